@@ -1,0 +1,31 @@
+"""Where data lives, and the names of things on disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from tsembed_search.errors import UsageError
+
+DEFAULT_INDEX = "default"
+DEFAULT_MODEL = "mini"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def home() -> Path:
+    """`$TSEMBED_HOME`, or the platform's user data folder. It need not exist yet."""
+    if value := os.environ.get("TSEMBED_HOME"):
+        return Path(value).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("tsembed", appauthor=False))
+
+
+def index_folder(name: str = DEFAULT_INDEX) -> Path:
+    """The folder of the index called `name`. Raises `UsageError` when the name could not be a folder's."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name an index.", "Use up to 64 letters, digits, dots, dashes and underscores."
+        )
+    return home() / "indexes" / name

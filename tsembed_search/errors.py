@@ -1,0 +1,47 @@
+"""The errors a user can meet. Each message says what happened; `hint` says what to do about it."""
+
+from __future__ import annotations
+
+
+class TsembedError(Exception):
+    """Base of every error that is shown to a user without a traceback.
+
+    `message` says what happened, `hint` what to do next. `exit_code` is the process's exit status.
+    Both texts may contain file names and other data: whoever shows them escapes them.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UsageError(TsembedError):
+    """The command or call itself is wrong: a missing path, a bad `--where`, an unknown option value."""
+
+    exit_code = 2
+
+
+class LoadError(TsembedError):
+    """One file cannot be read. Indexing skips it with this message as the reason and goes on."""
+
+
+class ModelError(TsembedError):
+    """A model cannot be found, loaded or trusted (wrong checksum, pickled checkpoint, NaN weights)."""
+
+
+class StoreError(TsembedError):
+    """The vector store cannot be opened, reached, read or written."""
+
+
+class IndexBusyError(StoreError):
+    """Another process owns the index."""
+
+
+class IndexMismatchError(TsembedError):
+    """The index was made by another model (or schema) than the one now asked to read or extend it."""

@@ -1,0 +1,66 @@
+"""What goes into the model and what comes out: `Item` and `Embeddings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tsembed_search.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Kind = Literal["image", "text", "page"]
+"""What an indexed item is: a picture, a chunk of text, or a document page rendered as a picture."""
+
+KINDS: tuple[Kind, ...] = ("image", "text", "page")
+
+Role = Literal["query", "document"]
+"""Models may prompt a query differently from what it searches for."""
+
+Modality = Literal["text", "image", "joint"]
+"""What a query consists of."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A text, an image, or an image with a text, embedded as one.
+
+    `image` is a path, a `PIL.Image.Image` or a uint8 RGB array `[H, W, 3]`.
+    `instruction` replaces the model's default instruction where the model takes one.
+
+    Raises `UsageError` when there is neither text nor image.
+    """
+
+    text: str | None = None
+    image: Any = None
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.image is None and (self.text is None or not self.text.strip()):
+            raise UsageError("An item needs a text or an image.", "Give one of them, or both.")
+        if isinstance(self.image, str):
+            object.__setattr__(self, "image", Path(self.image))
+
+    @property
+    def modality(self) -> Modality:
+        """`text`, `image` or `joint`."""
+        if self.image is None:
+            return "text"
+        return "joint" if self.text and self.text.strip() else "image"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """`vectors` `[N, D]` float32, rows of unit length; `routes` `[N, L·E]` float32, centred and of unit length.
+
+    A model without experts has routes of shape `[N, 0]`.
+    """
+
+    vectors: NDArray[np.float32]
+    routes: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return int(self.vectors.shape[0])

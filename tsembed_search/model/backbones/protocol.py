@@ -1,0 +1,112 @@
+"""The contract between a model and everything that uses one.
+
+A model says what it is (`ModelInfo`) and what its inputs must look like (`InputSpec`, small, picklable and free of
+torch, so that decoding workers can shape inputs without loading the model), turns items into `Prepared` inputs on the
+CPU, and embeds batches of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tsembed_search.items import Item, Role
+
+if TYPE_CHECKING:
+    import torch
+
+    from tsembed_search.model.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a picture is shaped before it reaches the model.
+
+    `size` `(H, W)`: exactly that, aspect ratio not kept. Otherwise the aspect ratio is kept, the sides are multiples of
+    `multiple` and the area lies within `min_pixels` and `max_pixels` (both in pixels).
+    """
+
+    size: tuple[int, int] | None = None
+    multiple: int = 1
+    min_pixels: int = 0
+    max_pixels: int = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How text is measured: a `tokenizers` JSON file and the most tokens of content that one item may have.
+
+    `max_tokens` leaves room for the special tokens and the prompt that the model adds.
+    """
+
+    tokenizer_file: Path
+    max_tokens: int
+    overlap: int = 32
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """All that a decoding worker needs to know of a model. `reads_pages`: it understands a rendered page by eye."""
+
+    image: ImageSpec
+    text: TextSpec
+    reads_pages: bool = False
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is. `fingerprint` covers base, adapter, pooling, prompt and resolution: two models whose vectors
+    may be compared have the same one, and an index holds vectors of one fingerprint only.
+
+    `routes`: (L adapted blocks, E experts), or None without experts.
+    """
+
+    name: str
+    fingerprint: str
+    dim: int
+    parameters: int
+    device: str
+    dtype: str
+    routes: tuple[int, int] | None = None
+    calibration: Calibration | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One item ready for the model. `tokens` is its length in the model's sequence: the unit of batch budgets."""
+
+    tokens: int
+    data: Any
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`vectors` `[B, D]`, unit length, float32, on the model's device; `routes` `[B, L·E]` likewise, or None."""
+
+    vectors: torch.Tensor
+    routes: torch.Tensor | None = None
+
+
+class Backbone(Protocol):
+    """A multimodal encoder. `prepare` is cheap CPU work; `forward` runs without gradients unless asked otherwise.
+
+    An item's vector is the same alone and in any batch (cosine at least 0.9999 in float32).
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def inputs(self) -> InputSpec: ...
+
+    @property
+    def batch_tokens(self) -> int:
+        """A token budget per batch (padding included) that suits the model and its device."""
+        ...
+
+    def prepare(self, item: Item, role: Role = "document") -> Prepared: ...
+
+    def forward(self, batch: Sequence[Prepared]) -> Encoded: ...

@@ -1,0 +1,1 @@
+"""Searching: filters, queries, reranking."""

@@ -1,0 +1,1 @@
+"""Vector stores behind one protocol: Qdrant Edge in process, or a Qdrant server."""

@@ -1,0 +1,78 @@
+"""The payload schema: one for the embedded engine and for a server.
+
+A point is one *content*: the same bytes in two places are one point whose `places` name both. `path`, `root`, `rel`,
+`ext` and `mtime` describe the first place, for readers that want one.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Final, Literal, NotRequired, TypedDict
+
+from tsembed_search.items import Kind
+
+SCHEMA_VERSION: Final = 1
+VECTOR_NAME: Final = "dense"
+_NAMESPACE: Final = uuid.UUID("6f0d3f7e-5a0e-5c43-9d0b-7c1d1f6a2b90")
+
+
+class Place(TypedDict):
+    """Where a content was found. `path` absolute, `rel` relative to `root` (the folder given to `index`), both with
+    forward slashes; bytes that are not UTF-8 appear as surrogate escapes turned into `\\udcXX` text. `ext` lower case
+    without dot; `mtime` seconds since the epoch.
+    """
+
+    path: str
+    root: str
+    rel: str
+    ext: str
+    mtime: float
+
+
+class ItemPayload(TypedDict):
+    """Every point's payload. `page` counts from 1; `chunk` counts from 0 within its page or file; `start` and `end`
+    are character offsets of `text` in the page's or file's text. `width` and `height` are the original picture's in
+    pixels, `bytes` the file's size. `route` and `top_experts` exist when the model has experts.
+    """
+
+    kind: Kind
+    path: str
+    root: str
+    rel: str
+    ext: str
+    mtime: float
+    places: list[Place]
+    page: int | None
+    chunk: int | None
+    start: NotRequired[int]
+    end: NotRequired[int]
+    text: str | None
+    width: int | None
+    height: int | None
+    bytes: int
+    sha: str
+    model: str
+    indexed_at: float
+    route: NotRequired[list[float]]
+    top_experts: NotRequired[list[str]]
+
+
+IndexType = Literal["keyword", "integer", "float"]
+
+PAYLOAD_INDEXES: Final[Mapping[str, IndexType]] = {
+    "kind": "keyword",
+    "places[].path": "keyword",
+    "places[].ext": "keyword",
+    "places[].mtime": "float",
+    "page": "integer",
+    "sha": "keyword",
+    "model": "keyword",
+    "top_experts": "keyword",
+}
+"""What `--where` and the indexer filter on, and so what has a payload index."""
+
+
+def point_id(sha: str, kind: Kind, page: int | None, chunk: int | None, fingerprint: str) -> str:
+    """UUIDv5 of (content hash, kind, page, chunk, model fingerprint): the same content gives the same point anywhere."""
+    return str(uuid.uuid5(_NAMESPACE, f"{sha}\0{kind}\0{page}\0{chunk}\0{fingerprint}"))
