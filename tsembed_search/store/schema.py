@@ -31,7 +31,8 @@ class Place(TypedDict):
 
 
 class ItemPayload(TypedDict):
-    """Every point's payload. `page` counts from 1; `chunk` counts from 0 within its page or file; `start` and `end`
+    """Every point's payload. `page` counts from 1; `chunk` counts from 0 within its page or file (text
+    chunks first, then pictures found inside the document; a picture file and a rendered page have none); `start` and `end`
     are character offsets of `text` in the page's or file's text. `width` and `height` are the original picture's in
     pixels, `bytes` the file's size. `route` and `top_experts` exist when the model has experts.
     """
@@ -73,6 +74,9 @@ PAYLOAD_INDEXES: Final[Mapping[str, IndexType]] = {
 """What `--where` and the indexer filter on, and so what has a payload index."""
 
 
-def point_id(sha: str, kind: Kind, page: int | None, chunk: int | None, fingerprint: str) -> str:
-    """UUIDv5 of (content hash, kind, page, chunk, model fingerprint): the same content gives the same point anywhere."""
-    return str(uuid.uuid5(_NAMESPACE, f"{sha}\0{kind}\0{page}\0{chunk}\0{fingerprint}"))
+def point_id(sha: str, page: int | None, chunk: int | None, fingerprint: str) -> str:
+    """UUIDv5 of (content hash, page, chunk, model fingerprint): the same content gives the same point anywhere.
+
+    Pictures inside a document continue the numbering of the text chunks of their page; a rendered page has no chunk.
+    """
+    return str(uuid.uuid5(_NAMESPACE, f"{sha}\0{page}\0{chunk}\0{fingerprint}"))

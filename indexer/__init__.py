@@ -1,0 +1,1 @@
+"""The indexer: crawl, load, batch, embed, store."""

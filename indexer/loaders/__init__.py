@@ -1,0 +1,1 @@
+"""Loaders: one file per format, each turns a file into units."""

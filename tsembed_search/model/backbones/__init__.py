@@ -1,0 +1,1 @@
+"""Backbones: a protocol, then one file per family."""
