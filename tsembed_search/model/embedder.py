@@ -1,0 +1,108 @@
+"""The embedder: any backbone, driven in token-budget batches with out-of-memory back-off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tsembed_search.config import DEFAULT_MODEL
+from tsembed_search.errors import ModelError
+from tsembed_search.items import Embeddings, Item, Role
+from tsembed_search.model.backbones.protocol import Backbone, InputSpec, ModelInfo, Prepared
+from tsembed_search.model.batching import batches
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Embedder:
+    """Turns items into unit vectors (and routing vectors, where the model has experts).
+
+    `embed` does everything; `prepare` and `encode` are its two halves, for callers that overlap them.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    @classmethod
+    def load(cls, name_or_path: str = DEFAULT_MODEL, device: str = "auto") -> Embedder:
+        """Loads a model by name, hub name or folder on `auto`, `cpu`, `cuda` or `cuda:i`. Raises `ModelError`."""
+        from tsembed_search.model import registry
+
+        return cls(registry.load(registry.resolve(name_or_path), device))
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is."""
+        return self.backbone.info
+
+    @property
+    def inputs(self) -> InputSpec:
+        """What the model's inputs must look like."""
+        return self.backbone.inputs
+
+    @property
+    def batch_tokens(self) -> int:
+        """The padded-token budget of a batch that suits the model and its device."""
+        return self.backbone.batch_tokens
+
+    def prepare(self, item: Item, role: Role = "document") -> Prepared:
+        """The CPU half: tokens and pixels of one item."""
+        return self.backbone.prepare(item, role)
+
+    def encode(self, batch: Sequence[Prepared]) -> Embeddings:
+        """The device half: one batch `[B]` to `vectors [B, D]` and `routes [B, L·E]`, in the order given.
+
+        A batch that does not fit in the device's memory is halved until it does; a single item that does not fit
+        raises `ModelError`, as do vectors that are not finite.
+        """
+        import numpy as np
+        import torch
+
+        try:
+            with torch.inference_mode():
+                encoded = self.backbone.forward(batch)
+                vectors = encoded.vectors.float().cpu().numpy()
+                routes = None if encoded.routes is None else encoded.routes.float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise ModelError(
+                    f"One item of {batch[0].tokens} tokens does not fit in the memory of {self.info.device}.",
+                    "Use a smaller model, a lower image resolution, or --device cpu.",
+                ) from error
+            torch.cuda.empty_cache()
+            half = len(batch) // 2
+            return _joined([self.encode(batch[:half]), self.encode(batch[half:])])
+        if not np.isfinite(vectors).all():
+            raise ModelError(
+                f"The model {self.info.name} gave vectors that are not finite.",
+                "Its weights may be damaged, or too large for this precision: try --device cpu.",
+            )
+        return Embeddings(vectors, np.zeros((len(batch), 0), np.float32) if routes is None else routes)
+
+    def embed(self, items: Sequence[Item], role: Role = "document") -> Embeddings:
+        """Embeds `N` items: `vectors [N, D]`, `routes [N, L·E]`, in their order."""
+        order: list[int] = []
+        parts: list[Embeddings] = []
+        prepared = ((row, self.prepare(item, role)) for row, item in enumerate(items))
+        for batch in batches(prepared, self.batch_tokens):
+            order.extend(row for row, _ in batch)
+            parts.append(self.encode([one for _, one in batch]))
+        return _reordered(_joined(parts, self.info), order)
+
+
+def _joined(parts: Sequence[Embeddings], info: ModelInfo | None = None) -> Embeddings:
+    import numpy as np
+
+    if not parts:
+        width = 0 if info is None or info.routes is None else info.routes[0] * info.routes[1]
+        return Embeddings(np.zeros((0, info.dim if info else 0), np.float32), np.zeros((0, width), np.float32))
+    return Embeddings(np.concatenate([p.vectors for p in parts]), np.concatenate([p.routes for p in parts]))
+
+
+def _reordered(embeddings: Embeddings, order: Sequence[int]) -> Embeddings:
+    import numpy as np
+
+    back: NDArray[np.intp] = np.argsort(np.asarray(order, dtype=np.intp))
+    return Embeddings(embeddings.vectors[back], embeddings.routes[back])
