@@ -1,0 +1,113 @@
+"""Weight files: which ones a model folder has, whether they are whole, and what tells two sets of weights apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tsembed_search.errors import ModelError
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_SAMPLE = 512  # bytes read from the middle of each tensor
+_HEADER_LIMIT = 100_000_000  # safetensors' own limit, bytes
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises `ModelError` when it cannot be read or is not an object."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}.", "Download the model again.") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} does not hold a JSON object.", "Download the model again.")
+    return data
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, sorted.
+
+    Raises `ModelError` when there are none, when a shard that the index names is missing, or when the weights are
+    pickled: a pickle can run any code when it is opened.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = read_json(index).get("weight_map", {})
+        files = sorted({folder / Path(str(name)).name for name in shards.values()})
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise ModelError(
+                f"{folder} lacks {len(missing)} of its {len(files)} weight files, {missing[0]} among them.",
+                "Download the model again.",
+            )
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    pickled = [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]
+    if pickled:
+        raise ModelError(
+            f"The weights in {folder} are pickled ({pickled[0]}), and opening a pickle can run any code.",
+            "Use a version of the model with safetensors weights, or convert it where you trust it.",
+        )
+    raise ModelError(f"{folder} holds no weights.", "A model folder has one or more .safetensors files.")
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file: tensor name to dtype, shape and `data_offsets` (bytes after the header).
+
+    Raises `ModelError` when the file is not safetensors or shorter than its header says.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= _HEADER_LIMIT:
+                raise ValueError("no safetensors header")
+            header = json.loads(stream.read(length))
+            if not isinstance(header, dict):
+                raise ValueError("no safetensors header")
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ModelError(f"{file} is not a readable safetensors file: {error}.", "Download the model again.") from error
+    if file.stat().st_size != end:
+        raise ModelError(
+            f"{file} has {file.stat().st_size} bytes where its header promises {end}.", "Download the model again."
+        )
+    header["__start__"] = 8 + length
+    return header
+
+
+def content_identity(files: Iterable[Path]) -> str:
+    """A hash that tells weights apart without reading all of them: every header, and a sample from every tensor.
+
+    A fine-tuned copy differs in some tensor's sample; a renamed or moved copy is the same. Sharding does not matter.
+    """
+    tensors: dict[str, bytes] = {}
+    for file in files:
+        header = read_header(file)
+        start = header.pop("__start__")
+        header.pop("__metadata__", None)
+        with file.open("rb") as stream:
+            for name, entry in header.items():
+                first, last = entry["data_offsets"]
+                stream.seek(start + max(first, (first + last - _SAMPLE) // 2))
+                sample = stream.read(min(_SAMPLE, last - first))
+                tensors[name] = f"{entry['dtype']}{entry['shape']}".encode() + sample
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + b"\0" + tensors[name])
+    return digest.hexdigest()
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex characters over JSON-able parts."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a small file (a configuration, a tokenizer), in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,188 @@
+"""From a model's name to a model: `resolve` says what a name means without loading anything heavy, `load` loads it.
+
+A name is a built-in model (`mini`), a folder, or a hub name (`owner/name`, or `owner/name@revision`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tsembed_search.errors import ModelError
+from tsembed_search.model.backbones import families, hub, weights
+from tsembed_search.model.backbones.protocol import Backbone
+
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_PROCESSOR_FILES = ("tokenizer.json", "preprocessor_config.json", "processor_config.json")
+# Keys of config.json that say how a file was written, not what the model computes.
+_NO_IDENTITY = frozenset(
+    {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
+)
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model that exists on this machine. `folder` is None for a built-in one."""
+
+    name: str
+    family: str
+    fingerprint: str
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that can be named: built in, found in the local hub cache, or a suggestion to download."""
+
+    name: str
+    family: str
+    where: Literal["built in", "on this machine", "on the hub"]
+
+
+@dataclass(frozen=True)
+class _BuiltIn:
+    """A model that comes with the package. `spec`: the light module with its `FINGERPRINT`; `loader` takes a device."""
+
+    spec: str
+    loader: str
+
+
+@dataclass(frozen=True)
+class _Format:
+    """A kind of model folder, known by a file in it. `read` makes the reference; `loader` takes it and a device."""
+
+    marker: str
+    read: Callable[[str, Path], ModelRef]
+    loader: str
+
+
+def resolve(name_or_path: str | Path) -> ModelRef:
+    """What a name means. Looks for a built-in model, a folder, the local hub cache, then the hub itself.
+
+    Raises `ModelError` that says what to do: no such model (with near matches), not on this machine and no network,
+    a family that is not supported, files missing, or pickled weights.
+    """
+    name = str(name_or_path)
+    if name in _BUILT_INS:
+        spec = importlib.import_module(_BUILT_INS[name].spec)
+        return ModelRef(name, name, cast(str, spec.FINGERPRINT))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _read_folder(name, path.absolute())
+    if path.is_file():
+        raise ModelError(f"{name} is a file.", "Give the folder that holds the model's config.json.")
+    found = _HUB_NAME.fullmatch(name)
+    if found is None or name.startswith("."):
+        raise ModelError(f"There is no model called {name!r} and no such folder.", _suggest(name))
+    return _read_folder(name, _hub_folder(found["name"], found["revision"]))
+
+
+def load(ref: ModelRef, device: str = "auto") -> Backbone:
+    """Loads a resolved model on `auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:i`.
+
+    Raises `ModelError` when the device does not exist or the files cannot be trusted.
+    """
+    if ref.folder is None:
+        loaded = _function(_BUILT_INS[ref.family].loader)(device)
+    else:
+        loaded = _function(_format_of(ref.name, ref.folder).loader)(ref, device)
+    return cast(Backbone, loaded)
+
+
+def known_models() -> list[KnownModel]:
+    """Models to choose from: built-in ones, those in the local hub cache, and well-known ones of each family."""
+    here = [KnownModel(name, name, "built in") for name in _BUILT_INS]
+    for name, folder in hub.cached_models():
+        if (folder / "config.json").is_file():
+            family = families.by_config(weights.read_json(folder / "config.json"))
+            if family is not None:
+                here.append(KnownModel(name, family.name, "on this machine"))
+    names = {model.name for model in here}
+    examples = ((example, family.name) for family in families.FAMILIES for example in family.examples)
+    return here + [KnownModel(name, family, "on the hub") for name, family in examples if name not in names]
+
+
+def _hub_folder(name: str, revision: str | None) -> Path:
+    """The local snapshot, or a fresh download when there is none or it is incomplete."""
+    folder = hub.cached(name, revision)
+    if folder is not None:
+        try:
+            _format_of(name, folder)
+            weights.weight_files(folder)
+        except ModelError:
+            return hub.download(name, revision)
+        return folder
+    try:
+        return hub.download(name, revision)
+    except ModelError as error:
+        raise ModelError(error.message, f"{error.hint} {_suggest(name, nothing='')}".strip()) from error
+
+
+def _read_folder(name: str, folder: Path) -> ModelRef:
+    return _format_of(name, folder).read(name, folder)
+
+
+def _format_of(name: str, folder: Path) -> _Format:
+    for format_ in _FORMATS:
+        if (folder / format_.marker).is_file():
+            return format_
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{name} holds an adapter without tsembed.json.", "Merge it into its base model first.")
+    raise ModelError(f"{name} holds no model.", "A model folder has a config.json and .safetensors files.")
+
+
+def _transformers_ref(name: str, folder: Path) -> ModelRef:
+    config = weights.read_json(folder / "config.json")
+    family = families.by_config(config)
+    if family is None:
+        supported = ", ".join(sorted(kind for entry in families.FAMILIES for kind in entry.model_types))
+        raise ModelError(
+            f"{name} is of type {config.get('model_type', 'unknown')!r}, which is not supported.",
+            f"Use a model of one of these types: {supported}.",
+        )
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelError(f"{name} lacks tokenizer.json.", "Download the model again, all of its .json files.")
+    identity = weights.fingerprint(
+        family.recipe(),
+        _without_noise(config),
+        [weights.file_hash(folder / file) for file in _PROCESSOR_FILES if (folder / file).is_file()],
+        weights.content_identity(weights.weight_files(folder)),
+    )
+    return ModelRef(name, family.name, identity, folder)
+
+
+def _without_noise(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_noise(value) for key, value in config.items() if key not in _NO_IDENTITY}
+    return config
+
+
+def _suggest(name: str, nothing: str = "Give a folder, `mini`, or a hub name such as") -> str:
+    """Near matches among known names, or `nothing` followed by an example."""
+    import difflib
+
+    known = [model.name for model in known_models()]
+    if name in known:
+        return ""
+    by_lower = {known_name.lower(): known_name for known_name in known}
+    by_lower |= {known_name.lower().rpartition("/")[2]: known_name for known_name in known}
+    near = dict.fromkeys(by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, 5, 0.6))
+    if near:
+        return f"Did you mean {' or '.join(list(near)[:3])}?"
+    return f"{nothing} {families.FAMILIES[0].examples[0]}." if nothing else ""
+
+
+def _function(path: str) -> Callable[..., object]:
+    module, _, function = path.partition(":")
+    return cast(Callable[..., object], getattr(importlib.import_module(module), function))
+
+
+_BUILT_INS = {
+    "mini": _BuiltIn("tsembed_search.model.backbones.mini_spec", "tsembed_search.model.backbones.mini:load"),
+}
+# The first whose marker exists wins, so a folder that extends another kind comes before it.
+_FORMATS = (_Format("config.json", _transformers_ref, "tsembed_search.model.backbones.hf:load"),)
