@@ -1,0 +1,64 @@
+"""Path patterns, as shells and `.gitignore` have them.
+
+`*` and `?` stay within one folder name or file name, `**` stands for any number of folders, `[abc]` and `[!abc]` for
+one character. A pattern that starts with `/` (or a drive, `C:/`) is matched from the start of the path; any other may
+start at any folder. A pattern that names a folder matches everything in it: `holiday` finds `/pics/holiday/2019/a.jpg`.
+Upper and lower case differ.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+_WILD = re.compile(r"[*?\[]")
+_DRIVE = re.compile(r"[A-Za-z]:/")
+
+
+def is_anchored(pattern: str) -> bool:
+    """Whether the pattern is matched from the start of an absolute path."""
+    return pattern.startswith("/") or _DRIVE.match(pattern) is not None
+
+
+def is_literal(pattern: str) -> bool:
+    """Whether the pattern has no wildcard."""
+    return _WILD.search(pattern) is None
+
+
+def path_matches(pattern: str, path: str) -> bool:
+    """Whether `path` (absolute, forward slashes), or a folder that it lies in, is named by `pattern`."""
+    parts, inside = _parts(pattern)
+    names = path.split("/")
+    # Positions in `names` that some reading of the pattern so far has reached.
+    reached: Iterable[int] = [0] if is_anchored(pattern) else range(len(names))
+    for part in parts:
+        if part == "**":
+            reached = range(min(reached, default=len(names)), len(names))
+        else:
+            name_matches = _name(part)
+            reached = [at + 1 for at in reached if at < len(names) and name_matches(names[at])]
+    return any(at < len(names) for at in reached) if inside else any(True for _ in reached)
+
+
+def longest_literal(pattern: str) -> str:
+    """A text that every matching path contains: what an index can look for first. It may be empty."""
+    runs = re.split(r"\*+|\?|\[!?\]?[^\]]*\]", re.sub(r"/{2,}", "/", pattern))
+    return max((run for run in runs if "[" not in run), key=len, default="")
+
+
+@lru_cache(maxsize=256)
+def _parts(pattern: str) -> tuple[tuple[str, ...], bool]:
+    """The pattern's names, and whether only what lies inside the folder so named matches (`holiday/`, `holiday/**`)."""
+    parts = re.sub(r"/{2,}", "/", pattern).split("/")
+    inside = False
+    while len(parts) > 1 and parts[-1] in ("", "**"):
+        inside = True
+        parts.pop()
+    return tuple(parts), inside
+
+
+@lru_cache(maxsize=1024)
+def _name(part: str) -> Callable[[str], object]:
+    return re.compile(fnmatch.translate(part)).match
