@@ -9,41 +9,48 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Vision = Literal["grid", "tiles", "anyres"]
-"""How pictures become tokens: one grid of patches at the picture's own resolution (Qwen-VL), square tiles plus a
-thumbnail (Idefics3, SmolVLM), or tiles whose features are unpadded and joined again (LLaVA-OneVision)."""
+VisionKind = Literal["grid", "tiles", "anyres"]
+"""How pictures become tokens: one grid of patches at the picture's own resolution (Qwen-VL), square tiles plus the
+whole picture (Idefics3, SmolVLM), or tiles whose features are joined and unpadded again (LLaVA-OneVision)."""
 
 PIPELINE_VERSION = 1
-"""Part of every fingerprint; raise it when a change here or in `hf.py` changes vectors."""
+"""Part of every fingerprint; raise it when a change in `hf.py`, `prompt.py` or `vision.py` changes vectors."""
 
 ONE_WORD = "Express the user's input in one word."
-"""Default for models never tuned to embed. Asking for one word makes the last token stand for the whole input, picture
-or text alike (Jiang et al., *E5-V*, arXiv 2407.12580)."""
+"""Default for models that were never tuned to embed. Asking for one word makes the last token stand for the whole
+input, picture or text alike (Jiang et al., *E5-V*, arXiv 2407.12580)."""
 
 _CHATML = (
     "<|im_start|>system\n{instruction}<|im_end|>\n<|im_start|>user\n{image}{text}<|im_end|>\n<|im_start|>assistant\n"
 )
+_IDEFICS = "{bos}System: {instruction}<end_of_utterance>\nUser:{image}{text}<end_of_utterance>\nAssistant:"
+_QWEN_IMAGE = "<|vision_start|>{tokens}<|vision_end|>"
 
 
 @dataclass(frozen=True)
 class Family:
     """How to run one family of models.
 
-    `model_types`: the `model_type` of config.json; `model_class`: the transformers class that ends at the last hidden
-    state. `template`: the prompt, with `{instruction}`, `{image}` and `{text}`; `instruction`: the default one.
-    `min_pixels` and `max_pixels` bound a picture's area; `max_tokens` is the most text tokens that an item may have.
-    `examples` are well-known hub names.
+    `model_types`: the `model_type`s of config.json. `model_class`: the transformers class that ends at the last hidden
+    state, without a language-model head. `template`: the prompt, with `{instruction}`, `{image}`, `{text}` and `{bos}`
+    (the tokenizer's own first token). `image_template`: what stands for a picture, with `{tokens}`. `lead`: what
+    precedes a text that no picture precedes. `instruction` is the default one, `query_instruction` that of queries
+    where it differs. `min_pixels` and `max_pixels` bound a picture's area, `max_tokens` an item's text. `examples` are
+    well-known hub names.
     """
 
     name: str
     model_types: tuple[str, ...]
     model_class: str
-    vision: Vision
+    vision: VisionKind
     template: str
+    image_template: str
     instruction: str
     min_pixels: int
     max_pixels: int
-    max_tokens: int = 2048
+    lead: str = ""
+    query_instruction: str | None = None
+    max_tokens: int = 1024
     examples: tuple[str, ...] = ()
 
     def recipe(self) -> dict[str, Any]:
@@ -52,9 +59,8 @@ class Family:
             "version": PIPELINE_VERSION,
             "family": self.name,
             "pooling": "last",
-            "template": self.template,
-            "instruction": self.instruction,
-            "pixels": [self.min_pixels, self.max_pixels],
+            "prompt": [self.template, self.image_template, self.lead, self.instruction, self.query_instruction],
+            "limits": [self.min_pixels, self.max_pixels, self.max_tokens],
         }
 
 
@@ -65,6 +71,7 @@ FAMILIES: tuple[Family, ...] = (
         model_class="Qwen2VLModel",
         vision="grid",
         template=_CHATML,
+        image_template=_QWEN_IMAGE,
         instruction=ONE_WORD,
         min_pixels=4 * 28 * 28,
         max_pixels=1280 * 28 * 28,
@@ -76,45 +83,64 @@ FAMILIES: tuple[Family, ...] = (
         model_class="Qwen2_5_VLModel",
         vision="grid",
         template=_CHATML,
+        image_template=_QWEN_IMAGE,
         instruction=ONE_WORD,
         min_pixels=4 * 28 * 28,
         max_pixels=1280 * 28 * 28,
         examples=("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
     ),
-    # Plain Qwen3-VL has no embedding format of its own, so it is given that of Qwen3-VL-Embedding: same architecture.
+    # Plain Qwen3-VL has no embedding format of its own, so it is given that of Qwen3-VL-Embedding, which shares its
+    # architecture and cannot be told from it by config.json. Prompt and limits are those of the authors' own code.
     Family(
         name="qwen3-vl",
         model_types=("qwen3_vl",),
         model_class="Qwen3VLModel",
         vision="grid",
         template=_CHATML,
+        image_template=_QWEN_IMAGE,
         instruction="Represent the user's input.",
         min_pixels=4 * 32 * 32,
-        max_pixels=1280 * 32 * 32,
+        max_pixels=1800 * 32 * 32,
         examples=("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B", "Qwen/Qwen3-VL-2B-Instruct"),
     ),
     Family(
         name="smolvlm",
-        model_types=("smolvlm", "idefics3"),
-        model_class="AutoModel",
+        model_types=("smolvlm",),
+        model_class="SmolVLMModel",
         vision="tiles",
-        template=(
-            "<|im_start|>System: {instruction}<end_of_utterance>\nUser:{image} {text}<end_of_utterance>\nAssistant:"
-        ),
+        template=_IDEFICS,
+        image_template="{tokens}",
+        lead=" ",
+        instruction=ONE_WORD,
+        min_pixels=0,
+        max_pixels=2048 * 2048,
+        examples=("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
+    ),
+    # The first SmolVLMs are of this type, too.
+    Family(
+        name="idefics3",
+        model_types=("idefics3",),
+        model_class="Idefics3Model",
+        vision="tiles",
+        template=_IDEFICS,
+        image_template="{tokens}",
+        lead=" ",
         instruction=ONE_WORD,
         min_pixels=0,
         max_pixels=2048 * 2048,
         examples=("HuggingFaceTB/SmolVLM-256M-Instruct", "HuggingFaceTB/SmolVLM-Instruct"),
     ),
+    # Pictures are cut into at most four tiles, not thirty-six: 729 tokens each is much for a search index.
     Family(
         name="llava-onevision",
         model_types=("llava_onevision",),
         model_class="LlavaOnevisionModel",
         vision="anyres",
         template=_CHATML,
+        image_template="{tokens}\n",
         instruction=ONE_WORD,
         min_pixels=0,
-        max_pixels=2304 * 2304,
+        max_pixels=768 * 768,
         examples=("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
     ),
 )

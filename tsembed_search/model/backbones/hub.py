@@ -52,8 +52,8 @@ def download(name: str, revision: str | None = None) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise ModelError(
             f"{wanted} is not on this machine and the hub cannot be reached.",
-            f"Download it where there is a network (`hf download {name}`), copy the folder here and give its path as the "
-            "model; or use `mini`, which needs no download.",
+            f"Download it where there is a network (`hf download {name}`), copy the folder here and give its path as "
+            "the model; or use `mini`, which needs no download.",
         ) from error
 
 

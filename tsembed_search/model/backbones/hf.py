@@ -1,0 +1,271 @@
+"""Any multimodal language model of the families in `families.py`, run on transformers.
+
+Sequences are padded on the right. In a causal decoder no real token can see what comes after it, so an item needs no
+attention mask (which keeps the fastest attention kernels usable) and its vector does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.items import Item, Role
+from tsembed_search.model import pooling
+from tsembed_search.model.backbones import device as devices
+from tsembed_search.model.backbones import families, weights
+from tsembed_search.model.backbones.prompt import Prompt
+from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, TextSpec
+from tsembed_search.model.backbones.vision import VISIONS, Picture, Pixels, Vision
+
+if TYPE_CHECKING:
+    from tsembed_search.model.registry import ModelRef
+
+_CPU_TOKENS = 2048  # a batch that keeps two or more cores busy
+_GPU_TOKENS = 32768  # beyond this a large GPU gains nothing
+_BYTES_PER_UNIT = 64  # memory of one token in one forward pass, per unit of the widest layer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One item: token `ids` `[T]`, `positions` `[4, T]` (text, time, row, column) for models that need them."""
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64] | None
+    picture: Picture | None
+
+
+class TransformersBackbone:
+    """A transformers model without its language-model head, pooled at the last token."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        family: families.Family,
+        prompt: Prompt,
+        vision: Vision,
+        info: ModelInfo,
+        text: TextSpec,
+    ) -> None:
+        self.model = model
+        self.family = family
+        self.info = info
+        self.inputs = InputSpec(vision.spec, text, reads_pages=True)
+        self._prompt = prompt
+        self._vision = vision
+        self._image_token = prompt.token(vision.token)
+        parameter = next(model.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
+        self.batch_tokens = _batch_tokens(model, self._device)
+
+    def prepare(self, item: Item, role: Role = "document") -> Prepared:
+        """Tokens, positions and uint8 pixels of one item. Raises `LoadError` for a picture that cannot be read."""
+        picture = None if item.image is None else self._vision.picture(_pixels(item.image, self.inputs))
+        markup = "" if picture is None else picture.markup
+        ids = np.asarray(self._prompt.encode(self._instruction(item, role), markup, item.text or ""), np.int64)
+        positions = _positions(ids, self._image_token, picture) if self._vision.positional else None
+        return Prepared(len(ids), Inputs(ids, positions, picture))
+
+    def forward(self, batch: Sequence[Prepared]) -> Encoded:
+        """`[B, D]` unit vectors. Gradients flow where parameters ask for them."""
+        items = [cast(Inputs, one.data) for one in batch]
+        lengths = torch.tensor([one.tokens for one in batch])
+        longest = int(lengths.max())
+        ids = np.zeros((len(items), longest), np.int64)  # token 0 pads: any would do, nothing real looks at it
+        for row, item in enumerate(items):
+            ids[row, : len(item.ids)] = item.ids
+        arguments: dict[str, Any] = {"input_ids": self._move(torch.from_numpy(ids))}
+        if self._vision.positional:
+            arguments["position_ids"] = self._move(_padded_positions(items, longest))
+        pictures = [item.picture for item in items if item.picture is not None]
+        if pictures:
+            arguments |= self._vision.collate(pictures, self._device, self._dtype)
+        hidden = self.model(**arguments, use_cache=False, return_dict=True).last_hidden_state
+        return Encoded(pooling.unit(pooling.last_token(hidden, self._move(lengths))))
+
+    def _instruction(self, item: Item, role: Role) -> str:
+        if item.instruction is not None:
+            return item.instruction
+        return (self.family.query_instruction if role == "query" else None) or self.family.instruction
+
+    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
+
+
+def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> TransformersBackbone:
+    """Loads a model folder. `dtype` defaults to bfloat16 on a GPU and float32 on the CPU.
+
+    Raises `ModelError` when files are missing, do not belong together, or hold weights that are not finite.
+    """
+    assert ref.folder is not None
+    family = families.by_name(ref.family)
+    target = devices.pick(device)
+    model = _load_model(
+        ref.folder, family, dtype or (torch.bfloat16 if target.type == "cuda" else torch.float32), target
+    )
+    prompt = Prompt(
+        ref.folder / "tokenizer.json",
+        family.template.replace("{bos}", _bos(ref.folder)),
+        family.lead,
+        family.max_tokens,
+    )
+    try:
+        vision = VISIONS[family.vision](model.config, _image_settings(ref.folder), family)
+    except (KeyError, AttributeError) as error:
+        raise ModelError(
+            f"The configuration of {ref.name} lacks something its family needs: {error}.", "Download the model again."
+        ) from error
+    info = ModelInfo(
+        name=ref.name,
+        fingerprint=ref.fingerprint,
+        dim=int(model.config.get_text_config().hidden_size),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=devices.describe(target),
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        notes={"family": family.name, "instruction": family.instruction, "pooling": "last token"},
+    )
+    text = TextSpec(ref.folder / "tokenizer.json", family.max_tokens, overlap=family.max_tokens // 8)
+    return TransformersBackbone(model, family, prompt, vision, info, text)
+
+
+def _load_model(folder: Path, family: families.Family, dtype: torch.dtype, device: torch.device) -> Any:
+    """The model in evaluation mode, frozen, on its device. Raises `ModelError` (see `load`)."""
+    import transformers
+
+    for file in weights.weight_files(folder):
+        weights.read_header(file)
+    try:
+        model_class = getattr(transformers, family.model_class)
+    except AttributeError as error:
+        raise ModelError(
+            f"transformers {transformers.__version__} has no {family.model_class}.", "Install a newer one."
+        ) from error
+    try:
+        with _quiet():
+            model, report = model_class.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=_attention(device),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"The model in {folder} cannot be loaded: {error}", "Download the model again.") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"The weights in {folder} lack {len(missing)} tensors, {missing[0]} among them.",
+            "They belong to another model, or are incomplete: download the model again.",
+        )
+    model = model.to(device).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                f"The weights in {folder} are damaged: {name} holds numbers that are not finite.",
+                "Download the model again.",
+            )
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading without progress bars and without a report on the language-model head that is left out on purpose."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _attention(device: torch.device) -> str:
+    """Flash attention where its package is installed; PyTorch's own fused attention otherwise."""
+    from transformers.utils import is_flash_attn_2_available
+
+    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
+
+
+def _image_settings(folder: Path) -> Mapping[str, Any]:
+    """The image processor's settings, from either of the two files that transformers has kept them in."""
+    single, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if single.is_file():
+        return weights.read_json(single)
+    if joint.is_file() and isinstance(settings := weights.read_json(joint).get("image_processor"), dict):
+        return settings
+    raise ModelError(f"{folder} lacks preprocessor_config.json.", "Download the model again, all of its .json files.")
+
+
+def _bos(folder: Path) -> str:
+    """The token that the tokenizer begins a sequence with, or nothing."""
+    file = folder / "tokenizer_config.json"
+    token = weights.read_json(file).get("bos_token") if file.is_file() else None
+    return str(token.get("content", "") if isinstance(token, dict) else token or "")
+
+
+def _batch_tokens(model: Any, device: torch.device) -> int:
+    """A padded-token budget: on a GPU, what half of its free memory holds, within reason."""
+    if device.type != "cuda":
+        return _CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    config = model.config.get_text_config()
+    width = max(int(config.intermediate_size), int(config.hidden_size))
+    return max(1024, min(_GPU_TOKENS, free // 2 // (_BYTES_PER_UNIT * width)))
+
+
+def _pixels(image: Any, inputs: InputSpec) -> Pixels:
+    """uint8 `[H, W, 3]` of a path, a `PIL.Image` or such an array."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UsageError(
+                f"An image array of shape {list(image.shape)} and type {image.dtype} cannot be embedded.",
+                "Give uint8 RGB of shape [H, W, 3].",
+            )
+        return cast(Pixels, image)
+    if isinstance(image, Path):
+        from tsembed_search.images import open_image
+
+        return open_image(image, inputs.image).pixels
+    return cast(Pixels, np.asarray(image.convert("RGB"), dtype=np.uint8))
+
+
+def _positions(ids: NDArray[np.int64], token: int, picture: Picture | None) -> NDArray[np.int64]:
+    """`[4, T]`: place in the sequence, then time, row and column for rotary embeddings in three dimensions.
+
+    A picture's tokens share one moment and lie on a grid; the text after it goes on from the grid's longer side. Wang
+    et al., *Qwen2-VL*, arXiv 2409.12191, section 2.1.
+    """
+    count = len(ids)
+    positions = np.tile(np.arange(count), (4, 1))
+    if picture is not None:
+        rows, columns = picture.grid
+        start = int(np.argmax(ids == token))
+        end = start + rows * columns
+        positions[1, start:end] = start
+        positions[2, start:end] = start + np.repeat(np.arange(rows), columns)
+        positions[3, start:end] = start + np.tile(np.arange(columns), rows)
+        positions[1:, end:] = start + max(rows, columns) + np.arange(count - end)
+    return positions
+
+
+def _padded_positions(items: Sequence[Inputs], longest: int) -> torch.Tensor:
+    """`[4, B, T]`. The text row counts on through the padding: a jump would look like a second packed sequence."""
+    padded = np.tile(np.arange(longest), (4, len(items), 1))
+    for row, item in enumerate(items):
+        if item.positions is not None:
+            padded[:, row, : item.positions.shape[1]] = item.positions
+    return torch.from_numpy(padded)
