@@ -1,0 +1,115 @@
+"""A list of hits: for people in a terminal, as plain lines elsewhere, and as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsembed_search.cli.render import console, count_words, path_text, shortened, shown
+
+from tsembed_search.search.query import Hit
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+    from tsembed_search.cli.pictures import Drawer
+
+_BAR = 10
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_KIND_STYLES = {"image": "magenta", "text": "cyan", "page": "yellow"}
+
+
+def hits_json(hits: Sequence[Hit], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The document of `search --json`."""
+    return {"hits": [hit.to_json() for hit in hits], "seconds": dict(seconds)}
+
+
+def plain_lines(hits: Sequence[Hit]) -> list[str]:
+    """One line per hit and one for its snippet; no control codes, whatever the file names hold."""
+    lines = []
+    for hit in hits:
+        page = f"  page {hit.page}" if hit.page is not None else ""
+        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {shown(shortened(hit.path, _here()))}{page}")
+        if hit.snippet:
+            lines.append(f"            {shown(hit.snippet)}")
+    return lines
+
+
+def print_hits(hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | None = None) -> None:
+    """The list for a terminal: rank, score, path, kind, snippet, and a thumbnail beside each where there is one."""
+    screen = on or console()
+    if drawer is None or screen.width < drawer.least_width:
+        for hit in hits:
+            screen.print(hit_text(hit, len(hits)), end="\n\n" if hit.rank < len(hits) else "\n")
+        return
+    for hit in hits:
+        drawer.print_beside(screen, hit, hit_text(hit, len(hits)))
+
+
+def hit_text(hit: Hit, of: int) -> RenderableType:
+    """All words of one hit, laid out in two columns: rank and score, then everything else."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(width=len(str(of)), justify="right", no_wrap=True)
+    grid.add_column(ratio=1, overflow="fold")
+    first = Text.assemble((f"{hit.score:.2f} ", "bold"), score_bar(hit.score), "  ")
+    first.append_text(path_text(hit.path, relative_to=_here(), style="bold"))
+    body: list[Text] = [first, _facts(hit)]
+    if hit.snippet:
+        body.append(snippet_text(hit))
+    grid.add_row(Text(str(hit.rank), style="dim"), Group(*body))
+    return grid
+
+
+def score_bar(score: float) -> Text:
+    """A bar for a score between 0 and 1, in eighths of a character."""
+    from rich.text import Text
+
+    eighths = round(max(0.0, min(1.0, score)) * _BAR * 8)
+    full, part = divmod(eighths, 8)
+    drawn = "█" * full + (_EIGHTHS[part] if part else "")
+    return Text(drawn.ljust(_BAR, " "), style="green on grey15")
+
+
+def snippet_text(hit: Hit) -> Text:
+    """The snippet with the query's words marked. Escaping may lengthen it, so it is done piece by piece."""
+    from rich.text import Text
+
+    text, at = Text(overflow="fold"), 0
+    source = hit.snippet or ""
+    for start, end in hit.marks:
+        text.append(shown(source[at:start]))
+        text.append(shown(source[start:end]), style="bold black on bright_yellow")
+        at = end
+    text.append(shown(source[at:]))
+    return text
+
+
+def _facts(hit: Hit) -> Text:
+    from rich.text import Text
+
+    facts = Text(hit.kind, style=_KIND_STYLES[hit.kind])
+    if hit.page is not None:
+        facts.append(f" · page {hit.page}", style="dim")
+    if hit.top_experts:
+        facts.append(" · experts " + shown(" ".join(hit.top_experts[:3])), style="dim")
+    if hit.also_at:
+        facts.append(" · also at ", style="dim")
+        facts.append_text(path_text(hit.also_at[0], relative_to=_here(), style="dim"))
+        if len(hit.also_at) > 1:
+            facts.append(f" and {count_words(len(hit.also_at) - 1, 'more place')}", style="dim")
+    return facts
+
+
+def _here() -> str | None:
+    """The current folder, in the form of indexed paths; None where it was deleted or is the root."""
+    try:
+        here = Path.cwd().as_posix()
+    except OSError:
+        return None
+    return here if here not in ("/", os.sep) else None

@@ -1,0 +1,55 @@
+"""Options that several commands share, and what the shell completes for them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tsembed_search.config import DEFAULT_INDEX, home
+
+
+def index_names(incomplete: str) -> list[str]:
+    """Names of the indexes on this machine that begin with `incomplete`."""
+    folder = home() / "indexes"
+    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Names of known models that begin with `incomplete`."""
+    from tsembed_search.model.registry import known_models
+
+    return [model.name for model in known_models() if model.name.startswith(incomplete)]
+
+
+def where_fields(incomplete: str) -> list[str]:
+    """Completions of the last condition of a filter: its fields, and the kinds."""
+    from tsembed_search.items import KINDS
+    from tsembed_search.search.filters import PAYLOAD_KEYS
+
+    head, _, word = incomplete.rpartition(" ")
+    head += " " if head else ""
+    kinds = [f"kind={kind}" for kind in KINDS]
+    starts = [*(f"{field}" for field in PAYLOAD_KEYS if field not in ("kind", "sha", "model")), *kinds]
+    return [head + start for start in starts if start.startswith(word)]
+
+
+IndexName = Annotated[
+    str, typer.Option("--index", metavar="NAME", help="Which index.", autocompletion=index_names, show_default=True)
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="A Qdrant server or cluster instead of this machine (key: $QDRANT_API_KEY)."
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="A model's name, hub name or folder.", autocompletion=model_names),
+]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="Where the model runs.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
+
+INDEX = DEFAULT_INDEX

@@ -1,0 +1,141 @@
+"""How results and messages look: every word that comes from a file or a user passes through `shown` first."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+# Joiners shape emoji and scripts, and the tag letters spell flags: they show something, unlike the rest of their class.
+_HARMLESS_FORMATS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def shown(text: str) -> str:
+    """`text` as it is safe to show: no control code, line break, text-direction mark or undecodable byte is left.
+
+    Those are written as escapes (`\\n`, `\\x1b`, `\\u202e`); a byte that was not UTF-8 (a surrogate escape) is `\\xff`.
+    Characters beyond Unicode's assigned planes are escaped too: terminals use them to place pictures.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_shown_character, text))
+
+
+def _shown_character(character: str) -> str:
+    code = ord(character)
+    if character in _HARMLESS_FORMATS or (code < 0xF0000 and unicodedata.category(character) not in _HIDDEN):
+        return character
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if character in _NAMED:
+        return _NAMED[character]
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console on stdout or stderr that neither guesses at markup nor colours words by itself."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def is_terminal(*, stderr: bool = False) -> bool:
+    """Whether people look at the stream. `NO_COLOR` and `TERM=dumb` are left to rich."""
+    stream = sys.stderr if stderr else sys.stdout
+    return stream is not None and stream.isatty()
+
+
+def say(*words: str) -> None:
+    """One message line on stderr."""
+    print(" ".join(map(shown, words)), file=sys.stderr, flush=True)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON document on one line of stdout; pure ASCII, so that no data acts on a terminal or breaks an encoding."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=True, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_paths(paths: Iterable[str], *, end: str) -> None:
+    """Paths only, each followed by `end`, as the bytes the file system knows: what `xargs -0` and its like read."""
+    for path in paths:
+        sys.stdout.buffer.write(os.fsencode(path) + end.encode())
+    sys.stdout.flush()
+
+
+def complain(message: str, hint: str = "") -> None:
+    """An error as one block on stderr: what happened, and what to do about it."""
+    lines = [shown(line) for line in message.splitlines()] or [""]
+    hints = [shown(line) for line in hint.splitlines()]
+    if not is_terminal(stderr=True):
+        print("\n".join([f"error: {lines[0]}", *lines[1:], *hints]), file=sys.stderr, flush=True)
+        return
+    from rich.text import Text
+
+    text = Text.assemble(("error: ", "bold red"), "\n".join(lines))
+    if hints:
+        text.append("\n" + "\n".join(hints), style="dim")
+    console(stderr=True).print(text)
+
+
+def link_to(path: str) -> str:
+    """The `file://` address of an absolute path, safe inside an OSC 8 link."""
+    return "file://" + quote(os.fsencode(path).replace(b"\\", b"/") if os.name == "nt" else os.fsencode(path))
+
+
+def path_text(path: str, *, relative_to: str | None = None, style: str = "") -> Text:
+    """A path for rich, clickable where the terminal can, shortened to be relative to a folder it lies in."""
+    from rich.style import Style
+    from rich.text import Text
+
+    label = shortened(path, relative_to)
+    return Text(shown(label), style=Style.parse(style) + Style(link=link_to(path)), overflow="fold")
+
+
+def shortened(path: str, relative_to: str | None) -> str:
+    """`path` relative to a folder that holds it, or as it is."""
+    if relative_to:
+        folder = relative_to.rstrip("/") + "/"
+        if path.startswith(folder) and len(path) > len(folder):
+            return path[len(folder) :]
+    return path
+
+
+def size_words(count: float) -> str:
+    """A number of bytes for people: `1.2 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def time_words(seconds: float) -> str:
+    """A duration for people: `45 ms`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def count_words(count: int, one: str, many: str | None = None) -> str:
+    """`1 file`, `2,310 files`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

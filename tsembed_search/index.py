@@ -1,0 +1,275 @@
+"""An index, as Python sees it: open it by name, search it, ask how it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from tsembed_search.config import DEFAULT_INDEX, index_folder
+from tsembed_search.errors import ModelError, StoreError, UsageError
+from tsembed_search.items import Item, Role
+from tsembed_search.metadata import IndexMetadata
+from tsembed_search.paths import absolute
+from tsembed_search.search.filters import Filter, parse_where
+from tsembed_search.search.like import item_of_file, stored_query
+from tsembed_search.search.query import Hit, Searcher, SearchOptions
+from tsembed_search.search.rerank import Query
+
+if TYPE_CHECKING:
+    from tsembed_search.model.embedder import Embedder
+    from tsembed_search.model.registry import ModelRef
+    from tsembed_search.store.base import Store, StoreInfo
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds."""
+
+    hits: list[Hit]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """An index's facts. `items` counts points by kind; `place` is its folder or its server's address."""
+
+    name: str
+    place: str
+    metadata: IndexMetadata
+    items: dict[str, int]
+    store: StoreInfo
+
+
+class Index:
+    """An index of one model. A context manager; `close` lets other processes write to an embedded index again.
+
+    The model is loaded by the first search that needs it, and the embedded store is opened after that, so that other
+    processes are kept out no longer than need be.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        metadata: IndexMetadata,
+        *,
+        store: Store | None = None,
+        model: str | None = None,
+        device: str = "auto",
+        embedder: Embedder | None = None,
+        url: str | None = None,
+    ) -> None:
+        self.name = name
+        self.metadata = metadata
+        self.url = url
+        self._store = store
+        self._model = model
+        self._device = device
+        self._embedder = embedder
+        self._seconds = {"load": 0.0, "embed": 0.0, "search": 0.0}
+
+    @classmethod
+    def open(
+        cls,
+        name: str = DEFAULT_INDEX,
+        url: str | None = None,
+        model: str | None = None,
+        device: str = "auto",
+        *,
+        embedder: Embedder | None = None,
+    ) -> Index:
+        """The index `name` on this machine, or on the Qdrant server at `url`.
+
+        `model` defaults to the one that made the index; `embedder` is one that is loaded already. Raises `StoreError`
+        when there is no such index and `IndexMismatchError` when another model made it.
+        """
+        store = None
+        if url is None:
+            from tsembed_search.store import index_file
+
+            folder = index_folder(name)
+            if not (folder / index_file.NAME).exists():
+                raise StoreError(f"There is no index called {name!r}.", _other_indexes(name))
+            _, raw = index_file.read(folder)
+        else:
+            from tsembed_search.store.opening import open_store
+
+            store = open_store(index_folder(name), url=url, name=name)
+            raw = store.metadata
+        index = cls(
+            name, IndexMetadata.from_json(raw), store=store, model=model, device=device, embedder=embedder, url=url
+        )
+        index._check_model()
+        return index
+
+    def search(
+        self,
+        query: Item | str | None = None,
+        *,
+        like: str | Path | None = None,
+        k: int = 10,
+        where: str | Filter | None = None,
+        min_score: float | None = None,
+        all_chunks: bool = False,
+        rerank: str = "none",
+    ) -> SearchResult:
+        """The `k` best hits for a text, an image, or both as one query; or for what is `like` an item.
+
+        `like` is an item's id, the path of an indexed file, or a picture or text file that is not indexed; the item
+        itself is left out. `where` filters, as text (`kind=image and page<3`) or parsed. Raises `UsageError` for a
+        query of nothing, `LoadError` for a file that cannot be read.
+        """
+        options = SearchOptions(k, _parsed(where), min_score, all_chunks, rerank)
+        if like is None:
+            if query is None:
+                raise UsageError("There is nothing to search for.", "Give a text, an image, or both; or like=.")
+            hits, seconds = self._run([query], options)
+            return SearchResult(hits[0], seconds)
+        if query is not None:
+            raise UsageError(
+                "What is alike to an item cannot be combined with another query.",
+                "To combine a picture with a text, give the picture as an image: --image FILE, or Item(text, image).",
+            )
+        with self._timed() as seconds:
+            wanted = self._like(str(like))
+            found = self._searcher().search([wanted], options)[0]
+        return SearchResult(found, seconds)
+
+    def search_many(
+        self,
+        queries: Sequence[Item | str],
+        *,
+        k: int = 10,
+        where: str | Filter | None = None,
+        min_score: float | None = None,
+        all_chunks: bool = False,
+        rerank: str = "none",
+    ) -> list[list[Hit]]:
+        """The hits of each query, in their order; embedded in batches. Otherwise like `search`."""
+        return self._run(queries, SearchOptions(k, _parsed(where), min_score, all_chunks, rerank))[0]
+
+    def status(self) -> IndexStatus:
+        """Counts and facts. Loads no model."""
+        store = self.store
+        info = store.info()
+        place = self.url or str(index_folder(self.name))
+        return IndexStatus(self.name, place, self.metadata, store.facet("kind"), info)
+
+    def close(self) -> None:
+        """Closes the store. Closing twice does no harm."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def store(self) -> Store:
+        """The store, opened now if it was not. Raises `IndexBusyError` while another process writes to it."""
+        if self._store is None:
+            from tsembed_search.store.opening import open_store
+
+            with self._clock("load"):
+                self._store = open_store(index_folder(self.name), url=self.url, name=self.name)
+        return self._store
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model, loaded now if it was not."""
+        if self._embedder is None:
+            from tsembed_search.model import registry
+            from tsembed_search.model.embedder import Embedder
+
+            with self._clock("load"):
+                self._embedder = Embedder(registry.load(self._resolved_model(), self._device))
+        return self._embedder
+
+    def _resolved_model(self) -> ModelRef:
+        """The model to embed queries with. Raises `IndexMismatchError` before anything heavy is loaded."""
+        from tsembed_search.model import registry
+
+        if self._model is not None:
+            ref = registry.resolve(self._model)
+        else:
+            try:
+                ref = registry.resolve(self.metadata.model)
+            except ModelError as error:
+                raise ModelError(
+                    f"The index {self.name!r} was made by the model {self.metadata.model}. {error.message}",
+                    f"{error.hint} If the model has moved, say where it is: --model FOLDER.".strip(),
+                ) from error
+        self.metadata.check(self.name, ref.name, ref.fingerprint)
+        return ref
+
+    def _check_model(self) -> None:
+        if self._embedder is not None:
+            info = self._embedder.info
+            self.metadata.check(self.name, info.name, info.fingerprint)
+        elif self._model is not None:
+            self._resolved_model()
+
+    def _searcher(self) -> Searcher:
+        return Searcher(self.store, self.metadata.calibration)
+
+    def _run(self, queries: Sequence[Item | str], options: SearchOptions) -> tuple[list[list[Hit]], dict[str, float]]:
+        items = [Item(query) if isinstance(query, str) else query for query in queries]
+        with self._timed() as seconds:
+            wanted = self._embed(items, "query") if items else []
+            hits = self._searcher().search(wanted, options)
+        return hits, seconds
+
+    def _embed(self, items: Sequence[Item], role: Role) -> list[Query]:
+        embedder = self.embedder
+        with self._clock("embed"):
+            embedded = embedder.embed(items, role)
+        rows = zip(items, embedded.vectors, embedded.routes, strict=True)
+        return [Query(vector, route, item.modality, item.text or "") for item, vector, route in rows]
+
+    def _like(self, like: str) -> Query:
+        """The query for what is alike to an item of this index, or to a file that is not in it."""
+        if stored := stored_query(self.store, like):
+            return stored
+        path = absolute(like)
+        if not path.is_file():
+            raise UsageError(
+                f"{like!r} is neither the id of an item, nor an indexed path, nor a file.",
+                "`tsembed ls` lists what is indexed; `tsembed search --json` shows ids.",
+            )
+        return self._embed([item_of_file(path)], "document")[0]
+
+    @contextmanager
+    def _timed(self) -> Iterator[dict[str, float]]:
+        """The dictionary fills as clocks inside stop; what none of them counted is `search`."""
+        self._seconds = seconds = {"load": 0.0, "embed": 0.0, "search": 0.0}
+        started = time.perf_counter()
+        yield seconds
+        seconds["search"] = time.perf_counter() - started - seconds["load"] - seconds["embed"]
+
+    @contextmanager
+    def _clock(self, what: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[what] += time.perf_counter() - started
+
+
+def _parsed(where: str | Filter | None) -> Filter | None:
+    return parse_where(where) if isinstance(where, str) else where
+
+
+def _other_indexes(name: str) -> str:
+    """What to do when there is no index of that name: make it, or use one that there is."""
+    folder = index_folder(name).parent
+    others = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    option = "" if name == DEFAULT_INDEX else f" --index {name}"
+    make = f"Make it with: tsembed index FOLDER{option}"
+    return f"{make}\nThere are: {', '.join(others[:10])}" if others else make

@@ -1,0 +1,195 @@
+"""From query vectors to hits: one search per kind, fair scores, one hit per page or picture, snippets."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tsembed_search.errors import UsageError
+from tsembed_search.items import KINDS, Kind
+from tsembed_search.model.calibration import Calibration
+from tsembed_search.search.filters import Condition, Filter, all_of, matches
+from tsembed_search.search.rerank import Candidate, Query, reranker
+from tsembed_search.search.snippet import Span, snippet, weigh
+from tsembed_search.store.base import Record, Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MOST_HITS = 10_000
+_MORE = 4
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is wanted of a search. `k` hits at most, each with a `score` (0..1) of at least `min_score`.
+
+    Unless `all_chunks`, a page of a document, a document without pages and a picture give one hit each.
+    """
+
+    k: int = 10
+    where: Filter | None = None
+    min_score: float | None = None
+    all_chunks: bool = False
+    rerank: str = "none"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= MOST_HITS:
+            raise UsageError(f"{self.k} is not a number of hits.", f"Ask for 1 to {MOST_HITS}.")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise UsageError(f"{self.min_score} is not a score.", "Scores lie between 0 and 1.")
+        reranker(self.rerank)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer. `score` (0..1) means the same for every kind; `similarity` is the raw cosine.
+
+    `route_similarity` is how alike the routing of query and item is, 0 for a model without experts. `path` is absolute,
+    `also_at` lists further places of the same content. `marks` are the (start, end) of the query's words in `snippet`.
+    """
+
+    rank: int
+    score: float
+    similarity: float
+    route_similarity: float
+    id: str
+    kind: Kind
+    path: str
+    page: int | None
+    chunk: int | None
+    snippet: str | None
+    top_experts: list[str] = field(default_factory=list)
+    also_at: list[str] = field(default_factory=list)
+    marks: list[Span] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+class Searcher:
+    """Searches a store for what queries of one model mean. `calibration` is that model's."""
+
+    def __init__(self, store: Store, calibration: Calibration | None = None) -> None:
+        self.store = store
+        self.calibration = calibration or Calibration()
+
+    def search(self, queries: Sequence[Query], options: SearchOptions) -> list[list[Hit]]:
+        """The hits of each query, best first. Equal scores are ordered by path, page and chunk.
+
+        Each kind is searched by itself and the kinds are merged by calibrated score, so that a kind whose cosines are
+        small by nature is not drowned by another.
+        """
+        found: list[list[Candidate]] = [[] for _ in queries]
+        for kind in KINDS if queries else ():
+            for row, candidates in enumerate(self._best_of_kind(queries, kind, options)):
+                found[row].extend(candidates)
+        return [self._finish(query, row, options) for query, row in zip(queries, found, strict=True)]
+
+    def _best_of_kind(self, queries: Sequence[Query], kind: Kind, options: SearchOptions) -> list[list[Candidate]]:
+        """The best candidates of one kind for each query: fetches more until enough groups have been seen, or all."""
+        import numpy as np
+
+        vectors = np.stack([query.vector for query in queries])
+        depth = _depth(options)
+        limit = depth if options.all_chunks else 2 * depth + 10
+        where = all_of([Condition("kind", "=", kind), options.where])
+        results: list[list[Candidate]] = [[] for _ in queries]
+        pending = list(range(len(queries)))
+        while pending:
+            rows = self.store.search(
+                vectors[pending], limit, where, with_vectors=reranker(options.rerank).needs_vectors
+            )
+            unfinished = []
+            for index, records in zip(pending, rows, strict=True):
+                groups = _one_per_group(queries[index], records, options.all_chunks)
+                results[index] = [self._candidate(queries[index], kind, record) for record in groups[:depth]]
+                if len(groups) < depth and len(records) >= limit:
+                    unfinished.append(index)
+            pending, limit = unfinished, limit * _MORE
+        return results
+
+    def _candidate(self, query: Query, kind: Kind, record: Record) -> Candidate:
+        score = self.calibration.score(record.score, query.modality, kind)
+        return Candidate(record, kind, score, _route_similarity(query.route, record.payload.get("route")))
+
+    def _finish(self, query: Query, candidates: Sequence[Candidate], options: SearchOptions) -> list[Hit]:
+        """Merges the kinds, reranks, cuts and dresses."""
+        merged = _one_per_group_of_all(sorted(candidates, key=_order), options.all_chunks)[: _depth(options)]
+        ranked = reranker(options.rerank).order(query, merged)
+        if options.min_score is not None:
+            ranked = [candidate for candidate in ranked if candidate.score >= options.min_score]
+        ranked = ranked[: options.k]
+        weights = weigh(query.words, [candidate.record.payload.get("text") or "" for candidate in ranked])
+        return [_hit(rank, candidate, weights, options.where) for rank, candidate in enumerate(ranked, 1)]
+
+
+def _depth(options: SearchOptions) -> int:
+    return max(options.k, reranker(options.rerank).depth)
+
+
+def _group(record: Record, all_chunks: bool) -> tuple[Any, ...]:
+    """What gives one hit: a page, a picture file, a document without pages; or each point by itself."""
+    return (record.id,) if all_chunks else (record.payload.get("sha"), record.payload.get("page"))
+
+
+def _one_per_group(query: Query, records: Sequence[Record], all_chunks: bool) -> list[Record]:
+    """The best record of each group that the query does not exclude, in the order given."""
+    first: dict[tuple[Any, ...], Record] = {}
+    for record in records:
+        if record.payload.get("sha") not in query.without:
+            first.setdefault(_group(record, all_chunks), record)
+    return list(first.values())
+
+
+def _one_per_group_of_all(candidates: Sequence[Candidate], all_chunks: bool) -> list[Candidate]:
+    """The same across kinds: a page that is found by its text and by its picture is one hit."""
+    first: dict[tuple[Any, ...], Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(_group(candidate.record, all_chunks), candidate)
+    return list(first.values())
+
+
+def _order(candidate: Candidate) -> tuple[Any, ...]:
+    payload = candidate.record.payload
+    place = (payload.get("path") or "", payload.get("page") or 0, payload.get("chunk") or 0)
+    return (-candidate.score, -candidate.record.score, *place, candidate.record.id)
+
+
+def _route_similarity(route: NDArray[np.float32], other: Sequence[float] | None) -> float:
+    """The dot product of two centred unit vectors; 0 when either side has none."""
+    if not other or len(other) != len(route):
+        return 0.0
+    return float(sum(map(operator.mul, map(float, route), other)))
+
+
+def _hit(rank: int, candidate: Candidate, weights: Mapping[str, float], where: Filter | None) -> Hit:
+    payload = candidate.record.payload
+    path, *others = _paths(payload, where)
+    part = snippet(payload["text"], weights) if payload.get("text") else None
+    return Hit(
+        rank=rank,
+        score=candidate.score,
+        similarity=candidate.record.score,
+        route_similarity=candidate.route_similarity,
+        id=candidate.record.id,
+        kind=candidate.kind,
+        path=path,
+        page=payload.get("page"),
+        chunk=payload.get("chunk"),
+        snippet=part.text if part else None,
+        top_experts=list(payload.get("top_experts") or ()),
+        also_at=others,
+        marks=list(part.marks) if part else [],
+    )
+
+
+def _paths(payload: Mapping[str, Any], where: Filter | None) -> list[str]:
+    """Where the content lies; a place that the filter asks for comes first."""
+    places = payload.get("places") or [payload]
+    asked = [place["path"] for place in places if matches(where, {**payload, **place, "places": [place]})]
+    return list(dict.fromkeys([*asked, *(place["path"] for place in places)]))
