@@ -144,7 +144,7 @@ def _holds(field: str, op: Op, value: Any, actual: Any) -> bool:
         return path_matches(str(value), str(actual))
     if op == "=":
         if field == "path" and not is_anchored(value):
-            return bool(actual == value or actual.endswith(f"/{value}"))
+            return bool(actual.endswith(f"/{value}"))
         return bool(actual == value)
     return _ORDER[op](actual, value)
 

@@ -22,9 +22,24 @@ def is_anchored(pattern: str) -> bool:
     return pattern.startswith("/") or _DRIVE.match(pattern) is not None
 
 
-def is_literal(pattern: str) -> bool:
-    """Whether the pattern has no wildcard."""
-    return _WILD.search(pattern) is None
+def literal_folder(pattern: str) -> str | None:
+    """The one path that the pattern names, without a slash at its end; None when it has wildcards or is relative.
+
+    It matches that path (unless `names_inside_only`) and every path inside.
+    """
+    path = "/".join(_parts(pattern)[0])
+    return path if is_anchored(pattern) and not _WILD.search(path) else None
+
+
+def names_inside_only(pattern: str) -> bool:
+    """Whether the pattern (`holiday/`, `holiday/**`) matches what lies in a folder but nothing of its own name."""
+    return _parts(pattern)[1]
+
+
+def bare_text(pattern: str) -> str | None:
+    """`text` when the pattern is `*text*`, which is any path that contains it; else None."""
+    found = re.fullmatch(r"\*+([^*?\[/]+)\*+", pattern)
+    return found[1] if found else None
 
 
 def path_matches(pattern: str, path: str) -> bool:

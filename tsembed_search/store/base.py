@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tsembed_search.search.filters import Filter
 
@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Payload = dict[str, Any]
+
+Quantize = Literal["none", "scalar", "binary"]
+"""How vectors are compressed for the first pass of a search: not at all, to 8 bits or to 1 bit per dimension. The
+original vectors are kept, and every score that a search returns is computed from them.
+"""
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What is chosen when a store is created and then stays. `shards` and `replicas` matter on a server only."""
+
+    dim: int
+    quantize: Quantize = "none"
+    shards: int = 1
+    replicas: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,11 +111,11 @@ class Store(Protocol):
     def count(self, where: Filter | None = None) -> int: ...
 
     def facet(self, key: str, where: Filter | None = None, limit: int = 1000) -> dict[str, int]:
-        """How many points have each value of a keyword payload field, most frequent first."""
+        """How many points have each value of a payload field that has a keyword index, most frequent first."""
         ...
 
     def optimize(self) -> None:
-        """Builds HNSW where it is worth it. May take long; called once when an index run ends."""
+        """Builds HNSW where it is worth it. May take long; called once when an index run ends. Interruptible."""
         ...
 
     def info(self) -> StoreInfo: ...

@@ -31,10 +31,10 @@ class Place(TypedDict):
 
 
 class ItemPayload(TypedDict):
-    """Every point's payload. `page` counts from 1; `chunk` counts from 0 within its page or file (text
-    chunks first, then pictures found inside the document; a picture file and a rendered page have none); `start` and `end`
-    are character offsets of `text` in the page's or file's text. `width` and `height` are the original picture's in
-    pixels, `bytes` the file's size. `route` and `top_experts` exist when the model has experts.
+    """Every point's payload. `page` counts from 1; `chunk` counts from 0 within its page or file (text chunks first,
+    then pictures found inside the document; a picture file and a rendered page have none); `start` and `end` are
+    character offsets of `text` in the page's or file's text. `width` and `height` are the original picture's in pixels,
+    `bytes` the file's size. `route` and `top_experts` exist when the model has experts.
     """
 
     kind: Kind

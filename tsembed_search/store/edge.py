@@ -1,0 +1,320 @@
+"""The embedded engine: one Qdrant Edge shard in the index's folder, in this process, with nothing to install or start.
+
+The folder holds `points/` (the shard) and `index.json` (its settings and the index's metadata, which the engine itself
+cannot keep). One process owns a shard at a time; a second gets `IndexBusyError`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tsembed_search.errors import StoreError
+from tsembed_search.search.filters import Filter
+from tsembed_search.store import edge_shard, index_file, optimizer
+from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings
+from tsembed_search.store.checks import check_id, check_points, check_queries
+from tsembed_search.store.edge_shard import (
+    FLUSH_BYTES,
+    HNSW_EF,
+    INDEXING_THRESHOLD_KB,
+    OVERSAMPLING,
+    WRITE_RESERVE,
+    explained,
+)
+from tsembed_search.store.schema import PAYLOAD_INDEXES, VECTOR_NAME
+from tsembed_search.store.translate import (
+    Native,
+    facet_checked,
+    most_frequent,
+    scroll_checked,
+    search_checked,
+    translate,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_PAGE = 1000
+_MAX_LIMIT = 2**31
+
+
+class EdgeStore:
+    """A `Store` (see `base.py`) on Qdrant Edge. Made by `create` or `open`."""
+
+    def __init__(self, folder: Path, settings: StoreSettings, metadata: dict[str, Any], shard: Any) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._metadata = metadata
+        self._shard = shard
+        self._unflushed = 0
+        self._changed = False
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a store was created in this folder."""
+        return (folder / index_file.NAME).exists()
+
+    @classmethod
+    def create(cls, folder: Path, settings: StoreSettings) -> EdgeStore:
+        """A new store. Raises `StoreError` when the folder has one, or cannot be written."""
+        if cls.exists(folder):
+            raise StoreError(f"{folder} already holds an index.", "Open it, or choose another name with --index.")
+        with explained("create an index in", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            shard = edge_shard.create(folder / "points", settings)
+            # Last, so that a creation that was cut short is not mistaken for an index.
+            index_file.write(folder, settings, {})
+        return cls(folder, settings, {}, shard)
+
+    @classmethod
+    def open(cls, folder: Path) -> EdgeStore:
+        """The store in this folder. Raises `StoreError` when there is none or it is damaged, `IndexBusyError` when
+        another process has it open.
+        """
+        settings, metadata = index_file.read(folder)
+        with explained("open the index in", folder):
+            return cls(folder, settings, metadata, edge_shard.load(folder / "points", settings))
+
+    @property
+    def dim(self) -> int:
+        return self._settings.dim
+
+    @property
+    def settings(self) -> StoreSettings:
+        """What was chosen at creation."""
+        return self._settings
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return dict(self._metadata)
+
+    def write_metadata(self, metadata: Mapping[str, Any]) -> None:
+        with self._engine("write the metadata of"):
+            index_file.write(self._folder, self._settings, metadata)
+        self._metadata = dict(metadata)
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        if not points:
+            return
+        import qdrant_edge as engine
+
+        ids, vectors = check_points(points, self.dim)
+        with self._engine("write to") as shard:
+            rows = zip(ids, vectors.tolist(), points, strict=True)
+            # Lists of numbers are what makes points large; the rest of a payload is about a kilobyte.
+            size = sum(4 * (self.dim + len(point.payload.get("route", ()))) + 1024 for point in points)
+            edge_shard.need_space(self._folder, WRITE_RESERVE + 4 * size)
+            made = [engine.Point(id, {VECTOR_NAME: vector}, point.payload) for id, vector, point in rows]
+            shard.update(engine.UpdateOperation.upsert_points(made))
+            self._wrote(size)
+
+    def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
+        import qdrant_edge as engine
+
+        point = check_id(id)
+        with self._engine("write to") as shard:
+            if not shard.retrieve([point], False, False):
+                raise StoreError(f"The index has no item {id}.")
+            edge_shard.need_space(self._folder, WRITE_RESERVE)
+            shard.update(engine.UpdateOperation.set_payload([point], dict(payload)))
+            self._wrote(1024)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
+        import qdrant_edge as engine
+
+        with self._engine("delete from") as shard:
+            shard.update(engine.UpdateOperation.delete_points([check_id(id) for id in ids]))
+            self._wrote(64 * len(ids))
+
+    def search(
+        self,
+        vectors: NDArray[np.float32],
+        limit: int,
+        where: Filter | None = None,
+        *,
+        offset: int = 0,
+        with_vectors: bool = False,
+        exact: bool = False,
+    ) -> list[list[Record]]:
+        queries = check_queries(vectors, self.dim)
+        native = self._native(where)
+        if limit <= 0 or not len(queries):
+            return [[] for _ in queries]
+        ask = _Ask(queries.tolist(), native, self._settings.quantize, with_vectors, exact)
+        with self._engine("search") as shard:
+            if native.exact:
+                return ask(shard, limit, offset)
+            hits = search_checked(lambda wanted: ask(shard, wanted, 0), where, offset + limit)
+        return [found[offset:] for found in hits]
+
+    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[Record]:
+        wanted = [check_id(id) for id in ids]
+        with self._engine("read") as shard:
+            found = {str(each.id): each for each in shard.retrieve(wanted, True, with_vectors)}
+            return [_record(found[id]) for id in wanted if id in found]
+
+    def scroll(
+        self, where: Filter | None = None, *, fields: Sequence[str] | None = None, with_vectors: bool = False
+    ) -> Iterator[Record]:
+        native = self._native(where)
+        if native.exact:
+            return self._pages(native, fields, with_vectors)
+        return scroll_checked(lambda needed: self._pages(native, needed, with_vectors), where, fields)
+
+    def count(self, where: Filter | None = None) -> int:
+        import qdrant_edge as engine
+
+        native = self._native(where)
+        if not native.exact:
+            return sum(1 for _ in self.scroll(where, fields=()))
+        with self._engine("read") as shard:
+            return int(shard.count(engine.CountRequest(exact=True, filter=native.condition)))
+
+    def facet(self, key: str, where: Filter | None = None, limit: int = 1000) -> dict[str, int]:
+        import qdrant_edge as engine
+
+        if PAYLOAD_INDEXES.get(key) != "keyword":
+            raise StoreError(f"Values of {key!r} cannot be counted.")
+        native = self._native(where)
+        if not native.exact:
+            return facet_checked(self.scroll(where, fields=[key.partition("[].")[0]]), key, limit)
+        with self._engine("read") as shard:
+            request = engine.FacetRequest(key, limit=min(limit, _MAX_LIMIT), exact=True, filter=native.condition)
+            return most_frequent({str(hit.value): int(hit.count) for hit in shard.facet(request).hits}, limit)
+
+    def optimize(self) -> None:
+        """Builds HNSW when there are enough vectors without (`INDEXING_THRESHOLD_KB`), in a child process."""
+        with self._engine("optimise") as shard:
+            facts = shard.info()
+            waiting = (facts.points_count - facts.indexed_vectors_count) * self.dim * 4
+            if not self._changed and waiting < INDEXING_THRESHOLD_KB * 1024:
+                return
+            if facts.points_count * self.dim * 4 < INDEXING_THRESHOLD_KB * 1024:
+                shard.optimize()
+                shard.flush()
+            else:
+                edge_shard.need_space(
+                    self._folder, WRITE_RESERVE + 2 * edge_shard.disk_bytes(self._folder / "points" / "segments")
+                )
+                self._optimize_apart(shard)
+        self._changed = False
+        self._unflushed = 0
+
+    def _optimize_apart(self, shard: Any) -> None:
+        shard.flush()
+        shard.close()
+        self._shard = None
+        try:
+            optimizer.run(self._folder / "points")
+        finally:
+            self._shard = edge_shard.load(self._folder / "points", self._settings)
+
+    def info(self) -> StoreInfo:
+        with self._engine("read") as shard:
+            facts = shard.info()
+        details = {
+            "folder": str(self._folder),
+            "disk_bytes": str(edge_shard.disk_bytes(self._folder / "points")),
+            "segments": str(facts.segments_count),
+            "quantize": self._settings.quantize,
+        }
+        engine = f"Qdrant Edge {importlib.metadata.version('qdrant-edge-py')}"
+        return StoreInfo(engine, int(facts.points_count), int(facts.indexed_vectors_count), details)
+
+    def close(self) -> None:
+        """Writes everything to disk and lets another process open the store. Closing twice does no harm."""
+        if self._shard is not None:
+            with self._engine("close") as shard:
+                self._shard = None
+                shard.flush()
+                shard.close()
+
+    def _native(self, where: Filter | None) -> Native[Any]:
+        from tsembed_search.store.edge_dialect import EdgeDialect, as_filter
+
+        native = translate(where, EdgeDialect())
+        return Native(as_filter(native.condition), native.exact)
+
+    def _pages(self, native: Native[Any], fields: Sequence[str] | None, with_vectors: bool) -> Iterator[Record]:
+        import qdrant_edge as engine
+
+        payload = True if fields is None else list(fields) or False
+        offset = None
+        while True:
+            request = engine.ScrollRequest(
+                offset=offset, limit=_PAGE, filter=native.condition, with_payload=payload, with_vector=with_vectors
+            )
+            with self._engine("read") as shard:
+                page, offset = shard.scroll(request)
+            yield from map(_record, page)
+            if offset is None:
+                return
+
+    def _wrote(self, size: int) -> None:
+        self._changed = True
+        self._unflushed += size
+        if self._unflushed >= FLUSH_BYTES:
+            self._shard.flush()
+            self._unflushed = 0
+
+    @contextmanager
+    def _engine(self, doing: str) -> Iterator[Any]:
+        """The open shard; whatever the engine raises inside becomes a `StoreError`."""
+        if self._shard is None:
+            raise StoreError(f"The index in {self._folder} is closed.")
+        with explained(f"{doing} the index in", self._folder):
+            yield self._shard
+
+
+class _Ask:
+    """A batch of searches that differ in their limit."""
+
+    def __init__(
+        self, queries: list[list[float]], native: Native[Any], quantize: str, with_vectors: bool, exact: bool
+    ) -> None:
+        import qdrant_edge as engine
+
+        quantization = None
+        if quantize != "none":
+            quantization = engine.QuantizationSearchParams(
+                ignore=exact, rescore=True, oversampling=OVERSAMPLING[quantize]
+            )
+        self._params = engine.SearchParams(hnsw_ef=HNSW_EF, exact=exact, quantization=quantization)
+        self._queries = queries
+        self._native = native
+        self._with_vectors = with_vectors
+
+    def __call__(self, shard: Any, limit: int, offset: int) -> list[list[Record]]:
+        import qdrant_edge as engine
+
+        requests = [
+            engine.QueryRequest(
+                limit=min(limit, _MAX_LIMIT),
+                offset=min(offset, _MAX_LIMIT),
+                query=engine.Query.Nearest(query, using=VECTOR_NAME),
+                filter=self._native.condition,
+                params=self._params,
+                with_payload=True,
+                with_vector=self._with_vectors,
+            )
+            for query in self._queries
+        ]
+        return [[_record(hit) for hit in hits] for hits in shard.query_batch(engine.QueryBatchRequest(requests))]
+
+
+def _record(raw: Any) -> Record:
+    vector = raw.vector[VECTOR_NAME] if raw.vector else None
+    return Record(
+        id=str(raw.id),
+        payload=raw.payload or {},
+        score=float(getattr(raw, "score", 0.0)),
+        vector=None if vector is None else np.asarray(vector, dtype=np.float32),
+    )

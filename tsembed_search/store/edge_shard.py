@@ -1,0 +1,153 @@
+"""Making, opening and explaining a Qdrant Edge shard: its settings, its disk space, its errors in words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from tsembed_search.errors import IndexBusyError, StoreError
+from tsembed_search.store.base import StoreSettings
+from tsembed_search.store.schema import PAYLOAD_INDEXES, VECTOR_NAME
+
+INDEXING_THRESHOLD_KB: Final = 20_000
+"""Vectors of this many kilobytes are searched in 2 to 3 ms without HNSW, so a smaller index does without."""
+
+HNSW_M: Final = 16
+HNSW_EF_CONSTRUCT: Final = 100
+HNSW_EF: Final = 128
+OVERSAMPLING: Final = {"none": 1.0, "scalar": 2.0, "binary": 16.0}
+"""How many times the wanted number of hits is scored again with the original vectors: enough for recall@10 of 0.99."""
+
+FLUSH_BYTES: Final = 64 << 20
+"""Points since the last flush are in the write-ahead log only; a flush keeps the log, and re-opening, short."""
+
+OPEN_RESERVE: Final = 32 << 20
+WRITE_RESERVE: Final = 128 << 20
+"""Free bytes needed to open and to write. The engine maps files into memory: on a full disk it would die by SIGBUS."""
+
+_DAMAGED = "Restore the index's folder from a backup, or delete it and index again."
+
+
+def create(folder: Path, settings: StoreSettings) -> Any:
+    """A new shard with its payload indexes. Raises `StoreError` when there are points in the folder already."""
+    import qdrant_edge as engine
+
+    need_space(folder.parent, WRITE_RESERVE)
+    _remove_unfinished(folder)
+    shard = engine.EdgeShard.create(os.fspath(folder), _config(settings))
+    for key, kind in PAYLOAD_INDEXES.items():
+        shard.update(engine.UpdateOperation.create_field_index(key, _index_parameters(kind)))
+    shard.flush()
+    return shard
+
+
+def load(folder: Path, settings: StoreSettings) -> Any:
+    """The shard in a folder, with this program's engine settings."""
+    import qdrant_edge as engine
+
+    if not folder.is_dir():
+        raise StoreError(f"The items of this index are missing: {folder} does not exist.", _DAMAGED)
+    need_space(folder, OPEN_RESERVE)
+    return engine.EdgeShard.load(os.fspath(folder), _config(settings))
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Raises `StoreError` unless `size` bytes are free. The engine cannot be asked to: see `WRITE_RESERVE`."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise StoreError(
+            f"The disk of {folder} is full: {free >> 20} MiB are free, {-(-size >> 20)} MiB are needed.",
+            "Free some space and run the command again; nothing that was indexed is lost.",
+        )
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the files occupy; the engine's are sparse, so their sizes say little."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            continue
+        total += getattr(facts, "st_blocks", -(-facts.st_size // 512)) * 512
+    return total
+
+
+@contextmanager
+def explained(doing: str, folder: Path) -> Iterator[None]:
+    """Whatever fails inside becomes a `StoreError` that says what was being done to which index."""
+    try:
+        yield
+    except BaseException as error:
+        # The engine raises bare `Exception`s, and a panic in its native code arrives as a `BaseException`.
+        native = type(error) is Exception or type(error).__name__ == "PanicException"
+        if not native and not isinstance(error, OSError | ValueError | TypeError | OverflowError):
+            raise
+        raise _in_words(error, doing, folder) from error
+
+
+def _config(settings: StoreSettings) -> Any:
+    import qdrant_edge as engine
+
+    quantization = {
+        "none": None,
+        "scalar": engine.ScalarQuantizationConfig(engine.ScalarType.Int8, quantile=0.99, memory=engine.Memory.Pinned),
+        "binary": engine.BinaryQuantizationConfig(
+            query_encoding=engine.BinaryQuantizationQueryEncoding.Scalar8Bits, memory=engine.Memory.Pinned
+        ),
+    }[settings.quantize]
+    return engine.EdgeConfig(
+        vectors={VECTOR_NAME: engine.EdgeVectorParams(size=settings.dim, distance=engine.Distance.Cosine)},
+        hnsw_config=engine.HnswIndexConfig(HNSW_M, HNSW_EF_CONSTRUCT, full_scan_threshold=INDEXING_THRESHOLD_KB),
+        quantization_config=quantization,
+        optimizers=engine.EdgeOptimizersConfig(indexing_threshold=INDEXING_THRESHOLD_KB, default_segment_number=1),
+    )
+
+
+def _index_parameters(kind: str) -> Any:
+    import qdrant_edge as engine
+
+    return {
+        "keyword": engine.KeywordIndexParams(prefix=True),
+        "integer": engine.IntegerIndexParams(lookup=True, range=True),
+        "float": engine.FloatIndexParams(),
+    }[kind]
+
+
+def _remove_unfinished(shard_folder: Path) -> None:
+    """Clears what a creation that was cut short has left; refuses when there are points in it."""
+    import qdrant_edge as engine
+
+    if not shard_folder.exists():
+        return
+    if any((shard_folder / "segments").glob("*")):
+        shard = engine.EdgeShard.load(os.fspath(shard_folder))
+        points = shard.info().points_count
+        shard.close()
+        if points:
+            raise StoreError(
+                f"{shard_folder} holds {points} items, but the index.json beside it is missing.",
+                "Restore that file from a backup, or delete the folder and index again.",
+            )
+    shutil.rmtree(shard_folder)
+
+
+def _in_words(error: BaseException, doing: str, folder: Path) -> StoreError:
+    text = str(error).strip()
+    if "WouldBlock" in text:
+        return IndexBusyError(
+            f"Another process is using the index in {folder}.", "Wait until it has finished, or choose another --index."
+        )
+    if "No space left" in text:
+        return StoreError(f"Cannot {doing} {folder}: the disk is full.", "Free some space and run the command again.")
+    if isinstance(error, PermissionError) or "Permission denied" in text:
+        return StoreError(f"Cannot {doing} {folder}: permission denied.", "Check who owns the folder and its files.")
+    if isinstance(error, OSError):
+        return StoreError(f"Cannot {doing} {folder}: {error.strerror or text}.")
+    if isinstance(error, ValueError | TypeError | OverflowError):
+        return StoreError(f"Cannot {doing} {folder}: {text.splitlines()[0] if text else type(error).__name__}.")
+    return StoreError(f"Cannot {doing} {folder}: {text or type(error).__name__}.", f"If this happens again: {_DAMAGED}")

@@ -1,0 +1,164 @@
+"""Filters, as the engines have them.
+
+Both engines know the same conditions under different names, so the translation is written once over a `Dialect`. What
+an engine cannot express (path patterns) becomes the narrowest condition that lets every matching point through; the
+rest is checked here with `matches`, the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from tsembed_search.search import globs
+from tsembed_search.search.filters import PAYLOAD_KEYS, And, Condition, Filter, Not, Or, matches
+from tsembed_search.store.base import Payload, Record
+
+C = TypeVar("C")
+
+
+class Dialect(Protocol[C]):
+    """An engine's conditions. `all_of`, `any_of` and `none_of` take at least one part."""
+
+    def equals(self, key: str, value: str) -> C: ...
+    def one_of(self, key: str, values: Sequence[str]) -> C: ...
+    def compares(self, key: str, op: str, number: float) -> C: ...
+    def starts_with(self, key: str, text: str) -> C: ...
+    def contains(self, key: str, text: str) -> C: ...
+    def nothing(self) -> C: ...
+    def all_of(self, parts: Sequence[C]) -> C: ...
+    def any_of(self, parts: Sequence[C]) -> C: ...
+    def none_of(self, parts: Sequence[C]) -> C: ...
+
+
+@dataclass(frozen=True)
+class Native(Generic[C]):
+    """An engine's condition (None: every point passes), and whether it is all that the filter says.
+
+    When not `exact`, more points pass than match, and `matches` has to decide.
+    """
+
+    condition: C | None
+    exact: bool
+
+
+def translate(where: Filter | None, dialect: Dialect[C], *, negated: bool = False) -> Native[C]:
+    """The engine's form of `where`, or of its negation.
+
+    Negation is pushed down to the conditions: the negation of a condition that lets too much through would let too
+    little through.
+    """
+    match where:
+        case None:
+            return Native(dialect.nothing(), True) if negated else Native(None, True)
+        case Not(part):
+            return translate(part, dialect, negated=not negated)
+        case And(parts) | Or(parts):
+            natives = [translate(part, dialect, negated=negated) for part in parts]
+            return _all(natives, dialect) if isinstance(where, And) != negated else _any(natives, dialect)
+        case Condition(field, "!=", value):
+            return translate(Condition(field, "=", value), dialect, negated=not negated)
+        case Condition():
+            native = _condition(where, dialect)
+            if not negated:
+                return native
+            if not native.exact:
+                return Native(None, False)
+            if native.condition is None:
+                return Native(dialect.nothing(), True)
+            return Native(dialect.none_of([native.condition]), True)
+
+
+def _all(parts: Sequence[Native[C]], dialect: Dialect[C]) -> Native[C]:
+    conditions = [part.condition for part in parts if part.condition is not None]
+    return Native(dialect.all_of(conditions) if conditions else None, all(part.exact for part in parts))
+
+
+def _any(parts: Sequence[Native[C]], dialect: Dialect[C]) -> Native[C]:
+    if not parts:
+        return Native(dialect.nothing(), True)
+    if any(part.condition is None for part in parts):
+        return Native(None, any(part.condition is None and part.exact for part in parts))
+    conditions = [part.condition for part in parts if part.condition is not None]
+    return Native(dialect.any_of(conditions), all(part.exact for part in parts))
+
+
+def _condition(where: Condition, dialect: Dialect[C]) -> Native[C]:
+    key, value = PAYLOAD_KEYS[where.field], where.value
+    if isinstance(value, tuple):
+        texts = [each for each in value if isinstance(each, str)]
+        if len(texts) == len(value) and where.field != "path" and texts:
+            return Native(dialect.one_of(key, texts), True)
+        return _any([_condition(Condition(where.field, "=", each), dialect) for each in value], dialect)
+    if where.op == "~":
+        return _pattern(key, str(value), dialect)
+    if isinstance(value, str):
+        if where.field == "path" and not globs.is_anchored(value):
+            return Native(dialect.contains(key, f"/{value}"), False)
+        return Native(dialect.equals(key, value), True)
+    return Native(dialect.compares(key, where.op, value), True)
+
+
+def _pattern(key: str, pattern: str, dialect: Dialect[C]) -> Native[C]:
+    folder = globs.literal_folder(pattern)
+    if folder is not None:
+        inside = dialect.starts_with(key, f"{folder}/")
+        whole = inside if globs.names_inside_only(pattern) else dialect.any_of([dialect.equals(key, folder), inside])
+        return Native(whole, True)
+    if text := globs.bare_text(pattern):
+        return Native(dialect.contains(key, text), True)
+    literal = globs.longest_literal(pattern)
+    if not literal:
+        return Native(None, False)
+    if globs.is_anchored(pattern) and pattern.startswith(literal):
+        return Native(dialect.starts_with(key, literal), False)
+    return Native(dialect.contains(key, literal), False)
+
+
+CHECKED_KEYS = sorted({key.partition("[].")[0] for key in PAYLOAD_KEYS.values()})
+"""The payload keys that `matches` reads."""
+
+
+def search_checked(
+    search: Callable[[int], list[list[Record]]], where: Filter | None, wanted: int
+) -> list[list[Record]]:
+    """The first `wanted` matching hits of each query: asks an inexact `search(limit)` for more until they are there."""
+    limit = 2 * wanted + 16
+    while True:
+        found = search(limit)
+        kept = [[hit for hit in hits if matches(where, hit.payload)] for hits in found]
+        if all(len(good) >= wanted or len(hits) < limit for good, hits in zip(kept, found, strict=True)):
+            return [good[:wanted] for good in kept]
+        limit *= 4
+
+
+def scroll_checked(
+    scroll: Callable[[Sequence[str] | None], Iterator[Record]], where: Filter | None, fields: Sequence[str] | None
+) -> Iterator[Record]:
+    """The matching points of an inexact `scroll(fields)`, with the payload keys in `fields` (None: all)."""
+    needed = None if fields is None else sorted({*fields, *CHECKED_KEYS})
+    for record in scroll(needed):
+        if matches(where, record.payload):
+            yield record if fields is None else Record(record.id, _only(record.payload, fields), vector=record.vector)
+
+
+def facet_checked(records: Iterator[Record], key: str, limit: int) -> dict[str, int]:
+    """`Store.facet`, counted from a scroll."""
+    counts: dict[str, int] = {}
+    parent, _, inner = key.partition("[].")
+    for record in records:
+        found = record.payload.get(parent)
+        values = [entry.get(inner) for entry in found or ()] if inner else found if isinstance(found, list) else [found]
+        for value in {value for value in values if value is not None}:
+            counts[value] = counts.get(value, 0) + 1
+    return most_frequent(counts, limit)
+
+
+def most_frequent(counts: dict[str, int], limit: int) -> dict[str, int]:
+    """The `limit` largest counts, largest first, equal ones by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit])
+
+
+def _only(payload: Payload, fields: Sequence[str]) -> Payload:
+    return {key: value for key, value in payload.items() if key in fields}
