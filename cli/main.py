@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from tsembed_search.cli import render
+from tsembed_search.cli import render, search
 from typer.core import TyperGroup
 
 from tsembed_search.errors import TsembedError
@@ -102,6 +102,9 @@ def _root(
     ] = False,
 ) -> None:
     """Search your own images and documents by words, by pictures, or by both."""
+
+
+app.command(epilog=search.EXAMPLES)(search.search)
 
 
 def run() -> None:

@@ -35,6 +35,24 @@ def where_fields(incomplete: str) -> list[str]:
     return [head + start for start in starts if start.startswith(word)]
 
 
+def rerankers(incomplete: str) -> list[str]:
+    """Names of the ways to rerank that begin with `incomplete`."""
+    from tsembed_search.search.rerank import RERANKERS
+
+    return [name for name in RERANKERS if name.startswith(incomplete)]
+
+
+def examples(*pairs: tuple[str, str]) -> str:
+    """The last part of a command's help: what each example does, and the command to type."""
+    lines = [f"[dim]# {escaped(what)}[/dim]\n[cyan]{escaped(command)}[/cyan]" for what, command in pairs]
+    return "[bold]Examples[/bold]\n" + "\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    """`text` without a meaning in rich's markup (which is not imported for that)."""
+    return text.replace("\\", "\\\\").replace("[", "\\[")
+
+
 IndexName = Annotated[
     str, typer.Option("--index", metavar="NAME", help="Which index.", autocompletion=index_names, show_default=True)
 ]

@@ -6,9 +6,9 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,9 +57,25 @@ def is_terminal(*, stderr: bool = False) -> bool:
     return stream is not None and stream.isatty()
 
 
-def say(*words: str) -> None:
-    """One message line on stderr."""
-    print(" ".join(map(shown, words)), file=sys.stderr, flush=True)
+def remark(*lines: str) -> None:
+    """Lines for people on stderr, dim in a terminal; empty ones are left out."""
+    text = "\n".join(shown(line) for line in lines if line)
+    if not is_terminal(stderr=True):
+        print(text, file=sys.stderr, flush=True)
+        return
+    from rich.text import Text
+
+    console(stderr=True).print(Text(text, style="dim"))
+
+
+@contextmanager
+def working(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """Shows on a terminal's stderr that something is going on; it vanishes when done."""
+    if quiet or not is_terminal(stderr=True):
+        yield
+        return
+    with console(stderr=True).status(shown(what) + " …"):
+        yield
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -69,10 +85,20 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def print_paths(paths: Iterable[str], *, end: str) -> None:
-    """Paths only, each followed by `end`, as the bytes the file system knows: what `xargs -0` and its like read."""
-    for path in paths:
-        sys.stdout.buffer.write(os.fsencode(path) + end.encode())
+    """Paths only, each followed by `end`, as the bytes that the file system knows: what `xargs -0` and its like read.
+
+    A terminal gets them safe to show instead.
+    """
+    if is_terminal():
+        for path in paths:
+            print(shown(path))
+        return
+    from tsembed_search.paths import file_path
+
     sys.stdout.flush()
+    for path in paths:
+        sys.stdout.buffer.write(os.fsencode(file_path(path)) + end.encode())
+    sys.stdout.buffer.flush()
 
 
 def complain(message: str, hint: str = "") -> None:
@@ -92,7 +118,9 @@ def complain(message: str, hint: str = "") -> None:
 
 def link_to(path: str) -> str:
     """The `file://` address of an absolute path, safe inside an OSC 8 link."""
-    return "file://" + quote(os.fsencode(path).replace(b"\\", b"/") if os.name == "nt" else os.fsencode(path))
+    from tsembed_search.paths import file_path
+
+    return file_path(path).as_uri()
 
 
 def path_text(path: str, *, relative_to: str | None = None, style: str = "") -> Text:

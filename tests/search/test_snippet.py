@@ -1,0 +1,74 @@
+"""Snippets: the best stretch of a text, its marks, and no word cut in two."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsembed_search.search.snippet import Snippet, snippet, weigh
+
+FILLER = "lorem ipsum dolor sit amet consectetur " * 10
+
+
+def marked(part: Snippet) -> list[str]:
+    return [part.text[start:end] for start, end in part.marks]
+
+
+def test_stretch_with_most_of_the_query_wins() -> None:
+    text = f"A bicycle. {FILLER} In the snow stood a red bicycle. {FILLER} Red paint."
+    part = snippet(text, weigh("red bicycle in the snow", [text]), 80)
+    assert marked(part) == ["snow", "red", "bicycle"]
+    assert part.text.startswith("… ") and part.text.endswith(" …")
+
+
+def test_rare_word_outweighs_a_common_one() -> None:
+    text = f"harvest harvest harvest {FILLER} the quince {FILLER}"
+    others = ["harvest here", "harvest there", "a harvest"]
+    assert marked(snippet(text, weigh("quince harvest", [text, *others]), 60)) == ["quince"]
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("apples", "apple"), ("apple", "Apples"), ("city", "cities"), ("bake", "baking"), ("walk", "walked"),
+        ("CAFÉ", "cafe"), ("Straße", "STRASSE"), ("naïve", "naive"), ("林檎", "今日は林檎を"), ("2024", "2024"),
+    ],
+)  # fmt: skip
+def test_endings_case_and_accents_do_not_matter(query: str, text: str) -> None:
+    assert len(marked(snippet(text, weigh(query, [text])))) == 1
+
+
+@pytest.mark.parametrize(("query", "text"), [("cat", "category"), ("art", "part"), ("party", "parts"), ("12", "123")])
+def test_other_words_are_not_marked(query: str, text: str) -> None:
+    assert marked(snippet(text, weigh(query, [text]))) == []
+
+
+def test_empty_words_are_marked_only_when_there_is_nothing_else() -> None:
+    text = "the cat and the dog"
+    assert marked(snippet(text, weigh("the dog", [text]))) == ["dog"]
+    assert marked(snippet(text, weigh("the", [text]))) == ["the", "the"]
+
+
+def test_without_a_match_it_is_the_beginning() -> None:
+    part = snippet(FILLER, weigh("zebra", [FILLER]), 50)
+    assert part.text.startswith("lorem ipsum") and part.text.endswith(" …")
+    assert snippet("short\n text", {}) == Snippet("short text")
+
+
+@given(
+    st.text(alphabet=st.sampled_from("ab é\n\t.林檎İßx"), max_size=300),
+    st.text(alphabet=st.sampled_from("ab é林檎İß"), max_size=20),
+    st.integers(5, 120),
+)
+def test_any_text_gives_a_stretch_of_it_with_marks_inside(text: str, query: str, width: int) -> None:
+    part = snippet(text, weigh(query, [text]), width)
+    flat = " ".join(text.split())
+    core = part.text.removeprefix("… ").removesuffix(" …")
+    assert core in flat
+    assert len(core) <= max(width, max(map(len, flat.split()), default=0))
+    assert "\n" not in part.text
+    last = 0
+    for start, end in part.marks:
+        assert last <= start < end <= len(part.text)
+        last = end
