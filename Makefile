@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all their own set-up: a virtual environment in .venv with the pinned dependencies.
+
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13 3,$(shell command -v python$(version))))
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint types clean
+
+help:
+	@echo "make demo    install, index examples/corpus, and search it"
+	@echo "make test    install, and run the tests (ARGS='tests/store -k edge' runs some of them)"
+	@echo "make lint    check style and formatting"
+	@echo "make types   check types"
+	@echo "make clean   remove what make made: .venv, .cache, build folders"
+
+setup: $(INSTALLED)
+
+# A virtual environment that is missing, half made or whose Python has gone is made anew.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	  echo "Making .venv with $(PYTHON)"; \
+	  "$(PYTHON)" -m venv --clear .venv; }
+	@echo "Installing the pinned dependencies into .venv (the first time takes a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest --durations=10 --durations-min=2 $(ARGS)
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	@.ci/types
+
+clean:
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
