@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsembed_search.cli.render import console, count_words, path_text, shortened, shown
+from tsembed_search.cli.render import console, count_words, here, path_text, shortened, shown
 
 from tsembed_search.search.query import Hit
 
@@ -31,7 +29,7 @@ def plain_lines(hits: Sequence[Hit]) -> list[str]:
     lines = []
     for hit in hits:
         page = f"  page {hit.page}" if hit.page is not None else ""
-        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {shown(shortened(hit.path, _here()))}{page}")
+        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {shown(shortened(hit.path, here()))}{page}")
         if hit.snippet:
             lines.append(f"            {shown(hit.snippet)}")
     return lines
@@ -58,7 +56,7 @@ def hit_text(hit: Hit, of: int) -> RenderableType:
     grid.add_column(width=len(str(of)), justify="right", no_wrap=True)
     grid.add_column(ratio=1, overflow="fold")
     first = Text.assemble((f"{hit.score:.2f} ", "bold"), score_bar(hit.score), "  ")
-    first.append_text(path_text(hit.path, relative_to=_here(), style="bold"))
+    first.append_text(path_text(hit.path, relative_to=here(), style="bold"))
     body: list[Text] = [first, _facts(hit)]
     if hit.snippet:
         body.append(snippet_text(hit))
@@ -100,16 +98,7 @@ def _facts(hit: Hit) -> Text:
         facts.append(" · experts " + shown(" ".join(hit.top_experts[:3])), style="dim")
     if hit.also_at:
         facts.append(" · also at ", style="dim")
-        facts.append_text(path_text(hit.also_at[0], relative_to=_here(), style="dim"))
+        facts.append_text(path_text(hit.also_at[0], relative_to=here(), style="dim"))
         if len(hit.also_at) > 1:
             facts.append(f" and {count_words(len(hit.also_at) - 1, 'more place')}", style="dim")
     return facts
-
-
-def _here() -> str | None:
-    """The current folder, in the form of indexed paths; None where it was deleted or is the root."""
-    try:
-        here = Path.cwd().as_posix()
-    except OSError:
-        return None
-    return here if here not in ("/", os.sep) else None

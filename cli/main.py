@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from tsembed_search.cli import render, search
+from tsembed_search.cli import doctor, listing, models, render, search
 from typer.core import TyperGroup
 
 from tsembed_search.errors import TsembedError
@@ -105,6 +105,9 @@ def _root(
 
 
 app.command(epilog=search.EXAMPLES)(search.search)
+app.command(epilog=listing.EXAMPLES)(listing.ls)
+app.command(epilog=models.EXAMPLES)(models.models)
+app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
 def run() -> None:

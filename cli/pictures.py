@@ -97,6 +97,16 @@ class Drawer:
             screen.control(Control.move(0, len(lines) + below - drawn))
 
 
+def describe_terminal() -> str:
+    """How thumbnails would be shown, in words."""
+    chosen = drawer(None)
+    if chosen is None:
+        return "none (not a terminal, or one without colours)"
+    if chosen.draw is _half_blocks:
+        return "half-block characters (the terminal knows neither kitty's protocol nor sixel)"
+    return "sixel" if chosen.overlays else "kitty's graphics protocol"
+
+
 def drawer(wanted: bool | None) -> Drawer | None:
     """How this terminal shows thumbnails, or None for not at all. `wanted`: `--images`, `--no-images` or neither.
 

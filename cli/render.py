@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -139,6 +140,15 @@ def shortened(path: str, relative_to: str | None) -> str:
         if path.startswith(folder) and len(path) > len(folder):
             return path[len(folder) :]
     return path
+
+
+def here() -> str | None:
+    """The current folder, in the form of indexed paths; None where it was deleted or is the root."""
+    try:
+        folder = Path.cwd().as_posix()
+    except OSError:
+        return None
+    return folder if folder != "/" else None
 
 
 def size_words(count: float) -> str:

@@ -1,0 +1,213 @@
+"""`tsembed doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+import typer
+from tsembed_search.cli import options, render
+from tsembed_search.cli.options import INDEX, examples
+
+from tsembed_search.config import DEFAULT_MODEL, home, index_folder
+from tsembed_search.errors import IndexBusyError, TsembedError
+from tsembed_search.version import __version__
+
+EXAMPLES = examples(
+    ("is all well?", "tsembed doctor"),
+    ("with another model", "tsembed doctor --model Qwen/Qwen3-VL-Embedding-2B"),
+    ("after a disk was full or a backup was restored", "tsembed doctor --repair"),
+)
+
+State = Literal["ok", "slow", "problem"]
+_MARKS = {"ok": ("✓", "green"), "slow": ("!", "yellow"), "problem": ("✗", "bold red")}
+_PACKAGES = (
+    "torch", "transformers", "tokenizers", "safetensors", "numpy", "qdrant-edge-py", "qdrant-client", "pillow",
+    "pypdfium2", "selectolax", "markdown-it-py", "charset-normalizer", "typer", "rich", "textual-image",
+)  # fmt: skip
+_LITTLE_SPACE = 1e9
+_LARGE_FOR_CPU = 1e9
+_MANY_POINTS = 20_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `advice` says what to do about what is slow or wrong."""
+
+    name: str
+    state: State
+    detail: str
+    advice: str = ""
+
+
+def doctor(
+    index: options.IndexName = INDEX,
+    url: options.Url = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Rebuild what the indexer remembers from what the index holds.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Look at everything that a search needs: what is installed, device, model, weights, disk, index.
+
+    Says what is wrong or would be slow, why, and what to do. Exits with 1 when something is wrong.
+    """
+    if repair:
+        from tsembed_search.cli.repair import repair_index
+
+        repair_index(index, url, quiet=json)
+    with render.working("Looking", quiet=json):
+        findings = _examine(index, url, model, device)
+    sound = all(finding.state != "problem" for finding in findings)
+    if json:
+        render.print_json({"ok": sound, "findings": [asdict(finding) for finding in findings]})
+    else:
+        _print(findings)
+    if not sound:
+        raise typer.Exit(1)
+
+
+def _examine(index: str, url: str | None, model: str | None, device: str) -> list[Finding]:
+    """Every check; one that fails is itself a finding, and the others go on."""
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("software", _software),
+        ("storage", _storage),
+        ("terminal", _terminal),
+        ("device", lambda: _device(device)),
+        ("index", lambda: _index(index, url)),
+        ("model", lambda: _model(index, url, model)),
+    ]
+    findings: list[Finding] = []
+    for name, check in checks:
+        try:
+            findings.extend(check())
+        except TsembedError as error:
+            findings.append(Finding(name, "problem", error.message, error.hint))
+    return findings
+
+
+def _software() -> Iterator[Finding]:
+    found, missing = [], []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(package)
+    yield Finding("tsembed", "ok", f"{__version__}, Python {platform.python_version()}, {platform.system()}")
+    yield Finding("packages", "ok", ", ".join(found))
+    for package in missing:
+        yield Finding("packages", "problem", f"{package} is not installed.", f"Run: pip install {package}")
+
+
+def _storage() -> Iterator[Finding]:
+    folder = home()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    detail = f"{folder}, {render.size_words(free)} free"
+    if not os.access(existing, os.W_OK):
+        yield Finding("storage", "problem", f"{folder} cannot be written.", "Set TSEMBED_HOME to a folder of yours.")
+    elif free < _LITTLE_SPACE:
+        yield Finding("storage", "slow", detail, "Little space is left; indexing stops when the disk is full.")
+    else:
+        yield Finding("storage", "ok", detail)
+
+
+def _terminal() -> Iterator[Finding]:
+    from tsembed_search.cli.pictures import describe_terminal
+
+    yield Finding("thumbnails", "ok", describe_terminal())
+
+
+def _device(name: str) -> Iterator[Finding]:
+    import torch
+
+    from tsembed_search.model.backbones import device
+
+    chosen = device.pick(name)
+    threads = torch.get_num_threads()
+    if chosen.type != "cpu":
+        yield Finding("device", "ok", device.describe(chosen))
+        return
+    detail = f"CPU, {render.count_words(threads, 'thread')} of {render.count_words(os.cpu_count() or 1, 'core')}"
+    if threads < (os.cpu_count() or 1) // 2:
+        yield Finding("device", "slow", detail, "OMP_NUM_THREADS or a CPU limit keeps the model from using all cores.")
+    else:
+        yield Finding("device", "ok", detail)
+
+
+def _index(name: str, url: str | None) -> Iterator[Finding]:
+    from tsembed_search.index import Index
+    from tsembed_search.store.opening import store_exists
+
+    if not store_exists(index_folder(name), url=url, name=name):
+        yield Finding("index", "ok", f"{name}: not made yet", "Make it with: tsembed index FOLDER")
+        return
+    try:
+        with Index.open(name, url) as index:
+            status = index.status()
+    except IndexBusyError as error:
+        yield Finding("index", "slow", error.message, error.hint)
+        return
+    points, graph = status.store.points, status.store.indexed
+    kinds = ", ".join(render.count_words(count, kind) for kind, count in status.items.items()) or "empty"
+    detail = f"{name}: {kinds}; {status.store.engine}; made by {status.metadata.model}"
+    if points > _MANY_POINTS and graph < points / 2:
+        advice = "Most items are compared one by one. `tsembed index` builds the search graph when a run ends."
+        yield Finding("index", "slow", detail, advice)
+    else:
+        yield Finding("index", "ok", detail)
+
+
+def _model(index: str, url: str | None, model: str | None) -> Iterator[Finding]:
+    import torch
+
+    from tsembed_search.model import registry
+
+    name = model or _model_of(index, url) or DEFAULT_MODEL
+    ref = registry.resolve(name)
+    bytes_ = sum(path.stat().st_size for path in registry.verify(ref))
+    detail = f"{ref.name} ({ref.family}, {ref.fingerprint}), {render.size_words(bytes_)} of weights, checked"
+    if bytes_ > _LARGE_FOR_CPU and not torch.cuda.is_available():
+        advice = "This model is large and there is no GPU: expect seconds per item. The model `mini` is made for CPUs."
+        yield Finding("model", "slow", detail, advice)
+    else:
+        yield Finding("model", "ok", detail)
+
+
+def _model_of(name: str, url: str | None) -> str | None:
+    """The model that made the index, or None when there is no such index or it cannot be asked."""
+    from tsembed_search.index import Index
+
+    try:
+        with Index.open(name, url) as index:
+            return index.metadata.model
+    except TsembedError:
+        return None
+
+
+def _print(findings: list[Finding]) -> None:
+    if not render.is_terminal():
+        for finding in findings:
+            print("\t".join(map(render.shown, (finding.state, finding.name, finding.detail, finding.advice))).rstrip())
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        mark, style = _MARKS[finding.state]
+        words = Text(render.shown(finding.detail))
+        if finding.advice:
+            words.append("\n→ " + render.shown(finding.advice), style=style if finding.state != "ok" else "dim")
+        table.add_row(Text(mark, style=style), Text(finding.name, style="bold"), words)
+    render.console().print(table)

@@ -1,0 +1,128 @@
+"""`tsembed ls`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from tsembed_search.cli import options, render
+from tsembed_search.cli.options import INDEX, examples
+
+if TYPE_CHECKING:
+    from tsembed_search.search.filters import Filter
+    from tsembed_search.store.base import Record
+
+EXAMPLES = examples(
+    ("everything", "tsembed ls"),
+    ("one folder", "tsembed ls ~/Pictures/2024"),
+    ("what matches a filter", "tsembed ls --where 'ext=pdf and modified>=30d'"),
+    ("how many pictures", "tsembed ls --where kind=image --paths | wc -l"),
+)
+_FIELDS = ("kind", "places", "bytes", "page")
+
+
+@dataclass
+class File:
+    """An indexed file: how many items of each kind it has. `bytes` is its size, `modified` seconds since 1970."""
+
+    path: str
+    bytes: int
+    modified: float
+    items: Counter[str] = field(default_factory=Counter)
+
+
+def ls(
+    paths_in: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH", help="Only these files and what lies in these folders.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", "-w", metavar="EXPR", help="Only matches.", autocompletion=options.where_fields),
+    ] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Paths only, one per line.")] = False,
+    nul: Annotated[bool, typer.Option("-0", "--null", help="Paths only, each ended by NUL.")] = False,
+    index: options.IndexName = INDEX,
+    url: options.Url = None,
+    json: options.Json = False,
+) -> None:
+    """List what is indexed: each file with the kinds and the number of its items.
+
+    Exits with 1 when nothing matches.
+    """
+    from tsembed_search.index import Index
+
+    chosen = selection(paths_in, where)
+    with Index.open(index, url) as opened:
+        found = files(opened.store.scroll(chosen, fields=_FIELDS), chosen)
+    if json:
+        render.print_json({"files": [_as_json(file) for file in found]})
+    elif paths or nul:
+        render.print_paths((file.path for file in found), end="\0" if nul else "\n")
+    else:
+        _print(found)
+    if not found:
+        render.remark("Nothing is indexed." if chosen is None else f"Nothing indexed matches {chosen}.")
+        raise typer.Exit(1)
+
+
+def selection(paths: Sequence[str] | None, where: Sequence[str] | None) -> Filter | None:
+    """One filter for files, folders and filter texts. Raises `UsageError` for a filter that cannot be read."""
+    from tsembed_search.paths import absolute, indexed_form
+    from tsembed_search.search.filters import Condition, Or, all_of, parse_where
+
+    parts: list[Filter | None] = [parse_where(text) for text in where or ()]
+    places = tuple(Condition("path", "~", _literal(indexed_form(absolute(path)))) for path in paths or ())
+    return all_of([*parts, Or(places) if len(places) > 1 else places[0] if places else None])
+
+
+def _literal(path: str) -> str:
+    """The pattern that names this path and nothing else (and so what lies in it, if it is a folder)."""
+    return re.sub(r"([*?[])", r"[\1]", path)
+
+
+def files(records: Iterable[Record], chosen: Filter | None) -> list[File]:
+    """The files that hold these points, by path. A content in several places counts for each that is chosen."""
+    from tsembed_search.search.filters import matches
+
+    found: dict[str, File] = {}
+    for record in records:
+        payload = record.payload
+        for place in payload["places"]:
+            if not matches(chosen, {**payload, **place, "places": [place]}):
+                continue
+            file = found.setdefault(place["path"], File(place["path"], payload["bytes"], place["mtime"]))
+            file.items[payload["kind"]] += 1
+    return [found[path] for path in sorted(found)]
+
+
+def _as_json(file: File) -> dict[str, Any]:
+    return {"path": file.path, "bytes": file.bytes, "modified": file.modified, "items": dict(file.items)}
+
+
+def _print(found: Sequence[File]) -> None:
+    if not render.is_terminal():
+        for file in found:
+            print(f"{render.shown(file.path)}\t{file.bytes}\t{_kinds(file)}")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold", ratio=1)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("items", no_wrap=True)
+    for file in found:
+        table.add_row(
+            render.path_text(file.path, relative_to=render.here()),
+            Text(render.size_words(file.bytes), style="dim"),
+            Text(_kinds(file), style="dim"),
+        )
+    render.console().print(table)
+
+
+def _kinds(file: File) -> str:
+    return ", ".join(render.count_words(count, kind) for kind, count in sorted(file.items.items()))
