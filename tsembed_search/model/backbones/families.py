@@ -31,12 +31,12 @@ _QWEN_IMAGE = "<|vision_start|>{tokens}<|vision_end|>"
 class Family:
     """How to run one family of models.
 
-    `model_types`: the `model_type`s of config.json. `model_class`: the transformers class that ends at the last hidden
-    state, without a language-model head. `template`: the prompt, with `{instruction}`, `{image}`, `{text}` and `{bos}`
-    (the tokenizer's own first token). `image_template`: what stands for a picture, with `{tokens}`. `lead`: what
-    precedes a text that no picture precedes. `instruction` is the default one, `query_instruction` that of queries
-    where it differs. `min_pixels` and `max_pixels` bound a picture's area, `max_tokens` an item's text. `examples` are
-    well-known hub names.
+    `model_types`: the `model_type`s of config.json. `model_class`: the transformers class, whose `model` ends at the
+    last hidden state. `template`: the prompt, with `{instruction}`, `{image}`, `{text}` and `{bos}` (the tokenizer's
+    own first token). `image_template`: what stands for a picture, with `{tokens}`. `lead`: what precedes a text that no
+    picture precedes. `instruction` is the default one, `query_instruction` that of queries where it differs.
+    `min_pixels` and `max_pixels` bound a picture's area, `max_tokens` an item's text. `examples` are well-known hub
+    names.
     """
 
     name: str
@@ -68,7 +68,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="qwen2-vl",
         model_types=("qwen2_vl",),
-        model_class="Qwen2VLModel",
+        model_class="Qwen2VLForConditionalGeneration",
         vision="grid",
         template=_CHATML,
         image_template=_QWEN_IMAGE,
@@ -80,7 +80,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="qwen2.5-vl",
         model_types=("qwen2_5_vl",),
-        model_class="Qwen2_5_VLModel",
+        model_class="Qwen2_5_VLForConditionalGeneration",
         vision="grid",
         template=_CHATML,
         image_template=_QWEN_IMAGE,
@@ -94,7 +94,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="qwen3-vl",
         model_types=("qwen3_vl",),
-        model_class="Qwen3VLModel",
+        model_class="Qwen3VLForConditionalGeneration",
         vision="grid",
         template=_CHATML,
         image_template=_QWEN_IMAGE,
@@ -106,7 +106,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="smolvlm",
         model_types=("smolvlm",),
-        model_class="SmolVLMModel",
+        model_class="SmolVLMForConditionalGeneration",
         vision="tiles",
         template=_IDEFICS,
         image_template="{tokens}",
@@ -120,7 +120,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="idefics3",
         model_types=("idefics3",),
-        model_class="Idefics3Model",
+        model_class="Idefics3ForConditionalGeneration",
         vision="tiles",
         template=_IDEFICS,
         image_template="{tokens}",
@@ -134,7 +134,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="llava-onevision",
         model_types=("llava_onevision",),
-        model_class="LlavaOnevisionModel",
+        model_class="LlavaOnevisionForConditionalGeneration",
         vision="anyres",
         template=_CHATML,
         image_template="{tokens}\n",

@@ -151,7 +151,7 @@ def _load_model(folder: Path, family: families.Family, dtype: torch.dtype, devic
         ) from error
     try:
         with _quiet():
-            model, report = model_class.from_pretrained(
+            whole, report = model_class.from_pretrained(
                 folder,
                 dtype=dtype,
                 attn_implementation=_attention(device),
@@ -161,13 +161,14 @@ def _load_model(folder: Path, family: families.Family, dtype: torch.dtype, devic
             )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"The model in {folder} cannot be loaded: {error}", "Download the model again.") from error
-    missing = sorted(report["missing_keys"])
+    # The whole model knows more published layouts of weights than its headless part does, so it is loaded and beheaded.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("lm_head"))
     if missing:
         raise ModelError(
             f"The weights in {folder} lack {len(missing)} tensors, {missing[0]} among them.",
             "They belong to another model, or are incomplete: download the model again.",
         )
-    model = model.to(device).eval().requires_grad_(False)
+    model = whole.model.to(device).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise ModelError(

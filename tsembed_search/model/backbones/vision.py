@@ -63,7 +63,9 @@ class Grid:
         self.patch = int(config.vision_config.patch_size)
         self.merge = int(config.vision_config.spatial_merge_size)
         self.frames = int(config.vision_config.temporal_patch_size)
-        self.spec = ImageSpec(None, self.patch * self.merge, family.min_pixels, family.max_pixels)
+        self.spec = ImageSpec(
+            multiple=self.patch * self.merge, min_pixels=family.min_pixels, max_pixels=family.max_pixels
+        )
         self._template = family.image_template
         self._pixels = _PixelWork(settings)
 
@@ -104,7 +106,7 @@ class Tiles:
         tokens = self.token * (side // int(config.scale_factor)) ** 2
         self._whole = f"<fake_token_around_image><global-img>{tokens}<fake_token_around_image>"
         self._part = f"<fake_token_around_image>{{place}}{tokens}"
-        self.spec = ImageSpec(None, 1, 0, self.longest**2)
+        self.spec = ImageSpec(max_pixels=self.longest**2)
         self._template = family.image_template
         self._pixels = _PixelWork(settings)
 
@@ -152,7 +154,7 @@ class AnyRes:
         most = min(family.max_pixels, 9 * self.tile**2)  # from ten tiles on the model would shrink the features
         self.canvases = [(int(h), int(w)) for h, w in config.image_grid_pinpoints if h * w <= most]
         config.image_grid_pinpoints = [list(canvas) for canvas in self.canvases]  # the model must choose the same one
-        self.spec = ImageSpec(None, 1, 0, most)
+        self.spec = ImageSpec(max_pixels=most)
         self._template = family.image_template
         self._pixels = _PixelWork(settings)
 

@@ -23,13 +23,6 @@ TEXT = {
 """Weights large enough that a different input gives a clearly different vector."""
 
 
-def processor(name: str) -> Any:
-    """The image processor that needs no torchvision: its name ends in Pil in all but the first versions 5."""
-    import transformers
-
-    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
-
-
 def save_tokenizer(folder: Path, specials: list[str], bos: str | None = None) -> dict[str, int]:
     """A byte-level BPE tokenizer with the family's special tokens. Returns their ids, and the vocabulary's size."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -47,6 +40,17 @@ def save_tokenizer(folder: Path, specials: list[str], bos: str | None = None) ->
     return {token: tokenizer.token_to_id(token) for token in specials} | {"size": tokenizer.get_vocab_size()}
 
 
+HALF = [0.5, 0.5, 0.5]
+QWEN_PIXELS = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "min_pixels": 3136,
+    "max_pixels": 1003520,
+}
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
 QWEN += ["<|image_pad|>", "<|video_pad|>"]
 
@@ -70,7 +74,7 @@ def qwen2_vl(folder: Path) -> None:
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
     config = Qwen2VLConfig(text_config=text, vision_config=vision, **_qwen_config(ids))
     _save(Qwen2VLForConditionalGeneration(config), folder)
-    processor("Qwen2VLImageProcessor")().save_pretrained(folder)
+    _save_image_settings(folder, "Qwen2VL", **QWEN_PIXELS)
 
 
 def qwen2_5_vl(folder: Path) -> None:
@@ -84,7 +88,7 @@ def qwen2_5_vl(folder: Path) -> None:
     vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_qwen_config(ids))
     _save(Qwen2_5_VLForConditionalGeneration(config), folder)
-    processor("Qwen2VLImageProcessor")().save_pretrained(folder)
+    _save_image_settings(folder, "Qwen2VL", **QWEN_PIXELS)
 
 
 def qwen3_vl(folder: Path) -> None:
@@ -98,11 +102,10 @@ def qwen3_vl(folder: Path) -> None:
     vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **_qwen_config(ids))
     _save(Qwen3VLForConditionalGeneration(config), folder)
-    mean = [0.5, 0.5, 0.5]
-    processor("Qwen2VLImageProcessor")(patch_size=16, image_mean=mean, image_std=mean).save_pretrained(folder)
+    _save_image_settings(folder, "Qwen2VL", **QWEN_PIXELS | {"patch_size": 16, "image_mean": HALF, "image_std": HALF})
 
 
-def _idefics(folder: Path, config_class: Any, model_class: Any, processor_class: Any) -> None:
+def _idefics(folder: Path, config_class: Any, model_class: Any, name: str) -> None:
     places = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
     specials = ["<|im_end|>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>"]
     ids = save_tokenizer(folder, [*specials, "<global-img>", *places], bos="<|im_start|>")
@@ -111,21 +114,22 @@ def _idefics(folder: Path, config_class: Any, model_class: Any, processor_class:
     vision |= {"image_size": 32, "patch_size": 8, "initializer_range": 0.2}
     config = config_class(text_config=text, vision_config=vision, image_token_id=ids["<image>"], scale_factor=2)
     _save(model_class(config), folder)
-    processor_class(size={"longest_edge": 96}, max_image_size={"longest_edge": 32}).save_pretrained(folder)
+    sizes = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 32}}
+    _save_image_settings(folder, name, image_mean=HALF, image_std=HALF, resample=1, do_image_splitting=True, **sizes)
 
 
 def smolvlm(folder: Path) -> None:
     """SmolVLM with tiles of 32 pixels, four tokens each."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-    _idefics(folder, SmolVLMConfig, SmolVLMForConditionalGeneration, processor("SmolVLMImageProcessor"))
+    _idefics(folder, SmolVLMConfig, SmolVLMForConditionalGeneration, "SmolVLM")
 
 
 def idefics3(folder: Path) -> None:
     """Idefics3 with tiles of 32 pixels, four tokens each."""
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
-    _idefics(folder, Idefics3Config, Idefics3ForConditionalGeneration, processor("Idefics3ImageProcessor"))
+    _idefics(folder, Idefics3Config, Idefics3ForConditionalGeneration, "Idefics3")
 
 
 def llava_onevision(folder: Path) -> None:
@@ -150,7 +154,15 @@ def llava_onevision(folder: Path) -> None:
     )
     _save(LlavaOnevisionForConditionalGeneration(config), folder)
     size = {"height": 32, "width": 32}
-    processor("LlavaOnevisionImageProcessor")(size=size, image_grid_pinpoints=canvases).save_pretrained(folder)
+    clip = {"image_mean": QWEN_PIXELS["image_mean"], "image_std": QWEN_PIXELS["image_std"], "resample": 3}
+    _save_image_settings(folder, "LlavaOnevision", size=size, image_grid_pinpoints=canvases, **clip)
+
+
+def _save_image_settings(folder: Path, name: str, **settings: Any) -> None:
+    """preprocessor_config.json, with the keys of the published ones."""
+    settings |= {"image_processor_type": f"{name}ImageProcessor", "do_convert_rgb": True, "rescale_factor": 1 / 255}
+    settings |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_pad": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
 def _save(model: Any, folder: Path) -> None:
@@ -177,6 +189,11 @@ def make(family: str, folder: Path) -> Path:
     return folder
 
 
-def edit_json(file: Path, **changes: Any) -> None:
-    """Changes entries of a JSON object on disk."""
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+def image_processor(folder: Path) -> Any:
+    """transformers' own image processor for a folder, the one that needs no torchvision."""
+    import transformers
+
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    name = settings["image_processor_type"]
+    # Its name ends in Pil in all but the first versions 5.
+    return getattr(transformers, f"{name}Pil", getattr(transformers, name)).from_pretrained(folder)
