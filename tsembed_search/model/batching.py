@@ -17,7 +17,7 @@ def batches(
     """Groups a stream into batches whose rows times longest row stay within `budget_tokens`.
 
     Within a window of `lookahead` items the order is by length, longest first, so that little padding is computed and
-    running out of memory shows at once. An item longer than the budget is a batch of its own. Every item comes out once.
+    running out of memory shows at once. An item longer than the budget is a batch of its own.
     """
     stream = iter(prepared)
     while window := list(islice(stream, lookahead)):

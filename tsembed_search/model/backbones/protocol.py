@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 class ImageSpec:
     """How a picture is shaped before it reaches the model.
 
-    `size` `(H, W)`: exactly that, aspect ratio not kept. Otherwise the aspect ratio is kept, the sides are multiples of
-    `multiple` and the area lies within `min_pixels` and `max_pixels` (both in pixels).
+    `size` `(H, W)`: exactly that, the aspect ratio kept by white bars when `pad`, else not. Without `size` the aspect
+    ratio is kept, the sides are multiples of `multiple` and the area lies within `min_pixels` and `max_pixels` (both in
+    pixels).
     """
 
     size: tuple[int, int] | None = None
+    pad: bool = False
     multiple: int = 1
     min_pixels: int = 0
     max_pixels: int = 1024 * 1024
@@ -76,7 +78,9 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One item ready for the model. `tokens` is its length in the model's sequence: the unit of batch budgets."""
+    """One item ready for the model. `tokens` is what it costs, in tokens of the model's sequence (a picture's patches
+    count as what they cost): the unit of batch budgets.
+    """
 
     tokens: int
     data: Any

@@ -1,0 +1,71 @@
+"""Mini's vision tower against the same network in naive eager PyTorch, in one run: `python benchmarks/mini_vision.py`.
+
+The rounds alternate, so that a machine that slows down slows both. Prints one JSON object last.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import typer
+from naive_tower import NaiveTower
+
+from tsembed_search.model.backbones import mini_spec
+from tsembed_search.model.backbones.mini_vision import VisionTower
+
+
+def _rate(run: Callable[[], object], pictures: int) -> float:
+    start = time.perf_counter()
+    run()
+    return pictures / (time.perf_counter() - start)
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Alternating rounds.")] = 9,
+    pictures: Annotated[int, typer.Option(help="Pictures in a round.")] = 48,
+    batch: Annotated[int, typer.Option(help="Batch size of both.")] = 16,
+    json_only: Annotated[bool, typer.Option("--json", help="Print the JSON object only.")] = False,
+) -> None:
+    """Measures pictures per second of both towers and the median of the ratios."""
+    torch.set_grad_enabled(False)
+    state = torch.load(mini_spec.verified("vision"), map_location="cpu", weights_only=True)
+    naive, tower = NaiveTower(state), VisionTower(state, mini_spec.IMAGE_SIZE, torch.device("cpu"))
+    pixels = torch.randint(0, 256, (pictures, mini_spec.IMAGE_SIZE, mini_spec.IMAGE_SIZE, 3), dtype=torch.uint8)
+    prepared = (pixels.permute(0, 3, 1, 2).float() - 127) / 128
+    prepared = prepared.contiguous()
+
+    def run_naive(size: int) -> None:
+        for part in prepared.split(size):
+            naive(part)
+
+    difference = (tower.logits(pixels[:8]) - naive(prepared[:8])).abs().max().item()
+    run_naive(batch)
+    rows = []
+    for _ in range(rounds):
+        fast = _rate(lambda: [tower.logits(part) for part in pixels.split(batch)], pictures)
+        slow = _rate(lambda: run_naive(batch), pictures)
+        alone = _rate(lambda: run_naive(1), pictures)
+        rows.append((fast, slow, alone))
+        if not json_only:
+            typer.echo(f"mini {fast:6.1f}/s   naive {slow:6.1f}/s   naive, one by one {alone:6.1f}/s")
+    ratios = sorted(fast / slow for fast, slow, _ in rows)
+    result = {
+        "vs_naive_eager": statistics.median(ratios),
+        "vs_naive_eager_range": [ratios[0], ratios[-1]],
+        "vs_naive_one_by_one": statistics.median(fast / alone for fast, _, alone in rows),
+        "pictures_per_second": statistics.median(fast for fast, _, _ in rows),
+        "largest_logit_difference": difference,
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    typer.echo(json.dumps(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The trainer: what makes models."""

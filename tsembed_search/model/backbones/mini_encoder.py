@@ -1,0 +1,136 @@
+"""MiniLM's encoder, small enough to own: importing transformers' BERT classes costs more time than importing torch.
+
+The module tree and the parameter names are those of transformers' `BertModel`, so that its checkpoints, and adapters
+made for it, fit. Its input is vectors, not ids, so that tokens of another origin can stand among word pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HIDDEN = 384
+_HEADS = 12
+_LAYERS = 6
+_INNER = 1536
+_VOCABULARY = 30522
+_POSITIONS = 512
+_EPSILON = 1e-12
+
+
+class _Embeddings(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(_VOCABULARY, HIDDEN)
+        self.position_embeddings = nn.Embedding(_POSITIONS, HIDDEN)
+        self.token_type_embeddings = nn.Embedding(2, HIDDEN)
+        self.LayerNorm = nn.LayerNorm(HIDDEN, eps=_EPSILON)
+
+    def forward(self, words: Tensor) -> Tensor:
+        positions = self.position_embeddings.weight[: words.shape[1]]
+        embedded: Tensor = self.LayerNorm(words + positions + self.token_type_embeddings.weight[0])
+        return embedded
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(HIDDEN, HIDDEN)
+        self.key = nn.Linear(HIDDEN, HIDDEN)
+        self.value = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        rows, length, _ = hidden.shape
+        query, key, value = (
+            layer(hidden).view(rows, length, _HEADS, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return mixed.transpose(1, 2).reshape(rows, length, HIDDEN)
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, HIDDEN)
+        self.LayerNorm = nn.LayerNorm(HIDDEN, eps=_EPSILON)
+
+    def forward(self, hidden: Tensor, skipped: Tensor) -> Tensor:
+        normed: Tensor = self.LayerNorm(self.dense(hidden) + skipped)
+        return normed
+
+
+class _Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.self = _SelfAttention()
+        self.output = _Residual(HIDDEN)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        attended: Tensor = self.output(self.self(hidden, mask), hidden)
+        return attended
+
+
+class _Intermediate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(HIDDEN, _INNER)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.gelu(self.dense(hidden))
+
+
+class _Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = _Attention()
+        self.intermediate = _Intermediate()
+        self.output = _Residual(_INNER)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        attended = self.attention(hidden, mask)
+        layer_output: Tensor = self.output(self.intermediate(attended), attended)
+        return layer_output
+
+
+class _Stack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer() for _ in range(_LAYERS))
+
+
+class MiniEncoder(nn.Module):
+    """Six post-norm transformer layers of width 384 over word pieces and, if given, tokens of another origin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings()
+        self.encoder = _Stack()
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> MiniEncoder:
+        """Builds the encoder around tensors named as in `BertModel`; the pooler, which it does not use, is left out."""
+        with torch.device("meta"):
+            model = cls()
+        wanted = model.state_dict().keys()
+        model.load_state_dict({name: state[name] for name in wanted}, assign=True)
+        return model.eval().requires_grad_(False)
+
+    def words(self, ids: Tensor) -> Tensor:
+        """The input vectors of word pieces: `ids [..., T]` to `[..., T, 384]`."""
+        return F.embedding(ids, self.embeddings.word_embeddings.weight)
+
+    def forward(self, words: Tensor, real: Tensor | None = None) -> Tensor:
+        """Mean-pools a batch: input vectors `words [B, T, 384]` to unit vectors `[B, 384]`.
+
+        `real [B, T]` bool is false on padding; None when there is none.
+        """
+        hidden = self.embeddings(words)
+        mask = None if real is None else real[:, None, None, :]
+        for layer in self.encoder.layer:
+            hidden = layer(hidden, mask)
+        if real is None:
+            return F.normalize(hidden.mean(dim=1), dim=-1)
+        return F.normalize((hidden * real.unsqueeze(-1)).sum(dim=1), dim=-1)

