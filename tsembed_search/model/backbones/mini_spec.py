@@ -37,7 +37,7 @@ _FILES = {
     "caption": (
         "tsembed_search",
         "model/data/mini_caption.safetensors",
-        "CAPTION_SHA",
+        "6be942148388d12cd40d9a115228b708acb1f0450a45daed8e8a23a36ca1223b",
     ),
 }
 
