@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import DIM, make_points, make_queries, nearest
+from store_points import DIM, make_points, make_queries, nearest
 
 from tsembed_search.errors import StoreError
 from tsembed_search.search.filters import parse_where
@@ -25,7 +25,7 @@ ADD_AND_DIE = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from conftest import make_points
+from store_points import make_points
 from tsembed_search.store.edge import EdgeStore
 store = EdgeStore.open(Path(sys.argv[1]))
 store.upsert(make_points(300))
@@ -102,8 +102,8 @@ def test_a_small_index_is_searched_exactly(store: EdgeStore, points: list[Point]
 def test_graph_and_quantisation_find_the_nearest(
     tmp_path: Path, quantize: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = make_points(3050, dim=64)
-    many, queries = made[:3000], np.stack([point.vector for point in made[3000:]])
+    made = make_points(1550, dim=64)
+    many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 100)
     monkeypatch.setattr("tsembed_search.store.edge.INDEXING_THRESHOLD_KB", 100)
     store = EdgeStore.create(tmp_path, StoreSettings(64, quantize))  # type: ignore[arg-type]
@@ -119,8 +119,23 @@ def test_graph_and_quantisation_find_the_nearest(
         assert all(abs(hit.score - truth[hit.id]) < 1e-5 for hit in [*near, *best])
         hits += len({hit.id for hit in near} & set(list(truth)[:10]))
     assert hits / 500 >= 0.99
-    image = parse_where("kind=image")
-    assert all(hit.payload["kind"] == "image" for hit in store.search(queries[:1], 10, image)[0])
+    store.close()
+
+
+def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_points(1550, dim=64)
+    many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
+    monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 20)
+    store = EdgeStore.create(tmp_path, StoreSettings(64))
+    store.upsert(many)
+    store.optimize()
+    assert store.info().indexed == len(many)
+    for text in ("kind=image", "ext!=pdf", "page<=3 and modified>=@1700000300", "path~'*holiday*'", "path~holiday/*"):
+        where = parse_where(text)
+        hits = 0
+        for query, found in zip(queries, store.search(queries, 10, where), strict=True):
+            hits += len({hit.id for hit in found} & set(list(nearest(many, query, where))[:10]))
+        assert hits / 500 >= 0.99, text
     store.close()
 
 

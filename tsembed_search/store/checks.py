@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,3 +52,11 @@ def check_queries(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]
     if not np.isfinite(queries).all():
         raise StoreError("A query's vector is not finite: the model is at fault.")
     return queries
+
+
+def check_payload(what: str, payload: Mapping[str, Any]) -> None:
+    """Raises `StoreError` unless the payload is JSON: no NaN, no bytes, no broken text."""
+    try:
+        json.dumps(payload, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"Cannot store {what}: {error}.") from error

@@ -21,9 +21,7 @@ from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings
 from tsembed_search.store.checks import check_id, check_points, check_queries
 from tsembed_search.store.edge_shard import (
     FLUSH_BYTES,
-    HNSW_EF,
     INDEXING_THRESHOLD_KB,
-    OVERSAMPLING,
     WRITE_RESERVE,
     explained,
 )
@@ -36,6 +34,7 @@ from tsembed_search.store.translate import (
     search_checked,
     translate,
 )
+from tsembed_search.store.tuning import FILTERED_HNSW_EF, HNSW_EF, OVERSAMPLING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -287,7 +286,8 @@ class _Ask:
             quantization = engine.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=OVERSAMPLING[quantize]
             )
-        self._params = engine.SearchParams(hnsw_ef=HNSW_EF, exact=exact, quantization=quantization)
+        ef = HNSW_EF if native.condition is None else FILTERED_HNSW_EF
+        self._params = engine.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization)
         self._queries = queries
         self._native = native
         self._with_vectors = with_vectors

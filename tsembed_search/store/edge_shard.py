@@ -12,15 +12,10 @@ from typing import Any, Final
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.schema import PAYLOAD_INDEXES, VECTOR_NAME
+from tsembed_search.store.tuning import HNSW_EF_CONSTRUCT, HNSW_M
 
 INDEXING_THRESHOLD_KB: Final = 20_000
 """Vectors of this many kilobytes are searched in 2 to 3 ms without HNSW, so a smaller index does without."""
-
-HNSW_M: Final = 16
-HNSW_EF_CONSTRUCT: Final = 100
-HNSW_EF: Final = 128
-OVERSAMPLING: Final = {"none": 1.0, "scalar": 2.0, "binary": 16.0}
-"""How many times the wanted number of hits is scored again with the original vectors: enough for recall@10 of 0.99."""
 
 FLUSH_BYTES: Final = 64 << 20
 """Points since the last flush are in the write-ahead log only; a flush keeps the log, and re-opening, short."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
+from tsembed_search.errors import IndexMismatchError
 from tsembed_search.store.base import Store, StoreSettings
 
 
@@ -11,13 +13,28 @@ def open_store(folder: Path, *, url: str | None = None, name: str, create: Store
     """The store of the index `name`: embedded in `folder`, or on the Qdrant server at `url`.
 
     `url` `:memory:` is an in-memory engine, for tests. With `create` a missing store is made with these settings; an
-    existing one is opened as it is. Raises `StoreError` when there is none and `create` is None, or when the existing
-    one holds vectors of another size.
+    existing one is opened as it is. Raises `StoreError` when there is none and `create` is None, and
+    `IndexMismatchError` when the existing one holds vectors of another size.
     """
+    store = _open(folder, url, name, create)
+    if create is not None and store.dim != create.dim:
+        store.close()
+        raise IndexMismatchError(
+            f"The index {name!r} holds vectors of {store.dim} numbers; this model makes {create.dim}.",
+            "Choose the model that made the index (--model), or another index (--index).",
+        )
+    return store
+
+
+def _open(folder: Path, url: str | None, name: str, create: StoreSettings | None) -> Store:
     if url is not None:
+        from tsembed_search.store.connection import Connection
         from tsembed_search.store.server import ServerStore
 
-        return ServerStore.open(url, name, create)
+        connection = Connection(url)
+        if create is not None and not ServerStore.exists(connection, name):
+            return ServerStore.create(connection, name, create)
+        return ServerStore.open(connection, name)
     from tsembed_search.store.edge import EdgeStore
 
     if create is not None and not EdgeStore.exists(folder):
@@ -28,9 +45,11 @@ def open_store(folder: Path, *, url: str | None = None, name: str, create: Store
 def store_exists(folder: Path, *, url: str | None = None, name: str) -> bool:
     """Whether the index `name` has a store. Raises `StoreError` when a server cannot be asked."""
     if url is not None:
+        from tsembed_search.store.connection import Connection
         from tsembed_search.store.server import ServerStore
 
-        return ServerStore.exists(url, name)
+        with closing(Connection(url)) as connection:
+            return ServerStore.exists(connection, name)
     from tsembed_search.store.edge import EdgeStore
 
     return EdgeStore.exists(folder)

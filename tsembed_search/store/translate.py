@@ -19,13 +19,16 @@ C = TypeVar("C")
 
 
 class Dialect(Protocol[C]):
-    """An engine's conditions. `all_of`, `any_of` and `none_of` take at least one part."""
+    """An engine's conditions. `all_of`, `any_of` and `none_of` take at least one part.
+
+    `starts_with` and `contains` are None where the engine is too old to have them.
+    """
 
     def equals(self, key: str, value: str) -> C: ...
     def one_of(self, key: str, values: Sequence[str]) -> C: ...
     def compares(self, key: str, op: str, number: float) -> C: ...
-    def starts_with(self, key: str, text: str) -> C: ...
-    def contains(self, key: str, text: str) -> C: ...
+    def starts_with(self, key: str, text: str) -> C | None: ...
+    def contains(self, key: str, text: str) -> C | None: ...
     def nothing(self) -> C: ...
     def all_of(self, parts: Sequence[C]) -> C: ...
     def any_of(self, parts: Sequence[C]) -> C: ...
@@ -104,10 +107,12 @@ def _pattern(key: str, pattern: str, dialect: Dialect[C]) -> Native[C]:
     folder = globs.literal_folder(pattern)
     if folder is not None:
         inside = dialect.starts_with(key, f"{folder}/")
-        whole = inside if globs.names_inside_only(pattern) else dialect.any_of([dialect.equals(key, folder), inside])
-        return Native(whole, True)
+        if inside is None or globs.names_inside_only(pattern):
+            return Native(inside, inside is not None)
+        return Native(dialect.any_of([dialect.equals(key, folder), inside]), True)
     if text := globs.bare_text(pattern):
-        return Native(dialect.contains(key, text), True)
+        containing = dialect.contains(key, text)
+        return Native(containing, containing is not None)
     literal = globs.longest_literal(pattern)
     if not literal:
         return Native(None, False)
