@@ -53,9 +53,14 @@ class _BuiltIn:
 
 @dataclass(frozen=True)
 class _Format:
-    """A kind of model folder, known by a file in it. `read` makes the reference; `loader` takes it and a device."""
+    """A kind of model folder, known by a file in it.
+
+    `check` looks at its JSON files only and raises `ModelError` for a model that cannot be used (so that it is not
+    downloaded); `read` makes the reference; `loader` takes that and a device.
+    """
 
     marker: str
+    check: Callable[[str, Path], object]
     read: Callable[[str, Path], ModelRef]
     loader: str
 
@@ -71,14 +76,14 @@ def resolve(name_or_path: str | Path) -> ModelRef:
         spec = importlib.import_module(_BUILT_INS[name].spec)
         return ModelRef(name, name, cast(str, spec.FINGERPRINT))
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return _read_folder(name, path.absolute())
     if path.is_file():
         raise ModelError(f"{name} is a file.", "Give the folder that holds the model's config.json.")
     found = _HUB_NAME.fullmatch(name)
     if found is None or name.startswith("."):
         raise ModelError(f"There is no model called {name!r} and no such folder.", _suggest(name))
-    return _read_folder(name, _hub_folder(found["name"], found["revision"]))
+    return _read_hub(name, found["name"], found["revision"])
 
 
 def load(ref: ModelRef, device: str = "auto") -> Backbone:
@@ -106,20 +111,25 @@ def known_models() -> list[KnownModel]:
     return here + [KnownModel(name, family, "on the hub") for name, family in examples if name not in names]
 
 
-def _hub_folder(name: str, revision: str | None) -> Path:
-    """The local snapshot, or a fresh download when there is none or it is incomplete."""
-    folder = hub.cached(name, revision)
+def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
+    """From the local hub cache; by a download when it is not there or not whole."""
+    folder = hub.cached(repository, revision)
     if folder is not None:
         try:
-            _format_of(name, folder)
-            weights.weight_files(folder)
+            return _read_folder(name, folder)
         except ModelError:
-            return hub.download(name, revision)
-        return folder
+            pass  # a download that was interrupted: go on with it
     try:
-        return hub.download(name, revision)
+        folder = hub.download(repository, revision, hub.SETTINGS)
     except ModelError as error:
-        raise ModelError(error.message, f"{error.hint} {_suggest(name, nothing='')}".strip()) from error
+        raise ModelError(error.message, f"{error.hint} {_suggest(repository, nothing='')}".strip()) from error
+    _format_of(name, folder).check(name, folder)
+    folder = hub.download(repository, revision)
+    try:
+        return _read_folder(name, folder)
+    except ModelError as error:  # without a network, an interrupted download comes back as it is
+        again = f"If the download of {name} was interrupted, connect to a network and try again."
+        raise ModelError(error.message, f"{error.hint} {again}") from error
 
 
 def _read_folder(name: str, folder: Path) -> ModelRef:
@@ -135,7 +145,7 @@ def _format_of(name: str, folder: Path) -> _Format:
     raise ModelError(f"{name} holds no model.", "A model folder has a config.json and .safetensors files.")
 
 
-def _transformers_ref(name: str, folder: Path) -> ModelRef:
+def _transformers_family(name: str, folder: Path) -> families.Family:
     config = weights.read_json(folder / "config.json")
     family = families.by_config(config)
     if family is None:
@@ -144,11 +154,16 @@ def _transformers_ref(name: str, folder: Path) -> ModelRef:
             f"{name} is of type {config.get('model_type', 'unknown')!r}, which is not supported.",
             f"Use a model of one of these types: {supported}.",
         )
+    return family
+
+
+def _transformers_ref(name: str, folder: Path) -> ModelRef:
+    family = _transformers_family(name, folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(f"{name} lacks tokenizer.json.", "Download the model again, all of its .json files.")
     identity = weights.fingerprint(
         family.recipe(),
-        _without_noise(config),
+        _without_noise(weights.read_json(folder / "config.json")),
         [weights.file_hash(folder / file) for file in _PROCESSOR_FILES if (folder / file).is_file()],
         weights.content_identity(weights.weight_files(folder)),
     )
@@ -185,4 +200,4 @@ _BUILT_INS = {
     "mini": _BuiltIn("tsembed_search.model.backbones.mini_spec", "tsembed_search.model.backbones.mini:load"),
 }
 # The first whose marker exists wins, so a folder that extends another kind comes before it.
-_FORMATS = (_Format("config.json", _transformers_ref, "tsembed_search.model.backbones.hf:load"),)
+_FORMATS = (_Format("config.json", _transformers_family, _transformers_ref, "tsembed_search.model.backbones.hf:load"),)

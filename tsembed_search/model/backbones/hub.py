@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tsembed_search.errors import ModelError
 
-_WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+SETTINGS = ("*.json",)
+EVERYTHING = (*SETTINGS, "*.safetensors")
 
 
 def cached(name: str, revision: str | None = None) -> Path | None:
@@ -16,15 +17,15 @@ def cached(name: str, revision: str | None = None) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=_WANTED))
+        return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(EVERYTHING)))
     except LocalEntryNotFoundError:
         return None
 
 
-def download(name: str, revision: str | None = None) -> Path:
-    """Fetches a model's JSON and safetensors files into the hub cache and returns their folder.
+def download(name: str, revision: str | None = None, files: Sequence[str] = EVERYTHING) -> Path:
+    """Fetches a model's files that match a pattern into the hub cache and returns their folder.
 
-    Raises `ModelError` that says what to do: offline, no such model, or a model that needs an agreement.
+    Raises `ModelError` that says what to do: offline, no such model, one that needs an agreement, or a full disk.
     """
     import httpx
     from huggingface_hub import snapshot_download
@@ -39,7 +40,7 @@ def download(name: str, revision: str | None = None) -> Path:
 
     wanted = name if revision is None else f"{name}@{revision}"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except GatedRepoError as error:
         raise ModelError(
             f"{wanted} is only for people who accepted its terms.",
@@ -49,11 +50,15 @@ def download(name: str, revision: str | None = None) -> Path:
         raise ModelError(
             f"There is no model {wanted} on the hub that you may read.", "Check the spelling, or log in."
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
         raise ModelError(
             f"{wanted} is not on this machine and the hub cannot be reached.",
             f"Download it where there is a network (`hf download {name}`), copy the folder here and give its path as "
             "the model; or use `mini`, which needs no download.",
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"The download of {wanted} failed: {error}.", "Mend that and try again: it goes on."
         ) from error
 
 

@@ -52,7 +52,10 @@ def weight_files(folder: Path) -> list[Path]:
             f"The weights in {folder} are pickled ({pickled[0]}), and opening a pickle can run any code.",
             "Use a version of the model with safetensors weights, or convert it where you trust it.",
         )
-    raise ModelError(f"{folder} holds no weights.", "A model folder has one or more .safetensors files.")
+    raise ModelError(
+        f"{folder} holds no weights.",
+        "A model has one or more .safetensors files; pickled weights are neither downloaded nor opened.",
+    )
 
 
 def read_header(file: Path) -> dict[str, Any]:
