@@ -146,7 +146,7 @@ def _index(name: str, url: str | None) -> Iterator[Finding]:
     from tsembed_search.index import Index
     from tsembed_search.store.opening import store_exists
 
-    if not store_exists(index_folder(name), url=url, name=name):
+    if not store_exists(index_folder(name, url), url=url, name=name):
         yield Finding("index", "ok", f"{name}: not made yet", "Make it with: tsembed index FOLDER")
         return
     try:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from tsembed_search.cli import doctor, listing, models, render, search
+from tsembed_search.cli import doctor, index, listing, models, render, search
 from typer.core import TyperGroup
 
 from tsembed_search.errors import TsembedError
@@ -104,6 +104,7 @@ def _root(
     """Search your own images and documents by words, by pictures, or by both."""
 
 
+app.command(epilog=index.EXAMPLES, no_args_is_help=True)(index.index)
 app.command(epilog=search.EXAMPLES)(search.search)
 app.command(epilog=listing.EXAMPLES)(listing.ls)
 app.command(epilog=models.EXAMPLES)(models.models)

@@ -22,10 +22,16 @@ def home() -> Path:
     return Path(platformdirs.user_data_dir("tsembed", appauthor=False))
 
 
-def index_folder(name: str = DEFAULT_INDEX) -> Path:
-    """The folder of the index called `name`. Raises `UsageError` when the name could not be a folder's."""
+def index_folder(name: str = DEFAULT_INDEX, url: str | None = None) -> Path:
+    """The folder of the index called `name`; of one on a server, where what this machine remembers of it is kept.
+
+    Raises `UsageError` when the name could not be a folder's.
+    """
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot name an index.", "Use up to 64 letters, digits, dots, dashes and underscores."
         )
-    return home() / "indexes" / name
+    if url is None:
+        return home() / "indexes" / name
+    server = re.sub(r"[^A-Za-z0-9.-]+", "_", url.rstrip("/").rpartition("@")[2])
+    return home() / "servers" / server / name

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -21,9 +21,10 @@ from tsembed_search.search.query import Hit, Searcher, SearchOptions
 from tsembed_search.search.rerank import Query
 
 if TYPE_CHECKING:
+    from tsembed_search.model.backbones.protocol import ModelInfo
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.registry import ModelRef
-    from tsembed_search.store.base import Store, StoreInfo
+    from tsembed_search.store.base import Store, StoreInfo, StoreSettings
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,57 @@ class IndexStatus:
     metadata: IndexMetadata
     items: dict[str, int]
     store: StoreInfo
+
+
+def metadata_of(name: str, url: str | None = None) -> IndexMetadata | None:
+    """What the index `name` says about its model; None when there is no index, or none that was finished.
+
+    An embedded index is not opened for this, only its file of settings is read.
+    """
+    from tsembed_search.store.opening import open_store, store_exists
+
+    folder = index_folder(name, url)
+    if not store_exists(folder, url=url, name=name):
+        return None
+    if url is None:
+        from tsembed_search.store import index_file
+
+        _, raw = index_file.read(folder)
+    else:
+        with closing(open_store(folder, url=url, name=name)) as store:
+            raw = store.metadata
+    return IndexMetadata.from_json(raw) if raw else None
+
+
+@dataclass(frozen=True)
+class StoreOpener:
+    """Opens an index for the indexer, which says when: see `run_index`.
+
+    `model` is the one to index with; `settings` are those of a new index, whose `dim` is the model's.
+    """
+
+    name: str
+    url: str | None
+    model: ModelRef
+    settings: StoreSettings
+
+    def __call__(self, info: ModelInfo | None) -> Store | None:
+        """The store; made and labelled with the model `info` when there is none, or None without `info`.
+
+        Raises `IndexMismatchError` when another model made the index.
+        """
+        known = metadata_of(self.name, self.url)
+        if known is not None:
+            known.check(self.name, self.model.name, self.model.fingerprint)
+        elif info is None:
+            return None
+        from tsembed_search.store.opening import open_store
+
+        create = replace(self.settings, dim=info.dim) if info else None
+        store = open_store(index_folder(self.name, self.url), url=self.url, name=self.name, create=create)
+        if known is None and info is not None:
+            store.write_metadata(IndexMetadata.of(info).to_json())
+        return store
 
 
 class Index:
@@ -87,22 +139,10 @@ class Index:
         `model` defaults to the one that made the index; `embedder` is one that is loaded already. Raises `StoreError`
         when there is no such index and `IndexMismatchError` when another model made it.
         """
-        store = None
-        if url is None:
-            from tsembed_search.store import index_file
-
-            folder = index_folder(name)
-            if not (folder / index_file.NAME).exists():
-                raise StoreError(f"There is no index called {name!r}.", _other_indexes(name))
-            _, raw = index_file.read(folder)
-        else:
-            from tsembed_search.store.opening import open_store
-
-            store = open_store(index_folder(name), url=url, name=name)
-            raw = store.metadata
-        index = cls(
-            name, IndexMetadata.from_json(raw), store=store, model=model, device=device, embedder=embedder, url=url
-        )
+        metadata = metadata_of(name, url)
+        if metadata is None:
+            raise StoreError(f"There is no index called {name!r}.", _other_indexes(name, url))
+        index = cls(name, metadata, model=model, device=device, embedder=embedder, url=url)
         index._check_model()
         return index
 
@@ -157,7 +197,8 @@ class Index:
         store = self.store
         info = store.info()
         place = self.url or str(index_folder(self.name))
-        return IndexStatus(self.name, place, self.metadata, store.facet("kind"), info)
+        items = {kind: count for kind, count in store.facet("kind").items() if count}
+        return IndexStatus(self.name, place, self.metadata, items, info)
 
     def close(self) -> None:
         """Closes the store. Closing twice does no harm."""
@@ -180,7 +221,7 @@ class Index:
             from tsembed_search.store.opening import open_store
 
             with self._clock("load"):
-                self._store = open_store(index_folder(self.name), url=self.url, name=self.name)
+                self._store = open_store(index_folder(self.name, self.url), url=self.url, name=self.name)
         return self._store
 
     @property
@@ -266,10 +307,10 @@ def _parsed(where: str | Filter | None) -> Filter | None:
     return parse_where(where) if isinstance(where, str) else where
 
 
-def _other_indexes(name: str) -> str:
+def _other_indexes(name: str, url: str | None) -> str:
     """What to do when there is no index of that name: make it, or use one that there is."""
-    folder = index_folder(name).parent
+    folder = index_folder(name, url).parent
     others = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    option = "" if name == DEFAULT_INDEX else f" --index {name}"
+    option = ("" if name == DEFAULT_INDEX else f" --index {name}") + (f" --url {url}" if url else "")
     make = f"Make it with: tsembed index FOLDER{option}"
     return f"{make}\nThere are: {', '.join(others[:10])}" if others else make

@@ -12,28 +12,38 @@ from colours import ColourBackbone
 from tsembed_search.index import Index
 from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.store.base import StoreSettings
+from tsembed_search.store.base import Store, StoreSettings
 from tsembed_search.store.opening import open_store
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def embedder() -> Embedder:
     return Embedder(ColourBackbone())
 
 
-@pytest.fixture
-def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedder: Embedder) -> Iterator[Maker]:
-    """An empty index called `default` in a fresh home; closed by the test when another opens it."""
-    monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
-    folder = tmp_path / "home" / "indexes" / "default"
-    store = open_store(folder, name="default", create=StoreSettings(embedder.info.dim))
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def store(home: Path, embedder: Embedder) -> Iterator[Store]:
+    """The index called `default`. Making one takes the engine a second, so tests share it and clear it."""
+    store = open_store(home / "indexes" / "default", name="default", create=StoreSettings(embedder.info.dim))
     store.write_metadata(IndexMetadata.of(embedder.info).to_json())
-    yield Maker(store, embedder, tmp_path / "files")
+    yield store
     store.close()
 
 
 @pytest.fixture
-def index(maker: Maker, embedder: Embedder) -> Iterator[Index]:
+def maker(store: Store, home: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    """Fills the index, which is empty at first."""
+    monkeypatch.setenv("TSEMBED_HOME", str(home))
+    store.delete([record.id for record in store.scroll(fields=[])])
+    return Maker(store, embedder, tmp_path / "files")
+
+
+@pytest.fixture
+def index(maker: Maker, embedder: Embedder) -> Index:
     """The same index, opened for searching through the same store."""
-    with Index("default", IndexMetadata.of(embedder.info), store=maker.store, embedder=embedder) as opened:
-        yield opened
+    return Index("default", IndexMetadata.of(embedder.info), store=maker.store, embedder=embedder)

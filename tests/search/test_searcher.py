@@ -260,7 +260,6 @@ def test_opening_an_index_that_is_not_there_names_those_that_are(maker: Maker) -
 
 
 def test_an_index_of_another_model_says_what_to_do(maker: Maker) -> None:
-    maker.store.close()
     with pytest.raises(IndexMismatchError) as error:
         Index.open(embedder=Embedder(ColourBackbone(fingerprint="colours-2")))
     assert "colours-1" in error.value.message and "colours-2" in error.value.message

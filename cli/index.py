@@ -1,0 +1,183 @@
+"""`tsembed index`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from tsembed_search.cli import options, render
+from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.progress import progress_sink, rate_words
+from tsembed_search.indexer.report import PageMode
+
+from tsembed_search.config import DEFAULT_MODEL, index_folder
+from tsembed_search.store.base import Quantize, StoreSettings
+
+if TYPE_CHECKING:
+    from tsembed_search.indexer.report import IndexReport, IndexSettings, Skipped
+
+    from tsembed_search.model.embedder import Embedder
+    from tsembed_search.model.registry import ModelRef
+
+EXAMPLES = examples(
+    ("a folder and everything below it", "tsembed index ~/Pictures"),
+    ("several, and look first what would happen", "tsembed index ~/Pictures ~/Documents --dry-run"),
+    ("only some files", "tsembed index ~/Documents --include '*.pdf' --exclude 'old/**'"),
+    ("another index, with another model", "tsembed index ~/Papers --index papers --model Qwen/Qwen3-VL-Embedding-2B"),
+    ("on a Qdrant server", "tsembed index ~/Pictures --url http://localhost:6333"),
+)
+_MOST_REASONS = 8
+_EXAMPLES_PER_REASON = 2
+
+
+def index(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.", show_default=False)],
+    name: options.IndexName = INDEX,
+    url: options.Url = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    pages: Annotated[
+        PageMode, typer.Option("--pages", help="Document pages as pictures too; auto: if the model reads them by eye.")
+    ] = "auto",
+    include: Annotated[
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Only files that match, of any extension.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No files that match (also: .tsembedignore).")
+    ] = None,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Hidden files and folders too.")] = False,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Enter folders that are links.")] = False,
+    no_prune: Annotated[bool, typer.Option("--no-prune", help="Keep what has vanished from the disk.")] = False,
+    retry_skipped: Annotated[
+        bool, typer.Option("--retry-skipped", help="Read unchanged files again that could not be read before.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another process that uses the index.")] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Decoding processes.", show_default="by cores")
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", metavar="S", min=1, help="Seconds that one file may take.")
+    ] = 60.0,
+    quantize: Annotated[
+        Quantize, typer.Option("--quantize", help="For a new index: compress vectors for speed.")
+    ] = "none",
+    shards: Annotated[int, typer.Option("--shards", min=1, help="For a new index on a server.")] = 1,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="For a new index on a server.")] = 1,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Index pictures and documents, or bring an index up to date.
+
+    Running it again reads only what has changed. Files that cannot be read are skipped and listed at the end.
+    """
+    from tsembed_search.indexer.pipeline import run_index
+    from tsembed_search.indexer.report import IndexSettings, Interrupted
+
+    from tsembed_search.index import StoreOpener
+
+    ref = _model(name, url, model)
+    settings = IndexSettings(
+        folder=index_folder(name, url),
+        paths=tuple(paths),
+        fingerprint=ref.fingerprint,
+        model=ref.name,
+        pages=pages,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        hidden=hidden,
+        follow_links=follow_links,
+        prune=not no_prune,
+        retry_skipped=retry_skipped,
+        dry_run=dry_run,
+        wait=None if wait else 0.0,
+        workers=workers,
+        time_limit=time_limit,
+    )
+    opener = StoreOpener(name, url, ref, StoreSettings(0, quantize, shards, replicas))
+    sink, display = progress_sink(quiet=quiet)
+    try:
+        with display:
+            report = run_index(settings, embedder=lambda: _embedder(ref, device), store=opener, progress=sink)
+    except Interrupted as stopped:
+        if json:
+            render.print_json(stopped.report.to_json())
+        raise
+    if json:
+        render.print_json(report.to_json())
+    elif not quiet:
+        print_summary(report, settings, name)
+
+
+def _model(name: str, url: str | None, model: str | None) -> ModelRef:
+    """The model asked for, or the one that made the index, or the default for a new one."""
+    from tsembed_search.index import metadata_of
+    from tsembed_search.model import registry
+
+    if model is None:
+        known = metadata_of(name, url)
+        model = known.model if known else DEFAULT_MODEL
+    return registry.resolve(model)
+
+
+def _embedder(ref: ModelRef, device: str) -> Embedder:
+    from tsembed_search.model import registry
+    from tsembed_search.model.embedder import Embedder
+
+    return Embedder(registry.load(ref, device))
+
+
+def print_summary(report: IndexReport, settings: IndexSettings, name: str) -> None:
+    """What the run did, for people, on stdout: counts, then what was skipped, grouped by reason."""
+    for line in summary_lines(report, settings, name):
+        print(line)
+
+
+def summary_lines(report: IndexReport, settings: IndexSettings, name: str) -> list[str]:
+    """The lines of the summary, safe to show."""
+    files, items = report.files, report.items
+    if not files.seen and not files.removed:
+        folders = ", ".join(render.shown(str(path)) for path in settings.paths)
+        return [
+            f"There is nothing to index in {folders}: no pictures, texts or PDFs.",
+            "Hidden files and what ignore files exclude are left out; see --hidden and --include.",
+        ]
+    counts = {
+        "added": files.added, "updated": files.updated, "renamed": files.renamed, "removed": files.removed,
+        "unchanged": files.unchanged, "skipped": files.skipped,
+    }  # fmt: skip
+    told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    if settings.dry_run:
+        return [f"Would change nothing yet; with these paths: {told}.", *_skips(report.skipped)]
+    speed = f", {rate_words(report.items_per_second)} items/s" if items.embedded else ""
+    lines = [
+        f"{render.count_words(files.seen, 'file')} in {render.time_words(report.seconds)}{speed}: {told}.",
+        f"{items.embedded:,} embedded, {items.reused:,} reused, {items.removed:,} removed; "
+        f"the index {name} has {render.count_words(items.total, 'item')}.",
+        *_skips(report.skipped),
+    ]
+    if files.skipped and files.skipped == files.seen:
+        lines.append("Nothing could be read: see the reasons above.")
+    return lines
+
+
+def _skips(skipped: Sequence[Skipped]) -> list[str]:
+    """The skipped files grouped by reason, the commonest first, each with examples."""
+    if not skipped:
+        return []
+    groups: dict[str, list[str]] = {}
+    for one in skipped:
+        groups.setdefault(one.reason, []).append(one.path)
+    lines = ["", "Skipped:"]
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    for reason, paths in ordered[:_MOST_REASONS]:
+        named = ", ".join(render.shown(render.shortened(path, render.here())) for path in paths[:_EXAMPLES_PER_REASON])
+        more = f" and {len(paths) - _EXAMPLES_PER_REASON:,} more" if len(paths) > _EXAMPLES_PER_REASON else ""
+        lines.append(f"{len(paths):>6,}  {render.shown(reason)}")
+        lines.append(f"        {named}{more}")
+    if len(ordered) > _MOST_REASONS:
+        lines.append(f"        and {render.count_words(len(ordered) - _MOST_REASONS, 'more reason')}")
+    lines.append("All of them: tsembed status --skipped")
+    return lines

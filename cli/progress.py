@@ -1,0 +1,121 @@
+"""The progress of an index run: a live display in a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from tsembed_search.cli import render
+from tsembed_search.indexer.report import Progress, ProgressSink, Silent, Skipped
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_SECONDS_BETWEEN_LINES = 10.0
+_BAR_WIDTH = 30
+
+
+def progress_sink(*, quiet: bool) -> tuple[ProgressSink, AbstractContextManager[object]]:
+    """Where a run tells of its progress, and a context to run it in. Everything goes to stderr."""
+    if quiet:
+        return Silent(), nullcontext()
+    if not render.is_terminal(stderr=True):
+        return PlainLines(), nullcontext()
+    display = LiveDisplay()
+    return display, display.live
+
+
+class PlainLines:
+    """For logs: a line when the stage changes and every ten seconds, and one for each thing that is skipped."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._last = 0.0
+
+    def update(self, progress: Progress) -> None:
+        """Prints a line if it is time for one."""
+        now = time.monotonic()
+        if progress.stage != self._stage or now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._stage, self._last = progress.stage, now
+            print(", ".join([progress.stage, *facts(progress)]), file=sys.stderr, flush=True)
+
+    def skipped(self, skipped: Skipped) -> None:
+        """Prints what is left out and why."""
+        print(f"skipped {render.shown(skipped.path)}: {render.shown(skipped.reason)}", file=sys.stderr, flush=True)
+
+    def note(self, message: str) -> None:
+        """Prints the message."""
+        print(render.shown(message), file=sys.stderr, flush=True)
+
+
+class LiveDisplay:
+    """Two lines that follow the run: stage, bar, rate and time left; below, the file at hand."""
+
+    def __init__(self) -> None:
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        self._progress = Progress("checking")
+        self._spinner = Spinner("dots")
+        self._console = render.console(stderr=True)
+        self.live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=8, transient=True)
+
+    def update(self, progress: Progress) -> None:
+        """Remembers the snapshot; the display redraws by itself."""
+        self._progress = progress
+
+    def skipped(self, skipped: Skipped) -> None:
+        """Counted by the snapshots and listed in the summary."""
+
+    def note(self, message: str) -> None:
+        """Prints the message above the display."""
+        from rich.text import Text
+
+        self._console.print(Text(render.shown(message), style="yellow"))
+
+    def _draw(self) -> RenderableType:
+        return draw(self._progress, self._spinner)
+
+
+def draw(progress: Progress, spinner: RenderableType = "") -> RenderableType:
+    """One frame."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    first = Table.grid(padding=(0, 1))
+    first.add_column(width=1)
+    first.add_column(no_wrap=True)
+    cells: list[RenderableType] = [spinner, Text(progress.stage, style="bold")]
+    if progress.files_total:
+        first.add_column(no_wrap=True)
+        cells.append(ProgressBar(progress.files_total, progress.files, width=_BAR_WIDTH))
+    first.add_column(overflow="ellipsis", no_wrap=True)
+    first.add_row(*cells, Text(" · ".join(facts(progress))))
+    name = render.shortened(progress.current, render.here())
+    current = Text("  " + render.shown(name), style="dim", no_wrap=True, overflow="ellipsis")
+    return Group(first, current)
+
+
+def facts(progress: Progress) -> list[str]:
+    """What there is to say in words: how far, how fast, how long still, what was left out."""
+    said = []
+    if progress.files_total is not None:
+        said.append(f"{progress.files:,} of {render.count_words(progress.files_total, 'file')}")
+    elif progress.found:
+        said.append(f"{render.count_words(progress.found, 'file')} found")
+    if progress.items_per_second:
+        said.append(f"{rate_words(progress.items_per_second)} items/s")
+    if progress.seconds_left is not None:
+        said.append(f"about {render.time_words(max(1.0, progress.seconds_left))} left")
+    if progress.skipped:
+        said.append(f"{progress.skipped:,} skipped")
+    return said
+
+
+def rate_words(rate: float) -> str:
+    """A rate with two or three digits that matter."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 1 else f"{rate:.2f}"
