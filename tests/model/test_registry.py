@@ -178,7 +178,7 @@ class TestDownload:
 
     def test_full_disk(self, client: Callable[[Any], list[list[str]]]) -> None:
         client(OSError(28, "No space left on device"))
-        with pytest.raises(ModelError, match="download of someone/a-model failed: .*No space left"):
+        with pytest.raises(ModelError, match=r"download of someone/a-model failed: .*No space left"):
             registry.resolve("someone/a-model")
 
 
