@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,8 +54,6 @@ class Mini:
         self._tokenizer.no_truncation()
         state = load_file(mini_spec.verified("encoder"), device=str(device))
         self.encoder = MiniEncoder.from_state(state)
-        self._table: Tensor | None = None
-        self._tower: VisionTower | None = None
         self.ends: list[int] = self._tokenizer.encode("").ids
         self._ends = self.encoder.words(torch.tensor(self.ends, device=device))
 
@@ -112,23 +111,26 @@ class Mini:
         """Soft captions of `P` pictures: `[P, 4, 384]`."""
         if not pixels:
             return torch.empty(0)
-        if self._tower is None or self._table is None:
-            self._tower, self._table = self._load_eye()
         batch = torch.stack(pixels)
         if self._device.type == "cuda":
             batch = batch.pin_memory().to(self._device, non_blocking=True)
-        probabilities = torch.softmax(self._tower.logits(batch) / TEMPERATURE, dim=-1)
+        probabilities = torch.softmax(self.tower.logits(batch) / TEMPERATURE, dim=-1)
         likeliest, classes = probabilities.topk(TOP_CLASSES, dim=-1)
         likeliest = likeliest / likeliest.sum(dim=-1, keepdim=True)
-        return torch.einsum("pk,pkmd->pmd", likeliest, self._table[classes])
+        return torch.einsum("pk,pkmd->pmd", likeliest, self.table[classes])
 
-    def _load_eye(self) -> tuple[VisionTower, Tensor]:
+    @cached_property
+    def tower(self) -> VisionTower:
+        """The vision tower. The package ships a pickled file; its checksum is pinned and only tensors are read."""
+        state = torch.load(mini_spec.verified("vision"), map_location="cpu", weights_only=True)
+        return VisionTower(state, mini_spec.IMAGE_SIZE, self._device)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The word vectors of the picture classes, `[1000, 4, 384]`."""
         from safetensors.torch import load_file
 
-        # The package ships a pickled file; its checksum is pinned and only tensors are read from it.
-        state = torch.load(mini_spec.verified("vision"), map_location="cpu", weights_only=True)
-        table = load_file(mini_spec.verified("caption"), device=str(self._device))["table"].float()
-        return VisionTower(state, mini_spec.IMAGE_SIZE, self._device), table
+        return load_file(mini_spec.verified("caption"), device=str(self._device))["table"].float()
 
     def _sequence(self, ids: list[int], caption: Tensor | None) -> Tensor:
         """One item's input vectors `[T, 384]`."""

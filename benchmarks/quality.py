@@ -1,0 +1,196 @@
+"""How good mini's search is, against its floors in the same run: `python benchmarks/quality.py`.
+
+Builds one real index of openclipart pictures and encyclopaedia leads with the indexer, and searches it:
+- pictures by their titles, among pictures alone and in the mixed index, against ConSE (Norouzi et al., arXiv 1312.5650:
+  the softmax-weighted mean of MiniLM's embeddings of the ImageNet class names);
+- passages by their short descriptions, alone and mixed, against MiniLM run by sentence-transformers;
+- joint queries (a picture and a word) against the picture alone and the word alone.
+
+Prints one JSON object last. Intervals are 95%, bootstrapped over queries; differences are paired.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from calibrate import Matrix, embed, images, titles
+from composed import composed_queries
+from datasets import Passage, Picture, emoji, leads, openclipart
+from numpy.typing import NDArray
+
+from tsembed_search import Embedder, Index, Item
+
+K = 10
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """For each query the 0-based rank of its answer, `miss` when it was not among the first `K`."""
+
+    values: NDArray[np.int64]
+
+    def hits(self, k: int) -> NDArray[np.float64]:
+        """1 for each query whose answer is among the first k."""
+        return (self.values < k).astype(np.float64)
+
+    def summary(self) -> dict[str, Any]:
+        """Recall@1 and recall@10 with intervals."""
+        return {"n": len(self.values), **{f"recall@{k}": _interval(self.hits(k)) for k in (1, K)}}
+
+    def against(self, other: Ranks) -> dict[str, Any]:
+        """Paired differences to another system on the same queries."""
+        return {f"recall@{k}": _interval(self.hits(k) - other.hits(k)) for k in (1, K)}
+
+
+def _interval(values: NDArray[np.float64]) -> dict[str, float]:
+    draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return {"mean": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def exact_ranks(queries: Matrix, candidates: Matrix, answers: NDArray[np.int64] | None = None) -> Ranks:
+    """Ranks by cosine; the answer of query i is candidate i, or `answers[i]`."""
+    scores = queries @ candidates.T
+    columns = np.arange(len(queries)) if answers is None else answers
+    return Ranks((scores > scores[np.arange(len(queries)), columns][:, None]).sum(axis=1))
+
+
+def conse(embedder: Embedder, pictures: list[Picture]) -> Matrix:
+    """ConSE's picture vectors `[N, 384]`: all 1,000 classes, plain softmax, first names, as published."""
+    from tsembed_search.model.backbones.mini import Mini
+    from tsembed_search.trainer.soft_caption import class_names
+
+    backbone = embedder.backbone
+    assert isinstance(backbone, Mini)
+    names = embed(embedder, [Item(text=first) for (first, *_), _ in class_names()])
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(pictures), 32):
+            pixels = [backbone.prepare(item).data.pixels for item in images(pictures[start : start + 32])]
+            rows.append(torch.softmax(backbone.tower.logits(torch.stack(pixels)), dim=-1).numpy())
+    mixed = np.concatenate(rows) @ names
+    return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+
+
+def minilm(texts: list[str]) -> Matrix:
+    """Plain MiniLM, by its own library."""
+    from sentence_transformers import SentenceTransformer
+
+    from tsembed_search.model.backbones import mini_spec
+
+    model = SentenceTransformer(str(mini_spec.file_path("encoder").parent), device="cpu")
+    return np.asarray(model.encode(texts, batch_size=32, normalize_embeddings=True), dtype=np.float32)
+
+
+def build_index(folder: Path, pictures: list[Picture], passages: list[Passage]) -> None:
+    """One index of both, made by the indexer from files."""
+    from tsembed_search.config import index_folder
+    from tsembed_search.index import StoreOpener
+    from tsembed_search.indexer.pipeline import run_index
+    from tsembed_search.indexer.report import IndexSettings
+    from tsembed_search.model import registry
+    from tsembed_search.store.base import StoreSettings
+
+    for name in ("pictures", "passages"):
+        (folder / name).mkdir()
+    for number, picture in enumerate(pictures):
+        shutil.copyfile(picture.path, folder / "pictures" / f"{number}{picture.path.suffix}")
+    for number, passage in enumerate(passages):
+        (folder / "passages" / f"{number}.txt").write_text(passage.text, encoding="utf-8")
+    ref = registry.resolve("mini")
+    settings = IndexSettings(
+        folder=index_folder("quality"), paths=(folder,), fingerprint=ref.fingerprint, model=ref.name
+    )
+    opener = StoreOpener("quality", None, ref, StoreSettings(dim=0))
+    report = run_index(settings, embedder=lambda: Embedder.load("mini"), store=opener)
+    typer.echo(f"indexed {report.items.embedded} items, skipped {report.files.skipped} files", err=True)
+
+
+def index_ranks(index: Index, queries: list[Item], folder: str, kind: str | None) -> Ranks:
+    """Ranks through the real index; the answer of query i is the file called i in `folder`."""
+    found = index.search_many(queries, k=K, where=f"kind={kind}" if kind else None)
+    ranks = []
+    for number, hits in enumerate(found):
+        names = [(Path(hit.path).parent.name, Path(hit.path).stem) for hit in hits]
+        ranks.append(names.index((folder, str(number))) if (folder, str(number)) in names else K)
+    return Ranks(np.asarray(ranks))
+
+
+def joint(embedder: Embedder) -> dict[str, Any]:
+    """Picture and word together, and each alone, among all labels and among all pictures."""
+    pictures = emoji()
+    queries = composed_queries(pictures)
+    answers = np.asarray([query.answer for query in queries])
+    asked = {
+        "joint": [Item(text=query.word, image=query.picture.path) for query in queries],
+        "picture": [Item(image=query.picture.path) for query in queries],
+        "word": [Item(text=query.word) for query in queries],
+    }
+    vectors = {name: embed(embedder, items) for name, items in asked.items()}
+    candidates = {"labels": embed(embedder, titles(pictures)), "pictures": embed(embedder, images(pictures))}
+    result: dict[str, Any] = {"n": len(queries)}
+    for where, rows in candidates.items():
+        ranks = {name: exact_ranks(vector, rows, answers) for name, vector in vectors.items()}
+        result[f"among_{where}"] = {name: rank.summary() for name, rank in ranks.items()} | {
+            f"joint_minus_{name}": ranks["joint"].against(ranks[name]) for name in ("picture", "word")
+        }
+    return result
+
+
+def measure(folder: Path, most: int | None) -> dict[str, Any]:
+    """Everything, as one JSON-ready dictionary."""
+    embedder = Embedder.load("mini")
+    pictures, passages = openclipart()[:most], leads()
+    passages = passages[len(passages) // 2 :][:most]
+    build_index(folder, pictures, passages)
+    title_items, descriptions = titles(pictures), [Item(text=passage.description) for passage in passages]
+    with Index.open("quality", embedder=embedder) as index:
+        ranks = {
+            "picture_alone": index_ranks(index, title_items, "pictures", "image"),
+            "picture_mixed": index_ranks(index, title_items, "pictures", None),
+            "passage_alone": index_ranks(index, descriptions, "passages", "text"),
+            "passage_mixed": index_ranks(index, descriptions, "passages", None),
+        }
+    ranks["conse"] = exact_ranks(embed(embedder, title_items), conse(embedder, pictures))
+    plain = minilm([one.description for one in passages]), minilm([one.text for one in passages])
+    ranks["minilm"] = exact_ranks(*plain)
+    kept = {
+        kind: float(ranks[f"{kind}_mixed"].hits(K).mean() / ranks[f"{kind}_alone"].hits(K).mean())
+        for kind in ("picture", "passage")
+    }
+    return {
+        **{name: rank.summary() for name, rank in ranks.items()},
+        "picture_minus_conse": ranks["picture_alone"].against(ranks["conse"]),
+        "passage_minus_minilm": ranks["passage_alone"].against(ranks["minilm"]),
+        "share_of_recall@10_kept_in_mixed_index": {kind: round(share, 4) for kind, share in kept.items()},
+        "joint": joint(embedder),
+    }
+
+
+def main(
+    most: Annotated[int | None, typer.Option(help="Only so many pictures and passages, for a quick try.")] = None,
+    json_only: Annotated[bool, typer.Option("--json", help="Print the JSON object only, on one line.")] = False,
+) -> None:
+    """Runs the benchmark; takes about ten minutes on two cores after the first download."""
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["TSEMBED_HOME"] = str(Path(scratch) / "home")
+        corpus = Path(scratch) / "corpus"
+        corpus.mkdir()
+        result = measure(corpus, most)
+    if not json_only:
+        typer.echo(json.dumps(result, indent=1))
+    typer.echo(json.dumps(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)
