@@ -21,12 +21,19 @@ _POSITIONS = 512
 _EPSILON = 1e-12
 
 
+def _table(rows: int) -> nn.Embedding:
+    """An embedding without initial values: drawing them on the meta device imports torch's compiler, which takes
+    longer than importing torch.
+    """
+    return nn.Embedding(rows, HIDDEN, _weight=torch.empty(rows, HIDDEN))
+
+
 class _Embeddings(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(_VOCABULARY, HIDDEN)
-        self.position_embeddings = nn.Embedding(_POSITIONS, HIDDEN)
-        self.token_type_embeddings = nn.Embedding(2, HIDDEN)
+        self.word_embeddings = _table(_VOCABULARY)
+        self.position_embeddings = _table(_POSITIONS)
+        self.token_type_embeddings = _table(2)
         self.LayerNorm = nn.LayerNorm(HIDDEN, eps=_EPSILON)
 
     def forward(self, words: Tensor) -> Tensor:
