@@ -64,7 +64,7 @@ class FileCounts:
 
 @dataclass
 class ItemCounts:
-    """Points of one run. `total`: in the store now. `reused`: not embedded again, for their content was known already."""
+    """Points of one run. `total`: in the store now. `reused`: known already, so not embedded again."""
 
     embedded: int = 0
     reused: int = 0
