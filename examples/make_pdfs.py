@@ -78,7 +78,7 @@ SAILING = (
             "sails in, halyards pull them up. The board under the keel keeps the boat from sliding sideways.",
             "No boat sails straight into the wind. Closer than about 45 degrees the sails flap; that is how you stop.",
         ),
-        "vehicles/sailing-boats.tif",
+        "vehicles/sailing-boat.tif",
     ),
     Page(
         "Tacking and jibing",
@@ -93,7 +93,7 @@ SAILING = (
         "Right of way and lights",
         (
             "Lesson three: others. Port gives way to starboard; the windward boat gives way to the leeward one; "
-            "whoever overtakes keeps clear. Ferries and ships in a channel cannot stop for you, whatever the rules say.",
+            "whoever overtakes keeps clear. Ferries and ships in a channel cannot stop for you, whatever the law.",
             "A lighthouse is known by its rhythm. Count the seconds from one flash to the same flash again and look it "
             "up in the chart: Fl(2) 10s means two flashes every ten seconds.",
         ),
