@@ -96,7 +96,7 @@ def test_like_a_file_that_is_not_indexed(maker: Maker, index: Index) -> None:
     add_palette(maker)
     maker.folder.mkdir()
     (maker.folder / "new.txt").write_text("yellow")
-    assert names(index.search(like=str(maker.folder / "new.txt"), k=1).hits) == ["yellow.txt"]
+    assert names(index.search(like=str(maker.folder / "new.txt"), k=1, where="kind=text").hits) == ["yellow.txt"]
     (maker.folder / "new.bin").write_bytes(b"\x00\x01\x02")
     with pytest.raises(LoadError, match="neither a picture nor plain text"):
         index.search(like=str(maker.folder / "new.bin"))
