@@ -47,7 +47,7 @@ def print_hits(hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | 
 
 
 def hit_text(hit: Hit, of: int) -> RenderableType:
-    """All words of one hit, laid out in two columns: rank and score, then everything else."""
+    """All words of one hit in two columns: its rank, and everything else line by line."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -55,9 +55,8 @@ def hit_text(hit: Hit, of: int) -> RenderableType:
     grid = Table.grid(padding=(0, 1), expand=True)
     grid.add_column(width=len(str(of)), justify="right", no_wrap=True)
     grid.add_column(ratio=1, overflow="fold")
-    first = Text.assemble((f"{hit.score:.2f} ", "bold"), score_bar(hit.score), "  ")
-    first.append_text(path_text(hit.path, relative_to=here(), style="bold"))
-    body: list[Text] = [first, _facts(hit)]
+    facts = Text.assemble((f"{hit.score:.2f} ", "bold"), score_bar(hit.score), " ")
+    body: list[Text] = [path_text(hit.path, relative_to=here(), style="bold"), facts.append_text(_facts(hit))]
     if hit.snippet:
         body.append(snippet_text(hit))
     grid.add_row(Text(str(hit.rank), style="dim"), Group(*body))

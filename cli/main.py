@@ -20,8 +20,20 @@ from tsembed_search.version import __version__
 _ParserError: type[Exception] = typer.BadParameter.mro()[2]
 
 
+class _Interrupted(TsembedError):
+    """Ctrl-C. Raised before Typer sees the signal, which it would answer with an exit code and no word."""
+
+    exit_code = 130
+
+
 class _Commands(TyperGroup):
     """Turns whatever ends a command into a message on stderr and an exit code of the contract."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted("Interrupted.", "Run the same command again to go on.") from None
 
     def main(
         self,
@@ -45,9 +57,9 @@ def _run(command: Any) -> int:
         return error.exit_code
     except _ParserError as error:
         return _wrong_usage(error)
-    except (KeyboardInterrupt, typer.Abort):
-        render.complain("Interrupted.", "Run the same command again to go on.")
-        return 130
+    except typer.Abort:
+        render.complain("Nothing was done.")
+        return 1
     except OSError as error:
         if error.errno != errno.EPIPE:
             return _unexpected(error)

@@ -107,7 +107,7 @@ def search(
     if json:
         render.print_json(hits_json(result.hits, result.seconds))
     elif paths or nul:
-        render.print_paths((hit.path for hit in result.hits), end="\0" if nul else "\n")
+        render.print_paths(dict.fromkeys(hit.path for hit in result.hits), end="\0" if nul else "\n")
     else:
         _show(result, draw, quiet)
     if not result.hits:

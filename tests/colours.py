@@ -102,4 +102,7 @@ class ColourBackbone:
 
 
 def load(device: str = "auto") -> ColourBackbone:
+    from tsembed_search.model.backbones.device import pick
+
+    pick(device)
     return ColourBackbone(device)

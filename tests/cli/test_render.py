@@ -15,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+
 from tsembed_search.cli import pictures, render
 from tsembed_search.cli.hits import hit_text, plain_lines, print_hits, score_bar
-
 from tsembed_search.errors import UsageError
 from tsembed_search.search.query import Hit
 

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-WIDTH = 240
+WIDTH = 200
 """The default length of a snippet in characters: about three lines of a terminal."""
 
 Span = tuple[int, int]
