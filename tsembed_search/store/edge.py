@@ -233,7 +233,8 @@ class EdgeStore:
         if self._shard is not None:
             with self._engine("close") as shard:
                 self._shard = None
-                shard.flush()
+                if self._unflushed:  # a search, which writes nothing, must not wait for the disk
+                    shard.flush()
                 shard.close()
 
     def _native(self, where: Filter | None) -> Native[Any]:
