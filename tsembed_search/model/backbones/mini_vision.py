@@ -42,12 +42,12 @@ class VisionTower:
         """`state`: the published checkpoint's tensors; `size`: the input's side in pixels."""
         self._steps = [_moved(step, device) for step in _fold(state, size)]
         self._head = state["_fc.weight"].to(device), state["_fc.bias"].to(device)
-        self._fused = device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        self.fused = device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
     def logits(self, pixels: Tensor) -> Tensor:
         """uint8 RGB `[B, H, W, 3]` to logits `[B, 1000]`."""
-        run = self._run_fused if self._fused else self._run
-        slices = torch.split(pixels, _SLICE) if self._fused else (pixels,)
+        run = self._run_fused if self.fused else self._run
+        slices = torch.split(pixels, _SLICE) if self.fused else (pixels,)
         return torch.cat([F.linear(run(_normalised(part)).mean((2, 3)), *self._head) for part in slices])
 
     def _run_fused(self, x: Tensor) -> Tensor:
