@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsembed_search.cli import render
-
 from tsembed_search.errors import LoadError, TsembedError, UsageError
 from tsembed_search.items import Item
 

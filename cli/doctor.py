@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 import typer
+
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples
-
 from tsembed_search.config import DEFAULT_MODEL, home, index_folder
 from tsembed_search.errors import IndexBusyError, TsembedError
 from tsembed_search.version import __version__
@@ -94,6 +91,9 @@ def _examine(index: str, url: str | None, model: str | None, device: str) -> lis
 
 
 def _software() -> Iterator[Finding]:
+    import importlib.metadata
+    import platform
+
     found, missing = [], []
     for package in _PACKAGES:
         try:
@@ -107,6 +107,8 @@ def _software() -> Iterator[Finding]:
 
 
 def _storage() -> Iterator[Finding]:
+    import shutil
+
     folder = home()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free

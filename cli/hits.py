@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tsembed_search.cli.render import console, count_words, here, path_text, shortened, shown
 
-from tsembed_search.search.query import Hit
-
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
+
     from tsembed_search.cli.pictures import Drawer
+    from tsembed_search.search.query import Hit
 
 _BAR = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

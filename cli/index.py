@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.cli.progress import progress_sink, rate_words
-from tsembed_search.indexer.report import PageMode
-
 from tsembed_search.config import DEFAULT_MODEL, index_folder
+from tsembed_search.indexer.report import PageMode
 from tsembed_search.store.base import Quantize, StoreSettings
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.report import IndexReport, IndexSettings, Skipped
-
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.registry import ModelRef
 
@@ -73,10 +72,9 @@ def index(
 
     Running it again reads only what has changed. Files that cannot be read are skipped and listed at the end.
     """
+    from tsembed_search.index import StoreOpener
     from tsembed_search.indexer.pipeline import run_index
     from tsembed_search.indexer.report import IndexSettings, Interrupted
-
-    from tsembed_search.index import StoreOpener
 
     ref = _model(name, url, model)
     settings = IndexSettings(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from tsembed_search.cli import doctor, index, listing, models, render, search
 from typer.core import TyperGroup
 
+from tsembed_search.cli import doctor, index, listing, models, render, search
 from tsembed_search.errors import TsembedError
 from tsembed_search.version import __version__
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import examples
-
 from tsembed_search.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:

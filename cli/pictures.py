@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import LoadError, UsageError
 from tsembed_search.model.backbones.protocol import ImageSpec
-from tsembed_search.search.query import Hit
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.measure import Measurement
+
+    from tsembed_search.search.query import Hit
 
     Pixels = NDArray[np.uint8]
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from tsembed_search.cli import options, render
 from tsembed_search.cli.hits import hits_json, plain_lines, print_hits
 from tsembed_search.cli.options import INDEX, examples
-
 from tsembed_search.errors import LoadError, TsembedError, UsageError
 
 if TYPE_CHECKING:
     from tsembed_search.cli.pictures import Drawer
-
     from tsembed_search.index import Index, SearchResult
     from tsembed_search.items import Item
     from tsembed_search.search.filters import Filter
@@ -196,6 +194,8 @@ def _for_words(asked: Item | None) -> str:
 
 def _open(hits: Sequence[Hit], number: int) -> None:
     """Opens a hit with the program that the desktop uses for such files."""
+    import subprocess
+
     from tsembed_search.paths import file_path
 
     if number > len(hits):
