@@ -35,8 +35,8 @@ class Family:
     last hidden state. `template`: the prompt, with `{instruction}`, `{image}`, `{text}` and `{bos}` (the tokenizer's
     own first token). `image_template`: what stands for a picture, with `{tokens}`. `lead`: what precedes a text that no
     picture precedes. `instruction` is the default one, `query_instruction` that of queries where it differs.
-    `min_pixels` and `max_pixels` bound a picture's area, `max_tokens` an item's text. `examples` are well-known hub
-    names.
+    `min_pixels` and `max_pixels` bound a picture's area, `max_tokens` an item's text. `blocks` is the path of the
+    decoder's blocks, where adapters go. `examples` are well-known hub names.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Family:
     lead: str = ""
     query_instruction: str | None = None
     max_tokens: int = 1024
+    blocks: str = "language_model.layers"
     examples: tuple[str, ...] = ()
 
     def recipe(self) -> dict[str, Any]:
@@ -114,6 +115,7 @@ FAMILIES: tuple[Family, ...] = (
         instruction=ONE_WORD,
         min_pixels=0,
         max_pixels=2048 * 2048,
+        blocks="text_model.layers",
         examples=("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
     ),
     # The first SmolVLMs are of this type, too.
@@ -128,6 +130,7 @@ FAMILIES: tuple[Family, ...] = (
         instruction=ONE_WORD,
         min_pixels=0,
         max_pixels=2048 * 2048,
+        blocks="text_model.layers",
         examples=("HuggingFaceTB/SmolVLM-256M-Instruct", "HuggingFaceTB/SmolVLM-Instruct"),
     ),
     # Pictures are cut into at most four tiles, not thirty-six: 729 tokens each is much for a search index.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,14 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.errors import ModelError
+from tsembed_search.images import open_image
 from tsembed_search.items import Item, Role
 from tsembed_search.model import pooling
 from tsembed_search.model.backbones import device as devices
 from tsembed_search.model.backbones import families, weights
 from tsembed_search.model.backbones.prompt import Prompt
 from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, TextSpec
-from tsembed_search.model.backbones.vision import VISIONS, Picture, Pixels, Vision
+from tsembed_search.model.backbones.vision import VISIONS, Picture, Vision
+from tsembed_search.model.moe_lora import Adapters, AdapterSettings, attach
+from tsembed_search.model.routing import Trace, centred
 
 if TYPE_CHECKING:
     from tsembed_search.model.registry import ModelRef
@@ -63,18 +66,41 @@ class TransformersBackbone:
         self._image_token = prompt.token(vision.token)
         parameter = next(model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
+        self._adapters: Adapters | None = None
         self.batch_tokens = _batch_tokens(model, self._device)
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
         """Tokens, positions and uint8 pixels of one item. Raises `LoadError` for a picture that cannot be read."""
-        picture = None if item.image is None else self._vision.picture(_pixels(item.image, self.inputs))
+        picture = None
+        if item.image is not None:
+            picture = self._vision.picture(open_image(item.image, self._vision.spec).pixels)
         markup = "" if picture is None else picture.markup
         ids = np.asarray(self._prompt.encode(self._instruction(item, role), markup, item.text or ""), np.int64)
         positions = _positions(ids, self._image_token, picture) if self._vision.positional else None
         return Prepared(len(ids), Inputs(ids, positions, picture))
 
+    def adapt(self, settings: AdapterSettings) -> Adapters:
+        """Puts fresh MoE-LoRA adapters beside the decoder's projections; from now on items have routing vectors."""
+        self._adapters = attach(self.model, settings, self.family.blocks)
+        self.info = replace(self.info, routes=self._adapters.shape)
+        return self._adapters
+
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
-        """`[B, D]` unit vectors. Gradients flow where parameters ask for them."""
+        """`[B, D]` unit vectors, and `[B, L·E]` routes with adapters. Gradients flow where parameters ask for them."""
+        if self._adapters is None:
+            return Encoded(self._vectors(batch))
+        vectors, trace = self.trace(batch)
+        return Encoded(vectors, centred(trace.routes(), self._adapters.mean.to(self._device)))
+
+    def trace(self, batch: Sequence[Prepared], losses: bool = False) -> tuple[torch.Tensor, Trace]:
+        """Vectors, and what the routers decided, for training. Needs adapters."""
+        assert self._adapters is not None
+        lengths = torch.tensor([one.tokens for one in batch])
+        real = self._move(torch.arange(int(lengths.max())) < lengths[:, None])
+        with self._adapters.tracing(real, losses=losses) as trace:
+            return self._vectors(batch), trace
+
+    def _vectors(self, batch: Sequence[Prepared]) -> torch.Tensor:
         items = [cast(Inputs, one.data) for one in batch]
         lengths = torch.tensor([one.tokens for one in batch])
         longest = int(lengths.max())
@@ -88,7 +114,7 @@ class TransformersBackbone:
         if pictures:
             arguments |= self._vision.collate(pictures, self._device, self._dtype)
         hidden = self.model(**arguments, use_cache=False, return_dict=True).last_hidden_state
-        return Encoded(pooling.unit(pooling.last_token(hidden, self._move(lengths))))
+        return pooling.unit(pooling.last_token(hidden, self._move(lengths)))
 
     def _instruction(self, item: Item, role: Role) -> str:
         if item.instruction is not None:
@@ -226,22 +252,6 @@ def _batch_tokens(model: Any, device: torch.device) -> int:
     config = model.config.get_text_config()
     width = max(int(config.intermediate_size), int(config.hidden_size))
     return max(1024, min(_GPU_TOKENS, free // 2 // (_BYTES_PER_UNIT * width)))
-
-
-def _pixels(image: Any, inputs: InputSpec) -> Pixels:
-    """uint8 `[H, W, 3]` of a path, a `PIL.Image` or such an array."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UsageError(
-                f"An image array of shape {list(image.shape)} and type {image.dtype} cannot be embedded.",
-                "Give uint8 RGB of shape [H, W, 3].",
-            )
-        return cast(Pixels, image)
-    if isinstance(image, Path):
-        from tsembed_search.images import open_image
-
-        return open_image(image, inputs.image).pixels
-    return cast(Pixels, np.asarray(image.convert("RGB"), dtype=np.uint8))
 
 
 def _positions(ids: NDArray[np.int64], token: int, picture: Picture | None) -> NDArray[np.int64]:

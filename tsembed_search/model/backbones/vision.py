@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tsembed_search.model.backbones.families import Family, VisionKind
 from tsembed_search.model.backbones.protocol import ImageSpec
+from tsembed_search.pixels import target_size
 
 Pixels = NDArray[np.uint8]
 
@@ -70,10 +71,10 @@ class Grid:
         self._pixels = _PixelWork(settings)
 
     def picture(self, pixels: Pixels) -> Picture:
-        height, width = size = fit(pixels.shape[0], pixels.shape[1], self.spec)
+        width, height = target_size(pixels.shape[1], pixels.shape[0], self.spec)
         grid = (height // self.spec.multiple, width // self.spec.multiple)
         markup = self._template.replace("{tokens}", self.token * (grid[0] * grid[1]))
-        return Picture(self._pixels.resize(pixels, size)[None], markup, grid, size)
+        return Picture(self._pixels.resize(pixels, (height, width))[None], markup, grid, (height, width))
 
     def collate(self, pictures: Sequence[Picture], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         patches = [self._patchify(pixels) for pixels in _to_device(pictures, device)]  # [P, patch, patch, 3] uint8
@@ -216,23 +217,6 @@ class _PixelWork:
         """`[N, H, W, 3]` uint8 to `[N, 3, H, W]` float32."""
         scale, shift = self._scale.to(pixels.device), self._shift.to(pixels.device)
         return pixels.permute(0, 3, 1, 2).float() * scale - shift
-
-
-def fit(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
-    """The size nearest to `(height, width)`, in pixels, that `spec` allows. A size that it allows is left as it is."""
-    unit = spec.multiple
-    new = max(unit, round(height / unit) * unit), max(unit, round(width / unit) * unit)
-    area = new[0] * new[1]
-    if spec.min_pixels <= area <= spec.max_pixels:
-        return new
-    down = area > spec.max_pixels
-    scale = math.sqrt((spec.max_pixels if down else spec.min_pixels) / (height * width))
-    whole: Callable[[float], int] = math.floor if down else math.ceil
-    new = max(unit, whole(height * scale / unit) * unit), max(unit, whole(width * scale / unit) * unit)
-    if new[0] * new[1] > spec.max_pixels:  # a strip so thin that its short side cannot shrink further
-        most = spec.max_pixels // unit**2 * unit
-        new = min(new[0], most), min(new[1], most)
-    return new
 
 
 def _inside(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,285 @@
+"""MoE-LoRA: low-rank experts beside frozen projections, mixed by one router per block.
+
+    y = W x + (alpha / r) · B ((A x) * repeat(E · g, r))       A [E·r, d_in], B [d_out, E·r], g [.., E] the block's gate
+
+That is one ordinary LoRA of rank E·r with a gate between A and B. The factor E makes a uniform gate the plain LoRA, so
+the weights are stored under PEFT's names and PEFT loads them, without the router, as the uniform mixture. With a shared
+expert, r more rows of A and columns of B have a gate of 1.
+
+Mixing LoRA experts is the paper's (TSEmbed, arXiv 2603.04772); this form of it is ours.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tsembed_search.errors import ModelError
+from tsembed_search.model.routing import Gate, Router, RouterSettings, Routing, Trace
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What the projections are called in most decoders."""
+_NAME = "default"  # PEFT's name for the only adapter
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """`rank` r per expert; `alpha` scales the adapters by alpha / r. `shared`: one more expert, for every token.
+
+    `projections`: names (`q_proj`) or patterns of paths within a block (`mlp.*`). `blocks`: which ones, None for all.
+    """
+
+    router: RouterSettings = field(default_factory=RouterSettings)
+    rank: int = 4
+    alpha: float = 8.0
+    dropout: float = 0.0
+    shared: bool = False
+    projections: tuple[str, ...] = PROJECTIONS
+    blocks: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ModelError(f"An expert cannot have rank {self.rank}.", "Use 1 or more.")
+
+    @property
+    def width(self) -> int:
+        """Rows of A: all experts' ranks together."""
+        return (self.router.experts + self.shared) * self.rank
+
+
+class GatedLinear(nn.Module):
+    """A frozen projection with gated low-rank experts. The first one of a block runs the block's router."""
+
+    def __init__(self, base: nn.Module, settings: AdapterSettings, gate: Gate) -> None:
+        super().__init__()
+        inputs, outputs = _shape(base)
+        device = next(base.parameters(), torch.empty(0)).device
+        down = nn.Linear(inputs, settings.width, bias=False, device=device)
+        up = nn.Linear(settings.width, outputs, bias=False, device=device)
+        nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))  # depends on d_in alone, so it suits every expert
+        nn.init.zeros_(up.weight)
+        self.base_layer = base
+        self.lora_A = nn.ModuleDict({_NAME: down})
+        self.lora_B = nn.ModuleDict({_NAME: up})
+        self.lora_dropout = nn.ModuleDict({_NAME: nn.Dropout(settings.dropout)})
+        self.router: Router | None = None
+        self._gate = gate
+        self._settings = settings
+        self._routing: Routing | None = None
+        self._block = 0
+
+    @property
+    def down(self) -> nn.Linear:
+        """A."""
+        return cast(nn.Linear, self.lora_A[_NAME])
+
+    @property
+    def up(self) -> nn.Linear:
+        """B."""
+        return cast(nn.Linear, self.lora_B[_NAME])
+
+    def lead(self, block: int, routing: Routing) -> Router:
+        """Makes this the projection that runs its block's router."""
+        self._block, self._routing = block, routing
+        inputs = _shape(self.base_layer)[0]
+        self.router = Router(inputs, self._settings.router, self.down.weight.device)
+        return self.router
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, T, d_in]` to `[B, T, d_out]`."""
+        base: Tensor = self.base_layer(x)
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.down.weight.dtype)
+        low: Tensor = self.down(self.lora_dropout[_NAME](x))
+        if self.router is not None:
+            self._route(x, low.dtype)
+        assert self._gate.scale is not None
+        low = low * self._gate.scale
+        if low.dtype == base.dtype:
+            flat = torch.addmm(base.flatten(0, -2), low.flatten(0, -2), self.up.weight.t().to(low.dtype))
+            return flat.view(base.shape)
+        return base + cast(Tensor, self.up(low)).to(base.dtype)
+
+    def _route(self, x: Tensor, dtype: torch.dtype) -> None:
+        assert self.router is not None and self._routing is not None
+        sequence = self.router.settings.level == "sequence"
+        found = self.router(x, self._routing.share_of(x) if sequence else None)
+        if self._routing.trace is not None:
+            self._routing.trace.add(self._block, found)
+        rank, factor = self._settings.rank, self._settings.alpha / self._settings.rank
+        scale = (found.gates * (self.router.settings.experts * factor)).to(dtype)
+        scale = scale.unsqueeze(-1).expand(*scale.shape, rank).flatten(-2)
+        if self._settings.shared:
+            scale = torch.cat([scale, scale.new_full((*scale.shape[:-1], rank), factor)], dim=-1)
+        self._gate.scale = scale
+
+    def delta(self) -> Tensor:
+        """What a uniform gate adds to the projection's weight: `[d_out, d_in]`."""
+        factor = self._settings.alpha / self._settings.rank
+        return factor * (self.up.weight @ self.down.weight)
+
+
+class Adapters:
+    """The MoE-LoRA adapters of one model: everything about them that is not a forward pass of a single projection."""
+
+    def __init__(
+        self,
+        settings: AdapterSettings,
+        layers: Mapping[str, GatedLinear],
+        routers: Mapping[str, Router],
+        routing: Routing,
+    ) -> None:
+        self.settings = settings
+        self.layers = layers
+        self.routers = routers
+        self.routing = routing
+        self.mean = torch.full((len(routers) * settings.router.experts,), 1 / settings.router.experts)
+        """The mean raw routing vector `[L·E]` of the training data; uniform until it is measured."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L adapted blocks, E experts)."""
+        return len(self.routers), self.settings.router.experts
+
+    def tracing(
+        self, real: Tensor | None, counted: Tensor | None = None, losses: bool = False
+    ) -> AbstractContextManager[Trace]:
+        """Run the model inside: see `Routing.tracing`."""
+        return self.routing.tracing(real, counted, losses)
+
+    def expert_parameters(self) -> Iterator[Tensor]:
+        """The parameters of all A and B."""
+        for layer in self.layers.values():
+            yield layer.down.weight
+            yield layer.up.weight
+
+    def router_parameters(self) -> Iterator[Tensor]:
+        """The parameters of all routers."""
+        for router in self.routers.values():
+            yield router.weight
+
+    def expert_state(self) -> dict[str, Tensor]:
+        """A and B under PEFT's names, without the prefix that depends on how the model is wrapped."""
+        state = {}
+        for path, layer in self.layers.items():
+            state[f"{path}.lora_A.weight"] = layer.down.weight.detach()
+            state[f"{path}.lora_B.weight"] = layer.up.weight.detach()
+        return state
+
+    def router_state(self) -> dict[str, Tensor]:
+        """The routers' weights by block, and `mean`."""
+        state = {f"{block}.weight": router.weight.detach() for block, router in self.routers.items()}
+        return state | {"mean": self.mean}
+
+    @torch.no_grad()
+    def load(self, experts: Mapping[str, Tensor], routers: Mapping[str, Tensor]) -> None:
+        """Takes over what `expert_state` and `router_state` gave.
+
+        Raises `ModelError` when names or shapes are those of another base model, or numbers are not finite.
+        """
+        own = self.expert_state() | self.router_state()
+        given = {**experts, **routers}
+        odd = sorted(own.keys() ^ given.keys())
+        odd += sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape)
+        if odd:
+            raise ModelError(
+                f"The adapter does not fit the model: {len(odd)} tensors differ, {odd[0]} among them.",
+                "It was made for another base model, or with other settings.",
+            )
+        for name, tensor in given.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ModelError(
+                    f"The adapter is damaged: {name} holds numbers that are not finite.", "Train it again."
+                )
+        for name, tensor in given.items():
+            own[name].copy_(tensor)
+
+    def peft_config(self, prefix: str = "") -> dict[str, Any]:
+        """`adapter_config.json` of the plain LoRA that these adapters are under a uniform gate.
+
+        `prefix` precedes every module's path in the model that PEFT will load it into.
+        """
+        paths = "|".join(re.escape(prefix + path) for path in self.layers)
+        return {
+            "peft_type": "LORA",
+            "task_type": None,
+            "r": self.settings.width,
+            "lora_alpha": self.settings.alpha / self.settings.rank * self.settings.width,
+            "lora_dropout": self.settings.dropout,
+            "target_modules": f"(?:{paths})",
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+        }
+
+    @torch.no_grad()
+    def merge(self, model: nn.Module) -> None:
+        """Puts the uniform mixture into the projections' weights and takes the adapters off the model.
+
+        Raises `ModelError` when a projection is quantised: there is no exact weight to add to.
+        """
+        for path, layer in self.layers.items():
+            weight = getattr(layer.base_layer, "weight", None)
+            if not isinstance(weight, Tensor) or not weight.is_floating_point():
+                raise ModelError(f"{path} is quantised and cannot take up an adapter.", "Merge before quantising.")
+            weight += layer.delta().to(weight.dtype)
+            model.set_submodule(path, layer.base_layer)
+
+
+def attach(model: nn.Module, settings: AdapterSettings, blocks: str) -> Adapters:
+    """Freezes a model and puts adapters beside its projections.
+
+    `blocks` is the path of the `ModuleList` of blocks, such as `language_model.layers`. The output is unchanged until
+    training moves B. Raises `ModelError` when the settings name blocks or projections that the model does not have.
+    """
+    model.requires_grad_(False)
+    stack = model.get_submodule(blocks)
+    assert isinstance(stack, nn.ModuleList)
+    chosen = range(len(stack)) if settings.blocks is None else sorted(set(settings.blocks))
+    if settings.blocks is not None and not (chosen and chosen[0] >= 0 and chosen[-1] < len(stack)):
+        raise ModelError(f"The model has blocks 0 to {len(stack) - 1}, not {list(chosen)}.", "Choose among those.")
+    routing = Routing()
+    layers: dict[str, GatedLinear] = {}
+    routers: dict[str, Router] = {}
+    for place, index in enumerate(chosen):
+        gate = routing.gate()
+        found = _projections(stack[index], settings.projections)
+        for name, module in found:
+            layer = GatedLinear(module, settings, gate)
+            stack[index].set_submodule(name, layer)
+            layers[f"{blocks}.{index}.{name}"] = layer
+        routers[f"{blocks}.{index}"] = layers[f"{blocks}.{index}.{found[0][0]}"].lead(place, routing)
+    return Adapters(settings, layers, routers, routing)
+
+
+def _projections(block: nn.Module, patterns: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    """The projections that a pattern names, in the order in which the block declares, and so calls, them."""
+    linear = [(name, module) for name, module in block.named_modules() if name and _is_linear(module)]
+    found = [
+        (name, module)
+        for name, module in linear
+        if any(name.rpartition(".")[2] == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    if not found:
+        raise ModelError(
+            f"The model has no projection called {' or '.join(patterns)}.",
+            f"Its blocks have {', '.join(name for name, _ in linear)}.",
+        )
+    return found
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """A linear layer, also a quantised one of another class."""
+    return isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]

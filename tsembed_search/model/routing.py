@@ -1,0 +1,252 @@
+"""Routers, and what they leave behind: which experts an item used, as a vector, and two losses on it.
+
+Notation: B items, T tokens, d width, L adapted blocks, E experts. A router's gate is
+
+    token level      g = softmax(W n(x_t) / tau)                                 [B, T, E]
+    sequence level   g = softmax(W n(mean over the item's real tokens of n(x_t)) / tau)   [B, 1, E]
+
+with n the root-mean-square norm without weights, and x the input of the block's first adapted projection: the block's
+own normalised input. That experts disentangle tasks, and that the pattern of experts tells how alike two items are, is
+the paper's (TSEmbed, arXiv 2603.04772); the form of router, gate and routing vector is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tsembed_search.errors import ModelError
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """`experts` E. `level`: one gate per token or per item. `temperature` tau: small makes gates sharp. `top_k`: only
+    that many experts per gate, renormalised (None: all). `noise`: deviation of what is added to the logits in training.
+
+    Raises `ModelError` for values that make no sense.
+    """
+
+    experts: int = 8
+    level: Literal["token", "sequence"] = "sequence"
+    temperature: float = 0.3
+    top_k: int | None = None
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.experts < 1:
+            raise ModelError(f"There cannot be {self.experts} experts.", "Use one or more.")
+        if self.level not in ("token", "sequence"):
+            raise ModelError(f"{self.level!r} is not a level of routing.", "Use token or sequence.")
+        if self.top_k is not None and not 1 <= self.top_k <= self.experts:
+            raise ModelError(
+                f"A gate cannot choose {self.top_k} of {self.experts} experts.",
+                f"Set top_k to a number from 1 to {self.experts}, or leave it out.",
+            )
+        if not self.temperature > 0 or not self.noise >= 0:
+            raise ModelError(
+                f"A router cannot have temperature {self.temperature} and noise {self.noise}.",
+                "The temperature has to be above 0, the noise 0 or more.",
+            )
+
+
+class Gates(NamedTuple):
+    """What one router decided: `gates` and `probabilities` (those before top-k) `[B, T or 1, E]`, `logits` likewise."""
+
+    gates: Tensor
+    probabilities: Tensor
+    logits: Tensor
+
+
+class Router(nn.Module):
+    """The gate of one block. `weight` `[E, d]`. Always computed in float32, whatever the model's precision."""
+
+    def __init__(self, width: int, settings: RouterSettings, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.settings = settings
+        # Normalised inputs have length sqrt(d), so logits start with deviation 1.
+        self.weight = nn.Parameter(torch.randn(settings.experts, width, device=device) * width**-0.5)
+
+    def forward(self, x: Tensor, share: Tensor | None) -> Gates:
+        """Gates for inputs `x` `[B, T, d]`. `share` `[B, T]`: each token's share of its item (0 on padding), rows sum
+        to 1; the sequence level cannot do without it.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            scale = x.shape[-1] ** 0.5 / torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-6)  # [B, T], n(x) = scale · x
+            if self.settings.level == "sequence":
+                assert share is not None
+                # n(mean of n(x)) without ever holding n(x)
+                x = functional.normalize((share * scale).unsqueeze(1) @ x, dim=-1) * x.shape[-1] ** 0.5
+                logits = functional.linear(x, self.weight.float())
+            else:
+                logits = functional.linear(x, self.weight.float()) * scale.unsqueeze(-1)
+            logits = logits / self.settings.temperature
+            if self.training and self.settings.noise:
+                logits = logits + torch.randn_like(logits) * self.settings.noise
+            probabilities = logits.softmax(-1)
+            return Gates(_top(probabilities, self.settings.top_k), probabilities, logits)
+
+
+def _top(probabilities: Tensor, count: int | None) -> Tensor:
+    """The largest `count` of each row, scaled to sum to 1 again; the others 0."""
+    if count is None or count == probabilities.shape[-1]:
+        return probabilities
+    values, experts = probabilities.topk(count, dim=-1)
+    return torch.zeros_like(probabilities).scatter(-1, experts, values / values.sum(-1, keepdim=True))
+
+
+@dataclass
+class Trace:
+    """What the routers of a model decided in one forward pass, per item, padding left out."""
+
+    share: Tensor | None
+    losses: bool = False
+    _gates: dict[int, Tensor] = field(default_factory=dict)
+    _probabilities: dict[int, Tensor] = field(default_factory=dict)
+    _choices: dict[int, Tensor] = field(default_factory=dict)
+    _squares: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, block: int, found: Gates) -> None:
+        """Notes one block's gates. Only the first time counts: a recomputation would say the same again."""
+        if block in self._gates:
+            return
+        self._gates[block] = self._mean(found.gates)
+        if self.losses:
+            experts = found.gates.shape[-1]
+            chosen = functional.one_hot(found.probabilities.detach().argmax(-1), experts).to(found.gates.dtype)
+            self._probabilities[block] = self._mean(found.probabilities)
+            self._choices[block] = self._mean(chosen)
+            self._squares[block] = self._mean(found.logits.logsumexp(-1).square().unsqueeze(-1)).squeeze(-1)
+
+    def routes(self) -> Tensor:
+        """The routing vectors, raw: `[B, L·E]`, each block's E numbers summing to 1."""
+        return self._stacked(self._gates).flatten(1)
+
+    def load_balance(self) -> Tensor:
+        """`load_balance` over this batch."""
+        return load_balance(self._stacked(self._probabilities), self._stacked(self._choices))
+
+    def probabilities(self) -> Tensor:
+        """Mean probabilities `[B, L, E]`, before top-k; needs `losses`."""
+        return self._stacked(self._probabilities)
+
+    def choices(self) -> Tensor:
+        """The share of each item's tokens that liked each expert best, `[B, L, E]`, without gradient."""
+        return self._stacked(self._choices)
+
+    def z_loss(self) -> Tensor:
+        """The mean square of the logits' log-sum-exp, which keeps logits small (Zoph et al., arXiv 2202.08906)."""
+        return self._stacked(self._squares).mean()
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """`[B, T or 1, E]` to the mean over each item's tokens `[B, E]`."""
+        if values.shape[1] == 1:
+            return values.squeeze(1)
+        if self.share is None:
+            return values.mean(1)
+        return (self.share.unsqueeze(1) @ values).squeeze(1)
+
+    def _stacked(self, blocks: dict[int, Tensor]) -> Tensor:
+        return torch.stack([blocks[block] for block in sorted(blocks)], dim=1)
+
+
+def load_balance(probabilities: Tensor, choices: Tensor) -> Tensor:
+    """E times the sum over experts of (mean probability · share of first choices), mean over blocks; 1 when balanced.
+
+    `probabilities`, `choices` `[N, L, E]`, over whatever set of items should be balanced: within one task an imbalance
+    is specialisation. Fedus et al., *Switch Transformers*, arXiv 2101.03961, equation 4.
+    """
+    experts = probabilities.shape[-1]
+    return experts * (probabilities.mean(0) * choices.mean(0)).sum(-1).mean()
+
+
+def centred(routes: Tensor, mean: Tensor) -> Tensor:
+    """Routing vectors `[N, L·E]` less their training mean `[L·E]`, of unit length (zero stays zero).
+
+    The dot product of two such vectors is kappa, the similarity of two items' expert patterns.
+    """
+    return functional.normalize(routes - mean, dim=-1)
+
+
+@dataclass
+class Gate:
+    """A block's gate while the block runs, ready to multiply with: `[B, T or 1, ranks of all experts]`."""
+
+    scale: Tensor | None = None
+
+
+class Routing:
+    """What all routers of a model share while it runs: each token's share of its item, and where to note gates."""
+
+    def __init__(self) -> None:
+        self.share: Tensor | None = None
+        self.trace: Trace | None = None
+        self.open = False
+        self._gates: list[Gate] = []
+
+    def gate(self) -> Gate:
+        """A place for one more block's gate."""
+        self._gates.append(Gate())
+        return self._gates[-1]
+
+    @contextmanager
+    def tracing(self, real: Tensor | None, counted: Tensor | None = None, losses: bool = False) -> Iterator[Trace]:
+        """Run the model inside. `real` `[B, T]` bool: false on padding (None: there is none). `counted` `[B, T]` bool:
+        the tokens that the routing vector is the mean of, all real ones by default. `losses`: note what losses need.
+        """
+        share = _share(real)
+        before = self.share, self.trace, self.open
+        trace = Trace(share if counted is None else _share(counted), losses)
+        self.share, self.trace, self.open = share, trace, True
+        try:
+            yield trace
+        finally:
+            self.share, self.trace, self.open = before
+            for gate in self._gates:  # gates are as long as the batch, and hold on to its graph
+                gate.scale = None
+
+    def checkpoint_context(self) -> tuple[nullcontext[None], _Replay]:
+        """The `context_fn` for `torch.utils.checkpoint` (with `use_reentrant=False`): a recomputation happens in the
+        backward pass, when `tracing` has ended, and has to see the same shares again.
+        """
+        return nullcontext(), _Replay(self)
+
+    def share_of(self, x: Tensor) -> Tensor:
+        """The share of each token of `x` `[B, T, d]`. Raises `RuntimeError` outside `tracing`."""
+        if not self.open:
+            raise RuntimeError(
+                "A sequence-level router has to know which tokens are real: run the model inside `tracing`, and "
+                "checkpoint it with `context_fn=checkpoint_context`."
+            )
+        if self.share is None:
+            return x.new_full(x.shape[:2], 1 / x.shape[1], dtype=torch.float32)
+        return self.share
+
+
+class _Replay:
+    """Makes a `Routing` what it was when this was made, without a trace."""
+
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+        self._then = routing.share, None, routing.open
+        self._now: tuple[Tensor | None, Trace | None, bool] = self._then
+
+    def __enter__(self) -> None:
+        routing = self._routing
+        self._now = routing.share, routing.trace, routing.open
+        routing.share, routing.trace, routing.open = self._then
+
+    def __exit__(self, *exception: object) -> None:
+        self._routing.share, self._routing.trace, self._routing.open = self._now
+
+
+def _share(real: Tensor | None) -> Tensor | None:
+    if real is None:
+        return None
+    return real.float() / real.sum(1, keepdim=True).clamp_min(1)
