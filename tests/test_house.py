@@ -170,7 +170,8 @@ def test_documented_commands_exist() -> None:
 
     commands = set(typer.main.get_group(app).commands)
     for document in DOCS:
-        named = set(re.findall(r"^\s*(?:\$ )?(?:\.venv/bin/)?tsembed ([a-z]+)", document.read_text("utf-8"), re.MULTILINE))
+        text = document.read_text("utf-8")
+        named = set(re.findall(r"^\s*(?:\$ )?(?:\S*/bin/)?tsembed ([a-z]+)", text, re.MULTILINE))
         assert named <= commands, f"{document.name} names {sorted(named - commands)}"
     assert {"index", "search", "status", "ls", "rm", "models", "doctor"} <= commands
 
