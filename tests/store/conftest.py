@@ -10,4 +10,4 @@ from tsembed_search.store.base import Point
 
 @pytest.fixture(scope="session")
 def points() -> list[Point]:
-    return make_points(400)
+    return make_points(250)

@@ -140,7 +140,7 @@ ANY_FILTER = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=ANY_FILTER, seed=st.integers(0, 100), limit=st.integers(1, 30))
 def test_random_filters_agree(store: Store, points: list[Point], where: Filter, seed: int, limit: int) -> None:
     query = make_queries(1, seed=seed)

@@ -178,7 +178,7 @@ def test_points_without_their_index_file_are_not_thrown_away(tmp_path: Path, poi
     store.upsert(points)
     store.close()
     (tmp_path / "index.json").unlink()
-    with pytest.raises(StoreError, match=r"400 items, but the index.json beside it is missing"):
+    with pytest.raises(StoreError, match=r"250 items, but the index.json beside it is missing"):
         EdgeStore.create(tmp_path, StoreSettings(DIM))
 
 

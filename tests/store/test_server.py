@@ -271,7 +271,7 @@ def test_an_older_server_is_not_asked_for_what_it_lacks(server: FaultServer, poi
         where = parse_where(text)
         expected = {point.id for point in points if matches(where, point.payload)}
         assert {record.id for record in store.scroll(where)} == expected
-        assert {hit.id for hit in store.search(make_queries(1), 400, where)[0]} == expected
+        assert {hit.id for hit in store.search(make_queries(1), 1000, where)[0]} == expected
     assert not [request for request in server.requests if "prefix" in json.dumps(request.body)]
     assert not [request for request in server.requests if "substring" in json.dumps(request.body)]
 

@@ -57,10 +57,10 @@ def path_matches(pattern: str, path: str) -> bool:
     return any(at < len(names) for at in reached) if inside else any(True for _ in reached)
 
 
-def longest_literal(pattern: str) -> str:
-    """A text that every matching path contains: what an index can look for first. It may be empty."""
+def literals(pattern: str) -> list[str]:
+    """Texts that every matching path contains: what an index can look for first. Only those of two letters or more."""
     runs = re.split(r"\*+|\?|\[!?\]?[^\]]*\]", re.sub(r"/{2,}", "/", pattern))
-    return max((run for run in runs if "[" not in run), key=len, default="")
+    return [run for run in runs if len(run) > 1 and "[" not in run]
 
 
 @lru_cache(maxsize=256)

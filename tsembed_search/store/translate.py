@@ -113,12 +113,14 @@ def _pattern(key: str, pattern: str, dialect: Dialect[C]) -> Native[C]:
     if text := globs.bare_text(pattern):
         containing = dialect.contains(key, text)
         return Native(containing, containing is not None)
-    literal = globs.longest_literal(pattern)
-    if not literal:
-        return Native(None, False)
-    if globs.is_anchored(pattern) and pattern.startswith(literal):
-        return Native(dialect.starts_with(key, literal), False)
-    return Native(dialect.contains(key, literal), False)
+    conditions = []
+    for literal in globs.literals(pattern):
+        from_the_start = globs.is_anchored(pattern) and pattern.startswith(literal)
+        condition = dialect.starts_with(key, literal) if from_the_start else dialect.contains(key, literal)
+        if condition is not None:
+            conditions.append(condition)
+    # Each holds for some place of the item, perhaps not for the same one.
+    return Native(dialect.all_of(conditions) if conditions else None, False)
 
 
 CHECKED_KEYS = sorted({key.partition("[].")[0] for key in PAYLOAD_KEYS.values()})
@@ -129,7 +131,7 @@ def search_checked(
     search: Callable[[int], list[list[Record]]], where: Filter | None, wanted: int
 ) -> list[list[Record]]:
     """The first `wanted` matching hits of each query: asks an inexact `search(limit)` for more until they are there."""
-    limit = 2 * wanted + 16
+    limit = wanted + wanted // 2 + 5
     while True:
         found = search(limit)
         kept = [[hit for hit in hits if matches(where, hit.payload)] for hits in found]
