@@ -113,9 +113,7 @@ class Trace:
     _squares: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, block: int, found: Gates) -> None:
-        """Notes one block's gates. Only the first time counts: a recomputation would say the same again."""
-        if block in self._gates:
-            return
+        """Notes one block's gates."""
         self._gates[block] = self._mean(found.gates)
         if self.losses:
             experts = found.gates.shape[-1]
@@ -150,7 +148,7 @@ class Trace:
             return values.squeeze(1)
         if self.share is None:
             return values.mean(1)
-        return (self.share.unsqueeze(1) @ values).squeeze(1)
+        return (self.share.unsqueeze(-1) * values).sum(1)  # a product of matrices would lose digits under autocast
 
     def _stacked(self, blocks: dict[int, Tensor]) -> Tensor:
         return torch.stack([blocks[block] for block in sorted(blocks)], dim=1)
@@ -230,12 +228,15 @@ class Routing:
 
 
 class _Replay:
-    """Makes a `Routing` what it was when this was made, without a trace."""
+    """Makes a `Routing` what it was when this was made, but for the trace: what is computed again is noted in another
+    one, because checkpointing wants the same operations, and then forgotten.
+    """
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
-        self._then = routing.share, None, routing.open
-        self._now: tuple[Tensor | None, Trace | None, bool] = self._then
+        trace = routing.trace and Trace(routing.trace.share, routing.trace.losses)
+        self._then = routing.share, trace, routing.open
+        self._now = self._then
 
     def __enter__(self) -> None:
         routing = self._routing

@@ -85,6 +85,17 @@ class TransformersBackbone:
         self.info = replace(self.info, routes=self._adapters.shape)
         return self._adapters
 
+    def checkpoint(self) -> None:
+        """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
+        settings: dict[str, Any] = {"use_reentrant": False}
+        if self._adapters is not None:
+            settings["context_fn"] = self._adapters.routing.checkpoint_context
+        model = cast(Any, self.model)
+        if hasattr(model, "activation_checkpointing_enable"):  # its newer name
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """`[B, D]` unit vectors, and `[B, L·E]` routes with adapters. Gradients flow where parameters ask for them."""
         if self._adapters is None:
