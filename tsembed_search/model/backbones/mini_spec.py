@@ -37,7 +37,7 @@ FILES: dict[str, tuple[str, str, str]] = {
     "caption": (
         "tsembed_search",
         "model/data/mini_caption.safetensors",
-        "6be942148388d12cd40d9a115228b708acb1f0450a45daed8e8a23a36ca1223b",
+        "1d246a8a9394f2890c2fd0df1dc4541c0fdb160afcf12b888ef9f02837f82d7d",
     ),
 }
 
