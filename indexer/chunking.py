@@ -134,7 +134,7 @@ class Chunker:
         """The text below its headings, as many of the innermost as leave room for all of the text."""
         room = min(self._most - self.count(text), round(self._limit * _CONTEXT))
         kept: list[str] = []
-        for heading in reversed([heading for heading in headings if heading and heading not in text]):
+        for heading in reversed([one for one in dict.fromkeys(headings) if one and one not in text]):
             room -= self.count(heading) + 1
             if room < 0:
                 break

@@ -10,14 +10,38 @@
 `run_index` owns the index's lock while it runs. It raises `UsageError` (a path that does not exist, a bad pattern),
 `IndexBusyError`, `IndexMismatchError`, `StoreError`, `ModelError`, and `Interrupted` (exit code 130, with the report
 so far).
+
+The stages run beside one another, joined by short queues, so that memory stays flat:
+
+    intake (hash) -> decoders (processes) -> prepare -> batches and model (this thread) -> writer (store, manifest)
 """
 
 from __future__ import annotations
 
+import os
+import queue
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
-from tsembed_search.indexer.report import IndexReport, IndexSettings, ProgressSink
+from tsembed_search.errors import IndexBusyError, IndexMismatchError
+from tsembed_search.indexer import mending
+from tsembed_search.indexer.changes import Changes, valid_recipes
+from tsembed_search.indexer.crawl import Crawl, Found, Problem
+from tsembed_search.indexer.embedding import embed_all
+from tsembed_search.indexer.feeding import Feeder
+from tsembed_search.indexer.flow import Flow, Stopped
+from tsembed_search.indexer.ignore import Selection
+from tsembed_search.indexer.intake import Intake
+from tsembed_search.indexer.interrupts import Interrupts
+from tsembed_search.indexer.jobs import Job
+from tsembed_search.indexer.manifest import NAME, Manifest
+from tsembed_search.indexer.meter import Meter
+from tsembed_search.indexer.report import IndexReport, IndexSettings, Interrupted, ProgressSink, Silent
+from tsembed_search.indexer.writing import Writer
+from tsembed_search.ownership import Owner, owned
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import ModelInfo
@@ -28,6 +52,14 @@ StoreOpener = Callable[["ModelInfo | None"], "Store | None"]
 """Called first with None: opens the store if it exists, else returns None and makes nothing. Called again with the
 model's info, only when there was none and there is something to put in: creates it. `run_index` closes it."""
 
+_PORTION: Final = 512
+_JOBS: Final = 256
+_BETWEEN_TRIES: Final = 0.2
+_BETWEEN_LOOKS: Final = 0.02
+_MOST_WORKERS: Final = 16
+_FINGERPRINT: Final = "fingerprint"
+_READS_PAGES: Final = "reads_pages"
+
 
 def run_index(
     settings: IndexSettings,
@@ -37,4 +69,238 @@ def run_index(
     progress: ProgressSink | None = None,
 ) -> IndexReport:
     """Brings the index up to date with `settings.paths`. See the module's docstring."""
-    raise NotImplementedError
+    meter = Meter(progress or Silent())
+    selection = Selection(settings.include, settings.exclude, hidden=settings.hidden)
+    crawl = Crawl(settings.paths, selection, follow_links=settings.follow_links, skip=settings.folder)
+
+    def on_wait(owner: Owner | None) -> None:
+        meter.note(f"Waiting for {owner or 'another process'}.")
+
+    with Interrupts() as interrupts, ExitStack() as stack:
+        try:
+            if not settings.dry_run or settings.folder.exists():
+                stack.enter_context(owned(settings.folder, "indexing", wait=settings.wait, on_wait=on_wait))
+            run = _Run(settings, embedder, store, crawl, meter, interrupts, stack)
+            run.check()
+            run.crawl()
+            if settings.dry_run:
+                run.predict()
+                return meter.finished()
+            complete = run.embed()
+            run.tidy(complete)
+            if complete:
+                return meter.finished()
+        except KeyboardInterrupt:
+            pass
+        raise Interrupted(meter.finished())
+
+
+class _Run:
+    """One run, stage by stage."""
+
+    def __init__(
+        self,
+        settings: IndexSettings,
+        embedder: Callable[[], Embedder],
+        opener: StoreOpener,
+        crawl: Crawl,
+        meter: Meter,
+        interrupts: Interrupts,
+        stack: ExitStack,
+    ) -> None:
+        self._settings = settings
+        self._load = embedder
+        self._opener = opener
+        self._crawl = crawl
+        self._meter = meter
+        self._interrupts = interrupts
+        self._stack = stack
+        path = settings.folder / NAME
+        self._manifest = Manifest(None if settings.dry_run and not path.exists() else path)
+        stack.callback(self._manifest.close)
+        self._store: Store | None = None
+        self._embedder: Embedder | None = None
+        self._begun = False
+
+    def check(self) -> None:
+        """Opens the store, and sees to it that it and the manifest tell of the same points."""
+        self._store = self._opened()
+        made_with = self._manifest.get(_FINGERPRINT)
+        if self._store is None or made_with not in (None, self._settings.fingerprint):
+            if self._settings.dry_run:
+                self._manifest.close()
+                self._manifest = Manifest(None)
+            else:
+                self._manifest.clear()
+        if self._store is not None:
+            self._meter.report.items.total = self._store.count()
+        if self._settings.dry_run:
+            return
+        if self._store is not None:
+            mending.agree(self._manifest, self._store, self._meter.note)
+        if self._manifest.get(_FINGERPRINT) is None:
+            self._manifest.put(_FINGERPRINT, self._settings.fingerprint)
+
+    def _opened(self) -> Store | None:
+        """The store. Waits for a search that has it open, if the settings say so."""
+        wait = self._settings.wait
+        deadline = None if wait is None else time.monotonic() + wait
+        while True:
+            try:
+                store = self._opener(None)
+                break
+            except IndexBusyError:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise
+                time.sleep(_BETWEEN_TRIES)
+        if store is not None:
+            self._stack.callback(store.close)
+        return store
+
+    def crawl(self) -> None:
+        """Finds what is new, changed or gone."""
+        meter = self._meter
+        meter.enter("crawling")
+        told = self._manifest.get(_READS_PAGES)
+        reads_pages = None if told is None else told == "yes"
+        recipes = valid_recipes(self._settings.pages, reads_pages)
+        self._changes = Changes(self._manifest, recipes, retry_skipped=self._settings.retry_skipped)
+        listing = iter(self._crawl)
+        while portion := list(islice(listing, _PORTION)):
+            for problem in portion:
+                if isinstance(problem, Problem):
+                    meter.skip(problem.path, problem.reason)
+                    self._changes.keep(problem.path)
+            compared = self._changes.compare([found for found in portion if isinstance(found, Found)])
+            meter.count("unchanged", compared.unchanged)
+            for path, reason in compared.skipped:
+                meter.skip(path, reason)
+            meter.found += len(portion)
+            meter.ignored = self._crawl.ignored
+            meter.tick()
+        if self._settings.prune:
+            self._changes.find_vanished(self._crawl.roots)
+        meter.total = meter.done() + self._changes.todo_count()
+        self._intake = Intake(self._manifest, self._changes, meter, self._settings, reads_pages)
+
+    def predict(self) -> None:
+        """Counts what a run would do. Reads every new file to tell renamed ones from new ones."""
+        self._meter.enter("checking")
+        for found in self._changes.todo():
+            job = self._intake.examine(found)
+            if job is not None:
+                old = self._manifest.file(found.path)
+                self._meter.count("updated" if old is not None and old.sha else "added")
+                self._intake.in_flight.close(job)
+            self._meter.tick()
+        for paths in self._changes.vanished():
+            self._meter.count("removed", len(paths))
+
+    def embed(self) -> bool:
+        """Reads and embeds what is new. False when it was stopped before the end."""
+        if not self._changes.todo_count():
+            return True
+        if self._intake.must_know_the_model:
+            self._prepare_model()
+        self._meter.enter("checking")
+        flow = Flow()
+        jobs: queue.Queue[Job | None] = queue.Queue(_JOBS)
+        flow.start(lambda: self._intake.run(flow, jobs), "intake")
+        try:
+            with self._interrupts.deferred(flow.stop):
+                while jobs.empty() and not flow.stopped:
+                    time.sleep(_BETWEEN_LOOKS)
+                    self._meter.tick()
+            # What is new may be known content in other places: then there is nothing for the model to do.
+            if not flow.stopped and jobs.queue[0] is not None:
+                self._prepare_model()
+                self._embed(flow, jobs)
+            complete = not flow.stopped
+        finally:
+            flow.stop()
+            flow.wait()
+        flow.check()
+        return complete
+
+    def _prepare_model(self) -> None:
+        """Loads the model, and makes the store for it if there is none."""
+        if self._embedder is not None:
+            return
+        self._meter.enter("loading the model")
+        self._embedder = self._load()
+        info = self._embedder.info
+        if info.fingerprint != self._settings.fingerprint:
+            raise IndexMismatchError(
+                f"The model {info.name} that was loaded is not the one that was named.",
+                "It may have been replaced just now: run the command again.",
+            )
+        reads_pages = self._embedder.inputs.reads_pages
+        self._intake.learn(reads_pages)
+        self._manifest.put(_READS_PAGES, "yes" if reads_pages else "no")
+        if self._store is None:
+            self._store = self._opener(info)
+            if self._store is not None:
+                self._stack.callback(self._store.close)
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self._begun and self._store is not None:
+            mending.begin_changes(self._manifest, self._store)
+            self._begun = True
+
+    def _embed(self, flow: Flow, jobs: queue.Queue[Job | None]) -> None:
+        assert self._embedder is not None and self._store is not None
+        settings, info = self._settings, self._embedder.info
+        workers = settings.workers or default_workers(info.device)
+        feeder = Feeder(settings, self._embedder, jobs, workers, self._meter)
+        writer = Writer(
+            self._store, self._manifest, info, self._intake.in_flight, self._meter, settings.points_per_write
+        )
+        self._meter.enter("embedding")
+        writer.start(flow)
+        feeder.start(flow)
+        try:
+            with self._interrupts.deferred(flow.stop):
+                embed_all(self._embedder, flow, feeder.ready, writer, self._meter)
+        except Stopped:
+            # What is embedded is written all the same; `embed` says that it was not everything.
+            pass
+        except BaseException:
+            flow.stop()
+            raise
+        finally:
+            writer.end()
+            feeder.kill()
+            flow.wait()
+            feeder.close()
+
+    def tidy(self, complete: bool) -> None:
+        """Forgets what vanished, removes what no file has any more, and tells the store where things are now.
+
+        After a run that was stopped, nothing is taken for vanished: it may turn out to have been renamed.
+        """
+        meter = self._meter
+        meter.enter("cleaning up")
+        if complete and self._settings.prune:
+            for paths in self._changes.vanished():
+                self._manifest.forget(paths)
+                meter.count("removed", len(paths))
+                meter.tick()
+        if self._manifest.homeless(1) or self._manifest.moved(1):
+            self._begin()
+        if self._store is None:
+            return
+        if self._begun:
+            removed = mending.sweep(self._manifest, self._store, meter.tick)
+            meter.count_items("removed", removed)
+            mending.update_places(self._manifest, self._store, meter.tick)
+            meter.report.items.total = self._store.count()
+        if complete and self._begun:
+            meter.enter("optimizing")
+            self._store.optimize()
+
+
+def default_workers(device: str) -> int:
+    """How many decoding processes keep the model busy: on a GPU as many as there are cores, else half of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores - 1 if device.startswith("cuda") else cores // 2))

@@ -1,1 +1,93 @@
-"""Loaders: one file per format, each turns a file into units."""
+"""Loaders, one file per format, and the table of formats.
+
+The table is light: a loader is imported where files are decoded, which is not in the process that runs the model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from tsembed_search.indexer.loaders.unit import Loader
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file. `extensions` (lower case, without dot) say that a file is indexed at all; what is in it decides
+    how it is read: it begins with one of `signatures`, or no other format's.
+
+    `pages`: it has pages that can be rendered. Raise `version` when a loader finds more, or something else, in the same
+    file: unchanged files are then read again.
+    """
+
+    name: str
+    version: int
+    extensions: frozenset[str]
+    signatures: tuple[bytes, ...] = ()
+    pages: bool = False
+
+    def recipe(self, *, pages: bool) -> str:
+        """What an index remembers of how a file was read. `pages`: document pages were rendered too."""
+        return f"{self.name}/{self.version}{'+pages' if pages and self.pages else ''}"
+
+    @property
+    def load(self) -> Loader:
+        """The loader itself."""
+        return cast("Loader", importlib.import_module(f"{__name__}.{self.name}").load)
+
+
+IMAGE: Final = Format(
+    "image",
+    1,
+    frozenset({
+        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp", "dib", "avif", "heic", "heif", "jp2",
+        "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "ico", "icns", "pcx", "psd", "qoi",
+    }),
+    (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"8BPS", b"qoif", b"\0\0\0\x0cjP  "),
+)  # fmt: skip
+PDF: Final = Format("pdf", 1, frozenset({"pdf"}), (b"%PDF-",), pages=True)
+HTML: Final = Format("html", 1, frozenset({"html", "htm", "xhtml"}), (b"<!doctype html", b"<html"))
+MARKDOWN: Final = Format("markdown", 1, frozenset({"md", "markdown", "mdown", "mkd"}))
+TEXT: Final = Format(
+    "text",
+    1,
+    frozenset({"txt", "text", "rst", "adoc", "asciidoc", "org", "tex", "log", "csv", "tsv", "srt", "vtt", "nfo"}),
+)
+
+FORMATS: Final = (IMAGE, PDF, HTML, MARKDOWN, TEXT)
+EXTENSIONS: Final = frozenset(extension for format in FORMATS for extension in format.extensions)
+PLAIN_NAMES: Final = frozenset({"readme", "changelog", "changes", "notes", "todo", "news", "faq"})
+"""Names without extension that are texts by custom."""
+
+
+def extension_of(name: str) -> str:
+    """The extension that decides: lower case, without dot; a text file's for the names that need none."""
+    stem, dot, extension = name.rpartition(".")
+    if dot and stem:
+        return extension.lower()
+    return "txt" if name.lower() in PLAIN_NAMES else ""
+
+
+def format_of(extension: str, head: bytes) -> Format:
+    """How to read a file of that extension which begins with `head` (a few hundred bytes)."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64]
+    for format in FORMATS:
+        if format.signatures and (head.startswith(format.signatures) or start.lower().startswith(format.signatures)):
+            return format
+    if _is_picture(head):
+        return IMAGE
+    if b"%PDF-" in head:
+        # PDF readers allow a little before the header.
+        return PDF
+    return next((format for format in FORMATS if extension in format.extensions), TEXT)
+
+
+def _is_picture(head: bytes) -> bool:
+    """Pictures whose signature is not all at the beginning: WebP, AVIF and HEIC, BMP."""
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"WEBP"
+    if head[4:8] == b"ftyp":
+        return head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+    return head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"

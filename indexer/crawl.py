@@ -1,0 +1,142 @@
+"""Walking the folders to index: one `scandir` per folder, one `stat` per file that may be indexed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsembed_search.errors import UsageError
+from tsembed_search.indexer.ignore import IGNORE_FILE, IgnoreRules, Selection, rules_in
+from tsembed_search.paths import absolute
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file to index. `path` and `root` absolute, as the system spells them (bytes that are not UTF-8 are lone
+    surrogates); `size` in bytes, `mtime_ns` in nanoseconds since the epoch.
+    """
+
+    path: str
+    root: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that was to be indexed and cannot be."""
+
+    path: str
+    reason: str
+
+
+class Crawl:
+    """The files below the given paths, in a stable order. Where paths lie inside one another a file comes twice.
+
+    Hidden files and files of unknown kinds are passed over by rule and only counted (`ignored`); a file that is given
+    itself is always taken. Linked files are read, linked folders are entered only with `follow_links`, each once.
+
+    Raises `UsageError` for a path that does not exist.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], selection: Selection, *, follow_links: bool = False, skip: Path | None = None
+    ) -> None:
+        self.roots = list(dict.fromkeys(str(absolute(path)) for path in paths))
+        self._selection = selection
+        self._follow_links = follow_links
+        self._skip = str(absolute(skip)) if skip is not None else None
+        self.ignored = 0
+        for path in paths:
+            if not os.path.lexists(absolute(path)):
+                raise UsageError(f"There is no file or folder {path}.", "Check the path.")
+
+    def __iter__(self) -> Iterator[Found | Problem]:
+        for root in self.roots:
+            if Path(root).is_dir():
+                yield from self._walk(root)
+            else:
+                yield _examined(root, str(Path(root).parent))
+
+    def _walk(self, root: str) -> Iterator[Found | Problem]:
+        entered: set[tuple[int, int]] = set()
+        todo: list[tuple[str, IgnoreRules | None]] = [(root, None)]
+        prefix = len(root.rstrip(os.sep)) + 1
+        while todo:
+            folder, above = todo.pop()
+            try:
+                with os.scandir(folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                yield Problem(folder, f"The folder cannot be listed: {error.strerror or error}.")
+                continue
+            rules = rules_in(folder, above) if any(entry.name == IGNORE_FILE for entry in entries) else above
+            below: list[tuple[str, IgnoreRules | None]] = []
+            for entry in entries:
+                rel = entry.path[prefix:].replace(os.sep, "/")
+                if self._is_folder(entry):
+                    if self._enters(entry, rel, rules, entered):
+                        below.append((entry.path, rules))
+                elif self._selection.takes_file(entry.name, rel) and not (rules and rules.ignores(entry.path)):
+                    yield _examined(entry.path, root)
+                else:
+                    self.ignored += 1
+            todo.extend(reversed(below))
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        try:
+            return entry.is_dir(follow_symlinks=True)
+        except OSError:
+            return False
+
+    def _enters(
+        self, entry: os.DirEntry[str], rel: str, rules: IgnoreRules | None, entered: set[tuple[int, int]]
+    ) -> bool:
+        if (
+            not self._selection.takes_folder(entry.name, rel)
+            or entry.path == self._skip
+            or (rules is not None and rules.ignores(entry.path, is_folder=True))
+        ):
+            return False
+        if not self._follow_links:
+            return not entry.is_symlink()
+        try:
+            facts = entry.stat(follow_symlinks=True)
+        except OSError:
+            return False
+        # Links may lead back up, or to the same folder twice.
+        identity = facts.st_dev, facts.st_ino
+        if identity in entered:
+            return False
+        entered.add(identity)
+        return True
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether `path` lies inside `folder`."""
+    return path.startswith(folder if folder.endswith(os.sep) else folder + os.sep)
+
+
+def _examined(path: str, root: str) -> Found | Problem:
+    try:
+        facts = Path(path).stat()
+    except FileNotFoundError:
+        return Problem(path, "It is a link to a file that does not exist." if os.path.islink(path) else "It vanished.")  # noqa: PTH114
+    except OSError as error:
+        return Problem(path, f"It cannot be examined: {error.strerror or error}.")
+    if not stat.S_ISREG(facts.st_mode):
+        return Problem(path, f"It is {_kind(facts.st_mode)}, not a file.")
+    return Found(path, root, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    }  # fmt: skip
+    return kinds.get(stat.S_IFMT(mode), "something else")

@@ -1,0 +1,127 @@
+"""From files that are new or changed to contents that must be read: hashing finds what is known already."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import time
+from pathlib import Path
+from typing import Final
+
+from tsembed_search.errors import LoadError
+from tsembed_search.indexer.changes import Changes, valid_recipes, wants_pages
+from tsembed_search.indexer.crawl import Found
+from tsembed_search.indexer.flow import Flow, Stopped
+from tsembed_search.indexer.jobs import InFlight, Job
+from tsembed_search.indexer.loaders import extension_of, format_of
+from tsembed_search.indexer.manifest import FileRow, Manifest, row_of
+from tsembed_search.indexer.meter import Meter
+from tsembed_search.indexer.report import IndexSettings
+from tsembed_search.indexer.worker import CHANGED, open_regular, signature, unreadable
+
+_PIECE: Final = 1 << 20
+_HEAD: Final = 1024
+# A file that was changed this shortly before it was read may change again without a new time of change: file systems
+# count in steps of up to two seconds.
+_GRAIN_NS: Final = 2_000_000_000
+
+
+class Intake:
+    """Hashes files and decides: known content in another place, or a job. `reads_pages`: None if it is not known yet
+    whether the model reads pages by eye.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        changes: Changes,
+        meter: Meter,
+        settings: IndexSettings,
+        reads_pages: bool | None,
+    ) -> None:
+        self._manifest = manifest
+        self._changes = changes
+        self._meter = meter
+        self._settings = settings
+        self.in_flight = InFlight()
+        self.learn(reads_pages)
+
+    @property
+    def must_know_the_model(self) -> bool:
+        """Whether how a document is read hangs on a model that was never loaded for this index."""
+        return self._settings.pages == "auto" and self._reads_pages is None
+
+    def learn(self, reads_pages: bool | None) -> None:
+        """Takes over what the model says of itself."""
+        self._reads_pages = reads_pages
+        self._recipes = frozenset(valid_recipes(self._settings.pages, reads_pages))
+
+    def run(self, flow: Flow, jobs: queue.Queue[Job | None]) -> None:
+        """Puts a job for each new content into `jobs`, and None at the end."""
+        for found in self._changes.todo():
+            job = self.examine(found, flow)
+            if job is not None:
+                flow.put(jobs, job)
+        flow.put(jobs, None)
+
+    def examine(self, found: Found, flow: Flow | None = None) -> Job | None:
+        """Hashes one file. Places it when its content is known, else gives the job of reading it."""
+        old = self._manifest.file(found.path)
+        self._meter.current = found.path
+        try:
+            sha, head, sure = _hashed(found, flow)
+        except (OSError, LoadError) as error:
+            reason = unreadable(error) if isinstance(error, OSError) else str(error)
+            self._meter.skip(found.path, reason)
+            return None
+        known = self._manifest.content(sha)
+        if known is not None and not known.pending and known.recipe in self._recipes:
+            self._place(found, sha, known.recipe, old, sure, len(known.points) // 16)
+            return None
+        format = format_of(extension_of(Path(found.path).name), head)
+        if self.in_flight.joined(sha, found, sure):
+            return None
+        pages = format.pages and self._pages_of(old)
+        recipe = format.recipe(pages=pages)
+        points = known.points if known is not None else b""
+        job = Job(
+            found, sha, format, recipe, pages, sure,
+            known=frozenset(points[at : at + 16] for at in range(0, len(points), 16)),
+            reusable=known is not None and known.recipe in (recipe, ""),
+        )  # fmt: skip
+        self.in_flight.open(job)
+        return job
+
+    def _pages_of(self, old: FileRow | None) -> bool:
+        kept = self._settings.pages == "auto" and old is not None and old.recipe.endswith("+pages")
+        return kept or wants_pages(self._settings.pages, self._reads_pages)
+
+    def _place(self, found: Found, sha: bytes, recipe: str, old: FileRow | None, sure: bool, points: int) -> None:
+        if not self._settings.dry_run:
+            self._manifest.place([row_of(found, sha, recipe, sure=sure)])
+        if old is not None and old.sha == sha:
+            self._meter.count("unchanged")
+            return
+        renamed = self._settings.prune and self._changes.take_renamed(sha)
+        if renamed and not self._settings.dry_run:
+            self._manifest.forget([renamed])
+        self._meter.count("renamed" if renamed else "added" if old is None or old.sha is None else "updated")
+        self._meter.count_items("reused", points)
+
+
+def _hashed(found: Found, flow: Flow | None) -> tuple[bytes, bytes, bool]:
+    """(sha256, first bytes, whether it cannot have changed since unnoticed)."""
+    now = time.time_ns()
+    digest = hashlib.sha256()
+    head = b""
+    expected = [found.size, found.mtime_ns, found.inode]
+    with open_regular(found.path) as file:
+        while piece := file.read(_PIECE):
+            head = head or piece[:_HEAD]
+            digest.update(piece)
+            if flow is not None and flow.stopped:
+                raise Stopped
+        if signature(os.fstat(file.fileno())) != expected:
+            raise CHANGED
+    return digest.digest(), head, abs(now - found.mtime_ns) > _GRAIN_NS

@@ -1,0 +1,161 @@
+"""A decoding process: reads files that it is told, one after the other, and sends what is in them.
+
+Started as `python -m tsembed_search.indexer.worker`. It imports neither torch nor transformers, ends when the run that
+started it ends, and may die or hang over a bad file: see `decoding.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import stat
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tsembed_search.errors import LoadError
+from tsembed_search.indexer import wire
+from tsembed_search.indexer.chunking import Chunker
+from tsembed_search.indexer.loaders import FORMATS, Format
+from tsembed_search.indexer.loaders.unit import Loading, Unit
+from tsembed_search.model.backbones.protocol import ImageSpec, InputSpec, TextSpec
+
+CHANGED = LoadError("It changed while it was read.", "The next run takes it.")
+
+
+def main() -> None:
+    """Serves until the other side closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    # Whatever libraries print must not get between the messages.
+    out = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
+    os.dup2(2, 1)
+    settings = wire.receive(sys.stdin.buffer)
+    if settings is None:
+        return
+    try:
+        _serve(sys.stdin.buffer, out, settings[0])
+    except BrokenPipeError:
+        # The run is gone; there is nobody to tell.
+        os._exit(0)
+
+
+def _serve(requests: BinaryIO, out: BinaryIO, settings: dict[str, Any]) -> None:
+    inputs = _inputs(settings)
+    memory = int(settings["memory"])
+    formats = {format.name: format for format in FORMATS}
+    chunker = functools.cache(lambda: Chunker(inputs.text))
+    _limit_memory(memory)
+    wire.send(out, {"is": "ready"})
+    while (message := wire.receive(requests)) is not None:
+        request = message[0]
+        job = functools.partial(
+            Loading,
+            inputs=inputs,
+            chunker=chunker,
+            pages=bool(request["pages"]),
+            # Pillow and numpy hold a result beside the decoded picture.
+            memory=memory * 3 // 5,
+            note=lambda text: wire.send(out, {"is": "note", "text": text}),
+            alive=lambda: wire.send(out, {"is": "alive"}),
+        )
+        wire.send(out, _answer(request, formats[request["format"]], job, out))
+
+
+def _answer(request: dict[str, Any], format: Format, job: Any, out: BinaryIO) -> dict[str, Any]:
+    """Sends the units of one file; returns the message that ends it."""
+    try:
+        with open_regular(request["path"]) as file:
+            if signature(os.fstat(file.fileno())) != request["signature"]:
+                raise CHANGED
+            for unit in format.load(job(file)):
+                _send_unit(out, unit)
+            if signature(os.fstat(file.fileno())) != request["signature"]:
+                raise CHANGED
+    except LoadError as error:
+        # Damage is often seen only because the file is being written at this moment.
+        changed = error is CHANGED or not _same(request)
+        error = CHANGED if changed else error
+        return {"is": "failed", "reason": str(error), "again": changed}
+    except OSError as error:
+        return {"is": "failed", "reason": unreadable(error), "again": True}
+    except MemoryError:
+        return {"is": "failed", "reason": "It needs more memory than a decoder may use.", "again": False}
+    except BrokenPipeError:
+        raise
+    # Loaders stand on large libraries; what these raise on a crafted file must not end the run.
+    except Exception as error:  # noqa: BLE001
+        detail = " ".join(str(error).split())[:100]
+        return {"is": "failed", "reason": f"Reading it failed ({type(error).__name__}: {detail}).", "again": False}
+    return {"is": "done"}
+
+
+def _same(request: dict[str, Any]) -> bool:
+    try:
+        return signature(Path(request["path"]).stat()) == list(request["signature"])
+    except OSError:
+        return False
+
+
+def signature(facts: os.stat_result) -> list[int]:
+    """What changes when a file does: size, time of change in nanoseconds, inode."""
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ino]
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Opens a file that must be a regular one by now: opening a pipe would block, and a device could do anything."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
+    number = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise LoadError("It is not a regular file.")
+    return os.fdopen(number, "rb")
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be read, in words for a user."""
+    if isinstance(error, PermissionError):
+        return "Permission to read it is denied. Change its permissions."
+    if isinstance(error, FileNotFoundError):
+        return "It vanished before it could be read."
+    return f"Reading it failed: {error.strerror or error}."
+
+
+def _send_unit(out: BinaryIO, unit: Unit) -> None:
+    header: dict[str, Any] = {
+        "is": "unit", "kind": unit.kind, "page": unit.page, "chunk": unit.chunk, "text": unit.text,
+        "start": unit.start, "end": unit.end, "reads": unit.reads, "width": unit.width, "height": unit.height,
+    }  # fmt: skip
+    if unit.pixels is None:
+        wire.send(out, header)
+        return
+    header["shape"] = unit.pixels.shape
+    wire.send(out, header, unit.pixels.data.cast("B"))
+
+
+def _inputs(settings: dict[str, Any]) -> InputSpec:
+    image, text = dict(settings["image"]), dict(settings["text"])
+    if image["size"] is not None:
+        image["size"] = tuple(image["size"])
+    text["tokenizer_file"] = Path(text["tokenizer_file"])
+    return InputSpec(ImageSpec(**image), TextSpec(**text))
+
+
+def _limit_memory(memory: int) -> None:
+    """Lets this process use that much address space beyond what it has now, where the system can say so."""
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    from PIL import Image
+
+    # Our own limits are stricter and say more; Pillow's would also count pixels that a draft never decodes.
+    Image.MAX_IMAGE_PIXELS = None
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + memory,) * 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The last stage: points go to the store in groups, and the manifest learns of them when they are acknowledged."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from tsembed_search.indexer.flow import Flow, Stopped
+from tsembed_search.indexer.jobs import End, Entry, InFlight, Job
+from tsembed_search.indexer.manifest import Content, FileRow, Manifest, row_of, unpacked
+from tsembed_search.indexer.meter import Meter
+from tsembed_search.indexer.places import place_of
+from tsembed_search.store.base import Point
+
+if TYPE_CHECKING:
+    from tsembed_search.items import Embeddings
+    from tsembed_search.model.backbones.protocol import ModelInfo
+    from tsembed_search.store.base import Store
+
+# Batches that wait to be written.
+_WAITING: Final = 8
+# Points that wait longer than this are written though they are few, so that little is lost by a kill.
+_LONGEST_WAIT: Final = 5.0
+_CHECK_SECONDS: Final = 0.1
+_TOP_EXPERTS: Final = 8
+
+Written = tuple[list[Entry], "Embeddings | None"]
+_NOTHING: Final[Written] = ([], None)
+
+
+class Writer:
+    """Takes embedded batches and the ends of jobs, in a thread of its own."""
+
+    def __init__(
+        self, store: Store, manifest: Manifest, info: ModelInfo, in_flight: InFlight, meter: Meter, group: int
+    ) -> None:
+        self._line: queue.Queue[Written | End | None] = queue.Queue(_WAITING)
+        self._thread: threading.Thread | None = None
+        self._store = store
+        self._manifest = manifest
+        self._info = info
+        self._in_flight = in_flight
+        self._meter = meter
+        self._group = group
+        self._points: list[tuple[Job, Point]] = []
+        self._begun: set[bytes] = set()
+        self._ended: list[Job] = []
+        self._oldest = 0.0
+
+    def start(self, flow: Flow) -> None:
+        """Begins. It goes on after the flow has been stopped, until `end`: what is embedded is kept."""
+        self._thread = flow.start(self._run, "write")
+
+    def take(self, message: Written | End | None) -> None:
+        """Hands something over; waits for room. Raises `Stopped` when the thread has failed."""
+        while self._thread is not None and self._thread.is_alive():
+            try:
+                return self._line.put(message, timeout=_CHECK_SECONDS)
+            except queue.Full:
+                continue
+        raise Stopped
+
+    def end(self) -> None:
+        """Waits until everything that was handed over is in the store and the manifest, or the thread has failed."""
+        with suppress(Stopped):
+            self.take(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (message := self._next()) is not None:
+            if not self._points and not self._ended:
+                self._oldest = time.monotonic()
+            if isinstance(message, End):
+                message.job.ended = True
+                self._ended.append(message.job)
+            else:
+                self._take(*message)
+            waited = time.monotonic() - self._oldest > _LONGEST_WAIT
+            if waited or max(len(self._points), len(self._ended)) >= self._group:
+                self._write()
+                self._oldest = time.monotonic()
+        self._write()
+
+    def _next(self) -> Written | End | None:
+        try:
+            return self._line.get(timeout=_LONGEST_WAIT)
+        except queue.Empty:
+            return _NOTHING
+
+    def _take(self, entries: list[Entry], embeddings: Embeddings | None) -> None:
+        if embeddings is None:
+            return
+        rows = zip(entries, embeddings.vectors, embeddings.routes, strict=True)
+        self._points += [(entry.job, self._point(entry, vector, route)) for entry, vector, route in rows]
+
+    def _write(self) -> None:
+        """One group: mark what begins, write the points, then settle what is complete."""
+        points, self._points = self._points, []
+        if points:
+            begun = {job.sha: job for job, _ in points if job.sha not in self._begun}
+            if begun:
+                self._manifest.begin([(job.sha, job.recipe) for job in begun.values()])
+                self._begun.update(begun)
+            for at in range(0, len(points), self._group):
+                self._store.upsert([point for _, point in points[at : at + self._group]])
+            for job, _ in points:
+                job.acknowledged += 1
+            self._meter.count_items("embedded", len(points))
+        settled = [job for job in self._ended if job.settled or job.failure is not None]
+        self._ended = [job for job in self._ended if not (job.settled or job.failure is not None)]
+        self._settle(settled)
+
+    def _settle(self, jobs: list[Job]) -> None:
+        finished: list[tuple[Content, list[FileRow], bool]] = []
+        for job in jobs:
+            self._begun.discard(job.sha)
+            if job.failure is not None:
+                self._fail(job, job.failure)
+                continue
+            made = (
+                frozenset(bytes(job.ids[at : at + 16]) for at in range(0, len(job.ids), 16)) if job.known else job.known
+            )
+            if stale := job.known - made:
+                self._manifest.begin([(job.sha, job.recipe)])
+                self._store.delete(unpacked(b"".join(sorted(stale))))
+                self._meter.count_items("removed", len(stale))
+            files = [row_of(found, job.sha, job.recipe, sure=sure) for found, sure in self._in_flight.close(job)]
+            self._count(job, files)
+            content = Content(job.sha, job.recipe, False, bytes(job.ids))
+            finished.append((content, files, not job.reused))
+        if finished:
+            self._manifest.finish(finished)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        files = self._in_flight.close(job)
+        for found, _ in files:
+            self._meter.skip(found.path, reason)
+        if not job.again:
+            self._manifest.skip([row_of(found, None, job.recipe, reason, sure=sure) for found, sure in files])
+
+    def _count(self, job: Job, files: list[FileRow]) -> None:
+        self._meter.count_items("reused", job.reused + (len(files) - 1) * (len(job.ids) // 16))
+        for file in files:
+            old = self._manifest.file(file.path)
+            same = old is not None and old.sha == job.sha
+            self._meter.count("unchanged" if same else "updated" if old is not None and old.sha else "added")
+
+    def _point(self, entry: Entry, vector: Any, route: Any) -> Point:
+        """The point of one item; its job's first file is its place until others are known."""
+        job, unit = entry.job, entry.unit
+        place = place_of(job.found.path, job.found.root, job.found.mtime_ns)
+        payload: dict[str, Any] = {
+            "kind": unit.kind, **place, "places": [place], "page": unit.page, "chunk": unit.chunk, "text": unit.text,
+            "width": unit.width, "height": unit.height, "bytes": job.found.size, "sha": job.sha.hex(),
+            "model": self._info.fingerprint, "indexed_at": time.time(),
+        }  # fmt: skip
+        if unit.start is not None:
+            payload |= {"start": unit.start, "end": unit.end}
+        if self._info.routes is not None:
+            payload |= {"route": route.tolist(), "top_experts": top_experts(route, self._info.routes[1])}
+        return Point(entry.id, vector, payload)
+
+
+def top_experts(route: Any, experts: int) -> list[str]:
+    """The experts that this item uses most above the average, as `b3e5` (block 3, expert 5), the foremost first.
+
+    `route` `[L·E]`, centred; `experts` E.
+    """
+    import numpy as np
+
+    order = np.argsort(-np.asarray(route), kind="stable")[:_TOP_EXPERTS]
+    return [f"b{place // experts}e{place % experts}" for place in order.tolist() if route[place] > 0]

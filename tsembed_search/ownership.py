@@ -1,0 +1,149 @@
+"""One writer per index: a lock that names its owner, and is free as soon as the owner is gone, however it ended.
+
+The operating system holds the lock on an open file; what the file says only names the owner, so a stale file means
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from tsembed_search.errors import IndexBusyError, StoreError
+
+_FILE: Final = "owner.lock"
+_BETWEEN_TRIES: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that owns an index. `since` in seconds since the epoch."""
+
+    pid: int
+    doing: str
+    since: float
+
+    def __str__(self) -> str:
+        seconds = max(0, round(time.time() - self.since))
+        ago = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
+        clock = time.strftime("%H:%M", time.localtime(self.since))
+        return f"process {self.pid} ({self.doing}), since {clock}, {ago} ago"
+
+
+@contextmanager
+def owned(
+    folder: Path, doing: str, *, wait: float | None = 0.0, on_wait: Callable[[Owner | None], None] | None = None
+) -> Iterator[None]:
+    """Owns the index in `folder` (made when missing) for as long as the block runs.
+
+    `wait`: seconds to wait for another owner; None: as long as it takes. `on_wait` is told once whom for. Raises
+    `IndexBusyError` that names the owner, and `StoreError` when the folder cannot be written.
+    """
+    path = folder / _FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write to the index's folder {folder}: {error.strerror or error}.",
+            "Check its permissions, or set TSEMBED_HOME to another folder.",
+        ) from error
+    with file:
+        _acquire(file, folder, wait, on_wait)
+        try:
+            _sign(file, Owner(os.getpid(), doing, time.time()))
+            yield
+        finally:
+            file.seek(0)
+            file.truncate()
+            _unlock(file)
+
+
+def owner_of(folder: Path) -> Owner | None:
+    """Who owns the index in `folder` at this moment, or None."""
+    try:
+        file = (folder / _FILE).open("r+", encoding="utf-8")
+    except OSError:
+        return None
+    with file:
+        if _try_lock(file):
+            _unlock(file)
+            return None
+        return _read(file)
+
+
+def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[[Owner | None], None] | None) -> None:
+    deadline = None if wait is None else time.monotonic() + wait
+    told = False
+    while not _try_lock(file):
+        owner = _read(file)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise IndexBusyError(
+                f"The index in {folder} is in use by {owner or 'another process'}.",
+                "Wait until it has finished (--wait does), or choose another --index.",
+            )
+        if on_wait is not None and not told:
+            on_wait(owner)
+            told = True
+        time.sleep(_BETWEEN_TRIES)
+
+
+def _sign(file: IO[str], owner: Owner) -> None:
+    try:
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(asdict(owner)))
+        file.flush()
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write to the index's folder: {error.strerror or error}.", "Free some space."
+        ) from error
+
+
+def _read(file: IO[str]) -> Owner | None:
+    try:
+        file.seek(0)
+        data = json.loads(file.read())
+        return Owner(int(data["pid"]), str(data["doing"]), float(data["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        # The owner is about to sign, or has just left.
+        return None
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    # Beyond the text, for a locked region cannot be read by others.
+    _LOCKED_BYTE: Final = 1 << 20
+
+    def _try_lock(file: IO[str]) -> bool:
+        file.seek(_LOCKED_BYTE)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(file: IO[str]) -> None:
+        file.seek(_LOCKED_BYTE)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(file: IO[str]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unlock(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
