@@ -32,8 +32,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo
 
+# One process per core with one thread each: torch's own threads would wait for one another between tiny models.
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest --durations=10 --durations-min=2 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations=10 --durations-min=2 $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
