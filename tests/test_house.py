@@ -194,10 +194,12 @@ def test_corpus_is_small_and_licensed() -> None:
 
 def test_example_queries_name_files_of_the_corpus() -> None:
     queries = [json.loads(line) for line in (EXAMPLES / "queries.jsonl").read_text("utf-8").splitlines()]
+    expected = json.loads((EXAMPLES / "expected.json").read_text("utf-8"))
     assert len(queries) >= 10
+    assert [query["id"] for query in queries] == list(expected)
     for query in queries:
-        assert query["expected"]
-        named = [CORPUS / name for name in query["expected"]]
+        assert expected[query["id"]]
+        named = [CORPUS / name for name in expected[query["id"]]]
         named += [EXAMPLES / query["image"]] if "image" in query else []
         assert all(path.is_file() for path in named), f"query {query['id']} names a file that is not there"
 
