@@ -298,6 +298,17 @@ class _Run:
         if complete and self._begun:
             meter.enter("optimizing")
             self._store.optimize()
+            self._calibrate()
+
+    def _calibrate(self) -> None:
+        """Measures how scores of different kinds compare, for a model that does not say so itself."""
+        if self._store is None or self._embedder is None or self._embedder.info.calibration is not None:
+            return
+        from tsembed_search.search.measure import measured_calibration
+
+        measured = measured_calibration(self._store, self._embedder)
+        if measured is not None:
+            self._store.write_metadata({**self._store.metadata, "calibration": measured.to_json()})
 
 
 def default_workers(device: str) -> int:
