@@ -6,6 +6,7 @@ import hashlib
 import os
 import queue
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -68,6 +69,9 @@ class Intake:
     def examine(self, found: Found, flow: Flow | None = None) -> Job | None:
         """Hashes one file. Places it when its content is known, else gives the job of reading it."""
         old = self._manifest.file(found.path)
+        if old is not None:
+            # A file stays where it was found first, however small the folder given this time.
+            found = replace(found, root=old.root)
         self._meter.current = found.path
         try:
             sha, head, sure = _hashed(found, flow)

@@ -1,0 +1,132 @@
+"""Runs the real indexer on the real embedded engine with the tiny model of colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from colours import DIM, FINGERPRINT, ColourBackbone
+from PIL import Image
+
+from tsembed_search.indexer.manifest import NAME, Manifest
+from tsembed_search.indexer.pipeline import run_index
+from tsembed_search.indexer.report import IndexReport, IndexSettings, Progress, Skipped
+from tsembed_search.model.backbones.protocol import Encoded, ModelInfo, Prepared
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.store.base import Record, Store, StoreSettings
+from tsembed_search.store.opening import open_store, store_exists
+
+
+class CountingBackbone(ColourBackbone):
+    """Counts what it embeds; `on_forward` is called before each batch."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.embedded = 0
+        self.on_forward = lambda batch: None
+
+    def forward(self, batch: Sequence[Prepared]) -> Encoded:
+        self.on_forward(batch)
+        self.embedded += len(batch)
+        return super().forward(batch)
+
+
+@dataclass
+class Sink:
+    """Remembers what a run told."""
+
+    updates: list[Progress] = field(default_factory=list)
+    skips: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def update(self, progress: Progress) -> None:
+        self.updates.append(progress)
+
+    def skipped(self, skipped: Skipped) -> None:
+        self.skips.append(skipped)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+class Indexing:
+    """One index and the files that go into it."""
+
+    def __init__(self, folder: Path, name: str = "index") -> None:
+        self.home = folder / name
+        self.files = folder / "files"
+        self.files.mkdir(exist_ok=True)
+        self.backbone = CountingBackbone()
+        self.loads = 0
+        self.sink = Sink()
+
+    def run(self, *paths: Path | str, **settings: Any) -> IndexReport:
+        """Indexes the paths (default: all files)."""
+        chosen = tuple(Path(path) for path in paths) or (self.files,)
+        self.backbone.embedded = 0
+        self.sink = Sink()
+        return run_index(
+            IndexSettings(self.home, chosen, FINGERPRINT, "colours", **({"workers": 1} | settings)),
+            embedder=self.load,
+            store=self.open,
+            progress=self.sink,
+        )
+
+    def load(self) -> Embedder:
+        self.loads += 1
+        return Embedder(self.backbone)
+
+    def open(self, info: ModelInfo | None) -> Store | None:
+        if info is None and not store_exists(self.home, name="test"):
+            return None
+        return open_store(self.home, name="test", create=StoreSettings(DIM) if info else None)
+
+    def records(self) -> list[Record]:
+        """All points, with vectors."""
+        store = self.open(None)
+        if store is None:
+            return []
+        try:
+            return list(store.scroll(with_vectors=True))
+        finally:
+            store.close()
+
+    def points(self) -> dict[str, tuple[Any, ...]]:
+        """What must not depend on how an index came about: id, kind, text, places, vector."""
+        return {
+            record.id: (
+                record.payload["kind"],
+                record.payload["text"],
+                record.payload["page"],
+                record.payload["chunk"],
+                record.payload["sha"],
+                tuple(place["path"] for place in record.payload["places"]),
+                tuple((place["rel"], place["ext"], round(place["mtime"], 4)) for place in record.payload["places"]),
+                record.payload["path"],
+                tuple(np.asarray(record.vector, dtype=np.float32).round(4).tolist()),
+            )
+            for record in self.records()
+        }
+
+    def paths(self) -> list[str]:
+        """Every place of every point, below the folder of files, once each and sorted."""
+        found = {place["path"] for record in self.records() for place in record.payload["places"]}
+        return sorted(str(Path(path).relative_to(self.files)) for path in found)
+
+    def manifest(self) -> Manifest:
+        return Manifest(self.home / NAME)
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        path = self.files / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def picture(self, name: str, colour: str | tuple[int, ...] = "red", size: tuple[int, int] = (20, 20)) -> Path:
+        path = self.files / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, colour).save(path)
+        return path
