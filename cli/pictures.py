@@ -103,7 +103,7 @@ def describe_terminal() -> str:
     chosen = drawer(None)
     if chosen is None:
         return "none (not a terminal, or one without colours)"
-    if chosen.draw is _half_blocks:
+    if chosen.draw is half_blocks:
         return "half-block characters (the terminal knows neither kitty's protocol nor sixel)"
     return "sixel" if chosen.overlays else "kitty's graphics protocol"
 
@@ -128,7 +128,7 @@ def drawer(wanted: bool | None) -> Drawer | None:
             return Drawer(_pixel_drawing(Image), overlays=Image is SixelImage)
     if os.environ.get("NO_COLOR") and not wanted:
         return None
-    return Drawer(_half_blocks)
+    return Drawer(half_blocks)
 
 
 def _can_ask() -> bool:
@@ -155,7 +155,8 @@ def _pixel_drawing(image: Any) -> Callable[[Pixels], RenderableType]:
     return draw
 
 
-def _half_blocks(pixels: Pixels) -> HalfBlocks:
+def half_blocks(pixels: Pixels) -> HalfBlocks:
+    """RGB pixels `[H, W, 3]` as characters: what any terminal with colours can show."""
     import numpy as np
     from PIL import Image
 

@@ -195,7 +195,7 @@ def test_pictures_stand_beside_the_words(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(pictures, "thumbnail", lambda hit: red if hit.kind == "image" else None)
     on = screen()
     hits = [hit(), hit("/notes.txt", rank=2, kind="text", snippet="words")]
-    print_hits(hits, pictures.Drawer(pictures._half_blocks), on)
+    print_hits(hits, pictures.Drawer(pictures.half_blocks), on)
     lines = on.export_text().splitlines()
     assert sum("▀" in line for line in lines) == pictures.ROWS
     first, second = (next(line for line in lines if path in line) for path in ("/pics/a.png", "/notes.txt"))
@@ -209,7 +209,7 @@ def test_pictures_drawn_over_text_return_to_the_line_below(monkeypatch: pytest.M
     red = np.full((60, 60, 3), (255, 0, 0), np.uint8)
     monkeypatch.setattr(pictures, "thumbnail", lambda hit: red)
     on = screen()
-    print_hits([hit(snippet="word " * words or None)], pictures.Drawer(pictures._half_blocks, overlays=True), on)
+    print_hits([hit(snippet="word " * words or None)], pictures.Drawer(pictures.half_blocks, overlays=True), on)
     output = on.file.getvalue()  # type: ignore[attr-defined]
     lines_of_words = output[: output.rindex("word") if words else output.index("image")].count("\n") + 1
     row = output.count("\n")
@@ -221,7 +221,7 @@ def test_pictures_drawn_over_text_return_to_the_line_below(monkeypatch: pytest.M
 
 def test_terminals_too_narrow_for_pictures_get_none() -> None:
     on = screen(30)
-    print_hits([hit("/nothing.png")], pictures.Drawer(pictures._half_blocks), on)
+    print_hits([hit("/nothing.png")], pictures.Drawer(pictures.half_blocks), on)
     assert "▀" not in on.export_text()
 
 
@@ -245,7 +245,7 @@ def test_a_terminal_that_cannot_answer_is_not_asked(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     found = pictures.drawer(None)
-    assert found is not None and found.draw is pictures._half_blocks
+    assert found is not None and found.draw is pictures.half_blocks
     assert pictures.drawer(False) is None
     monkeypatch.setenv("NO_COLOR", "1")
     assert pictures.drawer(None) is None
