@@ -119,9 +119,10 @@ def complain(message: str, hint: str = "") -> None:
 
 def link_to(path: str) -> str:
     """The `file://` address of an absolute path, safe inside an OSC 8 link."""
-    from tsembed_search.paths import file_path
+    from tsembed_search.paths import file_path, indexed_form
 
-    return file_path(path).as_uri()
+    # What is no path of this system (a surrogate that stands for no byte) becomes one before it is encoded.
+    return file_path(indexed_form(Path(path))).as_uri()
 
 
 def path_text(path: str, *, relative_to: str | None = None, style: str = "") -> Text:
