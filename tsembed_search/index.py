@@ -309,8 +309,10 @@ def _parsed(where: str | Filter | None) -> Filter | None:
 
 def _other_indexes(name: str, url: str | None) -> str:
     """What to do when there is no index of that name: make it, or use one that there is."""
-    folder = index_folder(name, url).parent
-    others = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    from tsembed_search.store.opening import store_exists
+
+    folders = [] if url else sorted(index_folder(name).parent.glob("*"))
+    others = [folder.name for folder in folders if store_exists(folder, name=folder.name)]
     option = ("" if name == DEFAULT_INDEX else f" --index {name}") + (f" --url {url}" if url else "")
     make = f"Make it with: tsembed index FOLDER{option}"
     return f"{make}\nThere are: {', '.join(others[:10])}" if others else make
