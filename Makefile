@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "Making .venv with $(PYTHON)"; \
 	  "$(PYTHON)" -m venv --clear .venv; }
 	@echo "Installing the pinned dependencies into .venv (the first time takes a few minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
