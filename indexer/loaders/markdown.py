@@ -73,7 +73,8 @@ def blocks(source: str, begin: int) -> Iterator[Block]:
     """The blocks of `source` from character `begin` on, without gaps."""
     from markdown_it import MarkdownIt
 
-    offsets = [begin, *accumulate((len(line) for line in source[begin:].splitlines(keepends=True)), initial=begin)][1:]
+    # Only line feeds count: `splitlines` would also split at form feeds and the like, which the parser does not.
+    offsets = list(accumulate((len(line) + 1 for line in source[begin:].split("\n")), initial=begin))
     tokens = MarkdownIt("commonmark").enable("table").parse(source[begin:])
     starts = list(_block_starts(tokens))
     at = begin

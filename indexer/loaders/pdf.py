@@ -29,6 +29,8 @@ _LONGEST_SHAPE: Final = 8.0
 # A picture whose brightest and darkest values differ less shows nothing.
 _LEAST_CONTRAST: Final = 8
 _MOST_PICTURES: Final = 50
+# What pypdfium2 meets when a crafted file says that something has no size, or an endless one.
+_NONSENSE: Final = (ZeroDivisionError, OverflowError, ValueError)
 _FINEST: Final = 200 / 72
 """In pixels per point: more shows no more of a printed page."""
 # PDFium marks a hyphen at a line's end with U+FFFE (or U+0002); the word goes on in the next line.
@@ -53,7 +55,7 @@ def load(loading: Loading) -> Iterator[Unit]:
                     for unit in _units(page, index + 1, loading, seen):
                         given += 1
                         yield unit
-            except pypdfium2.PdfiumError:
+            except (pypdfium2.PdfiumError, *_NONSENSE):
                 broken.append(index + 1)
             loading.alive()
         if broken and len(broken) == total:
@@ -123,12 +125,11 @@ def _pictures(page: Any, number: int, loading: Loading, seen: set[bytes]) -> Ite
                 loading.note(f"Page {number} has more than {_MOST_PICTURES} pictures; the rest is left out.")
                 return
             bitmap = picture.get_bitmap(render=True)
-        except pypdfium2.PdfiumError:
+        except (pypdfium2.PdfiumError, *_NONSENSE):
             loading.note(f"A picture on page {number} cannot be read.")
             continue
-        with closing(bitmap):
-            given += 1
-            yield bitmap.to_pil().copy()
+        given += 1
+        yield bitmap.to_pil().copy()
         loading.alive()
 
 
@@ -150,5 +151,4 @@ def _rendered(page: Any, spec: ImageSpec) -> Image.Image:
     scale = min(_FINEST, max(wide / max(width, 1e-3), high / max(height, 1e-3)))
     # A page that is all length would still explode in the other direction.
     scale = min(scale, (4 * max(wide * high, 1) / max(width * height, 1e-3)) ** 0.5)
-    with closing(page.render(scale=scale, may_draw_forms=False)) as bitmap:
-        return cast("Image.Image", bitmap.to_pil().copy())
+    return cast("Image.Image", page.render(scale=scale, may_draw_forms=False).to_pil().copy())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +56,15 @@ class Sink:
         self.notes.append(message)
 
 
+@functools.cache
+def _new_store() -> Path:
+    """An empty store to copy: making one takes a second."""
+    folder = Path(tempfile.mkdtemp(prefix="tsembed-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    open_store(folder, name="test", create=StoreSettings(DIM)).close()
+    return folder
+
+
 class Indexing:
     """One index and the files that go into it."""
 
@@ -61,6 +74,7 @@ class Indexing:
         self.files.mkdir(exist_ok=True)
         self.backbone = CountingBackbone()
         self.loads = 0
+        self.optimizes = False
         self.sink = Sink()
 
     def run(self, *paths: Path | str, **settings: Any) -> IndexReport:
@@ -80,9 +94,15 @@ class Indexing:
         return Embedder(self.backbone)
 
     def open(self, info: ModelInfo | None) -> Store | None:
-        if info is None and not store_exists(self.home, name="test"):
-            return None
-        return open_store(self.home, name="test", create=StoreSettings(DIM) if info else None)
+        if not store_exists(self.home, name="test"):
+            if info is None:
+                return None
+            shutil.copytree(_new_store(), self.home, dirs_exist_ok=True)
+        store = open_store(self.home, name="test")
+        if not self.optimizes:
+            # Small shards are rewritten as a whole; what that does is tested once.
+            store.optimize = lambda: None  # type: ignore[method-assign]
+        return store
 
     def records(self) -> list[Record]:
         """All points, with vectors."""

@@ -34,6 +34,7 @@ def fill(indexing: Indexing) -> None:
 
 
 def test_a_first_run_indexes_everything(indexing: Indexing) -> None:
+    indexing.optimizes = True
     fill(indexing)
     indexing.write("program.exe", b"MZ")
     report = indexing.run()
