@@ -20,7 +20,7 @@ _UNSPACED = re.compile(
 )
 # English words that tell nothing about a text; a query of nothing else keeps them.
 _EMPTY = frozenset(
-    "a an and are as at be by can did do does for from had has have how i in is it its my of on or our that the their "  # noqa: SIM905
+    "a an and are as at be by can did do does for from had has have how i in is it its my of on or our that the their "
     "there these they this to was we were what when where which who why will with you your".split()
 )
 _LEAST_PREFIX = 3
