@@ -27,15 +27,21 @@ def main() -> None:
     os.chdir(ROOT / "examples")
     screen = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     wheels = Path("queries/penny-farthing.png")
+    pictures = "kind=image"
     searches = (
-        ("'fast food' -k 2", Item("fast food"), 2),
-        ("'my bike has a flat tyre' -k 2", Item("my bike has a flat tyre"), 2),
-        (f"'for many passengers' --image {wheels} -k 1", Item("for many passengers", wheels), 1),
+        ("'fast food' -k 2", Item("fast food"), None, 2),
+        ("'my bike has a flat tyre' -k 2", Item("my bike has a flat tyre"), None, 2),
+        (
+            f"'for many passengers' --image {wheels} -w {pictures} -k 1",
+            Item("for many passengers", wheels),
+            pictures,
+            1,
+        ),
     )
     with Index.open() as index:
-        for words, item, count in searches:
+        for words, item, where, count in searches:
             screen.print(f"[bold green]$[/] [bold]tsembed search {words}[/]", highlight=False)
-            print_hits(index.search(item, k=count).hits, Drawer(half_blocks), on=screen)
+            print_hits(index.search(item, k=count, where=where).hits, Drawer(half_blocks), on=screen)
     svg = screen.export_svg(title="tsembed", theme=MONOKAI)
     # A page that shows the picture must not have to fetch a font from anywhere.
     svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL).replace("Fira Code, monospace", "monospace")
