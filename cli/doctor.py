@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +15,9 @@ from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.config import DEFAULT_MODEL, home, index_folder
 from tsembed_search.errors import IndexBusyError, TsembedError
 from tsembed_search.version import __version__
+
+if TYPE_CHECKING:
+    from tsembed_search.model.registry import ModelRef
 
 EXAMPLES = examples(
     ("is all well?", "tsembed doctor"),
@@ -57,9 +61,7 @@ def doctor(
     Says what is wrong or would be slow, why, and what to do. Exits with 1 when something is wrong.
     """
     if repair:
-        from tsembed_search.cli.repair import repair_index
-
-        repair_index(index, url, quiet=json)
+        _repair(index, url)
     with render.working("Looking", quiet=json):
         findings = _examine(index, url, model, device)
     sound = all(finding.state != "problem" for finding in findings)
@@ -69,6 +71,16 @@ def doctor(
         _print(findings)
     if not sound:
         raise typer.Exit(1)
+
+
+def _repair(name: str, url: str | None) -> None:
+    from tsembed_search.index import Index
+    from tsembed_search.indexer.removal import repair
+
+    with Index.open(name, url) as index, render.working("Repairing"):
+        files, items = repair(index_folder(name, url), index.store)
+    told = f"{render.count_words(files, 'file')}, {render.count_words(items, 'item')}"
+    render.remark(f"The manifest of the index {name} was made again from the index: {told}.")
 
 
 def _examine(index: str, url: str | None, model: str | None, device: str) -> list[Finding]:
@@ -174,13 +186,28 @@ def _model(index: str, url: str | None, model: str | None) -> Iterator[Finding]:
 
     name = model or _model_of(index, url) or DEFAULT_MODEL
     ref = registry.resolve(name)
-    bytes_ = sum(path.stat().st_size for path in registry.verify(ref))
+    bytes_ = sum(path.stat().st_size for path in _checked_weights(ref))
     detail = f"{ref.name} ({ref.family}, {ref.fingerprint}), {render.size_words(bytes_)} of weights, checked"
     if bytes_ > _LARGE_FOR_CPU and not torch.cuda.is_available():
         advice = "This model is large and there is no GPU: expect seconds per item. The model `mini` is made for CPUs."
         yield Finding("model", "slow", detail, advice)
     else:
         yield Finding("model", "ok", detail)
+
+
+def _checked_weights(ref: ModelRef) -> list[Path]:
+    """The files of a model's weights. Raises `ModelError` for one that is missing, cut short or not the right one.
+
+    A built-in model's files are compared with their checksums; nothing says what those of another should be.
+    """
+    from tsembed_search.model.backbones import mini_spec, weights
+
+    if ref.folder is None:
+        return [mini_spec.verified(name) for name in mini_spec.FILES]
+    files = weights.weight_files(ref.folder)
+    for file in files:
+        weights.read_header(file)
+    return files
 
 
 def _model_of(name: str, url: str | None) -> str | None:

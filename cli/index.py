@@ -53,7 +53,7 @@ def index(
         bool, typer.Option("--retry-skipped", help="Read unchanged files again that could not be read before.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for another process that uses the index.")] = False,
+    wait: options.Wait = False,
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="Decoding processes.", show_default="by cores")
     ] = None,

@@ -23,7 +23,7 @@ EXAMPLES = examples(
     ("what matches a filter", "tsembed ls --where 'ext=pdf and modified>=30d'"),
     ("how many pictures", "tsembed ls --where kind=image --paths | wc -l"),
 )
-_FIELDS = ("kind", "places", "bytes", "page")
+FIELDS = ("kind", "places", "bytes", "page")
 
 
 @dataclass
@@ -46,6 +46,7 @@ def ls(
     ] = None,
     paths: Annotated[bool, typer.Option("--paths", help="Paths only, one per line.")] = False,
     nul: Annotated[bool, typer.Option("-0", "--null", help="Paths only, each ended by NUL.")] = False,
+    wait: options.Wait = False,
     index: options.IndexName = INDEX,
     url: options.Url = None,
     json: options.Json = False,
@@ -57,8 +58,8 @@ def ls(
     from tsembed_search.index import Index
 
     chosen = selection(paths_in, where)
-    with Index.open(index, url) as opened:
-        found = files(opened.store.scroll(chosen, fields=_FIELDS), chosen)
+    with Index.open(index, url, wait=wait) as opened:
+        found = files(opened.store.scroll(chosen, fields=FIELDS), chosen)
     if json:
         render.print_json({"files": [_as_json(file) for file in found]})
     elif paths or nul:

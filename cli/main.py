@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tsembed_search.cli import doctor, index, listing, models, render, search
+from tsembed_search.cli import doctor, index, listing, models, remove, render, search, status
 from tsembed_search.errors import TsembedError
 from tsembed_search.version import __version__
 
@@ -118,7 +118,9 @@ def _root(
 
 app.command(epilog=index.EXAMPLES, no_args_is_help=True)(index.index)
 app.command(epilog=search.EXAMPLES)(search.search)
+app.command(epilog=status.EXAMPLES)(status.status)
 app.command(epilog=listing.EXAMPLES)(listing.ls)
+app.command(epilog=remove.EXAMPLES)(remove.rm)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 

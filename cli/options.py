@@ -68,6 +68,7 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="Where the model runs.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else there.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for another process that uses the index.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 
 INDEX = DEFAULT_INDEX

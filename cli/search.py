@@ -71,6 +71,7 @@ def search(
     images: Annotated[
         bool | None, typer.Option("--images/--no-images", help="Thumbnails in the terminal.", show_default="if it can")
     ] = None,
+    wait: options.Wait = False,
     index: options.IndexName = INDEX,
     url: options.Url = None,
     model: options.Model = None,
@@ -96,10 +97,10 @@ def search(
     if queries is not None:
         from tsembed_search.cli.batch import search_batch
 
-        with Index.open(index, url, model, device) as opened:
+        with Index.open(index, url, model, device, wait=wait) as opened:
             raise typer.Exit(search_batch(opened, queries, wanted))
     draw = None if json or paths or nul else _drawer(images)
-    with Index.open(index, url, model, device) as opened, render.working("Searching", quiet=quiet):
+    with Index.open(index, url, model, device, wait=wait) as opened, render.working("Searching", quiet=quiet):
         result = opened.search(asked, like=like, **wanted)
         why = "" if result.hits or quiet else _why_nothing(opened, wanted)
     if json:

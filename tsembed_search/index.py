@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from tsembed_search.config import DEFAULT_INDEX, index_folder
-from tsembed_search.errors import ModelError, StoreError, UsageError
+from tsembed_search.errors import IndexBusyError, ModelError, StoreError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.metadata import IndexMetadata
+from tsembed_search.ownership import owner_of
 from tsembed_search.paths import absolute
 from tsembed_search.search.filters import Filter, parse_where
 from tsembed_search.search.like import item_of_file, stored_query
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.registry import ModelRef
     from tsembed_search.store.base import Store, StoreInfo, StoreSettings
+
+_BETWEEN_TRIES = 0.1
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,12 @@ class Index:
         device: str = "auto",
         embedder: Embedder | None = None,
         url: str | None = None,
+        wait: bool = False,
     ) -> None:
         self.name = name
         self.metadata = metadata
         self.url = url
+        self.wait = wait
         self._store = store
         self._model = model
         self._device = device
@@ -133,6 +138,7 @@ class Index:
         device: str = "auto",
         *,
         embedder: Embedder | None = None,
+        wait: bool = False,
     ) -> Index:
         """The index `name` on this machine, or on the Qdrant server at `url`.
 
@@ -142,7 +148,7 @@ class Index:
         metadata = metadata_of(name, url)
         if metadata is None:
             raise StoreError(f"There is no index called {name!r}.", _other_indexes(name, url))
-        index = cls(name, metadata, model=model, device=device, embedder=embedder, url=url)
+        index = cls(name, metadata, model=model, device=device, embedder=embedder, url=url, wait=wait)
         index._check_model()
         return index
 
@@ -216,13 +222,27 @@ class Index:
 
     @property
     def store(self) -> Store:
-        """The store, opened now if it was not. Raises `IndexBusyError` while another process writes to it."""
+        """The store, opened now if it was not. Raises `IndexBusyError` while another process has it open."""
         if self._store is None:
-            from tsembed_search.store.opening import open_store
-
             with self._clock("load"):
-                self._store = open_store(index_folder(self.name, self.url), url=self.url, name=self.name)
+                self._store = self._opened()
         return self._store
+
+    def _opened(self) -> Store:
+        from tsembed_search.store.opening import open_store
+
+        folder = index_folder(self.name, self.url)
+        while True:
+            try:
+                return open_store(folder, url=self.url, name=self.name)
+            except IndexBusyError as error:
+                if not self.wait:
+                    owner = owner_of(folder)
+                    raise IndexBusyError(
+                        f"The index {self.name!r} is in use by {owner or 'another process'}.",
+                        "Wait until it has finished (--wait does), or choose another --index.",
+                    ) from error
+                time.sleep(_BETWEEN_TRIES)
 
     @property
     def embedder(self) -> Embedder:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from typer.testing import Result
 
 from tsembed_search.index import Index
+
+Run = Callable[..., Result]
 
 
 def hits_of(output: str) -> list[dict]:

@@ -115,6 +115,13 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
     return settings, dict(content.get("metadata") or {})
 
 
+def delete(connection: Connection, index: str) -> None:
+    """Deletes the collection. Raises `StoreError` when there is none, or when it is not one of ours."""
+    read(connection, index)
+    delete_it = partial(connection.client.delete_collection, name_of(index))
+    connection.ask(f"delete the index {index!r}", delete_it, connection.writing)
+
+
 def write_metadata(connection: Connection, index: str, settings: StoreSettings, metadata: Mapping[str, Any]) -> None:
     """Replaces the index's metadata."""
     content = {_KEY: _content(settings, metadata)}

@@ -7,6 +7,7 @@ cannot keep). One process owns a shard at a time; a second gets `IndexBusyError`
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,15 @@ class EdgeStore:
         settings, metadata = index_file.read(folder)
         with explained("open the index in", folder):
             return cls(folder, settings, metadata, edge_shard.load(folder / "points", settings))
+
+    @classmethod
+    def delete_all(cls, folder: Path) -> None:
+        """Deletes the store in this folder. Raises `IndexBusyError` when another process has it open."""
+        cls.open(folder).close()
+        with explained("delete the index in", folder):
+            # First what makes it an index, so that a deletion that is cut short leaves none.
+            (folder / index_file.NAME).unlink()
+            shutil.rmtree(folder / "points")
 
     @property
     def dim(self) -> int:

@@ -53,3 +53,20 @@ def store_exists(folder: Path, *, url: str | None = None, name: str) -> bool:
     from tsembed_search.store.edge import EdgeStore
 
     return EdgeStore.exists(folder)
+
+
+def delete_store(folder: Path, *, url: str | None = None, name: str) -> None:
+    """Deletes the store of the index `name` with everything in it; nothing else that lies in `folder`.
+
+    Raises `IndexBusyError` while another process has it open, and `StoreError`.
+    """
+    if url is not None:
+        from tsembed_search.store import collection
+        from tsembed_search.store.connection import Connection
+
+        with closing(Connection(url)) as connection:
+            collection.delete(connection, name)
+        return
+    from tsembed_search.store.edge import EdgeStore
+
+    EdgeStore.delete_all(folder)

@@ -1,0 +1,154 @@
+"""`tsembed status`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tsembed_search.cli import options, render
+from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.config import index_folder
+
+if TYPE_CHECKING:
+    from tsembed_search.index import IndexStatus
+    from tsembed_search.metadata import IndexMetadata
+
+EXAMPLES = examples(
+    ("how large, made by which model, when", "tsembed status"),
+    ("what could not be read, and why", "tsembed status --skipped"),
+    ("as data", "tsembed status --json --index papers"),
+)
+
+_MOST_FOLDERS = 10
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What the manifest says: how many files there are, below which folders, and what was skipped (path, reason)."""
+
+    files: int = 0
+    roots: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def status(
+    skipped: Annotated[bool, typer.Option("--skipped", help="List the files that could not be read, and why.")] = False,
+    wait: options.Wait = False,
+    index: options.IndexName = INDEX,
+    url: options.Url = None,
+    json: options.Json = False,
+) -> None:
+    """Say what an index holds: files, items, folders, model, disk space, and what was skipped."""
+    from tsembed_search.errors import IndexBusyError
+    from tsembed_search.index import Index
+
+    known: IndexStatus | None = None
+    busy = ""
+    with Index.open(index, url, wait=wait) as opened:
+        metadata = opened.metadata
+        try:
+            known = opened.status()
+        except IndexBusyError as error:
+            # What lies beside the engine can still be told, and a person who asks during a long run wants to know it.
+            busy = error.message
+    remembered = _remembered(index, url)
+    if json:
+        render.print_json(_as_json(index, metadata, known, remembered, busy))
+    elif skipped:
+        _print_skipped(remembered.skipped)
+    else:
+        _print(_rows(index, url, metadata, known, remembered, busy))
+
+
+def _remembered(name: str, url: str | None) -> Remembered:
+    """Nothing, when this machine has never indexed into it."""
+    from contextlib import closing
+
+    from tsembed_search.indexer.manifest import NAME, Manifest
+
+    path = index_folder(name, url) / NAME
+    if not path.exists():
+        return Remembered()
+    with closing(Manifest(path)) as manifest:
+        roots = sorted({file.root for file in manifest.files()})
+        return Remembered(manifest.counts()[0], roots, manifest.skipped())
+
+
+def _as_json(
+    name: str, metadata: IndexMetadata, known: IndexStatus | None, remembered: Remembered, busy: str
+) -> dict[str, Any]:
+    return {
+        "index": name,
+        "model": metadata.model,
+        "fingerprint": metadata.fingerprint,
+        "dim": metadata.dim,
+        "created_at": metadata.created_at,
+        "files": remembered.files,
+        "folders": remembered.roots,
+        "skipped": [{"path": path, "reason": reason} for path, reason in remembered.skipped],
+        "items": known.items if known else None,
+        "total": known.store.points if known else None,
+        "engine": known.store.engine if known else None,
+        "graph_items": known.store.indexed if known else None,
+        "place": known.place if known else None,
+        "details": dict(known.store.details) if known else None,
+        "busy": busy or None,
+    }
+
+
+def _rows(
+    name: str, url: str | None, metadata: IndexMetadata, known: IndexStatus | None, remembered: Remembered, busy: str
+) -> list[tuple[str, str]]:
+    """What is told to people, as (label, words)."""
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(metadata.created_at))
+    rows = [("index", name), ("model", f"{metadata.model} ({metadata.dim} dimensions)"), ("made", made)]
+    if known is not None:
+        counts = [render.count_words(count, kind) for kind, count in sorted(known.items.items())]
+        rows.append(("items", f"{known.store.points:,}" + (f" ({', '.join(counts)})" if counts else "")))
+    if remembered.files or remembered.roots or url is None:
+        rows.append(("files", f"{remembered.files:,}"))
+    rows += [("folder", root) for root in remembered.roots[:_MOST_FOLDERS]]
+    if len(remembered.roots) > _MOST_FOLDERS:
+        rows.append(("", f"and {render.count_words(len(remembered.roots) - _MOST_FOLDERS, 'more folder')}"))
+    if remembered.skipped:
+        rows.append(
+            ("skipped", f"{render.count_words(len(remembered.skipped), 'file')}; see: tsembed status --skipped")
+        )
+    if known is not None:
+        size = known.store.details.get("disk_bytes")
+        rows.append(("engine", known.store.engine))
+        rows.append(("place", known.place + (f", {render.size_words(float(size))}" if size else "")))
+        quantize = known.store.details.get("quantize", "none")
+        rows.append(("search graph", f"{known.store.indexed:,} items" if known.store.indexed else "not needed yet"))
+        rows += [("compressed", quantize)] if quantize != "none" else []
+    if busy:
+        rows.append(("busy", busy))
+    return rows
+
+
+def _print(rows: list[tuple[str, str]]) -> None:
+    width = max(len(label) for label, _ in rows)
+    if not render.is_terminal():
+        for label, words in rows:
+            print(f"{label:<{width}}  {render.shown(words)}".rstrip())
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, words in rows:
+        table.add_row(Text(label, style="bold"), Text(render.shown(words)))
+    render.console().print(table)
+
+
+def _print_skipped(skipped: list[tuple[str, str]]) -> None:
+    """One line each, so that it can be searched; the reason last, for it may be long."""
+    if not skipped:
+        render.remark("No file was skipped.")
+    for path, reason in skipped:
+        print(f"{render.shown(path)}\t{render.shown(reason)}")
