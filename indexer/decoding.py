@@ -21,6 +21,9 @@ from tsembed_search.indexer.loaders.unit import Unit
 if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import InputSpec
 
+WORKER = ("-P", "-m", "tsembed_search.indexer.worker")
+"""Arguments to Python. -P: a file in the current folder must not pass for a module."""
+
 _STARTUP_SECONDS: Final = 120.0
 _WATCH_SECONDS: Final = 0.2
 # One thread each, and little memory that is reserved and never used: many of these run beside the model.
@@ -147,9 +150,8 @@ class Decoder:
         with self._lock:
             if self._stopped:
                 raise LoadError("The run is being stopped.")
-            # -P: a file in the current folder must not pass for a module.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tsembed_search.indexer.worker"],
+                [sys.executable, *WORKER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

@@ -1,0 +1,147 @@
+"""How much of the model's speed reaches the index: `python benchmarks/indexing.py --json`.
+
+The floor is the model alone: the same items, prepared beforehand, in batches of the same budget. The pipeline does that
+and all the rest: crawl, hash, decode, prepare, write to the engine and the manifest, tidy up. Rounds of both alternate;
+the figures are medians over rounds of ratios within a round, so that a busy machine slows both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+
+from tsembed_search import Embedder, Item
+from tsembed_search.images import open_image
+from tsembed_search.indexer.batching import Pool
+from tsembed_search.indexer.chunking import Chunker, paragraphs
+from tsembed_search.indexer.pipeline import run_index
+from tsembed_search.indexer.report import IndexReport, IndexSettings
+from tsembed_search.model.backbones.protocol import Prepared
+from tsembed_search.model.registry import ModelRef, resolve
+from tsembed_search.store.base import StoreSettings
+from tsembed_search.store.opening import open_store, store_exists
+
+WORDS = (
+    "the of and a in to is was on for with that by it from at as are which river mountain village century music "
+    "church painting railway station player season album family species water house king war battle school"
+).split()
+
+
+def photographs(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """JPEGs like photographs: smooth shapes, some texture, a few hundred kilobytes at 1600 x 1200."""
+    numbers = np.random.default_rng(0)
+    for index in range(count):
+        coarse = numbers.integers(0, 256, (12, 16, 3), np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), np.int16)
+        fine = numbers.normal(0, 5, (size[1] // 2, size[0] // 2, 1)).astype(np.int16).repeat(2, 0).repeat(2, 1)
+        pixels = np.clip(smooth[: fine.shape[0], : fine.shape[1]] + fine, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:05}.jpg", quality=85)
+
+
+def articles(folder: Path, count: int) -> None:
+    """Texts of a few paragraphs."""
+    chance = random.Random(0)
+    for index in range(count):
+        sentences = [" ".join(chance.choices(WORDS, k=chance.randint(6, 24))).capitalize() + "." for _ in range(60)]
+        text = "\n\n".join(" ".join(sentences[at : at + 6]) for at in range(0, 60, 6))
+        (folder / f"{index:05}.txt").write_text(text, "utf-8")
+
+
+def prepared_pictures(embedder: Embedder, folder: Path) -> list[Prepared]:
+    """What the model gets of each picture."""
+    spec = embedder.inputs.image
+    return [embedder.prepare(Item(image=open_image(path, spec).pixels)) for path in sorted(folder.iterdir())]
+
+
+def prepared_texts(embedder: Embedder, folder: Path) -> list[Prepared]:
+    """What the model gets of each chunk."""
+    chunker = Chunker(embedder.inputs.text)
+    texts = (path.read_text("utf-8") for path in sorted(folder.iterdir()))
+    return [embedder.prepare(Item(chunk.text)) for text in texts for chunk in chunker.chunks(paragraphs([text]))]
+
+
+def model_alone(embedder: Embedder, prepared: list[Prepared]) -> float:
+    """Items per second of nothing but the model."""
+    pool: Pool[None] = Pool(embedder.batch_tokens)
+    batches = [batch for one in prepared for batch in pool.add(None, one)] + list(pool.rest())
+    started = time.perf_counter()
+    for batch in batches:
+        embedder.encode([one for _, one in batch])
+    return len(prepared) / (time.perf_counter() - started)
+
+
+def pipeline(embedder: Embedder, ref: ModelRef, folder: Path) -> IndexReport:
+    """A whole run into a new index."""
+    home = Path(tempfile.mkdtemp())
+
+    def opened(info: Any) -> Any:
+        if info is None and not store_exists(home, name="benchmark"):
+            return None
+        return open_store(home, name="benchmark", create=StoreSettings(info.dim) if info else None)
+
+    try:
+        settings = IndexSettings(home, (folder,), ref.fingerprint, ref.name)
+        return run_index(settings, embedder=lambda: embedder, store=opened)
+    finally:
+        shutil.rmtree(home)
+
+
+def measure(
+    embedder: Embedder, ref: ModelRef, folder: Path, prepare: Callable[[Embedder, Path], list[Prepared]], rounds: int
+) -> dict[str, float]:
+    """Medians over `rounds`."""
+    prepared = prepare(embedder, folder)
+    model_alone(embedder, prepared[: len(prepared) // 4 + 1])
+    alone, whole, embedding = [], [], []
+    for _ in range(rounds):
+        alone.append(model_alone(embedder, prepared))
+        report = pipeline(embedder, ref, folder)
+        assert report.items.embedded == len(prepared), "both must embed the same items"
+        whole.append(report.items.embedded / report.seconds)
+        embedding.append(report.items_per_second)
+    return {
+        "items": len(prepared),
+        "ratio": statistics.median(b / a for a, b in zip(alone, whole, strict=True)),
+        "ratio_of_the_embedding_stage": statistics.median(b / a for a, b in zip(alone, embedding, strict=True)),
+        "model_alone_items_per_second": statistics.median(alone),
+        "pipeline_items_per_second": statistics.median(whole),
+    }
+
+
+def main(
+    model: Annotated[str, typer.Option(help="Which model.")] = "mini",
+    scale: Annotated[float, typer.Option(help="Of the number of items.")] = 1.0,
+    rounds: Annotated[int, typer.Option(help="Of both.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object last.")] = False,
+) -> None:
+    """Measures pictures of two sizes and texts."""
+    ref = resolve(model)
+    embedder = Embedder.load(model)
+    results: dict[str, dict[str, float]] = {}
+    corpora: dict[str, tuple[Callable[[Path], None], Callable[[Embedder, Path], list[Prepared]]]] = {
+        "pictures_1600x1200": (lambda at: photographs(at, round(400 * scale), (1600, 1200)), prepared_pictures),
+        "pictures_640x480": (lambda at: photographs(at, round(400 * scale), (640, 480)), prepared_pictures),
+        "texts": (lambda at: articles(at, round(200 * scale)), prepared_texts),
+    }
+    for name, (make, prepare) in corpora.items():
+        with tempfile.TemporaryDirectory() as folder:
+            make(Path(folder))
+            results[name] = measure(embedder, ref, Path(folder), prepare, rounds)
+        print(f"{name:>20}: " + ", ".join(f"{key} {value:.3g}" for key, value in results[name].items()))
+    if as_json:
+        print(json.dumps({"benchmark": "indexing", "model": model, "floor": 0.85, **results}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
