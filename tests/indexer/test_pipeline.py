@@ -101,15 +101,7 @@ def test_changed_added_renamed_copied_removed(indexing: Indexing) -> None:
     assert report.items.embedded == indexing.backbone.embedded == 2
     assert report.items.removed == 2, "the old picture's point and the page's"
     assert indexing.paths() == ["copy.txt", "new.png", "notes.txt", "red.png", "sub/guide.md", "sub/water.jpg"]
-    assert indexing.points() == scratch(indexing)
-
-
-def scratch(indexing: Indexing) -> dict:
-    """The points of an index that is made anew from the same files."""
-    fresh = Indexing(indexing.files.parent, "scratch")
-    shutil.rmtree(fresh.home, ignore_errors=True)
-    fresh.run()
-    return fresh.points()
+    assert indexing.points() == indexing.scratch()
 
 
 def test_the_same_content_twice_is_one_point(indexing: Indexing) -> None:
@@ -280,7 +272,7 @@ def test_errors_of_the_store_end_the_run_and_the_next_goes_on(indexing: Indexing
     indexing.open = real
     report = indexing.run()
     assert report.items.embedded < report.items.total
-    assert indexing.points() == scratch(indexing)
+    assert indexing.points() == indexing.scratch()
 
 
 def test_an_item_that_the_model_cannot_take_fails_its_file_only(indexing: Indexing) -> None:
@@ -330,7 +322,7 @@ def test_ctrl_c_keeps_what_is_embedded_and_the_next_run_goes_on(indexing: Indexi
     assert kept.total == kept.embedded == len(indexing.records())
     report = indexing.run()
     assert report.items.embedded == 60 - kept.embedded and report.items.total == 60
-    assert indexing.points() == scratch(indexing)
+    assert indexing.points() == indexing.scratch()
 
 
 def test_one_owner(indexing: Indexing) -> None:
