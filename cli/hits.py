@@ -42,8 +42,11 @@ def print_hits(hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | 
         for hit in hits:
             screen.print(hit_text(hit, len(hits)), end="\n\n" if hit.rank < len(hits) else "\n")
         return
+    from tsembed_search.cli.pictures import thumbnails
+
+    pictures = thumbnails(hits)
     for hit in hits:
-        drawer.print_beside(screen, hit, hit_text(hit, len(hits)))
+        drawer.print_beside(screen, pictures.get(hit.rank), hit_text(hit, len(hits)))
 
 
 def hit_text(hit: Hit, of: int) -> RenderableType:

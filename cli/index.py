@@ -16,7 +16,7 @@ from tsembed_search.indexer.report import PageMode
 from tsembed_search.store.base import Quantize, StoreSettings
 
 if TYPE_CHECKING:
-    from tsembed_search.indexer.report import IndexReport, IndexSettings, Skipped
+    from tsembed_search.indexer.report import IndexReport, IndexSettings, ItemCounts, Skipped
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.registry import ModelRef
 
@@ -152,13 +152,18 @@ def summary_lines(report: IndexReport, settings: IndexSettings, name: str) -> li
     speed = f", {rate_words(report.items_per_second)} items/s" if items.embedded else ""
     lines = [
         f"{render.count_words(files.seen, 'file')} in {render.time_words(report.seconds)}{speed}: {told}.",
-        f"{items.embedded:,} embedded, {items.reused:,} reused, {items.removed:,} removed; "
-        f"the index {name} has {render.count_words(items.total, 'item')}.",
+        f"{_changes(items)}The index {name} has {render.count_words(items.total, 'item')}.",
         *_skips(report.skipped),
     ]
     if files.skipped and files.skipped == files.seen:
         lines.append("Nothing could be read: see the reasons above.")
     return lines
+
+
+def _changes(items: ItemCounts) -> str:
+    told = {"embedded": items.embedded, "reused": items.reused, "removed": items.removed}
+    said = ", ".join(f"{count:,} {what}" for what, count in told.items() if count)
+    return f"Items: {said}. " if said else ""
 
 
 def _skips(skipped: Sequence[Skipped]) -> list[str]:

@@ -53,7 +53,7 @@ def _run(command: Any) -> int:
     try:
         result = command()
     except TsembedError as error:
-        render.complain(error.message, error.hint)
+        render.complain(error.message, error.hint, label="" if error.exit_code == 130 else "error: ")
         return error.exit_code
     except _ParserError as error:
         return _wrong_usage(error)

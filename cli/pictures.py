@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import LoadError, UsageError
 from tsembed_search.model.backbones.protocol import ImageSpec
+from tsembed_search.paths import file_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,9 +66,8 @@ class Drawer:
     overlays: bool = False
     least_width: int = 50
 
-    def print_beside(self, screen: Console, hit: Hit, words: RenderableType) -> None:
-        """One hit with its thumbnail, or with free space where none can be had."""
-        pixels = thumbnail(hit)
+    def print_beside(self, screen: Console, pixels: Pixels | None, words: RenderableType) -> None:
+        """The words of a hit with its thumbnail, or with free space where none can be had."""
         picture = None if pixels is None else self.draw(pixels)
         if self.overlays:
             self._print_over(screen, picture, words)
@@ -174,13 +174,28 @@ def fit(width: int, height: int, cell_shape: float) -> tuple[int, int]:
     return max(1, min(COLUMNS, round(width * scale))), max(1, min(ROWS, round(height * scale / cell_shape)))
 
 
-def thumbnail(hit: Hit) -> Pixels | None:
-    """The picture of a hit, small, uint8 RGB `[H, W, 3]`; None for texts and for files that cannot be read now."""
-    if hit.kind != "image" or hit.chunk is not None:
-        return None
+def thumbnails(hits: Sequence[Hit]) -> dict[int, Pixels]:
+    """Small pictures of hits, by rank, uint8 RGB `[H, W, 3]`: of picture files, and of the pages of PDFs.
+
+    Texts have none, nor have files that cannot be read now.
+    """
+    from tsembed_search.cli.page_pictures import page_pictures
+
+    pages = {hit.rank: (str(file_path(hit.path)), hit.page) for hit in hits if hit.page is not None}
+    rendered = page_pictures(list(pages.values()))
+    found = {rank: rendered[page] for rank, page in pages.items() if page in rendered}
+    for hit in hits:
+        if hit.kind == "image" and hit.page is None and hit.chunk is None:
+            pixels = _small(file_path(hit.path))
+            if pixels is not None:
+                found[hit.rank] = pixels
+    return found
+
+
+def _small(path: Path) -> Pixels | None:
     from tsembed_search.images import open_image
 
     try:
-        return open_image(Path(hit.path), _SOURCE).pixels
+        return open_image(path, _SOURCE).pixels
     except LoadError:
         return None

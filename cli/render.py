@@ -102,16 +102,16 @@ def print_paths(paths: Iterable[str], *, end: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def complain(message: str, hint: str = "") -> None:
+def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
     """An error as one block on stderr: what happened, and what to do about it."""
     lines = [shown(line) for line in message.splitlines()] or [""]
     hints = [shown(line) for line in hint.splitlines()]
     if not is_terminal(stderr=True):
-        print("\n".join([f"error: {lines[0]}", *lines[1:], *hints]), file=sys.stderr, flush=True)
+        print("\n".join([label + lines[0], *lines[1:], *hints]), file=sys.stderr, flush=True)
         return
     from rich.text import Text
 
-    text = Text.assemble(("error: ", "bold red"), "\n".join(lines))
+    text = Text.assemble((label, "bold red"), "\n".join(lines))
     if hints:
         text.append("\n" + "\n".join(hints), style="dim")
     console(stderr=True).print(text)

@@ -47,7 +47,7 @@ def _serve(requests: BinaryIO, out: BinaryIO, settings: dict[str, Any]) -> None:
     memory = int(settings["memory"])
     formats = {format.name: format for format in FORMATS}
     chunker = functools.cache(lambda: Chunker(inputs.text))
-    _limit_memory(memory)
+    limit_memory(memory)
     wire.send(out, {"is": "ready"})
     while (message := wire.receive(requests)) is not None:
         request = message[0]
@@ -143,7 +143,7 @@ def _inputs(settings: dict[str, Any]) -> InputSpec:
     return InputSpec(ImageSpec(**image), TextSpec(**text))
 
 
-def _limit_memory(memory: int) -> None:
+def limit_memory(memory: int) -> None:
     """Lets this process use that much address space beyond what it has now, where the system can say so."""
     if not sys.platform.startswith("linux"):
         return

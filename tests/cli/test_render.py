@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -192,7 +193,7 @@ def test_half_blocks_draw_two_pixels_per_cell() -> None:
 
 def test_pictures_stand_beside_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
     red = np.full((60, 60, 3), (255, 0, 0), np.uint8)
-    monkeypatch.setattr(pictures, "thumbnail", lambda hit: red if hit.kind == "image" else None)
+    monkeypatch.setattr(pictures, "thumbnails", lambda hits: {1: red})
     on = screen()
     hits = [hit(), hit("/notes.txt", rank=2, kind="text", snippet="words")]
     print_hits(hits, pictures.Drawer(pictures.half_blocks), on)
@@ -207,7 +208,7 @@ def test_pictures_stand_beside_the_words(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_pictures_drawn_over_text_return_to_the_line_below(monkeypatch: pytest.MonkeyPatch, words: int) -> None:
     """For sixel: the cursor goes up over the words to draw, and back down below the longer of words and picture."""
     red = np.full((60, 60, 3), (255, 0, 0), np.uint8)
-    monkeypatch.setattr(pictures, "thumbnail", lambda hit: red)
+    monkeypatch.setattr(pictures, "thumbnails", lambda hits: {1: red})
     on = screen()
     print_hits([hit(snippet="word " * words or None)], pictures.Drawer(pictures.half_blocks, overlays=True), on)
     output = on.file.getvalue()  # type: ignore[attr-defined]
@@ -217,6 +218,32 @@ def test_pictures_drawn_over_text_return_to_the_line_below(monkeypatch: pytest.M
     row -= sum(int(n or 1) for n in re.findall(r"\x1b\[(\d*)A", output))
     assert row == max(lines_of_words, pictures.ROWS) + 1
     assert "A" in output
+
+
+def test_thumbnails_of_pictures_and_pages_but_not_of_what_is_gone_or_broken(tmp_path: Path) -> None:
+    Image.new("RGB", (900, 300), "red").save(tmp_path / "wide.png")
+    Image.new("RGB", (200, 300), "blue").save(tmp_path / "book.pdf", resolution=72)
+    (tmp_path / "broken.png").write_bytes(b"no")
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.4 no")
+    names = [("wide.png", None), ("book.pdf", 1), ("book.pdf", 7), ("broken.png", None), ("broken.pdf", 1), ("gone", 2)]
+    hits = [hit(str(tmp_path / name), rank=rank, page=page) for rank, (name, page) in enumerate(names, 1)]
+    found = pictures.thumbnails([*hits, hit(str(tmp_path / "wide.png"), rank=9, kind="text")])
+    assert sorted(found) == [1, 2]
+    assert tuple(found[1].mean(axis=(0, 1)).round()) == (255, 0, 0)
+    assert found[2].mean(axis=(0, 1)) == pytest.approx((0, 0, 255), abs=3)
+    assert found[2].shape[0] > found[2].shape[1]
+    assert max(found[1].size, found[2].size) < 3 * 520 * 520
+
+
+def test_rendering_pages_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renderer that hangs costs some seconds, and what it had drawn before is shown."""
+    from tsembed_search.cli import page_pictures
+
+    Image.new("RGB", (20, 30), "blue").save(tmp_path / "book.pdf")
+    os.mkfifo(tmp_path / "hangs.pdf")
+    monkeypatch.setattr(page_pictures, "_SECONDS", 3.0)
+    book, hangs = (str(tmp_path / "book.pdf"), 1), (str(tmp_path / "hangs.pdf"), 1)
+    assert list(page_pictures.page_pictures([book, hangs])) == [book]
 
 
 def test_terminals_too_narrow_for_pictures_get_none() -> None:
