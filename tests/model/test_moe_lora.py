@@ -488,7 +488,7 @@ class TestFamilies:
 
     def test_learns_under_checkpointing(self, family: str, backbone: hf.TransformersBackbone) -> None:
         batch = [backbone.prepare(item) for item in self.items()]
-        adapters: Any = backbone._adapters
+        adapters: Any = backbone.adapters
         parameters = [*adapters.expert_parameters(), *adapters.router_parameters()]
         model: Any = backbone.model
         results = []
@@ -509,7 +509,7 @@ class TestFamilies:
         from peft import PeftModel
         from safetensors.torch import save_file
 
-        adapters: Any = backbone._adapters
+        adapters: Any = backbone.adapters
         for weight in adapters.router_parameters():
             nn.init.zeros_(weight)
         (tmp_path / "adapter_config.json").write_text(json.dumps(adapters.peft_config()))

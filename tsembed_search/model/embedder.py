@@ -74,7 +74,7 @@ class Embedder:
             torch.cuda.empty_cache()
             half = len(batch) // 2
             return _joined([self.encode(batch[:half]), self.encode(batch[half:])])
-        if not np.isfinite(vectors).all():
+        if not (np.isfinite(vectors).all() and (routes is None or np.isfinite(routes).all())):
             raise ModelError(
                 f"The model {self.info.name} gave vectors that are not finite.",
                 "Its weights may be damaged, or too large for this precision: try --device cpu.",

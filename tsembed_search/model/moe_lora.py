@@ -25,8 +25,11 @@ from torch import Tensor, nn
 from tsembed_search.errors import ModelError
 from tsembed_search.model.routing import Gate, Router, RouterSettings, Routing, Trace
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What the projections are called in most decoders."""
+PROJECTIONS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    *("query", "key", "value", "dense"),
+)
+"""What the projections are called in most decoders, and in BERT's encoder."""
 _NAME = "default"  # PEFT's name for the only adapter
 
 
@@ -220,6 +223,14 @@ class Adapters:
             "inference_mode": True,
         }
 
+    def match_precision(self) -> None:
+        """For inference: A and B in the precision of their projection, unless that is quantised. Routers stay exact."""
+        for layer in self.layers.values():
+            weight = getattr(layer.base_layer, "weight", None)
+            if isinstance(weight, Tensor) and weight.is_floating_point():
+                layer.lora_A.to(weight.dtype)
+                layer.lora_B.to(weight.dtype)
+
     @torch.no_grad()
     def merge(self, model: nn.Module) -> None:
         """Puts the uniform mixture into the projections' weights and takes the adapters off the model.
@@ -257,6 +268,8 @@ def attach(model: nn.Module, settings: AdapterSettings, blocks: str) -> Adapters
             stack[index].set_submodule(name, layer)
             layers[f"{blocks}.{index}.{name}"] = layer
         routers[f"{blocks}.{index}"] = layers[f"{blocks}.{index}.{found[0][0]}"].lead(place, routing)
+    for layer in layers.values():  # a new module is in training mode, whatever the model is in
+        layer.train(layer.base_layer.training)
     return Adapters(settings, layers, routers, routing)
 
 

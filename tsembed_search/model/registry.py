@@ -1,6 +1,7 @@
 """From a model's name to a model: `resolve` says what a name means without loading anything heavy, `load` loads it.
 
-A name is a built-in model (`mini`), a folder, or a hub name (`owner/name`, or `owner/name@revision`).
+A name is a built-in model (`mini`), a folder, the name of a folder in `$TSEMBED_HOME/models`, or a hub name
+(`owner/name`, or `owner/name@revision`). A folder holds a transformers model, or a checkpoint: adapters for a model.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from tsembed_search.config import home
 from tsembed_search.errors import ModelError
+from tsembed_search.model import checkpoint
 from tsembed_search.model.backbones import families, hub, weights
 from tsembed_search.model.backbones.protocol import Backbone
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_OWN_NAME = re.compile(r"\w[\w.-]*")
 _PROCESSOR_FILES = ("tokenizer.json", "preprocessor_config.json", "processor_config.json")
 # Keys of config.json that say how a file was written, not what the model computes.
 _NO_IDENTITY = frozenset(
@@ -36,11 +40,15 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that can be named: built in, found in the local hub cache, or a suggestion to download."""
+    """A model that can be named: built in, found on this machine, or a suggestion to download.
+
+    `base`: the model that a checkpoint's adapters are for, else None.
+    """
 
     name: str
     family: str
-    where: Literal["built in", "on this machine", "on the hub"]
+    where: Literal["built in", "on this machine", "on the hub", "unreadable"]
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class _Format:
 
 
 def resolve(name_or_path: str | Path) -> ModelRef:
-    """What a name means. Looks for a built-in model, a folder, the local hub cache, then the hub itself.
+    """What a name means. Looks for a built-in model, a folder, one of our own, the local hub cache, then the hub.
 
     Raises `ModelError` that says what to do: no such model (with near matches), not on this machine and no network,
     a family that is not supported, files missing, or pickled weights.
@@ -80,6 +88,8 @@ def resolve(name_or_path: str | Path) -> ModelRef:
         return _read_folder(name, path.absolute())
     if path.is_file():
         raise ModelError(f"{name} is a file.", "Give the folder that holds the model's config.json.")
+    if _OWN_NAME.fullmatch(name) and (own := home() / "models" / name).is_dir():
+        return _read_folder(name, own)
     found = _HUB_NAME.fullmatch(name)
     if found is None or name.startswith("."):
         raise ModelError(f"There is no model called {name!r} and no such folder.", _suggest(name))
@@ -99,16 +109,33 @@ def load(ref: ModelRef, device: str = "auto") -> Backbone:
 
 
 def known_models() -> list[KnownModel]:
-    """Models to choose from: built-in ones, those in the local hub cache, and well-known ones of each family."""
+    """Models to choose from: built-in ones, those in `$TSEMBED_HOME/models` and in the local hub cache, and well-known
+    ones of each family.
+    """
     here = [KnownModel(name, name, "built in") for name in _BUILT_INS]
-    for name, folder in hub.cached_models():
-        if (folder / "config.json").is_file():
-            family = families.by_config(weights.read_json(folder / "config.json"))
-            if family is not None:
-                here.append(KnownModel(name, family.name, "on this machine"))
+    own = home() / "models"
+    names_of_own = sorted(entry.name for entry in own.iterdir()) if own.is_dir() else []
+    folders = [(name, own / name) for name in names_of_own if _OWN_NAME.fullmatch(name)]
+    for name, folder in [*folders, *hub.cached_models()]:
+        if (found := known_model(name, folder)) is not None:
+            here.append(found)
     names = {model.name for model in here}
     examples = ((example, family.name) for family in families.FAMILIES for example in family.examples)
     return here + [KnownModel(name, family, "on the hub") for name, family in examples if name not in names]
+
+
+def known_model(name: str, folder: Path) -> KnownModel | None:
+    """The model in a folder, by its JSON files; None when the folder holds none that can be used."""
+    if (folder / checkpoint.MARKER).is_file():
+        try:
+            base = checkpoint.read(folder).base
+        except ModelError:
+            return KnownModel(name, "checkpoint", "unreadable")
+        return KnownModel(name, base.family, "on this machine", base.name)
+    if not (folder / "config.json").is_file():
+        return None
+    family = families.by_config(weights.read_json(folder / "config.json"))
+    return None if family is None else KnownModel(name, family.name, "on this machine")
 
 
 def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
@@ -200,4 +227,12 @@ _BUILT_INS = {
     "mini": _BuiltIn("tsembed_search.model.backbones.mini_spec", "tsembed_search.model.backbones.mini:load"),
 }
 # The first whose marker exists wins, so a folder that extends another kind comes before it.
-_FORMATS = (_Format("config.json", _transformers_family, _transformers_ref, "tsembed_search.model.backbones.hf:load"),)
+_FORMATS = (
+    _Format(
+        checkpoint.MARKER,
+        lambda name, folder: checkpoint.read(folder),
+        checkpoint.reference,
+        "tsembed_search.model.checkpoint:load",
+    ),
+    _Format("config.json", _transformers_family, _transformers_ref, "tsembed_search.model.backbones.hf:load"),
+)

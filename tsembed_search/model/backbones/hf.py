@@ -66,7 +66,7 @@ class TransformersBackbone:
         self._image_token = prompt.token(vision.token)
         parameter = next(model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
-        self._adapters: Adapters | None = None
+        self.adapters: Adapters | None = None
         self.batch_tokens = _batch_tokens(model, self._device)
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
@@ -81,15 +81,15 @@ class TransformersBackbone:
 
     def adapt(self, settings: AdapterSettings) -> Adapters:
         """Puts fresh MoE-LoRA adapters beside the decoder's projections; from now on items have routing vectors."""
-        self._adapters = attach(self.model, settings, self.family.blocks)
-        self.info = replace(self.info, routes=self._adapters.shape)
-        return self._adapters
+        self.adapters = attach(self.model, settings, self.family.blocks)
+        self.info = replace(self.info, routes=self.adapters.shape)
+        return self.adapters
 
     def checkpoint(self) -> None:
         """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
         settings: dict[str, Any] = {"use_reentrant": False}
-        if self._adapters is not None:
-            settings["context_fn"] = self._adapters.routing.checkpoint_context
+        if self.adapters is not None:
+            settings["context_fn"] = self.adapters.routing.checkpoint_context
         model = cast(Any, self.model)
         if hasattr(model, "activation_checkpointing_enable"):  # its newer name
             model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
@@ -98,17 +98,17 @@ class TransformersBackbone:
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """`[B, D]` unit vectors, and `[B, L·E]` routes with adapters. Gradients flow where parameters ask for them."""
-        if self._adapters is None:
+        if self.adapters is None:
             return Encoded(self._vectors(batch))
         vectors, trace = self.trace(batch)
-        return Encoded(vectors, centred(trace.routes(), self._adapters.mean.to(self._device)))
+        return Encoded(vectors, centred(trace.routes(), self.adapters.mean.to(self._device)))
 
     def trace(self, batch: Sequence[Prepared], losses: bool = False) -> tuple[torch.Tensor, Trace]:
         """Vectors, and what the routers decided, for training. Needs adapters."""
-        assert self._adapters is not None
+        assert self.adapters is not None
         lengths = torch.tensor([one.tokens for one in batch])
         real = self._move(torch.arange(int(lengths.max())) < lengths[:, None])
-        with self._adapters.tracing(real, losses=losses) as trace:
+        with self.adapters.tracing(real, losses=losses) as trace:
             return self._vectors(batch), trace
 
     def _vectors(self, batch: Sequence[Prepared]) -> torch.Tensor:

@@ -13,8 +13,9 @@ mean (`trainer/soft_caption.py`; the target is ConSE, Norouzi et al., arXiv 1312
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from tsembed_search.model.backbones.device import pick
 from tsembed_search.model.backbones.mini_encoder import HIDDEN, MiniEncoder
 from tsembed_search.model.backbones.mini_vision import VisionTower
 from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared
+
+if TYPE_CHECKING:
+    from tsembed_search.model.moe_lora import Adapters, AdapterSettings
 
 TEMPERATURE = 1.5
 TOP_CLASSES = 100
@@ -56,11 +60,8 @@ class Mini:
         self.encoder = MiniEncoder.from_state(state)
         self.ends: list[int] = self._tokenizer.encode("").ids
         self._ends = self.encoder.words(torch.tensor(self.ends, device=device))
-
-    @property
-    def info(self) -> ModelInfo:
-        """What mini is."""
-        return ModelInfo(
+        self.adapters: Adapters | None = None
+        self.info = ModelInfo(
             name="mini",
             fingerprint=mini_spec.FINGERPRINT,
             dim=mini_spec.DIM,
@@ -69,6 +70,14 @@ class Mini:
             dtype="float32",
             calibration=mini_spec.CALIBRATION,
         )
+
+    def adapt(self, settings: AdapterSettings) -> Adapters:
+        """Puts fresh MoE-LoRA adapters beside the encoder's projections; from now on items have routing vectors."""
+        from tsembed_search.model.moe_lora import attach
+
+        self.adapters = attach(self.encoder, settings, "encoder.layer")
+        self.info = replace(self.info, routes=self.adapters.shape)
+        return self.adapters
 
     @property
     def inputs(self) -> InputSpec:
@@ -93,10 +102,16 @@ class Mini:
         return Prepared(len(ids) + 2 + (0 if pixels is None else _PICTURE_TOKENS), _Input(ids, pixels))
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `[B, 384]`. Rows are grouped by length, so that pictures are not padded to the length of texts."""
+        """Vectors `[B, 384]`, and `[B, L·E]` routes with adapters.
+
+        Rows are grouped by length, so that pictures are not padded to the length of texts.
+        """
         inputs: list[_Input] = [one.data for one in batch]
         captions = self._captions([one.pixels for one in inputs if one.pixels is not None])
         vectors = torch.empty(len(inputs), HIDDEN, device=self._device)
+        routes = None
+        if self.adapters is not None:
+            routes = torch.empty(len(inputs), self.adapters.mean.numel(), device=self._device)
         rows: dict[bool, list[int]] = {True: [], False: []}
         for row, one in enumerate(inputs):
             rows[bool(one.ids)].append(row)
@@ -104,8 +119,10 @@ class Mini:
         for group in rows.values():
             if group:
                 sequences = [self._sequence(inputs[r].ids, captions[which[r]] if r in which else None) for r in group]
-                vectors[group] = self._encode(sequences)
-        return Encoded(vectors)
+                vectors[group], routed = self._encode(sequences)
+                if routes is not None and routed is not None:
+                    routes[group] = routed
+        return Encoded(vectors, routes)
 
     def _captions(self, pixels: list[Tensor]) -> Tensor:
         """Soft captions of `P` pictures: `[P, 4, 384]`."""
@@ -141,12 +158,18 @@ class Mini:
             parts.append(self.encoder.words(torch.tensor(ids, device=self._device)))
         return torch.cat([*parts, self._ends[1:]])
 
-    def _encode(self, sequences: list[Tensor]) -> Tensor:
+    def _encode(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         lengths = torch.tensor([len(one) for one in sequences], device=self._device)
         words = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
         real = torch.arange(words.shape[1], device=self._device) < lengths[:, None]
-        vectors: Tensor = self.encoder(words, None if bool(real.all()) else real)
-        return vectors
+        mask = None if bool(real.all()) else real
+        if self.adapters is None:
+            return self.encoder(words, mask), None
+        from tsembed_search.model.routing import centred
+
+        with self.adapters.tracing(mask) as trace:
+            vectors: Tensor = self.encoder(words, mask)
+        return vectors, centred(trace.routes(), self.adapters.mean.to(self._device))
 
 
 def load(device: str = "auto") -> Mini:

@@ -62,7 +62,8 @@ class ModelInfo:
     """What a model is. `fingerprint` covers base, adapter, pooling, prompt and resolution: two models whose vectors
     may be compared have the same one, and an index holds vectors of one fingerprint only.
 
-    `routes`: (L adapted blocks, E experts), or None without experts.
+    `routes`: (L adapted blocks, E experts), or None without experts. `route_weight`: how much routes should count when
+    hits are reranked by them (0..1), or None where that was not measured.
     """
 
     name: str
@@ -74,6 +75,7 @@ class ModelInfo:
     routes: tuple[int, int] | None = None
     calibration: Calibration | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    route_weight: float | None = None
 
 
 @dataclass(frozen=True)

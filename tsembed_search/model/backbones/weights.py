@@ -46,16 +46,21 @@ def weight_files(folder: Path) -> list[Path]:
         files = sorted(folder.glob("*.safetensors"))
     if files:
         return files
+    refuse_pickles(folder)
+    raise ModelError(
+        f"{folder} holds no weights.",
+        "A model has one or more .safetensors files; pickled weights are neither downloaded nor opened.",
+    )
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises `ModelError` when a folder that lacks safetensors weights has pickled ones: say why they are not used."""
     pickled = [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]
     if pickled:
         raise ModelError(
             f"The weights in {folder} are pickled ({pickled[0]}), and opening a pickle can run any code.",
             "Use a version of the model with safetensors weights, or convert it where you trust it.",
         )
-    raise ModelError(
-        f"{folder} holds no weights.",
-        "A model has one or more .safetensors files; pickled weights are neither downloaded nor opened.",
-    )
 
 
 def read_header(file: Path) -> dict[str, Any]:
