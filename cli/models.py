@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import examples
@@ -18,22 +21,41 @@ EXAMPLES = examples(
 )
 
 
-def models(json: options.Json = False) -> None:
+def models(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="FOLDER", help="Only these folders, of models and checkpoints.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
     """List the models to choose from: built in, on this machine, and to download.
 
     Any folder or hub name of a supported family works too, not only those listed.
     """
     from tsembed_search.model.registry import known_models
 
-    known = known_models()
+    known = [_known(folder) for folder in folders] if folders else known_models()
     if json:
-        rows = [{"name": model.name, "family": model.family, "where": model.where} for model in known]
+        rows = [{name: getattr(model, name) for name in ("name", "family", "where", "base")} for model in known]
         render.print_json({"models": rows, "default": DEFAULT_MODEL})
     elif render.is_terminal():
         _print_table(known)
     else:
         for model in known:
-            print("\t".join(map(render.shown, (model.name, model.family, model.where))))
+            print("\t".join(map(render.shown, (model.name, _family(model), model.where))))
+
+
+def _known(folder: Path) -> KnownModel:
+    """The model in a folder. Raises `ModelError` that says what is wrong with it."""
+    from tsembed_search.model import registry
+
+    ref = registry.resolve(folder)
+    known = registry.known_model(ref.name, folder)
+    assert known is not None
+    return known
+
+
+def _family(model: KnownModel) -> str:
+    return model.family if model.base is None else f"experts on {model.base}"
 
 
 def _print_table(known: list[KnownModel]) -> None:
@@ -47,5 +69,5 @@ def _print_table(known: list[KnownModel]) -> None:
         name = Text(render.shown(model.name), style="bold" if model.where != "on the hub" else "")
         if model.name == DEFAULT_MODEL:
             name.append(" (default)", style="dim")
-        table.add_row(name, Text(render.shown(model.family)), Text(model.where, style="dim"))
+        table.add_row(name, Text(render.shown(_family(model))), Text(model.where, style="dim"))
     render.console().print(table)

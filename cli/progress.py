@@ -76,11 +76,11 @@ class LiveDisplay:
         self._console.print(Text(render.shown(message), style="yellow"))
 
     def _draw(self) -> RenderableType:
-        return draw(self._progress, self._spinner)
+        return draw(self._progress, self._spinner, self._console.width)
 
 
-def draw(progress: Progress, spinner: RenderableType = "") -> RenderableType:
-    """One frame."""
+def draw(progress: Progress, spinner: RenderableType = "", width: int = 80) -> RenderableType:
+    """One frame for a terminal of that many columns."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -88,11 +88,12 @@ def draw(progress: Progress, spinner: RenderableType = "") -> RenderableType:
 
     first = Table.grid(padding=(0, 1))
     first.add_column(width=1)
-    first.add_column(no_wrap=True)
+    first.add_column(no_wrap=True, min_width=len(progress.stage))
     cells: list[RenderableType] = [spinner, Text(progress.stage, style="bold")]
     if progress.files_total:
-        first.add_column(no_wrap=True)
-        cells.append(ProgressBar(progress.files_total, progress.files, width=_BAR_WIDTH))
+        bar = min(_BAR_WIDTH, width // 5)
+        first.add_column(no_wrap=True, min_width=bar)
+        cells.append(ProgressBar(progress.files_total, progress.files, width=bar))
     first.add_column(overflow="ellipsis", no_wrap=True)
     first.add_row(*cells, Text(" · ".join(facts(progress))))
     name = render.shortened(progress.current, render.here())

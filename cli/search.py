@@ -63,8 +63,18 @@ def search(
         bool, typer.Option("--all-chunks", help="Every matching part, not one hit per page or picture.")
     ] = False,
     rerank: Annotated[
-        str, typer.Option("--rerank", metavar="HOW", help="How to reorder the hits.", autocompletion=options.rerankers)
+        str,
+        typer.Option(
+            "--rerank",
+            metavar="none|expert|mmr",
+            help="Reorder the hits: by the experts that they share with the query, or for variety.",
+            autocompletion=options.rerankers,
+        ),
     ] = "none",
+    route_weight: Annotated[
+        float | None,
+        typer.Option("--route-weight", metavar="W", help="With --rerank expert: how much experts count, 0 to 1."),
+    ] = None,
     open_hit: Annotated[int | None, typer.Option("--open", metavar="N", help="Open hit number N.")] = None,
     paths: Annotated[bool, typer.Option("--paths", help="Paths only, one per line.")] = False,
     nul: Annotated[bool, typer.Option("-0", "--null", help="Paths only, each ended by NUL, for xargs -0.")] = False,
@@ -93,6 +103,7 @@ def search(
         "min_score": min_score,
         "all_chunks": all_chunks,
         "rerank": rerank,
+        "route_weight": route_weight,
     }
     if queries is not None:
         from tsembed_search.cli.batch import search_batch
