@@ -49,9 +49,8 @@ def _known(folder: Path) -> KnownModel:
     from tsembed_search.model import registry
 
     ref = registry.resolve(folder)
-    known = registry.known_model(ref.name, folder)
-    assert known is not None
-    return known
+    found = ref.folder and registry.known_model(ref.name, ref.folder)
+    return found or registry.KnownModel(ref.name, ref.family, "built in")
 
 
 def _family(model: KnownModel) -> str:

@@ -19,7 +19,7 @@ from tsembed_search.paths import absolute
 from tsembed_search.search.filters import Filter, parse_where
 from tsembed_search.search.like import item_of_file, stored_query
 from tsembed_search.search.query import Hit, Searcher, SearchOptions
-from tsembed_search.search.rerank import Query
+from tsembed_search.search.rerank import Query, reranker
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import ModelInfo
@@ -162,14 +162,16 @@ class Index:
         min_score: float | None = None,
         all_chunks: bool = False,
         rerank: str = "none",
+        route_weight: float | None = None,
     ) -> SearchResult:
         """The `k` best hits for a text, an image, or both as one query; or for what is `like` an item.
 
         `like` is an item's id, the path of an indexed file, or a picture or text file that is not indexed; the item
-        itself is left out. `where` filters, as text (`kind=image and page<3`) or parsed. Raises `UsageError` for a
-        query of nothing, `LoadError` for a file that cannot be read.
+        itself is left out. `where` filters, as text (`kind=image and page<3`) or parsed. `route_weight` is that of
+        `rerank="expert"`, by default the model's own. Raises `UsageError` for a query of nothing and for a reranking
+        that the index cannot do, `LoadError` for a file that cannot be read.
         """
-        options = SearchOptions(k, _parsed(where), min_score, all_chunks, rerank)
+        options = self._options(SearchOptions(k, _parsed(where), min_score, all_chunks, rerank, route_weight))
         if like is None:
             if query is None:
                 raise UsageError("There is nothing to search for.", "Give a text, an image, or both; or like=.")
@@ -194,9 +196,11 @@ class Index:
         min_score: float | None = None,
         all_chunks: bool = False,
         rerank: str = "none",
+        route_weight: float | None = None,
     ) -> list[list[Hit]]:
         """The hits of each query, in their order; embedded in batches. Otherwise like `search`."""
-        return self._run(queries, SearchOptions(k, _parsed(where), min_score, all_chunks, rerank))[0]
+        options = self._options(SearchOptions(k, _parsed(where), min_score, all_chunks, rerank, route_weight))
+        return self._run(queries, options)[0]
 
     def status(self) -> IndexStatus:
         """Counts and facts. Loads no model."""
@@ -281,6 +285,26 @@ class Index:
 
     def _searcher(self) -> Searcher:
         return Searcher(self.store, self.metadata.calibration)
+
+    def _options(self, options: SearchOptions) -> SearchOptions:
+        """The options with the model's own route weight where it is wanted and not given. Raises `UsageError`."""
+        if not reranker(options.rerank).uses_routes:
+            return options
+        if self.metadata.routes is None:
+            raise UsageError(
+                f"The index {self.name!r} holds no routing vectors: its model, {self.metadata.model}, has no experts.",
+                f"Search without --rerank {options.rerank}, or index with a model that has experts: "
+                "tsembed index PATH --index NEW --model CHECKPOINT",
+            )
+        if options.route_weight is not None:
+            return options
+        if self.metadata.route_weight is None:
+            raise UsageError(
+                f"The model {self.metadata.model} does not say how much its routes should count: "
+                "that was not calibrated.",
+                "Say it, from 0 to 1: --route-weight 0.2",
+            )
+        return replace(options, route_weight=self.metadata.route_weight)
 
     def _run(self, queries: Sequence[Item | str], options: SearchOptions) -> tuple[list[list[Hit]], dict[str, float]]:
         items = [Item(query) if isinstance(query, str) else query for query in queries]

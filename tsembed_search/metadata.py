@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class IndexMetadata:
     """What an index says about the model that made it. `routes`: (L adapted blocks, E experts), or None.
 
+    `route_weight`: how much routes count in `--rerank expert` unless the user says; None when the model does not know.
     `created_at` is in seconds since 1970.
     """
 
@@ -28,13 +29,16 @@ class IndexMetadata:
     routes: tuple[int, int] | None = None
     calibration: Calibration | None = None
     created_at: float = 0.0
+    route_weight: float | None = None
 
     @staticmethod
     def of(info: ModelInfo) -> IndexMetadata:
         """The metadata of a new index for this model. A model in a folder is remembered by its absolute path."""
         folder = Path(info.name).expanduser()
         name = str(folder.absolute()) if folder.is_dir() else info.name
-        return IndexMetadata(name, info.fingerprint, info.dim, info.routes, info.calibration, time.time())
+        return IndexMetadata(
+            name, info.fingerprint, info.dim, info.routes, info.calibration, time.time(), info.route_weight
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
@@ -45,13 +49,14 @@ class IndexMetadata:
             "routes": self.routes and list(self.routes),
             "calibration": self.calibration and self.calibration.to_json(),
             "created_at": self.created_at,
+            "route_weight": self.route_weight,
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> IndexMetadata:
         """The inverse of `to_json`; keys that others added are ignored. Raises `StoreError` for anything else."""
         try:
-            routes, calibration = data.get("routes"), data.get("calibration")
+            routes, calibration, weight = data.get("routes"), data.get("calibration"), data.get("route_weight")
             return IndexMetadata(
                 str(data["model"]),
                 str(data["fingerprint"]),
@@ -59,6 +64,7 @@ class IndexMetadata:
                 (int(routes[0]), int(routes[1])) if routes else None,
                 Calibration.from_json(calibration) if calibration else None,
                 float(data.get("created_at", 0.0)),
+                None if weight is None else float(weight),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(

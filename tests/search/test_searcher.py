@@ -208,7 +208,7 @@ def test_a_reranker_sees_more_than_k_and_decides(maker: Maker, index: Index, mon
     add_palette(maker)
     seen: list[int] = []
 
-    def backwards(query: Query, candidates: list) -> list:
+    def backwards(query: Query, candidates: list, weight: float) -> list:
         seen.append(len(candidates))
         assert all(candidate.record.vector is not None for candidate in candidates)
         return list(reversed(candidates))

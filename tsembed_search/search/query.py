@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tsembed_search.errors import UsageError
+from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.items import KINDS, Kind
 from tsembed_search.model.calibration import Calibration
 from tsembed_search.search.filters import Condition, Filter, all_of, matches
@@ -27,7 +27,8 @@ _MORE = 4
 class SearchOptions:
     """What is wanted of a search. `k` hits at most, each with a `score` (0..1) of at least `min_score`.
 
-    Unless `all_chunks`, a page of a document, a document without pages and a picture give one hit each.
+    Unless `all_chunks`, a page of a document, a document without pages and a picture give one hit each. `route_weight`
+    (0..1) is how much routes count, for a reranking that uses them.
     """
 
     k: int = 10
@@ -35,13 +36,19 @@ class SearchOptions:
     min_score: float | None = None
     all_chunks: bool = False
     rerank: str = "none"
+    route_weight: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MOST_HITS:
             raise UsageError(f"{self.k} is not a number of hits.", f"Ask for 1 to {MOST_HITS}.")
         if self.min_score is not None and not 0 <= self.min_score <= 1:
             raise UsageError(f"{self.min_score} is not a score.", "Scores lie between 0 and 1.")
-        reranker(self.rerank)
+        uses_routes = reranker(self.rerank).uses_routes
+        if self.route_weight is not None:
+            if not uses_routes:
+                raise UsageError(f"With rerank {self.rerank}, routes have no weight.", "Give it with: --rerank expert")
+            if not 0 <= self.route_weight <= 1:
+                raise UsageError(f"{self.route_weight} is not a route weight.", "Weights lie between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class Searcher:
     def _finish(self, query: Query, candidates: Sequence[Candidate], options: SearchOptions) -> list[Hit]:
         """Merges the kinds, reranks, cuts and dresses."""
         merged = _one_per_group_of_all(sorted(candidates, key=_order), options.all_chunks)[: _depth(options)]
-        ranked = reranker(options.rerank).order(query, merged)
+        ranked = reranker(options.rerank).order(query, merged, options.route_weight or 0.0)
         if options.min_score is not None:
             ranked = [candidate for candidate in ranked if candidate.score >= options.min_score]
         ranked = ranked[: options.k]
@@ -161,9 +168,14 @@ def _order(candidate: Candidate) -> tuple[Any, ...]:
 
 
 def _route_similarity(route: NDArray[np.float32], other: Sequence[float] | None) -> float:
-    """The dot product of two centred unit vectors; 0 when either side has none."""
-    if not other or len(other) != len(route):
+    """The dot product of two centred unit vectors; 0 when either side has none. Raises `StoreError` for other sizes."""
+    if not other or not len(route):
         return 0.0
+    if len(other) != len(route):
+        raise StoreError(
+            f"An item has a routing vector of {len(other)} numbers, where the model has {len(route)}.",
+            "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
+        )
     return float(sum(map(operator.mul, map(float, route), other)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.errors import UsageError
@@ -43,18 +43,64 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reranker:
-    """`order` sorts (and may rescore or drop) the `depth` best candidates, or the k best when k is larger."""
+    """`order` sorts (and may rescore or drop) the `depth` best candidates, or the k best when k is larger.
 
-    order: Callable[[Query, Sequence[Candidate]], list[Candidate]]
+    Its last argument is the weight of routes, 0..1, for one that `uses_routes`.
+    """
+
+    order: Callable[[Query, Sequence[Candidate], float], list[Candidate]]
     depth: int = 0
     needs_vectors: bool = False
+    uses_routes: bool = False
 
 
-def _unchanged(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
+def _unchanged(query: Query, candidates: Sequence[Candidate], weight: float) -> list[Candidate]:
     return list(candidates)
 
 
-RERANKERS: Final[Mapping[str, Reranker]] = {"none": Reranker(_unchanged)}
+def by_experts(query: Query, candidates: Sequence[Candidate], weight: float) -> list[Candidate]:
+    """Rescores by how alike the routing of query and item is: (1 - weight) · score + weight · (1 + kappa) / 2.
+
+    Kappa is the cosine of the centred routes. For a model without calibration the score is (1 + cosine) / 2, so this
+    orders as (1 - weight) · cosine + weight · kappa does. The form is ours.
+    """
+    rescored = [
+        replace(one, score=(1 - weight) * one.score + weight * (1 + max(-1.0, min(1.0, one.route_similarity))) / 2)
+        for one in candidates
+    ]
+    return sorted(rescored, key=lambda one: -one.score)
+
+
+def by_variety(query: Query, candidates: Sequence[Candidate], weight: float) -> list[Candidate]:
+    """Maximal marginal relevance: each next hit is good, and unlike those before it. Scores stay what they were.
+
+    What is taken next has the largest 0.7 · score - 0.3 · (largest cosine with what was taken). Only the first 100 are
+    moved. Carbonell and Goldstein, *The use of MMR*, SIGIR 1998.
+    """
+    import numpy as np
+
+    left, rest = list(candidates[:_DEPTH]), list(candidates[_DEPTH:])
+    if not left:
+        return rest
+    vectors = np.stack([one.record.vector for one in left if one.record.vector is not None])
+    scores = np.array([one.score for one in left])
+    alike = np.zeros(len(left))
+    taken: list[int] = []
+    for _ in left:
+        worth = _RELEVANCE * scores - (1 - _RELEVANCE) * alike
+        worth[taken] = -np.inf
+        taken.append(int(worth.argmax()))
+        alike = np.maximum(alike, vectors @ vectors[taken[-1]])
+    return [left[place] for place in taken] + rest
+
+
+_DEPTH = 100
+_RELEVANCE = 0.7
+RERANKERS: Final[Mapping[str, Reranker]] = {
+    "none": Reranker(_unchanged),
+    "expert": Reranker(by_experts, _DEPTH, uses_routes=True),
+    "mmr": Reranker(by_variety, _DEPTH, needs_vectors=True),
+}
 
 
 def reranker(name: str) -> Reranker:

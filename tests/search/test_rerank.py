@@ -1,0 +1,220 @@
+"""Reranking: by shared experts, and for variety. First by hand, then on an index made from files by a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from colour_index import Maker, solid
+from colours import COLOURS, ColourBackbone
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from tsembed_search.errors import StoreError, UsageError
+from tsembed_search.index import Index
+from tsembed_search.items import Item
+from tsembed_search.metadata import IndexMetadata
+from tsembed_search.model import checkpoint
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.moe_lora import AdapterSettings
+from tsembed_search.model.routing import RouterSettings
+from tsembed_search.search.query import SearchOptions
+from tsembed_search.search.rerank import Candidate, Query, by_experts, by_variety
+from tsembed_search.store.base import Record
+from tsembed_search.store.opening import open_store
+
+QUERY = Query(np.array([1, 0], np.float32), np.array([1, 0], np.float32), "text")
+
+
+def candidate(id: str, score: float, kappa: float = 0.0, angle: float = 0.0) -> Candidate:
+    vector = np.array([np.cos(angle), np.sin(angle)], np.float32)
+    return Candidate(Record(id, {}, score=2 * score - 1, vector=vector), "image", score, kappa)
+
+
+def ids(candidates: list[Candidate]) -> list[str]:
+    return [one.record.id for one in candidates]
+
+
+class TestByExperts:
+    CANDIDATES = (candidate("a", 0.9, -0.8), candidate("b", 0.8, 0.9), candidate("c", 0.3, 1.0))
+
+    @pytest.mark.parametrize("weight", [0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
+    def test_order_is_the_methods(self, weight: float) -> None:
+        """Uncalibrated, the score is (1 + cosine) / 2, and the order that of (1 - w) cosine + w kappa."""
+        found = by_experts(QUERY, self.CANDIDATES, weight)
+        method = {
+            one.record.id: (1 - weight) * one.record.score + weight * one.route_similarity for one in self.CANDIDATES
+        }
+        assert ids(found) == sorted(method, key=lambda id: -method[id])
+        for one in found:
+            assert one.score == pytest.approx((1 + method[one.record.id]) / 2)
+
+    def test_ends(self) -> None:
+        assert ids(by_experts(QUERY, self.CANDIDATES, 0.0)) == ["a", "b", "c"]
+        assert ids(by_experts(QUERY, self.CANDIDATES, 1.0)) == ["c", "b", "a"]
+        assert by_experts(QUERY, [], 0.5) == []
+
+    def test_equals_keep_their_order(self) -> None:
+        same = [candidate(name, 0.5, 0.5) for name in "dacb"]
+        assert ids(by_experts(QUERY, same, 0.7)) == list("dacb")
+
+    def test_rounding_leaves_scores_in_range(self) -> None:
+        assert by_experts(QUERY, [candidate("a", 1.0, 1.0000002)], 1.0)[0].score == 1.0
+
+
+class TestByVariety:
+    def test_what_is_alike_moves_down(self) -> None:
+        found = by_variety(QUERY, [candidate("a", 0.9), candidate("twin", 0.89), candidate("b", 0.8, angle=1.4)], 0.0)
+        assert ids(found) == ["a", "b", "twin"]
+        assert [one.score for one in found] == [0.9, 0.8, 0.89]
+
+    def test_beyond_a_hundred_nothing_moves(self) -> None:
+        many = [candidate(str(place), 1 - place / 500, angle=place % 7) for place in range(130)]
+        found = by_variety(QUERY, many, 0.0)
+        assert sorted(ids(found), key=int) == ids(many)
+        assert ids(found)[:100] != ids(many)[:100]
+        assert ids(found)[100:] == ids(many)[100:]
+        assert by_variety(QUERY, [], 0.0) == []
+
+    def test_in_an_index(self, maker: Maker, index: Index) -> None:
+        for number in range(4):
+            maker.add(Item("red"), f"red{number}.txt", chunk=0)
+        maker.add(Item("red tulip"), "tulip.txt", chunk=0)
+        assert [hit.path.rpartition("/")[2] for hit in index.search("red", k=2, rerank="mmr").hits] == [
+            "red0.txt", "tulip.txt"
+        ]  # fmt: skip
+
+
+class TestOptions:
+    @pytest.fixture
+    def routed(self, maker: Maker) -> Index:
+        expert = Embedder(ColourBackbone(experts=True))
+        maker.embedder = expert
+        for name, rgb in COLOURS.items():
+            maker.add(Item(image=solid(*rgb)), f"{name}.png")
+            maker.add(Item(f"all about {name}"), f"{name}.txt", chunk=0)
+        metadata = replace(IndexMetadata.of(expert.info), route_weight=1.0)
+        return Index("default", metadata, store=maker.store, embedder=expert)
+
+    def test_the_models_own_weight_and_the_users(self, routed: Index) -> None:
+        own = routed.search("about red", k=12, rerank="expert").hits
+        assert [hit.route_similarity for hit in own] == sorted((hit.route_similarity for hit in own), reverse=True)
+        for hit in own:
+            assert hit.score == pytest.approx((1 + hit.route_similarity) / 2, abs=1e-6)
+        plain = routed.search("about red", k=12).hits
+        given = routed.search("about red", k=12, rerank="expert", route_weight=0.0).hits
+        assert [hit.id for hit in given] == [hit.id for hit in plain] != [hit.id for hit in own]
+        assert routed.search_many(["about red"], k=12, rerank="expert")[0] == own
+
+    def test_an_index_without_routes(self, index: Index) -> None:
+        with pytest.raises(UsageError, match=r"holds no routing vectors.*colours.*Search without --rerank expert"):
+            index.search("red", rerank="expert")
+        with pytest.raises(UsageError, match="no routing vectors"):
+            index.search_many(["red"], rerank="expert", route_weight=0.5)
+
+    def test_a_model_that_was_not_calibrated(self, routed: Index) -> None:
+        routed.metadata = replace(routed.metadata, route_weight=None)
+        with pytest.raises(UsageError, match=r"not calibrated.*--route-weight"):
+            routed.search("red", rerank="expert")
+
+    @pytest.mark.parametrize(
+        ("rerank", "weight", "words"),
+        [("none", 0.5, "--rerank expert"), ("mmr", 0.0, "--rerank expert"), ("expert", 1.1, "between 0 and 1")],
+    )
+    def test_weights_without_a_use(self, rerank: str, weight: float, words: str) -> None:
+        with pytest.raises(UsageError, match=words):
+            SearchOptions(rerank=rerank, route_weight=weight)
+
+    def test_a_route_of_another_size(self, routed: Index) -> None:
+        record = next(iter(routed.store.scroll(fields=["kind"])))
+        routed.store.set_payload(record.id, {"route": [1.0, 0.0]})
+        with pytest.raises(StoreError, match="routing vector of 2 numbers, where the model has 6"):
+            routed.search("red", k=12)
+
+    def test_metadata_keeps_the_weight(self, routed: Index) -> None:
+        assert IndexMetadata.from_json(json.loads(json.dumps(routed.metadata.to_json()))) == routed.metadata
+        older = {name: value for name, value in routed.metadata.to_json().items() if name != "route_weight"}
+        assert IndexMetadata.from_json(older).route_weight is None
+
+
+def tsembed(root: Path, *arguments: object) -> Result:
+    from tsembed_search.cli.main import app
+
+    return CliRunner().invoke(app, list(map(str, arguments)), env={"TSEMBED_HOME": str(root / "home")})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with files, and a home with their index and the checkpoint that made it."""
+    root = tmp_path_factory.mktemp("experts")
+    checkpoint.create(root / "home/models/fresh", settings=AdapterSettings(RouterSettings(4), rank=2))
+    (root / "files").mkdir()
+    for name, rgb in COLOURS.items():
+        Image.fromarray(solid(*rgb, size=64)).save(root / "files" / f"{name}.png")
+        (root / "files" / f"{name}.txt").write_text(f"All about the colour {name}, and what it means to people.")
+    done = tsembed(root, "index", root / "files", "--model", "fresh", "--quiet")
+    assert done.exit_code == 0, done.output
+    return root
+
+
+class TestFromFilesWithACheckpoint:
+    """The whole way: untrained experts on mini, files, the command line, the embedded engine."""
+
+    def hits(self, root: Path, *arguments: object) -> list[dict[str, Any]]:
+        done = tsembed(root, "search", "the colour red", "--json", *arguments)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["hits"]  # type: ignore[no-any-return]
+
+    def test_points_carry_routes(self, place: Path) -> None:
+        store = open_store(place / "home/indexes/default", name="default")
+        records = list(store.scroll())
+        assert IndexMetadata.from_json(store.metadata or {}).routes == (6, 4)
+        store.close()
+        assert len(records) == 12
+        for record in records:
+            assert np.linalg.norm(record.payload["route"]) == pytest.approx(1, abs=1e-5)
+            assert record.payload["top_experts"]
+
+    def test_reranked_by_experts(self, place: Path) -> None:
+        plain = self.hits(place, "-k", 12)
+        assert all(-1.00001 <= hit["route_similarity"] <= 1.00001 and hit["top_experts"] for hit in plain)
+        routed = self.hits(place, "-k", 12, "--rerank", "expert", "--route-weight", 1)
+        assert [hit["route_similarity"] for hit in routed] == sorted(
+            (hit["route_similarity"] for hit in plain), reverse=True
+        )
+        assert {hit["id"] for hit in routed} == {hit["id"] for hit in plain}
+        assert [hit["id"] for hit in self.hits(place, "-k", 12, "--rerank", "expert", "--route-weight", 0)] == [
+            hit["id"] for hit in plain
+        ]
+        assert len(self.hits(place, "-k", 3, "--rerank", "mmr")) == 3
+
+    def test_where_expert(self, place: Path) -> None:
+        plain = self.hits(place, "-k", 12)
+        # Untrained routers agree on much, so most experts are everyone's: the rarest one tells.
+        counts = Counter(expert for hit in plain for expert in hit["top_experts"])
+        expert = min(counts, key=lambda name: (counts[name], name))
+        expected = {hit["id"] for hit in plain if expert in hit["top_experts"]}
+        assert {hit["id"] for hit in self.hits(place, "-k", 12, "-w", f"expert={expert}")} == expected
+        assert 0 < len(expected) < 12
+
+    def test_an_untrained_checkpoint_has_no_weight_of_its_own(self, place: Path) -> None:
+        done = tsembed(place, "search", "red", "--rerank", "expert")
+        assert done.exit_code == 2
+        assert "--route-weight" in done.output
+
+    def test_another_model_is_refused(self, place: Path) -> None:
+        done = tsembed(place, "search", "red", "--model", "mini")
+        assert done.exit_code == 1
+        assert "fresh" in done.output
+
+    def test_models_lists_it(self, place: Path) -> None:
+        listed = json.loads(tsembed(place, "models", "--json").stdout)["models"]
+        assert {"name": "fresh", "family": "mini", "where": "on this machine", "base": "mini"} in listed
+        folder = place / "home/models/fresh"
+        assert tsembed(place, "models", folder).stdout == f"{folder}\texperts on mini\ton this machine\n"
+        assert tsembed(place, "models", place).exit_code == 1
