@@ -45,7 +45,7 @@ class IndexSettings:
     wait: float | None = 0.0
     workers: int | None = None
     time_limit: float = 60.0
-    memory: int = 1 << 30
+    memory: int = 896 << 20
     points_per_write: int = 128
 
 

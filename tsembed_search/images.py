@@ -31,6 +31,7 @@ _BYTES_PER_PIXEL: Final = {"1": 1, "L": 1, "P": 1, "LA": 4, "PA": 4, "I;16": 2, 
 # Decoders of these hold a second whole picture while they work.
 _DECODED_TWICE: Final = frozenset({"WEBP", "AVIF", "JPEG2000", "HEIF", "ICNS", "ICO"})
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+_SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\1\0", b"8BPS")
 _SMALLER: Final = "Save a smaller copy of it."
 _DEFAULT_MEMORY: Final = 2 << 30
 
@@ -92,6 +93,9 @@ def _open(
 
 def _damaged(error: BaseException) -> LoadError:
     detail = " ".join(str(error).split())[:120].rstrip(".")
+    if "could not create decoder" in detail:
+        # All that the WebP decoder ever says.
+        return LoadError("The picture is damaged, or needs more memory to decode than there is.", _SMALLER)
     if "truncated" in detail or "EOF" in detail or isinstance(error, EOFError):
         return LoadError("The picture is cut short: its data ends too early.", "Restore it from a backup.")
     return LoadError(f"The picture is damaged ({detail or type(error).__name__}).", "Restore it from a backup.")
@@ -118,14 +122,14 @@ def _register_heif() -> None:
     try:
         from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
     except ImportError:
-        raise LoadError("HEIC pictures need an extra package.", "Install it: pip install pillow-heif") from None
+        raise LoadError("HEIC pictures need an extra package.", "Install it with `pip install pillow-heif`.") from None
     register_heif_opener()
 
 
 def _unknown(head: bytes) -> LoadError:
     if b"<svg" in head.lower() or head.lstrip().startswith((b"<?xml", b"<!DOCTYPE svg")):
         return LoadError("It is a drawing (SVG), not a picture of pixels.", "Export it as PNG.")
-    if head.startswith((b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")):
+    if head.startswith(_SIGNATURES) or head[4:8] == b"ftyp":
         return LoadError("The picture is damaged: its header makes no sense.", "Restore it from a backup.")
     return LoadError("It is not a picture in a format that can be read.", "Save it as JPEG, PNG or WebP.")
 

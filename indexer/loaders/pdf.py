@@ -100,7 +100,8 @@ def _units(page: Any, number: int, loading: Loading, seen: set[bytes]) -> Iterat
 
 def _text(page: Any) -> str:
     with closing(page.get_textpage()) as words:
-        text = words.get_text_bounded()
+        # Within the page's borders; all of it where they make no sense.
+        text = words.get_text_bounded() or words.get_text_range()
     return _CONTROLS.sub(" ", _HYPHENS.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
 
 

@@ -1,8 +1,9 @@
 """Index runs that kill themselves at a chosen moment, as `kill -9` would.
 
-`python killable.py` imports everything once and then forks a process for each request, a JSON object per line:
-`{"files", "home", "kill": {"spot", "call", "after"} | {"seconds"} | null}`. It answers with `{"status", "calls"}`: the
-exit status (negative: the signal) and how often each spot was passed.
+`python killable.py` imports everything once and then forks a process for each request, a JSON object per line: `files`,
+`home`, `options` of the run, and how to `kill` it (null, `{"spot", "call", "after"}` or `{"seconds"}`). It answers with
+the exit `status` (negative: the signal) and, if it was not killed, how often each spot was passed (`calls`), the
+`report`, and the most `memory` that the run and its decoder had.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -53,10 +55,14 @@ class Killable:
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )
 
-    def run(self, files: Path, home: Path, kill: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, files: Path, home: Path, kill: dict[str, Any] | None = None, options: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """One run. A run that is not killed must end well."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"files": str(files), "home": str(home), "kill": kill}) + "\n")
+        self._process.stdin.write(
+            json.dumps({"files": str(files), "home": str(home), "kill": kill, "options": options or {}}) + "\n"
+        )
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         assert answer["status"] == 0 or (kill and answer["status"] == -signal.SIGKILL), "see the output above"
@@ -93,10 +99,10 @@ def main() -> None:
                 traceback.print_exc()
                 os._exit(status)
         os.close(writing)
-        _, code = os.waitpid(child, 0)
         with os.fdopen(reading) as told:
-            calls = json.loads(told.read() or "{}")
-        print(json.dumps({"status": os.waitstatus_to_exitcode(code), "calls": calls}), flush=True)
+            answer = json.loads(told.read() or "{}")
+        _, code = os.waitpid(child, 0)
+        print(json.dumps(answer | {"status": os.waitstatus_to_exitcode(code)}), flush=True)
 
 
 def _run(indexing: Any, request: dict[str, Any], writing: int) -> None:
@@ -110,8 +116,11 @@ def _run(indexing: Any, request: dict[str, Any], writing: int) -> None:
     run = indexing(home.parent, home.name)
     run.optimizes = True
     # Fewer files in a write make more moments to be killed at.
-    run.run(Path(request["files"]), points_per_write=3)
-    os.write(writing, json.dumps(calls).encode())
+    report = run.run(Path(request["files"]), **({"points_per_write": 3} | request["options"]))
+    own, decoder = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    answer = {"calls": calls, "report": report.to_json(), "memory": (own + decoder) * 1024}
+    with os.fdopen(writing, "w") as told:
+        json.dump(answer, told)
 
 
 def _watch(spot: str, kill: dict[str, Any], calls: dict[str, int]) -> None:
