@@ -1,0 +1,124 @@
+"""Any sequence of edits, copies, renames, deletions, runs and kills leaves the index of what is there in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
+from indexing import Indexing, fast_folder
+from killable import SPOTS, Killable
+
+EXAMPLES = int(os.environ.get("TSEMBED_SEQUENCES", "8"))
+NAMES = st.sampled_from(["a", "b", "c", "sub/a", "sub/b", "sub/deep/c"])
+COLOURS = st.sampled_from(["red", "green", "blue", "yellow"])
+WORDS = st.sampled_from(["sea", "hill", "snow", "coal"])
+KILLS = st.one_of(
+    st.builds(lambda spot, call, after: {"spot": spot, "call": call, "after": after},
+              st.sampled_from(sorted(SPOTS)), st.integers(1, 4), st.booleans()),
+    st.builds(lambda seconds: {"seconds": seconds}, st.floats(0.0, 0.4)),
+)  # fmt: skip
+
+
+class Sequences(RuleBasedStateMachine):
+    """`there` is the model: what each file holds. The index is compared with one made from scratch at the end."""
+
+    killable: ClassVar[Killable]
+    paths: Bundle[str] = Bundle("paths")
+
+    @initialize()
+    def begin(self) -> None:
+        self.stack = contextlib.ExitStack()
+        self.indexing = Indexing(self.stack.enter_context(fast_folder()))
+        self.clock = time.time() - 1e6
+
+    def _written(self, path: Path) -> str:
+        # Real edits are seldom within one tick of the clock; those that are have a test of their own.
+        self.clock += 10
+        os.utime(path, (self.clock, self.clock))
+        return str(path.relative_to(self.indexing.files))
+
+    @rule(target=paths, name=NAMES, colour=COLOURS)
+    def picture(self, name: str, colour: str) -> str:
+        return self._written(self.indexing.picture(f"{name}.png", colour))
+
+    @rule(target=paths, name=NAMES, word=WORDS, count=st.integers(1, 40))
+    def text(self, name: str, word: str, count: int) -> str:
+        return self._written(self.indexing.write(f"{name}.md", f"# {word}\n\n" + f"Much about the {word}. " * count))
+
+    @rule(target=paths, name=NAMES)
+    def broken(self, name: str) -> str:
+        return self._written(self.indexing.write(f"{name}.png", b"broken"))
+
+    @rule(target=paths, old=consumes(paths), name=NAMES)
+    def rename(self, old: str, name: str) -> str:
+        return self._moved(old, name, keep=False)
+
+    @rule(target=paths, old=paths, name=NAMES)
+    def copy(self, old: str, name: str) -> str:
+        return self._moved(old, name, keep=True)
+
+    def _moved(self, old: str, name: str, *, keep: bool) -> str:
+        source = self.indexing.files / old
+        target = self.indexing.files / f"{name}{source.suffix}"
+        if not source.exists() or source == target:
+            return old
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target) if keep else source.rename(target)
+        return str(target.relative_to(self.indexing.files))
+
+    @rule(path=consumes(paths))
+    def delete(self, path: str) -> None:
+        (self.indexing.files / path).unlink(missing_ok=True)
+
+    @rule()
+    def delete_folder(self) -> None:
+        shutil.rmtree(self.indexing.files / "sub", ignore_errors=True)
+
+    @rule()
+    def index(self) -> None:
+        self._run()
+
+    @rule(kill=KILLS)
+    def index_and_kill(self, kill: dict[str, object]) -> None:
+        self._run(kill)
+
+    def _run(self, kill: dict[str, object] | None = None) -> None:
+        self.killable.run(self.indexing.files, self.indexing.home, kill)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "indexing"):
+            return
+        with self.stack:
+            self._run()
+            assert self.indexing.points() == self.indexing.scratch()
+            manifest = self.indexing.manifest()
+            assert manifest.unsettled() == manifest.moved(1) == manifest.homeless(1) == []
+            manifest.close()
+
+
+@pytest.fixture(scope="module")
+def killable() -> Iterator[Killable]:
+    with Killable() as process:
+        yield process
+
+
+def test_any_sequence(killable: Killable) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    Sequences.killable = killable
+    run_state_machine_as_test(
+        Sequences,
+        settings=settings(
+            max_examples=EXAMPLES, stateful_step_count=12, deadline=None, derandomize=EXAMPLES < 20,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )  # fmt: skip
