@@ -243,9 +243,11 @@ class EdgeStore:
         if self._shard is not None:
             with self._engine("close") as shard:
                 self._shard = None
-                if self._unflushed:  # a search, which writes nothing, must not wait for the disk
-                    shard.flush()
-                shard.close()
+                try:
+                    if self._unflushed:  # a search, which writes nothing, must not wait for the disk
+                        shard.flush()
+                finally:
+                    shard.close()
 
     def _native(self, where: Filter | None) -> Native[Any]:
         from tsembed_search.store.edge_dialect import EdgeDialect, as_filter
