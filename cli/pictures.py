@@ -84,7 +84,7 @@ class Drawer:
     def _print_over(self, screen: Console, picture: RenderableType | None, words: RenderableType) -> None:
         from rich.control import Control
         from rich.padding import Padding
-        from rich.segment import SegmentLines
+        from rich.segment import SegmentLines, Segments
 
         lines = screen.render_lines(Padding(words, (0, 0, 0, COLUMNS + _GAP)))
         screen.print(SegmentLines(lines, new_lines=True), end="")
@@ -92,9 +92,10 @@ class Drawer:
         below = height - len(lines) + 1
         screen.print("\n" * below, end="")
         if picture is not None:
-            drawn = len(screen.render_lines(picture, pad=False))
+            segments = list(screen.render(picture))
+            drawn = sum(segment.text.count("\n") for segment in segments if not segment.control)
             screen.control(Control.move(0, -(len(lines) + below)))
-            screen.print(picture, end="")
+            screen.print(Segments(segments), end="")
             screen.control(Control.move(0, len(lines) + below - drawn))
 
 
@@ -137,22 +138,36 @@ def _can_ask() -> bool:
     if os.name == "nt":
         return True
     try:
-        return os.tcgetpgrp(0) == os.getpgrp()
+        # A terminal without a size cannot tell how large a cell is either.
+        return os.tcgetpgrp(0) == os.getpgrp() and os.get_terminal_size(1).columns > 0
     except OSError:
         return False
 
 
 def _pixel_drawing(image: Any) -> Callable[[Pixels], RenderableType]:
     from PIL import Image
-    from textual_image._terminal import get_cell_size
 
     def draw(pixels: Pixels) -> RenderableType:
-        cell = get_cell_size()
-        columns, rows = fit(pixels.shape[1], pixels.shape[0], cell.height / cell.width)
+        columns, rows = fit(pixels.shape[1], pixels.shape[0], _cell_shape())
         drawn: RenderableType = image(Image.fromarray(pixels), width=columns, height=rows)
         return drawn
 
     return draw
+
+
+def _cell_shape() -> float:
+    """The height of this terminal's character cells over their width; 2 where it does not say."""
+    if sys.platform == "win32":
+        return 2.0
+    import fcntl
+    import struct
+    import termios
+
+    try:
+        rows, columns, width, height = struct.unpack("HHHH", fcntl.ioctl(1, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        return 2.0
+    return height / rows * columns / width if rows and width and height else 2.0
 
 
 def half_blocks(pixels: Pixels) -> HalfBlocks:
