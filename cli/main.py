@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tsembed_search.cli import doctor, index, listing, models, remove, render, search, status
+from tsembed_search.cli import doctor, index, listing, models, options, remove, render, search, status
 from tsembed_search.errors import TsembedError
 from tsembed_search.version import __version__
 
@@ -28,6 +28,13 @@ class _Interrupted(TsembedError):
 
 class _Commands(TyperGroup):
     """Turns whatever ends a command into a message on stderr and an exit code of the contract."""
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        command = super().get_command(ctx, name)
+        for parameter in command.params if command is not None else ():
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""  # the help would call each of them <bool>
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -97,7 +104,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with:  tsembed index ~/Pictures  and then  tsembed search 'a red bicycle'",
+    epilog=options.examples(
+        ("first, and again whenever files have changed", "tsembed index ~/Pictures ~/Documents"),
+        ("then", "tsembed search a red bicycle"),
+    ),
 )
 
 

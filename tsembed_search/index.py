@@ -284,7 +284,9 @@ class Index:
             self._resolved_model()
 
     def _searcher(self) -> Searcher:
-        return Searcher(self.store, self.metadata.calibration)
+        # A newer version of the model may know better than the one that made the index.
+        own = self._embedder.info.calibration if self._embedder else None
+        return Searcher(self.store, own or self.metadata.calibration)
 
     def _options(self, options: SearchOptions) -> SearchOptions:
         """The options with the model's own route weight where it is wanted and not given. Raises `UsageError`."""

@@ -271,6 +271,19 @@ def test_an_index_of_another_model_says_what_to_do(maker: Maker) -> None:
         assert way_out in error.value.hint
 
 
+def test_calibration_is_the_models_or_else_the_indexs(maker: Maker, embedder: Embedder) -> None:
+    add_palette(maker)
+    plain = IndexMetadata("colours", embedder.info.fingerprint, embedder.info.dim)
+    without = Index("default", plain, store=maker.store).search(like=str(maker.folder / "red.png"), k=1).hits[0]
+    assert without.score == pytest.approx((without.similarity + 1) / 2)
+    loaded = Index("default", plain, store=maker.store, embedder=embedder).search(Item(image=solid(1, 1, 1)), k=1)
+    hit = loaded.hits[0]
+    assert hit.score == pytest.approx(CALIBRATION.score(hit.similarity, "image", hit.kind))
+    kept = Index("default", IndexMetadata.of(embedder.info), store=maker.store)
+    hit = kept.search(like=str(maker.folder / "red.png"), k=1).hits[0]
+    assert hit.score == pytest.approx(CALIBRATION.score(hit.similarity, "image", hit.kind))
+
+
 def test_metadata_survives_json(embedder: Embedder) -> None:
     metadata = IndexMetadata.of(embedder.info)
     assert IndexMetadata.from_json(json.loads(json.dumps(metadata.to_json()))) == metadata
