@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tsembed_search.cli import options, render
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, examples, same_index
 from tsembed_search.cli.progress import progress_sink, rate_words
 from tsembed_search.config import DEFAULT_MODEL, index_folder
 from tsembed_search.indexer.report import PageMode
@@ -106,7 +106,7 @@ def index(
     if json:
         render.print_json(report.to_json())
     elif not quiet:
-        print_summary(report, settings, name)
+        print_summary(report, settings, name, url)
 
 
 def _model(name: str, url: str | None, model: str | None) -> ModelRef:
@@ -127,13 +127,13 @@ def _embedder(ref: ModelRef, device: str) -> Embedder:
     return Embedder(registry.load(ref, device))
 
 
-def print_summary(report: IndexReport, settings: IndexSettings, name: str) -> None:
+def print_summary(report: IndexReport, settings: IndexSettings, name: str, url: str | None) -> None:
     """What the run did, for people, on stdout: counts, then what was skipped, grouped by reason."""
-    for line in summary_lines(report, settings, name):
+    for line in summary_lines(report, settings, name, url):
         print(line)
 
 
-def summary_lines(report: IndexReport, settings: IndexSettings, name: str) -> list[str]:
+def summary_lines(report: IndexReport, settings: IndexSettings, name: str, url: str | None = None) -> list[str]:
     """The lines of the summary, safe to show."""
     files, items = report.files, report.items
     if not files.seen and not files.removed:
@@ -148,13 +148,15 @@ def summary_lines(report: IndexReport, settings: IndexSettings, name: str) -> li
     }  # fmt: skip
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     if settings.dry_run:
-        return [f"Would change nothing yet; with these paths: {told}.", *_skips(report.skipped)]
+        return [f"Nothing was changed. A run would find: {told}.", *_skips(report.skipped)]
     speed = f", {rate_words(report.items_per_second)} items/s" if items.embedded else ""
     lines = [
         f"{render.count_words(files.seen, 'file')} in {render.time_words(report.seconds)}{speed}: {told}.",
         f"{_changes(items)}The index {name} has {render.count_words(items.total, 'item')}.",
         *_skips(report.skipped),
     ]
+    if report.skipped:
+        lines.append(f"All of them: tsembed status --skipped{same_index(name, url)}")
     if files.skipped and files.skipped == files.seen:
         lines.append("Nothing could be read: see the reasons above.")
     return lines
@@ -182,5 +184,4 @@ def _skips(skipped: Sequence[Skipped]) -> list[str]:
         lines.append(f"        {named}{more}")
     if len(ordered) > _MOST_REASONS:
         lines.append(f"        and {render.count_words(len(ordered) - _MOST_REASONS, 'more reason')}")
-    lines.append("All of them: tsembed status --skipped")
     return lines

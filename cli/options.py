@@ -42,6 +42,11 @@ def rerankers(incomplete: str) -> list[str]:
     return [name for name in RERANKERS if name.startswith(incomplete)]
 
 
+def same_index(name: str, url: str | None) -> str:
+    """What to add to a command so that it means this index; nothing for the default one."""
+    return ("" if name == DEFAULT_INDEX else f" --index {name}") + (f" --url {url}" if url else "")
+
+
 def examples(*pairs: tuple[str, str]) -> str:
     """The last part of a command's help: what each example does, and the command to type."""
     lines = [f"[dim]# {escaped(what)}[/dim]\n[cyan]{escaped(command)}[/cyan]" for what, command in pairs]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tsembed_search.cli import options, render
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, examples, same_index
 from tsembed_search.config import index_folder
 
 if TYPE_CHECKING:
@@ -114,9 +114,8 @@ def _rows(
     if len(remembered.roots) > _MOST_FOLDERS:
         rows.append(("", f"and {render.count_words(len(remembered.roots) - _MOST_FOLDERS, 'more folder')}"))
     if remembered.skipped:
-        rows.append(
-            ("skipped", f"{render.count_words(len(remembered.skipped), 'file')}; see: tsembed status --skipped")
-        )
+        count = render.count_words(len(remembered.skipped), "file")
+        rows.append(("skipped", f"{count}; see: tsembed status --skipped{same_index(name, url)}"))
     if known is not None:
         size = known.store.details.get("disk_bytes")
         rows.append(("engine", known.store.engine))

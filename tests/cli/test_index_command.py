@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,10 @@ def test_summary_groups_what_was_skipped_by_reason() -> None:
     ]  # fmt: skip
     many = summary_lines(report(**{f"r{number}": 1 for number in range(20)}), settings, "default")
     assert any("and 12 more reasons" in line for line in many)
+    assert "All of them: tsembed status --skipped --index papers" in summary_lines(report(cut=1), settings, "papers")
+    dry = summary_lines(report(cut=1), replace(settings, dry_run=True), "default")
+    assert dry[0].startswith("Nothing was changed. A run would find: 1,200 added")
+    assert not any("--skipped" in line for line in dry)
     nasty = IndexReport(FileCounts(1, skipped=1), skipped=[Skipped("/\x1b[2J\n.png", "no \x07")])
     assert all("\x1b" not in line and "\n" not in line for line in summary_lines(nasty, settings, "default"))
 
