@@ -8,6 +8,7 @@ the figures are medians over rounds of ratios within a round, so that a busy mac
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import statistics
@@ -126,6 +127,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object last.")] = False,
 ) -> None:
     """Measures pictures of two sizes and texts."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
     ref = resolve(model)
     embedder = Embedder.load(model)
     results: dict[str, dict[str, float]] = {}

@@ -111,6 +111,7 @@ def killable() -> Iterator[Killable]:
         yield process
 
 
+@pytest.mark.slow
 def test_any_sequence(killable: Killable) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 

@@ -1,0 +1,252 @@
+"""How an index behaves at size: the embedded engine with synthetic vectors and real payloads.
+
+    python benchmarks/scale.py --items 100000 --dims 384 1536 --quantize none scalar binary
+
+For every size of vector and kind of quantisation: points per second while indexing, seconds to build the graph and to
+re-open the index, p50 and p95 of a search for 10 hits without and with filters, recall@10 against an exhaustive search
+of the same index, resident memory and disk per item. The floor of each search is that exhaustive search, same run.
+
+Indexing and searching happen in separate processes, so that the memory of one does not count for the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsembed_search.search.filters import parse_where
+from tsembed_search.store.base import Payload, Point, StoreSettings
+from tsembed_search.store.edge import EdgeStore
+from tsembed_search.store.schema import point_id
+
+BATCH = 256
+QUERIES = 200
+PER_CLUSTER = 100
+NOISE = 0.7
+BLOCKS, EXPERTS = 24, 8
+WORDS = "light river stone harbour window letter garden winter engine paper music market island signal copper".split()
+FILTERS = {
+    "a kind": "kind=image",
+    "first pages": "page<=3",
+    "a folder": "path~/home/me/photos/2007",
+    "a pattern": "path~'2007/*.jpg'",
+    "recent half": "modified>=@1750000000",
+    "two conditions": "kind=text and modified>=@1725000000",
+    "an expert": "expert=b3e5",
+}
+
+
+class Corpus:
+    """`items` points in clusters, made a batch at a time; query vectors come from the same clusters.
+
+    Cluster centres and the noise around them are unit normal in every dimension, the noise scaled by `NOISE`: two items
+    of a cluster have a cosine of about 0.67, as near-duplicates have, and items of different clusters about 0.
+    """
+
+    def __init__(self, items: int, dim: int, seed: int = 0) -> None:
+        self.items = items
+        self.seed = seed
+        rng = np.random.default_rng(seed)
+        self.centres = rng.standard_normal((max(16, items // PER_CLUSTER), dim)).astype(np.float32)
+
+    def vectors(self, count: int, *stream: int) -> NDArray[np.float32]:
+        """Unit vectors `[count, dim]`; the same for the same `stream`."""
+        rng = np.random.default_rng((self.seed, *stream))
+        chosen = self.centres[rng.integers(len(self.centres), size=count)]
+        made = chosen + NOISE * rng.standard_normal(chosen.shape).astype(np.float32)
+        return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    def batches(self) -> Iterator[list[Point]]:
+        """All points, `BATCH` at a time."""
+        for start in range(0, self.items, BATCH):
+            count = min(BATCH, self.items - start)
+            rng = np.random.default_rng((self.seed, 1, start))
+            for_all = zip(range(start, start + count), self.vectors(count, 2, start), strict=True)
+            yield [
+                Point(point_id(f"{n:064x}", None, None, "synthetic"), vector, payload(n, rng)) for n, vector in for_all
+            ]
+
+
+def payload(number: int, rng: np.random.Generator) -> Payload:
+    """A payload as the indexer writes them, of a model with `BLOCKS` times `EXPERTS` routing weights."""
+    kind = ("image", "text", "page")[int(rng.integers(3))]
+    ext = {"image": "jpg", "text": "md", "page": "pdf"}[kind]
+    year = 1990 + int(rng.integers(30))
+    root = "/home/me"
+    rel = f"photos/{year}/{WORDS[number % 15]}-{number}.{ext}"
+    mtime = round(1.7e9 + 1e8 * float(rng.random()), 6)
+    place = {"path": f"{root}/{rel}", "root": root, "rel": rel, "ext": ext, "mtime": mtime}
+    route = rng.standard_normal(BLOCKS * EXPERTS).astype(np.float32)
+    top = rng.integers((BLOCKS, EXPERTS), size=(3, 2))
+    return {
+        "kind": kind,
+        **place,
+        "places": [place],
+        "page": None if kind == "image" else int(rng.integers(1, 20)),
+        "chunk": int(rng.integers(5)) if kind == "text" else None,
+        "text": " ".join(rng.choice(WORDS, size=60)) if kind == "text" else None,
+        "width": 1200 if kind == "image" else None,
+        "height": 800 if kind == "image" else None,
+        "bytes": int(rng.integers(10_000, 5_000_000)),
+        "sha": f"{number:064x}",
+        "model": "synthetic",
+        "indexed_at": mtime,
+        "route": (route / np.linalg.norm(route)).tolist(),
+        "top_experts": [f"b{block}e{expert}" for block, expert in top],
+    }
+
+
+def build(folder: Path, items: int, dim: int, quantize: str) -> dict[str, Any]:
+    """Indexes the corpus. Rates leave out the time that making it takes."""
+    store = EdgeStore.create(folder, StoreSettings(dim, quantize))  # type: ignore[arg-type]
+    writing = 0.0
+    peaks: list[int] = []
+    for number, batch in enumerate(Corpus(items, dim).batches()):
+        begun = time.perf_counter()
+        store.upsert(batch)
+        writing += time.perf_counter() - begun
+        if number * BATCH * 10 // items >= len(peaks):
+            peaks.append(memory()["anonymous"])
+    begun = time.perf_counter()
+    store.optimize()
+    optimizing = time.perf_counter() - begun
+    facts = store.info()
+    store.close()
+    return {
+        "points_per_second": items / writing,
+        "optimize_seconds": optimizing,
+        "graph": facts.indexed,
+        "disk_bytes_per_item": int(facts.details["disk_bytes"]) / items,
+        "indexing_memory_bytes": peaks,
+    }
+
+
+def measure(folder: Path, items: int, dim: int) -> dict[str, Any]:
+    """Re-opens the index and searches it."""
+    before = memory()
+    begun = time.perf_counter()
+    store = EdgeStore.open(folder)
+    opening = time.perf_counter() - begun
+    corpus = Corpus(items, dim)
+    queries = corpus.vectors(QUERIES, 3)
+    searches = {"no filter": search(store, queries, None)}
+    for name, text in FILTERS.items():
+        searches[name] = search(store, queries, text)
+        searches[name]["ratio"] = searches[name]["p50_ms"] / searches["no filter"]["p50_ms"]
+    after = memory()
+    begun = time.perf_counter()
+    store.search(queries, 10)
+    batch = time.perf_counter() - begun
+    store.close()
+    return {
+        "reopen_seconds": opening,
+        "batch_ms_per_query": 1000 * batch / QUERIES,
+        "searches": searches,
+        "resident_bytes_per_item": (after["resident"] - before["resident"]) / items,
+        "anonymous_bytes_per_item": (after["anonymous"] - before["anonymous"]) / items,
+    }
+
+
+def search(store: EdgeStore, queries: NDArray[np.float32], text: str | None) -> dict[str, float]:
+    """Times and recall of single searches for 10 hits."""
+    where = None if text is None else parse_where(text)
+    for query in queries[:10]:
+        store.search(query[None], 10, where)
+    seconds, exhaustive, found, wanted = [], [], 0, 0
+    for query in queries:
+        begun = time.perf_counter()
+        hits = store.search(query[None], 10, where)[0]
+        seconds.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        best = store.search(query[None], 10, where, exact=True)[0]
+        exhaustive.append(time.perf_counter() - begun)
+        found += len({hit.id for hit in hits} & {hit.id for hit in best})
+        wanted += len(best)
+    return {
+        "selects": store.count(where),
+        "p50_ms": 1000 * float(np.median(seconds)),
+        "p95_ms": 1000 * float(np.quantile(seconds, 0.95)),
+        "exhaustive_p50_ms": 1000 * float(np.median(exhaustive)),
+        "recall_at_10": found / max(1, wanted),
+    }
+
+
+def memory() -> dict[str, int]:
+    """Bytes of this process in memory: all, and those that are not pages of files, which the system can drop."""
+    names = {"VmRSS": "resident", "RssAnon": "anonymous"}
+    lines = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return {name: 1024 * int(fields[key].split()[0]) for key, name in names.items()}
+
+
+def in_a_process(step: str, folder: Path, items: int, dim: int, quantize: str) -> dict[str, Any]:
+    """Runs `build` or `measure` in a process of its own."""
+    command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
+    command += ["--items", str(items), "--dims", str(dim), "--quantize", quantize]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--dims", type=int, nargs="+", default=[384, 1536])
+    parser.add_argument("--quantize", nargs="+", default=["none", "scalar", "binary"])
+    parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    parser.add_argument("--step", choices=["build", "measure"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def show(run: dict[str, Any]) -> None:
+    """One run, for people."""
+    print(f"\n{run['items']:,} items x {run['dim']}, quantisation {run['quantize']}")
+    print(
+        f"  indexed at {run['points_per_second']:,.0f}/s, graph in {run['optimize_seconds']:.0f} s, "
+        f"re-opened in {run['reopen_seconds']:.2f} s; per item {run['disk_bytes_per_item'] / 1024:.1f} KiB of disk, "
+        f"{run['resident_bytes_per_item'] / 1024:.1f} KiB resident "
+        f"({run['anonymous_bytes_per_item'] / 1024:.1f} not files)"
+    )
+    for name, each in run["searches"].items():
+        print(
+            f"  {name:15} {each['selects']:>8,} items  p50 {each['p50_ms']:6.2f} ms  p95 {each['p95_ms']:6.2f} ms  "
+            f"exhaustive {each['exhaustive_p50_ms']:6.2f} ms  recall@10 {each['recall_at_10']:.4f}"
+        )
+
+
+def main() -> None:
+    asked = arguments()
+    if asked.step:
+        step, dim, quantize = asked.step, asked.dims[0], asked.quantize[0]
+        done = (
+            build(asked.folder, asked.items, dim, quantize)
+            if step == "build"
+            else measure(asked.folder, asked.items, dim)
+        )
+        print(json.dumps(done))
+        return
+    runs = []
+    for dim in asked.dims:
+        for quantize in asked.quantize:
+            with tempfile.TemporaryDirectory() as folder:
+                run: dict[str, Any] = {"items": asked.items, "dim": dim, "quantize": quantize}
+                for step in ("build", "measure"):
+                    run |= in_a_process(step, Path(folder), asked.items, dim, quantize)
+            if not asked.json:
+                show(run)
+            runs.append(run)
+    print(json.dumps({"benchmark": "scale", "runs": runs}))
+
+
+if __name__ == "__main__":
+    main()
