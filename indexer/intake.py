@@ -23,6 +23,7 @@ from tsembed_search.indexer.worker import CHANGED, open_regular, signature, unre
 
 _PIECE: Final = 1 << 20
 _HEAD: Final = 1024
+_PORTION: Final = 200
 # A file that was changed this shortly before it was read may change again without a new time of change: file systems
 # count in steps of up to two seconds.
 _GRAIN_NS: Final = 2_000_000_000
@@ -46,6 +47,8 @@ class Intake:
         self._meter = meter
         self._settings = settings
         self.in_flight = InFlight()
+        self._placed: list[FileRow] = []
+        self._left: list[str] = []
         self.learn(reads_pages)
 
     @property
@@ -64,6 +67,7 @@ class Intake:
             job = self.examine(found, flow)
             if job is not None:
                 flow.put(jobs, job)
+        self._remember()
         flow.put(jobs, None)
 
     def examine(self, found: Found, flow: Flow | None = None) -> Job | None:
@@ -102,16 +106,23 @@ class Intake:
         return kept or wants_pages(self._settings.pages, self._reads_pages)
 
     def _place(self, found: Found, sha: bytes, recipe: str, old: FileRow | None, sure: bool, points: int) -> None:
-        if not self._settings.dry_run:
-            self._manifest.place([row_of(found, sha, recipe, sure=sure)])
+        self._placed.append(row_of(found, sha, recipe, sure=sure))
+        if len(self._placed) >= _PORTION:
+            self._remember()
         if old is not None and old.sha == sha:
             self._meter.count("unchanged")
             return
         renamed = self._settings.prune and self._changes.take_renamed(sha)
-        if renamed and not self._settings.dry_run:
-            self._manifest.forget([renamed])
+        if renamed:
+            self._left.append(renamed)
         self._meter.count("renamed" if renamed else "added" if old is None or old.sha is None else "updated")
         self._meter.count_items("reused", points)
+
+    def _remember(self) -> None:
+        """Files with known content, in one go: to be on disk takes as long for one as for many."""
+        placed, left, self._placed, self._left = self._placed, self._left, [], []
+        if not self._settings.dry_run:
+            self._manifest.place(placed, left)
 
 
 def _hashed(found: Found, flow: Flow | None) -> tuple[bytes, bytes, bool]:

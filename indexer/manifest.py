@@ -189,8 +189,8 @@ class Manifest:
                 if homes > 1:
                     db.execute("UPDATE contents SET moved = 1 WHERE sha = ?", (content.sha,))
 
-    def place(self, files: Sequence[FileRow]) -> None:
-        """These files have contents that are known already."""
+    def place(self, files: Sequence[FileRow], left: Iterable[str] = ()) -> None:
+        """These files have contents that are known already, and were at the paths in `left` before."""
         with self.transaction() as db:
             for file in files:
                 # When nothing but size and inode differ, the store's places are right as they are.
@@ -200,6 +200,7 @@ class Manifest:
                     (file.sha, os.fsencode(file.path), file.mtime_ns, os.fsencode(file.root)),
                 )
             _write_files(db, files)
+            _forget(db, left)
 
     def skip(self, files: Sequence[FileRow]) -> None:
         """These files cannot be read; what was in them before is no longer theirs."""
@@ -209,9 +210,7 @@ class Manifest:
     def forget(self, paths: Iterable[str]) -> None:
         """These files are gone. Their contents stay until they are swept."""
         with self.transaction() as db:
-            names = [(os.fsencode(path),) for path in paths]
-            db.executemany(f"UPDATE contents SET moved = 1 WHERE sha = ({_SHA_OF})", names)
-            db.executemany("DELETE FROM files WHERE path = ?", names)
+            _forget(db, paths)
 
     def homeless(self, limit: int) -> list[Content]:
         """Contents that no file has any more, up to `limit` of them."""
@@ -276,6 +275,12 @@ def _write_files(db: sqlite3.Connection, files: Iterable[FileRow], *, verb: str 
         f"UPDATE contents SET moved = 1 WHERE sha = ({_SHA_OF}) AND sha IS NOT ?", [(row[0], row[5]) for row in rows]
     )
     db.executemany(f"{verb} INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+def _forget(db: sqlite3.Connection, paths: Iterable[str]) -> None:
+    names = [(os.fsencode(path),) for path in paths]
+    db.executemany(f"UPDATE contents SET moved = 1 WHERE sha = ({_SHA_OF})", names)
+    db.executemany("DELETE FROM files WHERE path = ?", names)
 
 
 def signed(inode: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -74,7 +75,8 @@ def _open(
 
         source = io.BytesIO(source)
     try:
-        with _identified(source) as image:
+        # Pillow warns of each oddity that it gets over; what it does not get over is an error.
+        with warnings.catch_warnings(action="ignore"), _identified(source) as image:
             return _decoded(image, spec, memory or _memory())
     except LoadError:
         raise

