@@ -7,7 +7,7 @@ from typing import Final
 HNSW_M: Final = 16
 HNSW_EF_CONSTRUCT: Final = 100
 HNSW_EF: Final = 128
-FILTERED_HNSW_EF: Final = 256
+FILTERED_HNSW_EF: Final = 192
 """Candidates that a search keeps. A filter cuts paths through the graph, so a filtered search needs more of them."""
 
 OVERSAMPLING: Final = {"none": 1.0, "scalar": 2.0, "binary": 16.0}
