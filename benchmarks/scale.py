@@ -4,7 +4,8 @@
 
 For every size of vector and kind of quantisation: points per second while indexing, seconds to build the graph and to
 re-open the index, p50 and p95 of a search for 10 hits without and with filters, recall@10 against an exhaustive search
-of the same index, resident memory and disk per item. The floor of each search is that exhaustive search, same run.
+of the same index, resident memory and disk per item. Half of the queries lie in a cluster, half between two. The floor
+of each search is the exhaustive one; each is timed in several rounds, and the quietest round counts.
 
 Indexing and searching happen in separate processes, so that the memory of one does not count for the other.
 """
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsembed_search.search.filters import parse_where
+from tsembed_search.search.filters import Filter, parse_where
 from tsembed_search.store.base import Payload, Point, StoreSettings
 from tsembed_search.store.edge import EdgeStore
 from tsembed_search.store.schema import point_id
@@ -34,7 +35,11 @@ QUERIES = 200
 PER_CLUSTER = 100
 NOISE = 0.7
 BLOCKS, EXPERTS = 24, 8
-WORDS = "light river stone harbour window letter garden winter engine paper music market island signal copper".split()
+ROUNDS = 3
+WORDS = (
+    *("light", "river", "stone", "harbour", "window", "letter", "garden", "winter"),
+    *("engine", "paper", "music", "market", "island", "signal", "copper"),
+)
 FILTERS = {
     "a kind": "kind=image",
     "first pages": "page<=3",
@@ -65,6 +70,13 @@ class Corpus:
         chosen = self.centres[rng.integers(len(self.centres), size=count)]
         made = chosen + NOISE * rng.standard_normal(chosen.shape).astype(np.float32)
         return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    def between(self, count: int) -> NDArray[np.float32]:
+        """Unit vectors `[count, dim]` half-way between two centres: their nearest items are far, and much alike."""
+        rng = np.random.default_rng((self.seed, 4))
+        pairs = self.centres[rng.integers(len(self.centres), size=(count, 2))].sum(axis=1)
+        made = pairs + NOISE * rng.standard_normal(pairs.shape).astype(np.float32)
+        return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True), dtype=np.float32)
 
     def batches(self) -> Iterator[list[Point]]:
         """All points, `BATCH` at a time."""
@@ -138,7 +150,7 @@ def measure(folder: Path, items: int, dim: int) -> dict[str, Any]:
     store = EdgeStore.open(folder)
     opening = time.perf_counter() - begun
     corpus = Corpus(items, dim)
-    queries = corpus.vectors(QUERIES, 3)
+    queries = np.concatenate([corpus.vectors(QUERIES // 2, 3), corpus.between(QUERIES // 2)])
     searches = {"no filter": search(store, queries, None)}
     for name, text in FILTERS.items():
         searches[name] = search(store, queries, text)
@@ -160,25 +172,30 @@ def measure(folder: Path, items: int, dim: int) -> dict[str, Any]:
 def search(store: EdgeStore, queries: NDArray[np.float32], text: str | None) -> dict[str, float]:
     """Times and recall of single searches for 10 hits."""
     where = None if text is None else parse_where(text)
-    for query in queries[:10]:
-        store.search(query[None], 10, where)
-    seconds, exhaustive, found, wanted = [], [], 0, 0
-    for query in queries:
-        begun = time.perf_counter()
-        hits = store.search(query[None], 10, where)[0]
-        seconds.append(time.perf_counter() - begun)
-        begun = time.perf_counter()
-        best = store.search(query[None], 10, where, exact=True)[0]
-        exhaustive.append(time.perf_counter() - begun)
-        found += len({hit.id for hit in hits} & {hit.id for hit in best})
-        wanted += len(best)
+    best, exhaustive = timed_search(store, queries, where, exact=True)
+    rounds = [timed_search(store, queries, where, exact=False) for _ in range(ROUNDS)]
+    found, seconds = min(rounds, key=lambda each: float(np.median(each[1])))
+    same = sum(len(hits & truth) for hits, truth in zip(found, best, strict=True))
     return {
         "selects": store.count(where),
         "p50_ms": 1000 * float(np.median(seconds)),
         "p95_ms": 1000 * float(np.quantile(seconds, 0.95)),
         "exhaustive_p50_ms": 1000 * float(np.median(exhaustive)),
-        "recall_at_10": found / max(1, wanted),
+        "recall_at_10": same / max(1, sum(map(len, best))),
     }
+
+
+def timed_search(
+    store: EdgeStore, queries: NDArray[np.float32], where: Filter | None, *, exact: bool
+) -> tuple[list[set[str]], list[float]]:
+    """The ids of each query's hits, and its seconds."""
+    found, seconds = [], []
+    for query in queries:
+        begun = time.perf_counter()
+        hits = store.search(query[None], 10, where, exact=exact)[0]
+        seconds.append(time.perf_counter() - begun)
+        found.append({hit.id for hit in hits})
+    return found, seconds
 
 
 def memory() -> dict[str, int]:
@@ -244,6 +261,7 @@ def main() -> None:
                     run |= in_a_process(step, Path(folder), asked.items, dim, quantize)
             if not asked.json:
                 show(run)
+                sys.stdout.flush()
             runs.append(run)
     print(json.dumps({"benchmark": "scale", "runs": runs}))
 
