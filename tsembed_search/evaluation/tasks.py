@@ -1,0 +1,24 @@
+"""What evaluation ranks: queries, candidates, and which candidates are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tsembed_search.items import Item
+
+
+@dataclass(frozen=True)
+class RankingTask:
+    """Q queries over C candidates. `meta`: the meta-task that this one belongs to, or "".
+
+    `choices`: for each query the places in `candidates` that are ranked for it; None when all are, for every query.
+    `correct`: for each query the places of its right candidates, at least one.
+    """
+
+    name: str
+    meta: str
+    queries: Sequence[Item]
+    candidates: Sequence[Item]
+    correct: Sequence[frozenset[int]]
+    choices: Sequence[Sequence[int]] | None = None
