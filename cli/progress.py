@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tsembed_search.cli import render
 from tsembed_search.indexer.report import Progress, ProgressSink, Silent, Skipped
+from tsembed_search.wording import rate_words as rate_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -115,8 +116,3 @@ def facts(progress: Progress) -> list[str]:
     if progress.skipped:
         said.append(f"{progress.skipped:,} skipped")
     return said
-
-
-def rate_words(rate: float) -> str:
-    """A rate with two or three digits that matter."""
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 1 else f"{rate:.2f}"

@@ -5,44 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsembed_search.wording import count_words as count_words
+from tsembed_search.wording import shown as shown
+from tsembed_search.wording import size_words as size_words
+from tsembed_search.wording import time_words as time_words
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
-
-# Joiners shape emoji and scripts, and the tag letters spell flags: they show something, unlike the rest of their class.
-_HARMLESS_FORMATS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-
-
-def shown(text: str) -> str:
-    """`text` as it is safe to show: no control code, line break, text-direction mark or undecodable byte is left.
-
-    Those are written as escapes (`\\n`, `\\x1b`, `\\u202e`); a byte that was not UTF-8 (a surrogate escape) is `\\xff`.
-    Characters beyond Unicode's assigned planes are escaped too: terminals use them to place pictures.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(map(_shown_character, text))
-
-
-def _shown_character(character: str) -> str:
-    code = ord(character)
-    if character in _HARMLESS_FORMATS or (code < 0xF0000 and unicodedata.category(character) not in _HIDDEN):
-        return character
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    if character in _NAMED:
-        return _NAMED[character]
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -150,31 +125,3 @@ def here() -> str | None:
     except OSError:
         return None
     return folder if folder != "/" else None
-
-
-def size_words(count: float) -> str:
-    """A number of bytes for people: `1.2 MB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def time_words(seconds: float) -> str:
-    """A duration for people: `45 ms`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def count_words(count: int, one: str, many: str | None = None) -> str:
-    """`1 file`, `2,310 files`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"

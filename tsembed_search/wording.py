@@ -1,0 +1,67 @@
+"""Words for people: data made safe to show, and numbers as one says them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Joiners shape emoji and scripts, and the tag letters spell flags: they show something, unlike the rest of their class.
+_HARMLESS_FORMATS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def shown(text: str) -> str:
+    """`text` as it is safe to show: no control code, line break, text-direction mark or undecodable byte is left.
+
+    Those are written as escapes (`\\n`, `\\x1b`, `\\u202e`); a byte that was not UTF-8 (a surrogate escape) is `\\xff`.
+    Characters beyond Unicode's assigned planes are escaped too: terminals use them to place pictures.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_shown_character, text))
+
+
+def _shown_character(character: str) -> str:
+    code = ord(character)
+    if character in _HARMLESS_FORMATS or (code < 0xF0000 and unicodedata.category(character) not in _HIDDEN):
+        return character
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if character in _NAMED:
+        return _NAMED[character]
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def size_words(count: float) -> str:
+    """A number of bytes for people: `1.2 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def time_words(seconds: float) -> str:
+    """A duration for people: `45 ms`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def count_words(count: int, one: str, many: str | None = None) -> str:
+    """`1 file`, `2,310 files`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def rate_words(rate: float) -> str:
+    """A rate with two or three digits that matter."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 1 else f"{rate:.2f}"
