@@ -1,0 +1,93 @@
+"""The log of a run, `log.jsonl` in its folder: one JSON object a line, written as things happen, never rewritten.
+
+Whoever shows a run (the live display, the report, TensorBoard) reads these records and nothing else. Every record has
+`kind`; numbers that are not finite, or were not measured, are null. Matrices `[L][E]` are lists of L lists of E.
+
+`run` (first; again after every resume)
+    version, started (ISO time), name (of the recipe), recipe (all settings, resolved, as nested tables), seed, steps
+    (planned), device, precision, ranks, resumed_from (a step, or null), rows_skipped,
+    model {name, dim, parameters, trainable, routes [L, E]},
+    data {sources, tasks [{name, meta, rows, identities, weight}], validation [{name, meta, rows}], problems}
+`step` (every step)
+    step (from 1), stage (1 or 2), loss (what was minimised), parts {contrastive, balance, z} (unweighted),
+    rates {experts, router}, temperature, gradient_norm, rows, items (embedded), tokens, tasks {name: rows},
+    seconds (in training since the run began, over resumes), items_per_second (a moving mean), seconds_left,
+    expert_load [L][E] (mean gates), routing_entropy (0..1: 1 is uniform, the mean over items and blocks),
+    mask_rate (share of in-batch pairs left out as false negatives), hardness (mean over queries of the hardest
+    negative's cosine), positive (mean cosine of query and positive), kappa_deviation (of negatives, within tasks),
+    kappa_cosine_correlation (over negatives), memory (peak bytes: of the GPU, else of the process)
+`stage`          step, stage (the new one), reason
+`validation`     step, tasks {name: {meta, hit@1, mrr, n}}, hit@1, mrr (means over tasks), best (so far), seconds
+`checkpoint`     step, path
+`calibration`    lambda, sweep [[weight, mrr], ...], items (that the routing mean was taken over), queries
+`experts`        tasks {name: {meta, load [L][E]}}: mean gates per task, at the end
+`gradients`      tasks [names], cosine [[...]]: between the tasks' gradients of the shared weights, at the end
+`note`           message
+`end`            reason (finished, early stop, interrupted), steps, seconds, items_per_second, best_step, checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Record = Mapping[str, Any]
+Observer = Callable[[Record], None]
+"""Is told every record as it is written."""
+
+NAME = "log.jsonl"
+
+
+class Log:
+    """Appends records to a file and tells observers. Without a path, only the latter (a rank that is not the first)."""
+
+    def __init__(self, path: Path | None, *observers: Observer) -> None:
+        self._file = None if path is None else path.open("ab")
+        self._observers = observers
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Appends one record."""
+        record = _finite({"kind": kind, **values})
+        if self._file is not None:
+            self._file.write(json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        for observer in self._observers:
+            observer(record)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far: where a resumed run goes on."""
+        return 0 if self._file is None else os.fstat(self._file.fileno()).st_size
+
+    def cut(self, size: int) -> None:
+        """Forgets what came after `size` bytes: steps that a resumed run takes again."""
+        if self._file is not None and size < self.size:
+            self._file.truncate(size)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a log. A last line that was cut short by a kill is left out."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _finite(value: Any) -> Any:
+    """`value` as JSON can hold it: no NaN, no infinity, lists for tuples."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
