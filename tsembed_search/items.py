@@ -29,7 +29,7 @@ class Item:
     """A text, an image, or an image with a text, embedded as one.
 
     `image` is a path, a `PIL.Image.Image` or a uint8 RGB array `[H, W, 3]`.
-    `instruction` replaces the model's default instruction where the model takes one.
+    `instruction` says what the item is for; it replaces the model's default one. `mini` reads it before the text.
 
     Raises `UsageError` when there is neither text nor image.
     """

@@ -20,17 +20,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model.backbones import weights
-from tsembed_search.model.backbones.protocol import Backbone, ModelInfo
+from tsembed_search.model.backbones.protocol import Adaptable, Backbone
 from tsembed_search.model.calibration import Calibration
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tsembed_search.model.moe_lora import Adapters, AdapterSettings
+    from tsembed_search.model.moe_lora import AdapterSettings
     from tsembed_search.model.registry import ModelRef
 
 MARKER = "tsembed.json"
@@ -41,15 +41,6 @@ CARD = "README.md"
 _FORMAT = 1
 _PREFIX = "base_model.model."  # what PEFT puts before every module's path
 _TRAINING_ONLY = ("dropout", "noise")
-
-
-class Adaptable(Backbone, Protocol):
-    """A backbone that can carry adapters. `adapt` puts fresh ones on it."""
-
-    info: ModelInfo
-    adapters: Adapters | None
-
-    def adapt(self, settings: AdapterSettings) -> Adapters: ...
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tsembed_search.errors import ModelError
+from tsembed_search.model.backbones.protocol import Traced
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,14 @@ class Trace:
     def choices(self) -> Tensor:
         """The share of each item's tokens that liked each expert best, `[B, L, E]`, without gradient."""
         return self._stacked(self._choices)
+
+    def finished(self, vectors: Tensor) -> Traced:
+        """Everything, beside the vectors `[B, D]` that the model gave."""
+        routes = self.routes()
+        if not self.losses:
+            none = routes.new_zeros(len(routes), 0, 0)
+            return Traced(vectors, routes, none, none, routes.new_zeros(()))
+        return Traced(vectors, routes, self.probabilities(), self.choices(), self.z_loss())
 
     def z_loss(self) -> Tensor:
         """The mean square of the logits' log-sum-exp, which keeps logits small (Zoph et al., arXiv 2202.08906)."""

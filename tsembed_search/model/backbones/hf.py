@@ -23,10 +23,10 @@ from tsembed_search.model import pooling
 from tsembed_search.model.backbones import device as devices
 from tsembed_search.model.backbones import families, weights
 from tsembed_search.model.backbones.prompt import Prompt
-from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, TextSpec
+from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, TextSpec, Traced
 from tsembed_search.model.backbones.vision import VISIONS, Picture, Vision
 from tsembed_search.model.moe_lora import Adapters, AdapterSettings, attach
-from tsembed_search.model.routing import Trace, centred
+from tsembed_search.model.routing import centred
 
 if TYPE_CHECKING:
     from tsembed_search.model.registry import ModelRef
@@ -85,6 +85,10 @@ class TransformersBackbone:
         self.info = replace(self.info, routes=self.adapters.shape)
         return self.adapters
 
+    def train(self, mode: bool = True) -> None:
+        """Turns dropout and router noise on or off."""
+        self.model.train(mode)
+
     def checkpoint(self) -> None:
         """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
         settings: dict[str, Any] = {"use_reentrant": False}
@@ -100,16 +104,16 @@ class TransformersBackbone:
         """`[B, D]` unit vectors, and `[B, L·E]` routes with adapters. Gradients flow where parameters ask for them."""
         if self.adapters is None:
             return Encoded(self._vectors(batch))
-        vectors, trace = self.trace(batch)
-        return Encoded(vectors, centred(trace.routes(), self.adapters.mean.to(self._device)))
+        traced = self.trace(batch, losses=False)
+        return Encoded(traced.vectors, centred(traced.routes, self.adapters.mean.to(self._device)))
 
-    def trace(self, batch: Sequence[Prepared], losses: bool = False) -> tuple[torch.Tensor, Trace]:
-        """Vectors, and what the routers decided, for training. Needs adapters."""
+    def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
+        """The model on a batch, for training: vectors `[B, D]` and what the routers decided. Needs adapters."""
         assert self.adapters is not None
         lengths = torch.tensor([one.tokens for one in batch])
         real = self._move(torch.arange(int(lengths.max())) < lengths[:, None])
         with self.adapters.tracing(real, losses=losses) as trace:
-            return self._vectors(batch), trace
+            return trace.finished(self._vectors(batch))
 
     def _vectors(self, batch: Sequence[Prepared]) -> torch.Tensor:
         items = [cast(Inputs, one.data) for one in batch]

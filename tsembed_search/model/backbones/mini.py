@@ -23,9 +23,9 @@ from torch import Tensor
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.device import pick
-from tsembed_search.model.backbones.mini_encoder import HIDDEN, MiniEncoder
+from tsembed_search.model.backbones.mini_encoder import MiniEncoder
 from tsembed_search.model.backbones.mini_vision import VisionTower
-from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared
+from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, Traced
 
 if TYPE_CHECKING:
     from tsembed_search.model.moe_lora import Adapters, AdapterSettings
@@ -90,10 +90,12 @@ class Mini:
         return 4096 if self._device.type == "cpu" else 65536
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
-        """Word pieces and pixels. Mini takes no instruction and prompts a query no differently from a document."""
+        """Word pieces and pixels. Mini prompts a query no differently from a document; an instruction of the item's own
+        precedes its text.
+        """
         ids: list[int] = []
-        if item.text:
-            ids = self._tokenizer.encode(item.text, add_special_tokens=False).ids[: self._spec.text.max_tokens]
+        if words := " ".join(part for part in (item.instruction, item.text) if part):
+            ids = self._tokenizer.encode(words, add_special_tokens=False).ids[: self._spec.text.max_tokens]
         pixels = None
         if item.image is not None:
             from tsembed_search.images import open_image
@@ -102,27 +104,54 @@ class Mini:
         return Prepared(len(ids) + 2 + (0 if pixels is None else _PICTURE_TOKENS), _Input(ids, pixels))
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `[B, 384]`, and `[B, L·E]` routes with adapters.
+        """Vectors `[B, 384]`, and `[B, L·E]` routes with adapters."""
+        if self.adapters is None:
+            return Encoded(self._in_order([(rows, self.encoder(*group)) for rows, group in self._groups(batch)]))
+        from tsembed_search.model.routing import centred
 
-        Rows are grouped by length, so that pictures are not padded to the length of texts.
+        traced = self.trace(batch, losses=False)
+        return Encoded(traced.vectors, centred(traced.routes, self.adapters.mean.to(self._device)))
+
+    def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
+        """The model on a batch, for training: vectors `[B, 384]` and what the routers decided. Needs adapters."""
+        assert self.adapters is not None
+        parts: list[tuple[list[int], Traced]] = []
+        for rows, (words, real) in self._groups(batch):
+            with self.adapters.tracing(real, losses=losses) as trace:
+                parts.append((rows, trace.finished(self.encoder(words, real))))
+        return Traced(
+            vectors=self._in_order([(rows, part.vectors) for rows, part in parts]),
+            routes=self._in_order([(rows, part.routes) for rows, part in parts]),
+            probabilities=self._in_order([(rows, part.probabilities) for rows, part in parts]),
+            choices=self._in_order([(rows, part.choices) for rows, part in parts]),
+            z=torch.stack([part.z * (len(rows) / len(batch)) for rows, part in parts]).sum(),
+        )
+
+    def train(self, mode: bool = True) -> None:
+        """Turns dropout and router noise on or off. The base itself has none."""
+        self.encoder.train(mode)
+
+    def checkpoint(self) -> None:
+        """Trades time for memory: in training mode, layers are computed again in the backward pass."""
+        assert self.adapters is not None
+        self.encoder.context_fn = self.adapters.routing.checkpoint_context
+
+    def _groups(self, batch: Sequence[Prepared]) -> list[tuple[list[int], tuple[Tensor, Tensor | None]]]:
+        """Rows with and without text, so that pictures are not padded to the length of texts: which rows, and their
+        input vectors `[G, T, 384]` with what is real `[G, T]` (None: all).
         """
         inputs: list[_Input] = [one.data for one in batch]
-        captions = self._captions([one.pixels for one in inputs if one.pixels is not None])
-        vectors = torch.empty(len(inputs), HIDDEN, device=self._device)
-        routes = None
-        if self.adapters is not None:
-            routes = torch.empty(len(inputs), self.adapters.mean.numel(), device=self._device)
-        rows: dict[bool, list[int]] = {True: [], False: []}
-        for row, one in enumerate(inputs):
-            rows[bool(one.ids)].append(row)
-        which = {row: place for place, row in enumerate(r for r, one in enumerate(inputs) if one.pixels is not None)}
-        for group in rows.values():
-            if group:
-                sequences = [self._sequence(inputs[r].ids, captions[which[r]] if r in which else None) for r in group]
-                vectors[group], routed = self._encode(sequences)
-                if routes is not None and routed is not None:
-                    routes[group] = routed
-        return Encoded(vectors, routes)
+        captions = iter(self._captions([one.pixels for one in inputs if one.pixels is not None]))
+        sequences = [self._sequence(one.ids, None if one.pixels is None else next(captions)) for one in inputs]
+        both = [[row for row, one in enumerate(inputs) if bool(one.ids) is words] for words in (True, False)]
+        return [(rows, self._padded([sequences[row] for row in rows])) for rows in both if rows]
+
+    def _in_order(self, parts: list[tuple[list[int], Tensor]]) -> Tensor:
+        """Rows of groups, each `[G, ...]`, as the batch had them: `[B, ...]`."""
+        if len(parts) == 1:
+            return parts[0][1]
+        order = torch.tensor([row for rows, _ in parts for row in rows], device=self._device)
+        return torch.cat([part for _, part in parts])[order.argsort()]
 
     def _captions(self, pixels: list[Tensor]) -> Tensor:
         """Soft captions of `P` pictures: `[P, 4, 384]`."""
@@ -158,18 +187,11 @@ class Mini:
             parts.append(self.encoder.words(torch.tensor(ids, device=self._device)))
         return torch.cat([*parts, self._ends[1:]])
 
-    def _encode(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def _padded(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         lengths = torch.tensor([len(one) for one in sequences], device=self._device)
         words = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
         real = torch.arange(words.shape[1], device=self._device) < lengths[:, None]
-        mask = None if bool(real.all()) else real
-        if self.adapters is None:
-            return self.encoder(words, mask), None
-        from tsembed_search.model.routing import centred
-
-        with self.adapters.tracing(mask) as trace:
-            vectors: Tensor = self.encoder(words, mask)
-        return vectors, centred(trace.routes(), self.adapters.mean.to(self._device))
+        return words, None if bool(real.all()) else real
 
 
 def load(device: str = "auto") -> Mini:

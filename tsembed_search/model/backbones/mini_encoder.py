@@ -6,7 +6,8 @@ made for it, fit. Its input is vectors, not ids, so that tokens of another origi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,8 @@ class MiniEncoder(nn.Module):
         super().__init__()
         self.embeddings = _Embeddings()
         self.encoder = _Stack()
+        self.context_fn: Callable[[], Any] | None = None
+        """With one, layers are computed again in the backward pass: see `torch.utils.checkpoint`."""
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> MiniEncoder:
@@ -137,7 +140,12 @@ class MiniEncoder(nn.Module):
         hidden = self.embeddings(words)
         mask = None if real is None else real[:, None, None, :]
         for layer in self.encoder.layer:
-            hidden = layer(hidden, mask)
+            if self.context_fn is not None and self.training:
+                from torch.utils.checkpoint import checkpoint
+
+                hidden = checkpoint(layer, hidden, mask, use_reentrant=False, context_fn=self.context_fn)
+            else:
+                hidden = layer(hidden, mask)
         if real is None:
             return F.normalize(hidden.mean(dim=1), dim=-1)
         return F.normalize((hidden * real.unsqueeze(-1)).sum(dim=1), dim=-1)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from tsembed_search.model.calibration import Calibration
+    from tsembed_search.model.moe_lora import Adapters, AdapterSettings
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,23 @@ class Encoded:
     routes: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Traced:
+    """A batch in training, in its order and with gradients, on the model's device.
+
+    `vectors` `[B, D]` as `forward` gives them. `routes` `[B, L·E]` raw: not centred, each block's E numbers sum to 1.
+    `probabilities` `[B, L, E]`: each item's mean probabilities, before top-k. `choices` `[B, L, E]`: the share of its
+    tokens that liked each expert best, without gradient. `z`: the mean square of the routers' log-sum-exp. Together the
+    last three make the routing losses (`routing.load_balance`, and `z` itself); without `losses` they are empty and 0.
+    """
+
+    vectors: torch.Tensor
+    routes: torch.Tensor
+    probabilities: torch.Tensor
+    choices: torch.Tensor
+    z: torch.Tensor
+
+
 class Backbone(Protocol):
     """A multimodal encoder. `prepare` is cheap CPU work; `forward` runs without gradients unless asked otherwise.
 
@@ -116,3 +134,24 @@ class Backbone(Protocol):
     def prepare(self, item: Item, role: Role = "document") -> Prepared: ...
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded: ...
+
+
+class Adaptable(Backbone, Protocol):
+    """A backbone that can carry MoE-LoRA adapters, and so be trained. `adapt` puts fresh ones on it."""
+
+    info: ModelInfo
+    adapters: Adapters | None
+
+    def adapt(self, settings: AdapterSettings) -> Adapters: ...
+
+    def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
+        """The model on a batch, for training. Gradients flow to adapters and routers. Needs adapters."""
+        ...
+
+    def train(self, mode: bool = True) -> None:
+        """Turns dropout and router noise on or off."""
+        ...
+
+    def checkpoint(self) -> None:
+        """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
+        ...
