@@ -1,0 +1,152 @@
+"""Which files a data source means: a file, a folder with a file or folder per task, or a data set on a hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.records import ENDINGS
+from tsembed_search.paths import absolute
+
+HUB: Final = "hub:"
+"""`hub:owner/name`, `hub:owner/name/subset`, either with `@revision`: a data set on the hub."""
+
+_SPLITS: Final = {
+    "train": "train", "training": "train", "original": "train", "diverse_instruction": "diverse_instruction",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test",
+    "unseen": "unseen", "data": "", "part": "",
+}  # fmt: skip
+_SHARD: Final = re.compile(r"[-_.]\d+(?:[-_]of[-_]\d+)?$")
+_HUB_NAME: Final = re.compile(r"([\w.-]+/[\w.-]+)(?:/([^@]+))?(?:@([\w./-]+))?")
+_PASSED_OVER: Final = re.compile(r"^[._]|^images?$")
+
+# The 36 data sets of MMEB, by its four meta-tasks.
+_MMEB: Final = {
+    "classification": "ImageNet-1K ImageNet_1K N24News HatefulMemes VOC2007 SUN397 Place365 ImageNet-A ImageNet-R "
+    "ObjectNet Country211 Country-211",
+    "vqa": "OK-VQA A-OKVQA DocVQA InfographicsVQA InfographicVQA ChartQA Visual7W ScienceQA VizWiz GQA TextVQA",
+    "retrieval": "VisDial CIRR VisualNews_t2i VisualNews_i2t MSCOCO_t2i MSCOCO_i2t NIGHTS WebQA FashionIQ Wiki-SS-NQ "
+    "OVEN EDIS",
+    "grounding": "MSCOCO RefCOCO RefCOCO-Matching Visual7W-Pointing Visual7W-pointing",
+}
+_META: Final = {name.lower(): meta for meta, names in _MMEB.items() for name in names.split()}
+META_TASKS: Final = tuple(_MMEB)
+"""MMEB's meta-tasks: `classification`, `vqa`, `retrieval`, `grounding`."""
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A file with rows of one task. `split`: `train`, `validation`, `test`, ..., or "" where its name tells none.
+    `source`: the folder that it was found in, or the file itself.
+    """
+
+    path: Path
+    task: str
+    split: str
+    source: Path
+
+
+def meta_task(name: str) -> str:
+    """The meta-task that a task's name tells: one of MMEB's own data sets, or a folder named for one; else ""."""
+    first, _, rest = name.partition("/")
+    return first if rest and first in META_TASKS else _META.get(name.lower(), "")
+
+
+def task_files(source: str | Path) -> list[TaskFile]:
+    """The files of a source with rows, in order of their names. Hidden files and image folders are passed over.
+
+    A file is named for its task (`wordnet.jsonl`), for its split inside a folder named for the task
+    (`MSCOCO/train-00000-of-00002.parquet`), or lies in a folder named for the split (`train/wordnet.jsonl`). A hub
+    data set is downloaded first.
+
+    Raises `UsageError` when the source is not there or holds no such file.
+    """
+    if isinstance(source, str) and source.startswith(HUB):
+        top, place = _downloaded(source[len(HUB) :])
+    else:
+        top = place = absolute(source)
+    if place.is_file():
+        if place.suffix.lower() not in ENDINGS:
+            raise UsageError(
+                f"{place} is no file of rows.", f"Rows are read from files ending in {', '.join(ENDINGS)}."
+            )
+        task, split = _named(place, place.parent.parent)
+        return [TaskFile(place, task, split, place)]
+    if not place.is_dir():
+        raise UsageError(f"There is no {place}.", "Give a file of rows, a folder of them, or hub:owner/name.")
+    found = [path for path in _walk(place) if path.suffix.lower() in ENDINGS]
+    if not found:
+        raise UsageError(f"{place} holds no file of rows.", f"Rows are read from files ending in {', '.join(ENDINGS)}.")
+    return [TaskFile(path, *_named(path, top), top) for path in found]
+
+
+def has_rows(source: str | Path) -> bool:
+    """Whether the source is data for training or evaluation, rather than a folder of somebody's own files."""
+    if isinstance(source, str) and source.startswith(HUB):
+        return True
+    place = absolute(source)
+    if place.is_file():
+        return place.suffix.lower() in ENDINGS
+    return place.is_dir() and any(path.suffix.lower() in ENDINGS for path in _walk(place))
+
+
+def _walk(folder: Path) -> list[Path]:
+    files: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        for path in sorted(waiting.pop(0).iterdir()):
+            if _PASSED_OVER.match(path.name):
+                continue
+            if path.is_dir():
+                waiting.append(path)
+            else:
+                files.append(path)
+    return files
+
+
+def _named(path: Path, top: Path) -> tuple[str, str]:
+    """(task, split) of a file by its name and that of its folders inside `top`."""
+    stem = _SHARD.sub("", path.name.removesuffix(path.suffix))
+    folders = list(path.parent.relative_to(top).parts) if top in path.parents else []
+    split = _SPLITS.get(stem.lower())
+    if split is not None:
+        task = next((name for name in reversed(folders) if name.lower() not in _SPLITS), "")
+        return task or path.parent.name or stem, split
+    inside = next((_SPLITS[name.lower()] for name in reversed(folders) if name.lower() in _SPLITS), "")
+    return stem, inside
+
+
+def _downloaded(name: str) -> tuple[Path, Path]:
+    """The folder of a hub data set in the local hub cache, downloaded if need be, and that of the subset wanted."""
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    match = _HUB_NAME.fullmatch(name)
+    if not match:
+        raise UsageError(f"{HUB}{name} names no data set.", "Write hub:owner/name, or hub:owner/name/subset.")
+    repository, subset, revision = match.groups()
+    patterns = _patterns(subset)
+    try:
+        folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise UsageError(
+            f"The data set {repository} is not on this machine and could not be downloaded: {_first_line(error)}",
+            f"Check the name and the network, log in with `hf auth login` if it asks for that, or download it "
+            f"elsewhere (`hf download --repo-type dataset {repository}`) and give the folder.",
+        ) from error
+    return folder, folder / subset if subset else folder
+
+
+def _patterns(subset: str | None) -> list[str]:
+    rows = [f"*{ending}" for ending in ENDINGS]
+    if subset is None:
+        return [*rows, "images/*"]
+    return [*(f"{subset}/{row}" for row in rows), f"{subset}/images/*", f"images/{subset}/*"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
