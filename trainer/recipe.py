@@ -1,0 +1,207 @@
+"""Recipes: TOML files that say only what differs from their parent, and single keys set on top of them.
+
+extends = "tsembed"        a recipe of this package, or a file beside this one
+about = "one line"
+[stages]
+switch = 0.0
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from tsembed_search.errors import UsageError
+from tsembed_search.trainer import settings
+from tsembed_search.trainer.settings import TABLES, Recipe
+
+_DEPTH = 8  # recipes that extend recipes
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    folder = resources.files("tsembed_search.trainer") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by its name or file, with `key=value` overrides; `key` is `table.key`, or `key` where only one table has
+    it. Raises `UsageError` for what is not there (with near matches), and for values of the wrong kind.
+    """
+    recipe = from_tables(_chain(name_or_file))
+    changes: dict[str, dict[str, Any]] = {}
+    for override in overrides:
+        table, key, value = _parsed(override)
+        changes.setdefault(table, {})[key] = value
+    return apply(recipe, changes)
+
+
+def from_tables(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Recipe:
+    """A recipe from the content of files: (file, content) from the most general to the most special one."""
+    recipe = Recipe()
+    for file, content in levels:
+        known = (*TABLES, "extends", "about", "expected")
+        for key in content:
+            if key not in known:
+                raise UsageError(f"{file} has an unknown key, {key}.", _near(key, [*known, *_leaves()]))
+        recipe = apply(recipe, {name: _table(file, name, content[name]) for name in TABLES if name in content}, file)
+        name = Path(file).name.removesuffix(".toml")
+        recipe = replace(recipe, name=name, about=str(content.get("about", "")), expected=content.get("expected", {}))
+    return recipe
+
+
+def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = "--set") -> Recipe:
+    """The recipe with some keys of some tables changed. Raises `UsageError`."""
+    new: dict[str, Any] = {}
+    for table, values in changes.items():
+        part = getattr(recipe, table)
+        hints = get_type_hints(type(part))
+        for key in values:
+            if key not in hints:
+                raise UsageError(f"{file} has an unknown key, {table}.{key}.", _near(key, [*hints, *_leaves()]))
+        checked = {key: _typed(f"{table}.{key}", value, hints[key]) for key, value in values.items()}
+        new[table] = replace(part, **checked)
+    changed = replace(recipe, **new)
+    settings.check(changed)
+    return changed
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    """All settings, resolved, as nested tables."""
+    return cast(dict[str, Any], asdict(recipe))
+
+
+def from_json(data: Mapping[str, Any]) -> Recipe:
+    """The inverse of `to_json`. Raises `UsageError` when a version with other settings wrote it."""
+    tables = {name: data.get(name, {}) for name in TABLES}
+    recipe = apply(Recipe(), tables, "The run's recipe")
+    return replace(
+        recipe, name=str(data.get("name", "")), about=str(data.get("about", "")), expected=data.get("expected") or {}
+    )
+
+
+def _chain(name_or_file: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The recipe and all that it extends, the most general one first."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    name, beside = name_or_file, Path()
+    for _ in range(_DEPTH):
+        file, text = _source(name, beside)
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(
+                f"The recipe {file} is not TOML: {error}.", "See docs/training.md for an example."
+            ) from error
+        found.insert(0, (file, content))
+        if "extends" not in content:
+            return found
+        name, beside = str(content["extends"]), Path(file).parent
+    raise UsageError(f"The recipe {name_or_file} extends itself.", "Change `extends` in one of the files.")
+
+
+def _source(name: str, beside: Path) -> tuple[str, str]:
+    """Where a recipe is, and its text."""
+    own = resources.files("tsembed_search.trainer") / "recipes" / f"{name}.toml"
+    if "/" not in name and "\\" not in name and not name.endswith(".toml") and own.is_file():
+        return name, own.read_text(encoding="utf-8")
+    for path in (beside / name, Path(name)):
+        if path.is_file():
+            try:
+                return str(path), path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"The recipe {path} cannot be read: {error}.", "Give a TOML file.") from error
+    raise UsageError(f"There is no recipe {name!r} and no such file.", _near(name, names()))
+
+
+def _table(file: str, name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"In {file}, {name} is not a table.", f"Write [{name}], and its keys below.")
+    return value
+
+
+def _parsed(override: str) -> tuple[str, str, Any]:
+    """`table.key=value` or `key=value` to its three parts."""
+    left, equals, right = override.partition("=")
+    left = left.strip()
+    if not equals or not left:
+        raise UsageError(f"{override!r} sets nothing.", "Write --set key=value.")
+    table, _, key = left.rpartition(".")
+    if table:
+        if table not in TABLES:
+            raise UsageError(f"A recipe has no table {table}.", _near(left, _leaves()))
+    else:
+        tables = [name for name in TABLES if key in _keys(name)]
+        if not tables:
+            raise UsageError(f"A recipe has no key {key}.", _near(key, _leaves()))
+        if len(tables) > 1:
+            choice = " or ".join(f"{name}.{key}" for name in tables)
+            raise UsageError(f"{key} can mean several keys.", f"Say which one: {choice}.")
+        table = tables[0]
+    text = right.strip()
+    try:
+        return table, key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return table, key, None if text.lower() == "none" else text
+
+
+def _keys(table: str) -> list[str]:
+    return [one.name for one in fields(type(getattr(Recipe(), table)))]
+
+
+def _leaves() -> list[str]:
+    return [f"{table}.{key}" for table in TABLES for key in _keys(table)]
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """A hint with what is spelled like `name`, or all there is to choose from."""
+    by_leaf = {one.rpartition(".")[2]: one for one in known} | {one: one for one in known}
+    near = list(dict.fromkeys(by_leaf[match] for match in difflib.get_close_matches(name, by_leaf, 3, 0.6)))
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    if len(known) > 20:
+        return "All keys with their defaults are in docs/training.md."
+    return f"There are {', '.join(known)}."
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """`value` as the type that the setting has. Raises `UsageError`."""
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and type(None) in choices:
+            return None
+        for choice in choices:
+            if choice is not type(None):
+                try:
+                    return _typed(key, value, choice)
+                except UsageError:
+                    continue
+    elif origin is Literal:
+        if value in choices:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_typed(key, one, choices[0]) for one in value)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    raise UsageError(f"{key} cannot be {value!r}.", f"It takes {_words(hint)}.")
+
+
+def _words(hint: Any) -> str:
+    """A type for people."""
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_words(choice) for choice in choices)
+    if origin is Literal:
+        return ", ".join(map(str, choices))
+    if origin is tuple:
+        return f"a list such as [{_words(choices[0])}, ...]"
+    named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    return named[hint]
