@@ -116,6 +116,17 @@ class TestTrace:
             torch.testing.assert_close(again, plain, atol=1e-4, rtol=1e-3)
 
 
+def test_mini_looks_at_a_picture_once(monkeypatch: pytest.MonkeyPatch, model_folder: Callable[[str], Path]) -> None:
+    backbone, _ = adaptable("mini", "sequence", model_folder)
+    batch = prepared(backbone)
+    backbone.forward(batch)  # which leaves it as it was
+    first = backbone.trace(batch).vectors
+    monkeypatch.setitem(vars(backbone), "tower", None)  # any further look fails
+    with pytest.raises(AttributeError):
+        backbone.trace(prepared(backbone))
+    torch.testing.assert_close(backbone.trace(batch[::-1]).vectors.flip(0), first, atol=1e-5, rtol=1e-4)
+
+
 def test_without_losses_there_are_none(model_folder: Callable[[str], Path]) -> None:
     backbone, _ = adaptable("mini", "sequence", model_folder)
     traced = backbone.trace(prepared(backbone), losses=False)

@@ -30,18 +30,24 @@ from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInf
 if TYPE_CHECKING:
     from tsembed_search.model.moe_lora import Adapters, AdapterSettings
 
+_Group = tuple[list[int], tuple[Tensor, Tensor | None]]
+"""Rows of a batch, their input vectors `[G, T, 384]`, and what is real `[G, T]` (None: all)."""
 TEMPERATURE = 1.5
 TOP_CLASSES = 100
 # What one picture costs in the tower, in tokens of the encoder (both are about 21 MFLOP a token).
 _PICTURE_TOKENS = 86
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Input:
-    """`ids`: word pieces without special tokens. `pixels`: uint8 `[260, 260, 3]`."""
+    """`ids`: word pieces without special tokens. `pixels`: uint8 `[260, 260, 3]`.
+
+    The tower is not trained, so after the first step of training a soft caption `[4, 384]` takes the pixels' place.
+    """
 
     ids: list[int]
     pixels: Tensor | None
+    caption: Tensor | None = None
 
 
 class Mini:
@@ -109,14 +115,20 @@ class Mini:
             return Encoded(self._in_order([(rows, self.encoder(*group)) for rows, group in self._groups(batch)]))
         from tsembed_search.model.routing import centred
 
-        traced = self.trace(batch, losses=False)
+        traced = self._traced(batch, self._groups(batch), losses=False)
         return Encoded(traced.vectors, centred(traced.routes, self.adapters.mean.to(self._device)))
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
-        """The model on a batch, for training: vectors `[B, 384]` and what the routers decided. Needs adapters."""
+        """The model on a batch, for training: vectors `[B, 384]` and what the routers decided. Needs adapters.
+
+        Keep what was prepared from pictures: each is looked at the first time only, which is most of its cost.
+        """
+        return self._traced(batch, self._groups(batch, keep=True), losses)
+
+    def _traced(self, batch: Sequence[Prepared], groups: Sequence[_Group], losses: bool) -> Traced:
         assert self.adapters is not None
         parts: list[tuple[list[int], Traced]] = []
-        for rows, (words, real) in self._groups(batch):
+        for rows, (words, real) in groups:
             with self.adapters.tracing(real, losses=losses) as trace:
                 parts.append((rows, trace.finished(self.encoder(words, real))))
         return Traced(
@@ -136,13 +148,11 @@ class Mini:
         assert self.adapters is not None
         self.encoder.context_fn = self.adapters.routing.checkpoint_context
 
-    def _groups(self, batch: Sequence[Prepared]) -> list[tuple[list[int], tuple[Tensor, Tensor | None]]]:
-        """Rows with and without text, so that pictures are not padded to the length of texts: which rows, and their
-        input vectors `[G, T, 384]` with what is real `[G, T]` (None: all).
-        """
+    def _groups(self, batch: Sequence[Prepared], keep: bool = False) -> list[_Group]:
+        """Rows with and without text apart, so that pictures are not padded to the length of texts."""
         inputs: list[_Input] = [one.data for one in batch]
-        captions = iter(self._captions([one.pixels for one in inputs if one.pixels is not None]))
-        sequences = [self._sequence(one.ids, None if one.pixels is None else next(captions)) for one in inputs]
+        captions = self._look(inputs, keep)
+        sequences = [self._sequence(one.ids, caption) for one, caption in zip(inputs, captions, strict=True)]
         both = [[row for row, one in enumerate(inputs) if bool(one.ids) is words] for words in (True, False)]
         return [(rows, self._padded([sequences[row] for row in rows])) for rows in both if rows]
 
@@ -153,11 +163,20 @@ class Mini:
         order = torch.tensor([row for rows, _ in parts for row in rows], device=self._device)
         return torch.cat([part for _, part in parts])[order.argsort()]
 
-    def _captions(self, pixels: list[Tensor]) -> Tensor:
-        """Soft captions of `P` pictures: `[P, 4, 384]`."""
-        if not pixels:
-            return torch.empty(0)
-        batch = torch.stack(pixels)
+    def _look(self, inputs: Sequence[_Input], keep: bool) -> list[Tensor | None]:
+        """The soft caption of each item that has a picture; with `keep` it replaces the pixels."""
+        captions = [one.caption for one in inputs]
+        rows = [row for row, one in enumerate(inputs) if one.pixels is not None]
+        if rows:
+            pixels = torch.stack([one.pixels for one in inputs if one.pixels is not None])
+            for row, caption in zip(rows, self._captions(pixels), strict=True):
+                captions[row] = caption
+                if keep:
+                    inputs[row].pixels, inputs[row].caption = None, caption
+        return captions
+
+    def _captions(self, batch: Tensor) -> Tensor:
+        """Soft captions of `P` pictures, uint8 `[P, 260, 260, 3]`: `[P, 4, 384]`."""
         if self._device.type == "cuda":
             batch = batch.pin_memory().to(self._device, non_blocking=True)
         probabilities = torch.softmax(self.tower.logits(batch) / TEMPERATURE, dim=-1)
