@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from tsembed_search.paths import absolute
 HUB: Final = "hub:"
 """`hub:owner/name`, `hub:owner/name/subset`, either with `@revision`: a data set on the hub."""
 
+TASKS_FILE: Final = "tasks.json"
+"""What a folder's tasks are, beside its rows."""
+
 _SPLITS: Final = {
     "train": "train", "training": "train", "original": "train", "diverse_instruction": "diverse_instruction",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test",
-    "unseen": "unseen", "data": "", "part": "",
+    "unseen": "unseen", "unseen_validation": "unseen_validation", "unseen_test": "unseen_test", "data": "", "part": "",
 }  # fmt: skip
 _SHARD: Final = re.compile(r"[-_.]\d+(?:[-_]of[-_]\d+)?$")
 _HUB_NAME: Final = re.compile(r"([\w.-]+/[\w.-]+)(?:/([^@]+))?(?:@([\w./-]+))?")
@@ -40,27 +44,28 @@ META_TASKS: Final = tuple(_MMEB)
 @dataclass(frozen=True)
 class TaskFile:
     """A file with rows of one task. `split`: `train`, `validation`, `test`, ..., or "" where its name tells none.
-    `source`: the folder that it was found in, or the file itself.
+    `source`: the folder that it was found in, or the file itself. `meta`: the task's meta-task, or "".
     """
 
     path: Path
     task: str
     split: str
     source: Path
+    meta: str = ""
 
 
 def meta_task(name: str) -> str:
-    """The meta-task that a task's name tells: one of MMEB's own data sets, or a folder named for one; else ""."""
-    first, _, rest = name.partition("/")
-    return first if rest and first in META_TASKS else _META.get(name.lower(), "")
+    """The meta-task of one of MMEB's own data sets; "" for another name."""
+    return _META.get(name.lower(), "")
 
 
 def task_files(source: str | Path) -> list[TaskFile]:
     """The files of a source with rows, in order of their names. Hidden files and image folders are passed over.
 
     A file is named for its task (`wordnet.jsonl`), for its split inside a folder named for the task
-    (`MSCOCO/train-00000-of-00002.parquet`), or lies in a folder named for the split (`train/wordnet.jsonl`). A hub
-    data set is downloaded first.
+    (`MSCOCO/train-00000-of-00002.parquet`), or lies in a folder named for the split (`train/wordnet.jsonl`). A
+    `tasks.json` at the top may tell meta-tasks: `{"tasks": {"wordnet": {"meta": "retrieval"}}}`. A hub data set is
+    downloaded first.
 
     Raises `UsageError` when the source is not there or holds no such file.
     """
@@ -73,14 +78,14 @@ def task_files(source: str | Path) -> list[TaskFile]:
             raise UsageError(
                 f"{place} is no file of rows.", f"Rows are read from files ending in {', '.join(ENDINGS)}."
             )
-        task, split = _named(place, place.parent.parent)
-        return [TaskFile(place, task, split, place)]
+        return [_task_file(place, place.parent.parent, place, _told(*place.parents[:3]))]
     if not place.is_dir():
         raise UsageError(f"There is no {place}.", "Give a file of rows, a folder of them, or hub:owner/name.")
     found = [path for path in _walk(place) if path.suffix.lower() in ENDINGS]
     if not found:
         raise UsageError(f"{place} holds no file of rows.", f"Rows are read from files ending in {', '.join(ENDINGS)}.")
-    return [TaskFile(path, *_named(path, top), top) for path in found]
+    told = _told(top)
+    return [_task_file(path, top, top, told) for path in found]
 
 
 def has_rows(source: str | Path) -> bool:
@@ -105,6 +110,25 @@ def _walk(folder: Path) -> list[Path]:
             else:
                 files.append(path)
     return files
+
+
+def _task_file(path: Path, top: Path, source: Path, told: dict[str, str]) -> TaskFile:
+    task, split = _named(path, top)
+    return TaskFile(path, task, split, source, told.get(task) or meta_task(task))
+
+
+def _told(*folders: Path) -> dict[str, str]:
+    """The meta-tasks in the first `tasks.json` that there is."""
+    file = next((path for folder in folders if (path := folder / TASKS_FILE).is_file()), None)
+    if file is None:
+        return {}
+    try:
+        tasks = json.loads(file.read_text("utf-8"))["tasks"]
+        return {name: meta for name, task in tasks.items() if isinstance(meta := task.get("meta", ""), str)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{file} does not describe tasks.", 'It should look like {"tasks": {"NAME": {"meta": "retrieval"}}}.'
+        ) from error
 
 
 def _named(path: Path, top: Path) -> tuple[str, str]:
