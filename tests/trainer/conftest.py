@@ -1,0 +1,42 @@
+"""Mini with fresh adapters, on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tsembed_search.model.backbones.protocol import Adaptable
+    from tsembed_search.trainer.settings import Adapter
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Several threads on tiny tensors cost more than they bring, and sums in another order are other numbers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def adapted() -> Callable[[Adapter], Adaptable]:
+    """Makes mini with adapters that do something: B is not zero. Always with the same weights."""
+    import torch
+
+    from tsembed_search.model.backbones import mini
+
+    def make(settings: Adapter) -> Adaptable:
+        backbone: Adaptable = mini.load("cpu")
+        torch.manual_seed(0)
+        adapters = backbone.adapt(settings.settings())
+        with torch.no_grad():
+            for layer in adapters.layers.values():
+                layer.up.weight.normal_(std=0.02)
+        return backbone
+
+    return make

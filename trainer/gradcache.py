@@ -1,0 +1,90 @@
+"""Gradients of a batch that does not fit in memory at once (GradCache; Gao et al., arXiv 2101.06983).
+
+The batch is cut into pieces by a budget of tokens. Every piece is embedded without gradients, the loss of all pieces
+together gives the gradient of each embedding, and then piece after piece is embedded again, under the same random
+numbers, to pass that gradient on. What is cached is all that a loss may use, vectors and routing alike. The last piece
+keeps its graph and is not embedded again; a batch of one piece is an ordinary step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from tsembed_search.errors import ModelError
+from tsembed_search.model.backbones.protocol import Prepared, Traced
+from tsembed_search.model.batching import batches
+from tsembed_search.trainer.representations import pack
+
+
+class Chance:
+    """The random number generators that a forward pass may use, as they are now: torch's on CPU and GPU, Python's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._cpu = torch.get_rng_state()
+        self._gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._python = random.getstate()
+
+    def restore(self) -> None:
+        """Makes them give again what they gave then."""
+        torch.set_rng_state(self._cpu)
+        if self._gpu is not None:
+            torch.cuda.set_rng_state(self._gpu, self._device)
+        random.setstate(self._python)
+
+
+def backward(
+    trace: Callable[[Sequence[Prepared]], Traced],
+    items: Sequence[Prepared],
+    loss: Callable[[Tensor], Tensor],
+    tokens: int,
+    device: torch.device,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> None:
+    """Adds the gradient of `loss` over `items` to the parameters behind `trace`.
+
+    `loss` takes `representations.pack` of all items in their order `[N, W]` and is called once. `tokens` is the budget
+    of padded tokens that are in memory with gradients, on `device`. `precision` makes a context for each forward pass.
+    Raises `ModelError` when a piece does not fit in the GPU's memory.
+    """
+    pieces = [
+        ([place for place, _ in batch], [one for _, one in batch])
+        for batch in batches(enumerate(items), tokens, lookahead=max(1, len(items)))
+    ]
+    cached: list[Tensor] = []
+    chances: list[Chance] = []
+
+    def run(piece: Sequence[Prepared]) -> Tensor:
+        # A context of its own: autocast would reuse weights that it has cast without gradients.
+        with precision():
+            return pack(trace(piece))
+
+    try:
+        for _, piece in pieces[:-1]:
+            chances.append(Chance(device))
+            with torch.no_grad():
+                cached.append(run(piece))
+        last = run(pieces[-1][1])
+        cached.append(last.detach())
+        order = torch.tensor([place for places, _ in pieces for place in places], device=last.device)
+        whole = torch.cat(cached)[order.argsort()].requires_grad_()
+        loss(whole).backward()
+        assert whole.grad is not None
+        gradients = whole.grad[order].split([len(places) for places, _ in pieces])
+        last.backward(gradients[-1])
+        del last
+        after = Chance(device)
+        for (_, piece), gradient, chance in zip(pieces[:-1], gradients[:-1], chances, strict=True):
+            chance.restore()
+            run(piece).backward(gradient)
+        after.restore()
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{tokens} tokens with gradients do not fit in the memory of the GPU.",
+            f"Use --set batch.tokens={max(1, tokens // 2)}, or --set run.checkpointing=true.",
+        ) from error

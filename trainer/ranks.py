@@ -1,0 +1,111 @@
+"""Several processes, each with a part of every batch, that train as one would with the whole of it.
+
+Every process knows the representations of the whole batch and computes the same loss; its own rows carry gradients. The
+loss's gradient with respect to a parameter is then the sum over processes, whatever the loss compares with what.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tsembed_search.errors import UsageError
+from tsembed_search.trainer.representations import Labels
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process is number `rank` of `count`. `device` is where what they exchange lies."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def own(self, rows: Sequence[T]) -> Sequence[T]:
+        """This process's part of a batch: consecutive rows, as many as the others have, or one more or fewer."""
+        start, end = (len(rows) * each // self.count for each in (self.rank, self.rank + 1))
+        return rows[start:end]
+
+    def gather(self, packed: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
+        """The whole batch, `packed` `[N, W]` and `labels` of all processes in their order. One's own has gradients."""
+        if self.count == 1:
+            return packed, labels
+        rows = self._gather(packed.detach())
+        rows[self.rank] = packed
+        tables = self._gather(labels.table.to(self.device))
+        return torch.cat(rows), Labels(torch.cat(tables).to(labels.table.device))
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Adds up the gradients of all processes, in each of them."""
+        if self.count == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+
+    def same(self, parameters: Iterable[Tensor]) -> None:
+        """Gives every process the first one's parameters."""
+        if self.count > 1:
+            for parameter in parameters:
+                dist.broadcast(parameter.data, 0)
+
+    def sum(self, value: float) -> float:
+        """The sum of a number over processes; also a place where they wait for one another."""
+        if self.count == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return float(total)
+
+    def _gather(self, tensor: Tensor) -> list[Tensor]:
+        """A tensor `[n, W]` from every process; n may differ."""
+        counts = [torch.zeros((), dtype=torch.int64, device=self.device) for _ in range(self.count)]
+        dist.all_gather(counts, torch.tensor(len(tensor), device=self.device))
+        most = int(torch.stack(counts).max())
+        padded = tensor.new_zeros(most, *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        found = [torch.empty_like(padded) for _ in range(self.count)]
+        dist.all_gather(found, padded)
+        return [each[: int(count)] for each, count in zip(found, counts, strict=True)]
+
+
+def join(device: str = "auto") -> tuple[Ranks, str]:
+    """Joins the processes that torchrun or accelerate started, by their environment variables; without them, this
+    process is the only one. Also gives the device to load the model on. Raises `UsageError`.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Ranks(), device
+    local = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")))
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"{count} processes cannot share {device}.", "Leave --device out, or use --device cpu.")
+    if on_gpu:
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"There are {torch.cuda.device_count()} GPUs for {count} processes.", "Start one process per GPU."
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    return Ranks(dist.get_rank(), count, place), f"cuda:{local}" if on_gpu else "cpu"
+
+
+def leave() -> None:
+    """Ends what `join` began."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
