@@ -97,7 +97,9 @@ def _facts(hit: Hit) -> Text:
     if hit.page is not None:
         facts.append(f" · page {hit.page}", style="dim")
     if hit.top_experts:
-        facts.append(" · experts " + shown(" ".join(hit.top_experts[:3])), style="dim")
+        facts.append(" · experts", style="dim")
+        for name in [*hit.shared_experts, *(name for name in hit.top_experts if name not in hit.shared_experts)][:3]:
+            facts.append(" " + shown(name), style="bold green" if name in hit.shared_experts else "dim")
     if hit.also_at:
         facts.append(" · also at ", style="dim")
         facts.append_text(path_text(hit.also_at[0], relative_to=here(), style="dim"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tsembed_search.cli import doctor, index, listing, models, options, remove, render, search, status
+from tsembed_search.cli import doctor, explain, index, listing, models, options, remove, render, search, status
 from tsembed_search.errors import TsembedError
 from tsembed_search.version import __version__
 
@@ -128,6 +128,7 @@ def _root(
 
 app.command(epilog=index.EXAMPLES, no_args_is_help=True)(index.index)
 app.command(epilog=search.EXAMPLES)(search.search)
+app.command(epilog=explain.EXAMPLES, no_args_is_help=True)(explain.explain)
 app.command(epilog=status.EXAMPLES)(status.status)
 app.command(epilog=listing.EXAMPLES)(listing.ls)
 app.command(epilog=remove.EXAMPLES)(remove.rm)

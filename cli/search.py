@@ -95,7 +95,7 @@ def search(
     """
     from tsembed_search.index import Index
 
-    asked = _asked(query, image)
+    asked = query_item(query, image)
     _check(asked, like, queries, json=json, paths=paths, nul=nul, opens=open_hit)
     wanted: dict[str, Any] = {
         "k": max(k, open_hit or 0),
@@ -128,7 +128,7 @@ def search(
         _open(result.hits, open_hit)
 
 
-def _asked(words: Sequence[str] | None, image: Path | None) -> Item | None:
+def query_item(words: Sequence[str] | None, image: Path | None) -> Item | None:
     """The query as one item, or None when there is none."""
     from tsembed_search.items import Item
 

@@ -13,6 +13,7 @@ from tsembed_search.indexer.jobs import End, Entry, InFlight, Job
 from tsembed_search.indexer.manifest import Content, FileRow, Manifest, row_of, unpacked
 from tsembed_search.indexer.meter import Meter
 from tsembed_search.indexer.places import place_of
+from tsembed_search.search.experts import top_experts
 from tsembed_search.store.base import Point
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _WAITING: Final = 8
 # Points that wait longer than this are written though they are few, so that little is lost by a kill.
 _LONGEST_WAIT: Final = 5.0
 _CHECK_SECONDS: Final = 0.1
-_TOP_EXPERTS: Final = 8
 
 Written = tuple[list[Entry], "Embeddings | None"]
 _NOTHING: Final[Written] = ([], None)
@@ -163,14 +163,3 @@ class Writer:
         if self._info.routes is not None:
             payload |= {"route": route.tolist(), "top_experts": top_experts(route, self._info.routes[1])}
         return Point(entry.id, vector, payload)
-
-
-def top_experts(route: Any, experts: int) -> list[str]:
-    """The experts that this item uses most above the average, as `b3e5` (block 3, expert 5), the foremost first.
-
-    `route` `[L·E]`, centred; `experts` E.
-    """
-    import numpy as np
-
-    order = np.argsort(-np.asarray(route), kind="stable")[:_TOP_EXPERTS]
-    return [f"b{place // experts}e{place % experts}" for place in order.tolist() if route[place] > 0]

@@ -16,8 +16,9 @@ from tsembed_search.items import Item, Role
 from tsembed_search.metadata import IndexMetadata
 from tsembed_search.ownership import owner_of
 from tsembed_search.paths import absolute
+from tsembed_search.search.experts import Agreement
 from tsembed_search.search.filters import Filter, parse_where
-from tsembed_search.search.like import item_of_file, stored_query
+from tsembed_search.search.like import item_of_file, stored_query, stored_records
 from tsembed_search.search.query import Hit, Searcher, SearchOptions
 from tsembed_search.search.rerank import Query, reranker
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import ModelInfo
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.registry import ModelRef
-    from tsembed_search.store.base import Store, StoreInfo, StoreSettings
+    from tsembed_search.store.base import Record, Store, StoreInfo, StoreSettings
 
 _BETWEEN_TRIES = 0.1
 
@@ -35,6 +36,15 @@ class SearchResult:
     """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds."""
 
     hits: list[Hit]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A hit, and where the routing of query and hit agrees. `seconds` as in `SearchResult`."""
+
+    hit: Hit
+    agreement: Agreement
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -202,6 +212,32 @@ class Index:
         options = self._options(SearchOptions(k, _parsed(where), min_score, all_chunks, rerank, route_weight))
         return self._run(queries, options)[0]
 
+    def explain(self, query: Item | str, hit: str) -> Explanation:
+        """Where the routing of a query and of an item agrees, block by block and expert by expert.
+
+        `hit` is an item's id, the path of an indexed file (of many items, the one most like the query), or the place of
+        a hit in the plain search for that query, such as `3`. Raises `UsageError` when there is no such item, and when
+        the model has no experts.
+        """
+        shape = self.routes("Index")
+        with self._timed() as seconds:
+            wanted = self._embed([Item(query) if isinstance(query, str) else query], "query")[0]
+            searcher = self._searcher()
+            record = self._chosen(searcher, wanted, hit)
+            found = searcher.hit(wanted, record)
+        return Explanation(found, Agreement.of(wanted.route, record.payload["route"], shape), seconds)
+
+    def routes(self, otherwise: str = "Index") -> tuple[int, int]:
+        """(L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise` begins
+        the hint.
+        """
+        if self.metadata.routes is None:
+            raise UsageError(
+                f"The index {self.name!r} holds no routing vectors: its model, {self.metadata.model}, has no experts.",
+                f"{otherwise} with a model that has experts: tsembed index PATH --index NEW --model CHECKPOINT",
+            )
+        return self.metadata.routes
+
     def status(self) -> IndexStatus:
         """Counts and facts. Loads no model."""
         store = self.store
@@ -286,18 +322,13 @@ class Index:
     def _searcher(self) -> Searcher:
         # A newer version of the model may know better than the one that made the index.
         own = self._embedder.info.calibration if self._embedder else None
-        return Searcher(self.store, own or self.metadata.calibration)
+        return Searcher(self.store, own or self.metadata.calibration, (self.metadata.routes or (0, 0))[1])
 
     def _options(self, options: SearchOptions) -> SearchOptions:
         """The options with the model's own route weight where it is wanted and not given. Raises `UsageError`."""
         if not reranker(options.rerank).uses_routes:
             return options
-        if self.metadata.routes is None:
-            raise UsageError(
-                f"The index {self.name!r} holds no routing vectors: its model, {self.metadata.model}, has no experts.",
-                f"Search without --rerank {options.rerank}, or index with a model that has experts: "
-                "tsembed index PATH --index NEW --model CHECKPOINT",
-            )
+        self.routes(f"Search without --rerank {options.rerank}, or index")
         if options.route_weight is not None:
             return options
         if self.metadata.route_weight is None:
@@ -333,6 +364,23 @@ class Index:
                 "`tsembed ls` lists what is indexed; `tsembed search --json` shows ids.",
             )
         return self._embed([item_of_file(path)], "document")[0]
+
+    def _chosen(self, searcher: Searcher, query: Query, hit: str) -> Record:
+        """The item, with its vector, that `explain` is asked about."""
+        if hit.isascii() and hit.isdecimal():
+            hits = searcher.search([query], SearchOptions(max(1, int(hit))))[0]
+            if not 1 <= int(hit) <= len(hits):
+                raise UsageError(
+                    f"There is no hit number {int(hit)}.", f"The search for this query finds {len(hits)}, from 1."
+                )
+            hit = hits[int(hit) - 1].id
+        records = stored_records(self.store, hit)
+        if not records:
+            raise UsageError(
+                f"{hit!r} is neither the id of an item nor an indexed path.",
+                "`tsembed ls` lists what is indexed; `tsembed search --json` shows ids.",
+            )
+        return max(records, key=lambda record: float(record.vector @ query.vector) if record.vector is not None else -1)
 
     @contextmanager
     def _timed(self) -> Iterator[dict[str, float]]:

@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 _MOST_TEXT = 200_000
 
 
+def stored_records(store: Store, like: str) -> list[Record]:
+    """The points, with vectors, of an item of the index: by its id, or all of a file's by its path."""
+    if id := _as_id(like):
+        return store.retrieve([id], with_vectors=True)
+    here = indexed_form(absolute(like))
+    return list(store.scroll(Condition("path", "=", here), with_vectors=True))
+
+
 def stored_query(store: Store, like: str) -> Query | None:
     """The query for an item of the index, by its id or by its file's path; None when there is no such item.
 
     A file of many points gives their mean direction: of its text, if it has any. The item itself is left out.
     """
-    if id := _as_id(like):
-        records = store.retrieve([id], with_vectors=True)
-    else:
-        here = indexed_form(absolute(like))
-        records = list(store.scroll(Condition("path", "=", here), with_vectors=True))
+    records = stored_records(store, like)
     return _mean_query(records) if records else None
 
 

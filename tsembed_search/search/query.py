@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tsembed_search.errors import StoreError, UsageError
+from tsembed_search.errors import UsageError
 from tsembed_search.items import KINDS, Kind
 from tsembed_search.model.calibration import Calibration
+from tsembed_search.search.experts import shared_experts
 from tsembed_search.search.filters import Condition, Filter, all_of, matches
-from tsembed_search.search.rerank import Candidate, Query, reranker
+from tsembed_search.search.rerank import Candidate, Query, reranker, with_routes
 from tsembed_search.search.snippet import Span, snippet, weigh
 from tsembed_search.store.base import Record, Store
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 MOST_HITS = 10_000
 _MORE = 4
@@ -57,6 +56,7 @@ class Hit:
 
     `route_similarity` is how alike the routing of query and item is, 0 for a model without experts. `path` is absolute,
     `also_at` lists further places of the same content. `marks` are the (start, end) of the query's words in `snippet`.
+    `top_experts` are those that the item uses most, `shared_experts` those that it shares with the query.
     """
 
     rank: int
@@ -72,6 +72,7 @@ class Hit:
     top_experts: list[str] = field(default_factory=list)
     also_at: list[str] = field(default_factory=list)
     marks: list[Span] = field(default_factory=list)
+    shared_experts: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -79,11 +80,14 @@ class Hit:
 
 
 class Searcher:
-    """Searches a store for what queries of one model mean. `calibration` is that model's."""
+    """Searches a store for what queries of one model mean. `calibration` is that model's, and so is `experts`: how many
+    each of its blocks has, 0 for none.
+    """
 
-    def __init__(self, store: Store, calibration: Calibration | None = None) -> None:
+    def __init__(self, store: Store, calibration: Calibration | None = None, experts: int = 0) -> None:
         self.store = store
         self.calibration = calibration or Calibration()
+        self.experts = experts
 
     def search(self, queries: Sequence[Query], options: SearchOptions) -> list[list[Hit]]:
         """The hits of each query, best first. Equal scores are ordered by path, page and chunk.
@@ -121,18 +125,38 @@ class Searcher:
         return results
 
     def _candidate(self, query: Query, kind: Kind, record: Record) -> Candidate:
-        score = self.calibration.score(record.score, query.modality, kind)
-        return Candidate(record, kind, score, _route_similarity(query.route, record.payload.get("route")))
+        return Candidate(record, kind, self.calibration.score(record.score, query.modality, kind))
+
+    def hit(self, query: Query, record: Record) -> Hit:
+        """An item as if it were the only hit. `record` has its vector."""
+        assert record.vector is not None
+        kind: Kind = record.payload["kind"]
+        cosine = float(record.vector @ query.vector)
+        candidate = self._candidate(query, kind, replace(record, score=cosine))
+        return self._dressed(query, with_routes(query, [candidate]), None)[0]
 
     def _finish(self, query: Query, candidates: Sequence[Candidate], options: SearchOptions) -> list[Hit]:
         """Merges the kinds, reranks, cuts and dresses."""
         merged = _one_per_group_of_all(sorted(candidates, key=_order), options.all_chunks)[: _depth(options)]
-        ranked = reranker(options.rerank).order(query, merged, options.route_weight or 0.0)
+        chosen = reranker(options.rerank)
+        if chosen.uses_routes:
+            merged = with_routes(query, merged)
+        ranked = chosen.order(query, merged, options.route_weight or 0.0)
         if options.min_score is not None:
             ranked = [candidate for candidate in ranked if candidate.score >= options.min_score]
         ranked = ranked[: options.k]
+        return self._dressed(query, ranked if chosen.uses_routes else with_routes(query, ranked), options.where)
+
+    def _dressed(self, query: Query, ranked: Sequence[Candidate], where: Filter | None) -> list[Hit]:
         weights = weigh(query.words, [candidate.record.payload.get("text") or "" for candidate in ranked])
-        return [_hit(rank, candidate, weights, options.where) for rank, candidate in enumerate(ranked, 1)]
+        hits = [_hit(rank, candidate, weights, where) for rank, candidate in enumerate(ranked, 1)]
+        if not self.experts or not len(query.route):
+            return hits
+        routes = [candidate.record.payload.get("route") for candidate in ranked]
+        return [
+            replace(hit, shared_experts=shared_experts(query.route, route, self.experts)) if route else hit
+            for hit, route in zip(hits, routes, strict=True)
+        ]
 
 
 def _depth(options: SearchOptions) -> int:
@@ -165,18 +189,6 @@ def _order(candidate: Candidate) -> tuple[Any, ...]:
     payload = candidate.record.payload
     place = (payload.get("path") or "", payload.get("page") or 0, payload.get("chunk") or 0)
     return (-candidate.score, -candidate.record.score, *place, candidate.record.id)
-
-
-def _route_similarity(route: NDArray[np.float32], other: Sequence[float] | None) -> float:
-    """The dot product of two centred unit vectors; 0 when either side has none. Raises `StoreError` for other sizes."""
-    if not other or not len(route):
-        return 0.0
-    if len(other) != len(route):
-        raise StoreError(
-            f"An item has a routing vector of {len(other)} numbers, where the model has {len(route)}.",
-            "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
-        )
-    return float(sum(map(operator.mul, map(float, route), other)))
 
 
 def _hit(rank: int, candidate: Candidate, weights: Mapping[str, float], where: Filter | None) -> Hit:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from tsembed_search.errors import UsageError
+from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.items import Kind, Modality
 from tsembed_search.store.base import Record
 
@@ -32,13 +32,13 @@ class Query:
 class Candidate:
     """A point that may become a hit. `score` is calibrated (0..1), `route_similarity` 0 when a side has no route.
 
-    `record.score` is the raw cosine; `record.vector` is there if the reranker asked for vectors.
+    `record.score` is the raw cosine; `record.vector` and `route_similarity` are there if the reranker asked for them.
     """
 
     record: Record
     kind: Kind
     score: float
-    route_similarity: float
+    route_similarity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,30 @@ class Reranker:
     depth: int = 0
     needs_vectors: bool = False
     uses_routes: bool = False
+
+
+def with_routes(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with their `route_similarity`. Raises `StoreError` for a route of another size than the query's.
+
+    All at once: for a hundred long routes, one product of matrices takes a tenth of the time of a hundred sums.
+    """
+    import numpy as np
+
+    routes = [one.record.payload.get("route") or () for one in candidates]
+    for route in routes:
+        if len(query.route) and len(route) not in (0, len(query.route)):
+            raise StoreError(
+                f"An item has a routing vector of {len(route)} numbers, where the model has {len(query.route)}.",
+                "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
+            )
+    rows = [row for row, route in enumerate(routes) if len(route)]
+    if not rows or not len(query.route):
+        return list(candidates)
+    found = list(candidates)
+    similarities = np.array([routes[row] for row in rows], dtype=np.float32) @ query.route
+    for row, similarity in zip(rows, similarities.tolist(), strict=True):
+        found[row] = replace(found[row], route_similarity=similarity)
+    return found
 
 
 def _unchanged(query: Query, candidates: Sequence[Candidate], weight: float) -> list[Candidate]:
