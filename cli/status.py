@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tsembed_search.cli import options, render
+from tsembed_search.cli.experts import print_usage, usage_json, usage_of
 from tsembed_search.cli.options import INDEX, examples, same_index
 from tsembed_search.config import index_folder
 
 if TYPE_CHECKING:
     from tsembed_search.index import IndexStatus
     from tsembed_search.metadata import IndexMetadata
+    from tsembed_search.search.usage import Usage
 
 EXAMPLES = examples(
     ("how large, made by which model, when", "tsembed status"),
     ("what could not be read, and why", "tsembed status --skipped"),
+    ("which experts pictures, texts and folders use", "tsembed status --experts"),
     ("as data", "tsembed status --json --index papers"),
 )
 
@@ -36,6 +39,9 @@ class Remembered:
 
 def status(
     skipped: Annotated[bool, typer.Option("--skipped", help="List the files that could not be read, and why.")] = False,
+    experts: Annotated[
+        bool, typer.Option("--experts", help="How the model's experts are used, per kind and per folder.")
+    ] = False,
     wait: options.Wait = False,
     index: options.IndexName = INDEX,
     url: options.Url = None,
@@ -46,17 +52,26 @@ def status(
     from tsembed_search.index import Index
 
     known: IndexStatus | None = None
+    usage: list[Usage] = []
     busy = ""
     with Index.open(index, url, wait=wait) as opened:
         metadata = opened.metadata
+        shape = opened.routes() if experts else None
         try:
             known = opened.status()
+            if shape is not None:
+                usage = usage_of(opened)
         except IndexBusyError as error:
             # What lies beside the engine can still be told, and a person who asks during a long run wants to know it.
+            if experts:
+                raise
             busy = error.message
     remembered = _remembered(index, url)
     if json:
-        render.print_json(_as_json(index, metadata, known, remembered, busy))
+        document = _as_json(index, metadata, known, remembered, busy)
+        render.print_json(document if shape is None else document | {"experts": usage_json(shape, usage)})
+    elif shape is not None:
+        print_usage(usage)
     elif skipped:
         _print_skipped(remembered.skipped)
     else:

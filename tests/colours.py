@@ -106,3 +106,8 @@ def load(device: str = "auto") -> ColourBackbone:
 
     pick(device)
     return ColourBackbone(device)
+
+
+def load_experts(device: str = "auto") -> ColourBackbone:
+    """The same with routing vectors."""
+    return ColourBackbone(device, experts=True)

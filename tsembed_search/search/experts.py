@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_MOST = 8
+TOP = 8
+"""At most so many experts are an item's top experts."""
 
 
-def top_experts(route: Any, experts: int, most: int = _MOST) -> list[str]:
+def top_experts(route: Any, experts: int, most: int = TOP) -> list[str]:
     """The experts that are used most above the average, as `b3e5` (block 3, expert 5), the foremost first.
 
     `route` `[L·E]`, centred; `experts` E. At most `most` of them; those at or below the average never.
@@ -66,12 +67,12 @@ class Agreement:
         """The similarity of the two routes, -1 to 1."""
         return float(self.experts.sum())
 
-    def shared(self, most: int = _MOST) -> list[tuple[str, float]]:
+    def shared(self, most: int = TOP) -> list[tuple[str, float]]:
         """The experts that both use above the average, with what they add; the largest first."""
         both = (self.query > 0) & (self.item > 0)
         return self._named(self.experts * both, most)
 
-    def opposed(self, most: int = _MOST) -> list[tuple[str, float]]:
+    def opposed(self, most: int = TOP) -> list[tuple[str, float]]:
         """The experts that one uses above and the other below the average, with what they take away."""
         return [(name, -value) for name, value in self._named(-self.experts, most)]
 

@@ -1,0 +1,149 @@
+"""`explain` and `status --experts` as commands, in a pipe and in terminals of several widths."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from colour_index import Maker, solid
+from colours import COLOURS, ColourBackbone
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from tsembed_search.cli import experts, explain
+from tsembed_search.index import Index
+from tsembed_search.items import Item
+from tsembed_search.metadata import IndexMetadata
+from tsembed_search.model import registry
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.store.base import StoreSettings
+from tsembed_search.store.opening import open_store
+
+Run = Callable[..., Result]
+
+
+def recording(width: int) -> Console:
+    """A terminal of that width that remembers what it was given."""
+    return Console(width=width, record=True, force_terminal=True, color_system="truecolor", file=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with an index `default` of a model with experts."""
+    root = tmp_path_factory.mktemp("routed")
+    embedder = Embedder(ColourBackbone(experts=True))
+    store = open_store(root / "indexes/default", name="default", create=StoreSettings(embedder.info.dim))
+    store.write_metadata(IndexMetadata.of(embedder.info).to_json())
+    maker = Maker(store, embedder, root / "files")
+    for colour, rgb in COLOURS.items():
+        maker.add(Item(image=solid(*rgb)), f"{colour}.png")
+        maker.add(Item(f"all about {colour}"), f"notes \x1b[31m[bold]/{colour}.txt", chunk=0)
+    store.close()
+    return root
+
+
+@pytest.fixture
+def run_routed(routed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    monkeypatch.setenv("TSEMBED_HOME", str(routed))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "colours:load_experts"))
+    from tsembed_search.cli.main import app
+
+    yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+class TestExplain:
+    def test_json(self, run_routed: Run) -> None:
+        hits = json.loads(run_routed("search", "red", "--json").stdout)["hits"]
+        told = json.loads(run_routed("explain", "red", "2", "--json").stdout)
+        assert told["query"] == {"text": "red", "image": None}
+        assert "rank" not in told["hit"]
+        for name, value in told["hit"].items():
+            assert value == (pytest.approx(hits[1][name], abs=1e-5) if isinstance(value, float) else hits[1][name])
+        assert told["shared_experts"] == hits[1]["shared_experts"]
+        assert [block["block"] for block in told["blocks"]] == [0, 1]
+        total = sum(expert["agreement"] for block in told["blocks"] for expert in block["experts"])
+        assert total == pytest.approx(hits[1]["route_similarity"], abs=1e-5)
+
+    def test_words(self, run_routed: Run, routed: Path) -> None:
+        done = run_routed("explain", "all", "about", "red", routed / "files/red.png")
+        assert done.exit_code == 0
+        lines = done.stdout.splitlines()
+        assert lines[0].endswith("red.png")
+        assert [line.split()[:2] for line in lines[2:4]] == [["block", "0"], ["block", "1"]]
+        assert "\x1b" not in run_routed("explain", "red", "1").stdout
+
+    def test_a_picture(self, run_routed: Run, palette: Path) -> None:
+        done = run_routed("explain", "--image", palette / "red.png", "1", "--json")
+        assert json.loads(done.stdout)["query"]["image"] == str(palette / "red.png")
+        assert json.loads(done.stdout)["hit"]["path"].endswith("red.png")
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["1"], "query is missing"),
+            (["red", "77"], "no hit number 77"),
+            (["red", "nothing.txt"], "neither the id of an item nor an indexed path"),
+            (["--image", "none.png", "1"], "no file none.png"),
+        ],
+    )
+    def test_wrong(self, run_routed: Run, arguments: list[str], words: str) -> None:
+        done = run_routed("explain", *arguments)
+        assert done.exit_code == 2
+        assert words in done.stderr
+
+    def test_without_experts(self, run: Run) -> None:
+        for arguments in (["explain", "red", "1"], ["status", "--experts"]):
+            done = run(*arguments)
+            assert done.exit_code == 2
+            assert "holds no routing vectors" in done.stderr
+            assert "--model CHECKPOINT" in done.stderr
+
+    @pytest.mark.parametrize("width", [24, 40, 80, 160])
+    def test_drawing(self, routed: Path, width: int, run_routed: Run) -> None:
+        with Index.open("default") as index:
+            found = index.explain("red", str(routed / "files/notes \x1b[31m[bold]/red.txt"))
+        screen = recording(width)
+        explain.print_drawing(screen, Item("red"), found)
+        drawn = screen.export_text()
+        assert all(len(line.rstrip()) <= width for line in drawn.splitlines())
+        assert "[bold]" in drawn.replace("\n", "")
+        assert "▀" in drawn
+        assert f"{found.agreement.blocks[1]:+.3f}" in drawn
+        assert "\x1b" not in drawn  # the one in the file's name has not reached the terminal
+
+
+class TestUsage:
+    def test_json(self, run_routed: Run) -> None:
+        told = json.loads(run_routed("status", "--experts", "--json").stdout)
+        assert told["total"] == 12
+        assert (told["experts"]["blocks"], told["experts"]["experts"]) == (2, 3)
+        groups = told["experts"]["groups"]
+        assert [(group["of"], group["items"]) for group in groups] == [
+            ("all", 12), ("kind", 6), ("kind", 6), ("folder", 6), ("folder", 6),
+        ]  # fmt: skip
+        assert all(len(group[what]) == 2 and len(group[what][0]) == 3 for group in groups for what in ("share", "mean"))
+        assert "experts" not in json.loads(run_routed("status", "--json").stdout)
+
+    def test_words(self, run_routed: Run) -> None:
+        done = run_routed("status", "--experts")
+        assert done.exit_code == 0
+        assert done.stdout.startswith("all (12 items): b")
+        assert len(done.stdout.splitlines()) == 5
+        assert "\x1b" not in done.stdout
+
+    @pytest.mark.parametrize("width", [12, 20, 80, 160])
+    def test_drawing(self, run_routed: Run, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        screen = recording(width)
+        monkeypatch.setattr("tsembed_search.cli.render.is_terminal", lambda **_: True)
+        monkeypatch.setattr("tsembed_search.cli.render.console", lambda **_: screen)
+        with Index.open("default") as index:
+            groups = experts.usage_of(index)
+        experts.print_usage(groups)
+        drawn = screen.export_text()
+        assert all(len(line) <= width for line in drawn.splitlines())
+        assert drawn.count("b1") == 5
+        assert "\x1b" not in drawn
+        assert (f"{groups[0].share[0, 0] * 100:.0f}" in drawn) is (width >= 20)
