@@ -35,7 +35,7 @@ from tsembed_search.indexer.feeding import Feeder
 from tsembed_search.indexer.flow import Flow, Stopped
 from tsembed_search.indexer.ignore import Selection
 from tsembed_search.indexer.intake import Intake
-from tsembed_search.indexer.interrupts import Interrupts
+from tsembed_search.interrupts import Interrupts
 from tsembed_search.indexer.jobs import Job
 from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.indexer.meter import Meter

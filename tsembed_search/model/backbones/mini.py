@@ -24,7 +24,7 @@ from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.device import pick
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
-from tsembed_search.model.backbones.mini_vision import VisionTower
+from tsembed_search.model.backbones.mini_vision import SLICE, VisionTower
 from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, Traced
 
 if TYPE_CHECKING:
@@ -95,13 +95,15 @@ class Mini:
         """Beyond this a CPU gains nothing; a GPU has room for more."""
         return 4096 if self._device.type == "cpu" else 65536
 
-    def prepare(self, item: Item, role: Role = "document") -> Prepared:
+    def prepare(self, item: Item, role: Role = "document", caption: Tensor | None = None) -> Prepared:
         """Word pieces and pixels. Mini prompts a query no differently from a document; an instruction of the item's own
-        precedes its text.
+        precedes its text. With a soft caption that `look` gave for its picture, the picture is not opened.
         """
         ids: list[int] = []
         if words := " ".join(part for part in (item.instruction, item.text) if part):
             ids = self._tokenizer.encode(words, add_special_tokens=False).ids[: self._spec.text.max_tokens]
+        if caption is not None:
+            return Prepared(len(ids) + 2 + len(caption), _Input(ids, None, caption))
         pixels = None
         if item.image is not None:
             from tsembed_search.images import open_image
@@ -138,6 +140,16 @@ class Mini:
             choices=self._in_order([(rows, part.choices) for rows, part in parts]),
             z=torch.stack([part.z * (len(rows) / len(batch)) for rows, part in parts]).sum(),
         )
+
+    def look(self, batch: Sequence[Prepared]) -> list[Tensor | None]:
+        """The soft caption `[4, 384]` of each item, None without a picture: nothing that is trained changes it, and
+        neither do the other pictures of the batch, to the last bit.
+        """
+        inputs: list[_Input] = [one.data for one in batch]
+        seen = [one for one in inputs if one.pixels is not None]
+        fill = seen[-1:] * (-len(seen) % SLICE)
+        with torch.no_grad():
+            return self._look([*inputs, *fill], keep=False)[: len(inputs)]
 
     def train(self, mode: bool = True) -> None:
         """Turns dropout and router noise on or off. The base itself has none."""

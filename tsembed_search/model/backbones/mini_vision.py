@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BATCH_NORM_EPSILON = 1e-3
-_SLICE = 4
+SLICE = 4
+"""Pictures that pass the tower together on a CPU; a slice of another size differs in the last bits."""
 
 # kernel, stride, expansion, repeats: the stages of EfficientNet-Lite2; widths come with the weights.
 _STAGES = ((3, 1, 1, 1), (3, 2, 6, 3), (5, 2, 6, 3), (3, 2, 6, 4), (5, 1, 6, 4), (5, 2, 6, 5), (3, 1, 6, 1))
@@ -47,7 +48,7 @@ class VisionTower:
     def logits(self, pixels: Tensor) -> Tensor:
         """uint8 RGB `[B, H, W, 3]` to logits `[B, 1000]`."""
         run = self._run_fused if self.fused else self._run
-        slices = torch.split(pixels, _SLICE) if self.fused else (pixels,)
+        slices = torch.split(pixels, SLICE) if self.fused else (pixels,)
         return torch.cat([F.linear(run(_normalised(part)).mean((2, 3)), *self._head) for part in slices])
 
     def _run_fused(self, x: Tensor) -> Tensor:
