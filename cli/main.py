@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tsembed_search.cli import doctor, explain, index, listing, models, options, remove, render, search, status
+from tsembed_search.cli import doctor, explain, export, index, listing, models, options, remove, render, search, status
 from tsembed_search.errors import TsembedError
 from tsembed_search.version import __version__
 
@@ -133,6 +133,7 @@ app.command(epilog=status.EXAMPLES)(status.status)
 app.command(epilog=listing.EXAMPLES)(listing.ls)
 app.command(epilog=remove.EXAMPLES)(remove.rm)
 app.command(epilog=models.EXAMPLES)(models.models)
+app.command(epilog=export.EXAMPLES, no_args_is_help=True)(export.export)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

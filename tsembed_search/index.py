@@ -370,9 +370,7 @@ class Index:
         if hit.isascii() and hit.isdecimal():
             hits = searcher.search([query], SearchOptions(max(1, int(hit))))[0]
             if not 1 <= int(hit) <= len(hits):
-                raise UsageError(
-                    f"There is no hit number {int(hit)}.", f"The search for this query finds {len(hits)}."
-                )
+                raise UsageError(f"There is no hit number {int(hit)}.", f"The search for this query finds {len(hits)}.")
             hit = hits[int(hit) - 1].id
         records = stored_records(self.store, hit)
         if not records:

@@ -14,15 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
+from tsembed_search.model.appearing import appearing
 from tsembed_search.model.backbones import weights
 from tsembed_search.model.backbones.protocol import Adaptable, Backbone
 from tsembed_search.model.calibration import Calibration
@@ -30,7 +28,7 @@ from tsembed_search.model.calibration import Calibration
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tsembed_search.model.moe_lora import AdapterSettings
+    from tsembed_search.model.moe_lora import Adapters, AdapterSettings
     from tsembed_search.model.registry import ModelRef
 
 MARKER = "tsembed.json"
@@ -146,19 +144,14 @@ def load(ref: ModelRef, device: str = "auto") -> Adaptable:
     Raises `ModelError` when the base is not there or is another one than the adapters were made for, when the settings
     make no sense, and when tensors do not fit or hold numbers that are not finite.
     """
-    import torch
-    from safetensors.torch import load_file
-
     from tsembed_search.model import registry
 
     assert ref.folder is not None
     said = read(ref.folder)
-    settings = _settings(said.method, ref.folder / MARKER)
-    backbone = _adaptable(registry.load(_found(said.base, ref.name), device), said.base.name)
+    settings = settings_of(said, ref.folder)
+    backbone = _adaptable(registry.load(base_of(said, ref.name), device), said.base.name)
     adapters = backbone.adapt(settings)
-    experts = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(ref.folder / EXPERTS).items()}
-    routers = load_file(ref.folder / ROUTERS)
-    adapters.load(experts, routers | {"mean": torch.tensor(said.mean)})
+    fill(adapters, ref.folder)
     adapters.match_precision()
     own = sum(tensor.numel() for tensor in (*adapters.expert_parameters(), *adapters.router_parameters()))
     base = backbone.info
@@ -172,6 +165,15 @@ def load(ref: ModelRef, device: str = "auto") -> Adaptable:
         notes=base.notes | {"base": said.base.name},
     )
     return backbone
+
+
+def fill(adapters: Adapters, folder: Path) -> None:
+    """Puts the tensors of a checkpoint's folder into adapters of the same settings. Raises `ModelError`: see `load`."""
+    import torch
+    from safetensors.torch import load_file
+
+    experts = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / EXPERTS).items()}
+    adapters.load(experts, load_file(folder / ROUTERS) | {"mean": torch.tensor(read(folder).mean)})
 
 
 def save(
@@ -204,8 +206,7 @@ def save(
     said = Checkpoint(of, method, mean, route_weight, calibration, data or {}, recipe or {}, metrics or {})
     _check_numbers("The checkpoint", said)
     peft = adapters.peft_config() | {"base_model_name_or_path": of.name, "revision": of.revision}
-    whole = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - resolve() would follow links
-    with _appearing(whole) as new:
+    with appearing(folder, replaces=MARKER) as (new, whole):
         (new / CONFIG).write_text(json.dumps(peft, indent=2) + "\n", encoding="utf-8")
         save_file(experts, new / EXPERTS, metadata={"format": "pt"})
         save_file(routers, new / ROUTERS, metadata={"format": "pt"})
@@ -253,10 +254,14 @@ def _adaptable(backbone: Backbone, name: str) -> Adaptable:
     return adaptable
 
 
-def _found(base: Base, name: str) -> ModelRef:
-    """The base on this machine. Raises `ModelError` when there is none, or another one under its name."""
+def base_of(said: Checkpoint, name: str) -> ModelRef:
+    """The base, on this machine, of the checkpoint `name`.
+
+    Raises `ModelError` when there is none, or another one under its name.
+    """
     from tsembed_search.model import registry
 
+    base = said.base
     try:
         ref = registry.resolve(f"{base.name}@{base.revision}" if base.revision else base.name)
     except ModelError as error:
@@ -272,10 +277,12 @@ def _found(base: Base, name: str) -> ModelRef:
     return ref
 
 
-def _settings(method: Mapping[str, Any], path: Path) -> AdapterSettings:
+def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
+    """The settings that a checkpoint's adapters were made with. Raises `ModelError` for those that make no sense."""
     from tsembed_search.model.moe_lora import AdapterSettings
     from tsembed_search.model.routing import RouterSettings
 
+    method, path = said.method, folder / MARKER
     try:
         router = RouterSettings(**method["router"])
         given = {**method, "router": router, "projections": tuple(method["projections"])}
@@ -304,43 +311,6 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill; when that is done, it takes the place of `folder` at once.
-
-    Where there was a checkpoint, a crash between two renames can leave it as `.NAME.old` beside where it was.
-    """
-    if folder.exists() and not (folder / MARKER).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ModelError(f"{folder} exists and is not a checkpoint.", "Choose another folder, or empty this one.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
-    new.mkdir()
-    try:
-        yield new
-        for path in [*new.iterdir(), new]:
-            _flush(path)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        _flush(folder.parent)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """To the disk: a rename that survives a power cut is worth nothing when the files did not."""
-    if os.name == "nt" and path.is_dir():
-        return
-    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _card(name: str, said: Checkpoint, shape: tuple[int, int]) -> str:

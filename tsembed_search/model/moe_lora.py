@@ -125,9 +125,9 @@ class GatedLinear(nn.Module):
         self._gate.scale = scale
 
     def delta(self) -> Tensor:
-        """What a uniform gate adds to the projection's weight: `[d_out, d_in]`."""
+        """What a uniform gate adds to the projection's weight: `[d_out, d_in]` float32."""
         factor = self._settings.alpha / self._settings.rank
-        return factor * (self.up.weight @ self.down.weight)
+        return factor * (self.up.weight.float() @ self.down.weight.float())
 
 
 class Adapters:
@@ -241,7 +241,7 @@ class Adapters:
             weight = getattr(layer.base_layer, "weight", None)
             if not isinstance(weight, Tensor) or not weight.is_floating_point():
                 raise ModelError(f"{path} is quantised and cannot take up an adapter.", "Merge before quantising.")
-            weight += layer.delta().to(weight.dtype)
+            weight.copy_(weight.float() + layer.delta())  # rounded once
             model.set_submodule(path, layer.base_layer)
 
 

@@ -180,6 +180,23 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
 
 def _load_model(folder: Path, family: families.Family, dtype: torch.dtype, device: torch.device) -> Any:
     """The model in evaluation mode, frozen, on its device. Raises `ModelError` (see `load`)."""
+    model = load_whole(folder, family, dtype, device).model.to(device).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                f"The weights in {folder} are damaged: {name} holds numbers that are not finite.",
+                "Download the model again.",
+            )
+    return model
+
+
+def load_whole(
+    folder: Path, family: families.Family, dtype: torch.dtype | str = "auto", device: torch.device | None = None
+) -> Any:
+    """The transformers model of a folder on the CPU, with its language-model head; `model` is the part that we run.
+
+    `dtype` `auto` keeps that of the weights; `device` is where it will run. Raises `ModelError` (see `load`).
+    """
     import transformers
 
     for file in weights.weight_files(folder):
@@ -191,11 +208,11 @@ def _load_model(folder: Path, family: families.Family, dtype: torch.dtype, devic
             f"transformers {transformers.__version__} has no {family.model_class}.", "Install a newer one."
         ) from error
     try:
-        with _quiet():
+        with quiet():
             whole, report = model_class.from_pretrained(
                 folder,
                 dtype=dtype,
-                attn_implementation=_attention(device),
+                attn_implementation=_attention(device or torch.device("cpu")),
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
@@ -209,18 +226,11 @@ def _load_model(folder: Path, family: families.Family, dtype: torch.dtype, devic
             f"The weights in {folder} lack {len(missing)} tensors, {missing[0]} among them.",
             "They belong to another model, or are incomplete: download the model again.",
         )
-    model = whole.model.to(device).eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise ModelError(
-                f"The weights in {folder} are damaged: {name} holds numbers that are not finite.",
-                "Download the model again.",
-            )
-    return model
+    return whole
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Loading without progress bars and without a report on the language-model head that is left out on purpose."""
     from transformers.utils import logging
 

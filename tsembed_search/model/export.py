@@ -1,0 +1,149 @@
+"""Checkpoints for other programs: a plain model without experts, or the adapter alone in PEFT's format.
+
+Both are the *uniform mixture*: every expert counts the same for every item, because a plain model and PEFT know no
+routers. So vectors differ from the checkpoint's own, and there are no routes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tsembed_search.errors import ModelError
+from tsembed_search.model import checkpoint
+from tsembed_search.model.appearing import appearing
+from tsembed_search.model.backbones import weights
+
+if TYPE_CHECKING:
+    from tsembed_search.model.checkpoint import Checkpoint
+    from tsembed_search.model.registry import ModelRef
+
+_MINI_BASE = "sentence-transformers/all-MiniLM-L6-v2"
+"""The public name of the encoder in `mini`, for programs that do not know mini."""
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".onnx", ".h5", ".msgpack")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. `loads_here`: `--model FOLDER` works with it. `use`: what it is good for, in a sentence."""
+
+    folder: Path
+    form: str
+    base: str
+    loads_here: bool
+    use: str
+
+
+def merged(ref: ModelRef, folder: str | Path) -> Exported:
+    """Writes a plain model: the base with the uniform mixture of the experts in its weights. On the CPU.
+
+    A transformers base gives a folder of the same family. `mini` gives its text encoder only, for
+    sentence-transformers: what it sees pictures with has no place in such a folder. Raises `ModelError` when `ref` is
+    not a checkpoint, when its base is not there, and when `folder` is not empty.
+    """
+    source, said = _source(ref)
+    base = checkpoint.base_of(said, ref.name)
+    with appearing(folder) as (new, target):
+        if base.folder is None:
+            _merge_mini(source, said, new)
+        else:
+            _merge_transformers(base, source, said, new)
+        card = _card(target.name, said, "A plain model", "all experts are in its weights, each with the same share.")
+        (new / "README.md").write_text(card, encoding="utf-8")
+    if base.folder is None:
+        use = "A text encoder for sentence-transformers; it cannot see pictures, so it is no model for tsembed."
+        return Exported(target, "merged", said.base.name, False, use)
+    return Exported(target, "merged", said.base.name, True, f"A plain model: tsembed index PATH --model {target}")
+
+
+def peft(ref: ModelRef, folder: str | Path) -> Exported:
+    """Writes the adapter alone, for `PeftModel.from_pretrained` and programs that read PEFT's format.
+
+    Raises `ModelError` when `ref` is not a checkpoint and when `folder` is not empty.
+    """
+    source, said = _source(ref)
+    with appearing(folder) as (new, target):
+        shutil.copyfile(source / checkpoint.EXPERTS, new / checkpoint.EXPERTS)
+        config = weights.read_json(source / checkpoint.CONFIG)
+        if said.base.family == "mini":
+            config["base_model_name_or_path"] = _MINI_BASE
+        (new / checkpoint.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        card = _card(target.name, said, "A LoRA adapter", "all experts are one LoRA, each with the same share.")
+        (new / "README.md").write_text(card, encoding="utf-8")
+    on = "AutoModel.from_pretrained(base)"
+    use = f"For PEFT: PeftModel.from_pretrained({on}, {str(target)!r}), base {config['base_model_name_or_path']}"
+    return Exported(target, "peft", said.base.name, False, use)
+
+
+def _source(ref: ModelRef) -> tuple[Path, Checkpoint]:
+    """The checkpoint's folder and what it says. Raises `ModelError` for a model that is none."""
+    if ref.folder is None or not (ref.folder / checkpoint.MARKER).is_file():
+        raise ModelError(
+            f"{ref.name} is not a checkpoint: it has no experts to export.",
+            "`tsembed models` lists checkpoints as `experts on` another model.",
+        )
+    return ref.folder, checkpoint.read(ref.folder)
+
+
+def _merge_mini(source: Path, said: Checkpoint, new: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from tsembed_search.model.backbones import mini_spec
+    from tsembed_search.model.backbones.mini_encoder import MiniEncoder
+    from tsembed_search.model.moe_lora import attach
+
+    file = mini_spec.verified("encoder")
+    state = load_file(file)
+    encoder = MiniEncoder.from_state(state)
+    adapters = attach(encoder, checkpoint.settings_of(said, source), "encoder.layer")
+    checkpoint.fill(adapters, source)
+    adapters.merge(encoder)
+    # What our encoder leaves out (the pooler) stays as it is.
+    save_file({name: tensor.contiguous() for name, tensor in (state | encoder.state_dict()).items()}, new / file.name)
+    _copy_rest(file.parent, new)
+
+
+def _merge_transformers(base: ModelRef, source: Path, said: Checkpoint, new: Path) -> None:
+    from tsembed_search.model.backbones import families, hf
+    from tsembed_search.model.moe_lora import attach
+
+    assert base.folder is not None
+    family = families.by_name(base.family)
+    whole = hf.load_whole(base.folder, family)
+    adapters = attach(whole.model, checkpoint.settings_of(said, source), family.blocks)
+    checkpoint.fill(adapters, source)
+    adapters.merge(whole.model)
+    with hf.quiet():
+        cast(Any, whole).save_pretrained(new, safe_serialization=True)
+    _copy_rest(base.folder, new)
+
+
+def _copy_rest(base: Path, new: Path) -> None:
+    """The tokenizer and all else that a model folder holds beside weights, unless it is there already."""
+    for path in sorted(base.rglob("*")):
+        relative = path.relative_to(base)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if hidden or not path.is_file() or path.suffix in _WEIGHTS or path.name.endswith(".index.json"):
+            continue
+        target = new / relative
+        if relative.name != "README.md" and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _card(name: str, said: Checkpoint, what: str, how: str) -> str:
+    base = said.base.name + (f" at {said.base.revision}" if said.base.revision else "")
+    method: Mapping[str, Any] = said.method
+    experts = method["router"]["experts"]
+    return "\n\n".join(
+        [
+            f"# {name}",
+            f"{what}, exported from a TSEmbed checkpoint with {experts} experts per block on {base}. It is their "
+            f"uniform mixture: {how} The routers are left out, so its vectors are not those of the checkpoint.",
+            f"## Recipe\n\n```json\n{json.dumps(dict(said.recipe), indent=2, ensure_ascii=False)}\n```",
+        ]
+    ) + "\n"  # fmt: skip
