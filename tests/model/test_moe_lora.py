@@ -240,6 +240,28 @@ class TestRoutes:
         assert not torch.allclose(of_last.routes()[0], of_all.routes()[0], atol=1e-3)
         torch.testing.assert_close(of_last.routes()[2], of_all.routes()[2])  # an item of one token
 
+    def test_counted_tokens_decide_the_gate_of_a_sequence(self) -> None:
+        model, adapters = adapted(settings("sequence"), blocks=1)
+        hidden, real = inputs()
+        last = functional.one_hot(real.sum(1) - 1, 7).bool()
+        with adapters.tracing(real, counted=last) as of_last:
+            model(hidden)
+        for row, count in enumerate(real.sum(1)):
+            with adapters.tracing(None) as alone:
+                model(hidden[row : row + 1, count - 1 : count])
+            torch.testing.assert_close(of_last.routes()[row], alone.routes()[0], atol=1e-6, rtol=1e-5)
+
+    def test_losses_go_by_all_tokens(self) -> None:
+        model, adapters = adapted(settings("token"))
+        hidden, real = inputs()
+        last = functional.one_hot(real.sum(1) - 1, 7).bool()
+        with adapters.tracing(real, counted=last, losses=True) as of_last:
+            model(hidden)
+        with adapters.tracing(real, losses=True) as of_all:
+            model(hidden)
+        for what in ("probabilities", "choices", "z_loss"):
+            torch.testing.assert_close(getattr(of_last, what)(), getattr(of_all, what)())
+
     def test_a_sequence_needs_to_know_its_tokens(self) -> None:
         model, _ = adapted(settings("sequence"))
         with pytest.raises(RuntimeError, match="inside `tracing`"):
@@ -389,6 +411,7 @@ class TestSettings:
             ({"level": "word"}, "not a level"),
             ({"temperature": 0.0}, "temperature"),
             ({"noise": -1.0}, "noise"),
+            ({"tokens": "first"}, "does not say which tokens.*all, last, text, image"),
         ],
     )
     def test_router(self, wrong: dict[str, Any], words: str) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tsembed_search.model.routing import Gates, Router, RouterSettings, Trace, centred, load_balance
+from tsembed_search.model.routing import Gates, Router, RouterSettings, Trace, centred, counted_tokens, load_balance
 
 
 def test_load_balance() -> None:
@@ -71,3 +71,18 @@ def test_temperature_sharpens() -> None:
     soft.load_state_dict(sharp.state_dict())
     assert sharp(x, None).gates.amax(-1).mean() > 0.8
     assert soft(x, None).gates.amax(-1).mean() < 0.4
+
+
+def test_counted_tokens() -> None:
+    real = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    image = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 0, 1]]).bool()
+
+    def chosen(tokens: str) -> list[str]:
+        found = counted_tokens(tokens, real, image)  # type: ignore[arg-type]
+        assert found is not None
+        return ["".join("01"[int(one)] for one in row) for row in found]
+
+    assert counted_tokens("all", real, image) is None
+    assert chosen("last") == ["00010", "01000", "00001", "00100"]
+    assert chosen("image") == ["01100", "11000", "11111", "01000"]  # the second has no picture, so it counts whole
+    assert chosen("text") == ["10010", "11000", "11111", "10100"]  # the third is nothing but a picture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ ITEMS = [
 ]
 
 
-def adaptable(name: str, level: str, folder: Callable[[str], Path], **router: float) -> tuple[Adaptable, Adapters]:
+def adaptable(name: str, level: str, folder: Callable[[str], Path], **router: Any) -> tuple[Adaptable, Adapters]:
     """A model with random adapters that do something: B is not zero."""
     backbone: Adaptable = mini.load("cpu") if name == "mini" else hf.load(registry.resolve(folder(name)), "cpu")
     settings = AdapterSettings(RouterSettings(4, level, **router), rank=2, dropout=0.1)  # type: ignore[arg-type]
@@ -114,6 +116,28 @@ class TestTrace:
             results.append((loss.detach(), *torch.autograd.grad(loss, parameters)))
         for plain, again in zip(*results, strict=True):
             torch.testing.assert_close(again, plain, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", MODELS)
+def test_routes_by_some_of_the_tokens(name: str, level: str, model_folder: Callable[[str], Path]) -> None:
+    """The same alone and in a batch under every choice of tokens, and each choice is another route."""
+    found: dict[str, torch.Tensor] = {}
+    for tokens in ("all", "last", "text", "image"):
+        backbone, _ = adaptable(name, level, model_folder, tokens=tokens)
+        batch = prepared(backbone)
+        with torch.inference_mode():
+            together = backbone.trace(batch)
+            found[tokens] = together.routes
+            for row, one in enumerate(batch):
+                alone = backbone.trace([one])
+                torch.testing.assert_close(alone.routes[0], together.routes[row], atol=1e-4, rtol=1e-3)
+                torch.testing.assert_close(alone.vectors[0], together.vectors[row], atol=1e-4, rtol=1e-3)
+    joint, text = 3, 1
+    for one, other in combinations(found, 2):
+        assert (found[one][joint] - found[other][joint]).abs().max() > 1e-3, (one, other)
+    for tokens in ("text", "image"):  # without a picture, both count all
+        torch.testing.assert_close(found[tokens][text], found["all"][text], atol=1e-4, rtol=1e-3)
 
 
 def test_mini_looks_at_a_picture_once(monkeypatch: pytest.MonkeyPatch, model_folder: Callable[[str], Path]) -> None:

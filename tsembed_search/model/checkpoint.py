@@ -324,7 +324,7 @@ def _card(name: str, said: Checkpoint, shape: tuple[int, int]) -> str:
         ("adapted blocks", blocks),
         ("experts per block", f"{experts}, {chosen} of them used" + (", and a shared one" if method["shared"] else "")),
         ("rank per expert, alpha", f"{method['rank']}, {method['alpha']}"),
-        ("routing", f"per {router['level']}, temperature {router['temperature']}"),
+        ("routing", f"per {router['level']}, temperature {router['temperature']}, by {router['tokens']} tokens"),
         ("lambda of `--rerank expert`", "not calibrated" if said.route_weight is None else said.route_weight),
     ]
     untrained = said.recipe.get("trained") is False

@@ -3,7 +3,7 @@
 Notation: B items, T tokens, d width, L adapted blocks, E experts. A router's gate is
 
     token level      g = softmax(W n(x_t) / tau)                                 [B, T, E]
-    sequence level   g = softmax(W n(mean over the item's real tokens of n(x_t)) / tau)   [B, 1, E]
+    sequence level   g = softmax(W n(mean over the item's tokens of n(x_t)) / tau)        [B, 1, E]
 
 with n the root-mean-square norm without weights, and x the input of the block's first adapted projection: the block's
 own normalised input. That experts disentangle tasks, and that the pattern of experts tells how alike two items are, is
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,15 @@ from torch.nn import functional
 from tsembed_search.errors import ModelError
 from tsembed_search.model.backbones.protocol import Traced
 
+Tokens = Literal["all", "last", "text", "image"]
+
 
 @dataclass(frozen=True)
 class RouterSettings:
     """`experts` E. `level`: one gate per token or per item. `temperature` tau: small makes gates sharp. `top_k`: only
     that many experts per gate, renormalised (None: all). `noise`: deviation of what is added to the logits in training.
+    `tokens`: those that an item's route is made of, see `counted_tokens`. At token level it is the mean of their gates;
+    at sequence level the gate is that of their mean.
 
     Raises `ModelError` for values that make no sense.
     """
@@ -38,12 +42,17 @@ class RouterSettings:
     temperature: float = 0.3
     top_k: int | None = None
     noise: float = 0.0
+    tokens: Tokens = "all"
 
     def __post_init__(self) -> None:
         if self.experts < 1:
             raise ModelError(f"There cannot be {self.experts} experts.", "Use one or more.")
         if self.level not in ("token", "sequence"):
             raise ModelError(f"{self.level!r} is not a level of routing.", "Use token or sequence.")
+        if self.tokens not in get_args(Tokens):
+            raise ModelError(
+                f"{self.tokens!r} does not say which tokens a route is made of.", f"Use {', '.join(get_args(Tokens))}."
+            )
         if self.top_k is not None and not 1 <= self.top_k <= self.experts:
             raise ModelError(
                 f"A gate cannot choose {self.top_k} of {self.experts} experts.",
@@ -104,10 +113,15 @@ def _top(probabilities: Tensor, count: int | None) -> Tensor:
 
 @dataclass
 class Trace:
-    """What the routers of a model decided in one forward pass, per item, padding left out."""
+    """What the routers of a model decided in one forward pass, per item, padding left out.
+
+    `share` `[B, T]` is each token's share of its item (None: all alike). Routes go by `counted`, shares likewise;
+    losses go by all tokens, because every token uses experts.
+    """
 
     share: Tensor | None
     losses: bool = False
+    counted: Tensor | None = None
     _gates: dict[int, Tensor] = field(default_factory=dict)
     _probabilities: dict[int, Tensor] = field(default_factory=dict)
     _choices: dict[int, Tensor] = field(default_factory=dict)
@@ -115,13 +129,14 @@ class Trace:
 
     def add(self, block: int, found: Gates) -> None:
         """Notes one block's gates."""
-        self._gates[block] = self._mean(found.gates)
+        self._gates[block] = _mean(found.gates, self.share if self.counted is None else self.counted)
         if self.losses:
             experts = found.gates.shape[-1]
             chosen = functional.one_hot(found.probabilities.detach().argmax(-1), experts).to(found.gates.dtype)
-            self._probabilities[block] = self._mean(found.probabilities)
-            self._choices[block] = self._mean(chosen)
-            self._squares[block] = self._mean(found.logits.logsumexp(-1).square().unsqueeze(-1)).squeeze(-1)
+            self._probabilities[block] = _mean(found.probabilities, self.share)
+            self._choices[block] = _mean(chosen, self.share)
+            squares = found.logits.logsumexp(-1, keepdim=True).square()
+            self._squares[block] = _mean(squares, self.share).squeeze(-1)
 
     def routes(self) -> Tensor:
         """The routing vectors, raw: `[B, L·E]`, each block's E numbers summing to 1."""
@@ -151,16 +166,31 @@ class Trace:
         """The mean square of the logits' log-sum-exp, which keeps logits small (Zoph et al., arXiv 2202.08906)."""
         return self._stacked(self._squares).mean()
 
-    def _mean(self, values: Tensor) -> Tensor:
-        """`[B, T or 1, E]` to the mean over each item's tokens `[B, E]`."""
-        if values.shape[1] == 1:
-            return values.squeeze(1)
-        if self.share is None:
-            return values.mean(1)
-        return (self.share.unsqueeze(-1) * values).sum(1)  # a product of matrices would lose digits under autocast
-
     def _stacked(self, blocks: dict[int, Tensor]) -> Tensor:
         return torch.stack([blocks[block] for block in sorted(blocks)], dim=1)
+
+
+def _mean(values: Tensor, share: Tensor | None) -> Tensor:
+    """`[B, T or 1, E]` to the mean over each item's tokens `[B, E]`."""
+    if values.shape[1] == 1:
+        return values.squeeze(1)
+    if share is None:
+        return values.mean(1)
+    return (share.unsqueeze(-1) * values).sum(1)  # a product of matrices would lose digits under autocast
+
+
+def counted_tokens(tokens: Tokens, real: Tensor, image: Tensor) -> Tensor | None:
+    """The tokens `[B, T]` bool that make up a route: the last one, those of the picture, or all but those (`text`, the
+    prompt included). An item that has none of them counts by all its tokens. None for `all`.
+
+    `real` `[B, T]` is false on padding, which is at the end; `image` `[B, T]` is true on a picture's tokens.
+    """
+    if tokens == "all":
+        return None
+    if tokens == "last":
+        return real & (real.cumsum(1) == real.sum(1, keepdim=True))
+    chosen = real & (image if tokens == "image" else ~image)
+    return torch.where(chosen.any(1, keepdim=True), chosen, real)
 
 
 def load_balance(probabilities: Tensor, choices: Tensor) -> Tensor:
@@ -189,7 +219,7 @@ class Gate:
 
 
 class Routing:
-    """What all routers of a model share while it runs: each token's share of its item, and where to note gates."""
+    """What all routers of a model share while it runs: each token's share of its item's route, where to note gates."""
 
     def __init__(self) -> None:
         self.share: Tensor | None = None
@@ -205,12 +235,11 @@ class Routing:
     @contextmanager
     def tracing(self, real: Tensor | None, counted: Tensor | None = None, losses: bool = False) -> Iterator[Trace]:
         """Run the model inside. `real` `[B, T]` bool: false on padding (None: there is none). `counted` `[B, T]` bool:
-        the tokens that the routing vector is the mean of, all real ones by default. `losses`: note what losses need.
+        the tokens that an item's route is made of, all real ones by default. `losses`: note what losses need.
         """
-        share = _share(real)
         before = self.share, self.trace, self.open
-        trace = Trace(share if counted is None else _share(counted), losses)
-        self.share, self.trace, self.open = share, trace, True
+        trace = Trace(_share(real), losses, _share(counted))
+        self.share, self.trace, self.open = trace.share if trace.counted is None else trace.counted, trace, True
         try:
             yield trace
         finally:
@@ -243,7 +272,7 @@ class _Replay:
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
-        trace = routing.trace and Trace(routing.trace.share, routing.trace.losses)
+        trace = routing.trace and Trace(routing.trace.share, routing.trace.losses, routing.trace.counted)
         self._then = routing.share, trace, routing.open
         self._now = self._then
 

@@ -26,7 +26,7 @@ from tsembed_search.model.backbones.prompt import Prompt
 from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, TextSpec, Traced
 from tsembed_search.model.backbones.vision import VISIONS, Picture, Vision
 from tsembed_search.model.moe_lora import Adapters, AdapterSettings, attach
-from tsembed_search.model.routing import centred
+from tsembed_search.model.routing import centred, counted_tokens
 
 if TYPE_CHECKING:
     from tsembed_search.model.registry import ModelRef
@@ -112,8 +112,15 @@ class TransformersBackbone:
         assert self.adapters is not None
         lengths = torch.tensor([one.tokens for one in batch])
         real = self._move(torch.arange(int(lengths.max())) < lengths[:, None])
-        with self.adapters.tracing(real, losses=losses) as trace:
+        tokens = self.adapters.settings.router.tokens
+        counted = None if tokens == "all" else counted_tokens(tokens, real, self._move(self._of_images(batch)))
+        with self.adapters.tracing(real, counted, losses) as trace:
             return trace.finished(self._vectors(batch))
+
+    def _of_images(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        """Which tokens are a picture's: `[B, T]` bool."""
+        rows = [torch.from_numpy(cast(Inputs, one.data).ids == self._image_token) for one in batch]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
     def _vectors(self, batch: Sequence[Prepared]) -> torch.Tensor:
         items = [cast(Inputs, one.data) for one in batch]

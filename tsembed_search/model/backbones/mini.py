@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +30,9 @@ from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInf
 if TYPE_CHECKING:
     from tsembed_search.model.moe_lora import Adapters, AdapterSettings
 
-_Group = tuple[list[int], tuple[Tensor, Tensor | None]]
-"""Rows of a batch, their input vectors `[G, T, 384]`, and what is real `[G, T]` (None: all)."""
 TEMPERATURE = 1.5
 TOP_CLASSES = 100
+_CAPTION_TOKENS = 4
 # What one picture costs in the tower, in tokens of the encoder (both are about 21 MFLOP a token).
 _PICTURE_TOKENS = 86
 
@@ -48,6 +47,17 @@ class _Input:
     ids: list[int]
     pixels: Tensor | None
     caption: Tensor | None = None
+
+
+class _Group(NamedTuple):
+    """Rows of a batch, their input vectors `words` `[G, T, 384]`, and which tokens are `real` (None: all) and of an
+    `image`, both `[G, T]`.
+    """
+
+    rows: list[int]
+    words: Tensor
+    real: Tensor | None
+    image: Tensor
 
 
 class Mini:
@@ -114,7 +124,9 @@ class Mini:
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `[B, 384]`, and `[B, L·E]` routes with adapters."""
         if self.adapters is None:
-            return Encoded(self._in_order([(rows, self.encoder(*group)) for rows, group in self._groups(batch)]))
+            return Encoded(
+                self._in_order([(one.rows, self.encoder(one.words, one.real)) for one in self._groups(batch)])
+            )
         from tsembed_search.model.routing import centred
 
         traced = self._traced(batch, self._groups(batch), losses=False)
@@ -130,8 +142,14 @@ class Mini:
     def _traced(self, batch: Sequence[Prepared], groups: Sequence[_Group], losses: bool) -> Traced:
         assert self.adapters is not None
         parts: list[tuple[list[int], Traced]] = []
-        for rows, (words, real) in groups:
-            with self.adapters.tracing(real, losses=losses) as trace:
+        tokens = self.adapters.settings.router.tokens
+        for rows, words, real, image in groups:
+            counted = None
+            if tokens != "all":
+                from tsembed_search.model.routing import counted_tokens
+
+                counted = counted_tokens(tokens, torch.ones_like(image) if real is None else real, image)
+            with self.adapters.tracing(real, counted, losses) as trace:
                 parts.append((rows, trace.finished(self.encoder(words, real))))
         return Traced(
             vectors=self._in_order([(rows, part.vectors) for rows, part in parts]),
@@ -166,7 +184,11 @@ class Mini:
         captions = self._look(inputs, keep)
         sequences = [self._sequence(one.ids, caption) for one, caption in zip(inputs, captions, strict=True)]
         both = [[row for row, one in enumerate(inputs) if bool(one.ids) is words] for words in (True, False)]
-        return [(rows, self._padded([sequences[row] for row in rows])) for rows in both if rows]
+        return [
+            _Group(rows, *self._padded([sequences[row] for row in rows], [captions[row] is not None for row in rows]))
+            for rows in both
+            if rows
+        ]
 
     def _in_order(self, parts: list[tuple[list[int], Tensor]]) -> Tensor:
         """Rows of groups, each `[G, ...]`, as the batch had them: `[B, ...]`."""
@@ -218,11 +240,15 @@ class Mini:
             parts.append(self.encoder.words(torch.tensor(ids, device=self._device)))
         return torch.cat([*parts, self._ends[1:]])
 
-    def _padded(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def _padded(self, sequences: list[Tensor], pictured: list[bool]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`words`, `real` and `image` of a group: see `_Group`."""
         lengths = torch.tensor([len(one) for one in sequences], device=self._device)
         words = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-        real = torch.arange(words.shape[1], device=self._device) < lengths[:, None]
-        return words, None if bool(real.all()) else real
+        place = torch.arange(words.shape[1], device=self._device)
+        real = place < lengths[:, None]
+        of_caption = (place >= 1) & (place <= _CAPTION_TOKENS)
+        image = of_caption & torch.tensor(pictured, device=self._device)[:, None]
+        return words, None if bool(real.all()) else real, image
 
 
 def load(device: str = "auto") -> Mini:
