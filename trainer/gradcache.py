@@ -73,15 +73,15 @@ def backward(
         cached.append(last.detach())
         order = torch.tensor([place for places, _ in pieces for place in places], device=last.device)
         whole = torch.cat(cached)[order.argsort()].requires_grad_()
-        loss(whole).backward()
+        torch.autograd.backward(loss(whole))
         assert whole.grad is not None
-        gradients = whole.grad[order].split([len(places) for places, _ in pieces])
-        last.backward(gradients[-1])
+        gradients = torch.split_with_sizes(whole.grad[order], [len(places) for places, _ in pieces])
+        torch.autograd.backward(last, gradients[-1])
         del last
         after = Chance(device)
         for (_, piece), gradient, chance in zip(pieces[:-1], gradients[:-1], chances, strict=True):
             chance.restore()
-            run(piece).backward(gradient)
+            torch.autograd.backward(run(piece), gradient)
         after.restore()
     except torch.OutOfMemoryError as error:
         raise ModelError(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +30,6 @@ class Pairs:
         """The same pairs, of vectors cut to their first numbers and made unit again."""
         queries, documents = (functional.normalize(v[:, :dimensions], dim=-1) for v in (self.queries, self.documents))
         return Pairs(queries, documents, self.forward, self.backward)
-
-
-class Loss(Protocol):
-    """A number to minimise, for a batch."""
-
-    def __call__(self, pairs: Pairs) -> Tensor: ...
 
 
 class InfoNCE(nn.Module):
@@ -68,11 +61,11 @@ class InfoNCE(nn.Module):
 
 
 class Matryoshka(nn.Module):
-    """The mean of another loss over the whole vectors and over some of their prefixes (Kusupati et al., arXiv
+    """The mean of a loss over the whole vectors and over some of their prefixes (Kusupati et al., arXiv
     2205.13147). Masks and weights are those of the whole vectors.
     """
 
-    def __init__(self, inner: nn.Module, dimensions: Sequence[int]) -> None:
+    def __init__(self, inner: InfoNCE, dimensions: Sequence[int]) -> None:
         super().__init__()
         self.inner = inner
         self.dimensions = tuple(dimensions)

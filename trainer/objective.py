@@ -43,12 +43,16 @@ class Objective(nn.Module):
         self.negatives = negatives
         self.shape = shape
         self.seed = seed
-        self.contrast = InfoNCE(loss.temperature, loss.learn_temperature)
         dimensions = [one for one in loss.dimensions if one < shape.dim]
-        self.contrastive = Matryoshka(self.contrast, dimensions) if dimensions else self.contrast
+        self.contrastive = Matryoshka(InfoNCE(loss.temperature, loss.learn_temperature), dimensions)
         self.queue = eans.Queue(negatives.queue)
         self.register_buffer("mean", torch.full((shape.blocks * shape.experts,), 1 / shape.experts))
         self.register_buffer("seen", torch.zeros(()))
+
+    @property
+    def temperature(self) -> float:
+        """tau, as it is now."""
+        return self.contrastive.inner.temperature
 
     def forward(self, packed: Tensor, labels: Labels, stage: int, step: int) -> Outcome:
         """`packed` `[N, W]` and `labels` of all items of a step. Expert-aware negatives count in stage 2 only.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -70,6 +70,13 @@ class Ranks:
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return float(total)
+
+    def collect(self, value: T) -> list[T]:
+        """A value from every process, in their order."""
+        found: list[Any] = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(found, value)
+        return found
 
     def _gather(self, tensor: Tensor) -> list[Tensor]:
         """A tensor `[n, W]` from every process; n may differ."""

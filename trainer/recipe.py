@@ -15,7 +15,7 @@ from dataclasses import asdict, fields, replace
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer import settings
@@ -74,7 +74,7 @@ def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
     """All settings, resolved, as nested tables."""
-    return cast(dict[str, Any], asdict(recipe))
+    return asdict(recipe)
 
 
 def from_json(data: Mapping[str, Any]) -> Recipe:
@@ -147,7 +147,7 @@ def _parsed(override: str) -> tuple[str, str, Any]:
     try:
         return table, key, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return table, key, None if text.lower() == "none" else text
+        return table, key, text
 
 
 def _keys(table: str) -> list[str]:
@@ -173,7 +173,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     """`value` as the type that the setting has. Raises `UsageError`."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        if value is None and type(None) in choices:
+        if value in (None, "none") and type(None) in choices:
             return None
         for choice in choices:
             if choice is not type(None):

@@ -50,7 +50,7 @@ def unpack(packed: Tensor, shape: Shape) -> Traced:
     """The inverse of `pack`, over however many batches; `z` is the mean."""
     dim, blocks, experts = shape
     width = blocks * experts
-    vectors, routes, probabilities, choices, z = packed.split([dim, width, width, width, 1], dim=1)
+    vectors, routes, probabilities, choices, z = torch.split_with_sizes(packed, [dim, width, width, width, 1], dim=1)
     matrix = (len(packed), blocks, experts)
     return Traced(vectors, routes, probabilities.reshape(matrix), choices.detach().reshape(matrix), z.mean())
 

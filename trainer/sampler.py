@@ -150,7 +150,7 @@ class Sampler:
 
     def state(self) -> dict[str, Any]:
         """Where the sampler is, as JSON."""
-        return {"step": self._step, "cursors": [[c.round, c.place, c.waiting] for c in self._cursors]}
+        return {"step": self._step, "cursors": [[c.round, c.place, list(c.waiting)] for c in self._cursors]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to where `state` was taken."""

@@ -1,0 +1,164 @@
+"""From items to model inputs, pictures read by several threads, and the frozen part of the work done once.
+
+Mini's vision tower is most of its cost and is not trained. So a picture passes it once: its soft caption `[4, 384]` is
+kept, in memory and in a file of `$TSEMBED_HOME/cache`, by the content of the picture's file. Other models have no such
+short form of a picture, and their inputs are prepared anew each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsembed_search.config import home
+from tsembed_search.errors import LoadError
+from tsembed_search.items import Item, Role
+from tsembed_search.model.backbones.protocol import Backbone, Prepared
+
+_IN_MEMORY = 50_000  # captions of 6 kB
+_MOST_WORKERS = 16
+
+
+class Looking(Backbone, Protocol):
+    """A backbone whose pictures become something short that training does not change."""
+
+    def look(self, batch: Sequence[Prepared]) -> list[Tensor | None]: ...
+
+    def prepare(self, item: Item, role: Role = "document", caption: Tensor | None = None) -> Prepared: ...
+
+
+class Preparer:
+    """Prepares items for a model with `workers` threads (None: by cores)."""
+
+    def __init__(self, backbone: Backbone, workers: int | None = None) -> None:
+        self._backbone = backbone
+        self._pool = ThreadPoolExecutor(workers or min(_MOST_WORKERS, os.cpu_count() or 1), "prepare")
+
+    def prepare(self, wanted: Sequence[tuple[Item, Role]]) -> list[Prepared | LoadError]:
+        """The inputs, in their order; the error where a picture cannot be read."""
+        return list(self._pool.map(self._one, wanted))
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _one(self, wanted: tuple[Item, Role]) -> Prepared | LoadError:
+        try:
+            return self._backbone.prepare(*wanted)
+        except LoadError as error:
+            return error
+
+
+class CachingPreparer(Preparer):
+    """A preparer that lets a picture pass the frozen tower once. `file`: where captions outlast the run, if at all."""
+
+    def __init__(self, backbone: Looking, file: Path | None, workers: int | None = None) -> None:
+        super().__init__(backbone, workers)
+        self._looking = backbone
+        self._captions: dict[str, Tensor] = {}
+        self._keys: dict[tuple[str, int, int], str] = {}
+        self._lock = threading.Lock()
+        self._store = None if file is None else _Store(file)
+
+    def prepare(self, wanted: Sequence[tuple[Item, Role]]) -> list[Prepared | LoadError]:
+        """As `Preparer.prepare`; validation and training may call it at the same time."""
+        keys = list(self._pool.map(lambda pair: self._key(pair[0].image), wanted))
+        with self._lock:
+            self._look_up({key for key in keys if key is not None and key not in self._captions})
+            new = {key: pair for key, pair in zip(keys, wanted, strict=True) if key and key not in self._captions}
+            opened = dict(zip(new, self._pool.map(self._one, new.values()), strict=True))
+            self._look({key: one for key, one in opened.items() if isinstance(one, Prepared)})
+            failed = {key: one for key, one in opened.items() if isinstance(one, LoadError)}
+            captions = [None if key is None else self._captions.get(key) for key in keys]
+            self._forget()
+
+        def finished(key: str | None, pair: tuple[Item, Role], caption: Tensor | None) -> Prepared | LoadError:
+            if key in failed:
+                return failed[key]
+            return self._one(pair) if caption is None else self._looking.prepare(*pair, caption=caption)
+
+        return list(self._pool.map(finished, keys, wanted, captions))
+
+    def close(self) -> None:
+        """Ends the threads and closes the file."""
+        super().close()
+        if self._store is not None:
+            self._store.close()
+
+    def _key(self, image: Any) -> str | None:
+        """The hash of a picture file's content; None for what is no readable file."""
+        if not isinstance(image, Path):
+            return None
+        try:
+            found = image.stat()
+            version = str(image), found.st_mtime_ns, found.st_size
+            if version not in self._keys:
+                with image.open("rb") as file:
+                    self._keys[version] = hashlib.file_digest(file, "sha256").hexdigest()
+            return self._keys[version]
+        except OSError:
+            return None  # opening it will say why
+
+    def _look_up(self, keys: set[str]) -> None:
+        if self._store is not None and keys:
+            self._captions |= self._store.get(keys)
+
+    def _look(self, opened: dict[str, Prepared]) -> None:
+        """Lets new pictures pass the tower, and keeps their captions."""
+        if opened:
+            found = dict(zip(opened, self._looking.look(list(opened.values())), strict=True))
+            captions = {key: caption.cpu() for key, caption in found.items() if caption is not None}
+            self._captions |= captions
+            if self._store is not None:
+                self._store.put(captions)
+
+    def _forget(self) -> None:
+        """Drops the oldest captions from memory when there are too many."""
+        for key in list(self._captions)[: max(0, len(self._captions) - _IN_MEMORY)]:
+            del self._captions[key]
+
+
+class _Store:
+    """Captions in an SQLite file: what was written is there after a kill, and several processes may share it."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._base = sqlite3.connect(file, timeout=60, check_same_thread=False, isolation_level=None)
+        self._base.execute("PRAGMA journal_mode=WAL")
+        self._base.execute("PRAGMA synchronous=NORMAL")
+        self._base.execute("CREATE TABLE IF NOT EXISTS captions (key TEXT PRIMARY KEY, tokens INT, data BLOB)")
+
+    def get(self, keys: set[str]) -> dict[str, Tensor]:
+        found = {}
+        for key in keys:
+            row = self._base.execute("SELECT tokens, data FROM captions WHERE key = ?", (key,)).fetchone()
+            if row is not None:
+                found[key] = torch.from_numpy(np.frombuffer(row[1], np.float32).reshape(row[0], -1).copy())
+        return found
+
+    def put(self, captions: dict[str, Tensor]) -> None:
+        rows = [(key, len(one), one.float().numpy().tobytes()) for key, one in captions.items()]
+        self._base.execute("BEGIN IMMEDIATE")
+        self._base.executemany("INSERT OR IGNORE INTO captions VALUES (?, ?, ?)", rows)
+        self._base.execute("COMMIT")
+
+    def close(self) -> None:
+        self._base.close()
+
+
+def preparer(backbone: Backbone, base_fingerprint: str, cache: bool = True, workers: int | None = None) -> Preparer:
+    """The preparer that suits a model. `base_fingerprint` is that of the model without adapters."""
+    if not hasattr(backbone, "look"):
+        return Preparer(backbone, workers)
+    file = home() / "cache" / f"captions-{base_fingerprint}.sqlite" if cache else None
+    return CachingPreparer(cast(Looking, backbone), file, workers)

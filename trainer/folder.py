@@ -1,0 +1,95 @@
+"""The folder of a run: what it holds, and whether a run may begin or go on in it.
+
+run.json      what was asked for: recipe, data, when
+log.jsonl     what happened: see `log`
+states/       the last whole state, to go on from: see `state`
+best.safetensors   the weights that validated best
+model/        the finished checkpoint, for `--model`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tsembed_search.errors import UsageError
+from tsembed_search.trainer import recipe as recipes
+from tsembed_search.trainer.rows import Task
+from tsembed_search.trainer.settings import Recipe
+
+MARKER = "run.json"
+MODEL = "model"
+BEST = "best.safetensors"
+_MAY_CHANGE = ("steps", "checkpoint_every", "validate_every", "patience", "workers", "cache", "spike")
+_FORMAT = 1
+
+
+def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """What there is of each task."""
+    return [
+        {
+            "name": task.name,
+            "meta": task.meta,
+            "rows": len(task),
+            "identities": len({task.identity(row) for row in range(len(task))}),
+            "weight": task.weight,
+        }
+        for task in tasks
+    ]
+
+
+def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Makes the folder of a new run. Raises `UsageError` when it holds anything."""
+    if (out / MARKER).is_file():
+        raise UsageError(
+            f"{out} holds another run.", "Go on with it: --resume. Or choose another folder with --out for a new one."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not empty.", "Choose another folder with --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    said = {
+        "format": _FORMAT,
+        "recipe": recipes.to_json(recipe),
+        "sources": list(sources),
+        "tasks": [dict(task) for task in tasks],
+    }
+    new = out / f"{MARKER}.new"
+    new.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    new.replace(out / MARKER)
+
+
+def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
+    """Recipe, sources and tasks of a run. Raises `UsageError` when there is none."""
+    try:
+        said = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        return recipes.from_json(said["recipe"]), list(said["sources"]), list(said["tasks"])
+    except FileNotFoundError:
+        raise UsageError(f"There is no run in {out} to go on with.", "Leave --resume out to begin one.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{out / MARKER} cannot be read: {error}.", "Train again into another folder.") from error
+
+
+def check_same(out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `UsageError` unless the run in `out` was begun with this recipe (but for how long it lasts) and data."""
+    before, _, known = read(out)
+    old, new = recipes.to_json(before), recipes.to_json(recipe)
+    for table, values in old.items():
+        if not isinstance(values, dict) or table == "expected":
+            continue
+        for key, value in values.items():
+            if value != new[table][key] and key not in _MAY_CHANGE:
+                raise UsageError(
+                    f"The run in {out} was begun with {table}.{key} = {value}, not {new[table][key]}.",
+                    "Go on with --resume and neither --recipe nor --set, or choose another folder with --out.",
+                )
+    if [dict(task) for task in tasks] != known:
+        raise UsageError(
+            f"The run in {out} was begun with other data: {_words(known)} then, {_words(tasks)} now.",
+            "Give the same data, or choose another folder with --out.",
+        )
+
+
+def _words(tasks: Sequence[Mapping[str, Any]]) -> str:
+    return f"{sum(task['rows'] for task in tasks):,} rows of {len(tasks)} tasks"

@@ -1,0 +1,104 @@
+"""Batches ready for the model: drawn, read and labelled while the step before is being computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from tsembed_search.errors import LoadError, UsageError
+from tsembed_search.items import Item, Role
+from tsembed_search.model.backbones.protocol import Prepared
+from tsembed_search.trainer.features import Preparer
+from tsembed_search.trainer.ranks import Ranks
+from tsembed_search.trainer.representations import NEGATIVE, POSITIVE, QUERY, Labels, label, labels
+from tsembed_search.trainer.rows import Row, Task
+from tsembed_search.trainer.sampler import Pick, Sampler
+
+
+@dataclass(frozen=True)
+class Load:
+    """This process's part of a batch: `items` `[N]` with their `labels`, queries first, then positives, then negatives.
+
+    `tasks`: rows per task of the whole batch. `skipped`: why rows were left out. `sampler`: where it was afterwards.
+    """
+
+    items: list[Prepared]
+    labels: Labels
+    tasks: dict[str, int]
+    skipped: list[str]
+    sampler: dict[str, Any]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all items."""
+        return sum(item.tokens for item in self.items)
+
+
+class Loader:
+    """Gives one `Load` after another, prepared one ahead in a thread. `explicit`: hard negatives per row, at most."""
+
+    def __init__(self, sampler: Sampler, preparer: Preparer, ranks: Ranks, explicit: int) -> None:
+        self._sampler = sampler
+        self._preparer = preparer
+        self._ranks = ranks
+        self._explicit = explicit
+        self._thread = ThreadPoolExecutor(1, "load")
+        self._next: Future[Load] | None = None
+
+    def next(self) -> Load:
+        """The next part of a batch. Raises `UsageError` when hardly any of its rows can be read."""
+        current = self._next or self._thread.submit(self._load)
+        load = current.result()
+        self._next = self._thread.submit(self._load)
+        return load
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self) -> Load:
+        picks = self._sampler.next()
+        tasks = Counter(self._sampler.tasks[pick.task].name for pick in picks)
+        own = self._ranks.own(picks)
+        items, found, skipped = read(self._sampler.tasks, own, self._preparer, self._explicit)
+        if 2 * len(skipped) > len(own) or (len(skipped) and len(own) - len(skipped) < 2):
+            raise UsageError(
+                f"{len(skipped)} of {len(own)} rows cannot be read. The first: {skipped[0]}",
+                "Are the pictures where the data says? Check it: tsembed data check DATA",
+            )
+        return Load(items, found, dict(tasks), skipped, self._sampler.state())
+
+
+def read(
+    tasks: Sequence[Task], picks: Sequence[Pick], preparer: Preparer, explicit: int
+) -> tuple[list[Prepared], Labels, list[str]]:
+    """Items of some rows, their labels, and a line for each row that was left out because it cannot be read."""
+    rows = [(tasks[pick.task][pick.row], pick.task) for pick in picks]
+    wanted: list[tuple[Item, Role]] = []
+    for row, _ in rows:
+        wanted += [(row.query, "query"), (row.positive, "document")]
+        wanted += [(negative, "document") for negative in row.negatives[:explicit]]
+    prepared = iter(preparer.prepare(wanted))
+    by_role: dict[int, list[tuple[Prepared, list[int]]]] = {QUERY: [], POSITIVE: [], NEGATIVE: []}
+    skipped = []
+    for row, task in rows:
+        query, positive, *negatives = (next(prepared) for _ in range(2 + len(row.negatives[:explicit])))
+        failed = next((one for one in (query, positive) if isinstance(one, LoadError)), None)
+        if failed is not None:
+            skipped.append(f"{_origin(row)}{failed.message}")
+            continue
+        for role, item, ready in ((QUERY, row.query, query), (POSITIVE, row.positive, positive)):
+            assert isinstance(ready, Prepared)
+            by_role[role].append((ready, label(role, item, task, row.identity)))
+        for item, ready in zip(row.negatives, negatives, strict=False):
+            if isinstance(ready, Prepared):
+                by_role[NEGATIVE].append((ready, label(NEGATIVE, item, task)))
+    flat = [pair for role in (QUERY, POSITIVE, NEGATIVE) for pair in by_role[role]]
+    return [ready for ready, _ in flat], labels([one for _, one in flat]), skipped
+
+
+def _origin(row: Row) -> str:
+    return f"{row.origin}: " if row.origin else ""

@@ -1,0 +1,471 @@
+"""The training loop: data, sample, embed, loss, step, checkpoint; from one plain process to many under torchrun.
+
+Random numbers of a step come from (seed, step, rank) alone, so a resumed run needs no generator's state: it draws what
+it would have drawn.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsembed_search.errors import ModelError, TsembedError
+from tsembed_search.model import checkpoint, registry
+from tsembed_search.model.backbones.protocol import Adaptable
+from tsembed_search.trainer import diagnostics, features, folder, gradcache, ranks, state, validation
+from tsembed_search.trainer import recipe as recipes
+from tsembed_search.trainer.calibration import Sweep, mean_route, sweep
+from tsembed_search.trainer.loader import Load, Loader
+from tsembed_search.trainer.log import NAME, Log, Observer
+from tsembed_search.trainer.objective import Objective, Outcome
+from tsembed_search.trainer.optimizer import Updater
+from tsembed_search.trainer.representations import Shape
+from tsembed_search.trainer.rows import Task
+from tsembed_search.trainer.sampler import Sampler
+from tsembed_search.trainer.settings import Recipe
+from tsembed_search.trainer.stages import Switch
+from tsembed_search.trainer.validation import Embedding, Validation
+from tsembed_search.trainer.watch import Watch
+from tsembed_search.version import __version__
+
+_SMOOTH = 0.9  # of the rate that is shown
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run came to. `validation` is that of the saved model, `before` that of the untrained one, where measured.
+
+    `loss`: the mean of the last steps. `stage_switch`: the first step of stage 2, if it came to that.
+    """
+
+    steps: int
+    stage_switch: int | None
+    loss: float | None
+    before: Validation | None
+    validation: Validation | None
+    seconds: float
+    items_per_second: float
+    checkpoint: Path | None
+    route_weight: float | None
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `tsembed train --json`."""
+        return {
+            "steps": self.steps,
+            "stage_switch": self.stage_switch,
+            "loss": self.loss,
+            "validation": self.validation and self.validation.to_json(),
+            "before": self.before and self.before.to_json(),
+            "seconds": self.seconds,
+            "items_per_second": self.items_per_second,
+            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
+            "route_weight": self.route_weight,
+            "reason": self.reason,
+        }
+
+
+class Stopped(TsembedError):
+    """The run was asked to stop, and has saved its state."""
+
+    exit_code = 130
+
+    def __init__(self, report: TrainReport, out: Path) -> None:
+        super().__init__(
+            f"Interrupted after step {report.steps}. Nothing is lost.", f"Go on: tsembed train --resume --out {out}"
+        )
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train: a recipe on the tasks of `train`, steered by those of `held_out`, in the folder `out`.
+
+    `sources`: where the data came from, for the record. `stop` is asked after every step whether to end early.
+    """
+
+    recipe: Recipe
+    train: Sequence[Task]
+    held_out: Sequence[Task]
+    out: Path
+    device: str = "auto"
+    resume: bool = False
+    sources: Sequence[str] = ()
+    problems: int = 0
+    observers: Sequence[Observer] = ()
+    stop: Callable[[], bool] = field(default=lambda: False)
+
+
+def train(job: Job) -> TrainReport:
+    """Runs a job, alone or as one of the processes that torchrun or accelerate started.
+
+    Raises `Stopped`, `DivergedError`, `UsageError` for data or folders that cannot be used, `ModelError`.
+    """
+    group, device = ranks.join(job.device)
+    try:
+        run = _Run(job, group, device)
+        try:
+            return run.whole()
+        finally:
+            run.close()
+    finally:
+        ranks.leave()
+
+
+class _Run:
+    """One process's side of a run."""
+
+    def __init__(self, job: Job, group: ranks.Ranks, device: str) -> None:
+        self.job, self.recipe, self.ranks = job, job.recipe, group
+        settings = job.recipe.run
+        self.sampler = Sampler(job.train, job.recipe.batch, settings.seed)
+        self.tasks = folder.summary(job.train)
+        if job.resume:
+            folder.check_same(job.out, job.recipe, self.tasks)
+        self.base = registry.resolve(job.recipe.model.base)
+        self.backbone = _adapted(registry.load(self.base, device), job.recipe)
+        assert self.backbone.adapters is not None
+        self.adapters = self.backbone.adapters
+        self.device = next(self.adapters.expert_parameters()).device
+        self.shape = Shape(self.backbone.info.dim, *self.adapters.shape)
+        self.precision = _precision(settings.precision, self.device)
+        self.tokens = job.recipe.batch.tokens or _tokens(self.backbone, self.device)
+        self.objective = Objective(job.recipe.loss, job.recipe.negatives, self.shape, settings.seed).to(self.device)
+        self.updater = Updater(job.recipe.optimizer, self.adapters, self.objective, settings.steps)
+        self.switch = Switch(job.recipe.stages, settings.steps)
+        self.watch = Watch(settings.spike)
+        group.same(self.updater.shared)
+        self.preparer = features.preparer(self.backbone, self.base.fingerprint, settings.cache, settings.workers)
+        self.loader = Loader(self.sampler, self.preparer, group, job.recipe.negatives.explicit)
+        self.embedding = Embedding(self.backbone, self.preparer, self.precision)
+        if group.first and not job.resume:
+            folder.begin(job.out, job.recipe, job.sources, self.tasks)
+        self.log = Log(job.out / NAME, *job.observers) if group.first else Log(None)
+        self.step, self.seconds, self.items, self.rate, self.skipped = 0, 0.0, 0.0, 0.0, 0
+        self.sampled: dict[str, Any] = self.sampler.state()
+        self.before: Validation | None = None
+        self.last: Validation | None = None
+        self.best: tuple[int, Validation] | None = None
+        self.waited = 0
+        self.validated = self.saved = -1
+
+    def close(self) -> None:
+        """Ends threads and closes files."""
+        self.loader.close()
+        self.preparer.close()
+        self.log.close()
+
+    def whole(self) -> TrainReport:
+        """Begins or goes on, trains, and finishes."""
+        settings = self.recipe.run
+        self._begin()
+        reason = "finished"
+        while self.step < settings.steps:
+            if self.ranks.sum(float(self.job.stop())) > 0:
+                return self._interrupted()
+            self._step()
+            if _due(self.step, settings.validate_every):
+                self._validate()
+            if _due(self.step, settings.checkpoint_every):
+                self._save()
+            if settings.patience and self.waited >= settings.patience:
+                reason = "early stop"
+                break
+        return self._finish(reason)
+
+    def _begin(self) -> None:
+        found = state.latest(self.job.out) if self.job.resume else None
+        if found is not None:
+            self._restore(*state.load(found))
+        elif self.job.resume:
+            self.log.cut(0)
+        self.log.write("run", **self._header(None if found is None else self.step))
+        if self.recipe.run.checkpointing:
+            self.backbone.checkpoint()
+        if self.recipe.run.compile:
+            _compile(self.backbone)
+        self.backbone.train(True)
+        if self.step == 0 and self.job.held_out:
+            self._validate()
+
+    def _step(self) -> None:
+        """One step of the optimiser."""
+        started = time.perf_counter()
+        step, load = self.step + 1, self.loader.next()
+        was, stage = self.switch.at, self.switch.stage(step)
+        if self.switch.at != was:
+            self.log.write("stage", step=step, stage=stage, reason=self.switch.reason)
+        _seed(self.recipe.run.seed, step, self.ranks.rank)
+        outcomes: list[Outcome] = []
+
+        def loss(packed: Tensor) -> Tensor:
+            outcomes.append(self.objective(*self.ranks.gather(packed, load.labels), stage, step))
+            return outcomes[0].total
+
+        gradcache.backward(self.backbone.trace, load.items, loss, self.tokens, self.device, self.precision)
+        self.ranks.sum_gradients(self.updater.shared)
+        rates, norm = self.updater.step(step, self.switch.router_factor(stage))
+        record = self._record(step, stage, load, outcomes[0], rates, norm, time.perf_counter() - started)
+        self.watch.check(record, self._safe())
+        self.switch.observe(record["routing_entropy"])
+        self.step, self.sampled = step, load.sampler
+        self.log.write("step", **record)
+
+    def _record(
+        self, step: int, stage: int, load: Load, outcome: Outcome, rates: dict[str, float], norm: float, took: float
+    ) -> dict[str, Any]:
+        items = self.ranks.sum(float(len(load.items)))
+        self.seconds += took
+        self.items += items
+        self.rate = items / took if not self.rate else _SMOOTH * self.rate + (1 - _SMOOTH) * items / took
+        for why in load.skipped:
+            self.skipped += 1
+            self.log.write("note", message=f"A row is left out. {why}")
+        return {
+            "step": step,
+            "stage": stage,
+            "loss": float(outcome.total.detach()),
+            "parts": {name: float(part) for name, part in outcome.parts.items()},
+            "rates": rates,
+            "temperature": self.objective.temperature,
+            "gradient_norm": norm,
+            "rows": sum(load.tasks.values()),
+            "items": int(items),
+            "tokens": load.tokens,
+            "tasks": load.tasks,
+            "seconds": self.seconds,
+            "items_per_second": self.rate,
+            "seconds_left": (self.recipe.run.steps - step) * self.seconds / step,
+            **{name: figure.tolist() for name, figure in outcome.figures.items()},
+            "memory": diagnostics.peak_memory(self.device),
+        }
+
+    def _validate(self) -> None:
+        """Measures the model as it is, and keeps its weights if they are the best so far."""
+        found = validation.measure(self.embedding, self.job.held_out, self.recipe.run.validation_rows, self.ranks)
+        self.validated = self.step
+        if not found.tasks:
+            return
+        best = self.best is None or found.hit > self.best[1].hit
+        self.last, self.waited = found, 0 if best else self.waited + 1
+        if self.step == 0:
+            self.before = found
+        if best:
+            self.best = self.step, found
+            if self.ranks.first:
+                state.replace(self.job.out / folder.BEST, self._weights())
+        self.log.write("validation", step=self.step, best=best, seconds=found.seconds, **found.to_json())
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {**state.named("experts.", self.adapters.expert_state()), **self._routers()}
+
+    def _routers(self) -> dict[str, Tensor]:
+        return state.named("routers.", self.adapters.router_state())
+
+    def _save(self) -> None:
+        """The state as it is, so that the run can go on from here."""
+        if self.ranks.first and self.saved != self.step:
+            tensors = self._weights() | state.named("adam.", self.updater.state())
+            tensors |= state.named("objective.", self.objective.extra_state())
+            path = state.save(self.job.out, self.step, tensors, self._facts())
+            self.log.write("checkpoint", step=self.step, path=str(path))
+        self.saved = self.step
+        self.ranks.sum(0.0)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "sampler": self.sampled,
+            "switch": self.switch.state(),
+            "watch": self.watch.state(),
+            "seconds": self.seconds,
+            "items": self.items,
+            "skipped": self.skipped,
+            "waited": self.waited,
+            "validation": {
+                "before": self.before and self.before.to_json(),
+                "last": self.last and self.last.to_json(),
+                "best": self.best and [self.best[0], self.best[1].to_json()],
+            },
+            "log": self.log.size,
+        }
+
+    def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self._load_weights(tensors)
+        self.updater.restore(state.part(tensors, "adam."))
+        self.objective.restore(
+            {name: tensor.to(self.device) for name, tensor in state.part(tensors, "objective.").items()}
+        )
+        self.sampler.restore(facts["sampler"])
+        self.switch.restore(facts["switch"])
+        self.watch.restore(facts["watch"])
+        self.step, self.sampled, self.seconds = facts["step"], facts["sampler"], facts["seconds"]
+        self.items, self.skipped, self.waited = facts["items"], facts["skipped"], facts["waited"]
+        known = facts["validation"]
+        self.before, self.last = (known[which] and Validation(known[which]["tasks"]) for which in ("before", "last"))
+        self.best = known["best"] and (known["best"][0], Validation(known["best"][1]["tasks"]))
+        self.log.cut(facts["log"])
+
+    def _load_weights(self, tensors: dict[str, Tensor]) -> None:
+        self.adapters.load(state.part(tensors, "experts."), state.part(tensors, "routers."))
+
+    def _interrupted(self) -> TrainReport:
+        self._save()
+        report = self._report("interrupted", None, None)
+        self._end(report)
+        raise Stopped(report, self.job.out)
+
+    def _finish(self, reason: str) -> TrainReport:
+        """Takes the best weights, calibrates them and saves the model."""
+        if self.job.held_out and self.validated != self.step:
+            self._validate()
+        self._save()
+        if self.best is not None and self.best[0] != self.step:
+            self.ranks.sum(0.0)
+            self._load_weights(state.read(self.job.out / folder.BEST))
+        found = self._calibrate()
+        path = self.job.out / folder.MODEL
+        report = self._report(reason, path, found)
+        if self.ranks.first:
+            checkpoint.save(
+                path,
+                self.backbone,
+                self.base,
+                route_weight=report.route_weight,
+                data={"sources": list(self.job.sources), "tasks": self.tasks},
+                recipe=recipes.to_json(self.recipe) | {"steps_taken": self.step},
+                metrics=report.validation.to_json() if report.validation else {},
+            )
+        self._end(report)
+        return report
+
+    def _calibrate(self) -> Sweep | None:
+        """Centres routes, finds lambda, and looks at how tasks use experts and pull at shared weights."""
+        if self.shape.experts == 1:
+            return None
+        mean, items, per_task = mean_route(self.embedding, self.job.train, self.recipe.run.seed)
+        self.adapters.mean.copy_(mean)
+        rankings = validation.rank_tasks(self.embedding, self.job.held_out, self.recipe.run.validation_rows)
+        found = sweep(rankings, mean)
+        if found is not None:
+            tried = [list(pair) for pair in found.tried]
+            self.log.write("calibration", sweep=tried, items=items, queries=found.queries, **{"lambda": found.weight})
+        metas = {task.name: task.meta for task in self.job.train}
+        loads = {
+            name: {"meta": metas[name], "load": own.view(*self.adapters.shape).tolist()}
+            for name, own in per_task.items()
+        }
+        self.log.write("experts", tasks=loads)
+        return found
+
+    def _report(self, reason: str, path: Path | None, found: Sweep | None) -> TrainReport:
+        recent = self.watch.losses[-10:]
+        return TrainReport(
+            steps=self.step,
+            stage_switch=self.switch.at,
+            loss=sum(recent) / len(recent) if recent else None,
+            before=self.before,
+            validation=self.best[1] if self.best and path else self.last,
+            seconds=self.seconds,
+            items_per_second=self.items / self.seconds if self.seconds else 0.0,
+            checkpoint=path,
+            route_weight=None if found is None else found.weight,
+            reason=reason,
+        )
+
+    def _end(self, report: TrainReport) -> None:
+        self.log.write(
+            "end",
+            reason=report.reason,
+            steps=report.steps,
+            seconds=report.seconds,
+            items_per_second=report.items_per_second,
+            best_step=self.best[0] if self.best else None,
+            checkpoint=None if report.checkpoint is None else str(report.checkpoint),
+        )
+        self.ranks.sum(0.0)
+
+    def _header(self, resumed_from: int | None) -> dict[str, Any]:
+        info = self.backbone.info
+        trained = sum(parameter.numel() for parameter in self.updater.shared)
+        held_out = [{"name": task.name, "meta": task.meta, "rows": len(task)} for task in self.job.held_out]
+        return {
+            "version": __version__,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "name": self.recipe.name,
+            "recipe": recipes.to_json(self.recipe),
+            "seed": self.recipe.run.seed,
+            "steps": self.recipe.run.steps,
+            "device": info.device,
+            "precision": "float32" if self.precision is nullcontext else "bfloat16",
+            "ranks": self.ranks.count,
+            "resumed_from": resumed_from,
+            "rows_skipped": self.skipped,
+            "model": {
+                "name": info.name,
+                "dim": info.dim,
+                "parameters": info.parameters,
+                "trainable": trained,
+                "routes": list(self.adapters.shape),
+            },
+            "data": {
+                "sources": list(self.job.sources),
+                "tasks": self.tasks,
+                "validation": held_out,
+                "problems": self.job.problems,
+            },
+        }
+
+    def _safe(self) -> str:
+        found = state.latest(self.job.out)
+        return f"The last whole state is {found}." if found else "No state was saved."
+
+
+def _adapted(backbone: Any, recipe: Recipe) -> Adaptable:
+    """The backbone with fresh adapters, always the same ones for a seed. Raises `ModelError` when it can carry none."""
+    if not hasattr(backbone, "adapt") or backbone.adapters is not None:
+        raise ModelError(
+            f"{recipe.model.base} cannot be the base of training.",
+            "Use mini or a transformers model without adapters: --set model.base=mini",
+        )
+    _seed(recipe.run.seed, 0, 0)
+    backbone.adapt(recipe.adapter.settings())
+    adaptable: Adaptable = backbone
+    return adaptable
+
+
+def _precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    if name == "float32" or (name == "auto" and device.type == "cpu"):
+        return nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+def _tokens(backbone: Adaptable, device: torch.device) -> int:
+    """Tokens with gradients that fit: activations of a backward pass take several times those of a forward pass."""
+    return backbone.batch_tokens if device.type == "cpu" else max(1024, backbone.batch_tokens // 4)
+
+
+def _compile(backbone: Any) -> None:
+    for name in ("model", "encoder"):
+        if isinstance(module := getattr(backbone, name, None), torch.nn.Module):
+            module.compile()
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Starts torch's and Python's random numbers of one step."""
+    number = (seed * 1_000_003 + step) * 4099 + rank
+    torch.manual_seed(number)
+    random.seed(number)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

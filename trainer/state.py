@@ -1,0 +1,108 @@
+"""The state of a run on disk, so that it can go on: a folder per checkpoint, safetensors and JSON, whole or not there.
+
+    states/step-00000120/tensors.safetensors    weights, moments, the loss's memory
+    states/step-00000120/state.json             the step, the sampler's place, the stage, figures so far
+
+A checkpoint is written beside its place and renamed; only then the one before it goes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsembed_search.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = "states"
+_TENSORS, _FACTS = "tensors.safetensors", "state.json"
+_UNFINISHED = ".new"
+
+
+def save(run: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Writes the state after `step` steps and then removes older ones. Gives its folder."""
+    from safetensors.torch import save_file
+
+    folder = run / FOLDER / f"step-{step:08}"
+    if folder.is_dir():  # a folder of this name is whole, and the same step gives the same state
+        return folder
+    new = folder.with_name(folder.name + _UNFINISHED)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, new / _TENSORS)
+    (new / _FACTS).write_text(json.dumps(facts, allow_nan=False), encoding="utf-8")
+    for path in (new / _TENSORS, new / _FACTS, new):
+        _flush(path)
+    new.rename(folder)
+    _flush(folder.parent)
+    for old in folder.parent.iterdir():
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def latest(run: Path) -> Path | None:
+    """The newest whole state of a run, or None."""
+    folder = run / FOLDER
+    whole = [one for one in folder.glob("step-*") if one.suffix != _UNFINISHED] if folder.is_dir() else []
+    return max(whole, default=None)
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts. Raises `ModelError` when a file is damaged."""
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        return read(folder / _TENSORS), facts
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The state of the run in {folder} cannot be read: {error}.", "Train again into another folder."
+        ) from error
+
+
+def replace(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors into one file, in place of what it held, at once."""
+    from safetensors.torch import save_file
+
+    new = file.with_name(file.name + _UNFINISHED)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, new)
+    _flush(new)
+    new.replace(file)
+    _flush(file.parent)
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file. Raises `ModelError` when it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file} cannot be read: {error}.", "Train again into another folder.") from error
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `part`."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _flush(path: Path) -> None:
+    """To the disk, before a rename promises that it is there."""
+    if os.name == "nt" and path.is_dir():
+        return
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,165 @@
+"""How good the model is on rows that it is not trained on: every query against the targets of its task's other rows.
+
+Quick and the same every time, to steer a run by; `tsembed eval` measures what one reports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tsembed_search.items import Item, Role
+from tsembed_search.model.backbones.protocol import Adaptable, Prepared
+from tsembed_search.model.batching import batches
+from tsembed_search.trainer.features import Preparer
+from tsembed_search.trainer.ranks import Ranks
+from tsembed_search.trainer.representations import QUERY, label
+from tsembed_search.trainer.rows import Task
+
+_AT_ONCE = 128  # items that are prepared together
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """`vectors` `[N, D]` and raw `routes` `[N, L·E]`, both float32 on the CPU."""
+
+    vectors: Tensor
+    routes: Tensor
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Q queries against C candidates of one task. `correct` `[Q, C]` bool: at least one in each row."""
+
+    meta: str
+    queries: Embedded
+    candidates: Embedded
+    correct: Tensor
+
+
+@dataclass(frozen=True)
+class Validation:
+    """`tasks`: per task its meta-task, `hit@1`, `mrr` and `n` queries; `hit` and `mrr` are means over tasks."""
+
+    tasks: Mapping[str, Mapping[str, Any]]
+    seconds: float = 0.0
+
+    @property
+    def hit(self) -> float:
+        """Mean over tasks of the share of queries whose best candidate is right."""
+        return _mean(task["hit@1"] for task in self.tasks.values())
+
+    @property
+    def mrr(self) -> float:
+        """Mean over tasks of the mean of 1 / the rank of the best right candidate."""
+        return _mean(task["mrr"] for task in self.tasks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the log."""
+        return {"tasks": dict(self.tasks), "hit@1": self.hit, "mrr": self.mrr}
+
+
+class Embedding:
+    """The model, for measuring: no dropout, no noise, no gradients; training mode afterwards."""
+
+    def __init__(
+        self, backbone: Adaptable, preparer: Preparer, precision: Callable[[], AbstractContextManager[object]]
+    ) -> None:
+        self._backbone = backbone
+        self._preparer = preparer
+        self._precision = precision
+
+    def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embedded, list[int]]:
+        """Embeds items; also the places of those that could be read, in order."""
+        self._backbone.train(False)
+        try:
+            parts = [self._some(wanted[at : at + _AT_ONCE]) for at in range(0, len(wanted), _AT_ONCE)]
+        finally:
+            self._backbone.train(True)
+        places = [at * _AT_ONCE + place for at, (_, own) in enumerate(parts) for place in own]
+        vectors, routes = (torch.cat([getattr(part, name) for part, _ in parts]) for name in ("vectors", "routes"))
+        return Embedded(vectors, routes), places
+
+    def _some(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embedded, list[int]]:
+        prepared = self._preparer.prepare(wanted)
+        ready = [(place, one) for place, one in enumerate(prepared) if isinstance(one, Prepared)]
+        assert self._backbone.adapters is not None
+        vectors = torch.empty(len(prepared), self._backbone.info.dim)
+        routes = torch.empty(len(prepared), self._backbone.adapters.mean.numel())
+        for batch in batches(ready, self._backbone.batch_tokens, _AT_ONCE):
+            rows = [place for place, _ in batch]
+            with torch.no_grad(), self._precision():
+                traced = self._backbone.trace([one for _, one in batch], losses=False)
+            vectors[rows], routes[rows] = traced.vectors.float().cpu(), traced.routes.float().cpu()
+        places = [place for place, _ in ready]
+        return Embedded(vectors[places], routes[places]), places
+
+
+def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[str, Ranking]:
+    """Embeds up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
+    of these rows, of which those of its own identity are right. Tasks with a single target are left out.
+    """
+    found = {}
+    for task in tasks:
+        chosen = np.random.default_rng(crc32(task.name.encode())).permutation(len(task))[:rows]
+        own = [task[int(row)] for row in np.sort(chosen)]
+        targets: dict[tuple[int, str], Item] = {}
+        for row in own:
+            targets.setdefault((label(QUERY, row.positive, 0)[2], row.identity), row.positive)
+        wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in own]
+        wanted += [(item, "document") for item in targets.values()]
+        embedded, places = embedding.embed(wanted) if len(targets) > 1 else (None, [])
+        if embedded is None:
+            continue
+        split = sum(place < len(own) for place in places)
+        of_queries = [own[place].identity for place in places[:split]]
+        identities = [identity for _, identity in targets]
+        of_targets = [identities[place - len(own)] for place in places[split:]]
+        correct = torch.from_numpy(np.array(of_queries, object)[:, None] == np.array(of_targets, object)[None, :])
+        kept = correct.any(1)
+        if bool(kept.any()) and correct.shape[1] > 1:
+            queries = Embedded(embedded.vectors[:split][kept], embedded.routes[:split][kept])
+            candidates = Embedded(embedded.vectors[split:], embedded.routes[split:])
+            found[task.name] = Ranking(task.meta, queries, candidates, correct[kept])
+    return found
+
+
+def measure(embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Ranks) -> Validation:
+    """Validates; each process takes a part of the tasks, and all of them know the result."""
+    started = time.perf_counter()
+    own = rank_tasks(embedding, tasks[ranks.rank :: ranks.count], rows)
+    scored = {name: score(ranking) for name, ranking in own.items()}
+    together = {name: result for part in ranks.collect(scored) for name, result in part.items()}
+    ordered = {task.name: together[task.name] for task in tasks if task.name in together}
+    return Validation(ordered, time.perf_counter() - started)
+
+
+def score(ranking: Ranking) -> dict[str, Any]:
+    """The figures of one task."""
+    places = ranks_of(ranking.queries.vectors @ ranking.candidates.vectors.T, ranking.correct)
+    return {
+        "meta": ranking.meta,
+        "hit@1": float((places == 1).mean()),
+        "mrr": float((1 / places).mean()),
+        "n": len(places),
+    }
+
+
+def ranks_of(scores: Tensor, correct: Tensor) -> NDArray[np.float64]:
+    """The rank of the best right candidate, from 1: `scores` and `correct` are `[Q, C]`. A tie counts against it."""
+    best = scores.masked_fill(~correct, -torch.inf).amax(1, keepdim=True)
+    return 1.0 + ((scores >= best) & ~correct).sum(1).double().numpy()
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0

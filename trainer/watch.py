@@ -1,0 +1,61 @@
+"""Looks at every step's loss and stops a run that has gone wrong, with words on what and where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from tsembed_search.errors import TsembedError
+
+_REMEMBERED = 50
+_ENOUGH = 20  # losses before one can be called high
+_IN_A_ROW = 3
+
+
+class DivergedError(TsembedError):
+    """Training has gone wrong: a loss that is no number, or far above what it was."""
+
+
+class Watch:
+    """`spike`: how many times the median of recent losses is too much, three times in a row (0: never)."""
+
+    def __init__(self, spike: float) -> None:
+        self._spike = spike
+        self.losses: list[float] = []
+        self._high = 0
+
+    def check(self, record: Mapping[str, Any], checkpoint: str) -> None:
+        """Takes in a step's record. Raises `DivergedError`; `checkpoint` says what is safe."""
+        loss, norm = record["loss"], record["gradient_norm"]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            odd = [name for name, part in record["parts"].items() if not math.isfinite(part)]
+            what = f"the {' and '.join(odd)} loss is" if odd else "gradients are"
+            raise self._diverged(f"{what} not finite", record, checkpoint)
+        usual = median(self.losses) if len(self.losses) >= _ENOUGH else math.inf
+        self._high = self._high + 1 if self._spike and loss > self._spike * max(usual, 1e-3) else 0
+        if self._high >= _IN_A_ROW:
+            raise self._diverged(f"the loss is {loss:.3g}, where it was {usual:.3g}", record, checkpoint)
+        if not self._high:
+            self.losses = [*self.losses, loss][-_REMEMBERED:]
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers, as JSON."""
+        return {"losses": self.losses, "high": self._high}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.losses, self._high = list(state["losses"]), int(state["high"])
+
+    def _diverged(self, what: str, record: Mapping[str, Any], checkpoint: str) -> DivergedError:
+        rates = ", ".join(f"{name} {rate:.2g}" for name, rate in record["rates"].items())
+        tasks = ", ".join(f"{name} ({rows})" for name, rows in record["tasks"].items())
+        recent = ", ".join(f"{loss:.3g}" for loss in self.losses[-3:]) or "none"
+        return DivergedError(
+            f"Training stopped at step {record['step']} of stage {record['stage']}: {what}.\n"
+            f"Losses before: {recent}. Norm of the gradient: {record['gradient_norm']:.3g}. Rates: {rates}.\n"
+            f"Rows of the batch: {tasks}.",
+            f"{checkpoint} Train with a lower rate (--set optimizer.rate=...), a longer warm-up, or a higher "
+            "temperature of the loss; look at the rows of these tasks with tsembed data check.",
+        )
