@@ -49,7 +49,9 @@ class BadRow(LoadError):
 
 @dataclass(frozen=True)
 class Problem:
-    """A row that was left out. `line` is the 1-based line of a JSON Lines file, or row of a Parquet file."""
+    """A row that was left out. `line` is the 1-based line of a JSON Lines file, or row of a Parquet file; 0 for a whole
+    file.
+    """
 
     path: Path
     line: int
@@ -59,7 +61,7 @@ class Problem:
     @property
     def origin(self) -> str:
         """`file:line`."""
-        return f"{self.path}:{self.line}"
+        return f"{self.path}:{self.line}" if self.line else str(self.path)
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.reason}"
@@ -148,11 +150,13 @@ def _stream_parquet(path: Path) -> Iterator[Record]:
 class Images:
     """Finds the files that image paths mean: absolute ones as they are, others in the first root that has them.
 
-    Folders are listed once, as asking for each file takes long on network disks.
+    Folders are listed once, as asking for each file takes long on network disks. `listing=False` asks for each instead:
+    for a few images among many, and when the lists of a million names should not stay in memory.
     """
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], *, listing: bool = True) -> None:
         self._roots = [str(root) for root in dict.fromkeys(roots)]
+        self._listing = listing
         self._listed: dict[str, frozenset[str]] = {}
         self._count = 0
 
@@ -163,7 +167,7 @@ class Images:
         for root in self._roots or [""]:
             place = os.path.normpath(os.path.join(root, path))  # noqa: PTH118 - a million of them; an absolute path stays
             folder, name = os.path.split(place)
-            if name in self._names(folder):
+            if name in self._names(folder) if self._listing else os.path.exists(place):  # noqa: PTH110 - as above
                 return Path(place)
         raise BadRow(f"there is no image {path}", "image")
 

@@ -1,0 +1,204 @@
+"""Training rows from a folder of a person's own files: what its captions, pages, headings and names say.
+
+Only files on this machine are read, and only text that people have written about something: a picture's caption, its
+alternative text, a heading above a passage, a telling name. Names that cameras give say nothing and are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tsembed_search.errors import LoadError
+from tsembed_search.evaluation.records import Problem
+from tsembed_search.items import Item
+from tsembed_search.trainer.data_names import telling_name, telling_words
+from tsembed_search.trainer.data_pages import Passage, html_pairs, markdown_pairs, passage
+from tsembed_search.trainer.data_rows import hashed
+from tsembed_search.trainer.rows import Row
+
+PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+_SIDECARS: Final = (".txt", ".caption", ".json", ".xmp")
+_CAPTION_FIELDS: Final = ("caption", "description", "alt", "text", "title")
+_MOST_BYTES: Final = 4 << 20
+_LONGEST_CAPTION: Final = 1_000
+_MOST_PAGES: Final = 300
+_FEWEST_FOLDERS: Final = 2
+_FEWEST_IN_FOLDER: Final = 2
+
+CAPTIONS, ALT_TEXTS, PASSAGES, NAMES, FOLDERS = "captions", "alt_texts", "passages", "file_names", "folder_names"
+TASKS: Final = (CAPTIONS, ALT_TEXTS, PASSAGES, NAMES, FOLDERS)
+"""The tasks that a folder can offer: caption to picture, alternative text to picture, heading to passage, file name to
+picture, and picture to the name of its folder.
+"""
+
+
+@dataclass(frozen=True)
+class FolderRow:
+    """A row, and the file that it is about: rows of one file stay on one side of a split."""
+
+    row: Row
+    about: str
+
+
+def folder_rows(folder: Path) -> tuple[dict[str, list[FolderRow]], list[Problem]]:
+    """The rows of each task that the folder offers, in a stable order, and the files that could not be read.
+
+    Hidden files and folders are passed over, and links are not followed into folders.
+    """
+    files = list(_files(folder))
+    found: dict[str, list[FolderRow]] = defaultdict(list)
+    problems: list[Problem] = []
+    pictures = [path for path in files if path.suffix.lower() in PICTURES]
+    known = set(files)
+    captioned: set[Path] = set()
+    for path in files:
+        try:
+            for task, row in _rows(path, known):
+                found[task].append(row)
+                if isinstance(row.row.positive.image, Path):
+                    captioned.add(row.row.positive.image)
+        except (LoadError, OSError) as error:
+            reason = error.message if isinstance(error, LoadError) else f"it cannot be read: {error.strerror or error}"
+            problems.append(Problem(path, 0, reason))
+    for picture in pictures:
+        name = telling_name(picture.stem)
+        if name and picture not in captioned:
+            found[NAMES].append(_pair(Item(name), Item(image=picture), picture, picture))
+    found[FOLDERS] = list(_by_folder(pictures, folder))
+    return {task: found[task] for task in TASKS if found[task]}, problems
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for top, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(top) / name
+
+
+def _rows(path: Path, known: set[Path]) -> Iterator[tuple[str, FolderRow]]:
+    kind = path.suffix.lower()
+    if kind in PICTURES:
+        if path.stat().st_size == 0:
+            raise LoadError("the picture's file is empty")
+        caption = sidecar_caption(path, known)
+        if caption:
+            yield CAPTIONS, _pair(Item(caption), Item(image=path), path, path)
+    elif kind in (".html", ".htm", ".xhtml", ".md", ".markdown"):
+        reader = markdown_pairs if kind in (".md", ".markdown") else html_pairs
+        for pair in reader(_text(path)):
+            if isinstance(pair, Passage):
+                yield PASSAGES, _pair(Item(pair.heading), Item(pair.text), path, path)
+                continue
+            picture = Path(os.path.normpath(path.parent / pair.source))
+            if picture in known and picture.suffix.lower() in PICTURES and telling_words(pair.text):
+                yield ALT_TEXTS, _pair(Item(pair.text), Item(image=picture), path, picture)
+    elif kind == ".pdf":
+        for page in _pdf(path):
+            yield PASSAGES, _pair(Item(page.heading), Item(page.text), path, path)
+
+
+def _pair(query: Item, positive: Item, origin: Path, about: Path) -> FolderRow:
+    identity = hashed("target", (positive.text or "").casefold(), positive.image or "")
+    return FolderRow(Row(query, positive, f"{identity:016x}", (), str(origin)), str(about))
+
+
+def sidecar_caption(picture: Path, known: set[Path]) -> str:
+    """What the file beside a picture says about it (`cat.txt`, `cat.jpg.txt`, `.caption`, `.json`, `.xmp`), or ""."""
+    for ending in _SIDECARS:
+        for beside in (picture.with_suffix(ending), picture.with_name(picture.name + ending)):
+            if beside in known:
+                caption = _caption(_text(beside), ending)
+                if telling_words(caption):
+                    return caption
+    return ""
+
+
+def _caption(text: str, ending: str) -> str:
+    if ending == ".json":
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise LoadError("its side-car is not valid JSON") from error
+        fields = value if isinstance(value, Mapping) else {"text": value}
+        text = next((one for name in _CAPTION_FIELDS if isinstance(one := fields.get(name), str) and one.strip()), "")
+        # Exports of photo services give the file's own name for a title.
+        text = "" if Path(text).suffix.lower() in PICTURES else text
+    elif ending == ".xmp":
+        found = re.search(r"<dc:(?:description|title)>.*?<rdf:li[^>]*>(.*?)</rdf:li>", text, re.DOTALL)
+        text = found[1] if found else ""
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST_CAPTION else words[:_LONGEST_CAPTION].rsplit(" ", 1)[0]
+
+
+def _by_folder(pictures: list[Path], top: Path) -> Iterator[FolderRow]:
+    """Pictures and the telling names of their folders, if there are at least two such folders to tell apart."""
+    named: dict[str, list[Path]] = defaultdict(list)
+    for picture in pictures:
+        if picture.parent != top and (name := telling_name(picture.parent.name)):
+            named[name].append(picture)
+    named = {name: found for name, found in named.items() if len(found) >= _FEWEST_IN_FOLDER}
+    if len(named) >= _FEWEST_FOLDERS:
+        for name, found in named.items():
+            for picture in found:
+                yield _pair(Item(image=picture, text=None), Item(name), picture, picture)
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > _MOST_BYTES:
+        raise LoadError(f"it has more than {_MOST_BYTES >> 20} MB")
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def _pdf(path: Path) -> Iterator[Passage]:
+    """A heading and the text of its page: bookmarks first, then each page's own first line; the title for page one."""
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        raise LoadError("the PDF is damaged, or protected by a password") from error
+    with closing(document):
+        headings: dict[int, str] = {}
+        title = " ".join(str(document.get_metadata_value("Title") or "").split())
+        if telling_words(title):
+            headings[0] = title
+        for mark in document.get_toc(max_depth=4):
+            target, words = mark.get_dest(), " ".join((mark.get_title() or "").split())
+            page = target.get_index() if target is not None else None
+            if page is not None and telling_words(words):
+                headings.setdefault(page, words)
+        for number in range(min(len(document), _MOST_PAGES)):
+            try:
+                with closing(document[number]) as sheet, closing(sheet.get_textpage()) as words_of:
+                    text = words_of.get_text_bounded()
+            except pypdfium2.PdfiumError:
+                continue
+            found = page_passage(text, headings.get(number, ""))
+            if found is not None:
+                yield found
+
+
+def page_passage(text: str, heading: str = "") -> Passage | None:
+    """A page's heading (its first line, unless one is given) and what follows it; None where there is too little."""
+    lines = [" ".join(line.split()) for line in re.sub("[\ufffe\x02\u00ad]\n?", "", text).splitlines()]
+    lines = [line for line in lines if line]
+    if not heading and lines and len(lines[0].split()) <= 12 and not lines[0].endswith((".", ",", ";")):
+        heading = lines.pop(0)
+    elif lines and lines[0].casefold() == heading.casefold():
+        lines.pop(0)
+    return passage(heading, " ".join(lines))
