@@ -58,7 +58,8 @@ class Ranks:
         """`[Q]`: the share of a query's right candidates that are among the first k."""
         import numpy as np
 
-        return self._sums((self.ranks <= k).astype(np.float64)) / np.diff(self.starts)
+        shares: Floats = self._sums((self.ranks <= k).astype(np.float64)) / np.diff(self.starts)
+        return shares
 
     def ndcg(self, k: int) -> Floats:
         """`[Q]`: the sum of 1 / log2(rank + 1) over right candidates among the first k, over the most it could be."""
@@ -66,11 +67,13 @@ class Ranks:
 
         gains = np.where(self.ranks <= k, 1 / np.log2(self.ranks + 1.0), 0.0)
         ideal = np.cumsum(1 / np.log2(np.arange(2.0, k + 2)))
-        return self._sums(gains) / ideal[np.minimum(np.diff(self.starts), k) - 1]
+        shares: Floats = self._sums(gains) / ideal[np.minimum(np.diff(self.starts), k) - 1]
+        return shares
 
     def mrr(self) -> Floats:
         """`[Q]`: 1 over the rank of the best right candidate, however far down it is."""
-        return 1.0 / self.best()
+        inverse: Floats = 1.0 / self.best()
+        return inverse
 
     def metric(self, name: str) -> Floats:
         """`[Q]`: the metric called `hit@K`, `recall@K`, `ndcg@K` or `mrr`. Raises `UsageError` for other names."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tsembed_search.items import Item
+
+Distribution = Literal["in", "out", ""]
+"""Whether models are usually trained on data like the task's (`in`) or not (`out`), where the benchmark says so."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +26,4 @@ class RankingTask:
     candidates: Sequence[Item]
     correct: Sequence[frozenset[int]]
     choices: Sequence[Sequence[int]] | None = None
+    distribution: Distribution = ""

@@ -1,0 +1,207 @@
+"""Evaluation data: files in MMEB's layouts or the plain one, as ranking tasks.
+
+MMEB: Jiang et al., *VLM2Vec: Training Vision-Language Models for Massive Multimodal Embedding Tasks*, arXiv 2410.05160:
+36 data sets in four meta-tasks, 20 of them in-distribution (their training parts are in MMEB-train), 16 out of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.gathering import Gathering, key_of
+from tsembed_search.evaluation.records import BadRow, Images, Instructions, Problem, image_roots, problem, stream
+from tsembed_search.evaluation.sources import META_TASKS, TaskFile, meta_task, task_files
+from tsembed_search.evaluation.tasks import Distribution, RankingTask
+from tsembed_search.items import Item
+
+SPLITS: Final = (("test", "unseen_test"), ("validation", "unseen_validation"), ("",), ("train", "diverse_instruction"))
+"""What is evaluated of a source that has several splits, unless others are asked for: the first of these it has."""
+
+_IN: Final = frozenset(
+    name.lower()
+    for name in "ImageNet-1K ImageNet_1K N24News HatefulMemes VOC2007 SUN397 OK-VQA A-OKVQA DocVQA InfographicsVQA "
+    "InfographicVQA ChartQA Visual7W VisDial CIRR VisualNews_t2i VisualNews_i2t MSCOCO_t2i MSCOCO_i2t NIGHTS WebQA "
+    "MSCOCO".split()
+)
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """`tasks` in MMEB's order of meta-tasks, then by name; `problems`: rows that were left out; `splits`: read."""
+
+    tasks: list[RankingTask]
+    problems: list[Problem]
+    splits: tuple[str, ...]
+
+
+def load(
+    sources: Sequence[str | Path],
+    *,
+    splits: Sequence[str] = (),
+    only: Sequence[str] = (),
+    images: Sequence[Path] = (),
+    instructions: Instructions | None = None,
+    limit: int | None = None,
+    most_candidates: int | None = None,
+    progress: Callable[[str, int], None] = lambda task, rows: None,
+) -> EvaluationData:
+    """Reads files of rows, folders of them, or `hub:owner/name`.
+
+    `splits`: which to read (by default see `SPLITS`); `only`: names of tasks, `images`: folders to look for images in
+    first. `limit`: so many queries of each task at most, always the same ones. `most_candidates`: so many candidates
+    for tasks where all are ranked for all queries; right ones are never left out, so that the task becomes easier.
+    `progress` is told a task's name and the rows read of it.
+
+    Raises `UsageError` when a source is not there or nothing in it can be used, and `LoadError` for unreadable files.
+    """
+    files = _wanted([file for source in sources for file in task_files(source)], splits, only)
+    gathered: dict[tuple[Path, str, str], Gathering] = {}
+    problems: list[Problem] = []
+    for file in dict.fromkeys(files):
+        _read(file, gathered, problems, images, instructions, progress)
+    found = {key: task for key, each in gathered.items() if (task := each.task()) is not None}
+    if not found:
+        raise _nothing(sources, problems)
+    tasks = [_fewer(task, limit, most_candidates) for task in _renamed(found)]
+    return EvaluationData(
+        sorted(tasks, key=lambda task: (*_meta_order(task.meta), task.name)),
+        problems,
+        tuple(dict.fromkeys(file.split for file in files if file.split)),
+    )
+
+
+def distribution(name: str, split: str = "") -> Distribution:
+    """Whether a task is in MMEB's training distribution, or out of it by its split's name; "" where nothing tells."""
+    if split.startswith("unseen"):
+        return "out"
+    if not meta_task(name):
+        return ""
+    return "in" if name.lower() in _IN else "out"
+
+
+def _wanted(files: list[TaskFile], splits: Sequence[str], only: Sequence[str]) -> list[TaskFile]:
+    chosen: list[TaskFile] = []
+    for source in dict.fromkeys(file.source for file in files):
+        own = [file for file in files if file.source == source]
+        if splits:
+            chosen += [file for file in own if file.split in splits]
+        else:
+            chosen += next(found for group in (*SPLITS, None) if (found := _of_splits(own, group)))
+    if not chosen:
+        there = ", ".join(sorted({file.split or "(none)" for file in files}))
+        raise UsageError(f"There is no split called {', '.join(splits)}.", f"There are: {there}.")
+    if only:
+        names = sorted({file.task for file in chosen})
+        if missing := sorted(set(only) - set(names)):
+            raise UsageError(f"There is no task called {missing[0]}.", f"There are: {', '.join(names)}.")
+        chosen = [file for file in chosen if file.task in only]
+    return chosen
+
+
+def _of_splits(files: list[TaskFile], splits: tuple[str, ...] | None) -> list[TaskFile]:
+    return [file for file in files if splits is None or file.split in splits]
+
+
+def _read(
+    file: TaskFile,
+    gathered: dict[tuple[Path, str, str], Gathering],
+    problems: list[Problem],
+    images: Sequence[Path],
+    instructions: Instructions | None,
+    progress: Callable[[str, int], None],
+) -> None:
+    found = Images(image_roots(file.path, file.source, images))
+    rows = 0
+    for record in stream(file.path):
+        rows += 1
+        if isinstance(record, Problem):
+            problems.append(record)
+            continue
+        name = record.fields.get("task")
+        name = name.strip() if isinstance(name, str) and name.strip() else file.task
+        key = file.source, name, file.split
+        if key not in gathered:
+            gathered[key] = Gathering(name, file.meta or meta_task(name), distribution(name, file.split))
+        try:
+            gathered[key].add(record.fields, found, instructions)
+        except BadRow as error:
+            problems.append(problem(record, error))
+        if rows % 500 == 0:
+            progress(name, rows)
+    progress(file.task, rows)
+
+
+def _renamed(tasks: Mapping[tuple[Path, str, str], RankingTask]) -> list[RankingTask]:
+    """Tasks of one name (from several sources or splits) get what tells them apart before it."""
+    names = [name for _, name, _ in tasks]
+    return [
+        task
+        if names.count(name) == 1
+        else replace(task, name="/".join(part for part in (source.stem, split, name) if part))
+        for (source, name, split), task in tasks.items()
+    ]
+
+
+def _fewer(task: RankingTask, limit: int | None, most_candidates: int | None) -> RankingTask:
+    """At most so many queries and candidates, always the same ones, chosen by what they are."""
+    if limit is not None and len(task.queries) > limit:
+        kept = sorted(_order(task.queries)[:limit])
+        task = replace(
+            task,
+            queries=[task.queries[row] for row in kept],
+            correct=[task.correct[row] for row in kept],
+            choices=None if task.choices is None else [task.choices[row] for row in kept],
+        )
+    if task.choices is not None:
+        return _only(task, {place for places in task.choices for place in places})
+    if most_candidates is not None and len(task.candidates) > most_candidates:
+        right = {place for places in task.correct for place in places}
+        others = [place for place in _order(task.candidates) if place not in right]
+        return _only(task, right.union(others[: max(0, most_candidates - len(right))]))
+    return task
+
+
+def _only(task: RankingTask, places: set[int]) -> RankingTask:
+    """The task with some of its candidates."""
+    if len(places) == len(task.candidates):
+        return task
+    new = {old: place for place, old in enumerate(sorted(places))}
+    return replace(
+        task,
+        candidates=[task.candidates[old] for old in new],
+        correct=[frozenset(new[place] for place in right) for right in task.correct],
+        choices=None if task.choices is None else [[new[place] for place in each] for each in task.choices],
+    )
+
+
+def _order(items: Sequence[Item]) -> list[int]:
+    """A shuffled order that belongs to the items: a longer list of them keeps the order of those it had."""
+    keys = [hashlib.sha256(repr(_portable(item)).encode("utf-8", "backslashreplace")).digest() for item in items]
+    return sorted(range(len(items)), key=lambda row: (keys[row], row))
+
+
+def _portable(item: Item) -> tuple[object, ...]:
+    """The item's key without the folder of its image, which differs between machines."""
+    return item.text, item.instruction, Path(item.image).name if isinstance(item.image, Path) else str(key_of(item))
+
+
+def _meta_order(meta: str) -> tuple[int, str]:
+    return (META_TASKS.index(meta) if meta in META_TASKS else len(META_TASKS) + (not meta)), meta
+
+
+def _nothing(sources: Sequence[str | Path], problems: Sequence[Problem]) -> UsageError:
+    named = ", ".join(map(str, sources))
+    if not problems:
+        return UsageError(f"There are no rows in {named}.", "Give a file or folder with rows to evaluate on.")
+    first = problems[0]
+    if all(each.fault == "image" for each in problems):
+        return UsageError(
+            f"None of the images of {named} are there. {first}.",
+            "Unpack the images beside the rows, or name their folder: --images FOLDER",
+        )
+    return UsageError(f"None of the {len(problems):,} rows of {named} can be used. {first}.", "Look at that line.")
