@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tsembed_search.cli import doctor, explain, export, index, listing, models, options, remove, render, search, status
+from tsembed_search.cli import (
+    doctor,
+    explain,
+    export,
+    index,
+    listing,
+    models,
+    options,
+    remove,
+    render,
+    search,
+    status,
+    train,
+)
 from tsembed_search.errors import TsembedError
 from tsembed_search.version import __version__
 
@@ -135,6 +148,7 @@ app.command(epilog=remove.EXAMPLES)(remove.rm)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=export.EXAMPLES, no_args_is_help=True)(export.export)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(epilog=train.EXAMPLES)(train.train)
 
 
 def run() -> None:

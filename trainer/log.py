@@ -17,7 +17,7 @@ Whoever shows a run (the live display, the report, TensorBoard) reads these reco
     negative's cosine), positive (mean cosine of query and positive), kappa_deviation (of negatives, within tasks),
     kappa_cosine_correlation (over negatives), memory (peak bytes: of the GPU, else of the process)
 `stage`          step, stage (the new one), reason
-`validation`     step, tasks {name: {meta, hit@1, mrr, n}}, hit@1, mrr (means over tasks), best (so far), seconds
+`validation`     step, tasks {name: {meta, hit@1, mrr, n}}, hit@1, mrr (means over tasks), best (hit@1 so far), seconds
 `checkpoint`     step, path
 `calibration`    lambda, sweep [[weight, mrr], ...], items (that the routing mean was taken over), queries
 `experts`        tasks {name: {meta, load [L][E]}}: mean gates per task, at the end

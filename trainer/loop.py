@@ -263,7 +263,8 @@ class _Run:
             self.best = self.step, found
             if self.ranks.first:
                 state.replace(self.job.out / folder.BEST, self._weights())
-        self.log.write("validation", step=self.step, best=best, seconds=found.seconds, **found.to_json())
+        assert self.best is not None
+        self.log.write("validation", step=self.step, best=self.best[1].hit, seconds=found.seconds, **found.to_json())
 
     def _weights(self) -> dict[str, Tensor]:
         return {**state.named("experts.", self.adapters.expert_state()), **self._routers()}

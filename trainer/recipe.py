@@ -34,7 +34,11 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by its name or file, with `key=value` overrides; `key` is `table.key`, or `key` where only one table has
     it. Raises `UsageError` for what is not there (with near matches), and for values of the wrong kind.
     """
-    recipe = from_tables(_chain(name_or_file))
+    return changed(from_tables(_chain(name_or_file)), overrides)
+
+
+def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with `key=value` overrides, as in `load`."""
     changes: dict[str, dict[str, Any]] = {}
     for override in overrides:
         table, key, value = _parsed(override)
@@ -67,9 +71,9 @@ def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = 
                 raise UsageError(f"{file} has an unknown key, {table}.{key}.", _near(key, [*hints, *_leaves()]))
         checked = {key: _typed(f"{table}.{key}", value, hints[key]) for key, value in values.items()}
         new[table] = replace(part, **checked)
-    changed = replace(recipe, **new)
-    settings.check(changed)
-    return changed
+    resolved = replace(recipe, **new)
+    settings.check(resolved)
+    return resolved
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
@@ -187,6 +191,9 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     elif origin is tuple:
         if isinstance(value, list | tuple):
             return tuple(_typed(key, one, choices[0]) for one in value)
+    elif origin is Mapping:
+        if isinstance(value, Mapping):
+            return {str(name): _typed(f"{key}.{name}", one, choices[1]) for name, one in value.items()}
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
@@ -203,5 +210,7 @@ def _words(hint: Any) -> str:
         return ", ".join(map(str, choices))
     if origin is tuple:
         return f"a list such as [{_words(choices[0])}, ...]"
+    if origin is Mapping:
+        return f"a table of names, each with {_words(choices[1])}"
     named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
     return named[hint]

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Data:
+    """What of the data is used: see `data.load`. `validation`: the share of identities held out, or how many rows.
+    `weights`, `caps`: per task, or pattern of names, how often it is drawn and how many rows it has at most. `only`:
+    the tasks that are read, none means all.
+    """
+
+    validation: float = 0.02
+    weights: Mapping[str, float] = field(default_factory=dict)
+    caps: Mapping[str, int] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Model:
     """`base`: a model's name, hub name or folder, which stays frozen."""
 
@@ -155,6 +168,7 @@ class Recipe:
 
     name: str = "tsembed"
     about: str = ""
+    data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     adapter: Adapter = field(default_factory=Adapter)
     loss: Loss = field(default_factory=Loss)
@@ -166,7 +180,7 @@ class Recipe:
     expected: Mapping[str, str] = field(default_factory=dict)
 
 
-TABLES = ("model", "adapter", "loss", "negatives", "optimizer", "stages", "batch", "run")
+TABLES = ("data", "model", "adapter", "loss", "negatives", "optimizer", "stages", "batch", "run")
 """The tables of a recipe, in their order."""
 
 
@@ -174,6 +188,9 @@ def check(recipe: Recipe) -> None:
     """Raises `UsageError` for values that make no sense, and says which would."""
     loss, batch, run, negatives = recipe.loss, recipe.batch, recipe.run, recipe.negatives
     rules = (
+        (recipe.data.validation >= 0, "data.validation", "0 or more"),
+        (all(weight >= 0 for weight in recipe.data.weights.values()), "data.weights", "0 or more"),
+        (all(cap >= 1 for cap in recipe.data.caps.values()), "data.caps", "1 or more"),
         (recipe.adapter.rank >= 1, "adapter.rank", "1 or more"),
         (recipe.adapter.experts >= 1, "adapter.experts", "1 or more"),
         (0 <= recipe.adapter.dropout < 1, "adapter.dropout", "from 0 to below 1"),

@@ -26,7 +26,7 @@ from tsembed_search.trainer.watch import DivergedError, Watch
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     """A short run, long enough to learn its rows by heart. Read it only."""
     out = tmp_path_factory.mktemp("runs") / "first"
-    overrides = ("steps=24", "optimizer.rate=0.003", "validate_every=8", "checkpoint_every=8", "queue=4", "margin=none")
+    overrides = ("steps=24", "optimizer.rate=0.001", "validate_every=8", "checkpoint_every=8", "queue=4", "margin=none")
     return out, train(job(out, *overrides, sources=("somewhere",)))
 
 
@@ -62,7 +62,7 @@ class TestWholeRun:
         assert kinds[0] == "run" and kinds[-1] == "end"
         assert (kinds.count("step"), kinds.count("validation"), kinds.count("checkpoint")) == (24, 4, 3)
         header = records(out, "run")[0]
-        assert header["recipe"]["optimizer"]["rate"] == 0.003
+        assert header["recipe"]["optimizer"]["rate"] == 0.001
         assert (
             header["model"]["routes"] == [6, 4] and header["model"]["trainable"] == 6 * (8 * 2 * 4 * 4 - 0) * 1
         ) or True
