@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from tsembed_search.cli import (
+    data,
     doctor,
     explain,
     export,
@@ -149,6 +150,7 @@ app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=export.EXAMPLES, no_args_is_help=True)(export.export)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=train.EXAMPLES)(train.train)
+app.add_typer(data.data)
 
 
 def run() -> None:

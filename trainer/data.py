@@ -75,7 +75,7 @@ def load(
 
     if validation < 0:
         raise UsageError("validation cannot be below 0.", "Give a share such as 0.02, a number of rows, or 0 for none.")
-    files, folders = _found(sources)
+    files, folders = sources_found(sources)
     wanted = [file for file in files if file.split in (*TRAIN_SPLITS, VALIDATION_SPLIT)]
     if files and not folders and not any(file.split in TRAIN_SPLITS for file in wanted):
         splits = ", ".join(sorted({file.split for file in files}))
@@ -89,7 +89,7 @@ def load(
     parts: list[tuple[Gathered, Store]] = [(task, store) for task in reading.gathered.values()]
     problems = list(reading.problems)
     for folder in folders:
-        gathered, told = _own_files(folder, only, progress)
+        gathered, told = own_files(folder, only, progress)
         parts += gathered
         problems += told
     names = sorted({task.name for task, _ in parts})
@@ -111,8 +111,8 @@ def load(
     )
 
 
-def _found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[Path]]:
-    """The sources' files of rows, and the folders of a person's own files among them."""
+def sources_found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[Path]]:
+    """The sources' files of rows, and the folders of a person's own files among them. Raises `UsageError`."""
     if not sources:
         raise UsageError("There is no data to train on.", "Give a file of rows, a folder, or hub:owner/name.")
     files: dict[Path, TaskFile] = {}
@@ -126,10 +126,10 @@ def _found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[Path]]:
     return list(files.values()), folders
 
 
-def _own_files(
+def own_files(
     folder: Path, only: Sequence[str], progress: Callable[[str, int], None]
 ) -> tuple[list[tuple[Gathered, Store]], list[Problem]]:
-    """The tasks that a folder of a person's own files offers."""
+    """The tasks that a folder of a person's own files offers, with their rows. Raises `UsageError` when it has none."""
     from tsembed_search.trainer.data_folder import folder_rows
     from tsembed_search.trainer.data_reading import Gathered
     from tsembed_search.trainer.data_rows import ties

@@ -107,10 +107,11 @@ def read_files(
     instructions: Instructions | None = None,
     strict: bool = True,
     progress: Callable[[str, int], None] = lambda task, rows: None,
-    each: Callable[[TaskFile, Row, int], None] = lambda file, row, line: None,
+    each: Callable[[TaskFile, str, Row], None] = lambda file, task, row: None,
 ) -> Reading:
     """Looks every row of the files through. `images`: folders to look for images in, before the files' own.
-    `strict`: raises `UsageError` when a large share of a file's rows cannot be used. `each` is called with good rows.
+    `strict`: raises `UsageError` when a large share of a file's rows cannot be used. `each` is
+    called with each good row's file, task and row.
     """
     reading = Reading()
     finders: dict[tuple[Path, ...], Images] = {}
@@ -136,7 +137,7 @@ def read_files(
             counts.good += 1
             task = reading.gathered.setdefault((name, file.split), Gathered(name, file.meta, file.split))
             task.add(row, keys, place_of(number, record.offset), record.line)
-            each(file, row, record.line)
+            each(file, name, row)
             if counts.good % 5_000 == 0:
                 progress(name, len(task))
         if strict:

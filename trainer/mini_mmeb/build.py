@@ -1,15 +1,16 @@
-"""Builds the set: one task after the other, each written when it is made, so that an interrupted run goes on."""
+"""Builds the set, task by task. Packages and pictures that are there stay, so that an interrupted run goes on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from tsembed_search.errors import LoadError, UsageError
 from tsembed_search.evaluation.sources import TASKS_FILE
+from tsembed_search.trainer.mini_mmeb.examples import Example
 from tsembed_search.trainer.mini_mmeb.packages import Packages
 from tsembed_search.trainer.mini_mmeb.pictures import Pictures
 from tsembed_search.trainer.mini_mmeb.splits import SPLITS, TRAIN, Sides
@@ -59,12 +60,12 @@ def build(
     pictures = Pictures(folder)
     shop = Workshop(Packages(cache.absolute()), pictures, Sides(seed))
     wanted = [task for task in tasks if task.free or task.unseen or not public]
-    rows: dict[str, dict[str, int]] = {}
+    examples: dict[str, list[Example]] = {}
     missing: dict[str, str] = {}
     for number, task in enumerate(wanted):
         progress(task.name, number, len(wanted))
         try:
-            rows[task.name] = write_rows(folder, task.name, list(task.make(shop)), shop.sides)
+            examples[task.name] = list(task.make(shop))
         except LoadError as error:
             if not skip_missing:
                 raise LoadError(
@@ -72,8 +73,11 @@ def build(
                     f"{error.hint} Or leave out what cannot be made: --skip-missing.".strip(),
                 ) from error
             missing[task.name] = str(error)
-            for split in SPLITS:
-                (folder / split / f"{task.name}.jsonl").unlink(missing_ok=True)
+    for split in SPLITS:
+        for file in (folder / split).glob("*.jsonl"):
+            file.unlink()
+    seen = texts_asked(examples.values())
+    rows = {name: write_rows(folder, name, unasked(found, seen), shop.sides) for name, found in examples.items()}
     made = [task for task in wanted if task.name in rows]
     write_json(folder / TASKS_FILE, {"tasks": {task.name: _described(task, rows[task.name]) for task in made}})
     write_json(folder / "licences.json", _licences(made))
@@ -81,6 +85,25 @@ def build(
     files = [file for file in (folder / "images").rglob("*") if file.is_file()]
     sizes = sum(file.stat().st_size for file in files)
     return Built(folder, rows, missing, len(files), sizes, len(pictures.unreadable))
+
+
+def texts_asked(tasks: Iterable[Sequence[Example]]) -> set[str]:
+    """The texts that training has for queries, without those of pictures."""
+    return {
+        example.query.text.casefold()
+        for examples in tasks
+        for example in examples
+        if example.split == TRAIN and not example.query.image
+    }
+
+
+def unasked(examples: Sequence[Example], seen: set[str]) -> list[Example]:
+    """The examples but those that measure by a query which training has: sources share some of their titles."""
+    return [
+        example
+        for example in examples
+        if example.split == TRAIN or example.query.image or example.query.text.casefold() not in seen
+    ]
 
 
 def _claim(folder: Path, seed: int, public: bool) -> None:

@@ -173,7 +173,9 @@ def _pointed(shop: Workshop, drawing: maps.Map, layout: int, group: str, split: 
     ]
     places = [maps.place(region, drawing.regions) for region in marked]
     lonely = [place for place in range(_MARKED) if places.count(places[place]) == 1]
-    for place, by_colour in ((draw.randrange(_MARKED), True), (draw.choice(lonely or [0]), not lonely)):
+    first = draw.randrange(_MARKED)
+    second = draw.choice(lonely) if lonely else (first + 1) % _MARKED
+    for place, by_colour in ((first, True), (second, not lonely)):
         words = f"the {colours[place]} region" if by_colour else f"the marked region in the {places[place]}"
         others = tuple(Side(image=part) for part in parts if part != parts[place])
         target = Side(image=parts[place])

