@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from tsembed_search.evaluation.records import BadRow, Images, Instructions, mmeb_item, plain_item
@@ -145,6 +147,13 @@ class Gathering:
 def key_of(item: Item) -> Hashable:
     """What makes two items of files the same one."""
     return item.text, item.instruction, None if item.image is None else str(item.image)
+
+
+def digest(item: Item) -> bytes:
+    """A hash of an item that is the same on every machine: of its image only the file's name counts."""
+    image = item.image.name if isinstance(item.image, Path) else None
+    parts = (item.text, item.instruction, image)
+    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).digest()
 
 
 def listed(value: object) -> list[object]:

@@ -6,14 +6,13 @@ MMEB: Jiang et al., *VLM2Vec: Training Vision-Language Models for Massive Multim
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from tsembed_search.errors import UsageError
-from tsembed_search.evaluation.gathering import Gathering, key_of
+from tsembed_search.evaluation.gathering import Gathering, digest
 from tsembed_search.evaluation.records import BadRow, Images, Instructions, Problem, image_roots, problem, stream
 from tsembed_search.evaluation.sources import META_TASKS, TaskFile, meta_task, task_files
 from tsembed_search.evaluation.tasks import Distribution, RankingTask
@@ -181,13 +180,8 @@ def _only(task: RankingTask, places: set[int]) -> RankingTask:
 
 def _order(items: Sequence[Item]) -> list[int]:
     """A shuffled order that belongs to the items: a longer list of them keeps the order of those it had."""
-    keys = [hashlib.sha256(repr(_portable(item)).encode("utf-8", "backslashreplace")).digest() for item in items]
+    keys = [digest(item) for item in items]
     return sorted(range(len(items)), key=lambda row: (keys[row], row))
-
-
-def _portable(item: Item) -> tuple[object, ...]:
-    """The item's key without the folder of its image, which differs between machines."""
-    return item.text, item.instruction, Path(item.image).name if isinstance(item.image, Path) else str(key_of(item))
 
 
 def _meta_order(meta: str) -> tuple[int, str]:

@@ -25,6 +25,21 @@ _CANDIDATES: Final = 8192
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of a matrix, without a copy of it: `[N, D]`, number i being `matrix[rows[i]]`."""
+
+    matrix: Matrix
+    rows: Ints
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: slice | int | Ints) -> Matrix:
+        part: Matrix = self.matrix[self.rows[chosen]]
+        return part
+
+
+@dataclass(frozen=True)
 class Ranked:
     """The ranking of Q queries by cosine. R: right candidates of all queries together.
 
@@ -41,8 +56,8 @@ class Ranked:
 
 
 def rank(
-    queries: Matrix,
-    candidates: Matrix,
+    queries: Matrix | Rows,
+    candidates: Matrix | Rows,
     correct: Sequence[frozenset[int]],
     choices: Sequence[Sequence[int]] | None = None,
     *,
@@ -96,7 +111,7 @@ class _Block:
         self._starts = np.searchsorted(rows, np.arange(len(queries) + 1))
         self._one_each = bool((np.diff(self._starts) == 1).all())
 
-    def find_right(self, candidates: Matrix) -> None:
+    def find_right(self, candidates: Matrix | Rows) -> None:
         """Notes the scores of the right candidates: what the others are counted against."""
         import numpy as np
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tsembed_search.evaluation.ranking import Ranked
+    from tsembed_search.evaluation.ranking import Ranked, Rows
 
     Matrix = NDArray[np.float32]
 
@@ -32,7 +32,7 @@ class Kappas:
     wrong: Matrix
 
 
-def kappas(ranked: Ranked, queries: Matrix, candidates: Matrix) -> Kappas:
+def kappas(ranked: Ranked, queries: Matrix | Rows, candidates: Matrix | Rows) -> Kappas:
     """Kappas from the routes of queries `[Q, L·E]` and of candidates `[C, L·E]`."""
     import numpy as np
 

@@ -1,0 +1,194 @@
+"""How good a model is on ranking tasks: embed, rank exactly, rerank if asked, and measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.embedding import Progress, TaskVectors, embed_tasks
+from tsembed_search.evaluation.gathering import digest
+from tsembed_search.evaluation.metrics import METRICS, Ranks
+from tsembed_search.evaluation.ranking import DEPTH, Ranked, rank
+from tsembed_search.evaluation.reranking import WEIGHTS, Kappas, kappas, reranked
+from tsembed_search.evaluation.results import Evaluation, Sweep, TaskScores, Unread, compared, groups
+from tsembed_search.evaluation.tasks import RankingTask
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tsembed_search.model.backbones.protocol import ModelInfo
+    from tsembed_search.model.embedder import Embedder
+
+_CHOSEN_BY = "mrr"
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """Rerank the first hits by experts. `weight`: lambda, by default the model's own; `sweep`: choose it here."""
+
+    weight: float | None = None
+    sweep: bool = False
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What came out of ranking one task. `queries` `[Q]`: which of its queries could be ranked."""
+
+    task: RankingTask
+    queries: NDArray[np.int64]
+    ranked: Ranked
+    kappas: Kappas | None
+
+    def ranks(self, weight: float | None) -> Ranks:
+        if weight is None or self.kappas is None:
+            return self.ranked.ranks
+        return reranked(self.ranked, self.kappas, weight)
+
+
+def evaluate(
+    embedder: Embedder,
+    tasks: Sequence[RankingTask],
+    *,
+    metrics: Sequence[str] = METRICS,
+    reranking: Reranking | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
+    """Embeds every distinct item once, ranks each query's candidates exactly, and measures.
+
+    With a sweep, the weight is the one with the best mean MRR over tasks on one half of the queries, and the figures
+    are those of the other half. Raises `UsageError` when nothing is left to measure, when the model has no experts to
+    rerank by, and for an unknown metric; `ModelError` when embedding fails.
+    """
+    _check(embedder.info, reranking)
+    started = time.perf_counter()
+    vectors = embed_tasks(embedder, tasks, progress)
+    embedded = time.perf_counter()
+    depth = 0 if reranking is None else DEPTH
+    found = [one for task, own in zip(tasks, vectors, strict=True) if (one := _rank(task, own, depth)) is not None]
+    unread = _unread(tasks, vectors, found)
+    if not found:
+        raise UsageError(
+            f"None of the queries can be ranked: {unread.examples[0] if unread.examples else 'there are none'}.",
+            "Look at the data: its images may be missing or damaged.",
+        )
+    weight, sweep, sides = None, None, None
+    if reranking is not None and reranking.sweep:
+        weight, sweep, sides = _swept(found)
+    elif reranking is not None:
+        weight = embedder.info.route_weight if reranking.weight is None else reranking.weight
+    scores = _scores(found, metrics, weight, sides)
+    gain = None
+    if weight is not None:
+        *_, overall = groups(compared(_scores(found, metrics, None, sides), scores))
+        gain = overall.estimates()
+    seconds = {"embed": embedded - started, "rank": time.perf_counter() - embedded}
+    return Evaluation(_described(embedder.info), tuple(metrics), scores, weight, gain, sweep, unread, seconds)
+
+
+def _check(info: ModelInfo, reranking: Reranking | None) -> None:
+    if reranking is None:
+        return
+    if info.routes is None:
+        raise UsageError(f"{info.name} has no experts to rerank by.", "Leave out --rerank expert, or use a checkpoint.")
+    if reranking.weight is not None and not 0 <= reranking.weight <= 1:
+        raise UsageError(f"{reranking.weight} is not a route weight.", "Weights lie between 0 and 1.")
+    if reranking.weight is not None and reranking.sweep:
+        raise UsageError("A weight is either given or swept for.", "Leave out --route-weight or --sweep.")
+    if reranking.weight is None and not reranking.sweep and info.route_weight is None:
+        raise UsageError(
+            f"{info.name} does not say how much experts should count.", "Give --route-weight W (0 to 1), or --sweep."
+        )
+
+
+def _rank(task: RankingTask, vectors: TaskVectors, depth: int) -> _Found | None:
+    """None when no query is left."""
+    import numpy as np
+
+    queries, correct, choices = _usable(task, vectors)
+    if not len(queries):
+        return None
+    asked, routes = vectors.queries[queries], vectors.query_routes[queries]
+    if choices is None and vectors.failed_candidates:
+        # A candidate without a vector cannot be found; that of a right one is left out of what is right.
+        choices = [[place for place in range(len(task.candidates)) if place not in vectors.failed_candidates]] * len(
+            correct
+        )
+    ranked = rank(asked, vectors.candidates, correct, choices, depth=depth)
+    kappa = kappas(ranked, np.asarray(routes), vectors.candidate_routes) if depth else None
+    return _Found(task, queries, ranked, kappa)
+
+
+def _usable(
+    task: RankingTask, vectors: TaskVectors
+) -> tuple[NDArray[np.int64], list[frozenset[int]], list[Sequence[int]] | None]:
+    """The queries that have a vector and a right candidate with one; what is right, and what is ranked, for them."""
+    import numpy as np
+
+    lost = vectors.failed_candidates
+    correct = [right - lost.keys() if lost else right for right in task.correct]
+    kept = [row for row in range(len(task.queries)) if row not in vectors.failed_queries and correct[row]]
+    choices = None
+    if task.choices is not None:
+        choices = [
+            [place for place in task.choices[row] if place not in lost] if lost else task.choices[row] for row in kept
+        ]
+    return np.asarray(kept, dtype=np.int64), [correct[row] for row in kept], choices
+
+
+def _scores(
+    found: Sequence[_Found], metrics: Sequence[str], weight: float | None, sides: Sequence[NDArray[np.bool_]] | None
+) -> list[TaskScores]:
+    """Per-query metrics of each task; with `sides`, of the queries where it is true, and of tasks that have any."""
+    result = []
+    for number, one in enumerate(found):
+        values, queries = one.ranks(weight).table(metrics), one.queries
+        if sides is not None:
+            values, queries = values[sides[number]], queries[sides[number]]
+        if len(queries):
+            task = one.task
+            result.append(TaskScores(task.name, task.meta, task.distribution, len(task.candidates), queries, values))
+    return result
+
+
+def _swept(found: Sequence[_Found]) -> tuple[float, Sweep, list[NDArray[np.bool_]]]:
+    """The best weight on half of the queries, and which queries the other half are."""
+    import numpy as np
+
+    # Which half a query is in belongs to the query, so that the same one, asked twice, is never in both.
+    halves = [np.asarray([digest(one.task.queries[row])[0] % 2 == 0 for row in one.queries]) for one in found]
+    choosing = [(one, half) for one, half in zip(found, halves, strict=True) if half.any()]
+    others = [~half for half in halves]
+    if not choosing or not any(other.any() for other in others):
+        raise UsageError("There are too few queries to choose a weight on one half of them.", "Give --route-weight.")
+    curve = [
+        (weight, float(np.mean([one.ranks(weight).metric(_CHOSEN_BY)[half].mean() for one, half in choosing])))
+        for weight in WEIGHTS
+    ]
+    best = max(curve, key=lambda point: (round(point[1], 9), -point[0]))[0]
+    counts = [int(sum(half.sum() for half in side)) for side in (halves, others)]
+    return best, Sweep(best, curve, *counts), others
+
+
+def _unread(tasks: Sequence[RankingTask], vectors: Sequence[TaskVectors], found: Sequence[_Found]) -> Unread:
+    reasons = [
+        reason for own in vectors for part in (own.failed_queries, own.failed_candidates) for reason in part.values()
+    ]
+    lost = sum(len(task.queries) for task in tasks) - sum(len(one.queries) for one in found)
+    return Unread(len(reasons), lost, list(dict.fromkeys(reasons))[:_EXAMPLES])
+
+
+def _described(info: ModelInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "fingerprint": info.fingerprint,
+        "dim": info.dim,
+        "parameters": info.parameters,
+        "experts": None if info.routes is None else list(info.routes),
+        "device": info.device,
+        "dtype": info.dtype,
+    }

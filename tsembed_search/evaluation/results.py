@@ -1,0 +1,172 @@
+"""What an evaluation found, and how to say it: estimates per task and group, comparisons, JSON, CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from tsembed_search.evaluation.intervals import Estimate, over_tasks
+from tsembed_search.evaluation.sources import META_TASKS
+from tsembed_search.evaluation.tasks import Distribution
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+OVERALL: Final = "overall"
+_DISTRIBUTIONS: Final[Mapping[Distribution, str]] = {"in": "in-distribution", "out": "out-of-distribution"}
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """One task's metrics, query by query: `values` `[Q, M]`; `queries` `[Q]`: which of the task's queries these are."""
+
+    name: str
+    meta: str
+    distribution: Distribution
+    candidates: int
+    queries: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks that are summed up together, each counting alike."""
+
+    name: str
+    tasks: Sequence[TaskScores]
+
+    @property
+    def queries(self) -> int:
+        """Queries of all its tasks."""
+        return sum(len(task.queries) for task in self.tasks)
+
+    def estimates(self) -> list[Estimate]:
+        """One estimate per metric: the mean over tasks."""
+        return over_tasks([task.values for task in self.tasks], [task.name for task in self.tasks])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A weight chosen on one half of the queries. `curve`: each weight's mean MRR over tasks on that half.
+    `chosen_on`, `reported_on`: queries in that half and in the other, which the figures are of.
+    """
+
+    weight: float
+    curve: list[tuple[float, float]]
+    chosen_on: int
+    reported_on: int
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Items that could not be embedded. `queries`: left out with them; `examples`: some reasons."""
+
+    items: int = 0
+    queries: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's figures. `weight`: that of reranking by experts, None without; `gain`: what reranking changed in the
+    mean over all tasks, per metric.
+    """
+
+    model: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    tasks: list[TaskScores]
+    weight: float | None = None
+    gain: list[Estimate] | None = None
+    sweep: Sweep | None = None
+    unread: Unread = field(default_factory=Unread)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Model, tasks, groups, reranking and times, ready for JSON."""
+        said = {"model": dict(self.model), **groups_json(self.tasks, self.metrics), "rerank": None}
+        if self.weight is not None and self.gain is not None:
+            gain = figures_json(self.gain, self.metrics)
+            said["rerank"] = {"by": "expert", "weight": self.weight, "gain": gain, "sweep": self._sweep_json()}
+        unread = {"items": self.unread.items, "queries": self.unread.queries, "examples": self.unread.examples}
+        return said | {"unread": unread, "seconds": dict(self.seconds)}
+
+    def _sweep_json(self) -> dict[str, Any] | None:
+        if self.sweep is None:
+            return None
+        return {
+            "curve": [list(point) for point in self.sweep.curve],
+            "chosen_on": self.sweep.chosen_on,
+            "reported_on": self.sweep.reported_on,
+        }
+
+
+def groups(tasks: Sequence[TaskScores]) -> Iterator[Group]:
+    """Meta-tasks in MMEB's order, in- and out-of-distribution tasks where that is known, then all tasks: `overall`."""
+    metas = dict.fromkeys([*META_TASKS, *(task.meta for task in tasks)])
+    for meta in metas:
+        if meta and (found := [task for task in tasks if task.meta == meta]):
+            yield Group(meta, found)
+    for kind, name in _DISTRIBUTIONS.items():
+        if found := [task for task in tasks if task.distribution == kind]:
+            yield Group(name, found)
+    yield Group(OVERALL, tasks)
+
+
+def compared(first: Sequence[TaskScores], second: Sequence[TaskScores]) -> list[TaskScores]:
+    """The second's figures less the first's, on the queries of tasks that both have: the groups and intervals of these
+    are those of a paired bootstrap.
+    """
+    import numpy as np
+
+    others = {task.name: task for task in second}
+    result = []
+    for task in first:
+        if (other := others.get(task.name)) is None:
+            continue
+        both, mine, theirs = np.intersect1d(task.queries, other.queries, assume_unique=True, return_indices=True)
+        if len(both):
+            values = other.values[theirs] - task.values[mine]
+            result.append(TaskScores(task.name, task.meta, task.distribution, task.candidates, both, values))
+    return result
+
+
+def groups_json(tasks: Sequence[TaskScores], metrics: Sequence[str]) -> dict[str, Any]:
+    """`tasks`, `groups` and `overall`, each with its metrics, `n` queries and `interval` (metric to low and high)."""
+    summed = {
+        group.name: figures_json(group.estimates(), metrics) | {"n": group.queries, "tasks": len(group.tasks)}
+        for group in groups(tasks)
+    }
+    overall = summed.pop(OVERALL)
+    each = {
+        task.name: figures_json(Group(task.name, [task]).estimates(), metrics)
+        | {"n": len(task.queries), "candidates": task.candidates, "meta": task.meta, "distribution": task.distribution}
+        for task in tasks
+    }
+    return {"tasks": each, "groups": summed, "overall": overall}
+
+
+def figures_json(estimates: Sequence[Estimate], metrics: Sequence[str]) -> dict[str, Any]:
+    """Each metric's mean, and its interval under `interval`."""
+    named = dict(zip(metrics, estimates, strict=True))
+    return {name: one.mean for name, one in named.items()} | {
+        "interval": {name: [one.low, one.high] for name, one in named.items()}
+    }
+
+
+def csv_rows(tasks: Sequence[TaskScores], metrics: Sequence[str]) -> Iterator[list[str]]:
+    """A table for spreadsheets: a heading, tasks in MMEB's grouping, then the groups. Figures are shares."""
+    yield ["group", "task", "distribution", "n", "candidates", *metrics] + [
+        f"{name} {side}" for name in metrics for side in ("low", "high")
+    ]
+    for task in tasks:
+        head = [task.meta, task.name, task.distribution, str(len(task.queries)), str(task.candidates)]
+        yield head + _csv_figures(Group(task.name, [task]).estimates())
+    for group in groups(tasks):
+        yield [group.name, "", "", str(group.queries), "", *_csv_figures(group.estimates())]
+
+
+def _csv_figures(estimates: Sequence[Estimate]) -> list[str]:
+    bounds = [f"{value:.6f}" for one in estimates for value in (one.low, one.high)]
+    return [f"{one.mean:.6f}" for one in estimates] + bounds
