@@ -26,6 +26,7 @@ from tsembed_search.cli import (
     status,
     train,
 )
+from tsembed_search.cli import eval as evaluation
 from tsembed_search.errors import TsembedError
 from tsembed_search.version import __version__
 
@@ -150,6 +151,7 @@ app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=export.EXAMPLES, no_args_is_help=True)(export.export)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=train.EXAMPLES)(train.train)
+app.command("eval", epilog=evaluation.EXAMPLES, no_args_is_help=True)(evaluation.evaluate)
 app.add_typer(data.data)
 
 

@@ -1,0 +1,252 @@
+"""`tsembed eval`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tsembed_search.cli import options, render
+from tsembed_search.cli.options import examples
+from tsembed_search.config import DEFAULT_MODEL
+from tsembed_search.errors import UsageError
+from tsembed_search.wording import rate_words
+
+if TYPE_CHECKING:
+    from tsembed_search.evaluation.evaluate import Reranking
+    from tsembed_search.evaluation.mmeb import EvaluationData
+    from tsembed_search.evaluation.results import Evaluation, TaskScores
+
+EXAMPLES = examples(
+    ("a set in MMEB's layout, with the built-in model", "tsembed eval ./mini-mmeb"),
+    ("a quick look: a few queries of each task", "tsembed eval ./mini-mmeb --limit 50 --candidates 200"),
+    ("a model of your own, against the one that it was made of",
+     "tsembed eval ./mini-mmeb --model runs/a/model --compare mini"),
+    ("do experts help? find the weight on one half, report on the other",
+     "tsembed eval ./mini-mmeb --model runs/a/model --rerank expert --sweep"),
+    ("figures for a spreadsheet", "tsembed eval ./mini-mmeb --csv figures.csv"),
+)  # fmt: skip
+
+_SECONDS_BETWEEN_LINES = 10.0
+_MOST_PROBLEMS = 5
+
+
+def evaluate(
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA...", help="Files of rows, folders, or hub:owner/name.", show_default=False),
+    ],
+    model: options.Model = DEFAULT_MODEL,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="NAME",
+            help="Another model, on the same queries: what --model is better by.",
+            autocompletion=options.model_names,
+        ),
+    ] = None,
+    rerank: Annotated[
+        str, typer.Option("--rerank", metavar="none|expert", help="Reorder the first 100 by the experts they share.")
+    ] = "none",
+    route_weight: Annotated[
+        float | None,
+        typer.Option("--route-weight", metavar="W", help="With --rerank expert: how much experts count, 0 to 1."),
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Choose the weight on one half of the queries, report the other half.")
+    ] = False,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", metavar="NAME", help="Which split. Repeatable.", show_default="test if there is one"),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME", help="Only this task. Repeatable.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="At most N queries of each task.")
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option("--candidates", metavar="N", min=1, help="At most N candidates where all are ranked (easier)."),
+    ] = None,
+    at: Annotated[
+        list[int] | None, typer.Option("--at", metavar="K", min=1, help="Recall and nDCG at K, too. Repeatable.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option("--images", metavar="DIR", help="A folder to look for images in first.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the figures to a CSV file, too.")
+    ] = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say how good a model is: hit@1, recall, nDCG and MRR per task, with 95% intervals.
+
+    Reads MMEB's layouts and plain pairs. Every candidate is ranked; a tie counts against the model.
+    """
+    from tsembed_search.evaluation.mmeb import load
+    from tsembed_search.evaluation.results import compared
+    from tsembed_search.model import registry
+
+    reranking = _reranking(rerank, route_weight, sweep)
+    names = [model or DEFAULT_MODEL, *([compare] if compare else [])]
+    for name in names:
+        registry.resolve(name)  # better now than after the first model's work
+    if csv_file is not None and not csv_file.absolute().parent.is_dir():
+        raise UsageError(
+            f"There is no folder {csv_file.absolute().parent}.", "Give --csv a file in an existing folder."
+        )
+    with render.working("Reading rows", quiet=quiet):
+        found = load(
+            data, splits=split or (), only=task or (), images=images or (), limit=limit, most_candidates=candidates
+        )
+    _tell_problems(found, quiet)
+    first, *others = (_measured(name, found, reranking, at or [], device, quiet) for name in names)
+    second = others[0] if others else None
+    difference = compared(second.tasks, first.tasks) if second else []
+    if csv_file is not None:
+        _write_csv(csv_file, first)
+    if json:
+        render.print_json(document(data, found, first, second, difference))
+        return
+    from tsembed_search.cli import eval_table
+
+    eval_table.show(first, second, difference)
+    if not quiet:
+        render.remark(*_remarks(first, second, limit is not None or candidates is not None))
+
+
+def document(
+    sources: Sequence[str],
+    found: EvaluationData,
+    first: Evaluation,
+    second: Evaluation | None,
+    difference: Sequence[TaskScores],
+) -> dict[str, Any]:
+    """What `--json` prints. `compare.difference` is the model's figures less the other's, on the same queries."""
+    from tsembed_search.evaluation.results import groups_json
+
+    compare = None
+    if second is not None:
+        compare = second.to_json() | {"difference": groups_json(difference, first.metrics)}
+    left_out = {"rows": len(found.problems), "examples": [str(one) for one in found.problems[:_MOST_PROBLEMS]]}
+    data = {"sources": list(sources), "splits": list(found.splits), "left_out": left_out}
+    return first.to_json() | {"data": data, "compare": compare}
+
+
+def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | None:
+    from tsembed_search.evaluation.evaluate import Reranking
+
+    if rerank not in ("none", "expert"):
+        raise UsageError(f"Evaluation knows no reranking called {rerank!r}.", "Use none or expert.")
+    if rerank == "expert":
+        return Reranking(weight, sweep)
+    if weight is not None or sweep:
+        raise UsageError("Without reranking, routes have no weight.", "Add: --rerank expert")
+    return None
+
+
+def _measured(
+    name: str, found: EvaluationData, reranking: Reranking | None, at: Sequence[int], device: str, quiet: bool
+) -> Evaluation:
+    """Loads a model and evaluates it; it is let go of before the next one is loaded."""
+    from tsembed_search.evaluation.evaluate import evaluate as measure
+    from tsembed_search.evaluation.metrics import METRICS
+    from tsembed_search.model.embedder import Embedder
+
+    started = time.perf_counter()
+    with render.working(f"Loading {name}", quiet=quiet):
+        embedder = Embedder.load(name, device)
+    load_seconds = time.perf_counter() - started
+    metrics = list(dict.fromkeys([*METRICS, *(f"{kind}@{k}" for k in at for kind in ("recall", "ndcg"))]))
+    with _progress(f"Embedding with {name}", quiet) as progress:
+        result = measure(embedder, found.tasks, metrics=metrics, reranking=reranking, progress=progress)
+    return _with_seconds(result, load_seconds)
+
+
+def _with_seconds(result: Evaluation, load: float) -> Evaluation:
+    from dataclasses import replace
+
+    return replace(result, seconds={"load": load, **result.seconds})
+
+
+@contextmanager
+def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's stderr, a line every ten seconds elsewhere."""
+    if quiet:
+        yield lambda done, total: None
+        return
+    if not render.is_terminal(stderr=True):
+        yield _Lines(what).tell
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(30),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} items", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=render.console(stderr=True), transient=True) as bar:
+        number = bar.add_task(str(Text(render.shown(what))), total=1)
+        yield lambda done, total: bar.update(number, completed=done, total=total)
+
+
+class _Lines:
+    """Progress for logs."""
+
+    def __init__(self, what: str) -> None:
+        self._what = render.shown(what)
+        self._started = self._last = time.monotonic()
+
+    def tell(self, done: int, total: int) -> None:
+        """Prints a line if it is time for one."""
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_BETWEEN_LINES or done == total:
+            self._last = now
+            rate = rate_words(done / max(1e-6, now - self._started))
+            print(f"{self._what}: {done:,} of {total:,} items, {rate} items/s", file=sys.stderr, flush=True)
+
+
+def _tell_problems(found: EvaluationData, quiet: bool) -> None:
+    """Bad rows are named even when quiet is asked for: they change what is measured."""
+    if not found.problems:
+        return
+    said = [f"{render.count_words(len(found.problems), 'row')} left out:"]
+    said += [f"  {problem}" for problem in found.problems[: 1 if quiet else _MOST_PROBLEMS]]
+    render.remark(*said)
+
+
+def _remarks(first: Evaluation, second: Evaluation | None, fewer: bool) -> list[str]:
+    said = []
+    for one in (first, *([second] if second else [])):
+        if one.unread.items:
+            what = f"{render.count_words(one.unread.items, 'item')} could not be read"
+            lost = f"{render.count_words(one.unread.queries, 'query', 'queries')} left out"
+            said.append(f"{what}, {lost}: {one.unread.examples[0]}")
+            break
+    if fewer:
+        said.append("Not all queries or candidates were used: such figures compare with none but themselves.")
+    queries = sum(len(task.queries) for task in first.tasks)
+    spent = ", ".join(f"{what} {render.time_words(seconds)}" for what, seconds in first.seconds.items())
+    return [*said, f"{render.count_words(queries, 'query', 'queries')}, in percent, with 95% intervals ({spent})"]
+
+
+def _write_csv(path: Path, result: Evaluation) -> None:
+    from tsembed_search.evaluation.results import csv_rows
+
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(csv_rows(result.tasks, result.metrics))
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror or error}.", "Give --csv another file.") from error
