@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     pass
 
 MOST_HITS = 10_000
-_MORE = 4
+_SPARE = 20
+_MORE = 3
 
 
 @dataclass(frozen=True)
@@ -107,22 +108,28 @@ class Searcher:
 
         vectors = np.stack([query.vector for query in queries])
         depth = _depth(options)
-        limit = depth if options.all_chunks else 2 * depth + 10
+        # Reading a point costs more than finding it: first about as many as are needed, then those that come after.
+        seen, more = 0, depth if options.all_chunks else depth + _SPARE
         where = all_of([Condition("kind", "=", kind), options.where])
-        results: list[list[Candidate]] = [[] for _ in queries]
+        found: list[list[Record]] = [[] for _ in queries]
+        groups: list[list[Record]] = [[] for _ in queries]
         pending = list(range(len(queries)))
         while pending:
             rows = self.store.search(
-                vectors[pending], limit, where, with_vectors=reranker(options.rerank).needs_vectors
+                vectors[pending], more, where, offset=seen, with_vectors=reranker(options.rerank).needs_vectors
             )
             unfinished = []
             for index, records in zip(pending, rows, strict=True):
-                groups = _one_per_group(queries[index], records, options.all_chunks)
-                results[index] = [self._candidate(queries[index], kind, record) for record in groups[:depth]]
-                if len(groups) < depth and len(records) >= limit:
+                found[index] += records
+                groups[index] = _one_per_group(queries[index], found[index], options.all_chunks)[:depth]
+                if len(groups[index]) < depth and len(records) >= more:
                     unfinished.append(index)
-            pending, limit = unfinished, limit * _MORE
-        return results
+            seen += more
+            pending, more = unfinished, seen * _MORE
+        return [
+            [self._candidate(query, kind, record) for record in best]
+            for query, best in zip(queries, groups, strict=True)
+        ]
 
     def _candidate(self, query: Query, kind: Kind, record: Record) -> Candidate:
         return Candidate(record, kind, self.calibration.score(record.score, query.modality, kind))

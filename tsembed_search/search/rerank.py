@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.errors import StoreError, UsageError
@@ -57,24 +58,28 @@ class Reranker:
 def with_routes(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates with their `route_similarity`. Raises `StoreError` for a route of another size than the query's.
 
-    All at once: for a hundred long routes, one product of matrices takes a tenth of the time of a hundred sums.
+    All at once: for a hundred long routes, one product of matrices takes a fraction of the time of a hundred sums.
     """
     import numpy as np
 
+    size = len(query.route)
     routes = [one.record.payload.get("route") or () for one in candidates]
-    for route in routes:
-        if len(query.route) and len(route) not in (0, len(query.route)):
+    rows = [row for row, route in enumerate(routes) if len(route)]
+    if not rows or not size:
+        return list(candidates)
+    flat = array("f")  # takes a list in half the time that numpy does
+    for row in rows:
+        if len(routes[row]) != size:
             raise StoreError(
-                f"An item has a routing vector of {len(route)} numbers, where the model has {len(query.route)}.",
+                f"An item has a routing vector of {len(routes[row])} numbers, where the model has {size}.",
                 "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
             )
-    rows = [row for row, route in enumerate(routes) if len(route)]
-    if not rows or not len(query.route):
-        return list(candidates)
+        flat.fromlist(routes[row])
     found = list(candidates)
-    similarities = np.array([routes[row] for row in rows], dtype=np.float32) @ query.route
+    similarities = np.frombuffer(flat, np.float32).reshape(len(rows), size) @ query.route
     for row, similarity in zip(rows, similarities.tolist(), strict=True):
-        found[row] = replace(found[row], route_similarity=similarity)
+        one = found[row]
+        found[row] = Candidate(one.record, one.kind, one.score, similarity)
     return found
 
 
@@ -88,10 +93,11 @@ def by_experts(query: Query, candidates: Sequence[Candidate], weight: float) -> 
     Kappa is the cosine of the centred routes. For a model without calibration the score is (1 + cosine) / 2, so this
     orders as (1 - weight) · cosine + weight · kappa does. The form is ours.
     """
-    rescored = [
-        replace(one, score=(1 - weight) * one.score + weight * (1 + max(-1.0, min(1.0, one.route_similarity))) / 2)
-        for one in candidates
-    ]
+    rescored = []
+    for one in candidates:
+        kappa = max(-1.0, min(1.0, one.route_similarity))
+        score = (1 - weight) * one.score + weight * (1 + kappa) / 2
+        rescored.append(Candidate(one.record, one.kind, score, one.route_similarity))
     return sorted(rescored, key=lambda one: -one.score)
 
 
