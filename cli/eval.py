@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,8 +111,8 @@ def evaluate(
             data, splits=split or (), only=task or (), images=images or (), limit=limit, most_candidates=candidates
         )
     _tell_problems(found, quiet)
-    first, *others = (_measured(name, found, reranking, at or [], device, quiet) for name in names)
-    second = others[0] if others else None
+    first = _measured(names[0], found, reranking, at or [], device, quiet)
+    second = _measured(compare, found, reranking, at or [], device, quiet, where_it_can=True) if compare else None
     difference = compared(second.tasks, first.tasks) if second else []
     if csv_file is not None:
         _write_csv(csv_file, first)
@@ -156,9 +157,17 @@ def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | No
 
 
 def _measured(
-    name: str, found: EvaluationData, reranking: Reranking | None, at: Sequence[int], device: str, quiet: bool
+    name: str,
+    found: EvaluationData,
+    reranking: Reranking | None,
+    at: Sequence[int],
+    device: str,
+    quiet: bool,
+    where_it_can: bool = False,
 ) -> Evaluation:
-    """Loads a model and evaluates it; it is let go of before the next one is loaded."""
+    """Loads a model and evaluates it; it is let go of before the next one is loaded. `where_it_can`: a model that
+    cannot be reranked like this is not.
+    """
     from tsembed_search.evaluation.evaluate import evaluate as measure
     from tsembed_search.evaluation.metrics import METRICS
     from tsembed_search.model.embedder import Embedder
@@ -167,16 +176,12 @@ def _measured(
     with render.working(f"Loading {name}", quiet=quiet):
         embedder = Embedder.load(name, device)
     load_seconds = time.perf_counter() - started
+    if where_it_can and reranking is not None and not reranking.possible(embedder.info):
+        reranking = None
     metrics = list(dict.fromkeys([*METRICS, *(f"{kind}@{k}" for k in at for kind in ("recall", "ndcg"))]))
     with _progress(f"Embedding with {name}", quiet) as progress:
         result = measure(embedder, found.tasks, metrics=metrics, reranking=reranking, progress=progress)
-    return _with_seconds(result, load_seconds)
-
-
-def _with_seconds(result: Evaluation, load: float) -> Evaluation:
-    from dataclasses import replace
-
-    return replace(result, seconds={"load": load, **result.seconds})
+    return replace(result, seconds={"load": load_seconds, **result.seconds})
 
 
 @contextmanager
@@ -189,7 +194,6 @@ def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield _Lines(what).tell
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.text import Text
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -198,8 +202,8 @@ def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=render.console(stderr=True), transient=True) as bar:
-        number = bar.add_task(str(Text(render.shown(what))), total=1)
-        yield lambda done, total: bar.update(number, completed=done, total=total)
+        number = bar.add_task(render.shown(what), total=1, visible=False)
+        yield lambda done, total: bar.update(number, completed=done, total=total, visible=True)
 
 
 class _Lines:

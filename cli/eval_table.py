@@ -117,8 +117,9 @@ def _change(one: Estimate) -> Text:
 def _name(name: str, kind: str) -> Text:
     from rich.text import Text
 
-    label = {"task": name, "meta": f"mean of {name}", "sum": f"mean of {name}"}[kind]
-    return Text("all tasks" if name == OVERALL else render.shown(label), style="" if kind == "task" else "bold")
+    if kind == "task":
+        return Text(render.shown(name))
+    return Text("all tasks" if name == OVERALL else f"all {render.shown(name)}", style="bold")
 
 
 def _table(headings: Sequence[str]) -> Table:

@@ -34,6 +34,10 @@ class Reranking:
     weight: float | None = None
     sweep: bool = False
 
+    def possible(self, info: ModelInfo) -> bool:
+        """Whether a model has the experts for it, and a weight."""
+        return info.routes is not None and (self.sweep or self.weight is not None or info.route_weight is not None)
+
 
 @dataclass(frozen=True)
 class _Found:

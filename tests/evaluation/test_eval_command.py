@@ -1,0 +1,156 @@
+"""`tsembed eval` as people and scripts see it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from colour_index import solid
+from colours import COLOURS, ColourBackbone
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from tsembed_search.cli import render
+from tsembed_search.model import registry
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "colours:load"))
+    monkeypatch.setitem(registry._BUILT_INS, "routed", registry._BuiltIn("colours", "test_eval_command:load_routed"))
+    monkeypatch.setitem(sys.modules, "test_eval_command", sys.modules[__name__])
+    from tsembed_search.cli.main import app
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(app, ["eval", *map(str, arguments)])
+
+    return invoke
+
+
+def load_routed(device: str = "auto") -> ColourBackbone:
+    return ColourBackbone(device, experts=True)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    for colour, rgb in COLOURS.items():
+        Image.fromarray(solid(*rgb)).save(folder / "images" / f"{colour}.png")
+    words = list(COLOURS)
+    rows = [{"query": {"image": f"images/{word}.png"}, "positive": word} for word in words]
+    asked = [{"qry_text": word, "tgt_text": [f"{word} thing", f"{words[n - 1]} x"]} for n, word in enumerate(words)]
+    for name, each in (("naming", rows), ("MSCOCO_t2i", asked)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
+    return folder
+
+
+def test_json_is_the_contracts(run: Run, data: Path) -> None:
+    done = run(data, "--model", "colours", "--json", "--at", "3")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert list(said["tasks"]) == ["MSCOCO_t2i", "naming"]
+    for figures in (*said["tasks"].values(), said["overall"], said["groups"]["in-distribution"]):
+        for name in ("hit@1", "recall@10", "ndcg@10", "mrr", "recall@3"):
+            low, high = figures["interval"][name]
+            assert 0 <= low <= figures[name] <= high <= 1
+        assert figures["n"] >= 6
+    assert said["overall"]["hit@1"] == 1.0
+    assert said["compare"] is None and said["rerank"] is None
+    assert said["model"]["name"] == "colours"
+
+
+def test_plain_lines_and_csv(run: Run, data: Path, tmp_path: Path) -> None:
+    done = run(data, "--model", "colours", "--csv", tmp_path / "figures.csv")
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["task", "MSCOCO_t2i", "retrieval", "naming", "in-distribution", "overall"]
+    assert {len(line) for line in lines} == {14}
+    assert "\x1b" not in done.stdout
+    rows = list(csv.DictReader((tmp_path / "figures.csv").open()))
+    assert [row["task"] for row in rows] == ["MSCOCO_t2i", "naming", "", "", ""]
+    assert "12 queries" in done.stderr
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_table_fits_the_terminal(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render, "is_terminal", lambda *, stderr=False: not stderr)
+    monkeypatch.setenv("COLUMNS", str(width))
+    done = run(data, "--model", "routed", "--rerank", "expert", "--route-weight", "0.2", "--compare", "colours", "-q")
+    assert done.exit_code == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= width
+    for words in ("all tasks", "all retrieval", "in-distribution", "colours less colours", "Reranked by experts"):
+        assert words in done.stdout
+    assert done.stdout.count("95%") == (4 if width == 160 else 1)
+
+
+def test_names_of_tasks_are_shown_safely(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"query": "red", "positive": "red", "task": "\x1b[31m[b]n"}
+    (data / "evil.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr(render, "is_terminal", lambda *, stderr=False: not stderr)
+    done = run(data, "--model", "colours")
+    assert "\x1b[31m" not in done.stdout and r"\x1b[31m[b]n" in done.stdout
+
+
+def test_a_sweep_and_a_comparison_in_json(run: Run, data: Path) -> None:
+    said = json.loads(
+        run(data, "--model", "routed", "--rerank", "expert", "--sweep", "--compare", "colours", "--json").stdout
+    )
+    assert len(said["rerank"]["sweep"]["curve"]) == 21
+    assert 0 <= said["rerank"]["weight"] <= 1
+    assert said["compare"]["rerank"] is None  # colours has no experts
+    difference = said["compare"]["difference"]["overall"]
+    assert difference["n"] == said["rerank"]["sweep"]["reported_on"] == said["overall"]["n"]
+
+
+def test_bad_rows_are_told_and_left_out(run: Run, data: Path) -> None:
+    with (data / "naming.jsonl").open("a") as file:
+        file.write("{broken\n")
+    done = run(data, "--model", "colours", "--json")
+    assert done.exit_code == 0
+    assert "naming.jsonl:7: not valid JSON" in done.stderr
+    assert json.loads(done.stdout)["data"]["left_out"]["rows"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--model", "nothing-like-it"], 1, "nothing-like-it"),
+        (["--model", "colours", "--compare", "nothing-like-it"], 1, "nothing-like-it"),
+        (["--model", "colours", "--rerank", "expert"], 2, "no experts"),
+        (["--model", "colours", "--rerank", "mmr"], 2, "none or expert"),
+        (["--model", "colours", "--sweep"], 2, "--rerank expert"),
+        (["--model", "colours", "--task", "other"], 2, "MSCOCO_t2i, naming"),
+        (["--model", "colours", "--csv", "no/such/folder/x.csv"], 2, "no folder"),
+    ],
+)
+def test_refusals(run: Run, data: Path, arguments: list[str], code: int, words: str) -> None:
+    done = run(data, *arguments)
+    assert done.exit_code == code
+    assert words in done.stderr and done.stdout == ""
+
+
+def test_refuses_data_that_is_not_there_or_without_images(run: Run, data: Path, tmp_path: Path) -> None:
+    done = run(tmp_path / "nowhere", "--model", "colours")
+    assert done.exit_code == 2 and "There is no" in done.stderr
+    for path in (data / "images").iterdir():
+        path.unlink()
+    done = run(data / "naming.jsonl", "--model", "colours")
+    assert done.exit_code == 2
+    assert "None of the images" in done.stderr and "naming.jsonl:1" in done.stderr
+
+
+def test_reading_and_measuring_import_no_torch() -> None:
+    modules = "mmeb, metrics, intervals, ranking, reranking, results, evaluate, embedding"
+    code = f"import sys; from tsembed_search.evaluation import {modules}; import tsembed_search.cli.eval"
+    code += "; print([name for name in ('torch', 'numpy', 'rich.table') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
