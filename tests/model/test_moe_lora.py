@@ -64,7 +64,8 @@ class Stack(nn.Module):
 
 
 def settings(level: str = "token", **changes: Any) -> AdapterSettings:
-    router = {"experts": 4, "level": level} | {k: changes.pop(k) for k in ("top_k", "noise") if k in changes}
+    own = ("top_k", "noise", "tokens")
+    router = {"experts": 4, "level": level} | {key: changes.pop(key) for key in own if key in changes}
     return AdapterSettings(RouterSettings(**router), **{"rank": 3, "alpha": 6.0} | changes)
 
 
@@ -508,6 +509,23 @@ class TestFamilies:
             assert functional.cosine_similarity(one.vectors[0], together.vectors[row], dim=0) >= 0.9999
             assert functional.cosine_similarity(one.routes[0], together.routes[row], dim=0) >= 0.9999
         assert (together.routes @ together.routes.T).min() < 0.99, "all items have one route"
+
+    @pytest.mark.parametrize("tokens", ["image", "text"])
+    def test_routes_of_pictures_and_words(
+        self, family: str, tokens: str, backbone: hf.TransformersBackbone, model_folder: Callable[[str], Path]
+    ) -> None:
+        assert backbone.adapters is not None
+        level = backbone.adapters.settings.router.level
+        chosen = hf.load(registry.resolve(model_folder(family)), "cpu")
+        torch.manual_seed(0)
+        randomize(chosen.adapt(settings(level, tokens=tokens)), 0.05)
+        batch = [backbone.prepare(item) for item in self.items()]
+        with torch.inference_mode():
+            of_all, of_some = backbone.trace(batch).routes, chosen.trace(batch).routes
+            alone = torch.cat([chosen.trace([one]).routes for one in batch])
+        torch.testing.assert_close(of_some, alone, atol=1e-4, rtol=1e-3)
+        apart = (of_some - of_all).abs().amax(1) > 1e-5
+        assert apart.tolist() == [False, True, True, False]  # where there is no picture, all tokens count
 
     def test_learns_under_checkpointing(self, family: str, backbone: hf.TransformersBackbone) -> None:
         batch = [backbone.prepare(item) for item in self.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from colour_index import Maker, solid
 from colours import COLOURS, ColourBackbone
+from fault_server import FaultServer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -218,3 +220,46 @@ class TestFromFilesWithACheckpoint:
         folder = place / "home/models/fresh"
         assert tsembed(place, "models", folder).stdout == f"{folder}\texperts on mini\ton this machine\n"
         assert tsembed(place, "models", place).exit_code == 1
+
+
+@pytest.fixture(scope="module")
+def url(place: Path) -> Iterator[str]:
+    """A server with an index of the same files."""
+    server = FaultServer()
+    done = tsembed(place, "index", place / "files", "--model", "fresh", "--quiet", "--url", server.url)
+    assert done.exit_code == 0, done.output
+    yield server.url
+    server.stop()
+
+
+class TestOnAServer:
+    """The same files and checkpoint into Qdrant's own client engine, over HTTP."""
+
+    def test_the_same_routes_as_in_the_embedded_engine(self, place: Path, url: str) -> None:
+        stores = [open_store(place / "home/indexes/default", name="default", url=where) for where in (None, url)]
+        here, there = ({record.id: record.payload for record in store.scroll()} for store in stores)
+        for store in stores:
+            store.close()
+        assert len(here) == 12
+        assert here.keys() == there.keys()
+        for id, payload in here.items():
+            assert there[id]["route"] == pytest.approx(payload["route"], abs=1e-6)
+            assert there[id]["top_experts"] == payload["top_experts"]
+
+    def test_the_same_hits_explanations_and_usage(self, place: Path, url: str) -> None:
+        def told(*arguments: object) -> list[dict[str, Any]]:
+            both = [tsembed(place, *arguments, "--json", *where) for where in ([], ["--url", url])]
+            assert all(done.exit_code == 0 for done in both), [done.output for done in both]
+            return [json.loads(done.stdout) for done in both]
+
+        here, there = told("search", "the colour red", "-k", 12, "--rerank", "expert", "--route-weight", 0.7)
+        assert [hit["id"] for hit in there["hits"]] == [hit["id"] for hit in here["hits"]]
+        for one, other in zip(here["hits"], there["hits"], strict=True):
+            assert one["shared_experts"] == other["shared_experts"]
+            assert one["route_similarity"] == pytest.approx(other["route_similarity"], abs=1e-5)
+        here, there = told("explain", "the colour red", here["hits"][0]["id"])
+        assert here["shared_experts"] == there["shared_experts"]
+        here, there = told("status", "--experts")
+        for one, other in zip(here["experts"]["groups"], there["experts"]["groups"], strict=True):
+            assert (one["of"], one["name"], one["items"]) == (other["of"], other["name"], other["items"])
+            assert np.allclose(one["share"], other["share"]) and np.allclose(one["mean"], other["mean"])
