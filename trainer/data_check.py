@@ -259,6 +259,6 @@ def _findings(reports: Sequence[TaskReport], leaks: Sequence[Leak]) -> Iterator[
     for leak in leaks:
         yield Finding(
             "warning",
-            f"{leak.other}: {leak.rows:,} with a {leak.what} that training has, too ({leak.example}). What is measured on "
-            "it will be too good.",
+            f"{leak.other}: {leak.rows:,} with a {leak.what} that training has, too ({leak.example}). What is measured "
+            "on it will be too good.",
         )

@@ -17,7 +17,9 @@ _DULL: Final = frozenset(
     jan feb mar apr jun jul aug sep sept oct nov dec
 """.split()
 )
-_CAMERA: Final = re.compile(r"(?:IMG|DSCN?|DSCF|PXL|MVI|GOPR|GH|DJI|PANO|VID|P|SAM|CIMG|HPIM|KIF|R|L)[_-]?\d{3,}", re.I)
+_CAMERA: Final = re.compile(
+    r"(?:IMG|DSCN?|DSCF|PXL|MVI|GOPR|GH|DJI|PANO|VID|P|SAM|CIMG|HPIM|KIF|R|L)[_-]?\d{3,}|WhatsApp", re.IGNORECASE
+)
 _HEX: Final = re.compile(r"[0-9a-f]{8,}|[0-9a-f-]{32,}", re.IGNORECASE)
 _LONGEST: Final = 80
 

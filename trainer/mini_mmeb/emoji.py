@@ -33,25 +33,29 @@ def fluent(packages: Packages) -> list[Emoji]:
     """The emoji in Fluent's 3D style, by code."""
     folder = packages.npm("@lobehub/fluent-emoji-3d@1.1.0")
     files = {code(file.stem): file for file in sorted(folder.rglob("*.webp"))}
-    return [Emoji(*words, files[words[0]]) for words in labels(packages) if words[0] in files]
+    return [Emoji(*words, files[words[0]]) for words in labels(packages) if words[0] in files and words[3]]
 
 
 def openmoji(packages: Packages, style: str) -> list[Emoji]:
     """The emoji in OpenMoji's style: `color` or `black`. The files are SVG."""
     folder = packages.npm("openmoji@17.0.0") / style / "svg"
     files = {code(file.stem): file for file in sorted(folder.glob("*.svg"))}
-    return [Emoji(*words, files[words[0]]) for words in labels(packages) if words[0] in files]
+    return [Emoji(*words, files[words[0]]) for words in labels(packages) if words[0] in files and words[3]]
 
 
 def labels(packages: Packages) -> list[tuple[str, str, tuple[str, ...], str]]:
-    """(code, label, tags, subgroup) of every emoji that has a group."""
+    """(code, label, tags, subgroup) of every emoji; what is only part of others has no subgroup."""
     folder = packages.npm("emojibase-data@17.0.0")
     groups: dict[str, str] = json.loads((folder / "meta/groups.json").read_text("utf-8"))["subgroups"]
     entries: list[dict[str, Any]] = json.loads((folder / "en/data.json").read_text("utf-8"))
     return sorted(
-        (code(entry["hexcode"]), entry["label"], tuple(entry.get("tags", ())), groups[str(entry["subgroup"])])
+        (
+            code(entry["hexcode"]),
+            entry["label"],
+            tuple(entry.get("tags", ())),
+            groups[str(entry["subgroup"])] if "subgroup" in entry else "",
+        )
         for entry in entries
-        if "subgroup" in entry
     )
 
 

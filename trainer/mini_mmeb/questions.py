@@ -59,7 +59,7 @@ def _scenes(shop: Workshop) -> Iterator[tuple[str, str, scenes.Scene, str]]:
         names = [name for name, _ in things]
         if len(set(names)) < 10:
             continue
-        for number in range(count):
+        for number in range(round(count * shop.share)):
             draw = random.Random(f"{shop.sides.seed} {split} {number}")
             scene = scenes.planned(names, draw)
             name = f"scenes/{split}_{number:04}"

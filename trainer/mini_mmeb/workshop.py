@@ -43,11 +43,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Packages to read, the set's pictures, and the seed's sides."""
+    """Packages to read, the set's pictures, and the seed's sides. `share` of the composed pictures is made."""
 
     packages: Packages
     pictures: Pictures
     sides: Sides
+    share: float = 1.0
 
     def chosen(
         self, name: str, things: Iterable[Thing], group: Callable[[Thing], str], train: int | None = None
