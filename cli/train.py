@@ -16,8 +16,8 @@ from tsembed_search.cli.options import examples
 
 if TYPE_CHECKING:
     from tsembed_search.trainer.data import DataSet
+    from tsembed_search.trainer.job import TrainReport
     from tsembed_search.trainer.log import Observer
-    from tsembed_search.trainer.loop import TrainReport
     from tsembed_search.trainer.settings import Recipe
 
 EXAMPLES = examples(
@@ -77,7 +77,7 @@ def train(
     The base model stays as it is; adapters are trained and saved with the run, ready for --model.
     """
     from tsembed_search.trainer import recipe as recipes
-    from tsembed_search.trainer.loop import Job, Stopped
+    from tsembed_search.trainer.job import Job, Stopped
     from tsembed_search.trainer.loop import train as run
 
     speaks = os.environ.get("RANK", "0") == "0"

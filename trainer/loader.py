@@ -76,14 +76,19 @@ def read(
     tasks: Sequence[Task], picks: Sequence[Pick], preparer: Preparer, explicit: int
 ) -> tuple[list[Prepared], Labels, list[str]]:
     """Items of some rows, their labels, and a line for each row that was left out because it cannot be read."""
-    rows = [(tasks[pick.task][pick.row], pick.task) for pick in picks]
+    rows: list[tuple[Row, int]] = []
+    skipped: list[str] = []
+    for pick in picks:
+        try:
+            rows.append((tasks[pick.task][pick.row], pick.task))
+        except LoadError as error:
+            skipped.append(error.message)
     wanted: list[tuple[Item, Role]] = []
     for row, _ in rows:
         wanted += [(row.query, "query"), (row.positive, "document")]
         wanted += [(negative, "document") for negative in row.negatives[:explicit]]
     prepared = iter(preparer.prepare(wanted))
     by_role: dict[int, list[tuple[Prepared, list[int]]]] = {QUERY: [], POSITIVE: [], NEGATIVE: []}
-    skipped = []
     for row, task in rows:
         query, positive, *negatives = (next(prepared) for _ in range(2 + len(row.negatives[:explicit])))
         failed = next((one for one in (query, positive) if isinstance(one, LoadError)), None)

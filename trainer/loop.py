@@ -6,103 +6,29 @@ it would have drawn.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from tsembed_search.errors import ModelError, TsembedError
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbones.protocol import Adaptable
-from tsembed_search.trainer import diagnostics, features, folder, gradcache, ranks, state, validation
+from tsembed_search.trainer import diagnostics, features, folder, gradcache, ranks, setup, state, validation
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.calibration import Sweep, mean_route, sweep
+from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.loader import Load, Loader
-from tsembed_search.trainer.log import NAME, Log, Observer
+from tsembed_search.trainer.log import NAME, Log
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Updater
 from tsembed_search.trainer.representations import Shape
-from tsembed_search.trainer.rows import Task
 from tsembed_search.trainer.sampler import Sampler
-from tsembed_search.trainer.settings import Recipe
 from tsembed_search.trainer.stages import Switch
 from tsembed_search.trainer.validation import Embedding, Validation
 from tsembed_search.trainer.watch import Watch
-from tsembed_search.version import __version__
 
 _SMOOTH = 0.9  # of the rate that is shown
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a run came to. `validation` is that of the saved model, `before` that of the untrained one, where measured.
-
-    `loss`: the mean of the last steps. `stage_switch`: the first step of stage 2, if it came to that.
-    """
-
-    steps: int
-    stage_switch: int | None
-    loss: float | None
-    before: Validation | None
-    validation: Validation | None
-    seconds: float
-    items_per_second: float
-    checkpoint: Path | None
-    route_weight: float | None
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The document of `tsembed train --json`."""
-        return {
-            "steps": self.steps,
-            "stage_switch": self.stage_switch,
-            "loss": self.loss,
-            "validation": self.validation and self.validation.to_json(),
-            "before": self.before and self.before.to_json(),
-            "seconds": self.seconds,
-            "items_per_second": self.items_per_second,
-            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
-            "route_weight": self.route_weight,
-            "reason": self.reason,
-        }
-
-
-class Stopped(TsembedError):
-    """The run was asked to stop, and has saved its state."""
-
-    exit_code = 130
-
-    def __init__(self, report: TrainReport, out: Path) -> None:
-        super().__init__(
-            f"Interrupted after step {report.steps}. Nothing is lost.", f"Go on: tsembed train --resume --out {out}"
-        )
-        self.report = report
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to train: a recipe on the tasks of `train`, steered by those of `held_out`, in the folder `out`.
-
-    `sources`: where the data came from, for the record. `stop` is asked after every step whether to end early.
-    """
-
-    recipe: Recipe
-    train: Sequence[Task]
-    held_out: Sequence[Task]
-    out: Path
-    device: str = "auto"
-    resume: bool = False
-    sources: Sequence[str] = ()
-    problems: int = 0
-    observers: Sequence[Observer] = ()
-    stop: Callable[[], bool] = field(default=lambda: False)
 
 
 def train(job: Job) -> TrainReport:
@@ -132,13 +58,13 @@ class _Run:
         if job.resume:
             folder.check_same(job.out, job.recipe, self.tasks)
         self.base = registry.resolve(job.recipe.model.base)
-        self.backbone = _adapted(registry.load(self.base, device), job.recipe)
+        self.backbone = setup.adapted(registry.load(self.base, device), job.recipe)
         assert self.backbone.adapters is not None
         self.adapters = self.backbone.adapters
         self.device = next(self.adapters.expert_parameters()).device
         self.shape = Shape(self.backbone.info.dim, *self.adapters.shape)
-        self.precision = _precision(settings.precision, self.device)
-        self.tokens = job.recipe.batch.tokens or _tokens(self.backbone, self.device)
+        self.precision = setup.precision(settings.precision, self.device)
+        self.tokens = job.recipe.batch.tokens or setup.tokens(self.backbone, self.device)
         self.objective = Objective(job.recipe.loss, job.recipe.negatives, self.shape, settings.seed).to(self.device)
         self.updater = Updater(job.recipe.optimizer, self.adapters, self.objective, settings.steps)
         self.switch = Switch(job.recipe.stages, settings.steps)
@@ -188,11 +114,11 @@ class _Run:
             self._restore(*state.load(found))
         elif self.job.resume:
             self.log.cut(0)
-        self.log.write("run", **self._header(None if found is None else self.step))
+        self._announce(None if found is None else self.step)
         if self.recipe.run.checkpointing:
             self.backbone.checkpoint()
         if self.recipe.run.compile:
-            _compile(self.backbone)
+            setup.compile_model(self.backbone)
         self.backbone.train(True)
         if self.step == 0 and self.job.held_out:
             self._validate()
@@ -204,7 +130,7 @@ class _Run:
         was, stage = self.switch.at, self.switch.stage(step)
         if self.switch.at != was:
             self.log.write("stage", step=step, stage=stage, reason=self.switch.reason)
-        _seed(self.recipe.run.seed, step, self.ranks.rank)
+        setup.seed_step(self.recipe.run.seed, step, self.ranks.rank)
         outcomes: list[Outcome] = []
 
         def loss(packed: Tensor) -> Tensor:
@@ -333,10 +259,11 @@ class _Run:
         if self.best is not None and self.best[0] != self.step:
             self.ranks.sum(0.0)
             self._load_weights(state.read(self.job.out / folder.BEST))
-        found = self._calibrate()
+        found = self._calibrate() if self.ranks.first else None
         path = self.job.out / folder.MODEL
         report = self._report(reason, path, found)
         if self.ranks.first:
+            self._compare_tasks()
             checkpoint.save(
                 path,
                 self.backbone,
@@ -368,6 +295,15 @@ class _Run:
         self.log.write("experts", tasks=loads)
         return found
 
+    def _compare_tasks(self) -> None:
+        """Notes whether the tasks' gradients of the shared weights agree, where there are several tasks."""
+        loss = self.recipe.loss
+        found = diagnostics.task_gradients(
+            self.backbone, self.preparer, self.job.train, loss.temperature, loss.margin, self.recipe.run.seed
+        )
+        if len(found) > 1:
+            self.log.write("gradients", tasks=list(found), cosine=diagnostics.cosines(found))
+
     def _report(self, reason: str, path: Path | None, found: Sweep | None) -> TrainReport:
         recent = self.watch.losses[-10:]
         return TrainReport(
@@ -395,77 +331,20 @@ class _Run:
         )
         self.ranks.sum(0.0)
 
-    def _header(self, resumed_from: int | None) -> dict[str, Any]:
-        info = self.backbone.info
-        trained = sum(parameter.numel() for parameter in self.updater.shared)
-        held_out = [{"name": task.name, "meta": task.meta, "rows": len(task)} for task in self.job.held_out]
-        return {
-            "version": __version__,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "name": self.recipe.name,
-            "recipe": recipes.to_json(self.recipe),
-            "seed": self.recipe.run.seed,
-            "steps": self.recipe.run.steps,
-            "device": info.device,
-            "precision": "float32" if self.precision is nullcontext else "bfloat16",
-            "ranks": self.ranks.count,
-            "resumed_from": resumed_from,
-            "rows_skipped": self.skipped,
-            "model": {
-                "name": info.name,
-                "dim": info.dim,
-                "parameters": info.parameters,
-                "trainable": trained,
-                "routes": list(self.adapters.shape),
-            },
-            "data": {
-                "sources": list(self.job.sources),
-                "tasks": self.tasks,
-                "validation": held_out,
-                "problems": self.job.problems,
-            },
-        }
+    def _announce(self, resumed_from: int | None) -> None:
+        """The first record of the log."""
+        self.log.write(
+            "run",
+            **setup.header(self.job, self.backbone, self.updater.shared, self.tasks),
+            precision="float32" if self.precision is nullcontext else "bfloat16",
+            ranks=self.ranks.count,
+            resumed_from=resumed_from,
+            rows_skipped=self.skipped,
+        )
 
     def _safe(self) -> str:
         found = state.latest(self.job.out)
         return f"The last whole state is {found}." if found else "No state was saved."
-
-
-def _adapted(backbone: Any, recipe: Recipe) -> Adaptable:
-    """The backbone with fresh adapters, always the same ones for a seed. Raises `ModelError` when it can carry none."""
-    if not hasattr(backbone, "adapt") or backbone.adapters is not None:
-        raise ModelError(
-            f"{recipe.model.base} cannot be the base of training.",
-            "Use mini or a transformers model without adapters: --set model.base=mini",
-        )
-    _seed(recipe.run.seed, 0, 0)
-    backbone.adapt(recipe.adapter.settings())
-    adaptable: Adaptable = backbone
-    return adaptable
-
-
-def _precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    if name == "float32" or (name == "auto" and device.type == "cpu"):
-        return nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
-
-
-def _tokens(backbone: Adaptable, device: torch.device) -> int:
-    """Tokens with gradients that fit: activations of a backward pass take several times those of a forward pass."""
-    return backbone.batch_tokens if device.type == "cpu" else max(1024, backbone.batch_tokens // 4)
-
-
-def _compile(backbone: Any) -> None:
-    for name in ("model", "encoder"):
-        if isinstance(module := getattr(backbone, name, None), torch.nn.Module):
-            module.compile()
-
-
-def _seed(seed: int, step: int, rank: int) -> None:
-    """Starts torch's and Python's random numbers of one step."""
-    number = (seed * 1_000_003 + step) * 4099 + rank
-    torch.manual_seed(number)
-    random.seed(number)
 
 
 def _due(step: int, every: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,8 @@ from tsembed_search.errors import UsageError
 from tsembed_search.trainer.representations import Labels
 
 T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=2)  # while the first process calibrates and writes
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def join(device: str = "auto") -> tuple[Ranks, str]:
                 f"There are {torch.cuda.device_count()} GPUs for {count} processes.", "Start one process per GPU."
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     return Ranks(dist.get_rank(), count, place), f"cuda:{local}" if on_gpu else "cpu"
 

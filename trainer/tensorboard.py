@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,20 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            writer: Any = importlib.import_module("torch.utils.tensorboard")
         except ImportError as error:
             raise UsageError(
                 "TensorBoard is not installed.", "Install it (pip install tensorboard), or leave --tensorboard out."
             ) from error
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = writer.SummaryWriter(str(folder))
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Writes the scalars of steps and validations, `loss` and `rates/experts`, say."""
         if record["kind"] in ("step", "validation"):
             for name, value in _scalars(record):
                 tag = name if record["kind"] == "step" else f"validation/{name}"
-                self._writer.add_scalar(tag, value, record["step"])  # type: ignore[no-untyped-call]
-            self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(tag, value, record["step"])
+            self._writer.flush()
 
 
 def _scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -92,7 +92,7 @@ def _save(model: Any, folder: Path) -> None:
 
 
 def _save_tokenizer(folder: Path) -> dict[str, int]:
-    """A byte-level tokenizer with the family's special tokens; gives their ids, and its size as `size`."""
+    """A byte-level tokenizer with the family's special tokens; gives the ids of its tokens, and its size as `size`."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -104,7 +104,7 @@ def _save_tokenizer(folder: Path) -> dict[str, int]:
     tokenizer.train_from_iterator([_WORDS], trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_SPECIAL[0]).save_pretrained(folder)
-    return {token: tokenizer.token_to_id(token) for token in _SPECIAL} | {"size": tokenizer.get_vocab_size()}
+    return {**tokenizer.get_vocab(), "size": tokenizer.get_vocab_size()}
 
 
 def _text(ids: dict[str, int]) -> dict[str, Any]:
@@ -125,7 +125,14 @@ def _qwen2_vl(ids: dict[str, int]) -> tuple[Any, int]:
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     text = _text(ids) | {"rope_parameters": _ROPE}
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "embed_dim": 32,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "patch_size": 14,
+    }
     config = Qwen2VLConfig(text_config=text, vision_config=vision, **_tokens(ids))
     return Qwen2VLForConditionalGeneration(config), 14
 
@@ -134,7 +141,13 @@ def _qwen2_5_vl(ids: dict[str, int]) -> tuple[Any, int]:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = _text(ids) | {"rope_parameters": _ROPE}
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+    }
     vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_tokens(ids))
     return Qwen2_5_VLForConditionalGeneration(config), 14
@@ -144,7 +157,13 @@ def _qwen3_vl(ids: dict[str, int]) -> tuple[Any, int]:
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     text = _text(ids) | {"head_dim": 8, "rope_parameters": _ROPE | {"mrope_interleaved": True}}
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+    }
     vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **_tokens(ids))
     return Qwen3VLForConditionalGeneration(config), 16

@@ -16,8 +16,9 @@ from training_data import Listed, job, listed, same, small, two_tasks, weights
 from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.model import checkpoint
+from tsembed_search.trainer.job import Job, TrainReport
 from tsembed_search.trainer.log import read
-from tsembed_search.trainer.loop import Job, TrainReport, train
+from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.rows import Row
 from tsembed_search.trainer.watch import DivergedError, Watch
 

@@ -14,8 +14,9 @@ from training_data import job, listed, same, weights
 
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer import state
+from tsembed_search.trainer.job import Stopped
 from tsembed_search.trainer.log import read
-from tsembed_search.trainer.loop import Stopped, train
+from tsembed_search.trainer.loop import train
 
 LONG = ("steps=8", "switch=0.5", "queue=6", "learn_temperature=true", "dimensions=[64]", "noise=0.5", "dropout=0.2")
 

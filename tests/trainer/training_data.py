@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsembed_search.items import Item
 from tsembed_search.trainer import recipe
-from tsembed_search.trainer.loop import Job
+from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.rows import Row
 from tsembed_search.trainer.settings import Recipe
 

@@ -1,0 +1,83 @@
+"""What a run is made of before its first step: the model with its adapters, precision, a budget, random numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsembed_search.errors import ModelError
+from tsembed_search.model.backbones.protocol import Adaptable
+from tsembed_search.trainer import recipe as recipes
+from tsembed_search.trainer.job import Job
+from tsembed_search.trainer.settings import Recipe
+from tsembed_search.version import __version__
+
+
+def adapted(backbone: Any, recipe: Recipe) -> Adaptable:
+    """The backbone with fresh adapters, always the same ones for a seed. Raises `ModelError` when it can carry none."""
+    if not hasattr(backbone, "adapt") or backbone.adapters is not None:
+        raise ModelError(
+            f"{recipe.model.base} cannot be the base of training.",
+            "Use mini or a transformers model without adapters: --set model.base=mini",
+        )
+    seed_step(recipe.run.seed, 0, 0)
+    backbone.adapt(recipe.adapter.settings())
+    adaptable: Adaptable = backbone
+    return adaptable
+
+
+def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    if name == "float32" or (name == "auto" and device.type == "cpu"):
+        return nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+def tokens(backbone: Adaptable, device: torch.device) -> int:
+    """Tokens with gradients that fit: activations of a backward pass take several times those of a forward pass."""
+    return backbone.batch_tokens if device.type == "cpu" else max(1024, backbone.batch_tokens // 4)
+
+
+def compile_model(backbone: Any) -> None:
+    for name in ("model", "encoder"):
+        if isinstance(module := getattr(backbone, name, None), torch.nn.Module):
+            module.compile()
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Starts torch's and Python's random numbers of one step."""
+    number = (seed * 1_000_003 + step) * 4099 + rank
+    torch.manual_seed(number)
+    random.seed(number)
+
+
+def header(job: Job, backbone: Adaptable, trained: Sequence[Tensor], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the first record of the log says of recipe, model and data."""
+    info = backbone.info
+    return {
+        "version": __version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "name": job.recipe.name,
+        "recipe": recipes.to_json(job.recipe),
+        "seed": job.recipe.run.seed,
+        "steps": job.recipe.run.steps,
+        "device": info.device,
+        "model": {
+            "name": info.name,
+            "dim": info.dim,
+            "parameters": info.parameters,
+            "trainable": sum(parameter.numel() for parameter in trained),
+            "routes": list(info.routes or ()),
+        },
+        "data": {
+            "sources": list(job.sources),
+            "tasks": list(tasks),
+            "validation": [{"name": task.name, "meta": task.meta, "rows": len(task)} for task in job.held_out],
+            "problems": job.problems,
+        },
+    }
