@@ -30,6 +30,10 @@ def plain_lines(hits: Sequence[Hit]) -> list[str]:
     for hit in hits:
         page = f"  page {hit.page}" if hit.page is not None else ""
         lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {shown(shortened(hit.path, here()))}{page}")
+        if hit.top_experts:
+            both = f"similarity {hit.similarity:.3f}  routes {hit.route_similarity:+.3f}"
+            shared = f"  shared experts {shown(' '.join(hit.shared_experts[:3]))}" if hit.shared_experts else ""
+            lines.append(f"            {both}{shared}")
         if hit.snippet:
             lines.append(f"            {shown(hit.snippet)}")
     return lines
@@ -97,7 +101,7 @@ def _facts(hit: Hit) -> Text:
     if hit.page is not None:
         facts.append(f" · page {hit.page}", style="dim")
     if hit.top_experts:
-        facts.append(" · experts", style="dim")
+        facts.append(f" · similarity {hit.similarity:.2f} · routes {hit.route_similarity:+.2f} · experts", style="dim")
         for name in [*hit.shared_experts, *(name for name in hit.top_experts if name not in hit.shared_experts)][:3]:
             facts.append(" " + shown(name), style="bold green" if name in hit.shared_experts else "dim")
     if hit.also_at:

@@ -48,9 +48,11 @@ def status(
     json: options.Json = False,
 ) -> None:
     """Say what an index holds: files, items, folders, model, disk space, and what was skipped."""
-    from tsembed_search.errors import IndexBusyError
+    from tsembed_search.errors import IndexBusyError, UsageError
     from tsembed_search.index import Index
 
+    if skipped and experts:
+        raise UsageError("--skipped and --experts exclude each other.", "Choose one of them.")
     known: IndexStatus | None = None
     usage: list[Usage] = []
     busy = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from tsembed_search.cli import experts, explain
+from tsembed_search.cli.hits import print_hits
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.metadata import IndexMetadata
@@ -52,6 +54,31 @@ def run_routed(routed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     from tsembed_search.cli.main import app
 
     yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+class TestHits:
+    """What a search says about experts to people."""
+
+    def test_plain_lines(self, run_routed: Run) -> None:
+        hits = json.loads(run_routed("search", "red", "-k", 3, "--json").stdout)["hits"]
+        told = run_routed("search", "red", "-k", 3).stdout.splitlines()
+        lines = [line.split() for line in told if line.split()[0] == "similarity"]
+        assert [float(line[1]) for line in lines] == [pytest.approx(hit["similarity"], abs=6e-4) for hit in hits]
+        assert [float(line[3]) for line in lines] == [pytest.approx(hit["route_similarity"], abs=6e-4) for hit in hits]
+        assert [line[6:] for line in lines] == [hit["shared_experts"][:3] for hit in hits]
+
+    def test_shared_experts_stand_out_in_a_terminal(self, run_routed: Run) -> None:
+        with Index.open("default") as index:
+            found = index.search("red").hits[0]
+        found = replace(found, top_experts=["b0e0", "b1e1"], shared_experts=["b1e1"])
+        screen = recording(100)
+        print_hits([found], on=screen)
+        styles = {segment.text.strip(): str(segment.style) for segment in screen._record_buffer}
+        assert "green" in styles["b1e1"]
+        assert "green" not in styles["b0e0"]
+
+    def test_a_model_without_experts_says_nothing_of_them(self, run: Run) -> None:
+        assert "routes" not in run("search", "red").stdout
 
 
 class TestExplain:
@@ -116,6 +143,9 @@ class TestExplain:
 
 
 class TestUsage:
+    def test_not_with_skipped(self, run_routed: Run) -> None:
+        assert run_routed("status", "--experts", "--skipped").exit_code == 2
+
     def test_json(self, run_routed: Run) -> None:
         told = json.loads(run_routed("status", "--experts", "--json").stdout)
         assert told["total"] == 12
