@@ -13,7 +13,7 @@ import typer
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.config import DEFAULT_MODEL, home, index_folder
-from tsembed_search.errors import IndexBusyError, TsembedError
+from tsembed_search.errors import DamagedIndexError, IndexBusyError, TsembedError
 from tsembed_search.version import __version__
 
 if TYPE_CHECKING:
@@ -74,13 +74,23 @@ def doctor(
 
 
 def _repair(name: str, url: str | None) -> None:
+    from tsembed_search.indexer.removal import rescue
+
+    try:
+        files, items = _rebuilt(name, url)
+    except DamagedIndexError as error:
+        rescue(index_folder(name, url), error, render.remark)
+        files, items = _rebuilt(name, url)
+    told = f"{render.count_words(files, 'file')}, {render.count_words(items, 'item')}"
+    render.remark(f"The manifest of the index {name} was made again from the index: {told}.")
+
+
+def _rebuilt(name: str, url: str | None) -> tuple[int, int]:
     from tsembed_search.index import Index
     from tsembed_search.indexer.removal import repair
 
     with Index.open(name, url) as index, render.working("Repairing"):
-        files, items = repair(index_folder(name, url), index.store)
-    told = f"{render.count_words(files, 'file')}, {render.count_words(items, 'item')}"
-    render.remark(f"The manifest of the index {name} was made again from the index: {told}.")
+        return repair(index_folder(name, url), index.store)
 
 
 def _examine(index: str, url: str | None, model: str | None, device: str) -> list[Finding]:

@@ -14,10 +14,15 @@ from tsembed_search.indexer.manifest import Content, FileRow, Manifest, packed, 
 from tsembed_search.indexer.places import place_of
 from tsembed_search.paths import file_path
 from tsembed_search.search.filters import Condition
+from tsembed_search.store.opening import salvage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tsembed_search.errors import DamagedIndexError
     from tsembed_search.store.base import Record, Store
 
+_SALVAGED: Final = "salvaged"  # see `store/salvage.py`
 _GENERATION: Final = "generation"
 _NEXT_GENERATION: Final = "next_generation"
 _GROUP: Final = 200
@@ -27,14 +32,22 @@ def agree(manifest: Manifest, store: Store, note: Callable[[str], None]) -> None
     """Mends what a kill has left, then rebuilds the manifest if it and the store still tell of different things."""
     known = manifest.get(_GENERATION)
     told = store.metadata.get(_GENERATION)
-    if told in (known, manifest.get(_NEXT_GENERATION)):
+    sound = (store.metadata.get(_SALVAGED) or "") == (manifest.get(_SALVAGED) or "")
+    if sound and told in (known, manifest.get(_NEXT_GENERATION)):
         _look_up_unsettled(manifest, store)
         if store.count() == manifest.counts()[1]:
             return
-    elif known is None and told is None and store.count() == 0:
+    elif sound and known is None and told is None and store.count() == 0:
         return
     note("The index and its manifest do not agree; the manifest is being rebuilt from the index.")
     rebuild_manifest(manifest, store)
+
+
+def salvaged(folder: Path, error: DamagedIndexError, note: Callable[[str], None]) -> None:
+    """Rescues what can be read of the embedded store in `folder`, which gave `error`. The caller owns the index."""
+    note(f"{error.message} What can be read is being kept; the rest will be embedded again.")
+    kept = salvage(folder)
+    note(f"{kept:,} items were kept.")
 
 
 def begin_changes(manifest: Manifest, store: Store) -> None:
@@ -75,6 +88,7 @@ def rebuild_manifest(manifest: Manifest, store: Store) -> int:
     _take_over(manifest, page)
     _settle(manifest)
     begin_changes(manifest, store)
+    manifest.put(_SALVAGED, store.metadata.get(_SALVAGED) or "")
     return total
 
 

@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from tsembed_search.errors import IndexBusyError, IndexMismatchError
+from tsembed_search.errors import DamagedIndexError, IndexBusyError, IndexMismatchError
 from tsembed_search.indexer import mending
 from tsembed_search.indexer.changes import Changes, valid_recipes
 from tsembed_search.indexer.crawl import Crawl, Found, Problem
@@ -35,12 +35,12 @@ from tsembed_search.indexer.feeding import Feeder
 from tsembed_search.indexer.flow import Flow, Stopped
 from tsembed_search.indexer.ignore import Selection
 from tsembed_search.indexer.intake import Intake
-from tsembed_search.interrupts import Interrupts
 from tsembed_search.indexer.jobs import Job
 from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.indexer.meter import Meter
 from tsembed_search.indexer.report import IndexReport, IndexSettings, Interrupted, ProgressSink, Silent
 from tsembed_search.indexer.writing import Writer
+from tsembed_search.interrupts import Interrupts
 from tsembed_search.ownership import Owner, owned
 
 if TYPE_CHECKING:
@@ -149,6 +149,10 @@ class _Run:
             try:
                 store = self._opener(None)
                 break
+            except DamagedIndexError as error:
+                if self._settings.dry_run:
+                    raise
+                mending.salvaged(self._settings.folder, error, self._meter.note)
             except IndexBusyError:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise

@@ -14,6 +14,7 @@ from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.ownership import owned
 
 if TYPE_CHECKING:
+    from tsembed_search.errors import DamagedIndexError
     from tsembed_search.store.base import Store
 
 
@@ -52,6 +53,15 @@ def remove_index(folder: Path, delete_store: Callable[[], None], *, wait: float 
         delete_store()
         _forget_manifest(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def rescue(folder: Path, error: DamagedIndexError, note: Callable[[str], None], *, wait: float | None = 0.0) -> None:
+    """Keeps what can be read of the embedded store in `folder`, which gave `error`.
+
+    Raises `IndexBusyError` while another process owns the index, and `StoreError`.
+    """
+    with owned(folder, "repairing", wait=wait):
+        mending.salvaged(folder, error, note)
 
 
 def repair(folder: Path, store: Store, *, wait: float | None = 0.0) -> tuple[int, int]:

@@ -114,12 +114,22 @@ class Indexing:
         if not store_exists(self.home, name="test"):
             if info is None:
                 return None
-            shutil.copytree(_new_store(), self.home, dirs_exist_ok=True)
+            self._create()
         store = open_store(self.home, name="test")
         if not self.optimizes:
             # Small shards are rewritten as a whole; what that does is tested once.
             store.optimize = lambda: None  # type: ignore[method-assign]
         return store
+
+    def _create(self) -> None:
+        """As the real creation does it: a kill leaves no index, or a whole one."""
+        copy = self.home / "points.copy"
+        for left in (copy, self.home / "points"):
+            shutil.rmtree(left, ignore_errors=True)
+        shutil.copytree(_new_store() / "points", copy)
+        copy.rename(self.home / "points")
+        shutil.copy(_new_store() / "index.json", self.home / "index.json.copy")
+        (self.home / "index.json.copy").rename(self.home / "index.json")
 
     def records(self) -> list[Record]:
         """All points, with vectors."""

@@ -43,5 +43,9 @@ class IndexBusyError(StoreError):
     """Another process owns the index."""
 
 
+class DamagedIndexError(StoreError):
+    """The embedded engine cannot make sense of its own files. `store.opening.salvage` keeps what can be read."""
+
+
 class IndexMismatchError(TsembedError):
     """The index was made by another model (or schema) than the one now asked to read or extend it."""

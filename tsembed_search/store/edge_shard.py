@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tsembed_search.errors import IndexBusyError, StoreError
+from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.schema import PAYLOAD_INDEXES, VECTOR_NAME
 from tsembed_search.store.tuning import HNSW_EF_CONSTRUCT, HNSW_M
@@ -24,7 +24,10 @@ OPEN_RESERVE: Final = 32 << 20
 WRITE_RESERVE: Final = 128 << 20
 """Free bytes needed to open and to write. The engine maps files into memory: on a full disk it would die by SIGBUS."""
 
-_DAMAGED = "Restore the index's folder from a backup, or delete it and index again."
+_NOT_DAMAGE: Final = ("WouldBlock", "No space left", "Permission denied")
+_REPAIR: Final = (
+    "Run `tsembed doctor --repair`: it keeps what can be read, and the next `tsembed index` embeds the rest again."
+)
 
 
 def create(folder: Path, settings: StoreSettings) -> Any:
@@ -45,7 +48,7 @@ def load(folder: Path, settings: StoreSettings) -> Any:
     import qdrant_edge as engine
 
     if not folder.is_dir():
-        raise StoreError(f"The items of this index are missing: {folder} does not exist.", _DAMAGED)
+        raise DamagedIndexError(f"The items of this index are missing: {folder} does not exist.", _REPAIR)
     need_space(folder, OPEN_RESERVE)
     return engine.EdgeShard.load(os.fspath(folder), _config(settings))
 
@@ -78,11 +81,19 @@ def explained(doing: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # The engine raises bare `Exception`s, and a panic in its native code arrives as a `BaseException`.
-        native = type(error) is Exception or type(error).__name__ == "PanicException"
-        if not native and not isinstance(error, OSError | ValueError | TypeError | OverflowError):
+        if not _native(error) and not isinstance(error, OSError | ValueError | TypeError | OverflowError):
             raise
         raise _in_words(error, doing, folder) from error
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether the engine could not make sense of its files, rather than not get at them."""
+    return _native(error) and not any(reason in str(error) for reason in _NOT_DAMAGE)
+
+
+def _native(error: BaseException) -> bool:
+    """The engine raises bare `Exception`s, and a panic in its native code arrives as a `BaseException`."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 def _config(settings: StoreSettings) -> Any:
@@ -148,4 +159,4 @@ def _in_words(error: BaseException, doing: str, folder: Path) -> StoreError:
         return StoreError(f"Cannot {doing} {folder}: {error.strerror or text}.")
     if isinstance(error, ValueError | TypeError | OverflowError):
         return StoreError(f"Cannot {doing} {folder}: {text.splitlines()[0] if text else type(error).__name__}.")
-    return StoreError(f"Cannot {doing} {folder}: {text or type(error).__name__}.", f"If this happens again: {_DAMAGED}")
+    return DamagedIndexError(f"Cannot {doing} {folder}: {text or type(error).__name__}.", _REPAIR)

@@ -70,3 +70,10 @@ def delete_store(folder: Path, *, url: str | None = None, name: str) -> None:
     from tsembed_search.store.edge import EdgeStore
 
     EdgeStore.delete_all(folder)
+
+
+def salvage(folder: Path) -> int:
+    """Rescues what can be read of a damaged embedded store; returns how many points. See `store/salvage.py`."""
+    from tsembed_search.store import salvage
+
+    return salvage.salvage(folder)
