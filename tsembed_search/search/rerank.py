@@ -63,7 +63,7 @@ def with_routes(query: Query, candidates: Sequence[Candidate]) -> list[Candidate
     import numpy as np
 
     size = len(query.route)
-    routes = [one.record.payload.get("route") or () for one in candidates]
+    routes: list[list[float]] = [one.record.payload.get("route") or [] for one in candidates]
     rows = [row for row, route in enumerate(routes) if len(route)]
     if not rows or not size:
         return list(candidates)
