@@ -33,6 +33,7 @@ def adapted(backbone: Any, recipe: Recipe) -> Adaptable:
 
 
 def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Makes the context of a forward pass: `auto` computes in bfloat16 on a GPU, in float32 on a CPU."""
     if name == "float32" or (name == "auto" and device.type == "cpu"):
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
@@ -44,6 +45,7 @@ def tokens(backbone: Adaptable, device: torch.device) -> int:
 
 
 def compile_model(backbone: Any) -> None:
+    """Runs the model through torch.compile from now on."""
     for name in ("model", "encoder"):
         if isinstance(module := getattr(backbone, name, None), torch.nn.Module):
             module.compile()

@@ -1,0 +1,120 @@
+"""Pictures pass the frozen tower once, and give the same numbers as ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from training_data import Listed, job, same, small, weights
+
+from tsembed_search.errors import LoadError
+from tsembed_search.items import Item, Role
+from tsembed_search.model.backbones import mini
+from tsembed_search.model.backbones.protocol import Adaptable, Prepared
+from tsembed_search.trainer.features import Preparer, preparer
+from tsembed_search.trainer.job import Job
+from tsembed_search.trainer.loop import train
+from tsembed_search.trainer.rows import Row
+from tsembed_search.trainer.settings import Adapter
+
+
+Make = Callable[[Adapter], Adaptable]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    files = []
+    for seed in range(6):
+        coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        files.append(tmp_path / f"{seed}.png")
+        Image.fromarray(coarse).resize((64, 48), Image.Resampling.NEAREST).save(files[-1])
+    return files
+
+
+def vectors(backbone: Adaptable, prepared: list[Prepared | LoadError]) -> torch.Tensor:
+    with torch.no_grad():
+        return backbone.trace([one for one in prepared if isinstance(one, Prepared)], losses=False).vectors
+
+
+def counting(backbone: mini.Mini, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures pass the tower, call by call."""
+    passed: list[int] = []
+    logits = backbone.tower.logits
+
+    def count(pixels: torch.Tensor) -> torch.Tensor:
+        passed.append(len(pixels))
+        return logits(pixels)
+
+    monkeypatch.setattr(backbone.tower, "logits", count)
+    return passed
+
+
+def test_same_vectors_with_and_without(pictures: list[Path], adapted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = adapted(Adapter(rank=2))
+    backbone.train(False)
+    wanted: list[tuple[Item, Role]] = [(Item(image=one), "document") for one in pictures]
+    wanted += [(Item("red", pictures[0]), "query"), (Item("a"), "query")]
+    plain = vectors(backbone, Preparer(backbone, 1).prepare(wanted))
+    assert isinstance(backbone, mini.Mini)
+    passed = counting(backbone, monkeypatch)
+    caching = preparer(backbone, "base", workers=2)
+    first = vectors(backbone, caching.prepare(wanted))
+    assert passed == [8], "six pictures, filled up to whole slices; one of them came twice"
+    torch.testing.assert_close(first, plain, atol=1e-5, rtol=0)
+    assert torch.equal(vectors(backbone, caching.prepare(wanted)), first)
+    caching.close()
+    from_disk = preparer(backbone, "base", workers=2)
+    assert torch.equal(vectors(backbone, from_disk.prepare(wanted)), first)
+    assert passed == [8], "neither again in this run nor in the next one"
+    preparer(backbone, "another", workers=2).prepare(wanted)
+    assert passed == [8, 8], "another model's features are its own"
+
+
+def test_a_picture_has_the_same_bits_in_any_company(pictures: list[Path], adapted: Make) -> None:
+    """So a run that is resumed, and asks for pictures in other groups, computes the same."""
+    backbone = adapted(Adapter(rank=2))
+    assert isinstance(backbone, mini.Mini)
+    prepared = [backbone.prepare(Item(image=one)) for one in pictures]
+    together = backbone.look(prepared)
+    for one, caption in zip(prepared, together, strict=True):
+        alone = backbone.look([one])[0]
+        assert caption is not None and alone is not None and torch.equal(alone, caption)
+    assert backbone.look([backbone.prepare(Item("words"))]) == [None]
+
+
+def test_changed_files_are_looked_at_again(pictures: list[Path], adapted: Make) -> None:
+    backbone = adapted(Adapter(rank=2))
+    backbone.train(False)
+    caching = preparer(backbone, "base", workers=1)
+    before = vectors(backbone, caching.prepare([(Item(image=pictures[0]), "document")]))
+    pictures[0].write_bytes(pictures[1].read_bytes() + b" ")
+    after = vectors(backbone, caching.prepare([(Item(image=pictures[0]), "document")]))
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
+def test_what_cannot_be_read(pictures: list[Path], tmp_path: Path, adapted: Make) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    caching = preparer(adapted(Adapter(rank=2)), "base", workers=1)
+    places = [pictures[0], tmp_path / "bad.png", tmp_path / "gone.png", pictures[1]]
+    found = caching.prepare([(Item(image=place), "document") for place in places])
+    assert [isinstance(one, Prepared) for one in found] == [True, False, False, True]
+
+
+def test_training_on_pictures(pictures: list[Path], tmp_path: Path) -> None:
+    """The same model with the cache on disk, from it, and without."""
+    rows = [Row(Item(f"number {at}"), Item(image=one), str(at)) for at, one in enumerate(pictures)]
+    tasks = [Listed("pictures", rows)]
+
+    def run(name: str, *overrides: str) -> dict[str, torch.Tensor]:
+        settings = small("steps=3", "batch.size=4", *overrides)
+        train(Job(settings, tasks, tasks, tmp_path / name, "cpu"))
+        return weights(tmp_path / name / "model")
+
+    first = run("first")
+    assert same(first, run("again")) and same(first, run("without", "cache=false"))
+    assert len(list((tmp_path / "home" / "cache").glob("*.sqlite"))) == 1
+    assert job(tmp_path / "x").recipe.run.cache

@@ -1,0 +1,117 @@
+"""When things happen: rates, stages; and what is measured at the end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tsembed_search.trainer.calibration import WEIGHTS, reranked, sweep
+from tsembed_search.trainer.optimizer import schedule
+from tsembed_search.trainer.settings import Optimizer, Stages
+from tsembed_search.trainer.stages import Switch
+from tsembed_search.trainer.validation import Embedded, Ranking, ranks_of, score
+
+
+class TestSchedule:
+    @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+    def test_up_then_down(self, kind: str) -> None:
+        rates = [schedule(Optimizer(schedule=kind, warmup=10), step, 100) for step in range(1, 101)]  # type: ignore[arg-type]
+        assert rates[:10] == sorted(rates[:10]) and rates[0] > 0
+        assert rates[10] == max(rates) == pytest.approx(1)
+        assert rates[10:] == sorted(rates[10:], reverse=True)
+        assert (rates[-1] == 1) if kind == "constant" else (0 < rates[-1] < 0.02)
+
+    def test_warmup_as_a_share_and_as_a_number(self) -> None:
+        share, number = (Optimizer(warmup=warmup) for warmup in (0.25, 10))
+        assert [schedule(share, step, 40) for step in range(1, 41)] == [schedule(number, s, 40) for s in range(1, 41)]
+        assert schedule(Optimizer(warmup=100), 1, 1) == 1, "a run shorter than its warm-up has a step at the full rate"
+
+
+class TestStages:
+    def test_by_share(self) -> None:
+        for share, first in ((0.0, 1), (0.3, 4), (0.5, 6), (1.0, None)):
+            switch = Switch(Stages(share), 10)
+            stages = [switch.stage(step) for step in range(1, 11)]
+            assert stages == [1] * ((first or 11) - 1) + [2] * (11 - (first or 11))
+            assert switch.at == first
+
+    def test_when_entropy_has_settled(self) -> None:
+        switch = Switch(Stages("auto", latest=0.9), 400)
+        entropies = [max(0.5, 1 - step / 100) for step in range(400)]
+        stages = []
+        for step, entropy in enumerate(entropies, 1):
+            stages.append(switch.stage(step))
+            switch.observe(entropy)
+        assert stages == sorted(stages)
+        assert switch.at is not None and 60 < switch.at < 100 and "settled at 0.5" in switch.reason
+
+    def test_at_the_latest(self) -> None:
+        switch = Switch(Stages("auto", latest=0.5), 100)
+        for step in range(1, 101):
+            switch.stage(step)
+            switch.observe(step / 100)
+        assert switch.at == 51 and "not settled" in switch.reason
+
+    def test_going_on(self) -> None:
+        whole, resumed = (Switch(Stages("auto"), 400) for _ in range(2))
+        for step in range(1, 200):
+            whole.stage(step)
+            whole.observe(0.5)
+            if step == 30:
+                resumed.restore(whole.state())
+            if step > 30:
+                resumed.stage(step)
+                resumed.observe(0.5)
+        assert resumed.state() == whole.state() and whole.at == 41
+
+    def test_routers_slow_down(self) -> None:
+        switch = Switch(Stages(0.5, router_factor=0.2), 10)
+        assert (switch.router_factor(1), switch.router_factor(2)) == (1, 0.2)
+
+
+def unit(*shape: int, seed: int) -> Tensor:
+    return functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def ranking(good_routes: bool, queries: int = 60) -> Ranking:
+    """Vectors that hint at the right candidate, and routes that know it, or know nothing."""
+    targets = unit(queries, 16, seed=1)
+    vectors = functional.normalize(targets + 1.5 * unit(queries, 16, seed=2), dim=-1)
+    known = torch.rand(queries, 12, generator=torch.Generator().manual_seed(3))
+    other = torch.rand(queries, 12, generator=torch.Generator().manual_seed(4))
+    return Ranking(
+        "", Embedded(vectors, known if good_routes else other), Embedded(targets, known), torch.eye(queries).bool()
+    )
+
+
+class TestCalibration:
+    def test_lambda_where_routes_know_something(self) -> None:
+        useful, useless = ({"one": ranking(kind)} for kind in (True, False))
+        found, nothing = (sweep(rankings, torch.full((12,), 0.5)) for rankings in (useful, useless))
+        assert found is not None and nothing is not None
+        assert found.weight > 0.1 and nothing.weight == 0 and found.queries == 60
+        assert [weight for weight, _ in found.tried] == list(WEIGHTS)
+        assert max(mrr for _, mrr in found.tried) == dict(found.tried)[found.weight]
+
+    def test_nothing_to_measure_on(self) -> None:
+        assert sweep({}, torch.zeros(12)) is None
+
+    def test_only_the_first_hundred_are_reranked(self) -> None:
+        many = ranking(True, queries=150)
+        scores = reranked(many, 0.5, torch.full((12,), 0.5))
+        cosine = many.queries.vectors @ many.candidates.vectors.T
+        for row in range(5):
+            first = set(cosine[row].topk(100).indices.tolist())
+            assert set(scores[row].topk(100).indices.tolist()) == first
+        assert torch.equal(reranked(many, 0.0, torch.zeros(12)).argmax(1), cosine.argmax(1))
+
+    def test_ranks(self) -> None:
+        scores = torch.tensor([[0.9, 0.5, 0.1], [0.2, 0.2, 0.1], [0.3, 0.1, 0.7]])
+        correct = torch.tensor([[False, True, True], [True, False, False], [False, False, True]])
+        assert ranks_of(scores, correct).tolist() == [2, 2, 1], "a tie counts against it"
+        alone = Ranking(
+            "vqa", Embedded(torch.eye(2), torch.eye(2)), Embedded(torch.eye(2), torch.eye(2)), torch.eye(2).bool()
+        )
+        assert score(alone) == {"meta": "vqa", "hit@1": 1.0, "mrr": 1.0, "n": 2}
