@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from indexing import Indexing, fast_folder
 from killable import SPOTS, Killable
 
-EXAMPLES = int(os.environ.get("TSEMBED_SEQUENCES", "8"))
+EXAMPLES = int(os.environ.get("TSEMBED_SEQUENCES", "6"))
 NAMES = st.sampled_from(["a", "b", "c", "sub/a", "sub/b", "sub/deep/c"])
 COLOURS = st.sampled_from(["red", "green", "blue", "yellow"])
 WORDS = st.sampled_from(["sea", "hill", "snow", "coal"])
@@ -111,7 +111,6 @@ def killable() -> Iterator[Killable]:
         yield process
 
 
-@pytest.mark.slow
 def test_any_sequence(killable: Killable) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
