@@ -223,6 +223,8 @@ def _load(sources: Sequence[str], recipe: Recipe, seed: int | None, *, quiet: bo
             weights=said.weights,
             caps=said.caps,
             only=said.only,
+            images=[Path(folder).expanduser() for folder in said.images],
+            instructions=None if said.instructions == "layout" else said.instructions,
         )
 
 

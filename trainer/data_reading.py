@@ -163,7 +163,7 @@ def _refuse(path: Path, counts: Counts, problems: Sequence[Problem]) -> None:
     first = "; ".join(f"line {one.line}: {one.reason}" for one in own[:_FEW])
     hint = "Look it over with `tsembed data check`, and mend it."
     if counts.bad["image"] * 2 > bad:
-        hint = "Say where the images are: --images FOLDER."
+        hint = "Say where its images are: --images DIR; for training, --set 'data.images=[\"DIR\"]'."
     elif not path.exists():
         hint = ""
     raise UsageError(f"{bad:,} of {counts.good + bad:,} rows of {path} cannot be used: {first}.", hint)

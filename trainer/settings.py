@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 class Data:
     """What of the data is used: see `data.load`. `validation`: the share of identities held out, or how many rows.
     `weights`, `caps`: per task, or pattern of names, how often it is drawn and how many rows it has at most. `only`:
-    the tasks that are read, none means all.
+    the tasks that are read, none means all. `images`: folders to look for images in first. `instructions`: they go
+    where the data's layout has them, all before the text, all into the model's own prompt, or nowhere.
     """
 
     validation: float = 0.02
     weights: Mapping[str, float] = field(default_factory=dict)
     caps: Mapping[str, int] = field(default_factory=dict)
     only: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    instructions: Literal["layout", "text", "field", "none"] = "layout"
 
 
 @dataclass(frozen=True)

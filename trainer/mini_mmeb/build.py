@@ -83,7 +83,7 @@ def build(
     made = [task for task in wanted if task.name in rows]
     write_json(folder / TASKS_FILE, {"tasks": {task.name: _described(task, rows[task.name]) for task in made}})
     write_json(folder / "licences.json", _licences(made))
-    write_text(folder / "README.md", _readme(made, rows, seed))
+    write_text(folder / "README.md", _readme(made, rows, seed, public))
     files = [file for file in (folder / "images").rglob("*") if file.is_file()]
     sizes = sum(file.stat().st_size for file in files)
     return Built(folder, rows, missing, len(files), sizes, len(pictures.unreadable))
@@ -150,12 +150,13 @@ def _licences(made: Sequence[TaskPlan]) -> dict[str, Any]:
     }
 
 
-def _readme(made: Sequence[TaskPlan], rows: dict[str, dict[str, int]], seed: int) -> str:
+def _readme(made: Sequence[TaskPlan], rows: dict[str, dict[str, int]], seed: int, public: bool) -> str:
     lines = [
         "# mini-mmeb",
         "",
-        f"Made by `tsembed data mini-mmeb --seed {seed}`. Rows are in MMEB's layouts: `train/` as MMEB-train has them,",
-        "the other folders as MMEB-eval, the right target first. What `unseen_*` shows is in no training row.",
+        f"Made by `tsembed data mini-mmeb --seed {seed}{' --public' if public else ''}`. Rows are in MMEB's layouts:",
+        "`train/` as MMEB-train has them, the other folders as MMEB-eval, the right target first. What `unseen_*`",
+        "shows is in no training row.",
         "",
         f"| task | meta-task | {' | '.join(SPLITS)} | licences | free |",
         f"|---|---|{'---|' * len(SPLITS)}---|---|",
