@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,24 @@ def test_json_is_the_contracts(run: Run, data: Path) -> None:
     assert said["overall"]["hit@1"] == 1.0
     assert said["compare"] is None and said["rerank"] is None
     assert said["model"]["name"] == "colours"
+
+
+def test_the_page_shows_the_document_as_it_is(run: Run, data: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text("utf-8")
+    block = re.search(r"```json\n(.*?)```", page, flags=re.DOTALL)
+    assert block is not None
+    example, actual = json.loads(block[1]), json.loads(run(data, "--model", "colours", "--json").stdout)
+    assert list(example) == list(actual)
+    for part in ("model", "unread", "seconds", "data"):
+        assert list(example[part]) == list(actual[part])
+    assert list(example["tasks"]["clothing"]) == list(actual["tasks"]["naming"])
+    for option in re.findall(r"`(--[a-z-]+)", page):
+        assert option in page_of_options(run), option
+
+
+def page_of_options(run: Run) -> str:
+    """The command's help, wide enough to keep options whole."""
+    return run("--help").stdout
 
 
 def test_plain_lines_and_csv(run: Run, data: Path, tmp_path: Path) -> None:
