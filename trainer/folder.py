@@ -5,6 +5,7 @@ log.jsonl     what happened: see `log`
 states/       the last whole state, to go on from: see `state`
 best.safetensors   the weights that validated best
 model/        the finished checkpoint, for `--model`
+report.html   the run with plots: see `report`
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.trainer import diagnostics, features, folder, gradcache, ranks, setup, state, validation
+from tsembed_search.trainer import card, diagnostics, features, folder, gradcache, ranks, setup, state, validation
 from tsembed_search.trainer import recipe as recipes
+from tsembed_search.trainer import report as page
 from tsembed_search.trainer.calibration import Sweep, mean_route, sweep
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.loader import Load, Loader
@@ -274,6 +275,8 @@ class _Run:
                 metrics=report.validation.to_json() if report.validation else {},
             )
         self._end(report)
+        if self.ranks.first:
+            card.write(path, self.job.out)
         return report
 
     def _calibrate(self) -> Sweep | None:
@@ -329,6 +332,8 @@ class _Run:
             best_step=self.best[0] if self.best else None,
             checkpoint=None if report.checkpoint is None else str(report.checkpoint),
         )
+        if self.ranks.first:
+            page.write(self.job.out)
         self.ranks.sum(0.0)
 
     def _announce(self, resumed_from: int | None) -> None:
