@@ -225,7 +225,13 @@ class Index:
             searcher = self._searcher()
             record = self._chosen(searcher, wanted, hit)
             found = searcher.hit(wanted, record)
-        return Explanation(found, Agreement.of(wanted.route, record.payload["route"], shape), seconds)
+        route = record.payload.get("route")
+        if not route:
+            raise StoreError(
+                f"{found.path} has no routing vector.",
+                "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
+            )
+        return Explanation(found, Agreement.of(wanted.route, route, shape), seconds)
 
     def routes(self, otherwise: str = "Index") -> tuple[int, int]:
         """(L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise` begins

@@ -89,6 +89,15 @@ class TestIndex:
         with pytest.raises(UsageError, match=words):
             index.explain("red", hit)
 
+    def test_an_item_that_lost_its_route(self, index: Index) -> None:
+        hit = index.search("red").hits[0]
+        index.store.set_payload(hit.id, {"route": []})
+        with pytest.raises(StoreError, match="has no routing vector"):
+            index.explain("red", hit.id)
+        index.store.set_payload(hit.id, {"route": [1.0, 0.0]})
+        with pytest.raises(StoreError, match="2 numbers, where the model has 6"):
+            index.explain("red", hit.id)
+
     def test_usage(self, index: Index) -> None:
         records = list(index.store.scroll())
         groups = {(one.of, one.name.rpartition("/")[2]): one for one in expert_usage(records, ROUTES)}
