@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tsembed_search.ignore_files import is_ignored
 from tsembed_search.indexer.crawl import Found
-from tsembed_search.indexer.ignore import is_ignored
 from tsembed_search.indexer.loaders import FORMATS
 from tsembed_search.indexer.manifest import FileRow, Manifest, signed
 from tsembed_search.indexer.report import PageMode

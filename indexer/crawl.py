@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsembed_search.errors import UsageError
-from tsembed_search.indexer.ignore import IGNORE_FILE, IgnoreRules, Selection, rules_in
+from tsembed_search.ignore_files import IGNORE_FILE, IgnoreRules, rules_in
+from tsembed_search.indexer.ignore import Selection
 from tsembed_search.paths import absolute
 
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from tsembed_search.errors import LoadError
 from tsembed_search.evaluation.records import Problem
+from tsembed_search.ignore_files import IgnoreRules, rules_in
 from tsembed_search.items import Item
 from tsembed_search.trainer.data_names import telling_name, telling_words
 from tsembed_search.trainer.data_pages import Passage, html_pairs, markdown_pairs, passage
@@ -51,8 +52,10 @@ class FolderRow:
 def folder_rows(folder: Path) -> tuple[dict[str, list[FolderRow]], list[Problem]]:
     """The rows of each task that the folder offers, in a stable order, and the files that could not be read.
 
-    Hidden files and folders are passed over, and links are not followed into folders.
+    Hidden files and folders are passed over and so is what a `.tsembedignore` leaves out; links to folders are not
+    followed. Raises `LoadError` for a folder that cannot be listed.
     """
+    folder = folder.absolute()
     files = list(_files(folder))
     found: dict[str, list[FolderRow]] = defaultdict(list)
     problems: list[Problem] = []
@@ -77,11 +80,26 @@ def folder_rows(folder: Path) -> tuple[dict[str, list[FolderRow]], list[Problem]
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for top, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(top) / name
+    """The files below a folder, but for hidden ones and what a `.tsembedignore` leaves out."""
+    waiting: list[tuple[str, IgnoreRules | None]] = [(os.fspath(folder.absolute()), None)]
+    while waiting:
+        top, above = waiting.pop()
+        rules = rules_in(top, above)
+        try:
+            with os.scandir(top) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            raise LoadError(f"The folder {top} cannot be listed: {error.strerror or error}.") from error
+        below = []
+        for entry in entries:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if entry.name.startswith(".") or (rules is not None and rules.ignores(entry.path, is_folder=is_folder)):
+                continue
+            if is_folder:
+                below.append((entry.path, rules))
+            elif entry.is_file():
+                yield Path(entry.path)
+        waiting += reversed(below)
 
 
 def _rows(path: Path, known: set[Path]) -> Iterator[tuple[str, FolderRow]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tsembed_search.errors import UsageError
+from tsembed_search.ignore_files import is_ignored
 from tsembed_search.indexer.crawl import Crawl, Found, Problem
-from tsembed_search.indexer.ignore import Selection, is_ignored
+from tsembed_search.indexer.ignore import Selection
 
 
 def make(root: Path, *names: str) -> None:

@@ -138,6 +138,9 @@ def test_names_of_files_and_folders(tmp_path: Path) -> None:
             picture(tmp_path / trip / f"IMG_{number}.jpg")
     picture(tmp_path / "Alone/IMG_9.jpg")
     picture(tmp_path / ".hidden/secret place.jpg")
+    picture(tmp_path / "private/our bedroom.jpg")
+    picture(tmp_path / "blurred lamp.jpg")
+    (tmp_path / ".tsembedignore").write_text("private/\nblurred*\n")
     found, _ = folder_rows(tmp_path)
     assert pairs(found["file_names"]) == [("lighthouse", tmp_path / "lighthouse.jpg")]
     assert {target for _, target in pairs(found["folder_names"])} == {"Holiday in Rome", "Grandmas garden"}
