@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -17,6 +17,7 @@ from tsembed_search.cli import options, render
 from tsembed_search.cli.options import examples
 from tsembed_search.config import DEFAULT_MODEL
 from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.records import Instructions
 from tsembed_search.wording import rate_words
 
 if TYPE_CHECKING:
@@ -83,6 +84,15 @@ def evaluate(
     images: Annotated[
         list[Path] | None, typer.Option("--images", metavar="DIR", help="A folder to look for images in first.")
     ] = None,
+    instructions: Annotated[
+        str | None,
+        typer.Option(
+            "--instructions",
+            metavar="text|field|none",
+            help="Instructions of rows: before the text, where the model takes them, or nowhere.",
+            show_default="as the layout has it",
+        ),
+    ] = None,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the figures to a CSV file, too.")
     ] = None,
@@ -108,7 +118,13 @@ def evaluate(
         )
     with render.working("Reading rows", quiet=quiet):
         found = load(
-            data, splits=split or (), only=task or (), images=images or (), limit=limit, most_candidates=candidates
+            data,
+            splits=split or (),
+            only=task or (),
+            images=images or (),
+            instructions=_instructions(instructions),
+            limit=limit,
+            most_candidates=candidates,
         )
     _tell_problems(found, quiet)
     first = _measured(names[0], found, reranking, at or [], device, quiet)
@@ -142,6 +158,14 @@ def document(
     left_out = {"rows": len(found.problems), "examples": [str(one) for one in found.problems[:_MOST_PROBLEMS]]}
     data = {"sources": list(sources), "splits": list(found.splits), "left_out": left_out}
     return first.to_json() | {"data": data, "compare": compare}
+
+
+def _instructions(given: str | None) -> Instructions | None:
+    if given is None:
+        return None
+    if given not in get_args(Instructions):
+        raise UsageError(f"Instructions cannot go to {given!r}.", f"Use one of: {', '.join(get_args(Instructions))}.")
+    return cast(Instructions, given)
 
 
 def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | None:

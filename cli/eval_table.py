@@ -119,7 +119,8 @@ def _name(name: str, kind: str) -> Text:
 
     if kind == "task":
         return Text(render.shown(name))
-    return Text("all tasks" if name == OVERALL else f"all {render.shown(name)}", style="bold")
+    label = "all tasks" if name == OVERALL else f"all {render.shown(name)}" if kind == "meta" else name
+    return Text(label, style="bold")
 
 
 def _table(headings: Sequence[str]) -> Table:

@@ -147,6 +147,7 @@ def test_bad_rows_are_told_and_left_out(run: Run, data: Path) -> None:
         (["--model", "colours", "--rerank", "expert"], 2, "no experts"),
         (["--model", "colours", "--rerank", "mmr"], 2, "none or expert"),
         (["--model", "colours", "--sweep"], 2, "--rerank expert"),
+        (["--model", "colours", "--instructions", "all"], 2, "text, field, none"),
         (["--model", "colours", "--task", "other"], 2, "MSCOCO_t2i, naming"),
         (["--model", "colours", "--csv", "no/such/folder/x.csv"], 2, "no folder"),
     ],

@@ -158,6 +158,18 @@ def test_mmebs_own_tasks_are_grouped() -> None:
     assert distribution("mine") == ""
 
 
+def test_instructions_go_where_they_are_wanted(tmp_path: Path) -> None:
+    row = {"qry_text": "Find it: a cat", "qry_inst": "Find it:", "tgt_text": ["x", "y"]}
+    file = write(tmp_path / "rows.jsonl", row)
+    asked = [load([file], instructions=how).tasks[0].queries[0] for how in (None, "text", "field", "none")]
+    assert [(one.text, one.instruction) for one in asked] == [
+        ("Find it: a cat", None),
+        ("Find it: a cat", None),
+        ("a cat", "Find it:"),
+        ("a cat", None),
+    ]
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no"):
         load([tmp_path / "nowhere"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -99,6 +101,19 @@ def pessimistic(scores: np.ndarray, places: object, right: frozenset[int]) -> li
         last = max((i for i, p in enumerate(ordered) if p in right or scores[p] >= scores[place] - TIE), default=-1)
         ordered.insert(last + 1, place)
     return ordered
+
+
+def test_memory_does_not_grow_with_queries_times_candidates() -> None:
+    random = np.random.default_rng(0)
+    queries, candidates = units(random, 512, 4), units(random, 60_000, 4)
+    whole = queries.shape[0] * candidates.shape[0] * 4
+    tracemalloc.start()
+    try:
+        rank(queries, candidates, [frozenset({n}) for n in range(512)], depth=100)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < whole / 2
 
 
 def test_routes_that_say_nothing_change_nothing(case: tuple) -> None:
