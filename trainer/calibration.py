@@ -17,7 +17,7 @@ from tsembed_search.trainer.validation import Embedding, Ranking, ranks_of
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(13))
 """The lambdas that are tried."""
 _RERANKED = 100  # hits, as in searching
-_ROWS = 1000
+_ROWS = 300
 
 
 @dataclass(frozen=True)

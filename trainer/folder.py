@@ -41,14 +41,19 @@ def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
     ]
 
 
-def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Makes the folder of a new run. Raises `UsageError` when it holds anything."""
+def check_free(out: Path) -> None:
+    """Raises `UsageError` when a new run cannot begin in `out`, because the folder holds something."""
     if (out / MARKER).is_file():
         raise UsageError(
             f"{out} holds another run.", "Go on with it: --resume. Or choose another folder with --out for a new one."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty.", "Choose another folder with --out.")
+
+
+def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Makes the folder of a new run. Raises `UsageError` when it holds anything."""
+    check_free(out)
     out.mkdir(parents=True, exist_ok=True)
     said = {
         "format": _FORMAT,

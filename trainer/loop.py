@@ -58,6 +58,8 @@ class _Run:
         self.tasks = folder.summary(job.train)
         if job.resume:
             folder.check_same(job.out, job.recipe, self.tasks)
+        elif group.first:
+            folder.check_free(job.out)
         self.base = registry.resolve(job.recipe.model.base)
         self.backbone = setup.adapted(registry.load(self.base, device), job.recipe)
         assert self.backbone.adapters is not None

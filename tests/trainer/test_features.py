@@ -21,7 +21,6 @@ from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.rows import Row
 from tsembed_search.trainer.settings import Adapter
 
-
 Make = Callable[[Adapter], Adaptable]
 
 
