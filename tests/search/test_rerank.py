@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -213,6 +216,21 @@ class TestFromFilesWithACheckpoint:
         done = tsembed(place, "search", "red", "--model", "mini")
         assert done.exit_code == 1
         assert "fresh" in done.output
+
+    def test_a_cold_search_imports_neither_transformers_nor_peft(self, place: Path) -> None:
+        code = (
+            "import sys\n"
+            "from tsembed_search.cli.main import app\n"
+            "try: app(['search', 'red', '--rerank', 'expert', '--route-weight', '0.2', '--json'])\n"
+            "except SystemExit as done: assert not done.code\n"
+            "heavy = ('transformers', 'peft', 'huggingface_hub', 'qdrant_client')\n"
+            "print([name for name in heavy if name in sys.modules])"
+        )
+        environment = {**os.environ, "TSEMBED_HOME": str(place / "home")}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        hits, imported = done.stdout.splitlines()
+        assert json.loads(hits)["hits"][0]["shared_experts"]
+        assert imported == "[]"
 
     def test_models_lists_it(self, place: Path) -> None:
         listed = json.loads(tsembed(place, "models", "--json").stdout)["models"]
