@@ -95,6 +95,12 @@ class TestWholeRun:
         promised = {"steps", "stage_switch", "loss", "validation", "seconds", "items_per_second", "checkpoint"}
         assert promised <= said.keys()
 
+    def test_page_and_card(self, run: tuple[Path, TrainReport]) -> None:
+        page = (run[0] / "report.html").read_text("utf-8")
+        assert "finished" in page and "Use of experts per task" in page
+        model_card = (run[0] / "model/README.md").read_text("utf-8")
+        assert "## Validation" in model_card and "before training" in model_card
+
     def test_leaves_one_state(self, run: tuple[Path, TrainReport]) -> None:
         assert [path.name for path in (run[0] / "states").iterdir()] == ["step-00000024"]
         assert not list(run[0].rglob("*.new"))
