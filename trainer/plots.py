@@ -98,7 +98,8 @@ def heat_map(
     room = max(_WIDTH, 960) - label_width - 20
     gaps = (len(columns) - 1) // groups if groups else 0
     cell = max(2.0, min(46.0, (room - 4 * gaps) / len(columns)))
-    height = max(16.0, min(24.0, 4800 / len(rows)))
+    height = max(4.0, min(24.0, 900 / len(rows)))
+    every = math.ceil(11 / height)
     turned = any(len(name) * 7 > cell for name in columns)
     longest = max(len(shown(name)) for name in columns)
     legible = cell >= 14
@@ -118,11 +119,12 @@ def heat_map(
                 f'<rect x="{x - cell / 2:.1f}" y="{y:.1f}" width="{cell:.2f}" height="{height:.1f}" '
                 f'fill="{colour}"><title>{tip}</title></rect>'
             )
-            if value is not None and cell >= 30:
+            if value is not None and cell >= 30 and height >= 12:
                 ink = "#ffffff" if _dark(value, low, high, signed) else _INK
                 parts.append(_label(x, y + height / 2 + 4, f"{round(value, 2) + 0.0:.2f}", "middle", 10, ink))
     for row, name in enumerate(rows):
-        parts.append(_label(label_width - 6, top + row * height + height / 2 + 4, _short(name, 30), "end", 11))
+        if row % every == 0:
+            parts.append(_label(label_width - 6, top + row * height + height / 2 + 4, _short(name, 30), "end", 11))
     width = label_width + len(columns) * cell + 4 * gaps + 20
     return _svg(title, parts, max(width, 320), top + len(rows) * height + 14)
 

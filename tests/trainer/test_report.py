@@ -134,3 +134,10 @@ def test_heat_maps_have_a_cell_for_each_value() -> None:
     assert [cell[0].text for cell in cells][3] == "b, y: not measured"
     wide = heat_map("t", ["a"], [str(n) for n in range(400)], [[0.5] * 400], low=0, high=1, groups=8)
     assert float(ElementTree.fromstring(wide).attrib["width"]) < 1300
+
+
+def test_many_rows_stay_on_a_screen_and_are_not_all_labelled() -> None:
+    svg = ElementTree.fromstring(heat_map("t", [f"r{n}" for n in range(224)], ["x"], [[0.5]] * 224, low=0, high=1))
+    assert float(svg.attrib["height"]) < 1000
+    labels = [element for element in svg.iter(f"{SVG}text") if (element.text or "").startswith("r")]
+    assert 50 < len(labels) < 100
