@@ -103,19 +103,20 @@ def heat_map(
     turned = any(len(name) * 7 > cell for name in columns)
     longest = max(len(shown(name)) for name in columns)
     legible = cell >= 14
-    top = 28 + (0 if not legible else min(140, 6.6 * longest) if turned else 16)
-    parts = []
+    top = 28 + (min(140, 6.6 * longest) if turned and legible else 16)
+    skip = math.ceil((7 * longest + 6) / (groups * cell + 4)) if groups else 1  # label the first of so many groups
+    cells, parts = [], []
     for column, name in enumerate(columns):
         x = label_width + column * cell + (column // groups * 4 if groups else 0) + cell / 2
-        if legible:
-            parts.append(_column_label(x, top - 6, name, turned))
+        if legible or (groups and column % (groups * skip) == 0):
+            parts.append(_column_label(x, top - 6, name, turned and legible))
         for row, line in enumerate(values):
             y = top + row * height
             value = line[column]
             said = "not measured" if value is None else number(value)
             colour = "#f4f4f4" if value is None else _colour(value, low, high, signed)
             tip = f"{text_of(rows[row])}, {text_of(name)}: {said}"
-            parts.append(
+            cells.append(
                 f'<rect x="{x - cell / 2:.1f}" y="{y:.1f}" width="{cell:.2f}" height="{height:.1f}" '
                 f'fill="{colour}"><title>{tip}</title></rect>'
             )
@@ -126,7 +127,8 @@ def heat_map(
         if row % every == 0:
             parts.append(_label(label_width - 6, top + row * height + height / 2 + 4, _short(name, 30), "end", 11))
     width = label_width + len(columns) * cell + 4 * gaps + 20
-    return _svg(title, parts, max(width, 320), top + len(rows) * height + 14)
+    whole = f'<g shape-rendering="crispEdges">{"".join(cells)}</g>'
+    return _svg(title, [whole, *parts], max(width, 320), top + len(rows) * height + 14)
 
 
 @dataclass(frozen=True)
