@@ -13,7 +13,8 @@ class Row:
     """A query, its positive, and hard negatives if the data names some.
 
     `identity`: what the positive is. Rows of one identity never serve each other as negatives, never meet in one batch,
-    and all fall on the same side of a split. `origin`: file and line, for messages. Images are paths, not yet opened.
+    and all fall on the same side of a split, unless it is a label (see `data_split`). `origin`: file and line, for
+    messages. Images are paths, not yet opened.
     """
 
     query: Item
