@@ -155,33 +155,39 @@ class Images:
     """
 
     def __init__(self, roots: Sequence[Path], *, listing: bool = True) -> None:
-        self._roots = [str(root) for root in dict.fromkeys(roots)]
+        self._roots = [str(root) for root in dict.fromkeys(roots)] or [""]
         self._listing = listing
-        self._listed: dict[str, frozenset[str]] = {}
+        self._folders: dict[str, list[tuple[str, frozenset[str]]]] = {}
         self._count = 0
 
     def find(self, path: object) -> Path:
         """The image's file. Raises `BadRow` when there is none."""
         if not isinstance(path, str) or not path.strip() or "\0" in path:
             raise BadRow(f"an image path was expected, not {_kind(path)}")
-        for root in self._roots or [""]:
-            place = os.path.normpath(os.path.join(root, path))  # noqa: PTH118 - a million of them; an absolute path stays
-            folder, name = os.path.split(place)
-            if name in self._names(folder) if self._listing else os.path.exists(place):  # noqa: PTH110 - as above
-                return Path(place)
+        folder, name = os.path.split(path)  # a million of them: pathlib would take most of the time
+        for place, names in self._places(folder):
+            if name in names or (not self._listing and name and os.path.exists(f"{place}/{name}")):  # noqa: PTH110
+                return Path(place, name)
         raise BadRow(f"there is no image {path}", "image")
 
-    def _names(self, folder: str) -> frozenset[str]:
-        names = self._listed.get(folder)
-        if names is None:
+    def _places(self, folder: str) -> list[tuple[str, frozenset[str]]]:
+        """A folder below each root (or itself, if its path is absolute), and the names in it."""
+        known = self._folders.get(folder)
+        if known is None:
             if self._count > _MOST_LISTED:
-                self._listed, self._count = {}, 0
-            try:
-                names = frozenset(os.listdir(folder or "."))  # noqa: PTH208 - names, not paths
-            except (OSError, ValueError):
-                names = frozenset()
-            self._listed[folder] = names
-            self._count += len(names)
+                self._folders, self._count = {}, 0
+            places = [os.path.normpath(os.path.join(root, folder)) for root in self._roots]  # noqa: PTH118
+            known = self._folders[folder] = [(place, self._names(place)) for place in dict.fromkeys(places)]
+        return known
+
+    def _names(self, place: str) -> frozenset[str]:
+        if not self._listing:
+            return frozenset()
+        try:
+            names = frozenset(os.listdir(place))  # noqa: PTH208 - names, not paths
+        except (OSError, ValueError):
+            names = frozenset()
+        self._count += len(names)
         return names
 
 
