@@ -36,7 +36,7 @@ def salvage(folder: Path) -> int:
             shutil.rmtree(old, ignore_errors=True)
             return _count(points, settings)
         points.mkdir(exist_ok=True)
-        if opened := _unless_damaged(lambda: edge_shard.load(points, settings)):  # or another process has it
+        if opened := _unless_damaged(edge_shard.load, points, settings):  # or another process has it
             opened.close()
         _give_back(probe, points)
         for left in (fresh, old):
@@ -64,13 +64,13 @@ def _copy(segment: Path, probe: Path, target: Any, settings: StoreSettings) -> N
 
     (probe / "segments").mkdir(parents=True, exist_ok=True)
     segment.rename(probe / "segments" / segment.name)
-    shard = _unless_damaged(lambda: edge_shard.load(probe, settings))
+    shard = _unless_damaged(edge_shard.load, probe, settings)
     if shard is None:
         return
     try:
         for ids in _pages(shard):
             for part in (ids, *([id] for id in ids)):
-                found = _unless_damaged(lambda part=part: shard.retrieve(part, True, True))
+                found = _unless_damaged(shard.retrieve, part, True, True)
                 if found is not None:
                     made = [engine.Point(each.id, each.vector, each.payload or {}) for each in found]
                     target.update(engine.UpdateOperation.upsert_points(made))
@@ -86,7 +86,7 @@ def _pages(shard: Any) -> Iterator[list[Any]]:
     offset = None
     while True:
         request = engine.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False, with_vector=False)
-        answer = _unless_damaged(lambda request=request: shard.scroll(request))
+        answer = _unless_damaged(shard.scroll, request)
         if answer is None:
             return
         page, offset = answer
@@ -95,10 +95,10 @@ def _pages(shard: Any) -> Iterator[list[Any]]:
             return
 
 
-def _unless_damaged(action: Callable[[], Any]) -> Any:
-    """What `action` returns; None when the engine finds damage."""
+def _unless_damaged(action: Callable[..., Any], *values: Any) -> Any:
+    """What `action(*values)` returns; None when the engine finds damage."""
     try:
-        return action()
+        return action(*values)
     except BaseException as error:  # a panic in the engine's native code is one
         if not edge_shard.is_damage(error):
             raise
