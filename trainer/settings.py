@@ -80,7 +80,7 @@ class Loss:
     learn_temperature: bool = False
     both_directions: bool = True
     dimensions: tuple[int, ...] = ()
-    margin: float | None = 0.1
+    margin: float | None = 0.3
     scope: Literal["batch", "task"] = "batch"
     balance: float = 0.01
     z: float = 0.0001
@@ -108,7 +108,7 @@ class Optimizer:
     `clip`: the largest norm of the gradient (0: any).
     """
 
-    rate: float = 3e-4
+    rate: float = 1e-3
     router_rate: float = 1e-3
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup: float = 0.1

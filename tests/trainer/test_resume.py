@@ -135,7 +135,7 @@ def test_a_finished_run_is_finished_again(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"overrides": ("optimizer.rate=0.5",)}, r"begun with optimizer.rate = 0.0003, not 0.5"),
+        ({"overrides": ("optimizer.rate=0.5",)}, r"begun with optimizer.rate = 0.001, not 0.5"),
         ({"train": [listed("other", ["a", "b", "c"])]}, r"other data: 36 rows of 2 tasks then, 3 rows of 1 tasks now"),
     ],
 )
@@ -143,4 +143,4 @@ def test_another_recipe_or_other_data(whole: Path, change: dict[str, object], wo
     overrides = change.pop("overrides", ())
     with pytest.raises(UsageError, match=words):
         train(job(whole, *LONG, *overrides, resume=True, **change))  # type: ignore[misc]
-    assert json.loads((whole / "run.json").read_text())["recipe"]["optimizer"]["rate"] == 0.0003
+    assert json.loads((whole / "run.json").read_text())["recipe"]["optimizer"]["rate"] == 0.001
