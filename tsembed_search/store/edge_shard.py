@@ -38,7 +38,7 @@ def create(folder: Path, settings: StoreSettings) -> Any:
     _remove_unfinished(folder)
     shard = engine.EdgeShard.create(os.fspath(folder), _config(settings))
     for key, kind in PAYLOAD_INDEXES.items():
-        shard.update(engine.UpdateOperation.create_field_index(key, _index_parameters(kind)))
+        shard.update(engine.UpdateOperation.create_field_index(key, _index_parameters(key, kind)))
     shard.flush()
     return shard
 
@@ -114,13 +114,18 @@ def _config(settings: StoreSettings) -> Any:
     )
 
 
-def _index_parameters(kind: str) -> Any:
-    """Payload indexes stay in files that the system caches: a tenth of the memory, for searches as fast."""
+def _index_parameters(key: str, kind: str) -> Any:
+    """Payload indexes stay in files that the system caches: a tenth of the memory, for searches as fast.
+
+    The graph gets links of its own among points that share a value, but not of a key that is the same for all points
+    or different for each.
+    """
     import qdrant_edge as engine
 
     on_disk = engine.Memory.Cold
+    linked = key not in ("model", "sha", "places[].path")
     return {
-        "keyword": engine.KeywordIndexParams(prefix=True, memory=on_disk),
+        "keyword": engine.KeywordIndexParams(prefix=True, memory=on_disk, enable_hnsw=linked),
         "integer": engine.IntegerIndexParams(lookup=True, range=True, memory=on_disk),
         "float": engine.FloatIndexParams(memory=on_disk),
     }[kind]
