@@ -139,6 +139,30 @@ def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     store.close()
 
 
+def test_a_folder_of_few_points_is_searched_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths have no links of their own in the graph."""
+    made = make_points(3050, dim=32)
+    many, queries = made[:3000], np.stack([point.vector for point in made[3000:]])
+    for number, point in enumerate(many):
+        folder = "few" if number % 25 == 0 else "many"
+        path = f"/pictures/{folder}/{number}.jpg"
+        place = {"path": path, "root": "/pictures", "rel": path[10:], "ext": "jpg", "mtime": 1.0}
+        point.payload.update({**place, "places": [place]})
+    monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 4)
+    store = EdgeStore.create(tmp_path, StoreSettings(32))
+    store.upsert(many)
+    store.optimize()
+    assert store.info().indexed == len(many)
+    where = parse_where("path~/pictures/few")
+    for few in (20_000, 10):  # a scan, then a detour
+        monkeypatch.setattr("tsembed_search.store.selectivity._FEW", few)
+        hits = 0
+        for query, found in zip(queries, store.search(queries, 10, where), strict=True):
+            hits += len({hit.id for hit in found} & set(list(nearest(many, query, where))[:10]))
+        assert hits / 500 >= 0.99, few
+    store.close()
+
+
 def test_an_interrupted_optimisation_loses_nothing(
     store: EdgeStore, points: list[Point], monkeypatch: pytest.MonkeyPatch
 ) -> None:

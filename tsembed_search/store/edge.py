@@ -27,6 +27,7 @@ from tsembed_search.store.edge_shard import (
     explained,
 )
 from tsembed_search.store.schema import PAYLOAD_INDEXES, VECTOR_NAME
+from tsembed_search.store.selectivity import Walk, walk
 from tsembed_search.store.translate import (
     Native,
     facet_checked,
@@ -157,12 +158,21 @@ class EdgeStore:
         native = self._native(where)
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
-        ask = _Ask(queries.tolist(), native, self._settings.quantize, with_vectors, exact)
         with self._engine("search") as shard:
+            way = Walk.SCAN if exact else self._walk(shard, native, where)
+            ask = _Ask(queries.tolist(), native, self._settings.quantize, with_vectors, way)
             if native.exact:
                 return ask(shard, limit, offset)
             hits = search_checked(lambda wanted: ask(shard, wanted, 0), where, offset + limit)
         return [found[offset:] for found in hits]
+
+    def _walk(self, shard: Any, native: Native[Any], where: Filter | None) -> Walk:
+        import qdrant_edge as engine
+
+        def passing() -> int:
+            return int(shard.count(engine.CountRequest(exact=False, filter=native.condition)))
+
+        return walk(where, passing, lambda: int(shard.info().points_count))
 
     def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[Record]:
         wanted = [check_id(id) for id in ids]
@@ -290,9 +300,11 @@ class _Ask:
     """A batch of searches that differ in their limit."""
 
     def __init__(
-        self, queries: list[list[float]], native: Native[Any], quantize: str, with_vectors: bool, exact: bool
+        self, queries: list[list[float]], native: Native[Any], quantize: str, with_vectors: bool, way: Walk
     ) -> None:
         import qdrant_edge as engine
+
+        exact = way is Walk.SCAN
 
         quantization = None
         if quantize != "none":
@@ -300,7 +312,8 @@ class _Ask:
                 ignore=exact, rescore=True, oversampling=OVERSAMPLING[quantize]
             )
         ef = HNSW_EF if native.condition is None else FILTERED_HNSW_EF
-        self._params = engine.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization)
+        acorn = engine.AcornSearchParams(True, 1.0) if way is Walk.DETOUR else None
+        self._params = engine.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization, acorn=acorn)
         self._queries = queries
         self._native = native
         self._with_vectors = with_vectors

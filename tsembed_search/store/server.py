@@ -20,6 +20,7 @@ from tsembed_search.store.base import Payload, Point, Record, StoreInfo, StoreSe
 from tsembed_search.store.checks import check_id, check_payload, check_points, check_queries
 from tsembed_search.store.connection import Connection
 from tsembed_search.store.schema import PAYLOAD_INDEXES, VECTOR_NAME
+from tsembed_search.store.selectivity import Walk, walk
 from tsembed_search.store.translate import (
     Native,
     facet_checked,
@@ -156,9 +157,10 @@ class ServerStore:
         native = self._native(where)
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
+        way = Walk.SCAN if exact else self._walk(native, where)
 
         def ask(limit: int, offset: int = 0) -> list[list[Record]]:
-            requests = self._requests(queries.tolist(), native, limit, offset, with_vectors, exact)
+            requests = self._requests(queries.tolist(), native, limit, offset, with_vectors, way)
             return [
                 hits for at in range(0, len(requests), _QUERIES) for hits in self._query(requests[at : at + _QUERIES])
             ]
@@ -167,10 +169,21 @@ class ServerStore:
             return ask(limit, offset)
         return [found[offset:] for found in search_checked(ask, where, offset + limit)]
 
+    def _walk(self, native: Native[Any], where: Filter | None) -> Walk:
+        def estimated(condition: Any) -> int:
+            ask = partial(self._client.count, self._collection, count_filter=condition, exact=False)
+            return int(self._read("count items", ask).count)
+
+        if self._connection.in_memory:
+            return Walk.GRAPH
+        return walk(where, lambda: estimated(native.condition), lambda: estimated(None))
+
     def _requests(
-        self, queries: list[list[float]], native: Native[Any], limit: int, offset: int, with_vectors: bool, exact: bool
+        self, queries: list[list[float]], native: Native[Any], limit: int, offset: int, with_vectors: bool, way: Walk
     ) -> list[Any]:
         from qdrant_client import models
+
+        exact = way is Walk.SCAN
 
         quantization = None
         if self._settings.quantize != "none":
@@ -180,7 +193,8 @@ class ServerStore:
         ef = HNSW_EF if native.condition is None else FILTERED_HNSW_EF
         params = None
         if not self._connection.in_memory:  # It is always exact, and warns about anything else.
-            params = models.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization)
+            acorn = models.AcornSearchParams(enable=True, max_selectivity=1.0) if way is Walk.DETOUR else None
+            params = models.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization, acorn=acorn)
         return [
             models.QueryRequest(
                 query=query,
