@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MOST_HITS = 10_000
 _SPARE = 20
 _MORE = 3
+_ORDERED_BY = ("sha", "path", "page", "chunk")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,12 @@ class Searcher:
         pending = list(range(len(queries)))
         while pending:
             rows = self.store.search(
-                vectors[pending], more, where, offset=seen, with_vectors=reranker(options.rerank).needs_vectors
+                vectors[pending],
+                more,
+                where,
+                offset=seen,
+                with_vectors=reranker(options.rerank).needs_vectors,
+                fields=_fields(options),
             )
             unfinished = []
             for index, records in zip(pending, rows, strict=True):
@@ -151,8 +157,19 @@ class Searcher:
         ranked = chosen.order(query, merged, options.route_weight or 0.0)
         if options.min_score is not None:
             ranked = [candidate for candidate in ranked if candidate.score >= options.min_score]
-        ranked = ranked[: options.k]
+        ranked = self._whole(ranked[: options.k], options)
         return self._dressed(query, ranked if chosen.uses_routes else with_routes(query, ranked), options.where)
+
+    def _whole(self, ranked: list[Candidate], options: SearchOptions) -> list[Candidate]:
+        """The hits with all of their payload, where only a part was read of each candidate."""
+        if _fields(options) is None or not ranked:
+            return ranked
+        found = {record.id: record.payload for record in self.store.retrieve([one.record.id for one in ranked])}
+        return [
+            replace(one, record=replace(one.record, payload=found[one.record.id]))
+            for one in ranked
+            if one.record.id in found
+        ]
 
     def _dressed(self, query: Query, ranked: Sequence[Candidate], where: Filter | None) -> list[Hit]:
         weights = weigh(query.words, [candidate.record.payload.get("text") or "" for candidate in ranked])
@@ -168,6 +185,14 @@ class Searcher:
 
 def _depth(options: SearchOptions) -> int:
     return max(options.k, reranker(options.rerank).depth)
+
+
+def _fields(options: SearchOptions) -> tuple[str, ...] | None:
+    """What of the candidates' payloads is read, None for all: a reranking looks at many more than it shows."""
+    chosen = reranker(options.rerank)
+    if chosen.depth <= options.k:
+        return None
+    return (*_ORDERED_BY, "route") if chosen.uses_routes else _ORDERED_BY
 
 
 def _group(record: Record, all_chunks: bool) -> tuple[Any, ...]:

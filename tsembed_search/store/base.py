@@ -93,9 +93,13 @@ class Store(Protocol):
         *,
         offset: int = 0,
         with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
         exact: bool = False,
     ) -> list[list[Record]]:
-        """The `limit` nearest points of each row of `vectors` `[Q, D]`, best first, by cosine."""
+        """The `limit` nearest points of each row of `vectors` `[Q, D]`, best first, by cosine.
+
+        `fields`: the payload keys that are wanted, None for all; reading them is most of the time of a long list.
+        """
         ...
 
     def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[Record]:

@@ -152,6 +152,7 @@ class EdgeStore:
         *,
         offset: int = 0,
         with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
         exact: bool = False,
     ) -> list[list[Record]]:
         queries = check_queries(vectors, self.dim)
@@ -160,7 +161,8 @@ class EdgeStore:
             return [[] for _ in queries]
         with self._engine("search") as shard:
             way = Walk.SCAN if exact else self._walk(shard, native, where)
-            ask = _Ask(queries.tolist(), native, self._settings.quantize, with_vectors, way)
+            payload = True if fields is None or not native.exact else list(fields) or False
+            ask = _Ask(queries.tolist(), native, self._settings.quantize, payload, with_vectors, way)
             if native.exact:
                 return ask(shard, limit, offset)
             hits = search_checked(lambda wanted: ask(shard, wanted, 0), where, offset + limit)
@@ -300,7 +302,13 @@ class _Ask:
     """A batch of searches that differ in their limit."""
 
     def __init__(
-        self, queries: list[list[float]], native: Native[Any], quantize: str, with_vectors: bool, way: Walk
+        self,
+        queries: list[list[float]],
+        native: Native[Any],
+        quantize: str,
+        with_payload: bool | list[str],
+        with_vectors: bool,
+        way: Walk,
     ) -> None:
         import qdrant_edge as engine
 
@@ -316,6 +324,7 @@ class _Ask:
         self._params = engine.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization, acorn=acorn)
         self._queries = queries
         self._native = native
+        self._with_payload = with_payload
         self._with_vectors = with_vectors
 
     def __call__(self, shard: Any, limit: int, offset: int) -> list[list[Record]]:
@@ -328,7 +337,7 @@ class _Ask:
                 query=engine.Query.Nearest(query, using=VECTOR_NAME),
                 filter=self._native.condition,
                 params=self._params,
-                with_payload=True,
+                with_payload=self._with_payload,
                 with_vector=self._with_vectors,
             )
             for query in self._queries

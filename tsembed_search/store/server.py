@@ -151,6 +151,7 @@ class ServerStore:
         *,
         offset: int = 0,
         with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
         exact: bool = False,
     ) -> list[list[Record]]:
         queries = check_queries(vectors, self.dim)
@@ -158,9 +159,10 @@ class ServerStore:
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
         way = Walk.SCAN if exact else self._walk(native, where)
+        payload = True if fields is None or not native.exact else list(fields) or False
 
         def ask(limit: int, offset: int = 0) -> list[list[Record]]:
-            requests = self._requests(queries.tolist(), native, limit, offset, with_vectors, way)
+            requests = self._requests(queries.tolist(), native, limit, offset, payload, with_vectors, way)
             return [
                 hits for at in range(0, len(requests), _QUERIES) for hits in self._query(requests[at : at + _QUERIES])
             ]
@@ -179,7 +181,14 @@ class ServerStore:
         return walk(where, lambda: estimated(native.condition), lambda: estimated(None))
 
     def _requests(
-        self, queries: list[list[float]], native: Native[Any], limit: int, offset: int, with_vectors: bool, way: Walk
+        self,
+        queries: list[list[float]],
+        native: Native[Any],
+        limit: int,
+        offset: int,
+        with_payload: bool | list[str],
+        with_vectors: bool,
+        way: Walk,
     ) -> list[Any]:
         from qdrant_client import models
 
@@ -203,7 +212,7 @@ class ServerStore:
                 params=params,
                 limit=min(limit, _MAX_LIMIT),
                 offset=min(offset, _MAX_LIMIT),
-                with_payload=True,
+                with_payload=with_payload,
                 with_vector=with_vectors,
             )
             for query in queries
