@@ -145,13 +145,15 @@ class _Run:
         """The store. Waits for a search that has it open, if the settings say so."""
         wait = self._settings.wait
         deadline = None if wait is None else time.monotonic() + wait
+        rescued = False
         while True:
             try:
                 store = self._opener(None)
                 break
             except DamagedIndexError as error:
-                if self._settings.dry_run:
+                if self._settings.dry_run or rescued:
                     raise
+                rescued = True
                 mending.salvaged(self._settings.folder, error, self._meter.note)
             except IndexBusyError:
                 if deadline is not None and time.monotonic() >= deadline:

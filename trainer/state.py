@@ -9,13 +9,13 @@ A checkpoint is written beside its place and renamed; only then the one before i
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import ModelError
+from tsembed_search.model.appearing import flush
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +38,9 @@ def save(run: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, new / _TENSORS)
     (new / _FACTS).write_text(json.dumps(facts, allow_nan=False), encoding="utf-8")
     for path in (new / _TENSORS, new / _FACTS, new):
-        _flush(path)
+        flush(path)
     new.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
     for old in folder.parent.iterdir():
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
@@ -71,9 +71,9 @@ def replace(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
     new = file.with_name(file.name + _UNFINISHED)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, new)
-    _flush(new)
+    flush(new)
     new.replace(file)
-    _flush(file.parent)
+    flush(file.parent)
 
 
 def read(file: Path) -> dict[str, Tensor]:
@@ -95,14 +95,3 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `part`."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _flush(path: Path) -> None:
-    """To the disk, before a rename promises that it is there."""
-    if os.name == "nt" and path.is_dir():
-        return
-    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

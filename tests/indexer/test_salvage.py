@@ -11,7 +11,7 @@ import pytest
 from indexing import Indexing
 from test_pipeline import fill
 
-from tsembed_search.errors import DamagedIndexError, IndexBusyError
+from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
 from tsembed_search.indexer.removal import repair, rescue
 from tsembed_search.store import index_file, salvage
 from tsembed_search.store.base import Store
@@ -116,6 +116,36 @@ def test_a_salvage_that_is_cut_short_is_begun_again(
             salvage.salvage(indexing.home)
     assert indexing.run().items.embedded == 0 and indexing.points() == before
     assert sorted(path.name for path in indexing.home.glob("points*")) == ["points"]
+
+
+@pytest.mark.parametrize("trouble", ["Too many open files (os error 24)", "Cannot allocate memory (os error 12)"])
+def test_trouble_that_passes_is_no_damage(indexing: Indexing, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    import qdrant_edge
+
+    fill(indexing)
+    indexing.run()
+    before = indexing.points()
+
+    class Troubled:
+        @staticmethod
+        def load(*_: object) -> None:
+            raise Exception(f"Service runtime error: IO Error: {trouble}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(qdrant_edge, "EdgeShard", Troubled)
+        with pytest.raises(StoreError, match=r"os error") as caught:
+            indexing.run()
+    assert not isinstance(caught.value, DamagedIndexError)
+    assert indexing.points() == before and indexing.run().items.embedded == 0
+
+
+def test_a_rescue_that_does_not_help_ends_the_run(indexing: Indexing, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(indexing)
+    indexing.run()
+    DAMAGES["settings"][0](indexing.home)
+    monkeypatch.setattr("tsembed_search.indexer.mending.salvage", lambda folder: 0)
+    with pytest.raises(DamagedIndexError):
+        indexing.run()
 
 
 def test_nothing_is_touched_while_another_has_it_open(indexing: Indexing) -> None:

@@ -85,7 +85,7 @@ def test_a_kill_at_any_moment_of_a_checkpoint_leaves_one_whole(
 
     state.save(tmp_path, 2, {"a": torch.full((9,), 2.0)}, {"step": 2})
     with monkeypatch.context() as patch:
-        for of, name in ((Path, "mkdir"), (Path, "write_text"), (Path, "rename"), (state, "_flush"),
+        for of, name in ((Path, "mkdir"), (Path, "write_text"), (Path, "rename"), (state, "flush"),
                          (shutil, "rmtree"), (safetensors.torch, "save_file")):  # fmt: skip
             patch.setattr(of, name, dying(getattr(of, name)))
         try:

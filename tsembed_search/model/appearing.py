@@ -31,17 +31,17 @@ def appearing(folder: str | Path, replaces: str | None = None) -> Iterator[tuple
     try:
         yield new, target
         for path in [*new.rglob("*"), new]:
-            _flush(path)
+            flush(path)
         if target.exists():
             target.rename(old)
         new.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """To the disk: a rename that survives a power cut is worth nothing when the files did not."""
     if os.name == "nt" and path.is_dir():
         return

@@ -24,7 +24,12 @@ OPEN_RESERVE: Final = 32 << 20
 WRITE_RESERVE: Final = 128 << 20
 """Free bytes needed to open and to write. The engine maps files into memory: on a full disk it would die by SIGBUS."""
 
-_NOT_DAMAGE: Final = ("WouldBlock", "No space left", "Permission denied")
+# What may pass, as the engine spells it: a lock, a full disk, rights; and the system's own trouble (input and output,
+# memory, open files, read-only).
+_NOT_DAMAGE: Final = (
+    *("WouldBlock", "No space left", "Permission denied"),
+    *(f"os error {number})" for number in (5, 12, 23, 24, 30)),
+)
 _REPAIR: Final = (
     "Run `tsembed doctor --repair`: it keeps what can be read, and the next `tsembed index` embeds the rest again."
 )
@@ -164,4 +169,5 @@ def _in_words(error: BaseException, doing: str, folder: Path) -> StoreError:
         return StoreError(f"Cannot {doing} {folder}: {error.strerror or text}.")
     if isinstance(error, ValueError | TypeError | OverflowError):
         return StoreError(f"Cannot {doing} {folder}: {text.splitlines()[0] if text else type(error).__name__}.")
-    return DamagedIndexError(f"Cannot {doing} {folder}: {text or type(error).__name__}.", _REPAIR)
+    said = f"Cannot {doing} {folder}: {text or type(error).__name__}."
+    return DamagedIndexError(said, _REPAIR) if is_damage(error) else StoreError(said, "Run the command again.")
