@@ -1,8 +1,8 @@
 """From items to model inputs, pictures read by several threads, and the frozen part of the work done once.
 
-Mini's vision tower is most of its cost and is not trained. So a picture passes it once: its soft caption `[4, 384]` is
-kept, in memory and in a file of `$TSEMBED_HOME/cache`, by the content of the picture's file. Other models have no such
-short form of a picture, and their inputs are prepared anew each time.
+Mini's vision tower is most of its cost and is not trained. So a picture passes it once: what the tower saw, 6 kB or with
+a projector 13 kB, is kept, in memory and in a file of `$TSEMBED_HOME/cache`, by the content of the picture's file. Other
+models have no such short form of a picture, and their inputs are prepared anew each time.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones.protocol import Backbone, Prepared
 
-_IN_MEMORY = 50_000  # captions of 6 kB
+_IN_MEMORY = 50_000  # pictures
 _MOST_WORKERS = 16
 
 
 class Looking(Backbone, Protocol):
     """A backbone whose pictures become something short that training does not change."""
 
+    @property
+    def look_width(self) -> int: ...
+
     def look(self, batch: Sequence[Prepared]) -> list[Tensor | None]: ...
 
-    def prepare(self, item: Item, role: Role = "document", caption: Tensor | None = None) -> Prepared: ...
+    def prepare(self, item: Item, role: Role = "document", seen: Tensor | None = None) -> Prepared: ...
 
 
 class Preparer:
@@ -60,12 +63,12 @@ class Preparer:
 
 
 class CachingPreparer(Preparer):
-    """A preparer that lets a picture pass the frozen tower once. `file`: where captions outlast the run, if at all."""
+    """A preparer that lets a picture pass the frozen tower once. `file`: where that outlasts the run, if at all."""
 
     def __init__(self, backbone: Looking, file: Path | None, workers: int | None = None) -> None:
         super().__init__(backbone, workers)
         self._looking = backbone
-        self._captions: dict[str, Tensor] = {}
+        self._seen: dict[str, Tensor] = {}
         self._keys: dict[tuple[str, int, int], str] = {}
         self._lock = threading.Lock()
         self._store = None if file is None else _Store(file)
@@ -74,20 +77,20 @@ class CachingPreparer(Preparer):
         """As `Preparer.prepare`; validation and training may call it at the same time."""
         keys = list(self._pool.map(lambda pair: self._key(pair[0].image), wanted))
         with self._lock:
-            self._look_up({key for key in keys if key is not None and key not in self._captions})
-            new = {key: pair for key, pair in zip(keys, wanted, strict=True) if key and key not in self._captions}
+            self._look_up({key for key in keys if key is not None and key not in self._seen})
+            new = {key: pair for key, pair in zip(keys, wanted, strict=True) if key and key not in self._seen}
             opened = dict(zip(new, self._pool.map(self._one, new.values()), strict=True))
             self._look({key: one for key, one in opened.items() if isinstance(one, Prepared)})
             failed = {key: one for key, one in opened.items() if isinstance(one, LoadError)}
-            captions = [None if key is None else self._captions.get(key) for key in keys]
+            seen = [None if key is None else self._seen.get(key) for key in keys]
             self._forget()
 
-        def finished(key: str | None, pair: tuple[Item, Role], caption: Tensor | None) -> Prepared | LoadError:
+        def finished(key: str | None, pair: tuple[Item, Role], seen: Tensor | None) -> Prepared | LoadError:
             if key in failed:
                 return failed[key]
-            return self._one(pair) if caption is None else self._looking.prepare(*pair, caption=caption)
+            return self._one(pair) if seen is None else self._looking.prepare(*pair, seen=seen)
 
-        return list(self._pool.map(finished, keys, wanted, captions))
+        return list(self._pool.map(finished, keys, wanted, seen))
 
     def close(self) -> None:
         """Ends the threads and closes the file."""
@@ -111,45 +114,46 @@ class CachingPreparer(Preparer):
 
     def _look_up(self, keys: set[str]) -> None:
         if self._store is not None and keys:
-            self._captions |= self._store.get(keys)
+            self._seen |= self._store.get(keys)
 
     def _look(self, opened: dict[str, Prepared]) -> None:
-        """Lets new pictures pass the tower, and keeps their captions."""
+        """Lets new pictures pass the tower, and keeps what it saw."""
         if opened:
             found = dict(zip(opened, self._looking.look(list(opened.values())), strict=True))
-            captions = {key: caption.cpu() for key, caption in found.items() if caption is not None}
-            self._captions |= captions
+            new = {key: seen.cpu() for key, seen in found.items() if seen is not None}
+            self._seen |= new
             if self._store is not None:
-                self._store.put(captions)
+                self._store.put(new)
 
     def _forget(self) -> None:
-        """Drops the oldest captions from memory when there are too many."""
-        for key in list(self._captions)[: max(0, len(self._captions) - _IN_MEMORY)]:
-            del self._captions[key]
+        """Drops the oldest pictures from memory when there are too many."""
+        for key in list(self._seen)[: max(0, len(self._seen) - _IN_MEMORY)]:
+            del self._seen[key]
 
 
 class _Store:
-    """Captions in an SQLite file: what was written is there after a kill, and several processes may share it."""
+    """What was seen in an SQLite file: what was written is there after a kill, and several processes may share it."""
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._base = sqlite3.connect(file, timeout=60, check_same_thread=False, isolation_level=None)
         self._base.execute("PRAGMA journal_mode=WAL")
         self._base.execute("PRAGMA synchronous=NORMAL")
-        self._base.execute("CREATE TABLE IF NOT EXISTS captions (key TEXT PRIMARY KEY, tokens INT, data BLOB)")
+        self._base.execute("CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, width INT, kind TEXT, data BLOB)")
 
     def get(self, keys: set[str]) -> dict[str, Tensor]:
         found = {}
         for key in keys:
-            row = self._base.execute("SELECT tokens, data FROM captions WHERE key = ?", (key,)).fetchone()
+            row = self._base.execute("SELECT width, kind, data FROM seen WHERE key = ?", (key,)).fetchone()
             if row is not None:
-                found[key] = torch.from_numpy(np.frombuffer(row[1], np.float32).reshape(row[0], -1).copy())
+                found[key] = torch.from_numpy(np.frombuffer(row[2], row[1]).reshape(-1, row[0]).copy())
         return found
 
-    def put(self, captions: dict[str, Tensor]) -> None:
-        rows = [(key, len(one), one.float().numpy().tobytes()) for key, one in captions.items()]
+    def put(self, seen: dict[str, Tensor]) -> None:
+        arrays = {key: one.numpy() for key, one in seen.items()}
+        rows = [(key, one.shape[-1], one.dtype.str, one.tobytes()) for key, one in arrays.items()]
         self._base.execute("BEGIN IMMEDIATE")
-        self._base.executemany("INSERT OR IGNORE INTO captions VALUES (?, ?, ?)", rows)
+        self._base.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?)", rows)
         self._base.execute("COMMIT")
 
     def close(self) -> None:
@@ -160,5 +164,6 @@ def preparer(backbone: Backbone, base_fingerprint: str, cache: bool = True, work
     """The preparer that suits a model. `base_fingerprint` is that of the model without adapters."""
     if not hasattr(backbone, "look"):
         return Preparer(backbone, workers)
-    file = home() / "cache" / f"captions-{base_fingerprint}.sqlite" if cache else None
-    return CachingPreparer(cast(Looking, backbone), file, workers)
+    looking = cast(Looking, backbone)
+    file = home() / "cache" / f"pictures-{base_fingerprint}-{looking.look_width}.sqlite" if cache else None
+    return CachingPreparer(looking, file, workers)

@@ -86,6 +86,7 @@ class _Run:
         self.best: tuple[int, Validation] | None = None
         self.waited = 0
         self.validated = self.saved = -1
+        self.rankings: dict[str, validation.Ranking] = {}
 
     def close(self) -> None:
         """Ends threads and closes files."""
@@ -180,8 +181,9 @@ class _Run:
 
     def _validate(self) -> None:
         """Measures the model as it is, and keeps its weights if they are the best so far."""
-        found = validation.measure(self.embedding, self.job.held_out, self.recipe.run.validation_rows, self.ranks)
-        self.validated = self.step
+        rows = self.recipe.run.validation_rows
+        found, rankings = validation.measure(self.embedding, self.job.held_out, rows, self.ranks)
+        self.validated, self.rankings = self.step, rankings
         if not found.tasks:
             return
         best = self.best is None or found.hit > self.best[1].hit
@@ -196,10 +198,12 @@ class _Run:
         self.log.write("validation", step=self.step, best=self.best[1].hit, seconds=found.seconds, **found.to_json())
 
     def _weights(self) -> dict[str, Tensor]:
-        return {**state.named("experts.", self.adapters.expert_state()), **self._routers()}
-
-    def _routers(self) -> dict[str, Tensor]:
-        return state.named("routers.", self.adapters.router_state())
+        own = {
+            "experts.": self.adapters.expert_state(),
+            "routers.": self.adapters.router_state(),
+            "projector.": self.adapters.projector_state(),
+        }
+        return {name: tensor for prefix, part in own.items() for name, tensor in state.named(prefix, part).items()}
 
     def _save(self) -> None:
         """The state as it is, so that the run can go on from here."""
@@ -246,7 +250,7 @@ class _Run:
         self.log.cut(facts["log"])
 
     def _load_weights(self, tensors: dict[str, Tensor]) -> None:
-        self.adapters.load(state.part(tensors, "experts."), state.part(tensors, "routers."))
+        self.adapters.load(*(state.part(tensors, prefix) for prefix in ("experts.", "routers.", "projector.")))
 
     def _interrupted(self) -> TrainReport:
         self._save()
@@ -287,7 +291,9 @@ class _Run:
             return None
         mean, items, per_task = mean_route(self.embedding, self.job.train, self.recipe.run.seed)
         self.adapters.mean.copy_(mean)
-        rankings = validation.rank_tasks(self.embedding, self.job.held_out, self.recipe.run.validation_rows)
+        rankings = self.rankings
+        if self.ranks.count > 1 or self.best is None or self.best[0] != self.validated:
+            rankings = validation.rank_tasks(self.embedding, self.job.held_out, self.recipe.run.validation_rows)
         found = sweep(rankings, mean)
         if found is not None:
             tried = [list(pair) for pair in found.tried]

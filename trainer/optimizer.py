@@ -15,16 +15,17 @@ _SCALE_RATE = 1e-3  # of a learned temperature
 
 
 class Updater:
-    """AdamW over experts, routers and, if it is learned, the temperature. `total` is the number of planned steps."""
+    """AdamW over experts, routers and, where they are trained, the projector and the temperature. `total` is the number of planned steps."""
 
     def __init__(self, settings: Optimizer, adapters: Adapters, loss: nn.Module, total: int) -> None:
         self.settings = settings
         self.total = total
-        self.shared = [*adapters.expert_parameters(), *adapters.router_parameters()]
+        self.shared = list(adapters.parameters())
         """Those whose gradients are summed over processes."""
         groups = {
             "experts": (list(adapters.expert_parameters()), settings.rate, settings.weight_decay),
             "router": (list(adapters.router_parameters()), settings.router_rate, 0.0),
+            "projector": (list(adapters.projector_parameters()), settings.projector_rate, settings.weight_decay),
             "temperature": ([one for one in loss.parameters() if one.requires_grad], _SCALE_RATE, 0.0),
         }
         self._peaks = [(name, rate) for name, (parameters, rate, _) in groups.items() if parameters]

@@ -43,7 +43,8 @@ class Model:
 class Adapter:
     """The trained part: see `AdapterSettings` and `RouterSettings`. `experts = 1` is the plain LoRA of rank `rank`.
 
-    `projections`, `blocks`: None for the usual ones, and all.
+    `projections`, `blocks`: None for the usual ones, and all. `projector`: train what mini sees pictures with as well.
+    `tokens`: those that a route is made of.
     """
 
     experts: int = 4
@@ -57,15 +58,25 @@ class Adapter:
     shared: bool = False
     projections: tuple[str, ...] | None = None
     blocks: tuple[int, ...] | None = None
+    projector: bool = False
+    tokens: Literal["all", "last", "text", "image"] = "all"
 
     def settings(self) -> AdapterSettings:
         """What `adapt` takes. Raises `ModelError` for values that make no sense."""
         from tsembed_search.model.moe_lora import PROJECTIONS, AdapterSettings
         from tsembed_search.model.routing import RouterSettings
 
-        router = RouterSettings(self.experts, self.level, self.temperature, self.top_k, self.noise)
-        projections = PROJECTIONS if self.projections is None else self.projections
-        return AdapterSettings(router, self.rank, self.alpha, self.dropout, self.shared, projections, self.blocks)
+        router = RouterSettings(self.experts, self.level, self.temperature, self.top_k, self.noise, self.tokens)
+        return AdapterSettings(
+            router,
+            self.rank,
+            self.alpha,
+            self.dropout,
+            self.shared,
+            PROJECTIONS if self.projections is None else self.projections,
+            self.blocks,
+            self.projector,
+        )
 
 
 @dataclass(frozen=True)
@@ -104,12 +115,13 @@ class Negatives:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW. `rate` of the experts, `router_rate` of the routers. `warmup`: a share of the steps (below 1) or a number.
+    """AdamW. `rate` of the experts, `router_rate` of the routers, `projector_rate` of the projector. `warmup`: a share of the steps (below 1) or a number.
     `clip`: the largest norm of the gradient (0: any).
     """
 
     rate: float = 1e-3
     router_rate: float = 1e-3
+    projector_rate: float = 1e-3
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup: float = 0.1
     weight_decay: float = 0.0
@@ -206,6 +218,7 @@ def check(recipe: Recipe) -> None:
         (negatives.queue >= 0 and negatives.explicit >= 0, "negatives.queue, negatives.explicit", "0 or more"),
         (recipe.optimizer.rate > 0, "optimizer.rate", "above 0"),
         (recipe.optimizer.router_rate >= 0, "optimizer.router_rate", "0 or more"),
+        (recipe.optimizer.projector_rate >= 0, "optimizer.projector_rate", "0 or more"),
         (recipe.optimizer.warmup >= 0, "optimizer.warmup", "0 or more"),
         (recipe.stages.switch == "auto" or 0 <= recipe.stages.switch <= 1, "stages.switch", "auto, or from 0 to 1"),
         (0 <= recipe.stages.latest <= 1, "stages.latest", "from 0 to 1"),

@@ -133,14 +133,18 @@ def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[s
     return found
 
 
-def measure(embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Ranks) -> Validation:
-    """Validates; each process takes a part of the tasks, and all of them know the result."""
+def measure(
+    embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Ranks
+) -> tuple[Validation, dict[str, Ranking]]:
+    """Validates; each process takes a part of the tasks, and all of them know the result. Also gives the process's own
+    rankings.
+    """
     started = time.perf_counter()
     own = rank_tasks(embedding, tasks[ranks.rank :: ranks.count], rows)
     scored = {name: score(ranking) for name, ranking in own.items()}
     together = {name: result for part in ranks.collect(scored) for name, result in part.items()}
     ordered = {task.name: together[task.name] for task in tasks if task.name in together}
-    return Validation(ordered, time.perf_counter() - started)
+    return Validation(ordered, time.perf_counter() - started), own
 
 
 def score(ranking: Ranking) -> dict[str, Any]:

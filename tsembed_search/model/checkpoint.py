@@ -3,6 +3,7 @@
     adapter_config.json         PEFT's: the adapters as one plain LoRA, which is their uniform mixture
     adapter_model.safetensors   A and B of every projection, under PEFT's names
     router.safetensors          one matrix [E, d] per adapted block
+    projector.safetensors       what pictures pass through, where that was trained as well
     tsembed.json                what PEFT has no place for: see `Checkpoint`
     README.md                   a model card
 
@@ -35,6 +36,7 @@ MARKER = "tsembed.json"
 CONFIG = "adapter_config.json"
 EXPERTS = "adapter_model.safetensors"
 ROUTERS = "router.safetensors"
+PROJECTOR = "projector.safetensors"
 CARD = "README.md"
 _FORMAT = 1
 _PREFIX = "base_model.model."  # what PEFT puts before every module's path
@@ -122,19 +124,19 @@ def reference(name: str, folder: Path) -> ModelRef:
     from tsembed_search.model.registry import ModelRef
 
     said = read(folder)
-    missing = [file for file in (CONFIG, EXPERTS, ROUTERS) if not (folder / file).is_file()]
+    tensors = (EXPERTS, ROUTERS, *([PROJECTOR] if said.method.get("projector") else []))
+    missing = [file for file in (CONFIG, *tensors) if not (folder / file).is_file()]
     if missing:
         weights.refuse_pickles(folder)
         raise ModelError(f"{name} is a checkpoint without {missing[0]}.", _AGAIN)
-    for file in (EXPERTS, ROUTERS):
+    for file in tensors:
         weights.read_header(folder / file)
     method = json.loads(json.dumps(said.method))
     for part in (method, method.get("router", {})):
         for key in _TRAINING_ONLY:
             part.pop(key, None)
-    identity = weights.fingerprint(
-        "moe-lora", _FORMAT, said.base.fingerprint, method, said.mean, _hash(folder / EXPERTS), _hash(folder / ROUTERS)
-    )
+    hashes = [_hash(folder / file) for file in tensors]
+    identity = weights.fingerprint("moe-lora", _FORMAT, said.base.fingerprint, method, said.mean, *hashes)
     return ModelRef(name, said.base.family, identity, folder)
 
 
@@ -153,7 +155,7 @@ def load(ref: ModelRef, device: str = "auto") -> Adaptable:
     adapters = backbone.adapt(settings)
     fill(adapters, ref.folder)
     adapters.match_precision()
-    own = sum(tensor.numel() for tensor in (*adapters.expert_parameters(), *adapters.router_parameters()))
+    own = sum(tensor.numel() for tensor in adapters.parameters())
     base = backbone.info
     backbone.info = replace(
         base,
@@ -173,7 +175,8 @@ def fill(adapters: Adapters, folder: Path) -> None:
     from safetensors.torch import load_file
 
     experts = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / EXPERTS).items()}
-    adapters.load(experts, load_file(folder / ROUTERS) | {"mean": torch.tensor(read(folder).mean)})
+    routers = load_file(folder / ROUTERS) | {"mean": torch.tensor(read(folder).mean)}
+    adapters.load(experts, routers, None if adapters.projector is None else load_file(folder / PROJECTOR))
 
 
 def save(
@@ -199,7 +202,8 @@ def save(
         raise ModelError(f"{backbone.info.name} has no adapters to save.", "Give it some with `adapt` first.")
     experts = {_PREFIX + name: tensor.cpu().contiguous() for name, tensor in adapters.expert_state().items()}
     routers = {name: tensor.cpu().contiguous() for name, tensor in adapters.router_state().items()}
-    _check_finite({**experts, **routers})
+    projector = {name: tensor.cpu().contiguous() for name, tensor in adapters.projector_state().items()}
+    _check_finite({**experts, **routers, **projector})
     mean = tuple(routers.pop("mean").tolist())
     of = Base.of(base)
     method = json.loads(json.dumps(asdict(adapters.settings)))
@@ -210,6 +214,8 @@ def save(
         (new / CONFIG).write_text(json.dumps(peft, indent=2) + "\n", encoding="utf-8")
         save_file(experts, new / EXPERTS, metadata={"format": "pt"})
         save_file(routers, new / ROUTERS, metadata={"format": "pt"})
+        if projector:
+            save_file(projector, new / PROJECTOR, metadata={"format": "pt"})
         (new / MARKER).write_text(json.dumps(said.to_json(), indent=2) + "\n", encoding="utf-8")
         (new / CARD).write_text(_card(whole.name, said, adapters.shape), encoding="utf-8")
     return whole

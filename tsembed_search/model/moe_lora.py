@@ -38,6 +38,7 @@ class AdapterSettings:
     """`rank` r per expert; `alpha` scales the adapters by alpha / r. `shared`: one more expert, for every token.
 
     `projections`: names (`q_proj`) or patterns of paths within a block (`mlp.*`). `blocks`: which ones, None for all.
+    `projector`: what the model sees pictures with is trained, too; only `mini` has a projector to train.
     """
 
     router: RouterSettings = field(default_factory=RouterSettings)
@@ -47,6 +48,7 @@ class AdapterSettings:
     shared: bool = False
     projections: tuple[str, ...] = PROJECTIONS
     blocks: tuple[int, ...] | None = None
+    projector: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -144,6 +146,8 @@ class Adapters:
         self.layers = layers
         self.routers = routers
         self.routing = routing
+        self.projector: nn.Module | None = None
+        """From pictures to the model's tokens, where that is trained as well; the backbone puts it here."""
         self.mean = torch.full((len(routers) * settings.router.experts,), 1 / settings.router.experts)
         """The mean raw routing vector `[L·E]` of the training data; uniform until it is measured."""
 
@@ -169,6 +173,17 @@ class Adapters:
         for router in self.routers.values():
             yield router.weight
 
+    def projector_parameters(self) -> Iterator[Tensor]:
+        """The parameters of the projector, if there is one."""
+        if self.projector is not None:
+            yield from self.projector.parameters()
+
+    def parameters(self) -> Iterator[Tensor]:
+        """All that is trained."""
+        yield from self.expert_parameters()
+        yield from self.router_parameters()
+        yield from self.projector_parameters()
+
     def expert_state(self) -> dict[str, Tensor]:
         """A and B under PEFT's names, without the prefix that depends on how the model is wrapped."""
         state = {}
@@ -182,14 +197,23 @@ class Adapters:
         state = {f"{block}.weight": router.weight.detach() for block, router in self.routers.items()}
         return state | {"mean": self.mean}
 
+    def projector_state(self) -> dict[str, Tensor]:
+        """The projector's tensors, if there is one."""
+        return {} if self.projector is None else {k: v.detach() for k, v in self.projector.state_dict().items()}
+
     @torch.no_grad()
-    def load(self, experts: Mapping[str, Tensor], routers: Mapping[str, Tensor]) -> None:
-        """Takes over what `expert_state` and `router_state` gave.
+    def load(
+        self,
+        experts: Mapping[str, Tensor],
+        routers: Mapping[str, Tensor],
+        projector: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Takes over what `expert_state`, `router_state` and `projector_state` gave.
 
         Raises `ModelError` when names or shapes are those of another base model, or numbers are not finite.
         """
-        own = self.expert_state() | self.router_state()
-        given = {**experts, **routers}
+        own = self.expert_state() | self.router_state() | self.projector_state()
+        given = {**experts, **routers, **(projector or {})}
         odd = sorted(own.keys() ^ given.keys())
         odd += sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape)
         if odd:

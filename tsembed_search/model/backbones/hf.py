@@ -80,7 +80,12 @@ class TransformersBackbone:
         return Prepared(len(ids), Inputs(ids, positions, picture))
 
     def adapt(self, settings: AdapterSettings) -> Adapters:
-        """Puts fresh MoE-LoRA adapters beside the decoder's projections; from now on items have routing vectors."""
+        """Puts fresh MoE-LoRA adapters beside the decoder's projections; from now on items have routing vectors.
+
+        Raises `ModelError` for settings with a projector: the model's own stays as it is.
+        """
+        if settings.projector:
+            raise ModelError("Only mini has a projector to train.", "Leave it out: --set adapter.projector=false")
         self.adapters = attach(self.model, settings, self.family.blocks)
         self.info = replace(self.info, routes=self.adapters.shape)
         return self.adapters

@@ -24,6 +24,7 @@ from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.device import pick
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
+from tsembed_search.model.backbones.mini_projector import FEATURES, Projector, parts
 from tsembed_search.model.backbones.mini_vision import SLICE, VisionTower
 from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, Traced
 
@@ -41,12 +42,12 @@ _PICTURE_TOKENS = 86
 class _Input:
     """`ids`: word pieces without special tokens. `pixels`: uint8 `[260, 260, 3]`.
 
-    The tower is not trained, so after the first step of training a soft caption `[4, 384]` takes the pixels' place.
+    The tower is not trained, so after the first step of training what it saw takes the pixels' place: see `Mini.look`.
     """
 
     ids: list[int]
     pixels: Tensor | None
-    caption: Tensor | None = None
+    seen: Tensor | None = None
 
 
 class _Group(NamedTuple):
@@ -77,6 +78,7 @@ class Mini:
         self.ends: list[int] = self._tokenizer.encode("").ids
         self._ends = self.encoder.words(torch.tensor(self.ends, device=device))
         self.adapters: Adapters | None = None
+        self.projector: Projector | None = None
         self.info = ModelInfo(
             name="mini",
             fingerprint=mini_spec.FINGERPRINT,
@@ -92,6 +94,8 @@ class Mini:
         from tsembed_search.model.moe_lora import attach
 
         self.adapters = attach(self.encoder, settings, "encoder.layer")
+        if settings.projector:
+            self.projector = self.adapters.projector = Projector(self._device)
         self.info = replace(self.info, routes=self.adapters.shape)
         return self.adapters
 
@@ -105,15 +109,15 @@ class Mini:
         """Beyond this a CPU gains nothing; a GPU has room for more."""
         return 4096 if self._device.type == "cpu" else 65536
 
-    def prepare(self, item: Item, role: Role = "document", caption: Tensor | None = None) -> Prepared:
+    def prepare(self, item: Item, role: Role = "document", seen: Tensor | None = None) -> Prepared:
         """Word pieces and pixels. Mini prompts a query no differently from a document; an instruction of the item's own
-        precedes its text. With a soft caption that `look` gave for its picture, the picture is not opened.
+        precedes its text. With what `look` gave for its picture, the picture is not opened.
         """
         ids: list[int] = []
         if words := " ".join(part for part in (item.instruction, item.text) if part):
             ids = self._tokenizer.encode(words, add_special_tokens=False).ids[: self._spec.text.max_tokens]
-        if caption is not None:
-            return Prepared(len(ids) + 2 + len(caption), _Input(ids, None, caption))
+        if seen is not None:
+            return Prepared(len(ids) + 2 + _CAPTION_TOKENS, _Input(ids, None, seen))
         pixels = None
         if item.image is not None:
             from tsembed_search.images import open_image
@@ -159,13 +163,19 @@ class Mini:
             z=torch.stack([part.z * (len(rows) / len(batch)) for rows, part in parts]).sum(),
         )
 
+    @property
+    def look_width(self) -> int:
+        """Numbers in each row of what `look` gives."""
+        return mini_spec.DIM + (0 if self.projector is None else FEATURES)
+
     def look(self, batch: Sequence[Prepared]) -> list[Tensor | None]:
-        """The soft caption `[4, 384]` of each item, None without a picture: nothing that is trained changes it, and
+        """What the tower sees in each item's picture, None without one: the soft caption `[4, 384]`, or with a
+        projector `[4, 384 + 1280]`, features beside it, in half precision. Nothing that is trained changes it, and
         neither do the other pictures of the batch, to the last bit.
         """
         inputs: list[_Input] = [one.data for one in batch]
-        seen = [one for one in inputs if one.pixels is not None]
-        fill = seen[-1:] * (-len(seen) % SLICE)
+        pictured = [one for one in inputs if one.pixels is not None]
+        fill = pictured[-1:] * (-len(pictured) % SLICE)
         with torch.no_grad():
             return self._look([*inputs, *fill], keep=False)[: len(inputs)]
 
@@ -181,7 +191,7 @@ class Mini:
     def _groups(self, batch: Sequence[Prepared], keep: bool = False) -> list[_Group]:
         """Rows with and without text apart, so that pictures are not padded to the length of texts."""
         inputs: list[_Input] = [one.data for one in batch]
-        captions = self._look(inputs, keep)
+        captions = self._captions(self._look(inputs, keep))
         sequences = [self._sequence(one.ids, caption) for one, caption in zip(inputs, captions, strict=True)]
         both = [[row for row, one in enumerate(inputs) if bool(one.ids) is words] for words in (True, False)]
         return [
@@ -198,25 +208,42 @@ class Mini:
         return torch.cat([part for _, part in parts])[order.argsort()]
 
     def _look(self, inputs: Sequence[_Input], keep: bool) -> list[Tensor | None]:
-        """The soft caption of each item that has a picture; with `keep` it replaces the pixels."""
-        captions = [one.caption for one in inputs]
+        """What is seen in each item's picture, if it has one; with `keep` it replaces the pixels."""
+        found = [one.seen for one in inputs]
         rows = [row for row, one in enumerate(inputs) if one.pixels is not None]
         if rows:
             pixels = torch.stack([one.pixels for one in inputs if one.pixels is not None])
-            for row, caption in zip(rows, self._captions(pixels), strict=True):
-                captions[row] = caption
+            for row, seen in zip(rows, self._see(pixels), strict=True):
+                found[row] = seen
                 if keep:
-                    inputs[row].pixels, inputs[row].caption = None, caption
-        return captions
+                    inputs[row].pixels, inputs[row].seen = None, seen
+        return found
 
-    def _captions(self, batch: Tensor) -> Tensor:
-        """Soft captions of `P` pictures, uint8 `[P, 260, 260, 3]`: `[P, 4, 384]`."""
+    def _see(self, batch: Tensor) -> Tensor:
+        """What the tower sees in `P` pictures, uint8 `[P, 260, 260, 3]`: see `look`."""
         if self._device.type == "cuda":
             batch = batch.pin_memory().to(self._device, non_blocking=True)
-        probabilities = torch.softmax(self.tower.logits(batch) / TEMPERATURE, dim=-1)
+        if self.projector is None:
+            return self._soft_captions(self.tower.logits(batch))
+        logits, features = self.tower.see(batch, parts)
+        return torch.cat([self._soft_captions(logits), features], dim=-1).half()
+
+    def _soft_captions(self, logits: Tensor) -> Tensor:
+        """`[P, 1000]` to `[P, 4, 384]`."""
+        probabilities = torch.softmax(logits / TEMPERATURE, dim=-1)
         likeliest, classes = probabilities.topk(TOP_CLASSES, dim=-1)
         likeliest = likeliest / likeliest.sum(dim=-1, keepdim=True)
         return torch.einsum("pk,pkmd->pmd", likeliest, self.table[classes])
+
+    def _captions(self, seen: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The tokens `[4, 384]` of each picture."""
+        found = list(seen)
+        pictured = [one for one in seen if one is not None]
+        if self.projector is not None and pictured:
+            together = torch.stack(pictured).to(self._device).float()
+            captions = iter(self.projector(together[..., : mini_spec.DIM], together[..., mini_spec.DIM :]))
+            found = [None if one is None else next(captions) for one in seen]
+        return found
 
     @cached_property
     def tower(self) -> VisionTower:

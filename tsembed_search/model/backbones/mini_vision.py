@@ -7,7 +7,7 @@ is channels-last, and large batches go through in slices that stay in the cache:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,9 +47,14 @@ class VisionTower:
 
     def logits(self, pixels: Tensor) -> Tensor:
         """uint8 RGB `[B, H, W, 3]` to logits `[B, 1000]`."""
+        return self.see(pixels, lambda features: features[:, :0, 0, 0])[0]
+
+    def see(self, pixels: Tensor, pooled: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """uint8 RGB `[B, H, W, 3]` to logits `[B, 1000]`, and what `pooled` makes of the last layer `[b, 1280, h, w]`."""
         run = self._run_fused if self.fused else self._run
-        slices = torch.split(pixels, SLICE) if self.fused else (pixels,)
-        return torch.cat([F.linear(run(_normalised(part)).mean((2, 3)), *self._head) for part in slices])
+        seen = [run(_normalised(part)) for part in (torch.split(pixels, SLICE) if self.fused else (pixels,))]
+        logits = torch.cat([F.linear(features.mean((2, 3)), *self._head) for features in seen])
+        return logits, torch.cat([pooled(features) for features in seen])
 
     def _run_fused(self, x: Tensor) -> Tensor:
         convolution = torch.ops.mkldnn._convolution_pointwise

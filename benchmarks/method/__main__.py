@@ -1,0 +1,46 @@
+"""The experiment: what each part of the method brings. `python benchmarks/method --help`.
+
+    tsembed data mini-mmeb --out mini-mmeb
+    python benchmarks/method train --data mini-mmeb --out runs          # resumable; every table, or --table NAME
+    python benchmarks/method report --data mini-mmeb --out runs --docs docs/results/method
+
+`report` may be asked at any time: it shows the runs that are there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import plan
+import running
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+Data = Annotated[Path, typer.Option("--data", help="The folder of `tsembed data mini-mmeb`.")]
+Out = Annotated[Path, typer.Option("--out", help="Where the runs are.")]
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Out,
+    table: Annotated[list[str] | None, typer.Option("--table", help=f"{', '.join(plan.TABLES)}; all.")] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Runs side by side.")] = 1,
+) -> None:
+    """Makes the runs that are missing."""
+    runs = [run for name in table or plan.TABLES for run in plan.TABLES[name]()]
+    failed = running.make(runs, data, out, workers)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def test(folder: Path, data: Data) -> None:
+    """Measures one run, or any model, on test."""
+    found = running.test(folder, data)
+    (folder / running.RESULT).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,105 @@
+"""What runs the experiment is made of: which recipe, what is changed in it, and which seeds.
+
+All runs share data, base, projector, batches, steps and instructions; `COMMON` says them. The variants differ in nothing
+else than their recipe's name says. Rates were chosen on validation, for the single LoRA and for experts alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+COMMON = (
+    "adapter.projector=true",
+    "batch.size=32",
+    "batch.sub_batch=8",
+    "run.steps=200",
+    "run.validate_every=0",
+    "run.checkpoint_every=50",
+    "run.validation_rows=100",
+)
+SEEDS = (0, 1, 2)
+VARIANTS = {
+    "lora": "one LoRA of as many parameters",
+    "moe": "mixture of LoRA experts",
+    "moe-eans": "the same with EANS from the first step",
+    "tsembed": "the whole method: two stages",
+    "shuffled": "control: kappa shuffled among negatives",
+    "similarity": "control: weights by cosine",
+}
+METAS = {
+    "classification": ("clipart_folder", "emoji_subgroup", "clothing", "passage_topic"),
+    "retrieval": (
+        *("clipart_t2i", "clipart_i2t", "emoji_t2i", "emoji_change", "openmoji_i2t", "emoji_style"),
+        *("passage", "gloss", "figure"),
+    ),
+    "vqa": ("shapes_qa", "scene_qa", "map_qa"),
+    "grounding": ("scene_part", "map_part"),
+}
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "E=2": ("adapter.experts=2", "adapter.rank=16"),
+    "E=8": ("adapter.experts=8", "adapter.rank=4"),
+    "r=4": ("adapter.rank=4", "adapter.alpha=8"),
+    "r=16": ("adapter.rank=16", "adapter.alpha=32"),
+    "beta=0.5": ("negatives.beta=0.5",),
+    "beta=3": ("negatives.beta=3",),
+    "switch=0.1": ("stages.switch=0.1",),
+    "switch=0.6": ("stages.switch=0.6",),
+    "tokens=text": ("adapter.tokens=text",),
+    "tokens=image": ("adapter.tokens=image",),
+    "tokens=last": ("adapter.tokens=last",),
+    "token level": ("adapter.level=token",),
+    "top 2": ("adapter.top_k=2",),
+    "balance=0": ("loss.balance=0",),
+    "balance=0.1": ("loss.balance=0.1",),
+    "shared expert": ("adapter.shared=true",),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. `folder` is its place below the experiment's; `tested`: measured on the test split as well."""
+
+    folder: str
+    recipe: str
+    changes: tuple[str, ...]
+    seed: int
+    tested: bool = False
+
+
+def variants(seeds: Sequence[int] = SEEDS) -> list[Run]:
+    """The six variants, seed by seed, so that what is there early can be compared."""
+    return [Run(f"variants/{name}-{seed}", name, COMMON, seed, tested=True) for seed in seeds for name in VARIANTS]
+
+
+def isolated(seeds: Sequence[int] = (0,)) -> list[Run]:
+    """One adapter for each meta-task, with the steps that the meta-task has in a joint run: its share of the rows."""
+    found = []
+    for seed in seeds:
+        for meta, tasks in METAS.items():
+            share = len(tasks) / sum(map(len, METAS.values()))
+            steps = round(share * steps_of(COMMON))
+            only = f"data.only=[{', '.join(repr(task).replace(chr(39), chr(34)) for task in tasks)}]"
+            changes = (*COMMON, "batch.mixing=inf", only, f"run.steps={steps}", "run.checkpointing=false")
+            found.append(Run(f"isolated/{meta}-{seed}", "lora", changes, seed, tested=True))
+        found.append(Run(f"isolated/joint-{seed}", "lora", (*COMMON, "batch.mixing=inf"), seed, tested=True))
+        found.append(Run(f"isolated/joint-experts-{seed}", "tsembed", (*COMMON, "batch.mixing=inf"), seed, tested=True))
+    return found
+
+
+def ablations(seeds: Sequence[int] = (0,)) -> list[Run]:
+    """The whole method with one thing changed. Validation only: nothing is chosen on test."""
+    names = {name: name.replace(" ", "-").replace("=", "-") for name in ABLATIONS}
+    return [
+        Run(f"ablations/{names[name]}-{seed}", "tsembed", (*COMMON, *changes), seed)
+        for seed in seeds
+        for name, changes in ABLATIONS.items()
+    ]
+
+
+def steps_of(changes: Sequence[str]) -> int:
+    """The planned steps."""
+    return int(next(change.partition("=")[2] for change in reversed(changes) if change.startswith("run.steps=")))
+
+
+TABLES = {"variants": variants, "isolated": isolated, "ablations": ablations}
