@@ -1,8 +1,8 @@
 """From items to model inputs, pictures read by several threads, and the frozen part of the work done once.
 
-Mini's vision tower is most of its cost and is not trained. So a picture passes it once: what the tower saw, 6 kB or with
-a projector 13 kB, is kept, in memory and in a file of `$TSEMBED_HOME/cache`, by the content of the picture's file. Other
-models have no such short form of a picture, and their inputs are prepared anew each time.
+Mini's vision tower is most of its cost and is not trained. So a picture passes it once: what the tower saw, 6 kB or
+with a projector 13 kB, is kept, in memory and in a file of `$TSEMBED_HOME/cache`, by the content of the picture's file.
+Other models have no such short form of a picture, and their inputs are prepared anew each time.
 """
 
 from __future__ import annotations

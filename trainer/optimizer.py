@@ -15,7 +15,7 @@ _SCALE_RATE = 1e-3  # of a learned temperature
 
 
 class Updater:
-    """AdamW over experts, routers and, where they are trained, the projector and the temperature. `total` is the number of planned steps."""
+    """AdamW over experts, routers and, where they are trained, the projector and the temperature. `total`: of steps."""
 
     def __init__(self, settings: Optimizer, adapters: Adapters, loss: nn.Module, total: int) -> None:
         self.settings = settings

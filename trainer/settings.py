@@ -115,8 +115,8 @@ class Negatives:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW. `rate` of the experts, `router_rate` of the routers, `projector_rate` of the projector. `warmup`: a share of the steps (below 1) or a number.
-    `clip`: the largest norm of the gradient (0: any).
+    """AdamW. `rate` of the experts, `router_rate` of the routers, `projector_rate` of the projector. `warmup`: a share
+    of the steps (below 1) or a number. `clip`: the largest norm of the gradient (0: any).
     """
 
     rate: float = 1e-3

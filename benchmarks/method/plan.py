@@ -1,7 +1,7 @@
 """What runs the experiment is made of: which recipe, what is changed in it, and which seeds.
 
-All runs share data, base, projector, batches, steps and instructions; `COMMON` says them. The variants differ in nothing
-else than their recipe's name says. Rates were chosen on validation, for the single LoRA and for experts alike.
+All runs share data, base, projector, batches, steps and instructions; `COMMON` says them. The variants differ in
+nothing else than their recipe's name says. Rates were chosen on validation, for the single LoRA and for experts alike.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class _Group(NamedTuple):
 
 
 class Mini:
-    """The backbone behind the name `mini`. The vision tower is loaded with the first picture, not before."""
+    """The backbone behind the name `mini-base`, and with adapters behind `mini`. The vision tower is loaded with the first picture, not before."""
 
     def __init__(self, device: torch.device) -> None:
         from safetensors.torch import load_file
@@ -189,21 +189,17 @@ class Mini:
         self.encoder.context_fn = self.adapters.routing.checkpoint_context
 
     def _groups(self, batch: Sequence[Prepared], keep: bool = False) -> list[_Group]:
-        """Rows with and without text apart, so that pictures are not padded to the length of texts."""
+        """Rows of similar length together, so that little is computed for padding."""
         inputs: list[_Input] = [one.data for one in batch]
         captions = self._captions(self._look(inputs, keep))
         sequences = [self._sequence(one.ids, caption) for one, caption in zip(inputs, captions, strict=True)]
-        both = [[row for row, one in enumerate(inputs) if bool(one.ids) is words] for words in (True, False)]
         return [
             _Group(rows, *self._padded([sequences[row] for row in rows], [captions[row] is not None for row in rows]))
-            for rows in both
-            if rows
+            for rows in _alike([len(one) for one in sequences])
         ]
 
     def _in_order(self, parts: list[tuple[list[int], Tensor]]) -> Tensor:
         """Rows of groups, each `[G, ...]`, as the batch had them: `[B, ...]`."""
-        if len(parts) == 1:
-            return parts[0][1]
         order = torch.tensor([row for rows, _ in parts for row in rows], device=self._device)
         return torch.cat([part for _, part in parts])[order.argsort()]
 
@@ -276,6 +272,16 @@ class Mini:
         of_caption = (place >= 1) & (place <= _CAPTION_TOKENS)
         image = of_caption & torch.tensor(pictured, device=self._device)[:, None]
         return words, None if bool(real.all()) else real, image
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of similar lengths together: in each part the longest is at most a quarter and two above the shortest."""
+    parts: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if not parts or lengths[place] > 1.25 * lengths[parts[-1][0]] + 2:
+            parts.append([])
+        parts[-1].append(place)
+    return parts
 
 
 def load(device: str = "auto") -> Mini:

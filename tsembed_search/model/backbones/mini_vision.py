@@ -50,7 +50,7 @@ class VisionTower:
         return self.see(pixels, lambda features: features[:, :0, 0, 0])[0]
 
     def see(self, pixels: Tensor, pooled: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """uint8 RGB `[B, H, W, 3]` to logits `[B, 1000]`, and what `pooled` makes of the last layer `[b, 1280, h, w]`."""
+        """uint8 RGB `[B, H, W, 3]` to logits `[B, 1000]`, and what `pooled` makes of features `[b, 1280, h, w]`."""
         run = self._run_fused if self.fused else self._run
         seen = [run(_normalised(part)) for part in (torch.split(pixels, SLICE) if self.fused else (pixels,))]
         logits = torch.cat([F.linear(features.mean((2, 3)), *self._head) for features in seen])
