@@ -31,6 +31,7 @@ from tsembed_search.search.query import Searcher, SearchOptions
 from tsembed_search.search.rerank import Candidate, Query, by_experts, with_routes
 from tsembed_search.store.base import Point, Store, StoreSettings
 from tsembed_search.store.opening import open_store
+from tsembed_search.store.routes import route_fields
 from tsembed_search.store.schema import point_id
 
 MODELS = {"mini": (384, 6, 8), "large": (1536, 28, 8)}
@@ -57,7 +58,7 @@ def fill(store: Store, items: int, dim: int, blocks: int, experts: int) -> None:
             payload: dict[str, Any] = {
                 **place, "kind": "image", "places": [place], "page": None, "chunk": None, "text": None, "width": 640,
                 "height": 480, "bytes": 100_000, "sha": name, "model": "m", "indexed_at": 0.0,
-                "route": routes[row].tolist(), "top_experts": ["b0e1", "b1e0"],
+                **route_fields(routes[row]), "top_experts": ["b0e1", "b1e0"],
             }  # fmt: skip
             points.append(Point(point_id(name, None, None, "m"), vectors[row], payload))
         store.upsert(points)

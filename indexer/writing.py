@@ -15,6 +15,7 @@ from tsembed_search.indexer.meter import Meter
 from tsembed_search.indexer.places import place_of
 from tsembed_search.search.experts import top_experts
 from tsembed_search.store.base import Point
+from tsembed_search.store.routes import route_fields
 
 if TYPE_CHECKING:
     from tsembed_search.items import Embeddings
@@ -161,5 +162,5 @@ class Writer:
         if unit.start is not None:
             payload |= {"start": unit.start, "end": unit.end}
         if self._info.routes is not None:
-            payload |= {"route": route.tolist(), "top_experts": top_experts(route, self._info.routes[1])}
+            payload |= {**route_fields(route), "top_experts": top_experts(route, self._info.routes[1])}
         return Point(entry.id, vector, payload)

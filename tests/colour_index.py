@@ -10,6 +10,7 @@ import numpy as np
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.store.base import Point, Store
+from tsembed_search.store.routes import route_fields
 from tsembed_search.store.schema import point_id
 
 
@@ -40,7 +41,7 @@ class Maker:
             "model": self.embedder.info.fingerprint, "indexed_at": 0.0,
         }  # fmt: skip
         if embedded.routes.shape[1]:
-            payload |= {"route": embedded.routes[0].tolist(), "top_experts": ["b0e1"]}
+            payload |= {**route_fields(embedded.routes[0]), "top_experts": ["b0e1"]}
         self.store.upsert([Point(id, embedded.vectors[0], payload)])
         return id
 

@@ -21,6 +21,7 @@ from tsembed_search.search.filters import Filter, parse_where
 from tsembed_search.search.like import item_of_file, stored_query, stored_records
 from tsembed_search.search.query import Hit, Searcher, SearchOptions
 from tsembed_search.search.rerank import Query, reranker
+from tsembed_search.store.routes import has_route, stored_routes
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import ModelInfo
@@ -225,12 +226,12 @@ class Index:
             searcher = self._searcher()
             record = self._chosen(searcher, wanted, hit)
             found = searcher.hit(wanted, record)
-        route = record.payload.get("route")
-        if not route:
+        if not has_route(record.payload):
             raise StoreError(
                 f"{found.path} has no routing vector.",
                 "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
             )
+        route = stored_routes([record.payload], len(wanted.route))[0]
         return Explanation(found, Agreement.of(wanted.route, route, shape), seconds)
 
     def routes(self, otherwise: str = "Index") -> tuple[int, int]:

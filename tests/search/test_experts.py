@@ -15,8 +15,9 @@ from tsembed_search.items import Item
 from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.search.experts import Agreement, shared_experts, top_experts
-from tsembed_search.search.usage import OTHERS, expert_usage
+from tsembed_search.search.usage import FIELDS, OTHERS, expert_usage
 from tsembed_search.store.base import Record
+from tsembed_search.store.routes import route_fields, stored_routes
 
 
 def test_names() -> None:
@@ -65,7 +66,7 @@ class TestIndex:
     def test_hits_say_what_they_share(self, index: Index) -> None:
         route = index.embedder.embed([Item("red blue")], "query").routes[0]
         for hit in index.search("red blue").hits:
-            stored = index.store.retrieve([hit.id])[0].payload["route"]
+            stored = stored_routes([index.store.retrieve([hit.id])[0].payload], len(route))[0]
             assert hit.shared_experts == shared_experts(route, stored, ROUTES[1])
             assert set(hit.shared_experts) <= set(top_experts(route, ROUTES[1]))
         assert any(hit.shared_experts for hit in index.search("red blue").hits)
@@ -91,15 +92,15 @@ class TestIndex:
 
     def test_an_item_that_lost_its_route(self, index: Index) -> None:
         hit = index.search("red").hits[0]
-        index.store.set_payload(hit.id, {"route": []})
+        index.store.set_payload(hit.id, {"route": [], "packed_route": None})
         with pytest.raises(StoreError, match="has no routing vector"):
             index.explain("red", hit.id)
-        index.store.set_payload(hit.id, {"route": [1.0, 0.0]})
+        index.store.set_payload(hit.id, route_fields(np.array([1.0, 0.0])))
         with pytest.raises(StoreError, match="2 numbers, where the model has 6"):
             index.explain("red", hit.id)
 
     def test_usage(self, index: Index) -> None:
-        records = list(index.store.scroll())
+        records = list(index.store.scroll(fields=FIELDS))
         groups = {(one.of, one.name.rpartition("/")[2]): one for one in expert_usage(records, ROUTES)}
         assert set(groups) == {
             ("all", ""), ("kind", "text"), ("kind", "image"), ("folder", "files"), ("folder", "notes"),

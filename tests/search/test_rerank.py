@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.moe_lora import AdapterSettings
 from tsembed_search.model.routing import RouterSettings
 from tsembed_search.search.query import SearchOptions
-from tsembed_search.search.rerank import Candidate, Query, by_experts, by_variety
-from tsembed_search.store.base import Record
+from tsembed_search.search.rerank import RERANKERS, Candidate, Query, by_experts, by_variety
+from tsembed_search.store.base import Point, Record
 from tsembed_search.store.opening import open_store
+from tsembed_search.store.routes import route_fields
 
 QUERY = Query(np.array([1, 0], np.float32), np.array([1, 0], np.float32), "text")
 
@@ -137,9 +139,58 @@ class TestOptions:
 
     def test_a_route_of_another_size(self, routed: Index) -> None:
         record = next(iter(routed.store.scroll(fields=["kind"])))
-        routed.store.set_payload(record.id, {"route": [1.0, 0.0]})
+        routed.store.set_payload(record.id, route_fields(np.array([1.0, 0.0])))
         with pytest.raises(StoreError, match="routing vector of 2 numbers, where the model has 6"):
             routed.search("red", k=12)
+
+    @pytest.mark.parametrize("wanted", [{"k": 4}, {"k": 4, "where": "path~'**/*e*'"}, {"k": 12}, {"k": 120}])
+    def test_items_of_older_indexes(
+        self, routed: Index, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Items without a packed route, some or all of them, rank as with it."""
+        monkeypatch.setattr(
+            "tsembed_search.search.rerank.RERANKERS", {**RERANKERS, "expert": replace(RERANKERS["expert"], depth=8)}
+        )
+        ask = partial(routed.search, "about red", rerank="expert", route_weight=0.6, **wanted)
+        packed = ask().hits
+        assert len({hit.route_similarity for hit in packed}) > 2
+        for number, record in enumerate(routed.store.scroll()):
+            older = {key: value for key, value in record.payload.items() if key != "packed_route"}
+            vector = routed.store.retrieve([record.id], fields=(), with_vectors=True)[0].vector
+            assert vector is not None
+            routed.store.upsert([Point(record.id, vector, older)])
+            if number in (4, 11):
+                found = ask().hits
+                assert [hit.id for hit in found] == [hit.id for hit in packed]
+                assert [hit.shared_experts for hit in found] == [hit.shared_experts for hit in packed]
+                for name in ("score", "route_similarity"):
+                    assert [getattr(hit, name) for hit in found] == pytest.approx(
+                        [getattr(hit, name) for hit in packed], abs=1e-3
+                    )
+
+    @pytest.mark.parametrize("rerank", ["none", "expert", "mmr"])
+    def test_only_the_best_of_all_kinds_are_read(
+        self, maker: Maker, routed: Index, rerank: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Reading is what a search costs: twenty spare points, of however many kinds, and the hits whole."""
+        for number in range(40):
+            maker.add(Item(f"red number{number}"), f"more{number}.txt", chunk=0)
+            maker.add(Item(image=solid(number, 0, 0)), f"more{number}.png")
+        monkeypatch.setattr(
+            "tsembed_search.search.rerank.RERANKERS",
+            {name: replace(one, depth=min(one.depth, 8)) for name, one in RERANKERS.items()},
+        )
+        read: list[int] = []
+        retrieve = type(routed.store).retrieve
+
+        def counted(store: Any, ids: list[str], **how: Any) -> list[Record]:
+            read.append(len(ids))
+            return retrieve(store, ids, **how)
+
+        monkeypatch.setattr(type(routed.store), "retrieve", counted)
+        weight = {"route_weight": 0.5} if rerank == "expert" else {}
+        assert len(routed.search("red", k=3, rerank=rerank, **weight).hits) == 3
+        assert [size for size in read if size] == ([23] if rerank == "none" else [28, 3])
 
     def test_metadata_keeps_the_weight(self, routed: Index) -> None:
         assert IndexMetadata.from_json(json.loads(json.dumps(routed.metadata.to_json()))) == routed.metadata

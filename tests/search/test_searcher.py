@@ -186,11 +186,11 @@ def test_routes_of_query_and_item_are_compared(maker: Maker) -> None:
     maker.add(Item("red"), "red.txt", chunk=0)
     index = Index("default", IndexMetadata.of(expert.info), store=maker.store, embedder=expert)
     hit = index.search("red").hits[0]
-    assert hit.route_similarity == pytest.approx(1, abs=1e-5)
+    assert hit.route_similarity == pytest.approx(1, abs=1e-3)
     assert hit.top_experts == ["b0e1"]
     other = index.search("engine blue").hits[0]
     routes = expert.embed([Item("red"), Item("engine blue")]).routes
-    assert other.route_similarity == pytest.approx(float(routes[0] @ routes[1]), abs=1e-5)
+    assert other.route_similarity == pytest.approx(float(routes[0] @ routes[1]), abs=1e-3)
 
 
 def test_hit_as_json_has_the_fields_of_the_contract(maker: Maker, index: Index) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tsembed_search.search.filters import Filter, matches
 from tsembed_search.store.base import Payload, Point
+from tsembed_search.store.routes import route_fields
 from tsembed_search.store.schema import point_id
 
 DIM = 16
@@ -42,8 +43,7 @@ def make_payload(number: int, rng: np.random.Generator) -> Payload:
         "sha": f"{number:064x}",
         "model": "model-a",
         "indexed_at": 1.7e9,
-        # Six digits: the engines' JSON readers may miss the last bit of a number with seventeen.
-        "route": np.round(route / np.linalg.norm(route), 6).tolist(),
+        **route_fields((route / np.linalg.norm(route)).astype(np.float32)),
         "top_experts": [f"b{int(rng.integers(2))}e{int(rng.integers(4))}" for _ in range(2)],
     }
 

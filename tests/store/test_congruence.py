@@ -13,9 +13,11 @@ from store_points import DIM, EXTS, KINDS, make_points, make_queries, nearest
 
 from tsembed_search.errors import StoreError
 from tsembed_search.search.filters import And, Condition, Filter, Not, Or, matches, parse_where
+from tsembed_search.search.rerank import Candidate, Query, with_routes
 from tsembed_search.store.base import Point, Record, Store, StoreSettings
 from tsembed_search.store.connection import MEMORY, Connection
 from tsembed_search.store.edge import EdgeStore
+from tsembed_search.store.routes import stored_routes
 from tsembed_search.store.server import ServerStore
 
 FILTERS = [
@@ -159,6 +161,32 @@ def test_vectors_come_back(store: Store, points: list[Point]) -> None:
         assert record.vector is not None and record.vector.dtype == np.float32
         assert np.allclose(record.vector, vectors[record.id], atol=1e-6)
     assert store.retrieve([points[0].id])[0].vector is None
+
+
+def test_parts_of_payloads_come_back(store: Store, points: list[Point]) -> None:
+    some = points[5:40:3]
+    for fields in (["sha", "page", "packed_route"], ["route"], ["nonsense"], []):
+        found = store.retrieve([point.id for point in some], fields=fields)
+        parts = [{key: value for key, value in point.payload.items() if key in fields} for point in some]
+        assert [(record.id, record.payload) for record in found] == [
+            (point.id, part) for point, part in zip(some, parts, strict=True)
+        ]
+    record = store.retrieve([points[5].id], fields=["sha"], with_vectors=True)[0]
+    assert record.payload == {"sha": points[5].payload["sha"]}
+    assert record.vector is not None and np.allclose(record.vector, points[5].vector, atol=1e-6)
+
+
+def test_kappas_are_the_same_to_the_bit(store: Store, points: list[Point]) -> None:
+    """Of either form of a route: engines must not order by experts differently."""
+    query = Query(points[0].vector, stored_routes([points[0].payload], 8)[0], "text")
+    for form in ("packed_route", "route"):
+        records = store.retrieve([point.id for point in points], fields=[form])
+        own = [Record(point.id, {form: point.payload[form]}) for point in points]
+        stored, expected = (
+            with_routes(query, [Candidate(one, "text", 0.5) for one in each]) for each in (records, own)
+        )
+        assert [one.route_similarity for one in stored] == [one.route_similarity for one in expected]
+        assert stored[0].route_similarity == pytest.approx(1, abs=1e-3)
 
 
 def test_extreme_arguments(store: Store, points: list[Point]) -> None:

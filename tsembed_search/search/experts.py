@@ -6,7 +6,6 @@ of the E experts of each of the L adapted blocks. Expert 5 of block 3, both coun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ class Agreement:
     item: NDArray[np.float64]
 
     @classmethod
-    def of(cls, query: Any, item: Sequence[float], shape: tuple[int, int]) -> Agreement:
+    def of(cls, query: Any, item: Any, shape: tuple[int, int]) -> Agreement:
         """From two routes `[L·E]` of a model whose routes have `shape` (L, E)."""
         import numpy as np
 

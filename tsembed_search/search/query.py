@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tsembed_search.errors import UsageError
 from tsembed_search.items import KINDS, Kind
@@ -14,14 +14,15 @@ from tsembed_search.search.filters import Condition, Filter, all_of, matches
 from tsembed_search.search.rerank import Candidate, Query, reranker, with_routes
 from tsembed_search.search.snippet import Span, snippet, weigh
 from tsembed_search.store.base import Record, Store
-
-if TYPE_CHECKING:
-    pass
+from tsembed_search.store.routes import LIST, PACKED, has_route, stored_routes
 
 MOST_HITS = 10_000
 _SPARE = 20
 _MORE = 3
 _ORDERED_BY = ("sha", "path", "page", "chunk")
+
+_Found = tuple[float, float, str, Kind]
+"""A point that was found: its score and its cosine, both negated so that the best come first, its id and its kind."""
 
 
 @dataclass(frozen=True)
@@ -97,64 +98,82 @@ class Searcher:
         Each kind is searched by itself and the kinds are merged by calibrated score, so that a kind whose cosines are
         small by nature is not drowned by another.
         """
-        found: list[list[Candidate]] = [[] for _ in queries]
-        for kind in KINDS if queries else ():
-            for row, candidates in enumerate(self._best_of_kind(queries, kind, options)):
-                found[row].extend(candidates)
-        return [self._finish(query, row, options) for query, row in zip(queries, found, strict=True)]
+        best = self._best(queries, options)
+        return [self._finish(query, candidates, options) for query, candidates in zip(queries, best, strict=True)]
 
-    def _best_of_kind(self, queries: Sequence[Query], kind: Kind, options: SearchOptions) -> list[list[Candidate]]:
-        """The best candidates of one kind for each query: fetches more until enough groups have been seen, or all."""
-        import numpy as np
+    def _best(self, queries: Sequence[Query], options: SearchOptions) -> list[list[Candidate]]:
+        """The best candidates of each query, one per group, with what `_fields` says of their payloads.
 
-        vectors = np.stack([query.vector for query in queries])
+        Reading a point costs far more than finding it. So points of all kinds are found first, and then only those are
+        read that are the best among them; more of both until enough groups have been seen, or everything.
+        """
         depth = _depth(options)
-        # Reading a point costs more than finding it: first about as many as are needed, then those that come after.
-        seen, more = 0, depth if options.all_chunks else depth + _SPARE
-        where = all_of([Condition("kind", "=", kind), options.where])
-        found: list[list[Record]] = [[] for _ in queries]
-        groups: list[list[Record]] = [[] for _ in queries]
+        known, wanted = 0, depth if options.all_chunks else depth + _SPARE
+        found: list[list[_Found]] = [[] for _ in queries]
+        best: list[list[Candidate]] = [[] for _ in queries]
+        read: dict[str, Record] = {}
         pending = list(range(len(queries)))
         while pending:
-            rows = self.store.search(
-                vectors[pending],
-                more,
-                where,
-                offset=seen,
-                with_vectors=reranker(options.rerank).needs_vectors,
-                fields=_fields(options),
-            )
-            unfinished = []
-            for index, records in zip(pending, rows, strict=True):
-                found[index] += records
-                groups[index] = _one_per_group(queries[index], found[index], options.all_chunks)[:depth]
-                if len(groups[index]) < depth and len(records) >= more:
-                    unfinished.append(index)
-            seen += more
-            pending, more = unfinished, seen * _MORE
+            for kind in KINDS:
+                rows = self._find([queries[row] for row in pending], kind, options, wanted - known, known, read)
+                for row, points in zip(pending, rows, strict=True):
+                    found[row] += points
+            chosen = {row: sorted(found[row])[:wanted] for row in pending}
+            self._read(dict.fromkeys(id for points in chosen.values() for _, _, id, _ in points), options, read)
+            for row in pending:
+                candidates = sorted(_candidates(chosen[row], read), key=_order)
+                best[row] = _one_per_group(queries[row], candidates, options.all_chunks)[:depth]
+            pending = [row for row in pending if len(best[row]) < depth and len(chosen[row]) == wanted]
+            known, wanted = wanted, wanted * _MORE
+        return best
+
+    def _find(
+        self,
+        queries: Sequence[Query],
+        kind: Kind,
+        options: SearchOptions,
+        limit: int,
+        offset: int,
+        read: dict[str, Record],
+    ) -> list[list[_Found]]:
+        """The best points of one kind for each query. Those that the engine had to read to find them go into `read`."""
+        import numpy as np
+
+        where = all_of([Condition("kind", "=", kind), options.where])
+        vectors = np.stack([query.vector for query in queries])
+        rows = self.store.search(vectors, limit, where, offset=offset, fields=())
+        if not reranker(options.rerank).needs_vectors:
+            read.update((record.id, record) for records in rows for record in records if record.payload)
+        score = self.calibration.score
         return [
-            [self._candidate(query, kind, record) for record in best]
-            for query, best in zip(queries, groups, strict=True)
+            [(-score(record.score, query.modality, kind), -record.score, record.id, kind) for record in records]
+            for query, records in zip(queries, rows, strict=True)
         ]
 
-    def _candidate(self, query: Query, kind: Kind, record: Record) -> Candidate:
-        return Candidate(record, kind, self.calibration.score(record.score, query.modality, kind))
+    def _read(self, ids: Iterable[str], options: SearchOptions, read: dict[str, Record]) -> None:
+        """Adds to `read`, by id, what is wanted of those points and not there yet."""
+        vectors, fields = reranker(options.rerank).needs_vectors, _fields(options)
+        fresh = self.store.retrieve([id for id in ids if id not in read], fields=fields, with_vectors=vectors)
+        read.update((record.id, record) for record in fresh)
+        if fields is not None and PACKED in fields:
+            older = [record.id for record in fresh if PACKED not in record.payload]
+            read.update((record.id, record) for record in self.store.retrieve(older, fields=(*fields, LIST)))
 
     def hit(self, query: Query, record: Record) -> Hit:
         """An item as if it were the only hit. `record` has its vector."""
         assert record.vector is not None
         kind: Kind = record.payload["kind"]
         cosine = float(record.vector @ query.vector)
-        candidate = self._candidate(query, kind, replace(record, score=cosine))
+        score = self.calibration.score(cosine, query.modality, kind)
+        candidate = Candidate(record._replace(score=cosine), kind, score)
         return self._dressed(query, with_routes(query, [candidate]), None)[0]
 
     def _finish(self, query: Query, candidates: Sequence[Candidate], options: SearchOptions) -> list[Hit]:
-        """Merges the kinds, reranks, cuts and dresses."""
-        merged = _one_per_group_of_all(sorted(candidates, key=_order), options.all_chunks)[: _depth(options)]
+        """Reranks, cuts and dresses."""
         chosen = reranker(options.rerank)
         if chosen.uses_routes:
-            merged = with_routes(query, merged)
-        ranked = chosen.order(query, merged, options.route_weight or 0.0)
+            candidates = with_routes(query, candidates)
+        ranked = chosen.order(query, candidates, options.route_weight or 0.0)
         if options.min_score is not None:
             ranked = [candidate for candidate in ranked if candidate.score >= options.min_score]
         ranked = self._whole(ranked[: options.k], options)
@@ -166,7 +185,7 @@ class Searcher:
             return ranked
         found = {record.id: record.payload for record in self.store.retrieve([one.record.id for one in ranked])}
         return [
-            replace(one, record=replace(one.record, payload=found[one.record.id]))
+            one._replace(record=one.record._replace(payload=found[one.record.id]))
             for one in ranked
             if one.record.id in found
         ]
@@ -176,11 +195,11 @@ class Searcher:
         hits = [_hit(rank, candidate, weights, where) for rank, candidate in enumerate(ranked, 1)]
         if not self.experts or not len(query.route):
             return hits
-        routes = [candidate.record.payload.get("route") for candidate in ranked]
-        return [
-            replace(hit, shared_experts=shared_experts(query.route, route, self.experts)) if route else hit
-            for hit, route in zip(hits, routes, strict=True)
-        ]
+        routed = [row for row, candidate in enumerate(ranked) if has_route(candidate.record.payload)]
+        routes = stored_routes([ranked[row].record.payload for row in routed], len(query.route))
+        for row, route in zip(routed, routes, strict=True):
+            hits[row] = replace(hits[row], shared_experts=shared_experts(query.route, route, self.experts))
+        return hits
 
 
 def _depth(options: SearchOptions) -> int:
@@ -192,28 +211,28 @@ def _fields(options: SearchOptions) -> tuple[str, ...] | None:
     chosen = reranker(options.rerank)
     if chosen.depth <= options.k:
         return None
-    return (*_ORDERED_BY, "route") if chosen.uses_routes else _ORDERED_BY
+    return (*_ORDERED_BY, PACKED) if chosen.uses_routes else _ORDERED_BY
 
 
-def _group(record: Record, all_chunks: bool) -> tuple[Any, ...]:
-    """What gives one hit: a page, a picture file, a document without pages; or each point by itself."""
-    return (record.id,) if all_chunks else (record.payload.get("sha"), record.payload.get("page"))
+def _candidates(points: Iterable[_Found], read: Mapping[str, Record]) -> list[Candidate]:
+    """The points with what was read of them; those that were deleted in the meantime are left out."""
+    whole = [(score, cosine, read[id], kind) for score, cosine, id, kind in points if id in read]
+    return [
+        Candidate(Record(record.id, record.payload, -cosine, record.vector), kind, -score)
+        for score, cosine, record, kind in whole
+    ]
 
 
-def _one_per_group(query: Query, records: Sequence[Record], all_chunks: bool) -> list[Record]:
-    """The best record of each group that the query does not exclude, in the order given."""
-    first: dict[tuple[Any, ...], Record] = {}
-    for record in records:
-        if record.payload.get("sha") not in query.without:
-            first.setdefault(_group(record, all_chunks), record)
-    return list(first.values())
-
-
-def _one_per_group_of_all(candidates: Sequence[Candidate], all_chunks: bool) -> list[Candidate]:
-    """The same across kinds: a page that is found by its text and by its picture is one hit."""
+def _one_per_group(query: Query, candidates: Sequence[Candidate], all_chunks: bool) -> list[Candidate]:
+    """The first of each group that the query does not exclude. A group gives one hit: a page (found by its text or by
+    its picture), a picture file, a document without pages; or each point by itself.
+    """
     first: dict[tuple[Any, ...], Candidate] = {}
     for candidate in candidates:
-        first.setdefault(_group(candidate.record, all_chunks), candidate)
+        payload = candidate.record.payload
+        if payload.get("sha") not in query.without:
+            group = (candidate.record.id,) if all_chunks else (payload.get("sha"), payload.get("page"))
+            first.setdefault(group, candidate)
     return list(first.values())
 
 

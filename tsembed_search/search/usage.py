@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from tsembed_search.errors import StoreError
 from tsembed_search.items import KINDS
 from tsembed_search.search.experts import TOP
+from tsembed_search.store.routes import LIST, has_route, stored_routes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tsembed_search.store.base import Record
 
-FIELDS = ("kind", "root", "rel", "route")
+FIELDS = ("kind", "root", "rel", LIST)
 """The payload fields that `expert_usage` reads."""
 OTHERS = "(other folders)"
 _PORTION = 1024
@@ -73,13 +73,7 @@ def expert_usage(records: Iterable[Record], shape: tuple[int, int]) -> list[Usag
     sums: dict[_Key, _Sum] = {}
     folders: set[str] = set()
     for portion in _portions(records):
-        odd = next((record for record in portion if len(record.payload["route"]) != size), None)
-        if odd is not None:
-            raise StoreError(
-                f"An item has a routing vector of {len(odd.payload['route'])} numbers, where the model has {size}.",
-                "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
-            )
-        routes = np.array([record.payload["route"] for record in portion])
+        routes = stored_routes([record.payload for record in portion], size).astype(np.float64)
         order = np.argsort(-routes, axis=1, kind="stable")[:, :TOP]
         top = np.zeros_like(routes)
         np.put_along_axis(top, order, (np.take_along_axis(routes, order, axis=1) > 0).astype(float), axis=1)
@@ -99,7 +93,7 @@ def expert_usage(records: Iterable[Record], shape: tuple[int, int]) -> list[Usag
 
 
 def _portions(records: Iterable[Record]) -> Iterator[list[Record]]:
-    with_route = (record for record in records if record.payload.get("route"))
+    with_route = (record for record in records if has_route(record.payload))
     while portion := list(islice(with_route, _PORTION)):
         yield portion
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,13 @@ from tsembed_search.store.base import Point
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_USUAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 
 def check_id(id: str) -> str:
     """The id in its usual spelling. Raises `StoreError` when it is not a UUID."""
+    if isinstance(id, str) and _USUAL.fullmatch(id):
+        return id
     try:
         return str(uuid.UUID(id))
     except (ValueError, AttributeError, TypeError):

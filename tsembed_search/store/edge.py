@@ -176,11 +176,15 @@ class EdgeStore:
 
         return walk(where, passing, lambda: int(shard.info().points_count))
 
-    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[Record]:
+    def retrieve(
+        self, ids: Sequence[str], *, fields: Sequence[str] | None = None, with_vectors: bool = False
+    ) -> list[Record]:
         wanted = [check_id(id) for id in ids]
+        payload = True if fields is None else list(fields) or False
         with self._engine("read") as shard:
-            found = {str(each.id): each for each in shard.retrieve(wanted, True, with_vectors)}
-            return [_record(found[id]) for id in wanted if id in found]
+            made = [_record(raw, bool(payload), with_vectors) for raw in shard.retrieve(wanted, payload, with_vectors)]
+        found = {record.id: record for record in made}
+        return [found[id] for id in wanted if id in found]
 
     def scroll(
         self, where: Filter | None = None, *, fields: Sequence[str] | None = None, with_vectors: bool = False
@@ -278,7 +282,7 @@ class EdgeStore:
             )
             with self._engine("read") as shard:
                 page, offset = shard.scroll(request)
-            yield from map(_record, page)
+            yield from (_record(raw, bool(payload), with_vectors) for raw in page)
             if offset is None:
                 return
 
@@ -342,14 +346,12 @@ class _Ask:
             )
             for query in self._queries
         ]
-        return [[_record(hit) for hit in hits] for hits in shard.query_batch(engine.QueryBatchRequest(requests))]
+        parts = bool(self._with_payload), self._with_vectors
+        answers = shard.query_batch(engine.QueryBatchRequest(requests))
+        return [[_record(hit, *parts, hit.score) for hit in hits] for hits in answers]
 
 
-def _record(raw: Any) -> Record:
-    vector = raw.vector[VECTOR_NAME] if raw.vector else None
-    return Record(
-        id=str(raw.id),
-        payload=raw.payload or {},
-        score=float(getattr(raw, "score", 0.0)),
-        vector=None if vector is None else np.asarray(vector, dtype=np.float32),
-    )
+def _record(raw: Any, with_payload: bool, with_vectors: bool, score: float = 0.0) -> Record:
+    """What the engine gave. Its accessors take their time for what was not asked for, too."""
+    vector = np.asarray(raw.vector[VECTOR_NAME], dtype=np.float32) if with_vectors else None
+    return Record(str(raw.id), (raw.payload or {}) if with_payload else {}, score, vector)

@@ -34,7 +34,8 @@ class ItemPayload(TypedDict):
     """Every point's payload. `page` counts from 1; `chunk` counts from 0 within its page or file (text chunks first,
     then pictures found inside the document; a picture file and a rendered page have none); `start` and `end` are
     character offsets of `text` in the page's or file's text. `width` and `height` are the original picture's in pixels,
-    `bytes` the file's size. `route` and `top_experts` exist when the model has experts.
+    `bytes` the file's size. `route`, `packed_route` and `top_experts` exist when the model has experts; items of older
+    indexes have no `packed_route` (see `routes.py`).
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class ItemPayload(TypedDict):
     model: str
     indexed_at: float
     route: NotRequired[list[float]]
+    packed_route: NotRequired[str]
     top_experts: NotRequired[list[str]]
 
 

@@ -222,12 +222,17 @@ class ServerStore:
         answers = self._read("search", partial(self._client.query_batch_points, self._collection, requests))
         return [[_record(hit) for hit in answer.points] for answer in answers]
 
-    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[Record]:
+    def retrieve(
+        self, ids: Sequence[str], *, fields: Sequence[str] | None = None, with_vectors: bool = False
+    ) -> list[Record]:
         wanted = [check_id(id) for id in ids]
+        payload: bool | list[str] = True if fields is None else list(fields) or False
         found = {}
         for at in range(0, len(wanted), _IDS):
             some = wanted[at : at + _IDS]
-            read = partial(self._client.retrieve, self._collection, some, with_payload=True, with_vectors=with_vectors)
+            read = partial(
+                self._client.retrieve, self._collection, some, with_payload=payload, with_vectors=with_vectors
+            )
             found.update({str(record.id): record for record in self._read("read items", read)})
         return [_record(found[id]) for id in wanted if id in found]
 
