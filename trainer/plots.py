@@ -1,4 +1,4 @@
-"""Plots as SVG text, for a page that needs nothing beside it: lines over steps, and heat maps.
+"""Plots as SVG text, for a page that needs nothing beside it: lines over steps, bars, and heat maps.
 
 Colours are those of Okabe and Ito, which people with any colour vision tell apart. Values can be read by pointing at
 them (SVG titles), without a script.
@@ -41,6 +41,15 @@ class Mark:
     label: str
 
 
+@dataclass(frozen=True)
+class Bars:
+    """A named value for each group, None where there is none. `spans`: what each could as well be, as whiskers."""
+
+    name: str
+    values: Sequence[float | None]
+    spans: Sequence[tuple[float, float] | None] = ()
+
+
 def text_of(value: object) -> str:
     """Data as text in HTML or SVG: nothing in it is markup, and no control character is left."""
     return html.escape(shown(str(value)))
@@ -73,6 +82,30 @@ def lines(title: str, series: Iterable[Line], marks: Sequence[Mark] = (), x_labe
     for place, line in enumerate(drawn):
         parts.append(_line(frame, line, COLOURS[place % len(COLOURS)]))
     parts.append(_legend([line.name for line in drawn]))
+    return _svg(title, parts, _WIDTH, _HEIGHT)
+
+
+def bars(title: str, groups: Sequence[str], series: Sequence[Bars]) -> str:
+    """Bars side by side in each group, from zero; empty text when there is nothing to draw."""
+    known = [value for each in series for value in each.values if value is not None]
+    if not known:
+        return ""
+    ends = [end for each in series for span in each.spans if span is not None for end in span]
+    low, high = _span([0.0, *known, *ends])
+    room = (high - low) * 0.05 or 1.0
+    frame = _Frame(0, len(groups), low - room if low < 0 else 0, high + room if high > 0 else 0)
+    width = 0.8 / len(series)
+    parts = [*frame.levels()]
+    for group, name in enumerate(groups):
+        parts.append(_label(frame.x(group + 0.5), _HEIGHT - _BOTTOM + 16, _short(name, 22), "middle", 11))
+        for place, each in enumerate(series):
+            value = each.values[group]
+            if value is not None:
+                span = each.spans[group] if each.spans else None
+                tip = f"{text_of(each.name)}, {text_of(name)}: {number(value)}"
+                left = group + 0.1 + place * width
+                parts.append(_bar(frame, left, width, value, span, COLOURS[place % len(COLOURS)], tip))
+    parts.append(_legend([each.name for each in series]))
     return _svg(title, parts, _WIDTH, _HEIGHT)
 
 
@@ -147,11 +180,16 @@ class _Frame:
         share = (value - self.bottom) / ((self.top - self.bottom) or 1)
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
-    def axes(self, x_label: str) -> Iterable[str]:
+    def levels(self) -> Iterable[str]:
+        """The y axis and its lines."""
         for value in _ticks(self.bottom, self.top):
             y = self.y(value)
             yield f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}" stroke="{_FAINT}"/>'
             yield _label(_LEFT - 6, y + 4, number(value), "end", 11)
+
+    def axes(self, x_label: str) -> Iterable[str]:
+        """Both axes."""
+        yield from self.levels()
         for value in _ticks(self.left, self.right):
             yield _label(self.x(value), _HEIGHT - _BOTTOM + 16, number(value), "middle", 11)
         yield _label((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x_label, "middle", 11)
@@ -171,6 +209,25 @@ def _line(frame: _Frame, line: Line, colour: str) -> str:
     return drawn
 
 
+def _bar(
+    frame: _Frame, left: float, width: float, value: float, span: tuple[float, float] | None, colour: str, tip: str
+) -> str:
+    x, right, y, zero = frame.x(left), frame.x(left + width), frame.y(value), frame.y(0)
+    if span is not None:
+        tip += f" ({number(span[0])} to {number(span[1])})"
+    drawn = (
+        f'<rect x="{x:.1f}" y="{min(y, zero):.1f}" width="{right - x - 1:.1f}" height="{abs(zero - y):.1f}" '
+        f'fill="{colour}"><title>{tip}</title></rect>'
+    )
+    if span is not None:
+        middle = (x + right - 1) / 2
+        drawn += (
+            f'<line x1="{middle:.1f}" y1="{frame.y(span[0]):.1f}" x2="{middle:.1f}" y2="{frame.y(span[1]):.1f}" '
+            f'stroke="{_INK}" stroke-width="1.2"/>'
+        )
+    return drawn
+
+
 def _legend(names: Sequence[str]) -> str:
     parts, x = [], float(_LEFT)
     for place, name in enumerate(names):
@@ -184,7 +241,8 @@ def _svg(title: str, parts: Iterable[str], width: float, height: float) -> str:
     head = f'<text x="2" y="13" font-size="13" font-weight="bold" fill="{_INK}">{text_of(title)}</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img" aria-label="{text_of(title)}" font-family="sans-serif">'
+        f'height="{height:.0f}" role="img" aria-label="{text_of(title)}" font-family="sans-serif" '
+        f'style="background:#ffffff">'
         f"{head}{''.join(parts)}</svg>"
     )
 

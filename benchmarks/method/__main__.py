@@ -20,6 +20,7 @@ import typer
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 Data = Annotated[Path, typer.Option("--data", help="The folder of `tsembed data mini-mmeb`.")]
 Out = Annotated[Path, typer.Option("--out", help="Where the runs are.")]
+Docs = Annotated[Path, typer.Option("--docs", help="Where tables, figures and plots go.")]
 
 
 @app.command()
@@ -40,6 +41,27 @@ def test(folder: Path, data: Data) -> None:
     """Measures one run, or any model, on test."""
     found = running.test(folder, data)
     (folder / running.RESULT).write_text(json.dumps(found), encoding="utf-8")
+
+
+@app.command()
+def follow(
+    folder: Annotated[str, typer.Argument(help="A run of the plan, by its folder.")], data: Data, out: Out
+) -> None:
+    """Makes one run and notes the path of its adapters at every checkpoint: `run.checkpoint_every` says how often."""
+    import paths
+
+    planned = {run.folder: run for name in plan.TABLES for run in plan.TABLES[name]()}
+    if folder not in planned:
+        raise typer.BadParameter(f"The plan has no run {folder}.")
+    paths.make(planned[folder], data, out)
+
+
+@app.command()
+def report(data: Data, out: Out, docs: Docs) -> None:
+    """Writes tables, figures and plots from the runs that are there; what has to be measured is measured once."""
+    import reporting
+
+    reporting.write(data, out, docs)
 
 
 if __name__ == "__main__":
