@@ -3,6 +3,7 @@
     tsembed data mini-mmeb --out mini-mmeb
     python benchmarks/method train --data mini-mmeb --out runs          # resumable; every table, or --table NAME
     python benchmarks/method report --data mini-mmeb --out runs --docs docs/results/method
+    python benchmarks/method follow isolated/vqa-0 --data mini-mmeb --out runs   # one run, with its adapters' path
 
 `report` may be asked at any time: it shows the runs that are there.
 """

@@ -85,7 +85,7 @@ def sketch(change: Change, width: int) -> Floats:
         left = random.integers(2, size=(width, b.shape[0])) * 2.0 - 1
         right = random.integers(2, size=(a.shape[1], width)) * 2.0 - 1
         total += ((left @ b) * (a @ right).T).sum(1)
-    return total * width**-0.5
+    return np.asarray(total * width**-0.5)
 
 
 def _exact(tensor: ArrayLike) -> Floats:
