@@ -23,7 +23,10 @@ from torch import Tensor
 from tsembed_search.config import home
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
+from tsembed_search.model import checkpoint, registry
 from tsembed_search.model.backbones.protocol import Backbone, Prepared
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.registry import ModelRef
 
 _IN_MEMORY = 50_000  # pictures
 _MOST_WORKERS = 16
@@ -167,3 +170,21 @@ def preparer(backbone: Backbone, base_fingerprint: str, cache: bool = True, work
     looking = cast(Looking, backbone)
     file = home() / "cache" / f"pictures-{base_fingerprint}-{looking.look_width}.sqlite" if cache else None
     return CachingPreparer(looking, file, workers)
+
+
+def remembering(ref: ModelRef, device: str = "cpu") -> Embedder:
+    """An embedder that lets no picture pass a frozen vision tower twice, in one process or many.
+
+    For measuring many models that differ in their adapters alone. Raises `ModelError`.
+    """
+    backbone = registry.load(ref, device)
+    kept = preparer(backbone, checkpoint.base_behind(ref).fingerprint, workers=1)
+
+    class Remembering(Embedder):
+        def prepare(self, item: Item, role: Role = "document") -> Prepared:
+            found = kept.prepare([(item, role)])[0]
+            if isinstance(found, LoadError):
+                raise found
+            return found
+
+    return Remembering(backbone)

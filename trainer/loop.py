@@ -11,9 +11,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tsembed_search.model import checkpoint, registry
+from tsembed_search.model.batching import batches
 from tsembed_search.trainer import card, diagnostics, features, folder, gradcache, ranks, setup, state, validation
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer import report as page
@@ -23,7 +25,7 @@ from tsembed_search.trainer.loader import Load, Loader
 from tsembed_search.trainer.log import NAME, Log
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Updater
-from tsembed_search.trainer.representations import Shape
+from tsembed_search.trainer.representations import NEGATIVE, POSITIVE, Shape, unpack
 from tsembed_search.trainer.sampler import Sampler
 from tsembed_search.trainer.stages import Switch
 from tsembed_search.trainer.validation import Embedding, Validation
@@ -60,8 +62,9 @@ class _Run:
             folder.check_same(job.out, job.recipe, self.tasks)
         elif group.first:
             folder.check_free(job.out)
-        self.base = registry.resolve(job.recipe.model.base)
-        self.backbone = setup.adapted(registry.load(self.base, device), job.recipe)
+        start = registry.resolve(job.recipe.model.base)
+        self.base = checkpoint.base_behind(start)
+        self.backbone = setup.adapted(registry.load(start, device), job.recipe)
         assert self.backbone.adapters is not None
         self.adapters = self.backbone.adapters
         self.device = next(self.adapters.expert_parameters()).device
@@ -136,10 +139,17 @@ class _Run:
             self.log.write("stage", step=step, stage=stage, reason=self.switch.reason)
         setup.seed_step(self.recipe.run.seed, step, self.ranks.rank)
         outcomes: list[Outcome] = []
+        kept = self._kept(load)
 
         def loss(packed: Tensor) -> Tensor:
-            outcomes.append(self.objective(*self.ranks.gather(packed, load.labels), stage, step))
-            return outcomes[0].total
+            outcome = self.objective(*self.ranks.gather(packed, load.labels), stage, step)
+            if kept is not None:
+                drift = (
+                    1 - (unpack(packed, self.shape).vectors[load.labels.of(POSITIVE, NEGATIVE)] * kept).sum(-1).mean()
+                )
+                outcome = outcome.with_keep(drift, self.recipe.loss.keep / self.ranks.count)
+            outcomes.append(outcome)
+            return outcome.total
 
         gradcache.backward(self.backbone.trace, load.items, loss, self.tokens, self.device, self.precision)
         self.ranks.sum_gradients(self.updater.shared)
@@ -149,6 +159,18 @@ class _Run:
         self.switch.observe(record["routing_entropy"])
         self.step, self.sampled = step, load.sampler
         self.log.write("step", **record)
+
+    def _kept(self, load: Load) -> Tensor | None:
+        """What this process's documents are without experts, `[M, D]`, where they are held to that."""
+        if not self.recipe.loss.keep:
+            return None
+        places = load.labels.of(POSITIVE, NEGATIVE).tolist()
+        found = torch.empty(len(places), self.shape.dim, device=self.device)
+        documents = ((row, load.items[place]) for row, place in enumerate(places))
+        for batch in batches(documents, self.tokens, max(1, len(places))):
+            with self.precision():
+                found[[row for row, _ in batch]] = self.backbone.plain([one for _, one in batch]).float()
+        return found
 
     def _record(
         self, step: int, stage: int, load: Load, outcome: Outcome, rates: dict[str, float], norm: float, took: float

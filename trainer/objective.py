@@ -27,6 +27,10 @@ class Outcome:
     parts: Mapping[str, Tensor]
     figures: Mapping[str, Tensor]
 
+    def with_keep(self, drift: Tensor, weight: float) -> Outcome:
+        """With what documents have drifted from where they are held, mean of 1 - cosine, times a weight."""
+        return Outcome(self.total + weight * drift, {**self.parts, "keep": drift.detach()}, self.figures)
+
 
 class Objective(nn.Module):
     """Loss of a global batch. It remembers the mean route, the queue of documents and the learned temperature.

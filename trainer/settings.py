@@ -34,7 +34,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """`base`: a model's name, hub name or folder, which stays frozen."""
+    """`base`: a model's name, hub name or folder, which stays frozen. A checkpoint's adapters are trained on, as they
+    are: then the recipe's own `adapter` table does not count.
+    """
 
     base: str = "mini"
 
@@ -85,6 +87,7 @@ class Loss:
     document, too. `dimensions`: Matryoshka prefixes that are trained besides the whole vector. `margin`: a candidate
     whose cosine is above the positive's by more than that is taken for a false negative (None: never). `scope`:
     negatives come from the whole batch, or from the query's own task. `balance`, `z`: weights of the routing losses.
+    `keep`: how much documents are held to what they are without experts, so that what the base knows is not lost.
     """
 
     temperature: float = 0.05
@@ -95,6 +98,7 @@ class Loss:
     scope: Literal["batch", "task"] = "batch"
     balance: float = 0.01
     z: float = 0.0001
+    keep: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -212,11 +216,11 @@ def check(recipe: Recipe) -> None:
         (loss.temperature > 0, "loss.temperature", "above 0"),
         (all(one > 0 for one in loss.dimensions), "loss.dimensions", "all above 0"),
         (loss.margin is None or loss.margin >= 0, "loss.margin", "0 or more, or none"),
-        (loss.balance >= 0 and loss.z >= 0, "loss.balance, loss.z", "0 or more"),
+        (min(loss.balance, loss.z, loss.keep) >= 0, "loss.balance, loss.z, loss.keep", "0 or more"),
         (negatives.beta >= 0, "negatives.beta", "0 or more"),
         (negatives.keep >= 1, "negatives.keep", "1 or more"),
         (negatives.queue >= 0 and negatives.explicit >= 0, "negatives.queue, negatives.explicit", "0 or more"),
-        (recipe.optimizer.rate > 0, "optimizer.rate", "above 0"),
+        (recipe.optimizer.rate >= 0, "optimizer.rate", "0 or more"),
         (recipe.optimizer.router_rate >= 0, "optimizer.router_rate", "0 or more"),
         (recipe.optimizer.projector_rate >= 0, "optimizer.projector_rate", "0 or more"),
         (recipe.optimizer.warmup >= 0, "optimizer.warmup", "0 or more"),

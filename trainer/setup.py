@@ -20,14 +20,17 @@ from tsembed_search.version import __version__
 
 
 def adapted(backbone: Any, recipe: Recipe) -> Adaptable:
-    """The backbone with fresh adapters, always the same ones for a seed. Raises `ModelError` when it can carry none."""
-    if not hasattr(backbone, "adapt") or backbone.adapters is not None:
+    """The backbone with fresh adapters, always the same ones for a seed, or with those that it has: training goes on
+    from a checkpoint. Raises `ModelError` when it can carry none.
+    """
+    if not hasattr(backbone, "adapt"):
         raise ModelError(
             f"{recipe.model.base} cannot be the base of training.",
-            "Use mini or a transformers model without adapters: --set model.base=mini",
+            "Use mini-base, a transformers model or a checkpoint: --set model.base=mini-base",
         )
-    seed_step(recipe.run.seed, 0, 0)
-    backbone.adapt(recipe.adapter.settings())
+    if backbone.adapters is None:
+        seed_step(recipe.run.seed, 0, 0)
+        backbone.adapt(recipe.adapter.settings())
     adaptable: Adaptable = backbone
     return adaptable
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from training_data import Listed, job, listed, same, small, two_tasks, weights
 
 from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.model import checkpoint
-from tsembed_search.trainer.job import Job, TrainReport
+from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.rows import Row
@@ -206,10 +207,83 @@ class TestRefusals:
         with pytest.raises(UsageError, match=r"8 of 8 rows cannot be read.*data\.jsonl:\d"):
             train(Job(small("steps=2"), [Listed("pictures", rows)], [], tmp_path / "run"))
 
-    def test_a_base_that_cannot_be_trained(self, tmp_path: Path) -> None:
-        trained = train(job(tmp_path / "run", "steps=1")).checkpoint
+    def test_a_base_that_cannot_be_trained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tsembed_search.model.registry.load", lambda ref, device: object())
         with pytest.raises(ModelError, match="cannot be the base"):
-            train(job(tmp_path / "again", f"base={trained}"))
+            train(job(tmp_path / "run"))
+
+
+class TestGoingOnFromACheckpoint:
+    def test_its_adapters_are_trained_on(self, tmp_path: Path) -> None:
+        first = train(job(tmp_path / "first", "steps=2", "adapter.rank=2")).checkpoint
+        again = train(job(tmp_path / "again", f"base={first}", "steps=2", "adapter.rank=4", "rate=0", "router_rate=0"))
+        assert first and again.checkpoint
+        assert same(weights(first), weights(again.checkpoint)), "with rates of 0 nothing moves"
+        assert checkpoint.read(again.checkpoint).base == checkpoint.read(first).base
+        assert checkpoint.read(again.checkpoint).method["rank"] == 2
+
+    def test_before_it_is_what_it_was_after(self, tmp_path: Path) -> None:
+        first = train(job(tmp_path / "first", "steps=6", "validate_every=6"))
+        again = train(job(tmp_path / "again", f"base={first.checkpoint}", "steps=1"))
+        assert first.validation and again.before and again.before.hit == first.validation.hit
+
+
+class TestTheProjector:
+    def pictures(self, folder: Path) -> list[Listed]:
+        colours = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
+        rows = []
+        for name, colour in colours.items():
+            Image.new("RGB", (40, 40), colour).save(folder / f"{name}.png")
+            rows += [Row(Item(f"code {name} {at}"), Item(image=folder / f"{name}.png"), name) for at in range(3)]
+        return [Listed("pictures", rows)]
+
+    def test_learns_alone(self, tmp_path: Path) -> None:
+        """Experts and routers at rest: what changes is how pictures are seen, and nothing else."""
+        tasks = self.pictures(tmp_path)
+        settings = ("steps=12", "projector=true", "rate=0", "router_rate=0", "projector_rate=0.0005", "margin=none")
+        report = train(job(tmp_path / "run", *settings, train=tasks, held_out=tasks))
+        assert report.checkpoint and report.before and report.validation
+        assert report.validation.mrr > report.before.mrr
+        trained, base = Embedder.load(str(report.checkpoint), "cpu"), Embedder.load(small().model.base, "cpu")
+        texts, pictures = [Item("a red boat")], [Item(image=tmp_path / "red.png")]
+        assert np.abs(trained.embed(texts).vectors - base.embed(texts).vectors).max() < 1e-6
+        assert np.abs(trained.embed(pictures).vectors - base.embed(pictures).vectors).max() > 1e-3
+
+    def test_comes_back_whole(self, tmp_path: Path) -> None:
+        """After an interruption it is what it would have been, and as a checkpoint what it was in training."""
+        tasks = self.pictures(tmp_path)
+        settings = ("steps=4", "projector=true", "checkpoint_every=2", "margin=none")
+        whole = train(job(tmp_path / "whole", *settings, train=tasks, held_out=tasks)).checkpoint
+        seen: list[int] = []
+        with pytest.raises(Stopped):
+            stopping = replace(
+                job(tmp_path / "cut", *settings, train=tasks, held_out=tasks),
+                stop=lambda: seen.append(1) or len(seen) > 2,
+            )
+            train(stopping)
+        again = train(job(tmp_path / "cut", *settings, train=tasks, held_out=tasks, resume=True)).checkpoint
+        assert whole and again and same(weights(whole), weights(again))
+        assert (whole / checkpoint.PROJECTOR).read_bytes() == (again / checkpoint.PROJECTOR).read_bytes()
+        (again / checkpoint.PROJECTOR).unlink()
+        with pytest.raises(ModelError, match=r"without projector\.safetensors"):
+            Embedder.load(str(again), "cpu")
+
+
+def test_documents_are_held_to_what_they_were(tmp_path: Path) -> None:
+    """The more they are held, the less they drift, while queries still learn."""
+    base = Embedder.load(small().model.base, "cpu")
+    documents = [row.positive for row in two_tasks()[0].rows]
+    before = base.embed(documents).vectors
+    drift = {}
+    for keep in (0, 10):
+        settings = ("steps=16", "optimizer.rate=0.001", f"loss.keep={keep}", "margin=none", "validate_every=16")
+        report = train(job(tmp_path / str(keep), *settings))
+        after = Embedder.load(str(report.checkpoint), "cpu").embed(documents).vectors
+        drift[keep] = float(1 - (before * after).sum(1).mean())
+        assert report.before and report.validation and report.validation.hit > report.before.hit
+        parts = records(tmp_path / str(keep), "step")[-1]["parts"]
+        assert ("keep" in parts) == bool(keep)
+    assert drift[10] < drift[0] / 3
 
 
 def test_a_few_bad_rows_are_left_out(tmp_path: Path) -> None:

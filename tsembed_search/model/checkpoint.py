@@ -283,6 +283,13 @@ def base_of(said: Checkpoint, name: str) -> ModelRef:
     return ref
 
 
+def base_behind(ref: ModelRef) -> ModelRef:
+    """The base of a checkpoint; any other model is its own. Raises `ModelError`: see `base_of`."""
+    if ref.folder is None or not (ref.folder / MARKER).is_file():
+        return ref
+    return base_of(read(ref.folder), ref.name)
+
+
 def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
     """The settings that a checkpoint's adapters were made with. Raises `ModelError` for those that make no sense."""
     from tsembed_search.model.moe_lora import AdapterSettings

@@ -101,6 +101,8 @@ class GatedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, T, d_in]` to `[B, T, d_out]`."""
         base: Tensor = self.base_layer(x)
+        if self._gate.off:
+            return base
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.down.weight.dtype)
         low: Tensor = self.down(self.lora_dropout[_NAME](x))
@@ -161,6 +163,10 @@ class Adapters:
     ) -> AbstractContextManager[Trace]:
         """Run the model inside: see `Routing.tracing`."""
         return self.routing.tracing(real, counted, losses)
+
+    def off(self) -> AbstractContextManager[None]:
+        """Inside, the model does without its experts: see `Routing.off`."""
+        return self.routing.off()
 
     def expert_parameters(self) -> Iterator[Tensor]:
         """The parameters of all A and B."""

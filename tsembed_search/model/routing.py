@@ -213,9 +213,12 @@ def centred(routes: Tensor, mean: Tensor) -> Tensor:
 
 @dataclass
 class Gate:
-    """A block's gate while the block runs, ready to multiply with: `[B, T or 1, ranks of all experts]`."""
+    """A block's gate while the block runs, ready to multiply with: `[B, T or 1, ranks of all experts]`. `off`: the
+    block does without its experts.
+    """
 
     scale: Tensor | None = None
+    off: bool = False
 
 
 class Routing:
@@ -246,6 +249,17 @@ class Routing:
             self.share, self.trace, self.open = before
             for gate in self._gates:  # gates are as long as the batch, and hold on to its graph
                 gate.scale = None
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Inside, the model is what it was before it got experts, and nothing is routed."""
+        for gate in self._gates:
+            gate.off = True
+        try:
+            yield
+        finally:
+            for gate in self._gates:
+                gate.off = False
 
     def checkpoint_context(self) -> tuple[nullcontext[None], _Replay]:
         """The `context_fn` for `torch.utils.checkpoint` (with `use_reentrant=False`): a recomputation happens in the

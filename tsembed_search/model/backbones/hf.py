@@ -122,6 +122,13 @@ class TransformersBackbone:
         with self.adapters.tracing(real, counted, losses) as trace:
             return trace.finished(self._vectors(batch))
 
+    @torch.no_grad()
+    def plain(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        """The model without its experts: `[B, D]`."""
+        assert self.adapters is not None
+        with self.adapters.off():
+            return self._vectors(batch)
+
     def _of_images(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """Which tokens are a picture's: `[B, T]` bool."""
         rows = [torch.from_numpy(cast(Inputs, one.data).ids == self._image_token) for one in batch]

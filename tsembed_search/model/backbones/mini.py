@@ -62,7 +62,7 @@ class _Group(NamedTuple):
 
 
 class Mini:
-    """The backbone behind the name `mini-base`, and with adapters behind `mini`. The vision tower is loaded with the first picture, not before."""
+    """The backbone behind `mini-base`, and with adapters behind `mini`. The first picture loads the vision tower."""
 
     def __init__(self, device: torch.device) -> None:
         from safetensors.torch import load_file
@@ -128,9 +128,7 @@ class Mini:
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `[B, 384]`, and `[B, L·E]` routes with adapters."""
         if self.adapters is None:
-            return Encoded(
-                self._in_order([(one.rows, self.encoder(one.words, one.real)) for one in self._groups(batch)])
-            )
+            return Encoded(self._vectors(self._groups(batch)))
         from tsembed_search.model.routing import centred
 
         traced = self._traced(batch, self._groups(batch), losses=False)
@@ -142,6 +140,16 @@ class Mini:
         Keep what was prepared from pictures: each is looked at the first time only, which is most of its cost.
         """
         return self._traced(batch, self._groups(batch, keep=True), losses)
+
+    @torch.no_grad()
+    def plain(self, batch: Sequence[Prepared]) -> Tensor:
+        """The model without its experts, but with its projector: `[B, 384]`. Keeps what it saw, as `trace` does."""
+        assert self.adapters is not None
+        with self.adapters.off():
+            return self._vectors(self._groups(batch, keep=True))
+
+    def _vectors(self, groups: Sequence[_Group]) -> Tensor:
+        return self._in_order([(one.rows, self.encoder(one.words, one.real)) for one in groups])
 
     def _traced(self, batch: Sequence[Prepared], groups: Sequence[_Group], losses: bool) -> Traced:
         assert self.adapters is not None

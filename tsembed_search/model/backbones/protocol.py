@@ -148,6 +148,10 @@ class Adaptable(Backbone, Protocol):
         """The model on a batch, for training. Gradients flow to adapters and routers. Needs adapters."""
         ...
 
+    def plain(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        """The model without its experts on a batch: vectors `[B, D]`, without gradients. Needs adapters."""
+        ...
+
     def train(self, mode: bool = True) -> None:
         """Turns dropout and router noise on or off."""
         ...
