@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tsembed_search.errors import UsageError
 from tsembed_search.search.filters import And, Condition, Filter, Not, Or, all_of, matches, parse_where
-from tsembed_search.search.globs import literals, path_matches
+from tsembed_search.search.globs import is_name, literals, path_keys, path_matches, wanted_keys, wild_literals
 from tsembed_search.search.where import parse
 
 NOW = datetime(2024, 3, 15, 12, 0).astimezone()
@@ -161,6 +161,28 @@ PATH_TEXT = st.text(alphabet="ab/*?[]!.-", min_size=1, max_size=12)
 def test_the_literals_of_a_pattern_are_in_every_path_it_matches(pattern: str, path: str) -> None:
     if path_matches(pattern, f"/{path}"):
         assert all(literal in f"/{path}" for literal in literals(pattern))
+
+
+@given(pattern=PATH_TEXT, path=st.text(alphabet="ab/.-", max_size=12))
+def test_keys_find_every_path_that_a_pattern_matches(pattern: str, path: str) -> None:
+    keys = path_keys(f"/{path}")
+    found = all(keys.intersection(choice) for choice in wanted_keys(pattern))
+    if path_matches(pattern, f"/{path}"):
+        assert found
+        assert all(literal in f"/{path}" for literal in wild_literals(pattern))
+    elif is_name(pattern):
+        assert not found
+
+
+def test_keys_of_paths_and_patterns() -> None:
+    assert path_keys("/pics/2019/a.jpg") == {"/", "/pics/", "/pics/2019/", "pics/", "2019/", "a.jpg"}
+    assert path_keys("C:/a.jpg") == {"C:/", "a.jpg"}
+    assert wanted_keys("holiday") == [["holiday", "holiday/"]]
+    assert wanted_keys("holiday/") == [["holiday/"]]
+    assert wanted_keys("2019/*.jpg") == [["2019/"]]
+    assert wanted_keys("/pics/holiday/**/a.jpg") == [["/pics/holiday/"], ["a.jpg", "a.jpg/"]]
+    assert wanted_keys("/*/b/c?/") == [["b/"]]
+    assert wanted_keys("*.jpg") == []
 
 
 def test_one_place_is_enough() -> None:

@@ -179,6 +179,11 @@ def _set_payload(server: FaultServer, name: str, body: Any) -> Any:
     return server.engine.set_payload(name, asked.payload, asked.points or [])
 
 
+def _batch(server: FaultServer, name: str, body: Any) -> Any:
+    asked = [models.SetPayloadOperation.model_validate(each) for each in body["operations"]]
+    return server.engine.batch_update_points(name, asked)
+
+
 def _done() -> Any:
     return {"operation_id": 0, "status": "completed"}
 
@@ -195,6 +200,7 @@ ROUTES: dict[str, Callable[[FaultServer, str, Any], Any]] = {
     "POST /collections/([^/]+)/points": _retrieve,
     "POST /collections/([^/]+)/points/delete": lambda server, name, body: server.engine.delete(name, body["points"]),
     "POST /collections/([^/]+)/points/payload": _set_payload,
+    "POST /collections/([^/]+)/points/batch": _batch,
     "POST /collections/([^/]+)/points/scroll": _scroll,
     "POST /collections/([^/]+)/points/count": lambda server, name, body: server.engine.count(
         name, models.CountRequest(**body).filter

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tsembed_search.search.filters import Filter, matches
 from tsembed_search.store.base import Payload, Point
 from tsembed_search.store.routes import route_fields
-from tsembed_search.store.schema import point_id
+from tsembed_search.store.schema import point_id, with_path_keys
 
 DIM = 16
 KINDS = ("image", "text", "page")
@@ -30,7 +30,7 @@ def make_payload(number: int, rng: np.random.Generator) -> Payload:
         places.append({"path": path, "root": root, "rel": path[len(root) + 1 :], "ext": ext, "mtime": mtime})
     kind = KINDS[int(rng.integers(3))]
     route = rng.standard_normal(8)
-    return {
+    payload = {
         "kind": kind,
         **places[0],
         "places": places,
@@ -46,6 +46,7 @@ def make_payload(number: int, rng: np.random.Generator) -> Payload:
         **route_fields((route / np.linalg.norm(route)).astype(np.float32)),
         "top_experts": [f"b{int(rng.integers(2))}e{int(rng.integers(4))}" for _ in range(2)],
     }
+    return with_path_keys(payload)
 
 
 def make_points(count: int, dim: int = DIM, seed: int = 0) -> list[Point]:

@@ -49,26 +49,34 @@ FILTERS = [
     f"sha={7:064x}",
     "model=model-a and not model!=model-a",
     "path~nowhere",
+    "path~holiday/",
+    "path~2019/item21.jpg",
+    "path~/pics/**/item*.jpg",
+    "path~item7-copy.pdf",
+    "path=holiday",
+    "path!~2019/ and path!=item12.png",
     "kind=image and kind=text",
 ]
 WHERE = [None if text is None else parse_where(text) for text in FILTERS] + [And(()), Or(()), Not(And(()))]
 
 
-@pytest.fixture(scope="module", params=["edge", "edge with a graph", "server"])
+@pytest.fixture(scope="module", params=["edge", "edge with a graph", "older edge", "server", "older server"])
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, points: list[Point]
 ) -> Iterator[Store]:
     with pytest.MonkeyPatch.context() as patch:
         made: Store
-        if request.param == "server":
-            made = ServerStore.create(Connection(MEMORY), "test", StoreSettings(DIM))
+        settings = StoreSettings(DIM, path_keys=not request.param.startswith("older"))
+        if request.param.endswith("server"):
+            made = ServerStore.create(Connection(MEMORY), "test", settings)
         else:
             if request.param == "edge with a graph":
                 patch.setattr("tsembed_search.store.edge_shard.INDEXING_THRESHOLD_KB", 10)
                 patch.setattr("tsembed_search.store.edge.INDEXING_THRESHOLD_KB", 10)
-            made = EdgeStore.create(tmp_path_factory.mktemp("edge"), StoreSettings(DIM))
+            made = EdgeStore.create(tmp_path_factory.mktemp("edge"), settings)
         made.upsert(points)
-        made.optimize()
+        if settings.path_keys:
+            made.optimize()
     assert has_graph(made) == (request.param == "edge with a graph")
     yield made
     made.close()

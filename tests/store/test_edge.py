@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 from store_points import DIM, make_points, make_queries, nearest
 
 from tsembed_search.errors import StoreError
-from tsembed_search.search.filters import parse_where
+from tsembed_search.search.filters import matches, parse_where
 from tsembed_search.store import edge_shard, optimizer
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import EdgeStore
@@ -126,6 +127,7 @@ def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made = make_points(1550, dim=64)
     many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 20)
+    monkeypatch.setattr("tsembed_search.store.selectivity.FEW", 50)  # else all would be scanned
     store = EdgeStore.create(tmp_path, StoreSettings(64))
     store.upsert(many)
     store.optimize()
@@ -139,12 +141,12 @@ def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     store.close()
 
 
-def test_a_folder_of_few_points_is_searched_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths have no links of their own in the graph."""
+def test_a_folder_of_few_points_is_searched_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph has no links between the points of one folder."""
     made = make_points(3050, dim=32)
     many, queries = made[:3000], np.stack([point.vector for point in made[3000:]])
     for number, point in enumerate(many):
-        folder = "few" if number % 25 == 0 else "many"
+        folder = "few" if number % 8 == 0 else "many"
         path = f"/pictures/{folder}/{number}.jpg"
         place = {"path": path, "root": "/pictures", "rel": path[10:], "ext": "jpg", "mtime": 1.0}
         point.payload.update({**place, "places": [place]})
@@ -155,12 +157,44 @@ def test_a_folder_of_few_points_is_searched_whole(tmp_path: Path, monkeypatch: p
     assert store.info().indexed == len(many)
     where = parse_where("path~/pictures/few")
     for few in (20_000, 10):  # a scan, then a detour
-        monkeypatch.setattr("tsembed_search.store.selectivity._FEW", few)
+        monkeypatch.setattr("tsembed_search.store.selectivity.FEW", few)
         hits = 0
         for query, found in zip(queries, store.search(queries, 10, where), strict=True):
             hits += len({hit.id for hit in found} & set(list(nearest(many, query, where))[:10]))
         assert hits / 500 >= 0.99, few
     store.close()
+
+
+def test_an_older_index_gets_its_path_keys_when_it_changes(
+    tmp_path: Path, points: list[Point], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EdgeStore.create(tmp_path, StoreSettings(DIM, path_keys=False))
+    bare = [replace(point, payload={**point.payload, "path_keys": []}) for point in points]
+    with monkeypatch.context() as patch:
+        patch.setattr("tsembed_search.store.edge.with_path_keys", dict)
+        store.upsert(bare)
+    store.close()
+    settings = json.loads((tmp_path / "index.json").read_text())
+    del settings["path_keys"]  # which older versions do not know
+    (tmp_path / "index.json").write_text(json.dumps(settings))
+    where = parse_where("path~holiday or path~/docs")
+    expected = {point.id for point in points if matches(where, point.payload)}
+
+    store = EdgeStore.open(tmp_path)
+    store.optimize()
+    assert not store.settings.path_keys, "nothing has changed, so it costs no time now"
+    assert {record.id for record in store.scroll(where)} == expected
+    store.set_payload(points[0].id, {"page": 1})
+    store.optimize()
+    assert store.settings.path_keys
+    assert {record.id for record in store.scroll(where)} == expected
+    store.close()
+    again = EdgeStore.open(tmp_path)
+    assert again.settings.path_keys
+    payloads = {point.id: point.payload for point in points}
+    payloads[points[0].id] = {**points[0].payload, "page": 1}
+    assert {record.id: record.payload for record in again.scroll()} == payloads
+    again.close()
 
 
 def test_an_interrupted_optimisation_loses_nothing(

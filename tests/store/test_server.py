@@ -302,3 +302,25 @@ def test_a_real_server(points: list[Point]) -> None:
             connection.client.delete_collection(f"tsembed-{name}")
     finally:
         connection.client.delete_collection(f"tsembed-{name}")
+
+
+def test_an_older_index_gets_its_path_keys(server: FaultServer, points: list[Point]) -> None:
+    store = make_store(server, path_keys=False)
+    store.upsert(points)
+    for point in points:
+        server.engine.delete_payload("tsembed-pics", ["path_keys"], [point.id])
+    del server.indexes["tsembed-pics"]["path_keys"]
+    where = parse_where("path~holiday or path~/docs")
+    expected = {point.id for point in points if matches(where, point.payload)}
+    searching = ServerStore.open(connect(server), "pics")
+    assert {record.id for record in searching.scroll(where)} == expected
+    assert "path_keys" not in server.indexes["tsembed-pics"], "whoever searches changes nothing"
+    store.optimize()
+    again = ServerStore.open(connect(server), "pics")
+    assert again.settings.path_keys
+    assert "path_keys" in server.indexes["tsembed-pics"]
+    assert {record.id for record in again.scroll(where)} == expected
+    check_whole(again, points)
+    asked = len(server.requests)
+    again.optimize()
+    assert len(server.requests) == asked

@@ -63,6 +63,44 @@ def literals(pattern: str) -> list[str]:
     return [run for run in runs if len(run) > 1 and "[" not in run]
 
 
+def path_keys(path: str) -> set[str]:
+    """What an index can look a path up by, exactly: every folder that it lies in as a path and by its name, both with a
+    slash at the end (`/pics/holiday/` and `holiday/`), and the name of the file.
+    """
+    names = path.split("/")
+    folders = names[:-1]
+    inner = {f"{name}/" for name in folders if name}
+    return {f"{'/'.join(folders[:end])}/" for end in range(1, len(folders) + 1)} | inner | {names[-1]}
+
+
+def is_name(pattern: str) -> bool:
+    """Whether the pattern is nothing but a name: then a path matches if and only if it has one of its `wanted_keys`."""
+    parts, _ = _parts(pattern)
+    return len(parts) == 1 and bool(parts[0]) and not is_anchored(pattern) and not _WILD.search(parts[0])
+
+
+def wanted_keys(pattern: str) -> list[list[str]]:
+    """What every matching path has among its `path_keys`: of each list at least one. For what has no wildcards."""
+    parts, inside = _parts(pattern)
+    wild = [at for at, part in enumerate(parts) if _WILD.search(part)]
+    last = len(parts) if inside else len(parts) - 1  # the last may be the file
+    start = 0
+    keys: list[list[str]] = []
+    if is_anchored(pattern):
+        start = min([*wild, last])
+        if start > 1:  # all paths lie in the first
+            keys.append(["/".join(parts[:start]) + "/"])
+    keys += [[f"{parts[at]}/"] for at in range(start, last) if at not in wild and parts[at]]
+    if last < len(parts) and last not in wild and parts[last]:
+        keys.append([parts[last], f"{parts[last]}/"])
+    return keys
+
+
+def wild_literals(pattern: str) -> list[str]:
+    """The `literals` of the names with wildcards, which `wanted_keys` leave out."""
+    return [literal for part in _parts(pattern)[0] if _WILD.search(part) for literal in literals(part)]
+
+
 @lru_cache(maxsize=256)
 def _parts(pattern: str) -> tuple[tuple[str, ...], bool]:
     """The pattern's names, and whether only what lies inside the folder so named matches (`holiday/`, `holiday/**`)."""

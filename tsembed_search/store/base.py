@@ -22,12 +22,16 @@ original vectors are kept, and every score that a search returns is computed fro
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What is chosen when a store is created and then stays. `shards` and `replicas` matter on a server only."""
+    """What is chosen when a store is created and then stays. `shards` and `replicas` matter on a server only.
+
+    `path_keys` says whether all points have these (`schema.py`). Those of older stores get them by `optimize`.
+    """
 
     dim: int
     quantize: Quantize = "none"
     shards: int = 1
     replicas: int = 1
+    path_keys: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,9 @@ class Store(Protocol):
         ...
 
     def optimize(self) -> None:
-        """Builds HNSW where it is worth it. May take long; called once when an index run ends. Interruptible."""
+        """Builds HNSW where it is worth it, and brings an older store up to date. May take long; called once when an
+        index run ends. Interruptible.
+        """
         ...
 
     def info(self) -> StoreInfo: ...

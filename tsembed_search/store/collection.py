@@ -13,7 +13,7 @@ from typing import Any, Final
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.connection import Connection
-from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
 from tsembed_search.store.tuning import HNSW_EF_CONSTRUCT, HNSW_M
 
 OLDEST: Final = (1, 16)
@@ -65,7 +65,7 @@ def create(connection: Connection, index: str, settings: StoreSettings) -> None:
             connection.client.create_collection(
                 name_of(index),
                 vectors_config={VECTOR_NAME: models.VectorParams(size=settings.dim, distance=models.Distance.COSINE)},
-                hnsw_config=models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT),
+                hnsw_config=models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT, payload_m=0),
                 quantization_config=_quantization(settings),
                 shard_number=settings.shards,
                 replication_factor=settings.replicas,
@@ -105,12 +105,15 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
             "Update tsembed, or index again under another name.",
         )
     if not connection.in_memory:
-        _add_payload_indexes(connection, index, [key for key in PAYLOAD_INDEXES if key not in facts.payload_schema])
+        # An older index has no path keys, and whoever only searches it may not have the right to change it.
+        expected = [key for key in PAYLOAD_INDEXES if key != PATH_KEYS or content.get(PATH_KEYS) is True]
+        _add_payload_indexes(connection, index, [key for key in expected if key not in facts.payload_schema])
     settings = StoreSettings(
         dim=int(vectors.size),
         quantize=content.get("quantize", "none"),
         shards=parameters.shard_number or 1,
         replicas=parameters.replication_factor or 1,
+        path_keys=content.get(PATH_KEYS) is True,
     )
     return settings, dict(content.get("metadata") or {})
 
@@ -129,8 +132,18 @@ def write_metadata(connection: Connection, index: str, settings: StoreSettings, 
     connection.ask("write the metadata", write, connection.writing)
 
 
+def begin_path_keys(connection: Connection, index: str) -> None:
+    """Makes the payload index of what an older index is about to get."""
+    _add_payload_indexes(connection, index, [PATH_KEYS])
+
+
 def _content(settings: StoreSettings, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {"schema": SCHEMA_VERSION, "quantize": settings.quantize, "metadata": dict(metadata)}
+    return {
+        "schema": SCHEMA_VERSION,
+        "quantize": settings.quantize,
+        PATH_KEYS: settings.path_keys,
+        "metadata": dict(metadata),
+    }
 
 
 def _add_payload_indexes(connection: Connection, index: str, keys: Sequence[str]) -> None:
@@ -138,17 +151,18 @@ def _add_payload_indexes(connection: Connection, index: str, keys: Sequence[str]
         return  # It has none, and needs none.
     number = version(connection) if keys else NEWEST_KNOWN
     for key in keys:
-        schema = _index_parameters(PAYLOAD_INDEXES[key], number)
+        schema = _index_parameters(key, number)
         add = partial(connection.client.create_payload_index, name_of(index), key, schema, wait=True)
         connection.ask(f"index the field {key}", add, connection.writing)
 
 
-def _index_parameters(kind: str, number: tuple[int, int]) -> Any:
+def _index_parameters(key: str, number: tuple[int, int]) -> Any:
     from qdrant_client import models
 
+    kind = PAYLOAD_INDEXES[key]
     if kind == "keyword":
         # Prefixes came with version 1.19; a server that knows none may refuse the option.
-        prefix = True if number >= (1, 19) else None
+        prefix = True if number >= (1, 19) and key == "places[].path" else None
         return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, prefix=prefix)
     return {"integer": models.PayloadSchemaType.INTEGER, "float": models.PayloadSchemaType.FLOAT}[kind]
 

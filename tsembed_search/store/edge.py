@@ -10,6 +10,7 @@ import importlib.metadata
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from tsembed_search.store.edge_shard import (
     WRITE_RESERVE,
     explained,
 )
-from tsembed_search.store.schema import PAYLOAD_INDEXES, VECTOR_NAME
+from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, VECTOR_NAME, with_path_keys
 from tsembed_search.store.selectivity import Walk, walk
 from tsembed_search.store.translate import (
     Native,
@@ -36,7 +37,7 @@ from tsembed_search.store.translate import (
     search_checked,
     translate,
 )
-from tsembed_search.store.tuning import FILTERED_HNSW_EF, HNSW_EF, OVERSAMPLING
+from tsembed_search.store.tuning import DETOUR_EF, FILTERED_HNSW_EF, HNSW_EF, OVERSAMPLING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,7 +121,9 @@ class EdgeStore:
             # Lists of numbers are what makes points large; the rest of a payload is about a kilobyte.
             size = sum(4 * (self.dim + len(point.payload.get("route", ()))) + 1024 for point in points)
             edge_shard.need_space(self._folder, WRITE_RESERVE + 4 * size)
-            made = [engine.Point(id, {VECTOR_NAME: vector}, point.payload) for id, vector, point in rows]
+            made = [
+                engine.Point(id, {VECTOR_NAME: vector}, with_path_keys(point.payload)) for id, vector, point in rows
+            ]
             shard.update(engine.UpdateOperation.upsert_points(made))
             self._wrote(size)
 
@@ -132,7 +135,7 @@ class EdgeStore:
             if not shard.retrieve([point], False, False):
                 raise StoreError(f"The index has no item {id}.")
             edge_shard.need_space(self._folder, WRITE_RESERVE)
-            shard.update(engine.UpdateOperation.set_payload([point], dict(payload)))
+            shard.update(engine.UpdateOperation.set_payload([point], with_path_keys(payload)))
             self._wrote(1024)
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -160,7 +163,7 @@ class EdgeStore:
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
         with self._engine("search") as shard:
-            way = Walk.SCAN if exact else self._walk(shard, native, where)
+            way = Walk.SCAN if exact else self._walk(shard, native)
             payload = True if fields is None or not native.exact else list(fields) or False
             ask = _Ask(queries.tolist(), native, self._settings.quantize, payload, with_vectors, way)
             if native.exact:
@@ -168,13 +171,15 @@ class EdgeStore:
             hits = search_checked(lambda wanted: ask(shard, wanted, 0), where, offset + limit)
         return [found[offset:] for found in hits]
 
-    def _walk(self, shard: Any, native: Native[Any], where: Filter | None) -> Walk:
+    def _walk(self, shard: Any, native: Native[Any]) -> Walk:
         import qdrant_edge as engine
 
         def passing() -> int:
             return int(shard.count(engine.CountRequest(exact=False, filter=native.condition)))
 
-        return walk(where, passing, lambda: int(shard.info().points_count))
+        if native.condition is None:
+            return Walk.GRAPH
+        return walk(passing, lambda: int(shard.info().points_count))
 
     def retrieve(
         self, ids: Sequence[str], *, fields: Sequence[str] | None = None, with_vectors: bool = False
@@ -216,7 +221,11 @@ class EdgeStore:
             return most_frequent({str(hit.value): int(hit.count) for hit in shard.facet(request).hits}, limit)
 
     def optimize(self) -> None:
-        """Builds HNSW when there are enough vectors without (`INDEXING_THRESHOLD_KB`), in a child process."""
+        """Builds HNSW when there are enough vectors without (`INDEXING_THRESHOLD_KB`), in a child process. First gives
+        the points of an older index that has changed their path keys.
+        """
+        if self._changed and not self._settings.path_keys:
+            self._add_path_keys()
         with self._engine("optimise") as shard:
             facts = shard.info()
             waiting = (facts.points_count - facts.indexed_vectors_count) * self.dim * 4
@@ -232,6 +241,26 @@ class EdgeStore:
                 self._optimize_apart(shard)
         self._changed = False
         self._unflushed = 0
+
+    def _add_path_keys(self) -> None:
+        import qdrant_edge as engine
+
+        with self._engine("bring up to date") as shard:
+            # A point that changes is copied out of its segment.
+            segments = edge_shard.disk_bytes(self._folder / "points" / "segments")
+            edge_shard.need_space(self._folder, WRITE_RESERVE + 2 * segments)
+            edge_shard.make_payload_indexes(shard)
+        for record in self.scroll(fields=["places"]):
+            with self._engine("bring up to date") as shard:
+                keys = {PATH_KEYS: with_path_keys(record.payload).get(PATH_KEYS, [])}
+                shard.update(engine.UpdateOperation.set_payload([record.id], keys))
+                self._wrote(1024)
+        with self._engine("bring up to date") as shard:
+            shard.flush()
+            settings = replace(self._settings, path_keys=True)
+            # Last: until then, searches do without.
+            index_file.write(self._folder, settings, self._metadata)
+        self._settings = settings
 
     def _optimize_apart(self, shard: Any) -> None:
         shard.flush()
@@ -268,7 +297,7 @@ class EdgeStore:
     def _native(self, where: Filter | None) -> Native[Any]:
         from tsembed_search.store.edge_dialect import EdgeDialect, as_filter
 
-        native = translate(where, EdgeDialect())
+        native = translate(where, EdgeDialect(), path_keys=self._settings.path_keys)
         return Native(as_filter(native.condition), native.exact)
 
     def _pages(self, native: Native[Any], fields: Sequence[str] | None, with_vectors: bool) -> Iterator[Record]:
@@ -323,7 +352,7 @@ class _Ask:
             quantization = engine.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=OVERSAMPLING[quantize]
             )
-        ef = HNSW_EF if native.condition is None else FILTERED_HNSW_EF
+        ef = DETOUR_EF if way is Walk.DETOUR else HNSW_EF if native.condition is None else FILTERED_HNSW_EF
         acorn = engine.AcornSearchParams(True, 1.0) if way is Walk.DETOUR else None
         self._params = engine.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization, acorn=acorn)
         self._queries = queries

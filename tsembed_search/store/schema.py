@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Final, Literal, NotRequired, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from tsembed_search.items import Kind
+from tsembed_search.search.globs import path_keys
 
 SCHEMA_VERSION: Final = 1
 VECTOR_NAME: Final = "dense"
+PATH_KEYS: Final = "path_keys"
 _NAMESPACE: Final = uuid.UUID("6f0d3f7e-5a0e-5c43-9d0b-7c1d1f6a2b90")
 
 
@@ -45,6 +47,7 @@ class ItemPayload(TypedDict):
     ext: str
     mtime: float
     places: list[Place]
+    path_keys: NotRequired[list[str]]
     page: int | None
     chunk: int | None
     start: NotRequired[int]
@@ -66,6 +69,7 @@ IndexType = Literal["keyword", "integer", "float"]
 PAYLOAD_INDEXES: Final[Mapping[str, IndexType]] = {
     "kind": "keyword",
     "places[].path": "keyword",
+    PATH_KEYS: "keyword",
     "places[].ext": "keyword",
     "places[].mtime": "float",
     "page": "integer",
@@ -74,6 +78,14 @@ PAYLOAD_INDEXES: Final[Mapping[str, IndexType]] = {
     "top_experts": "keyword",
 }
 """What `--where` and the indexer filter on, and so what has a payload index."""
+
+
+def with_path_keys(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload, with what its places are looked up by (`globs.path_keys`). Stores call it on all that is written."""
+    places = payload.get("places")
+    if not places:
+        return dict(payload)
+    return {**payload, PATH_KEYS: sorted({key for place in places for key in path_keys(place["path"])})}
 
 
 def point_id(sha: str, page: int | None, chunk: int | None, fingerprint: str) -> str:

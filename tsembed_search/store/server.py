@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,8 +20,8 @@ from tsembed_search.store import collection
 from tsembed_search.store.base import Payload, Point, Record, StoreInfo, StoreSettings
 from tsembed_search.store.checks import check_id, check_payload, check_points, check_queries
 from tsembed_search.store.connection import Connection
-from tsembed_search.store.schema import PAYLOAD_INDEXES, VECTOR_NAME
-from tsembed_search.store.selectivity import Walk, walk
+from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, VECTOR_NAME, with_path_keys
+from tsembed_search.store.selectivity import ENOUGH
 from tsembed_search.store.translate import (
     Native,
     facet_checked,
@@ -102,7 +103,7 @@ class ServerStore:
             check_payload(f"the payload of item {id}", point.payload)
         # Batches race each other, so of two points with one id only the last may be sent.
         made = {
-            id: models.PointStruct(id=id, vector={VECTOR_NAME: vector}, payload=point.payload)
+            id: models.PointStruct(id=id, vector={VECTOR_NAME: vector}, payload=with_path_keys(point.payload))
             for id, vector, point in zip(ids, vectors.tolist(), points, strict=True)
         }
         self._upload(list(made.values()), _batch_size(points[0], self.dim))
@@ -132,7 +133,7 @@ class ServerStore:
             "read an item", partial(self._client.retrieve, self._collection, [point], with_payload=False)
         ):
             raise StoreError(f"The index has no item {id}.")
-        change = partial(self._client.set_payload, self._collection, dict(payload), [point], wait=True)
+        change = partial(self._client.set_payload, self._collection, with_path_keys(payload), [point], wait=True)
         self._write("change an item", change)
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -158,11 +159,10 @@ class ServerStore:
         native = self._native(where)
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
-        way = Walk.SCAN if exact else self._walk(native, where)
         payload = True if fields is None or not native.exact else list(fields) or False
 
         def ask(limit: int, offset: int = 0) -> list[list[Record]]:
-            requests = self._requests(queries.tolist(), native, limit, offset, payload, with_vectors, way)
+            requests = self._requests(queries.tolist(), native, limit, offset, payload, with_vectors, exact)
             return [
                 hits for at in range(0, len(requests), _QUERIES) for hits in self._query(requests[at : at + _QUERIES])
             ]
@@ -170,15 +170,6 @@ class ServerStore:
         if native.exact:
             return ask(limit, offset)
         return [found[offset:] for found in search_checked(ask, where, offset + limit)]
-
-    def _walk(self, native: Native[Any], where: Filter | None) -> Walk:
-        def estimated(condition: Any) -> int:
-            ask = partial(self._client.count, self._collection, count_filter=condition, exact=False)
-            return int(self._read("count items", ask).count)
-
-        if self._connection.in_memory:
-            return Walk.GRAPH
-        return walk(where, lambda: estimated(native.condition), lambda: estimated(None))
 
     def _requests(
         self,
@@ -188,11 +179,9 @@ class ServerStore:
         offset: int,
         with_payload: bool | list[str],
         with_vectors: bool,
-        way: Walk,
+        exact: bool,
     ) -> list[Any]:
         from qdrant_client import models
-
-        exact = way is Walk.SCAN
 
         quantization = None
         if self._settings.quantize != "none":
@@ -202,7 +191,8 @@ class ServerStore:
         ef = HNSW_EF if native.condition is None else FILTERED_HNSW_EF
         params = None
         if not self._connection.in_memory:  # It is always exact, and warns about anything else.
-            acorn = models.AcornSearchParams(enable=True, max_selectivity=1.0) if way is Walk.DETOUR else None
+            # A server counts what passes in each segment, and scans or makes a detour by itself: see `selectivity.py`.
+            acorn = models.AcornSearchParams(enable=True, max_selectivity=ENOUGH) if native.condition else None
             params = models.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization, acorn=acorn)
         return [
             models.QueryRequest(
@@ -290,7 +280,36 @@ class ServerStore:
         return most_frequent({str(hit.value): int(hit.count) for hit in answer.hits}, limit)
 
     def optimize(self) -> None:
-        """Nothing: a server optimises by itself, while it answers."""
+        """Only gives the points of an older index their path keys: a server optimises by itself, while it answers."""
+        if self._settings.path_keys:
+            return
+        collection.begin_path_keys(self._connection, self._name)
+        waiting: list[Record] = []
+        for record in self.scroll(fields=["places"]):
+            waiting.append(record)
+            if len(waiting) == _PAGE:
+                self._add_path_keys(waiting)
+                waiting = []
+        self._add_path_keys(waiting)
+        settings = replace(self._settings, path_keys=True)
+        # Last: until then, searches do without.
+        collection.write_metadata(self._connection, self._name, settings, self._metadata)
+        self._settings = settings
+
+    def _add_path_keys(self, records: Sequence[Record]) -> None:
+        from qdrant_client import models
+
+        changes = [
+            models.SetPayloadOperation(
+                set_payload=models.SetPayload(
+                    payload={PATH_KEYS: with_path_keys(record.payload).get(PATH_KEYS, [])}, points=[record.id]
+                )
+            )
+            for record in records
+        ]
+        if changes:
+            write = partial(self._client.batch_update_points, self._collection, changes, wait=True)
+            self._write("bring items up to date", write)
 
     def info(self) -> StoreInfo:
         facts = self._read("ask about the index", partial(self._client.get_collection, self._collection))
@@ -313,7 +332,7 @@ class ServerStore:
     def _native(self, where: Filter | None) -> Native[Any]:
         from tsembed_search.store.server_dialect import ServerDialect, as_filter
 
-        native = translate(where, ServerDialect(self._version))
+        native = translate(where, ServerDialect(self._version), path_keys=self._settings.path_keys)
         return Native(as_filter(native.condition), native.exact)
 
     def _read(self, doing: str, call: Callable[[], T]) -> T:

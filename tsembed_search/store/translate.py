@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from tsembed_search.search import globs
 from tsembed_search.search.filters import PAYLOAD_KEYS, And, Condition, Filter, Not, Or, matches
 from tsembed_search.store.base import Payload, Record
+from tsembed_search.store.schema import PATH_KEYS
 
 C = TypeVar("C")
 
@@ -46,8 +48,10 @@ class Native(Generic[C]):
     exact: bool
 
 
-def translate(where: Filter | None, dialect: Dialect[C], *, negated: bool = False) -> Native[C]:
-    """The engine's form of `where`, or of its negation.
+def translate(
+    where: Filter | None, dialect: Dialect[C], *, path_keys: bool = False, negated: bool = False
+) -> Native[C]:
+    """The engine's form of `where`, or of its negation. `path_keys`: whether all points have these (`schema.py`).
 
     Negation is pushed down to the conditions: the negation of a condition that lets too much through would let too
     little through.
@@ -56,14 +60,14 @@ def translate(where: Filter | None, dialect: Dialect[C], *, negated: bool = Fals
         case None:
             return Native(dialect.nothing(), True) if negated else Native(None, True)
         case Not(part):
-            return translate(part, dialect, negated=not negated)
+            return translate(part, dialect, path_keys=path_keys, negated=not negated)
         case And(parts) | Or(parts):
-            natives = [translate(part, dialect, negated=negated) for part in parts]
+            natives = [translate(part, dialect, path_keys=path_keys, negated=negated) for part in parts]
             return _all(natives, dialect) if isinstance(where, And) != negated else _any(natives, dialect)
         case Condition(field, "!=", value):
-            return translate(Condition(field, "=", value), dialect, negated=not negated)
+            return translate(Condition(field, "=", value), dialect, path_keys=path_keys, negated=not negated)
         case Condition():
-            native = _condition(where, dialect)
+            native = _condition(where, dialect, path_keys)
             if not negated:
                 return native
             if not native.exact:
@@ -87,32 +91,39 @@ def _any(parts: Sequence[Native[C]], dialect: Dialect[C]) -> Native[C]:
     return Native(dialect.any_of(conditions), all(part.exact for part in parts))
 
 
-def _condition(where: Condition, dialect: Dialect[C]) -> Native[C]:
+def _condition(where: Condition, dialect: Dialect[C], path_keys: bool) -> Native[C]:
     key, value = PAYLOAD_KEYS[where.field], where.value
     if isinstance(value, tuple):
         texts = [each for each in value if isinstance(each, str)]
         if len(texts) == len(value) and where.field != "path" and texts:
             return Native(dialect.one_of(key, texts), True)
-        return _any([_condition(Condition(where.field, "=", each), dialect) for each in value], dialect)
+        each = [_condition(Condition(where.field, "=", one), dialect, path_keys) for one in value]
+        return _any(each, dialect)
     if where.op == "~":
-        return _pattern(key, str(value), dialect)
+        return _pattern(key, str(value), dialect, path_keys)
     if isinstance(value, str):
         if where.field == "path" and not globs.is_anchored(value):
+            if path_keys and value and "/" not in value:
+                return Native(dialect.equals(PATH_KEYS, value), True)
             return Native(dialect.contains(key, f"/{value}"), False)
         return Native(dialect.equals(key, value), True)
     return Native(dialect.compares(key, where.op, value), True)
 
 
-def _pattern(key: str, pattern: str, dialect: Dialect[C]) -> Native[C]:
+def _pattern(key: str, pattern: str, dialect: Dialect[C], path_keys: bool) -> Native[C]:
     folder = globs.literal_folder(pattern)
     if folder is not None:
-        inside = dialect.starts_with(key, f"{folder}/")
+        inside = dialect.equals(PATH_KEYS, f"{folder}/") if path_keys else dialect.starts_with(key, f"{folder}/")
         if inside is None or globs.names_inside_only(pattern):
             return Native(inside, inside is not None)
         return Native(dialect.any_of([dialect.equals(key, folder), inside]), True)
     if text := globs.bare_text(pattern):
         containing = dialect.contains(key, text)
         return Native(containing, containing is not None)
+    if path_keys and (wanted := globs.wanted_keys(pattern)):
+        conditions = [dialect.one_of(PATH_KEYS, keys) for keys in wanted]
+        conditions += [each for each in map(partial(dialect.contains, key), globs.wild_literals(pattern)) if each]
+        return Native(dialect.all_of(conditions), globs.is_name(pattern))
     conditions = []
     for literal in globs.literals(pattern):
         from_the_start = globs.is_anchored(pattern) and pattern.startswith(literal)
