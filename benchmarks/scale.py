@@ -2,6 +2,10 @@
 
     python benchmarks/scale.py --items 100000 --dims 384 1536 --quantize none scalar binary
 
+A run is one size of vector with one kind of quantisation. With `--runs FILE.jsonl` each is written there as soon as it
+is done, and those that the file has already are not done again: a run at a time, or on after an interruption. With
+`--keep FOLDER` the indexes stay there, and an index that is there is searched without building it again.
+
 For every size of vector and kind of quantisation: points per second while indexing, seconds to build the graph and to
 re-open the index, p50 and p95 of a search for 10 hits without and with filters, recall@10 against an exhaustive search
 of the same index, resident memory and disk per item. Half of the queries lie in a cluster, half between two. The floor
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +41,7 @@ PER_CLUSTER = 100
 NOISE = 0.7
 BLOCKS, EXPERTS = 24, 8
 ROUNDS = 3
+BUILT = "built.json"
 WORDS = (
     *("light", "river", "stone", "harbour", "window", "letter", "garden", "winter"),
     *("engine", "paper", "music", "market", "island", "signal", "copper"),
@@ -134,13 +140,15 @@ def build(folder: Path, items: int, dim: int, quantize: str) -> dict[str, Any]:
     optimizing = time.perf_counter() - begun
     facts = store.info()
     store.close()
-    return {
+    built = {
         "points_per_second": items / writing,
         "optimize_seconds": optimizing,
         "graph": facts.indexed,
         "disk_bytes_per_item": int(facts.details["disk_bytes"]) / items,
         "indexing_memory_bytes": peaks,
     }
+    folder.joinpath(BUILT).write_text(json.dumps(built))
+    return built
 
 
 def measure(folder: Path, items: int, dim: int) -> dict[str, Any]:
@@ -155,6 +163,7 @@ def measure(folder: Path, items: int, dim: int) -> dict[str, Any]:
     for name, text in FILTERS.items():
         searches[name] = search(store, queries, text)
         searches[name]["ratio"] = searches[name]["p50_ms"] / searches["no filter"]["p50_ms"]
+        print(json.dumps({name: searches[name]}), file=sys.stderr, flush=True)
     after = memory()
     begun = time.perf_counter()
     store.search(queries, 10)
@@ -214,12 +223,33 @@ def in_a_process(step: str, folder: Path, items: int, dim: int, quantize: str) -
     return dict(json.loads(output.splitlines()[-1]))
 
 
+def measured(asked: argparse.Namespace, dim: int, quantize: str) -> dict[str, Any]:
+    """One run, in a folder that is kept or thrown away."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if asked.keep is None else asked.keep / f"{asked.items}x{dim}-{quantize}"
+        built = folder / BUILT
+        if not built.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # half built
+            in_a_process("build", folder, asked.items, dim, quantize)
+        return json.loads(built.read_text()) | in_a_process("measure", folder, asked.items, dim, quantize)
+
+
+def known(file: Path | None, what: dict[str, Any]) -> dict[str, Any] | None:
+    """The run with these settings that the file has already."""
+    if file is None or not file.exists():
+        return None
+    runs = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    return next((run for run in runs if run.items() >= what.items()), None)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--dims", type=int, nargs="+", default=[384, 1536])
     parser.add_argument("--quantize", nargs="+", default=["none", "scalar", "binary"])
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    parser.add_argument("--runs", type=Path, metavar="FILE.jsonl", help="keep the results of runs here, and go on")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the indexes here, and use those that are")
     parser.add_argument("--step", choices=["build", "measure"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -255,10 +285,11 @@ def main() -> None:
     runs = []
     for dim in asked.dims:
         for quantize in asked.quantize:
-            with tempfile.TemporaryDirectory() as folder:
-                run: dict[str, Any] = {"items": asked.items, "dim": dim, "quantize": quantize}
-                for step in ("build", "measure"):
-                    run |= in_a_process(step, Path(folder), asked.items, dim, quantize)
+            what: dict[str, Any] = {"items": asked.items, "dim": dim, "quantize": quantize}
+            run = known(asked.runs, what) or what | measured(asked, dim, quantize)
+            if asked.runs and not known(asked.runs, what):
+                with asked.runs.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(run) + "\n")
             if not asked.json:
                 show(run)
                 sys.stdout.flush()
