@@ -1,4 +1,6 @@
-"""Finds mini's calibration: `python benchmarks/calibrate.py`, then copy the lines it prints into `mini_spec.py`.
+"""Finds the calibration of mini: `python benchmarks/calibrate.py [--model CHECKPOINT --write]`.
+
+It prints the lines; those of `mini-base` are copied into `mini_spec.py`, those of a checkpoint written into it.
 
 Text queries. Passages: a typical right answer scores 0.8, a typical tenth-best wrong one 0.2. Pictures: their cosines
 are stretched and shifted against the passages' so that in one index of both each kind keeps as much of its recall@10 as
@@ -13,6 +15,8 @@ from __future__ import annotations
 import json
 import math
 from itertools import product
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -21,6 +25,8 @@ from datasets import Picture, emoji, leads, openclipart
 from numpy.typing import NDArray
 
 from tsembed_search import Embedder, Item
+from tsembed_search.model import checkpoint
+from tsembed_search.model.calibration import Calibration
 
 Matrix = NDArray[np.float32]
 _LOGIT_80 = math.log(4)
@@ -69,9 +75,12 @@ def stretch_and_shift(
     return best
 
 
-def main() -> None:
+def main(
+    model: Annotated[str, typer.Option(help="A built-in model, or a checkpoint's folder.")] = "mini-base",
+    write: Annotated[bool, typer.Option("--write", help="Keep the lines in the checkpoint.")] = False,
+) -> None:
     """Prints the lines as JSON: query modality > item kind: [slope, offset]."""
-    embedder = Embedder.load("mini")
+    embedder = Embedder.load(model)
     pictures, passages = emoji(), leads()
     passages = passages[: len(passages) // 2]
     background = openclipart()[:_BACKGROUND]
@@ -96,7 +105,12 @@ def main() -> None:
         steep = _LOGIT_95 / (1 - near)
         lines[f"{modality}>image"] = (steep, -steep * near) if modality == "image" else (slope, -slope * near)
         lines[f"{modality}>text"] = (slope, -slope * far)
-    typer.echo(json.dumps({pair: [round(number, 3) for number in line] for pair, line in lines.items()}, indent=1))
+    rounded = {pair: [round(number, 3) for number in line] for pair, line in lines.items()}
+    typer.echo(json.dumps(rounded, indent=1))
+    if write:
+        checkpoint.calibrate(
+            Path(model), Calibration.from_json({"lines": rounded, "source": "benchmarks/calibrate.py"})
+        )
 
 
 if __name__ == "__main__":

@@ -77,6 +77,15 @@ def copy(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "copy")
 
 
+def test_a_calibration_can_be_given_later(copy: Path) -> None:
+    before = registry.resolve(copy).fingerprint
+    calibration = Calibration({("image", "text"): Line(3.0, 1.5)}, "measured later")
+    checkpoint.calibrate(copy, calibration)
+    assert checkpoint.read(copy).calibration == calibration and registry.resolve(copy).fingerprint == before
+    assert Embedder.load(str(copy), "cpu").info.calibration == calibration
+    assert not list(copy.glob(".*"))
+
+
 def change_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 

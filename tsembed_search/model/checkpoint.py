@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model.appearing import appearing
+from tsembed_search.model.appearing import appearing, flush
 from tsembed_search.model.backbones import weights
 from tsembed_search.model.backbones.protocol import Adaptable, Backbone
 from tsembed_search.model.calibration import Calibration
@@ -219,6 +219,15 @@ def save(
         (new / MARKER).write_text(json.dumps(said.to_json(), indent=2) + "\n", encoding="utf-8")
         (new / CARD).write_text(_card(whole.name, said, adapters.shape), encoding="utf-8")
     return whole
+
+
+def calibrate(folder: Path, calibration: Calibration) -> None:
+    """Gives a checkpoint the calibration of its scores, which is no part of its fingerprint. Raises `ModelError`."""
+    said = replace(read(folder), calibration=calibration)
+    new = folder / f".{MARKER}.new"
+    new.write_text(json.dumps(said.to_json(), indent=2) + "\n", encoding="utf-8")
+    flush(new)
+    new.replace(folder / MARKER)
 
 
 def create(
