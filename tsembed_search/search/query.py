@@ -108,7 +108,8 @@ class Searcher:
         read that are the best among them; more of both until enough groups have been seen, or everything.
         """
         depth = _depth(options)
-        known, wanted = 0, depth if options.all_chunks else depth + _SPARE
+        # Without spare ones for a reranking: its candidates are many more than it shows.
+        known, wanted = 0, depth if options.all_chunks or depth > options.k else depth + _SPARE
         found: list[list[_Found]] = [[] for _ in queries]
         best: list[list[Candidate]] = [[] for _ in queries]
         read: dict[str, Record] = {}
