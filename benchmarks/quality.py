@@ -6,7 +6,8 @@ Builds one real index of openclipart pictures and encyclopaedia leads with the i
 - passages by their short descriptions, alone and mixed, against MiniLM run by sentence-transformers;
 - joint queries (a picture and a word) against the picture alone and the word alone.
 
-Prints one JSON object last. Intervals are 95%, bootstrapped over queries; differences are paired.
+For a model that was trained on `tsembed data mini-mmeb`, `--without FOLDER` leaves out the pictures that its training
+rows show or name. Prints one JSON object last. Intervals are 95%, bootstrapped over queries; differences are paired.
 """
 
 from __future__ import annotations
@@ -92,7 +93,18 @@ def minilm(texts: list[str]) -> Matrix:
     return np.asarray(model.encode(texts, batch_size=32, normalize_embeddings=True), dtype=np.float32)
 
 
-def build_index(folder: Path, pictures: list[Picture], passages: list[Passage]) -> None:
+def trained_on(folder: Path) -> tuple[set[str], set[str]]:
+    """The pictures, by the stem of their file, and the texts of the training rows in a folder of `mini-mmeb`."""
+    shown, named = set(), set()
+    for file in sorted((folder / "train").glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            shown |= {Path(row[key]).stem for key in ("qry_image_path", "pos_image_path") if row[key]}
+            named |= {row[key].removeprefix(row["qry_inst"]).strip().lower() for key in ("qry", "pos_text")}
+    return shown, named
+
+
+def build_index(model: str, folder: Path, pictures: list[Picture], passages: list[Passage]) -> None:
     """One index of both, made by the indexer from files."""
     from tsembed_search.config import index_folder
     from tsembed_search.index import StoreOpener
@@ -107,12 +119,12 @@ def build_index(folder: Path, pictures: list[Picture], passages: list[Passage]) 
         shutil.copyfile(picture.path, folder / "pictures" / f"{number}{picture.path.suffix}")
     for number, passage in enumerate(passages):
         (folder / "passages" / f"{number}.txt").write_text(passage.text, encoding="utf-8")
-    ref = registry.resolve("mini")
+    ref = registry.resolve(model)
     settings = IndexSettings(
         folder=index_folder("quality"), paths=(folder,), fingerprint=ref.fingerprint, model=ref.name
     )
     opener = StoreOpener("quality", None, ref, StoreSettings(dim=0))
-    report = run_index(settings, embedder=lambda: Embedder.load("mini"), store=opener)
+    report = run_index(settings, embedder=lambda: Embedder.load(model), store=opener)
     typer.echo(f"indexed {report.items.embedded} items, skipped {report.files.skipped} files", err=True)
 
 
@@ -126,9 +138,8 @@ def index_ranks(index: Index, queries: list[Item], folder: str, kind: str | None
     return Ranks(np.asarray(ranks))
 
 
-def joint(embedder: Embedder) -> dict[str, Any]:
+def joint(embedder: Embedder, pictures: list[Picture]) -> dict[str, Any]:
     """Picture and word together, and each alone, among all labels and among all pictures."""
-    pictures = emoji()
     queries = composed_queries(pictures)
     answers = np.asarray([query.answer for query in queries])
     asked = {
@@ -147,12 +158,17 @@ def joint(embedder: Embedder) -> dict[str, Any]:
     return result
 
 
-def measure(folder: Path, most: int | None) -> dict[str, Any]:
+def measure(model: str, folder: Path, most: int | None, without: Path | None) -> dict[str, Any]:
     """Everything, as one JSON-ready dictionary."""
-    embedder = Embedder.load("mini")
-    pictures, passages = openclipart()[:most], leads()
+    embedder = Embedder.load(model)
+    shown, named = trained_on(without) if without else (set[str](), set[str]())
+    pictures, symbols = (
+        [one for one in found if one.path.stem not in shown and one.title.lower() not in named]
+        for found in (openclipart(), emoji())
+    )
+    pictures, passages = pictures[:most], leads()
     passages = passages[len(passages) // 2 :][:most]
-    build_index(folder, pictures, passages)
+    build_index(model, folder, pictures, passages)
     title_items, descriptions = titles(pictures), [Item(text=passage.description) for passage in passages]
     with Index.open("quality", embedder=embedder) as index:
         ranks = {
@@ -173,11 +189,13 @@ def measure(folder: Path, most: int | None) -> dict[str, Any]:
         "picture_minus_conse": ranks["picture_alone"].against(ranks["conse"]),
         "passage_minus_minilm": ranks["passage_alone"].against(ranks["minilm"]),
         "share_of_recall@10_kept_in_mixed_index": {kind: round(share, 4) for kind, share in kept.items()},
-        "joint": joint(embedder),
+        "joint": joint(embedder, symbols),
     }
 
 
 def main(
+    model: Annotated[str, typer.Option(help="A built-in model, or a checkpoint of mini-base.")] = "mini",
+    without: Annotated[Path | None, typer.Option(help="Leave out what this mini-mmeb folder trains on.")] = None,
     most: Annotated[int | None, typer.Option(help="Only so many pictures and passages, for a quick try.")] = None,
     json_only: Annotated[bool, typer.Option("--json", help="Print the JSON object only, on one line.")] = False,
 ) -> None:
@@ -186,7 +204,7 @@ def main(
         os.environ["TSEMBED_HOME"] = str(Path(scratch) / "home")
         corpus = Path(scratch) / "corpus"
         corpus.mkdir()
-        result = measure(corpus, most)
+        result = {"model": model} | measure(model, corpus, most, without)
     if not json_only:
         typer.echo(json.dumps(result, indent=1))
     typer.echo(json.dumps(result))

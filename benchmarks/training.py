@@ -83,7 +83,7 @@ def settings(size: int, *overrides: str) -> Recipe:
 def model(chosen: Recipe) -> Adaptable:
     """Mini with adapters, in training mode."""
     torch.manual_seed(0)
-    backbone: Any = registry.load(registry.resolve("mini"), "cpu")
+    backbone: Any = registry.load(registry.resolve("mini-base"), "cpu")
     backbone.adapt(chosen.adapter.settings())
     backbone.train(True)
     adaptable: Adaptable = backbone

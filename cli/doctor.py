@@ -206,18 +206,21 @@ def _model(index: str, url: str | None, model: str | None) -> Iterator[Finding]:
 
 
 def _checked_weights(ref: ModelRef) -> list[Path]:
-    """The files of a model's weights. Raises `ModelError` for one that is missing, cut short or not the right one.
+    """The files of a model's weights, and of its base's. Raises `ModelError` for one that is missing, cut short or not
+    the right one.
 
-    A built-in model's files are compared with their checksums; nothing says what those of another should be.
+    What `mini` is made of is compared with its checksums; nothing says what the files of another model should be.
     """
+    from tsembed_search.model import checkpoint
     from tsembed_search.model.backbones import mini_spec, weights
 
     if ref.folder is None:
         return [mini_spec.verified(name) for name in mini_spec.FILES]
-    files = weights.weight_files(ref.folder)
+    base = checkpoint.base_behind(ref)
+    files = weights.weight_files(ref.folder) if base == ref else sorted(ref.folder.glob("*.safetensors"))
     for file in files:
         weights.read_header(file)
-    return files
+    return files if base == ref else [*files, *_checked_weights(base)]
 
 
 def _model_of(name: str, url: str | None) -> str | None:

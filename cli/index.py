@@ -116,7 +116,7 @@ def _model(name: str, url: str | None, model: str | None) -> ModelRef:
 
     if model is None:
         known = metadata_of(name, url)
-        model = known.model if known else DEFAULT_MODEL
+        return registry.resolve(known.model, known.fingerprint) if known else registry.resolve(DEFAULT_MODEL)
     return registry.resolve(model)
 
 

@@ -38,7 +38,7 @@ class Model:
     are: then the recipe's own `adapter` table does not count.
     """
 
-    base: str = "mini"
+    base: str = "mini-base"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tsembed_search.errors import UsageError
+from tsembed_search.model import registry
 from tsembed_search.model.backbones import families
 
 _WORDS = "Represent the user's input. Express it in one word. system user assistant picture 0 1 2 3 4 5 6 7 8 9"
@@ -32,7 +33,7 @@ _ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000
 
 def family_of(base: str) -> str | None:
     """The family of a hub model by its name, without the hub; None for a built-in model."""
-    if base == "mini":
+    if base in registry.BUILT_IN:
         return None
     for family in families.FAMILIES:
         if any(base.partition("@")[0].lower() == example.lower() for example in family.examples):

@@ -310,7 +310,7 @@ class Index:
             ref = registry.resolve(self._model)
         else:
             try:
-                ref = registry.resolve(self.metadata.model)
+                ref = registry.resolve(self.metadata.model, self.metadata.fingerprint)
             except ModelError as error:
                 raise ModelError(
                     f"The index {self.name!r} was made by the model {self.metadata.model}. {error.message}",

@@ -14,6 +14,7 @@ from typing import Any
 from plan import Run
 
 RESULT = "test.json"
+_QUERIES = 200  # of a task, always the same ones
 
 
 def make(runs: Sequence[Run], data: Path, out: Path, workers: int) -> list[str]:
@@ -65,7 +66,7 @@ def test(folder: Path, data: Path, splits: Sequence[str] = ("test", "unseen_test
     from tsembed_search.evaluation.evaluate import evaluate
     from tsembed_search.evaluation.mmeb import load
 
-    tasks = load([data], splits=splits).tasks
+    tasks = load([data], splits=splits, limit=_QUERIES).tasks
     embedder = remembering(str(folder / "model") if (folder / "model").is_dir() else str(folder))
     found = evaluate(embedder, tasks)
     return {

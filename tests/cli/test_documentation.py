@@ -23,7 +23,7 @@ def test_examples_of_the_python_api_run_as_they_stand(run: Run, capsys: pytest.C
         exec(compile(block, "python-api.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "red.png" in printed and "'image': 6" in printed
-    assert "(3, 384)" in printed and "(3, 0)" in printed
+    assert "(3, 384)" in printed and "(3, 24)" in printed
 
 
 def test_filters_of_the_page_can_be_read() -> None:

@@ -39,7 +39,7 @@ def items() -> list[Item]:
     return [Item(t) for t in texts] + [Item(image=picture(1)), Item(image=picture(2)), Item("in blue", picture(3))]
 
 
-def trained(base: str | Path = "mini", settings: AdapterSettings = SETTINGS) -> Any:
+def trained(base: str | Path = "mini-base", settings: AdapterSettings = SETTINGS) -> Any:
     """A backbone as training might leave it: B has moved, and a mean was measured."""
     backbone: Any = registry.load(registry.resolve(base), "cpu")
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def saved(backbone: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint.save(
         tmp_path_factory.mktemp("checkpoints") / "mine",
         backbone,
-        registry.resolve("mini"),
+        registry.resolve("mini-base"),
         route_weight=0.25,
         calibration=CALIBRATION,
         data={"tasks": ["one"]},
@@ -95,7 +95,7 @@ class TestRoundTrip:
         before, after = Embedder(backbone).embed(items()), Embedder.load(str(saved), "cpu").embed(items())
         assert np.array_equal(before.vectors, after.vectors)
         assert np.array_equal(before.routes, after.routes)
-        plain = Embedder.load("mini", "cpu").embed(items())
+        plain = Embedder.load("mini-base", "cpu").embed(items())
         assert (plain.vectors * after.vectors).sum(axis=1).max() < 0.999, "the adapters do nothing"
         assert plain.routes.shape == (6, 0)
 
@@ -108,26 +108,26 @@ class TestRoundTrip:
         assert info.calibration == CALIBRATION
         experts = 6 * 8 * (4 * (384 + 384) + 2 * (384 + 1536)) + 6 * 4 * 384
         assert info.parameters == mini_spec.PARAMETERS + experts
-        assert info.notes["base"] == "mini"
+        assert info.notes["base"] == "mini-base"
 
     def test_files(self, saved: Path) -> None:
         names = {"adapter_config.json", "adapter_model.safetensors", "router.safetensors", "tsembed.json", "README.md"}
         assert {path.name for path in saved.iterdir()} == names
         said = json.loads((saved / "tsembed.json").read_text())
         assert said["base"] == {
-            "name": "mini", "family": "mini", "fingerprint": mini_spec.FINGERPRINT, "revision": None,
+            "name": "mini-base", "family": "mini", "fingerprint": mini_spec.FINGERPRINT, "revision": None,
         }  # fmt: skip
         assert said["method"]["router"]["experts"] == 4
         assert len(said["routing_mean"]) == 24
         assert (said["lambda"], said["data"], said["metrics"]) == (0.25, {"tasks": ["one"]}, {"hit@1": 0.5})
         card = (saved / "README.md").read_text()
         assert "not trained" not in card
-        for fact in ("| base model | mini |", "per sequence, temperature 0.3", '"hit@1": 0.5'):
+        for fact in ("| base model | mini-base |", "per sequence, temperature 0.3", '"hit@1": 0.5'):
             assert fact in card
 
     def test_saving_again_replaces(self, backbone: Any, copy: Path) -> None:
         before = registry.resolve(copy).fingerprint
-        checkpoint.save(copy, backbone, registry.resolve("mini"), route_weight=0.5)
+        checkpoint.save(copy, backbone, registry.resolve("mini-base"), route_weight=0.5)
         assert checkpoint.read(copy).route_weight == 0.5
         assert registry.resolve(copy).fingerprint == before, "lambda decides no vector"
         assert [path.name for path in copy.parent.iterdir()] == ["copy"]
@@ -140,13 +140,13 @@ class TestRoundTrip:
 
         monkeypatch.setattr("safetensors.torch.save_file", full)
         with pytest.raises(OSError, match="no space"):
-            checkpoint.save(copy, backbone, registry.resolve("mini"), route_weight=0.5)
+            checkpoint.save(copy, backbone, registry.resolve("mini-base"), route_weight=0.5)
         assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
         assert [path.name for path in copy.parent.iterdir()] == ["copy"]
 
     def test_untrained(self, tmp_path: Path) -> None:
         folder = checkpoint.create(tmp_path / "fresh", settings=SETTINGS, seed=7)
-        made, plain = Embedder.load(str(folder), "cpu").embed(items()), Embedder.load("mini", "cpu").embed(items())
+        made, plain = Embedder.load(str(folder), "cpu").embed(items()), Embedder.load("mini-base", "cpu").embed(items())
         assert np.abs(made.vectors - plain.vectors).max() < 1e-6
         assert (made.routes @ made.routes.T).min() < 0.9
         assert "not trained" in (folder / "README.md").read_text()
@@ -163,7 +163,7 @@ class TestPeft:
         from peft import PeftModel
 
         backbone = trained(settings=AdapterSettings(SETTINGS.router, 2, 4.0, **changes))
-        folder = checkpoint.save(tmp_path / "saved", backbone, registry.resolve("mini"))
+        folder = checkpoint.save(tmp_path / "saved", backbone, registry.resolve("mini-base"))
         for weight in backbone.adapters.router_parameters():
             torch.nn.init.zeros_(weight)
         plain = MiniEncoder.from_state(load_file(mini_spec.verified("encoder")))
@@ -211,7 +211,7 @@ class TestMini:
     def test_without_adapters_nothing_of_them_is_imported(self) -> None:
         code = (
             "import sys; from tsembed_search import Embedder, Item\n"
-            "Embedder.load('mini', 'cpu').embed([Item('a cat')])\n"
+            "Embedder.load('mini-base', 'cpu').embed([Item('a cat')])\n"
             "print([m for m in sys.modules if m.endswith(('moe_lora', 'model.routing'))])"
         )
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -234,7 +234,7 @@ class TestNames:
         (tmp_path / "models" / "nothing").mkdir()
         assert registry.resolve("mine").fingerprint == registry.resolve(saved).fingerprint
         known = {model.name: model for model in registry.known_models()}
-        assert known["mine"] == registry.KnownModel("mine", "mini", "on this machine", "mini")
+        assert known["mine"] == registry.KnownModel("mine", "mini", "on this machine", "mini-base")
         assert known["broken"].where == "unreadable"
         assert "nothing" not in known
 
@@ -265,7 +265,7 @@ class TestRefusals:
     def test_another_base(self, copy: Path) -> None:
         base = json.loads((copy / "tsembed.json").read_text())["base"]
         change_json(copy / "tsembed.json", base=base | {"fingerprint": "0123456789abcdef"})
-        with pytest.raises(ModelError, match=r"made for another base model: mini was 0123456789abcdef"):
+        with pytest.raises(ModelError, match=r"made for another base model: mini-base was 0123456789abcdef"):
             self.load(copy)
 
     def test_a_base_that_is_gone(self, copy: Path) -> None:
@@ -293,7 +293,7 @@ class TestRefusals:
         with torch.no_grad():
             next(backbone.adapters.router_parameters())[0, 0] = torch.nan
         with pytest.raises(ModelError, match="not saved"):
-            checkpoint.save(tmp_path / "new", backbone, registry.resolve("mini"))
+            checkpoint.save(tmp_path / "new", backbone, registry.resolve("mini-base"))
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -350,13 +350,13 @@ class TestRefusals:
     def test_a_folder_of_something_else(self, backbone: Any, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years of work")
         with pytest.raises(ModelError, match="is not a checkpoint"):
-            checkpoint.save(tmp_path, backbone, registry.resolve("mini"))
+            checkpoint.save(tmp_path, backbone, registry.resolve("mini-base"))
         assert (tmp_path / "thesis.txt").exists()
 
     def test_no_adapters(self, tmp_path: Path) -> None:
-        plain: Any = registry.load(registry.resolve("mini"), "cpu")
+        plain: Any = registry.load(registry.resolve("mini-base"), "cpu")
         with pytest.raises(ModelError, match="no adapters to save"):
-            checkpoint.save(tmp_path / "new", plain, registry.resolve("mini"))
+            checkpoint.save(tmp_path / "new", plain, registry.resolve("mini-base"))
 
 
 class TestTransformers:

@@ -75,7 +75,7 @@ def test_a_merged_model_is_the_uniform_mixture(
 def test_merged_mini_is_a_text_encoder(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    saved = trained(tmp_path / "checkpoint", "mini")
+    saved = trained(tmp_path / "checkpoint", "mini-base")
     done = export.merged(registry.resolve(saved), tmp_path / "plain")
     assert not done.loads_here
     assert "cannot see pictures" in done.use
@@ -94,7 +94,7 @@ def test_peft_loads_the_adapter(tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModel
 
-    saved = trained(tmp_path / "checkpoint", "mini")
+    saved = trained(tmp_path / "checkpoint", "mini-base")
     done = export.peft(registry.resolve(saved), tmp_path / "adapter")
     assert sorted(path.name for path in done.folder.iterdir()) == [
         "README.md", "adapter_config.json", "adapter_model.safetensors",
@@ -125,7 +125,8 @@ class TestCommand:
     def test_says_what_it_did(self, run: Callable[..., Result], tmp_path: Path) -> None:
         done = run("own", "--out", tmp_path / "a", "--peft", "--json")
         assert json.loads(done.stdout) == {
-            "folder": str(tmp_path / "a"), "form": "peft", "base": "mini", "mixture": "uniform", "loads_here": False,
+            "folder": str(tmp_path / "a"), "form": "peft", "base": "mini-base", "mixture": "uniform",
+            "loads_here": False,
         }  # fmt: skip
         done = run("own", "--out", tmp_path / "b")
         assert done.stdout.strip() == str(tmp_path / "b")
@@ -134,9 +135,9 @@ class TestCommand:
 
     def test_refusals(self, run: Callable[..., Result], tmp_path: Path) -> None:
         assert run("own", "--out", tmp_path / "a", "--peft", "--merged").exit_code == 2
-        done = run("mini", "--out", tmp_path / "a")
+        done = run("mini-base", "--out", tmp_path / "a")
         assert done.exit_code == 1
-        assert "mini is not a checkpoint" in done.stderr
+        assert "mini-base is not a checkpoint" in done.stderr
         (tmp_path / "full").mkdir()
         (tmp_path / "full/letter.txt").write_text("dear")
         done = run("own", "--out", tmp_path / "full", "--peft")

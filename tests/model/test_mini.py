@@ -25,7 +25,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def mini() -> Embedder:
-    return Embedder.load("mini", device="cpu")
+    return Embedder.load("mini-base", device="cpu")
 
 
 def picture(seed: int, size: tuple[int, int] = (320, 200)) -> Image.Image:
@@ -117,5 +117,5 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 def test_mini_on_a_gpu_agrees_with_the_cpu(mini: Embedder) -> None:
     items = [Item(text=TEXTS[0]), Item(image=picture(3)), Item(text="red", image=picture(4))]
-    on_gpu = Embedder.load("mini", device="cuda").embed(items).vectors
+    on_gpu = Embedder.load("mini-base", device="cuda").embed(items).vectors
     assert (on_gpu * mini.embed(items).vectors).sum(axis=1).min() > 0.999

@@ -18,7 +18,7 @@ from huggingface_hub import errors
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import registry
+from tsembed_search.model import checkpoint, registry
 from tsembed_search.model.backbones import families
 
 Folders = Callable[[str], Path]
@@ -50,9 +50,22 @@ def put_in_cache(cache: Path, name: str, folder: Path, revision: str = "main") -
 
 class TestNames:
     def test_mini(self) -> None:
-        ref = registry.resolve("mini")
-        assert (ref.name, ref.family, ref.folder) == ("mini", "mini", None)
+        ref = registry.resolve("mini-base")
+        assert (ref.name, ref.family, ref.folder) == ("mini-base", "mini", None)
         assert ref.fingerprint
+
+    def test_the_trained_mini(self) -> None:
+        ref = registry.resolve("mini")
+        assert ref.family == "mini" and ref.folder is not None
+        assert ref.fingerprint != registry.resolve("mini-base").fingerprint
+        assert checkpoint.read(ref.folder).base.name == "mini-base"
+
+    def test_what_was_called_mini_before_it_was_trained(self) -> None:
+        """Indexes and checkpoints of then say `mini` and mean what is called `mini-base` now."""
+        trained, base = registry.resolve("mini"), registry.resolve("mini-base")
+        assert registry.resolve("mini", base.fingerprint) == base
+        assert registry.resolve("mini", trained.fingerprint) == trained
+        assert registry.resolve("mini", "another") == trained, "and is then refused for its fingerprint"
 
     @pytest.mark.parametrize("family", list(tiny_models.MAKERS))
     def test_folder(self, family: str, model_folder: Folders) -> None:

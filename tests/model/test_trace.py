@@ -20,7 +20,7 @@ from tsembed_search.model.moe_lora import Adapters, AdapterSettings
 from tsembed_search.model.routing import RouterSettings, centred, load_balance
 
 LEVELS = ["token", "sequence"]
-MODELS = ["mini", "qwen2-vl"]
+MODELS = ["mini-base", "qwen2-vl"]
 
 
 def picture(seed: int) -> np.ndarray:
@@ -40,7 +40,7 @@ ITEMS = [
 
 def adaptable(name: str, level: str, folder: Callable[[str], Path], **router: Any) -> tuple[Adaptable, Adapters]:
     """A model with random adapters that do something: B is not zero."""
-    backbone: Adaptable = mini.load("cpu") if name == "mini" else hf.load(registry.resolve(folder(name)), "cpu")
+    backbone: Adaptable = mini.load("cpu") if name == "mini-base" else hf.load(registry.resolve(folder(name)), "cpu")
     settings = AdapterSettings(RouterSettings(4, level, **router), rank=2, dropout=0.1)  # type: ignore[arg-type]
     torch.manual_seed(0)
     adapters = backbone.adapt(settings)
@@ -141,7 +141,7 @@ def test_routes_by_some_of_the_tokens(name: str, level: str, model_folder: Calla
 
 
 def test_mini_looks_at_a_picture_once(monkeypatch: pytest.MonkeyPatch, model_folder: Callable[[str], Path]) -> None:
-    backbone, _ = adaptable("mini", "sequence", model_folder)
+    backbone, _ = adaptable("mini-base", "sequence", model_folder)
     batch = prepared(backbone)
     backbone.forward(batch)  # which leaves it as it was
     first = backbone.trace(batch).vectors
@@ -152,7 +152,7 @@ def test_mini_looks_at_a_picture_once(monkeypatch: pytest.MonkeyPatch, model_fol
 
 
 def test_without_losses_there_are_none(model_folder: Callable[[str], Path]) -> None:
-    backbone, _ = adaptable("mini", "sequence", model_folder)
+    backbone, _ = adaptable("mini-base", "sequence", model_folder)
     traced = backbone.trace(prepared(backbone), losses=False)
     assert traced.probabilities.numel() == traced.choices.numel() == 0
     assert traced.z.item() == 0
@@ -160,7 +160,7 @@ def test_without_losses_there_are_none(model_folder: Callable[[str], Path]) -> N
 
 
 def test_mini_honours_an_instruction_of_the_item() -> None:
-    embedder = Embedder.load("mini", device="cpu")
+    embedder = Embedder.load("mini-base", device="cpu")
     plain, instructed, written = embedder.embed(
         [Item("a red apple"), Item("a red apple", instruction="find fruit:"), Item("find fruit: a red apple")]
     ).vectors

@@ -232,7 +232,7 @@ def calibrate(folder: Path, calibration: Calibration) -> None:
 
 def create(
     folder: str | Path,
-    base: str | Path = "mini",
+    base: str | Path = "mini-base",
     settings: AdapterSettings | None = None,
     *,
     seed: int = 0,
@@ -278,7 +278,8 @@ def base_of(said: Checkpoint, name: str) -> ModelRef:
 
     base = said.base
     try:
-        ref = registry.resolve(f"{base.name}@{base.revision}" if base.revision else base.name)
+        name_of_base = f"{base.name}@{base.revision}" if base.revision else base.name
+        ref = registry.resolve(name_of_base, base.fingerprint)
     except ModelError as error:
         raise ModelError(
             f"{name} needs its base model, {base.name}. {error.message}",

@@ -1,7 +1,8 @@
 """From a model's name to a model: `resolve` says what a name means without loading anything heavy, `load` loads it.
 
-A name is a built-in model (`mini`), a folder, the name of a folder in `$TSEMBED_HOME/models`, or a hub name
-(`owner/name`, or `owner/name@revision`). A folder holds a transformers model, or a checkpoint: adapters for a model.
+A name is a built-in model (`mini`, `mini-base`), a folder, the name of a folder in `$TSEMBED_HOME/models`, or a hub
+name (`owner/name`, or `owner/name@revision`). A folder holds a transformers model, or a checkpoint: adapters for a
+model.
 """
 
 from __future__ import annotations
@@ -53,10 +54,13 @@ class KnownModel:
 
 @dataclass(frozen=True)
 class _BuiltIn:
-    """A model that comes with the package. `spec`: the light module with its `FINGERPRINT`; `loader` takes a device."""
+    """A model that comes with the package. `spec`: the light module with its `FINGERPRINT`; `loader` takes a device.
+    `family`: where it is not the name.
+    """
 
     spec: str
     loader: str
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,24 @@ class _Format:
     loader: str
 
 
-def resolve(name_or_path: str | Path) -> ModelRef:
+def resolve(name_or_path: str | Path, fingerprint: str | None = None) -> ModelRef:
     """What a name means. Looks for a built-in model, a folder, one of our own, the local hub cache, then the hub.
+
+    `fingerprint`: of the model that once had this name. Where a built-in model has it, that one is meant: `mini-base`
+    was called `mini` before there was a trained one.
 
     Raises `ModelError` that says what to do: no such model (with near matches), not on this machine and no network,
     a family that is not supported, files missing, or pickled weights.
     """
     name = str(name_or_path)
+    if fingerprint is not None and name in BUILT_IN:
+        of_that_time = (found for found in map(resolve, BUILT_IN) if found.fingerprint == fingerprint)
+        return next(of_that_time, None) or resolve(name)
     if name in _BUILT_INS:
         spec = importlib.import_module(_BUILT_INS[name].spec)
-        return ModelRef(name, name, cast(str, spec.FINGERPRINT))
+        return ModelRef(name, _BUILT_INS[name].family or name, cast(str, spec.FINGERPRINT))
+    if name in _SHIPPED:
+        return _read_folder(name, _SHIPPED[name])
     path = Path(name).expanduser()
     if name and path.is_dir():
         return _read_folder(name, path.absolute())
@@ -102,7 +114,7 @@ def load(ref: ModelRef, device: str = "auto") -> Backbone:
     Raises `ModelError` when the device does not exist or the files cannot be trusted.
     """
     if ref.folder is None:
-        loaded = _function(_BUILT_INS[ref.family].loader)(device)
+        loaded = _function(_BUILT_INS[ref.name].loader)(device)
     else:
         loaded = _function(_format_of(ref.name, ref.folder).loader)(ref, device)
     return cast(Backbone, loaded)
@@ -112,7 +124,8 @@ def known_models() -> list[KnownModel]:
     """Models to choose from: built-in ones, those in `$TSEMBED_HOME/models` and in the local hub cache, and well-known
     ones of each family.
     """
-    here = [KnownModel(name, name, "built in") for name in _BUILT_INS]
+    here = [KnownModel(name, "mini", "built in", checkpoint.read(_SHIPPED[name]).base.name) for name in _SHIPPED]
+    here += [KnownModel(name, built_in.family or name, "built in") for name, built_in in _BUILT_INS.items()]
     own = home() / "models"
     names_of_own = sorted(entry.name for entry in own.iterdir()) if own.is_dir() else []
     folders = [(name, own / name) for name in names_of_own if _OWN_NAME.fullmatch(name)]
@@ -224,8 +237,14 @@ def _function(path: str) -> Callable[..., object]:
 
 
 _BUILT_INS = {
-    "mini": _BuiltIn("tsembed_search.model.backbones.mini_spec", "tsembed_search.model.backbones.mini:load"),
+    "mini-base": _BuiltIn(
+        "tsembed_search.model.backbones.mini_spec", "tsembed_search.model.backbones.mini:load", "mini"
+    ),
 }
+_SHIPPED = {"mini": Path(__file__).parent / "data" / "mini"}
+"""Checkpoints that come with the package: `trainer/shipped.py` makes them."""
+BUILT_IN = (*_BUILT_INS, *_SHIPPED)
+"""The names of the models that come with the package."""
 # The first whose marker exists wins, so a folder that extends another kind comes before it.
 _FORMATS = (
     _Format(

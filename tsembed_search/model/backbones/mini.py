@@ -80,7 +80,7 @@ class Mini:
         self.adapters: Adapters | None = None
         self.projector: Projector | None = None
         self.info = ModelInfo(
-            name="mini",
+            name="mini-base",
             fingerprint=mini_spec.FINGERPRINT,
             dim=mini_spec.DIM,
             parameters=mini_spec.PARAMETERS,
