@@ -65,13 +65,16 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. `folder` is its place below the experiment's; `tested`: measured on the test split as well."""
+    """One training run. `folder` is its place below the experiment's; `tested`: measured on the test split as well;
+    `followed`: the path of its adapters is noted.
+    """
 
     folder: str
     recipe: str
     changes: tuple[str, ...]
     seed: int
     tested: bool = False
+    followed: bool = False
 
 
 def variants(seeds: Sequence[int] = SEEDS) -> list[Run]:
@@ -94,11 +97,11 @@ def isolated(seeds: Sequence[int] = (0,)) -> list[Run]:
             share = len(tasks) / sum(map(len, METAS.values()))
             steps = round(share * steps_of(COMMON))
             only = f"data.only=[{', '.join(repr(task).replace(chr(39), chr(34)) for task in tasks)}]"
-            changes = (*adapter("lora"), "batch.mixing=inf", only, f"run.steps={steps}")
-            found.append(Run(f"isolated/{meta}-{seed}", "lora", changes, seed, tested=True))
+            changes = (*adapter("lora"), "batch.mixing=inf", only, f"run.steps={steps}", "run.checkpoint_every=5")
+            found.append(Run(f"isolated/{meta}-{seed}", "lora", changes, seed, tested=True, followed=True))
         for name, recipe in (("joint", "lora"), ("joint-experts", "tsembed")):
-            changes = (*adapter(recipe), "batch.mixing=inf")
-            found.append(Run(f"isolated/{name}-{seed}", recipe, changes, seed, tested=True))
+            changes = (*adapter(recipe), "batch.mixing=inf", "run.checkpoint_every=5")
+            found.append(Run(f"isolated/{name}-{seed}", recipe, changes, seed, tested=True, followed=True))
     return found
 
 

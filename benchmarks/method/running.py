@@ -51,7 +51,10 @@ def commands(run: Run, data: Path, out: Path) -> list[list[str]]:
     found = []
     if not (folder / "model").is_dir():
         train = [str(Path(sys.executable).with_name("tsembed")), "train", "--json", "--out", str(folder)]
-        if (folder / "run.json").is_file():
+        if run.followed:
+            places = ["--data", str(data), "--out", str(out)]
+            found.append([sys.executable, str(Path(__file__).parent), "follow", run.folder, *places])
+        elif (folder / "run.json").is_file():
             found.append([*train, "--resume"])
         else:
             changes = [part for change in run.changes for part in ("--set", change)]
@@ -85,25 +88,10 @@ def test(folder: Path, data: Path, splits: Sequence[str] = ("test", "unseen_test
 
 def remembering(model: str) -> Any:
     """An embedder that lets no picture pass the frozen vision tower twice, in one process or many."""
-    from tsembed_search.items import Item, Role
-    from tsembed_search.model import checkpoint, registry
-    from tsembed_search.model.backbones.protocol import Prepared
-    from tsembed_search.model.embedder import Embedder
+    from tsembed_search.model import registry
     from tsembed_search.trainer import features
 
-    ref = registry.resolve(model)
-    backbone = registry.load(ref, "cpu")
-    base = ref.fingerprint if ref.folder is None else checkpoint.read(ref.folder).base.fingerprint
-    preparer = features.preparer(backbone, base, workers=1)
-
-    class Remembering(Embedder):
-        def prepare(self, item: Item, role: Role = "document") -> Prepared:
-            found = preparer.prepare([(item, role)])[0]
-            if isinstance(found, Prepared):
-                return found
-            raise found
-
-    return Remembering(backbone)
+    return features.remembering(registry.resolve(model))
 
 
 def read(run: Run, out: Path) -> dict[str, Any]:
