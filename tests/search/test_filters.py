@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tsembed_search.errors import UsageError
 from tsembed_search.search.filters import And, Condition, Filter, Not, Or, all_of, matches, parse_where
-from tsembed_search.search.globs import is_name, literals, path_keys, path_matches, wanted_keys, wild_literals
+from tsembed_search.search.globs import is_key, literals, path_keys, path_matches, wanted_keys, wild_literals
 from tsembed_search.search.where import parse
 
 NOW = datetime(2024, 3, 15, 12, 0).astimezone()
@@ -170,16 +170,20 @@ def test_keys_find_every_path_that_a_pattern_matches(pattern: str, path: str) ->
     if path_matches(pattern, f"/{path}"):
         assert found
         assert all(literal in f"/{path}" for literal in wild_literals(pattern))
-    elif is_name(pattern):
+    elif is_key(pattern):
         assert not found
 
 
 def test_keys_of_paths_and_patterns() -> None:
-    assert path_keys("/pics/2019/a.jpg") == {"/", "/pics/", "/pics/2019/", "pics/", "2019/", "a.jpg"}
-    assert path_keys("C:/a.jpg") == {"C:/", "a.jpg"}
+    assert path_keys("/pics/2019/a.jpg") == {
+        *("/", "/pics/", "/pics/2019/", "pics/", "2019/", "a.jpg", "2019/*.jpg"),
+    }
+    assert path_keys("C:/a.jpg") == {"C:/", "C:/*.jpg", "a.jpg"}
     assert wanted_keys("holiday") == [["holiday", "holiday/"]]
     assert wanted_keys("holiday/") == [["holiday/"]]
-    assert wanted_keys("2019/*.jpg") == [["2019/"]]
+    assert wanted_keys("2019/*.jpg") == [["2019/*.jpg"]] and wild_literals("2019/*.jpg") == []
+    assert wanted_keys("/pics/2019/*.jpg") == [["2019/*.jpg"], ["/pics/2019/"]]
+    assert wanted_keys("2019/*.j*") == [["2019/"]] and wild_literals("2019/*.j*") == [".j"]
     assert wanted_keys("/pics/holiday/**/a.jpg") == [["/pics/holiday/"], ["a.jpg", "a.jpg/"]]
     assert wanted_keys("/*/b/c?/") == [["b/"]]
     assert wanted_keys("*.jpg") == []

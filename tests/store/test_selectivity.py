@@ -1,31 +1,26 @@
-"""Which way a filtered search goes, and that the number of all points is asked for only when it matters."""
+"""Which way a filtered search goes, and that numbers of points are asked for only when they matter."""
 
 from __future__ import annotations
 
 import pytest
 
+from tsembed_search.search.filters import parse_where
 from tsembed_search.store.selectivity import Walk, walk
 
 
-@pytest.mark.parametrize(
-    ("passing", "total", "way"),
-    [
-        (900, 1000, Walk.SCAN),
-        (0, 0, Walk.SCAN),
-        (50_000, 100_000, Walk.GRAPH),
-        (33_000, 100_000, Walk.DETOUR),
-        (15_000, 100_000, Walk.DETOUR),
-        (15_000, 1_000_000, Walk.SCAN),
-        (30_000, 1_000_000, Walk.DETOUR),
-        (12_000, 0, Walk.GRAPH),
-    ],
-)
-def test_the_way_goes_by_how_many_points_pass(passing: int, total: int, way: Walk) -> None:
-    assert walk(lambda: passing, lambda: total) is way
-
-
-def test_few_points_need_no_second_count() -> None:
+@pytest.mark.parametrize("text", ["kind=image", "page<=3", "kind=text and modified>=@1", "not ext=pdf"])
+def test_fields_with_links_need_no_count(text: str) -> None:
     def never() -> int:
         raise AssertionError
 
-    assert walk(lambda: 10_000, never) is Walk.SCAN
+    assert walk(parse_where(text), never, never) is Walk.GRAPH
+    assert walk(None, never, never) is Walk.GRAPH
+
+
+@pytest.mark.parametrize("text", ["path~/a", "kind=image and path~/a", "page=1 and modified>=@1", "page=1 or ext=pdf"])
+@pytest.mark.parametrize(
+    ("passing", "total", "way"),
+    [(900, 1000, Walk.GRAPH), (100, 1000, Walk.SCAN), (30_000, 1_000_000, Walk.DETOUR), (0, 0, Walk.GRAPH)],
+)
+def test_other_filters_go_by_how_many_points_pass(text: str, passing: int, total: int, way: Walk) -> None:
+    assert walk(parse_where(text), lambda: passing, lambda: total) is way

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 _WILD = re.compile(r"[*?\[]")
 _DRIVE = re.compile(r"[A-Za-z]:/")
+_TYPE = re.compile(r"\*\.[^.*?\[\]]+")
 
 
 def is_anchored(pattern: str) -> bool:
@@ -65,18 +67,33 @@ def literals(pattern: str) -> list[str]:
 
 def path_keys(path: str) -> set[str]:
     """What an index can look a path up by, exactly: every folder that it lies in as a path and by its name, both with a
-    slash at the end (`/pics/holiday/` and `holiday/`), and the name of the file.
+    slash at the end (`/pics/holiday/` and `holiday/`), the name of the file, and what is of a type in a folder
+    (`holiday/*.jpg`).
     """
     names = path.split("/")
     folders = names[:-1]
     inner = {f"{name}/" for name in folders if name}
-    return {f"{'/'.join(folders[:end])}/" for end in range(1, len(folders) + 1)} | inner | {names[-1]}
+    typed = {f"{folder}/*.{name.rpartition('.')[2]}" for folder, name in pairwise(names) if folder and "." in name}
+    return {f"{'/'.join(folders[:end])}/" for end in range(1, len(folders) + 1)} | inner | typed | {names[-1]}
 
 
-def is_name(pattern: str) -> bool:
-    """Whether the pattern is nothing but a name: then a path matches if and only if it has one of its `wanted_keys`."""
-    parts, _ = _parts(pattern)
-    return len(parts) == 1 and bool(parts[0]) and not is_anchored(pattern) and not _WILD.search(parts[0])
+def is_key(pattern: str) -> bool:
+    """Whether the pattern is nothing but a name, or `name/*.type`: then a path matches if and only if it has one of its
+    `wanted_keys`.
+    """
+    parts, inside = _parts(pattern)
+    if is_anchored(pattern) or not parts[0]:
+        return False
+    if len(parts) == 2:
+        return not inside and _typed(parts, 1) is not None
+    return len(parts) == 1 and not _WILD.search(parts[0])
+
+
+def _typed(parts: Sequence[str], at: int) -> str | None:
+    """The key for `*.type` in a folder whose name is known; None when that is not what stands there."""
+    if at == 0 or not parts[at - 1] or _WILD.search(parts[at - 1]) or not _TYPE.fullmatch(parts[at]):
+        return None
+    return f"{parts[at - 1]}/{parts[at]}"
 
 
 def wanted_keys(pattern: str) -> list[list[str]]:
@@ -93,12 +110,20 @@ def wanted_keys(pattern: str) -> list[list[str]]:
     keys += [[f"{parts[at]}/"] for at in range(start, last) if at not in wild and parts[at]]
     if last < len(parts) and last not in wild and parts[last]:
         keys.append([parts[last], f"{parts[last]}/"])
-    return keys
+    typed = [key for at in wild if (key := _typed(parts, at)) is not None]
+    return keys if not typed else [[key] for key in typed] + [each for each in keys if not _implied(each, typed)]
+
+
+def _implied(keys: Sequence[str], typed: Sequence[str]) -> bool:
+    """Whether what has one of the `typed` keys has this one, too: `holiday/*.jpg` lies in `holiday/`."""
+    return len(keys) == 1 and any(key.startswith(keys[0]) for key in typed)
 
 
 def wild_literals(pattern: str) -> list[str]:
     """The `literals` of the names with wildcards, which `wanted_keys` leave out."""
-    return [literal for part in _parts(pattern)[0] if _WILD.search(part) for literal in literals(part)]
+    parts, _ = _parts(pattern)
+    wild = [part for at, part in enumerate(parts) if _WILD.search(part) and _typed(parts, at) is None]
+    return [literal for part in wild for literal in literals(part)]
 
 
 @lru_cache(maxsize=256)

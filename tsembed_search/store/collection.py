@@ -65,7 +65,7 @@ def create(connection: Connection, index: str, settings: StoreSettings) -> None:
             connection.client.create_collection(
                 name_of(index),
                 vectors_config={VECTOR_NAME: models.VectorParams(size=settings.dim, distance=models.Distance.COSINE)},
-                hnsw_config=models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT, payload_m=0),
+                hnsw_config=models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT),
                 quantization_config=_quantization(settings),
                 shard_number=settings.shards,
                 replication_factor=settings.replicas,

@@ -37,7 +37,7 @@ from tsembed_search.store.translate import (
     search_checked,
     translate,
 )
-from tsembed_search.store.tuning import DETOUR_EF, FILTERED_HNSW_EF, HNSW_EF, OVERSAMPLING
+from tsembed_search.store.tuning import FILTERED_HNSW_EF, HNSW_EF, OVERSAMPLING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -163,7 +163,7 @@ class EdgeStore:
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
         with self._engine("search") as shard:
-            way = Walk.SCAN if exact else self._walk(shard, native)
+            way = Walk.SCAN if exact else self._walk(shard, native, where)
             payload = True if fields is None or not native.exact else list(fields) or False
             ask = _Ask(queries.tolist(), native, self._settings.quantize, payload, with_vectors, way)
             if native.exact:
@@ -171,15 +171,13 @@ class EdgeStore:
             hits = search_checked(lambda wanted: ask(shard, wanted, 0), where, offset + limit)
         return [found[offset:] for found in hits]
 
-    def _walk(self, shard: Any, native: Native[Any]) -> Walk:
+    def _walk(self, shard: Any, native: Native[Any], where: Filter | None) -> Walk:
         import qdrant_edge as engine
 
         def passing() -> int:
             return int(shard.count(engine.CountRequest(exact=False, filter=native.condition)))
 
-        if native.condition is None:
-            return Walk.GRAPH
-        return walk(passing, lambda: int(shard.info().points_count))
+        return walk(where, passing, lambda: int(shard.info().points_count))
 
     def retrieve(
         self, ids: Sequence[str], *, fields: Sequence[str] | None = None, with_vectors: bool = False
@@ -352,7 +350,7 @@ class _Ask:
             quantization = engine.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=OVERSAMPLING[quantize]
             )
-        ef = DETOUR_EF if way is Walk.DETOUR else HNSW_EF if native.condition is None else FILTERED_HNSW_EF
+        ef = HNSW_EF if native.condition is None else FILTERED_HNSW_EF
         acorn = engine.AcornSearchParams(True, 1.0) if way is Walk.DETOUR else None
         self._params = engine.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization, acorn=acorn)
         self._queries = queries

@@ -123,7 +123,7 @@ def _pattern(key: str, pattern: str, dialect: Dialect[C], path_keys: bool) -> Na
     if path_keys and (wanted := globs.wanted_keys(pattern)):
         conditions = [dialect.one_of(PATH_KEYS, keys) for keys in wanted]
         conditions += [each for each in map(partial(dialect.contains, key), globs.wild_literals(pattern)) if each]
-        return Native(dialect.all_of(conditions), globs.is_name(pattern))
+        return Native(dialect.all_of(conditions), globs.is_key(pattern))
     conditions = []
     for literal in globs.literals(pattern):
         from_the_start = globs.is_anchored(pattern) and pattern.startswith(literal)
