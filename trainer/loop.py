@@ -149,7 +149,8 @@ class _Run:
                 )
                 outcome = outcome.with_keep(drift, self.recipe.loss.keep / self.ranks.count)
             outcomes.append(outcome)
-            return outcome.total
+            total: Tensor = outcome.total
+            return total
 
         gradcache.backward(self.backbone.trace, load.items, loss, self.tokens, self.device, self.precision)
         self.ranks.sum_gradients(self.updater.shared)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from tsembed_search.evaluation.evaluate import evaluate
 from tsembed_search.evaluation.mmeb import load as load_tasks
 from tsembed_search.evaluation.tasks import RankingTask
 from tsembed_search.model import checkpoint, registry
+from tsembed_search.model.backbones.protocol import Adaptable
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import data as training_data
 from tsembed_search.trainer import recipe as recipes
@@ -62,21 +63,19 @@ def run(recipe: Recipe, data: Path, out: Path) -> Path:
     if (out / "model").is_dir():
         return out / "model"
     chosen = recipe.data
-    loaded = training_data.load([str(data)], only=chosen.only, instructions=_where(chosen.instructions))
+    where = None if chosen.instructions == "layout" else chosen.instructions
+    loaded = training_data.load([str(data)], only=chosen.only, instructions=where)
     resume = (out / "run.json").is_file()
     train(Job(recipe, loaded.train, loaded.validation, out, resume=resume, sources=(data.name,)))
     return out / "model"
-
-
-def _where(instructions: str) -> training_data.Instructions | None:
-    return None if instructions == "layout" else instructions  # type: ignore[return-value]
 
 
 def with_share(source: Path, tasks: Sequence[RankingTask], out: Path) -> float:
     """Saves the checkpoint with the share of its projector's change that finds most in `tasks`; says which."""
     ref = registry.resolve(source)
     embedder = remembering(ref)
-    backbone = embedder.backbone
+    backbone = cast(Adaptable, embedder.backbone)
+    assert backbone.adapters is not None
     whole = {name: tensor.clone() for name, tensor in backbone.adapters.projector_state().items()}
     found: dict[float, float] = {}
     for share in SHARES:
@@ -108,7 +107,7 @@ def finished(whole: Path, eyes: Path, out: Path, seed: int, unseen: dict[str, fl
     said, first = checkpoint.read(whole), checkpoint.read(eyes)
     checkpoint.save(
         out,
-        registry.load(ref, "cpu"),
+        cast(Adaptable, registry.load(ref, "cpu")),
         checkpoint.base_behind(ref),
         route_weight=said.route_weight,
         data={"sources": ["tsembed data mini-mmeb --public"], "tasks": said.data["tasks"]},
