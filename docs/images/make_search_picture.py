@@ -26,14 +26,14 @@ def main() -> None:
     os.environ["TSEMBED_HOME"] = str(ROOT / ".cache" / "demo")
     os.chdir(ROOT / "examples")
     screen = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    wheels = Path("queries/penny-farthing.png")
+    guitar = Path("queries/guitar.png")
     pictures = "kind=image"
     searches = (
         ("'fast food' -k 2", Item("fast food"), None, 2),
         ("'my bike has a flat tyre' -k 2", Item("my bike has a flat tyre"), None, 2),
         (
-            f"'for many passengers' --image {wheels} -w {pictures} -k 1",
-            Item("for many passengers", wheels),
+            f"electric --image {guitar} -w {pictures} -k 1",
+            Item("electric", guitar),
             pictures,
             1,
         ),
