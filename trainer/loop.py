@@ -62,9 +62,9 @@ class _Run:
             folder.check_same(job.out, job.recipe, self.tasks)
         elif group.first:
             folder.check_free(job.out)
-        start = registry.resolve(job.recipe.model.base)
-        self.base = checkpoint.base_behind(start)
-        self.backbone = setup.adapted(registry.load(start, device), job.recipe)
+        self.start = registry.resolve(job.recipe.model.base)
+        self.base = checkpoint.base_behind(self.start)
+        self.backbone = setup.adapted(registry.load(self.start, device), job.recipe)
         assert self.backbone.adapters is not None
         self.adapters = self.backbone.adapters
         self.device = next(self.adapters.expert_parameters()).device
@@ -377,6 +377,9 @@ class _Run:
             resumed_from=resumed_from,
             rows_skipped=self.skipped,
         )
+        if self.start != self.base and not self.step:
+            said = f"The adapters of {self.start.name} are trained on; the recipe's own adapter table does not count."
+            self.log.write("note", message=said)
 
     def _safe(self) -> str:
         found = state.latest(self.job.out)

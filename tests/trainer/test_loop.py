@@ -221,6 +221,8 @@ class TestGoingOnFromACheckpoint:
         assert same(weights(first), weights(again.checkpoint)), "with rates of 0 nothing moves"
         assert checkpoint.read(again.checkpoint).base == checkpoint.read(first).base
         assert checkpoint.read(again.checkpoint).method["rank"] == 2
+        assert any("trained on" in note["message"] for note in records(tmp_path / "again", "note"))
+        assert not records(tmp_path / "first", "note")
 
     def test_before_it_is_what_it_was_after(self, tmp_path: Path) -> None:
         first = train(job(tmp_path / "first", "steps=6", "validate_every=6"))
