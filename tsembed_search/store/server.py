@@ -191,7 +191,7 @@ class ServerStore:
         ef = HNSW_EF if native.condition is None else FILTERED_HNSW_EF
         params = None
         if not self._connection.in_memory:  # It is always exact, and warns about anything else.
-            # A server counts what passes in each segment, and scans or makes a detour by itself: see `selectivity.py`.
+            # A server counts what passes in each segment by itself, and scans, or makes a detour below this share.
             acorn = models.AcornSearchParams(enable=True, max_selectivity=ENOUGH) if native.condition else None
             params = models.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization, acorn=acorn)
         return [
