@@ -74,7 +74,7 @@ class Objective(nn.Module):
             vectors = torch.cat([vectors, old.vectors])
             document_routes = torch.cat([document_routes, centred(old.routes, self.mean)])
             document_labels = torch.cat([document_labels, self.queue.labels])
-        kappa = routes[queries] @ document_routes.T
+        kappa = self._kappa(routes[queries], document_routes)
         pairs, valid, cosine = self._pairs(traced.vectors[queries], vectors, document_labels, kappa, stage, step)
         parts = {
             "contrastive": self.contrastive(pairs),
@@ -83,12 +83,29 @@ class Objective(nn.Module):
         }
         total = parts["contrastive"] + self.settings.balance * parts["balance"] + self.settings.z * parts["z"]
         own = document_labels[: len(queries), 3][:, None] == document_labels[None, :, 3]
-        figures = _figures(valid, pairs.forward.valid, cosine, kappa, own) | _routing_figures(traced.routes, self.shape)
+        figures = _figures(valid, pairs.forward.valid, cosine, kappa[0], own)
+        figures |= _routing_figures(traced.routes, self.shape)
         self.queue.add(packed.detach()[documents], table[documents])
         return Outcome(total, {name: part.detach() for name, part in parts.items()}, figures)
 
+    def _kappa(self, queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor]:
+        """How like the experts of negatives are, for queries `[B, M]` and for documents `[B, B]`: to those of the row's
+        own item, or to those of the other item of its pair. Documents come in the order of queries, then the others.
+        """
+        count = len(queries)
+        if self.negatives.compared_with == "target":
+            return documents[:count] @ documents.T, queries @ queries.T
+        kappa = queries @ documents.T
+        return kappa, kappa[:, :count].T
+
     def _pairs(
-        self, queries: Tensor, documents: Tensor, labels: Tensor, kappa: Tensor, stage: int, step: int
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        labels: Tensor,
+        kappa: tuple[Tensor, Tensor],
+        stage: int,
+        step: int,
     ) -> tuple[Pairs, Tensor, Tensor]:
         """The pairs with their masks; also what could be a negative by its labels, and the cosines: both `[B, M]`."""
         count = len(queries)
@@ -103,8 +120,8 @@ class Objective(nn.Module):
 
         backward = None
         if self.settings.both_directions:
-            backward = side(possible[:, :count].T, cosine[:, :count].T, kappa[:, :count].T)
-        return Pairs(queries, documents, side(possible, cosine, kappa), backward), possible, cosine
+            backward = side(possible[:, :count].T, cosine[:, :count].T, kappa[1])
+        return Pairs(queries, documents, side(possible, cosine, kappa[0]), backward), possible, cosine
 
     @torch.no_grad()
     def _follow(self, routes: Tensor) -> None:

@@ -105,12 +105,14 @@ class Loss:
 class Negatives:
     """What decides which negatives count, in stage 2. `weighting`: `none` is InfoNCE, `eans` by likeness of experts,
     `shuffled` is EANS with its weights dealt out anew within each row, `llave` by likeness of vectors. `beta`: how
-    sharply. `mode`: `weight` all, or `sample` the `keep` best. `queue`: documents of past steps that join the pool.
-    `explicit`: hard negatives taken from a row of the data, at most.
+    sharply. `compared_with`: whose experts those of a negative are compared with, the query's or its target's. `mode`:
+    `weight` all, or `sample` the `keep` best. `queue`: documents of past steps that join the pool. `explicit`: hard
+    negatives taken from a row of the data, at most.
     """
 
     weighting: Literal["none", "eans", "shuffled", "llave"] = "eans"
     beta: float = 1.0
+    compared_with: Literal["query", "target"] = "query"
     mode: Literal["weight", "sample"] = "weight"
     keep: int = 32
     queue: int = 0

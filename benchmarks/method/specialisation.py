@@ -95,7 +95,8 @@ def embedded(model: Path, data: Path) -> Embedded:
 def figures(given: Embedded) -> Json:
     """`routing` {queries, candidates: {task_bits, kind_bits, task_bits_within_kind (means over blocks), blocks (task
     bits of each), entropy, dead, load [L][E]}} and `kappa` {within, across (deviations), correlation_within,
-    correlation_across, auc, cosine_auc}, the latter means over tasks unless they are across tasks.
+    correlation_all, auc, cosine_auc, auc_all, hard_auc, hard_auc_target}, the latter means over tasks unless they are
+    over all.
     """
     sides = zip(("queries", "candidates"), given.gates, given.kinds, strict=True)
     return {
@@ -144,11 +145,17 @@ def entropy(shares: Floats) -> Floats:
 
 
 def kappa(given: Embedded) -> Json:
-    """What kappa tells about negatives, and how far cosine would have told the same."""
+    """What kappa tells about negatives, and how far cosine would have told the same.
+
+    A negative is hard if it is among the tenth of its task's that have the highest cosine with the query. `hard_auc`
+    and `hard_auc_target`: how often a hard one is above another one by the likeness of its experts to the query's, and
+    to the right candidate's.
+    """
     likeness, cosine = given.routes[0] @ given.routes[1].T, given.vectors[0] @ given.vectors[1].T
+    to_target = given.routes[1] @ given.routes[1].T
     same = given.tasks[:, None] == given.tasks[None, :]
     negative = ~given.right
-    within, correlations, areas, cosine_areas = [], [], [], []
+    within, correlations, areas, cosine_areas, hard_areas = [], [], [], [], []
     for task in range(len(given.names)):
         rows = given.tasks == task
         pairs, right = np.ix_(rows, rows), given.right[np.ix_(rows, rows)]
@@ -159,6 +166,10 @@ def kappa(given: Embedded) -> Json:
         correlations.append(correlation(own[~right], own_cosine[~right]))
         areas.append(area(own[right], own[~right]))
         cosine_areas.append(area(own_cosine[right], own_cosine[~right]))
+        hard = ~right & (own_cosine >= np.quantile(own_cosine[~right], 0.9))
+        easy = ~right & ~hard
+        if easy.any():
+            hard_areas.append([area(one[hard], one[easy]) for one in (own, to_target[pairs])])
     return {
         "within": mean(within),
         "across": float(likeness[negative & ~same].std()),
@@ -167,6 +178,8 @@ def kappa(given: Embedded) -> Json:
         "auc": mean(areas),
         "cosine_auc": mean(cosine_areas),
         "auc_all": area(likeness[given.right], likeness[negative]),
+        "hard_auc": mean(one for one, _ in hard_areas),
+        "hard_auc_target": mean(one for _, one in hard_areas),
     }
 
 

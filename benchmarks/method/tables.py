@@ -126,6 +126,7 @@ def _specialisation(said: Json) -> list[str]:
             rows.append([f"`{run}`", side, *bits, _plain(own["most_bits"]), _plain(own["entropy"]), own["dead"]])
         kappa = one["kappa"]
         keys = ("within", "across", "correlation_within", "correlation_all", "auc", "cosine_auc")
+        keys += ("hard_auc", "hard_auc_target")
         kappas.append([f"`{run}`", *(_plain(kappa[key]) for key in keys)])
     bits = ["run", "of", "task and expert", "kind and expert", "task and expert within a kind", "at most"]
     heads = ["run", "deviation within tasks", "across tasks", "r with cosine within tasks", "r over all"]
@@ -135,8 +136,9 @@ def _specialisation(said: Json) -> list[str]:
         "for uniform gates. Dead experts have a mean load below a tenth of the uniform one, over all blocks.",
         _table([*bits, "entropy", "dead"], rows),
         "Kappa of queries and negatives. AUC: how often kappa, or cosine, of a query and its right candidate is above "
-        "that of the query and another one of its task.",
-        _table([*heads, "AUC of kappa", "AUC of cosine"], kappas),
+        "that of the query and another one of its task. AUC of hard negatives: how often a negative among the tenth "
+        "nearest the query by cosine is above another one of its task, by kappa to the query, and to the target.",
+        _table([*heads, "AUC of kappa", "AUC of cosine", "of hard negatives", "the same, to the target"], kappas),
     ]
 
 

@@ -144,7 +144,15 @@ def test_kappa_that_is_cosine_says_so() -> None:
     found = specialisation.figures(embedded())["kappa"]
     assert found["auc"] == found["cosine_auc"] == found["auc_all"] == 1
     assert found["correlation_within"] == pytest.approx(1) and found["within"] > 0.2
+    assert found["hard_auc"] == found["hard_auc_target"] == 1
     json.dumps(found, allow_nan=False)
+
+
+def test_hard_negatives_are_told_by_the_targets_experts_alone() -> None:
+    given = embedded()
+    chance = np.random.default_rng(1).normal(size=given.routes[0].shape)
+    found = specialisation.kappa(replace(given, routes=(chance, given.routes[1])))
+    assert found["hard_auc_target"] == 1 and 0.3 < found["hard_auc"] < 0.7
 
 
 def test_kappa_that_does_not_vary_inside_a_task_tells_nothing_there() -> None:
@@ -153,6 +161,7 @@ def test_kappa_that_does_not_vary_inside_a_task_tells_nothing_there() -> None:
     found = specialisation.kappa(replace(given, routes=(signs, signs)))
     assert found["within"] == 0 and found["correlation_within"] is None and found["auc"] == 0.5
     assert found["across"] == 0 and found["auc_all"] > 0.7
+    assert found["hard_auc"] == found["hard_auc_target"] == 0.5
 
 
 def test_cost_counts_what_is_kept() -> None:

@@ -30,7 +30,8 @@ def add(out: Path, folder: str, hit: float) -> None:
     made_up.write_log(out / folder, {"passage": 0.5, "gloss": 0.5, "clothing": 0.25})
     made_up.write_test(out / folder, made_up.tests_of(hit))
     bits = dict.fromkeys(("task_bits", "kind_bits", "task_bits_within_kind", "most_bits", "entropy"), 1.5)
-    kappa = dict.fromkeys(("within", "across", "correlation_within", "correlation_all", "auc", "cosine_auc"), 0.75)
+    telling = ("correlation_within", "correlation_all", "auc", "cosine_auc", "hard_auc", "hard_auc_target")
+    kappa = dict.fromkeys(("within", "across", *telling), 0.75)
     found = {"tasks": ["passage"], "routing": {"queries": bits | {"dead": 3}}, "kappa": kappa}
     (out / folder / specialisation.RESULT).write_text(json.dumps(found), encoding="utf-8")
 

@@ -9,10 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_losses import a_batch, objective, packed
+from test_losses import SHAPE, a_batch, objective, packed
 from torch import Tensor
 
+from tsembed_search.model.routing import centred, load_balance
 from tsembed_search.trainer import eans
+from tsembed_search.trainer.losses import InfoNCE, Pairs
+from tsembed_search.trainer.masks import Side
+from tsembed_search.trainer.representations import unpack
 from tsembed_search.trainer.settings import Loss, Negatives
 
 
@@ -41,6 +45,31 @@ def test_stage_one_is_infonce() -> None:
         objective(negatives=Negatives("eans"))(rows, batch, 1, 0).total,
         objective(negatives=Negatives("none"))(rows, batch, 2, 0).total,
     )
+
+
+@pytest.mark.parametrize("queue", [0, 5])
+def test_experts_are_compared_with_the_targets(queue: int) -> None:
+    """Documents count by how like their experts are to the right one's; queries by how like to the right query's."""
+    rows, batch = packed(14), a_batch(list("abcd"), negatives=2)
+    made = objective(negatives=Negatives("eans", compared_with="target", queue=queue))
+    made(packed(10, seed=7), a_batch(list("wxyz"), negatives=2), 1, 0)  # fills the queue, moves the mean
+    earlier = made.queue.packed
+    found = made(rows[:10], batch, 2, 1).total
+    traced = unpack(rows[:10], SHAPE)
+    old = [] if earlier is None else [unpack(earlier, SHAPE)]
+    routes = [centred(one, made.mean) for one in (traced.routes[:4], traced.routes[4:], *(o.routes for o in old))]
+    queries, documents = routes[0], torch.cat(routes[1:])
+    vectors = torch.cat([traced.vectors[4:], *(o.vectors for o in old)])
+    cosine = traced.vectors[:4] @ vectors.T
+    valid = ~torch.eye(4, len(documents), dtype=torch.bool) & (cosine <= cosine.diagonal()[:, None] + 0.3)
+    back = ~torch.eye(4, dtype=torch.bool) & (cosine.diagonal()[:, None] + 0.3 >= cosine[:, :4].T)
+    sides = (
+        Side(valid, eans.log_weights(documents[:4] @ documents.T, valid, 1.0)),
+        Side(back, eans.log_weights(queries @ queries.T, back, 1.0)),
+    )
+    expected = InfoNCE(0.05)(Pairs(traced.vectors[:4], vectors, *sides))
+    routing = 0.01 * load_balance(traced.probabilities, traced.choices) + 0.0001 * traced.z
+    torch.testing.assert_close(found, expected + routing)
 
 
 @given(st.integers(0, 999), st.floats(0.01, 20))
