@@ -183,7 +183,7 @@ def test_readme_starts_with_the_two_commands() -> None:
 
 
 def test_corpus_is_small_and_licensed() -> None:
-    folders = (CORPUS, EXAMPLES / "queries")
+    folders = (CORPUS, EXAMPLES / "drawings", EXAMPLES / "queries")
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 6_000_000
     licences = (EXAMPLES / "LICENSES.md").read_text("utf-8")
