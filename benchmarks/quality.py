@@ -4,7 +4,8 @@ Builds one real index of openclipart pictures and encyclopaedia leads with the i
 - pictures by their titles, among pictures alone and in the mixed index, against ConSE (Norouzi et al., arXiv 1312.5650:
   the softmax-weighted mean of MiniLM's embeddings of the ImageNet class names);
 - passages by their short descriptions, alone and mixed, against MiniLM run by sentence-transformers;
-- joint queries (a picture and a word) against the picture alone and the word alone.
+- joint queries (a picture and a word) against the picture alone and the word alone;
+- for a model with experts, the searches of the mixed index again, reranked by experts, against those that are not.
 
 For a model that was trained on `tsembed data mini-mmeb`, `--without FOLDER` leaves out the pictures that its training
 rows show or name. Prints one JSON object last. Intervals are 95%, bootstrapped over queries; differences are paired.
@@ -128,9 +129,9 @@ def build_index(model: str, folder: Path, pictures: list[Picture], passages: lis
     typer.echo(f"indexed {report.items.embedded} items, skipped {report.files.skipped} files", err=True)
 
 
-def index_ranks(index: Index, queries: list[Item], folder: str, kind: str | None) -> Ranks:
+def index_ranks(index: Index, queries: list[Item], folder: str, kind: str | None, rerank: str = "none") -> Ranks:
     """Ranks through the real index; the answer of query i is the file called i in `folder`."""
-    found = index.search_many(queries, k=K, where=f"kind={kind}" if kind else None)
+    found = index.search_many(queries, k=K, where=f"kind={kind}" if kind else None, rerank=rerank)
     ranks = []
     for number, hits in enumerate(found):
         names = [(Path(hit.path).parent.name, Path(hit.path).stem) for hit in hits]
@@ -161,6 +162,7 @@ def joint(embedder: Embedder, pictures: list[Picture]) -> dict[str, Any]:
 def measure(model: str, folder: Path, most: int | None, without: Path | None) -> dict[str, Any]:
     """Everything, as one JSON-ready dictionary."""
     embedder = Embedder.load(model)
+    experts = embedder.backbone.info.routes is not None
     shown, named = trained_on(without) if without else (set[str](), set[str]())
     pictures, symbols = (
         [one for one in found if one.path.stem not in shown and one.title.lower() not in named]
@@ -177,9 +179,19 @@ def measure(model: str, folder: Path, most: int | None, without: Path | None) ->
             "passage_alone": index_ranks(index, descriptions, "passages", "text"),
             "passage_mixed": index_ranks(index, descriptions, "passages", None),
         }
+        if experts:
+            ranks |= {
+                "picture_reranked": index_ranks(index, title_items, "pictures", None, "expert"),
+                "passage_reranked": index_ranks(index, descriptions, "passages", None, "expert"),
+            }
     ranks["conse"] = exact_ranks(embed(embedder, title_items), conse(embedder, pictures))
     plain = minilm([one.description for one in passages]), minilm([one.text for one in passages])
     ranks["minilm"] = exact_ranks(*plain)
+    reranking = {
+        f"{kind}_reranked_minus_mixed": ranks[f"{kind}_reranked"].against(ranks[f"{kind}_mixed"])
+        for kind in ("picture", "passage")
+        if experts
+    }
     kept = {
         kind: float(ranks[f"{kind}_mixed"].hits(K).mean() / ranks[f"{kind}_alone"].hits(K).mean())
         for kind in ("picture", "passage")
@@ -188,6 +200,7 @@ def measure(model: str, folder: Path, most: int | None, without: Path | None) ->
         **{name: rank.summary() for name, rank in ranks.items()},
         "picture_minus_conse": ranks["picture_alone"].against(ranks["conse"]),
         "passage_minus_minilm": ranks["passage_alone"].against(ranks["minilm"]),
+        **reranking,
         "share_of_recall@10_kept_in_mixed_index": {kind: round(share, 4) for kind, share in kept.items()},
         "joint": joint(embedder, symbols),
     }
