@@ -32,7 +32,12 @@ VARIANTS = {
     "tsembed": "the whole method: two stages",
     "shuffled": "control: kappa shuffled among negatives",
     "similarity": "control: weights by cosine",
+    "targets": "the whole method, changed: a negative's experts are compared with the target's, and sharper",
+    "targets-shuffled": "control: as sharp, and shuffled",
 }
+SHARPER = ("negatives.compared_with=target", "negatives.beta=3")
+CHANGED = {"targets": ("tsembed", SHARPER), "targets-shuffled": ("shuffled", SHARPER)}
+"""Variants whose recipe has another name, and what is changed in it."""
 METAS = {
     "classification": ("clipart_folder", "emoji_subgroup", "clothing", "passage_topic"),
     "retrieval": (
@@ -49,6 +54,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "r=8": ("adapter.rank=8", "adapter.alpha=16"),
     "beta=0.5": ("negatives.beta=0.5",),
     "beta=3": ("negatives.beta=3",),
+    "targets": ("negatives.compared_with=target",),
     "switch=0.1": ("stages.switch=0.1",),
     "switch=0.6": ("stages.switch=0.6",),
     "routers slowed": ("stages.router_factor=0.1",),
@@ -78,10 +84,13 @@ class Run:
 
 
 def variants(seeds: Sequence[int] = SEEDS) -> list[Run]:
-    """The six variants, seed by seed, so that what is there early can be compared."""
-    return [
-        Run(f"variants/{name}-{seed}", name, adapter(name), seed, tested=True) for seed in seeds for name in VARIANTS
-    ]
+    """The six variants and a changed one, seed by seed, so that what is there early can be compared."""
+    found = []
+    for seed in seeds:
+        for name in VARIANTS:
+            recipe, changes = CHANGED.get(name, (name, ()))
+            found.append(Run(f"variants/{name}-{seed}", recipe, (*adapter(recipe), *changes), seed, tested=True))
+    return found
 
 
 def adapter(recipe: str) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plan
 from runs import METRICS, Json
-from variants import BASELINE, MEAN, UNSEEN
+from variants import BASELINE, EXPERTS, MEAN, UNSEEN
 
 
 def page(said: Mapping[str, Json], pictures: Mapping[str, str]) -> str:
@@ -29,11 +30,12 @@ def page(said: Mapping[str, Json], pictures: Mapping[str, str]) -> str:
 
 
 def _variants(said: Json) -> list[str]:
-    parts = ["## The six variants", _missing(said["missing"])]
+    parts = ["## The variants", _missing(said["missing"])]
     figures, differences = said["figures"], said["differences"]
     if not figures:
         return parts
     groups = list(dict.fromkeys(group for one in figures.values() for group in one["groups"]))
+    compared = {BASELINE: differences, EXPERTS: said["over_experts"]}
     for metric in METRICS:
         rows = [
             [f"`{name}`", len(one["seeds"]), *(_figure(one["groups"].get(group), metric) for group in groups)]
@@ -41,12 +43,16 @@ def _variants(said: Json) -> list[str]:
         ]
         parts += [f"### {metric} on test", _table(["variant", "seeds", *groups], rows)]
     parts.append("\n".join(f"- `{name}`: {about}" for name, about in said["variants"].items()))
-    for metric in METRICS:
+    for metric, (baseline, found) in itertools.product(METRICS, compared.items()):
         rows = [
             [f"`{name}`", *(_difference(one.get(group, {}).get(metric)) for group in groups)]
-            for name, one in differences.items()
+            for name, one in found.items()
         ]
-        parts += [f"### {metric}: differences to `{BASELINE}` of the same seeds", _table(["variant", *groups], rows)]
+        if rows:
+            parts += [
+                f"### {metric}: differences to `{baseline}` of the same seeds",
+                _table(["variant", *groups], rows),
+            ]
     rows = [
         [name, task["meta"] if task["seen"] else UNSEEN, task["queries"]]
         + [_figure(one["tasks"].get(name), METRICS[0]) for one in figures.values()]

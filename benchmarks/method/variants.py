@@ -15,6 +15,8 @@ from runs import METRICS, Json
 from tsembed_search.evaluation.results import TaskScores
 
 BASELINE: Final = "lora"
+EXPERTS: Final = "moe"
+"""Experts with ordinary negatives, which tells what the negatives bring."""
 MEAN: Final = "mean of meta-tasks"
 UNSEEN: Final = "unseen kinds"
 
@@ -27,7 +29,8 @@ def table(out: Path) -> Json:
 
     `figures` {variant: {tasks, groups: {name: {metric: {mean, deviation, seeds}}}}}, groups being the meta-tasks, their
     mean, and the tasks whose kind of picture training never saw; `differences` {variant: {group: {metric: {mean, low,
-    high, seeds}}}} to the single LoRA of the same seeds; `tasks` {name: {meta, seen, queries}}; `missing`.
+    high, seeds}}}} to the single LoRA of the same seeds, and `over_experts` to experts with ordinary negatives; `tasks`
+    {name: {meta, seen, queries}}; `missing`.
     """
     tests = {name: found for name, seeds in _folders(out).items() if (found := runs.tests(seeds))}
     return {
@@ -35,11 +38,8 @@ def table(out: Path) -> Json:
         "variants": {name: plan.VARIANTS[name] for name in tests},
         "tasks": _tasks(tests.values()),
         "figures": {name: figures(found) for name, found in tests.items()},
-        "differences": {
-            name: differences(tests[BASELINE], found)
-            for name, found in tests.items()
-            if name != BASELINE and BASELINE in tests
-        },
+        "differences": _against(BASELINE, tests),
+        "over_experts": _against(EXPERTS, {name: found for name, found in tests.items() if name != BASELINE}),
         "missing": runs.missing(plan.variants(), out),
     }
 
@@ -83,6 +83,11 @@ def groups_of(tasks: Mapping[str, tuple[str, bool]]) -> dict[str, list[list[str]
     unseen = [name for name, (_, seen) in tasks.items() if not seen]
     found = {MEAN: list(metas.values())} if metas else {}
     return found | {meta: [names] for meta, names in metas.items()} | ({UNSEEN: [unseen]} if unseen else {})
+
+
+def _against(baseline: str, tests: Mapping[str, Tests]) -> Json:
+    others = (name for name in tests if name != baseline and baseline in tests)
+    return {name: differences(tests[baseline], tests[name]) for name in others}
 
 
 def _folders(out: Path) -> dict[str, dict[int, Path]]:
