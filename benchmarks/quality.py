@@ -60,9 +60,16 @@ def _interval(values: NDArray[np.float64]) -> dict[str, float]:
     return {"mean": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
-def exact_ranks(queries: Matrix, candidates: Matrix, answers: NDArray[np.int64] | None = None) -> Ranks:
-    """Ranks by cosine; the answer of query i is candidate i, or `answers[i]`."""
+def exact_ranks(
+    queries: Matrix,
+    candidates: Matrix,
+    answers: NDArray[np.int64] | None = None,
+    without: NDArray[np.int64] | None = None,
+) -> Ranks:
+    """Ranks by cosine; the answer of query i is candidate i, or `answers[i]`; candidate `without[i]` is left out."""
     scores = queries @ candidates.T
+    if without is not None:
+        scores[np.arange(len(queries)), without] = -2
     columns = np.arange(len(queries)) if answers is None else answers
     return Ranks((scores > scores[np.arange(len(queries)), columns][:, None]).sum(axis=1))
 
@@ -140,8 +147,12 @@ def index_ranks(index: Index, queries: list[Item], folder: str, kind: str | None
 
 
 def joint(embedder: Embedder, pictures: list[Picture]) -> dict[str, Any]:
-    """Picture and word together, and each alone, among all labels and among all pictures."""
+    """Picture and word together, and each alone, among all labels, among all pictures, and among all pictures but the
+    query's own, which a search by picture and word leaves out.
+    """
     queries = composed_queries(pictures)
+    places = {id(picture): place for place, picture in enumerate(pictures)}
+    own = np.asarray([places[id(query.picture)] for query in queries])
     answers = np.asarray([query.answer for query in queries])
     asked = {
         "joint": [Item(text=query.word, image=query.picture.path) for query in queries],
@@ -149,10 +160,14 @@ def joint(embedder: Embedder, pictures: list[Picture]) -> dict[str, Any]:
         "word": [Item(text=query.word) for query in queries],
     }
     vectors = {name: embed(embedder, items) for name, items in asked.items()}
-    candidates = {"labels": embed(embedder, titles(pictures)), "pictures": embed(embedder, images(pictures))}
+    labels, seen = embed(embedder, titles(pictures)), embed(embedder, images(pictures))
     result: dict[str, Any] = {"n": len(queries)}
-    for where, rows in candidates.items():
-        ranks = {name: exact_ranks(vector, rows, answers) for name, vector in vectors.items()}
+    for where, (rows, without) in {
+        "labels": (labels, None),
+        "pictures": (seen, None),
+        "other_pictures": (seen, own),
+    }.items():
+        ranks = {name: exact_ranks(vector, rows, answers, without) for name, vector in vectors.items()}
         result[f"among_{where}"] = {name: rank.summary() for name, rank in ranks.items()} | {
             f"joint_minus_{name}": ranks["joint"].against(ranks[name]) for name in ("picture", "word")
         }

@@ -29,11 +29,12 @@ class Maker:
         chunk: int | None = None,
         kind: str | None = None,
         also_at: tuple[str, ...] = (),
+        sha: str | None = None,
     ) -> str:
-        """Stores one point and returns its id. Points of the same path are one content."""
+        """Stores one point and returns its id. Points of the same path are one content, unless their hash is given."""
         embedded = self.embedder.embed([item])
         places = [self._place(each) for each in (path, *also_at)]
-        sha = f"sha of {path}"
+        sha = sha or f"sha of {path}"
         id = point_id(sha, page, chunk, self.embedder.info.fingerprint)
         payload: dict[str, Any] = {
             **places[0], "kind": kind or ("text" if item.image is None else "image"), "places": places, "page": page,

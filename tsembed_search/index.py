@@ -18,7 +18,7 @@ from tsembed_search.ownership import owner_of
 from tsembed_search.paths import absolute
 from tsembed_search.search.experts import Agreement
 from tsembed_search.search.filters import Filter, parse_where
-from tsembed_search.search.like import item_of_file, stored_query, stored_records
+from tsembed_search.search.like import changed_content, item_of_file, stored_query, stored_records
 from tsembed_search.search.query import Hit, Searcher, SearchOptions
 from tsembed_search.search.rerank import Query, reranker
 from tsembed_search.store.routes import has_route, stored_routes
@@ -358,7 +358,9 @@ class Index:
         with self._clock("embed"):
             embedded = embedder.embed(items, role)
         rows = zip(items, embedded.vectors, embedded.routes, strict=True)
-        return [Query(vector, route, item.modality, item.text or "") for item, vector, route in rows]
+        return [
+            Query(vector, route, item.modality, item.text or "", changed_content(item)) for item, vector, route in rows
+        ]
 
     def _like(self, like: str) -> Query:
         """The query for what is alike to an item of this index, or to a file that is not in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from colour_index import Maker, solid
 from colours import CALIBRATION, COLOURS, ColourBackbone, text_vector, unit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tsembed_search.errors import IndexMismatchError, LoadError, StoreError, UsageError
 from tsembed_search.index import Index
@@ -56,6 +58,22 @@ def test_joint_query_is_one_item_and_beats_its_parts(maker: Maker, index: Index)
     maker.add(Item(image=solid(*COLOURS["red"])), "red.png")
     both = maker.add(red, "tulip.png", kind="image")
     assert index.search(red, k=1).hits[0].id == both
+
+
+def test_a_picture_that_words_change_is_no_hit(maker: Maker, index: Index) -> None:
+    """Left out under whatever name it lies, if there are words; a picture alone finds itself."""
+    add_palette(maker)
+    maker.folder.mkdir(exist_ok=True)
+    file = maker.folder / "question.png"
+    Image.fromarray(solid(225, 25, 25)).save(file)
+    sha = hashlib.sha256(file.read_bytes()).hexdigest()
+    maker.add(Item(image=file), "crimson.png", sha=sha, also_at=("crimson again.png",))
+    assert names(index.search(Item(image=file), k=3).hits)[0] == "crimson.png"
+    changed = index.search(Item("red", file), k=3).hits
+    assert names(changed)[0] == "red.png" and len(changed) == 3
+    assert "crimson.png" not in names(changed)
+    many = index.search_many([Item("red", file), Item(image=file)], k=3)
+    assert names(many[0]) == names(changed) and names(many[1])[0] == "crimson.png"
 
 
 def test_image_query(maker: Maker, index: Index) -> None:

@@ -1,9 +1,11 @@
-"""Queries for what is like an item: one of the index, or a file that is not in it."""
+"""Queries for what is like an item, of the index or of a file that is not in it, and what a query leaves out."""
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,17 @@ def stored_query(store: Store, like: str) -> Query | None:
     """
     records = stored_records(store, like)
     return _mean_query(records) if records else None
+
+
+def changed_content(item: Item) -> frozenset[str]:
+    """The hash of the picture file that a query's words ask to see changed, else nothing. A search that found that very
+    file would find it first, and it is the one picture that cannot be meant.
+    """
+    if item.modality != "joint" or not isinstance(item.image, Path):
+        return frozenset()
+    with suppress(OSError), item.image.open("rb") as file:
+        return frozenset({hashlib.file_digest(file, "sha256").hexdigest()})
+    return frozenset()
 
 
 def item_of_file(path: Path) -> Item:
