@@ -2,7 +2,8 @@
 
 The floor is the model alone: the same items, prepared beforehand, in batches of the same budget. The pipeline does that
 and all the rest: crawl, hash, decode, prepare, write to the engine and the manifest, tidy up. Rounds of both alternate;
-the figures are medians over rounds of ratios within a round, so that a busy machine slows both alike.
+the figures are medians over rounds of ratios within a round, so that a busy machine slows both alike. `--base NAME`
+indexes with another model in each round, too, and compares the two.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tsembed_search.model.registry import ModelRef, resolve
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.opening import open_store, store_exists
 
+Model = tuple[Embedder, ModelRef]
 WORDS = (
     "the of and a in to is was on for with that by it from at as are which river mountain village century music "
     "church painting railway station player season album family species water house king war battle school"
@@ -99,37 +101,61 @@ def pipeline(embedder: Embedder, ref: ModelRef, folder: Path) -> IndexReport:
 
 
 def measure(
-    embedder: Embedder, ref: ModelRef, folder: Path, prepare: Callable[[Embedder, Path], list[Prepared]], rounds: int
+    model: Model,
+    base: Model | None,
+    folder: Path,
+    prepare: Callable[[Embedder, Path], list[Prepared]],
+    rounds: int,
 ) -> dict[str, float]:
     """Medians over `rounds`."""
+    embedder, ref = model
     prepared = prepare(embedder, folder)
     model_alone(embedder, prepared[: len(prepared) // 4 + 1])
-    alone, whole, embedding = [], [], []
-    for _ in range(rounds):
+    alone, whole, embedding, of_base = [], [], [], []
+    for turn in range(rounds):
         alone.append(model_alone(embedder, prepared))
+        if base and turn % 2:
+            of_base.append(_speed(pipeline(*base, folder)))
         report = pipeline(embedder, ref, folder)
+        if base and not turn % 2:
+            of_base.append(_speed(pipeline(*base, folder)))
         assert report.items.embedded == len(prepared), "both must embed the same items"
-        whole.append(report.items.embedded / report.seconds)
+        whole.append(_speed(report))
         embedding.append(report.items_per_second)
+    compared = [one / other for one, other in zip(whole, of_base, strict=True)] if base else []
     return {
         "items": len(prepared),
         "ratio": statistics.median(b / a for a, b in zip(alone, whole, strict=True)),
         "ratio_of_the_embedding_stage": statistics.median(b / a for a, b in zip(alone, embedding, strict=True)),
         "model_alone_items_per_second": statistics.median(alone),
         "pipeline_items_per_second": statistics.median(whole),
+        **_spread("over_base", compared),
     }
+
+
+def _spread(name: str, ratios: list[float]) -> dict[str, float]:
+    """Median, least and most; nothing of nothing."""
+    if not ratios:
+        return {}
+    return {name: statistics.median(ratios), f"{name}_least": min(ratios), f"{name}_most": max(ratios)}
+
+
+def _speed(report: IndexReport) -> float:
+    """Items per second."""
+    return report.items.embedded / report.seconds
 
 
 def main(
     model: Annotated[str, typer.Option(help="Which model.")] = "mini",
+    base: Annotated[str | None, typer.Option(help="A model to compare it with.")] = None,
     scale: Annotated[float, typer.Option(help="Of the number of items.")] = 1.0,
     rounds: Annotated[int, typer.Option(help="Of both.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object last.")] = False,
 ) -> None:
     """Measures pictures of two sizes and texts."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
-    ref = resolve(model)
-    embedder = Embedder.load(model)
+    subject = Embedder.load(model), resolve(model)
+    other = (Embedder.load(base), resolve(base)) if base else None
     results: dict[str, dict[str, float]] = {}
     corpora: dict[str, tuple[Callable[[Path], None], Callable[[Embedder, Path], list[Prepared]]]] = {
         "pictures_1600x1200": (lambda at: photographs(at, round(400 * scale), (1600, 1200)), prepared_pictures),
@@ -139,10 +165,10 @@ def main(
     for name, (make, prepare) in corpora.items():
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder))
-            results[name] = measure(embedder, ref, Path(folder), prepare, rounds)
+            results[name] = measure(subject, other, Path(folder), prepare, rounds)
         print(f"{name:>20}: " + ", ".join(f"{key} {value:.3g}" for key, value in results[name].items()))
     if as_json:
-        print(json.dumps({"benchmark": "indexing", "model": model, "floor": 0.85, **results}))
+        print(json.dumps({"benchmark": "indexing", "model": model, "base": base, "floor": 0.85, **results}))
 
 
 if __name__ == "__main__":
