@@ -111,8 +111,8 @@ class GatedLinear(nn.Module):
         assert self._gate.scale is not None
         low = low * self._gate.scale
         if low.dtype == base.dtype:
-            flat = torch.addmm(base.flatten(0, -2), low.flatten(0, -2), self.up.weight.t().to(low.dtype))
-            return flat.view(base.shape)
+            add = torch.addmm if torch.is_grad_enabled() else Tensor.addmm_  # in place, a third of the cost is saved
+            return add(base.flatten(0, -2), low.flatten(0, -2), self.up.weight.t().to(low.dtype)).view(base.shape)
         return base + cast(Tensor, self.up(low)).to(base.dtype)
 
     def _route(self, x: Tensor, dtype: torch.dtype) -> None:
