@@ -15,7 +15,6 @@ from statistics import mean
 from typing import Any, Final
 
 import numpy as np
-import plan
 import running
 import runs
 from numpy.typing import NDArray
@@ -24,6 +23,8 @@ from runs import Floats, Json
 ROWS: Final = 60
 """Queries of each task, at most."""
 RESULT: Final = "specialisation.json"
+VARIANTS: Final = ("moe", "moe-eans", "tsembed", "targets")
+"""Whose experts are looked at: not those of the controls."""
 _SHUFFLES: Final = 20
 
 Ints = NDArray[np.int64]
@@ -46,13 +47,14 @@ class Embedded:
 
 
 def table(out: Path, data: Path) -> Json:
-    """{run: figures} of all variants with experts, measured once for each checkpoint and kept beside it."""
-    found: Json = {}
-    for name, seeds in runs.found(out, "variants").items():
-        for seed, folder in seeds.items():
-            if name in plan.VARIANTS and name != "lora" and (folder / "model").is_dir():
-                found[f"{name}-{seed}"] = measured(folder, data)
-    return found
+    """{run: figures} of the variants, measured once for each checkpoint and kept beside it."""
+    there = runs.found(out, "variants")
+    return {
+        f"{name}-{seed}": measured(folder, data)
+        for name in VARIANTS
+        for seed, folder in there.get(name, {}).items()
+        if (folder / "model").is_dir()
+    }
 
 
 def measured(folder: Path, data: Path) -> Json:
