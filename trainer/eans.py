@@ -6,9 +6,9 @@ ours: with a score c_ij of each valid negative,
     weight    w_ij proportional to exp(beta · c_ij), scaled to a mean of 1 over the valid negatives of row i
     sample    only the `keep` valid negatives of the highest score stay valid
 
-where c is kappa, the likeness of two items' routes (`eans`); kappa dealt out anew among the negatives of each row
-(`shuffled`, a control: as sharp, and knows nothing); or the cosine (`llave`, after Lan et al., arXiv 2503.04812).
-No gradient passes through scores.
+where c is kappa, the likeness of a negative's route to the query's or to its target's (`eans`); kappa dealt out anew
+among the negatives of each row (`shuffled`, a control: as sharp, and knows nothing); or the cosine (`llave`, after Lan
+et al., arXiv 2503.04812). No gradient passes through scores.
 """
 
 from __future__ import annotations

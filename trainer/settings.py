@@ -111,8 +111,8 @@ class Negatives:
     """
 
     weighting: Literal["none", "eans", "shuffled", "llave"] = "eans"
-    beta: float = 1.0
-    compared_with: Literal["query", "target"] = "query"
+    beta: float = 3.0
+    compared_with: Literal["query", "target"] = "target"
     mode: Literal["weight", "sample"] = "weight"
     keep: int = 32
     queue: int = 0

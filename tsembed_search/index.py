@@ -178,9 +178,10 @@ class Index:
         """The `k` best hits for a text, an image, or both as one query; or for what is `like` an item.
 
         `like` is an item's id, the path of an indexed file, or a picture or text file that is not indexed; the item
-        itself is left out, and so is the picture file that a query with a text has. `where` filters, as text (`kind=image and page<3`) or parsed. `route_weight` is that of
-        `rerank="expert"`, by default the model's own. Raises `UsageError` for a query of nothing and for a reranking
-        that the index cannot do, `LoadError` for a file that cannot be read.
+        itself is left out, and so is the picture file of a query that has a text, too. `where` filters, as text
+        (`kind=image and page<3`) or parsed. `route_weight` is that of `rerank="expert"`, by default the model's own.
+        Raises `UsageError` for a query of nothing and for a reranking that the index cannot do, `LoadError` for a file
+        that cannot be read.
         """
         options = self._options(SearchOptions(k, _parsed(where), min_score, all_chunks, rerank, route_weight))
         if like is None:

@@ -10,7 +10,7 @@ import plan
 import runs
 from runs import Json
 
-BASE = "tsembed"
+BASE = plan.METHOD
 _LAST = 20
 """Steps at the end of a run over which routing figures are averaged."""
 

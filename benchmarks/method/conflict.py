@@ -93,12 +93,12 @@ def geometry(folders: Mapping[str, Path]) -> Json:
 
 
 def gradients(out: Path) -> Json:
-    """{run: {tasks, metas, cosine [[...]], within, between}} of the variants `lora` and `tsembed`, the first seed of
-    each: the mean cosine of two tasks of one meta-task, and of two meta-tasks.
+    """{run: {tasks, metas, cosine [[...]], within, between}} of the single LoRA and of the whole method, the first
+    seed of each: the mean cosine of two tasks of one meta-task, and of two meta-tasks.
     """
     found: Json = {}
     for name, seeds in runs.found(out, "variants").items():
-        if name not in ("lora", "tsembed"):
+        if name not in ("lora", plan.METHOD):
             continue
         seed, folder = next(iter(seeds.items()))
         log = runs.records(folder)

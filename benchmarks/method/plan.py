@@ -28,16 +28,18 @@ SEEDS = (0, 1, 2)
 VARIANTS = {
     "lora": "one LoRA of as many parameters",
     "moe": "mixture of LoRA experts",
-    "moe-eans": "the same with EANS from the first step",
-    "tsembed": "the whole method: two stages",
+    "moe-eans": "the same with EANS from the first step, by the query's experts",
+    "tsembed": "two stages, EANS by the query's experts",
     "shuffled": "control: kappa shuffled among negatives",
     "similarity": "control: weights by cosine",
-    "targets": "the whole method, changed: a negative's experts are compared with the target's, and sharper",
-    "targets-shuffled": "control: as sharp, and shuffled",
+    "targets": "the whole method: two stages, EANS by the target's experts, and sharper",
+    "targets-shuffled": "control: as sharp, and kappa shuffled among negatives",
 }
-SHARPER = ("negatives.compared_with=target", "negatives.beta=3")
-CHANGED = {"targets": ("tsembed", SHARPER), "targets-shuffled": ("shuffled", SHARPER)}
-"""Variants whose recipe has another name, and what is changed in it."""
+BY_QUERY = ("negatives.compared_with=query", "negatives.beta=1")
+BY_TARGET = ("negatives.compared_with=target", "negatives.beta=3")
+CONTROLS = {"tsembed": "shuffled", "targets": "targets-shuffled"}
+METHOD = "targets"
+"""The variant that ablations change one thing in."""
 METAS = {
     "classification": ("clipart_folder", "emoji_subgroup", "clothing", "passage_topic"),
     "retrieval": (
@@ -52,10 +54,10 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "E=8": ("adapter.experts=8",),
     "r=2": ("adapter.rank=2", "adapter.alpha=4"),
     "r=8": ("adapter.rank=8", "adapter.alpha=16"),
-    "beta=0.5": ("negatives.beta=0.5",),
-    "beta=3": ("negatives.beta=3",),
-    "targets": ("negatives.compared_with=target",),
-    "switch=0.1": ("stages.switch=0.1",),
+    "beta=1": ("negatives.beta=1",),
+    "beta=6": ("negatives.beta=6",),
+    "by the query": ("negatives.compared_with=query",),
+    "switch=0": ("stages.switch=0",),
     "switch=0.6": ("stages.switch=0.6",),
     "routers slowed": ("stages.router_factor=0.1",),
     "tokens=text": ("adapter.tokens=text",),
@@ -84,18 +86,16 @@ class Run:
 
 
 def variants(seeds: Sequence[int] = SEEDS) -> list[Run]:
-    """The six variants and a changed one, seed by seed, so that what is there early can be compared."""
-    found = []
-    for seed in seeds:
-        for name in VARIANTS:
-            recipe, changes = CHANGED.get(name, (name, ()))
-            found.append(Run(f"variants/{name}-{seed}", recipe, (*adapter(recipe), *changes), seed, tested=True))
-    return found
+    """The variants, seed by seed, so that what is there early can be compared."""
+    return [Run(f"variants/{name}-{seed}", *variant(name), seed, tested=True) for seed in seeds for name in VARIANTS]
 
 
-def adapter(recipe: str) -> tuple[str, ...]:
-    """What all runs share, and as many parameters for one LoRA as for the experts."""
-    return (*COMMON, *(LORA if recipe == "lora" else EXPERTS))
+def variant(name: str) -> tuple[str, tuple[str, ...]]:
+    """Its recipe, and what is changed in it: as many parameters for one LoRA as for the experts."""
+    by_target = name.startswith("targets")
+    recipe = {"targets": "tsembed", "targets-shuffled": "shuffled"}.get(name, name)
+    negatives = () if name in ("lora", "moe") else BY_TARGET if by_target else BY_QUERY
+    return recipe, (*COMMON, *(LORA if recipe == "lora" else EXPERTS), *negatives)
 
 
 def isolated(seeds: Sequence[int] = (0,)) -> list[Run]:
@@ -106,19 +106,19 @@ def isolated(seeds: Sequence[int] = (0,)) -> list[Run]:
             share = len(tasks) / sum(map(len, METAS.values()))
             steps = round(share * steps_of(COMMON))
             only = f"data.only=[{', '.join(repr(task).replace(chr(39), chr(34)) for task in tasks)}]"
-            changes = (*adapter("lora"), "batch.mixing=inf", only, f"run.steps={steps}", "run.checkpoint_every=5")
+            changes = (*variant("lora")[1], "batch.mixing=inf", only, f"run.steps={steps}", "run.checkpoint_every=5")
             found.append(Run(f"isolated/{meta}-{seed}", "lora", changes, seed, tested=True, followed=True))
-        for name, recipe in (("joint", "lora"), ("joint-experts", "tsembed")):
-            changes = (*adapter(recipe), "batch.mixing=inf", "run.checkpoint_every=5")
-            found.append(Run(f"isolated/{name}-{seed}", recipe, changes, seed, tested=True, followed=True))
+        for name, like in (("joint", "lora"), ("joint-experts", "tsembed")):
+            changes = (*variant(like)[1], "batch.mixing=inf", "run.checkpoint_every=5")
+            found.append(Run(f"isolated/{name}-{seed}", like, changes, seed, tested=True, followed=True))
     return found
 
 
 def ablations(seeds: Sequence[int] = (0,)) -> list[Run]:
     """The whole method with one thing changed. Validation only: nothing is chosen on test."""
-    names = {name: name.replace(" ", "-").replace("=", "-") for name in ABLATIONS}
+    recipe, own = variant(METHOD)
     return [
-        Run(f"ablations/{names[name]}-{seed}", "tsembed", (*adapter("tsembed"), *changes), seed)
+        Run(f"ablations/{name.replace(' ', '-').replace('=', '-')}-{seed}", recipe, (*own, *changes), seed)
         for seed in seeds
         for name, changes in ABLATIONS.items()
     ]

@@ -35,7 +35,7 @@ def _variants(said: Json) -> list[str]:
     if not figures:
         return parts
     groups = list(dict.fromkeys(group for one in figures.values() for group in one["groups"]))
-    compared = {BASELINE: differences, EXPERTS: said["over_experts"]}
+    compared = {f"`{BASELINE}`": differences, f"`{EXPERTS}`": said["over_experts"], "its control": said["over_control"]}
     for metric in METRICS:
         rows = [
             [f"`{name}`", len(one["seeds"]), *(_figure(one["groups"].get(group), metric) for group in groups)]
@@ -50,7 +50,7 @@ def _variants(said: Json) -> list[str]:
         ]
         if rows:
             parts += [
-                f"### {metric}: differences to `{baseline}` of the same seeds",
+                f"### {metric}: differences to {baseline}, of the same seeds",
                 _table(["variant", *groups], rows),
             ]
     rows = [

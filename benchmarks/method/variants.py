@@ -29,8 +29,8 @@ def table(out: Path) -> Json:
 
     `figures` {variant: {tasks, groups: {name: {metric: {mean, deviation, seeds}}}}}, groups being the meta-tasks, their
     mean, and the tasks whose kind of picture training never saw; `differences` {variant: {group: {metric: {mean, low,
-    high, seeds}}}} to the single LoRA of the same seeds, and `over_experts` to experts with ordinary negatives; `tasks`
-    {name: {meta, seen, queries}}; `missing`.
+    high, seeds}}}} to the single LoRA of the same seeds, `over_experts` to experts with ordinary negatives, and
+    `over_control` to the same with kappa shuffled; `tasks` {name: {meta, seen, queries}}; `missing`.
     """
     tests = {name: found for name, seeds in _folders(out).items() if (found := runs.tests(seeds))}
     return {
@@ -40,6 +40,11 @@ def table(out: Path) -> Json:
         "figures": {name: figures(found) for name, found in tests.items()},
         "differences": _against(BASELINE, tests),
         "over_experts": _against(EXPERTS, {name: found for name, found in tests.items() if name != BASELINE}),
+        "over_control": {
+            name: differences(tests[control], tests[name])
+            for name, control in plan.CONTROLS.items()
+            if name in tests and control in tests
+        },
         "missing": runs.missing(plan.variants(), out),
     }
 

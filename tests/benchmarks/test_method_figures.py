@@ -89,17 +89,17 @@ def test_nothing_at_all_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 def test_ablations_stand_beside_the_method_of_their_seed(tmp_path: Path) -> None:
-    made_up.write_log(tmp_path / "variants/tsembed-0", {"passage": 0.5, "gloss": 0.5, "clothing": 0.5})
-    made_up.write_log(tmp_path / "ablations/beta-3-0", {"passage": 0.5, "gloss": 0.9, "clothing": 0.5})
+    made_up.write_log(tmp_path / "variants/targets-0", {"passage": 0.5, "gloss": 0.5, "clothing": 0.5})
+    made_up.write_log(tmp_path / "ablations/beta-6-0", {"passage": 0.5, "gloss": 0.9, "clothing": 0.5})
     made_up.write_log(tmp_path / "ablations/token-level-0", {"passage": 0.5}, ended=False)
     found = ablations.table(tmp_path)
     base, row = found["rows"]
     assert base["name"] == "the whole method" and base["hit@1"] == 0.5
-    assert row["name"] == "beta=3" and row["metas"]["retrieval"] == pytest.approx(0.7)
+    assert row["name"] == "beta=6" and row["metas"]["retrieval"] == pytest.approx(0.7)
     assert row["difference"] == pytest.approx(0.1)
     assert row["error"] == pytest.approx(((0.25 + 0.09) / 100 / 16 + 0.25 / 100 / 4) ** 0.5)
     assert row["routing_entropy"] == 0.5 and row["kappa_cosine_correlation"] is None
-    assert "ablations/token-level-0" in found["missing"] and "ablations/beta-3-0" not in found["missing"]
+    assert "ablations/token-level-0" in found["missing"] and "ablations/beta-6-0" not in found["missing"]
 
 
 def test_the_drop_is_what_a_joint_adapter_loses_on_a_meta_task() -> None:

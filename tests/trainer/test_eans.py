@@ -51,7 +51,7 @@ def test_stage_one_is_infonce() -> None:
 def test_experts_are_compared_with_the_targets(queue: int) -> None:
     """Documents count by how like their experts are to the right one's; queries by how like to the right query's."""
     rows, batch = packed(14), a_batch(list("abcd"), negatives=2)
-    made = objective(negatives=Negatives("eans", compared_with="target", queue=queue))
+    made = objective(negatives=Negatives("eans", 1.0, "target", queue=queue))
     made(packed(10, seed=7), a_batch(list("wxyz"), negatives=2), 1, 0)  # fills the queue, moves the mean
     earlier = made.queue.packed
     found = made(rows[:10], batch, 2, 1).total
