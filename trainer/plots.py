@@ -229,11 +229,13 @@ def _bar(
 
 
 def _legend(names: Sequence[str]) -> str:
-    parts, x = [], float(_LEFT)
-    for place, name in enumerate(names):
+    widths = [28 + 6.4 * len(shown(name)) for name in names]
+    whole = sum(widths) <= _WIDTH - _LEFT
+    parts, x, squeeze = [], float(_LEFT if whole else 4), 1.0 if whole else min(1.0, (_WIDTH - 8) / sum(widths))
+    for place, (name, width) in enumerate(zip(names, widths, strict=True)):
         parts.append(f'<rect x="{x:.1f}" y="20" width="10" height="4" fill="{COLOURS[place % len(COLOURS)]}"/>')
         parts.append(_label(x + 14, 26, name, "start", 11))
-        x += 28 + 6.4 * len(shown(name))
+        x += width * squeeze
     return "".join(parts)
 
 
