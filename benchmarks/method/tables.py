@@ -58,6 +58,8 @@ def _variants(said: Json) -> list[str]:
         + [_figure(one["tasks"].get(name), METRICS[0]) for one in figures.values()]
         for name, task in said["tasks"].items()
     ]
+    seeds = [[f"`{name}`", ", ".join(map(_percent, found.values()))] for name, found in said["validation"].items()]
+    parts += [f"### {METRICS[0]} on validation, {MEAN}", _table(["variant", "by seed"], seeds)]
     return [*parts, "### Task by task", _table(["task", "group", "queries", *(f"`{one}`" for one in figures)], rows)]
 
 

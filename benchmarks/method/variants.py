@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Final
 
+import ablations
 import bootstrap
 import plan
 import runs
@@ -30,7 +31,8 @@ def table(out: Path) -> Json:
     `figures` {variant: {tasks, groups: {name: {metric: {mean, deviation, seeds}}}}}, groups being the meta-tasks, their
     mean, and the tasks whose kind of picture training never saw; `differences` {variant: {group: {metric: {mean, low,
     high, seeds}}}} to the single LoRA of the same seeds, `over_experts` to experts with ordinary negatives, and
-    `over_control` to the same with kappa shuffled; `tasks` {name: {meta, seen, queries}}; `missing`.
+    `over_control` to the same with kappa shuffled; `validation` {variant: {seed: hit@1, the mean of meta-tasks}};
+    `tasks` {name: {meta, seen, queries}}; `missing`.
     """
     tests = {name: found for name, seeds in _folders(out).items() if (found := runs.tests(seeds))}
     return {
@@ -44,6 +46,10 @@ def table(out: Path) -> Json:
             name: differences(tests[control], tests[name])
             for name, control in plan.CONTROLS.items()
             if name in tests and control in tests
+        },
+        "validation": {
+            name: {str(seed): row["hit@1"] for seed, folder in seeds.items() if (row := ablations.row(folder))}
+            for name, seeds in _folders(out).items()
         },
         "missing": runs.missing(plan.variants(), out),
     }

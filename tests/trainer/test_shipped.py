@@ -57,7 +57,7 @@ def test_figures_are_means_of_both_recalls() -> None:
 def test_what_ships_says_how_it_was_made_and_nothing_of_where(trained: Path, tmp_path: Path) -> None:
     shipped.finished(trained, trained, tmp_path / "mini", 7, {"before": 0.1, "after": 0.2})
     said = checkpoint.read(tmp_path / "mini")
-    assert said.base.name == shipped.BASE and said.route_weight == 0.1
+    assert said.base.name == shipped.BASE and said.route_weight == 0
     assert said.recipe["seed"] == 7 and said.metrics["unseen_validation"] == {"before": 0.1, "after": 0.2}
     assert registry.resolve(tmp_path / "mini").fingerprint == registry.resolve(trained).fingerprint
     for file in tmp_path.glob("mini/*.*"):
@@ -73,4 +73,5 @@ def test_the_model_in_the_package_is_what_its_recipes_say() -> None:
         for table in ("loss", "optimizer", "batch", "stages", "negatives"):
             assert said.recipe[half][table] == wanted[table], f"{name} has changed since mini was made: make mini"
     assert said.calibration is not None and said.calibration.lines
+    assert said.route_weight == 0 and (folder / checkpoint.CARD).read_text("utf-8") == shipped._CARD
     assert sum(file.stat().st_size for file in folder.iterdir()) < 25 << 20
