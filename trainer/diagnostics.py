@@ -48,7 +48,7 @@ def task_gradients(
         if len({task.identity(row) for row in range(len(task))}) < 2:
             continue
         picks = Sampler([task], Batch(_ROWS, _ROWS), seed).next()
-        items, labels, _ = read([task], picks, preparer, 0)
+        items, labels, *_ = read([task], picks, preparer, 0)
         if len(items) < 4:
             continue
         vectors = backbone.trace(items, losses=False).vectors.float()

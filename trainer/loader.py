@@ -22,11 +22,13 @@ from tsembed_search.trainer.sampler import Pick, Sampler
 class Load:
     """This process's part of a batch: `items` `[N]` with their `labels`, queries first, then positives, then negatives.
 
-    `tasks`: rows per task of the whole batch. `skipped`: why rows were left out. `sampler`: where it was afterwards.
+    `bare`: places of queries that are texts without an instruction, as people type them. `tasks`: rows per task of the
+    whole batch. `skipped`: why rows were left out. `sampler`: where it was afterwards.
     """
 
     items: list[Prepared]
     labels: Labels
+    bare: list[int]
     tasks: dict[str, int]
     skipped: list[str]
     sampler: dict[str, Any]
@@ -63,19 +65,21 @@ class Loader:
         picks = self._sampler.next()
         tasks = Counter(self._sampler.tasks[pick.task].name for pick in picks)
         own = self._ranks.own(picks)
-        items, found, skipped = read(self._sampler.tasks, own, self._preparer, self._explicit)
+        items, found, skipped, bare = read(self._sampler.tasks, own, self._preparer, self._explicit)
         if 2 * len(skipped) > len(own) or (len(skipped) and len(own) - len(skipped) < 2):
             raise UsageError(
                 f"{len(skipped)} of {len(own)} rows cannot be read. The first: {skipped[0]}",
                 "Are the pictures where the data says? Check it: tsembed data check DATA",
             )
-        return Load(items, found, dict(tasks), skipped, self._sampler.state())
+        return Load(items, found, bare, dict(tasks), skipped, self._sampler.state())
 
 
 def read(
     tasks: Sequence[Task], picks: Sequence[Pick], preparer: Preparer, explicit: int
-) -> tuple[list[Prepared], Labels, list[str]]:
-    """Items of some rows, their labels, and a line for each row that was left out because it cannot be read."""
+) -> tuple[list[Prepared], Labels, list[str], list[int]]:
+    """Items of some rows, their labels, a line for each row that was left out because it cannot be read, and the places
+    of queries that are texts without an instruction.
+    """
     rows: list[tuple[Row, int]] = []
     skipped: list[str] = []
     for pick in picks:
@@ -89,12 +93,15 @@ def read(
         wanted += [(negative, "document") for negative in row.negatives[:explicit]]
     prepared = iter(preparer.prepare(wanted))
     by_role: dict[int, list[tuple[Prepared, list[int]]]] = {QUERY: [], POSITIVE: [], NEGATIVE: []}
+    bare: list[int] = []
     for row, task in rows:
         query, positive, *negatives = (next(prepared) for _ in range(2 + len(row.negatives[:explicit])))
         failed = next((one for one in (query, positive) if isinstance(one, LoadError)), None)
         if failed is not None:
             skipped.append(f"{_origin(row)}{failed.message}")
             continue
+        if row.query.image is None and not row.query.instruction:
+            bare.append(len(by_role[QUERY]))
         for role, item, ready in ((QUERY, row.query, query), (POSITIVE, row.positive, positive)):
             assert isinstance(ready, Prepared)
             by_role[role].append((ready, label(role, item, task, row.identity)))
@@ -102,7 +109,7 @@ def read(
             if isinstance(ready, Prepared):
                 by_role[NEGATIVE].append((ready, label(NEGATIVE, item, task)))
     flat = [pair for role in (QUERY, POSITIVE, NEGATIVE) for pair in by_role[role]]
-    return [ready for ready, _ in flat], labels([one for _, one in flat]), skipped
+    return [ready for ready, _ in flat], labels([one for _, one in flat]), skipped, bare
 
 
 def _origin(row: Row) -> str:

@@ -11,21 +11,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.batching import batches
 from tsembed_search.trainer import card, diagnostics, features, folder, gradcache, ranks, setup, state, validation
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer import report as page
 from tsembed_search.trainer.calibration import Sweep, mean_route, sweep
+from tsembed_search.trainer.held import held
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.loader import Load, Loader
 from tsembed_search.trainer.log import NAME, Log
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Updater
-from tsembed_search.trainer.representations import NEGATIVE, POSITIVE, Shape, unpack
+from tsembed_search.trainer.representations import Shape, unpack
 from tsembed_search.trainer.sampler import Sampler
 from tsembed_search.trainer.stages import Switch
 from tsembed_search.trainer.validation import Embedding, Validation
@@ -139,15 +138,13 @@ class _Run:
             self.log.write("stage", step=step, stage=stage, reason=self.switch.reason)
         setup.seed_step(self.recipe.run.seed, step, self.ranks.rank)
         outcomes: list[Outcome] = []
-        kept = self._kept(load)
+        keep = self.recipe.loss.keep
+        kept = held(self.backbone, load, self.ranks, self.tokens, self.device, self.precision) if keep else None
 
         def loss(packed: Tensor) -> Tensor:
             outcome = self.objective(*self.ranks.gather(packed, load.labels), stage, step)
-            if kept is not None:
-                drift = (
-                    1 - (unpack(packed, self.shape).vectors[load.labels.of(POSITIVE, NEGATIVE)] * kept).sum(-1).mean()
-                )
-                outcome = outcome.with_keep(drift, self.recipe.loss.keep / self.ranks.count)
+            if kept:
+                outcome = outcome.with_keep(kept.drift(unpack(packed, self.shape).vectors), keep)
             outcomes.append(outcome)
             total: Tensor = outcome.total
             return total
@@ -160,18 +157,6 @@ class _Run:
         self.switch.observe(record["routing_entropy"])
         self.step, self.sampled = step, load.sampler
         self.log.write("step", **record)
-
-    def _kept(self, load: Load) -> Tensor | None:
-        """What this process's documents are without experts, `[M, D]`, where they are held to that."""
-        if not self.recipe.loss.keep:
-            return None
-        places = load.labels.of(POSITIVE, NEGATIVE).tolist()
-        found = torch.empty(len(places), self.shape.dim, device=self.device)
-        documents = ((row, load.items[place]) for row, place in enumerate(places))
-        for batch in batches(documents, self.tokens, max(1, len(places))):
-            with self.precision():
-                found[[row for row, _ in batch]] = self.backbone.plain([one for _, one in batch]).float()
-        return found
 
     def _record(
         self, step: int, stage: int, load: Load, outcome: Outcome, rates: dict[str, float], norm: float, took: float

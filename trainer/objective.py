@@ -28,7 +28,7 @@ class Outcome:
     figures: Mapping[str, Tensor]
 
     def with_keep(self, drift: Tensor, weight: float) -> Outcome:
-        """With what documents have drifted from where they are held, mean of 1 - cosine, times a weight."""
+        """With what has drifted from where it is held (`held.Held.drift`), times a weight."""
         return Outcome(self.total + weight * drift, {**self.parts, "keep": drift.detach()}, self.figures)
 
 

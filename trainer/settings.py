@@ -87,7 +87,7 @@ class Loss:
     document, too. `dimensions`: Matryoshka prefixes that are trained besides the whole vector. `margin`: a candidate
     whose cosine is above the positive's by more than that is taken for a false negative (None: never). `scope`:
     negatives come from the whole batch, or from the query's own task. `balance`, `z`: weights of the routing losses.
-    `keep`: how much documents are held to what they are without experts, so that what the base knows is not lost.
+    `keep`: how much documents, and queries that are bare texts, are held to what they are without experts (`held`).
     """
 
     temperature: float = 0.05

@@ -1,7 +1,7 @@
 """Makes the model that ships as `mini`: `python -m tsembed_search.trainer.shipped DATA OUT`.
 
 DATA is the folder of `tsembed data mini-mmeb --public`. Two halves, each a recipe: `mini-eyes` trains the projector on
-pictures with titles, `mini` trains experts on all tasks, while documents are held where they are.
+pictures with titles, `mini` trains experts on all tasks, while documents and bare texts are held where they are.
 
 Pictures of a kind that training never sees decide how far the first half goes. A head that was trained on clip art sees
 clip art better and photographs worse; between the untrained and the trained weights lie some that are better at both

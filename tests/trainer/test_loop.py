@@ -271,21 +271,26 @@ class TestTheProjector:
             Embedder.load(str(again), "cpu")
 
 
-def test_documents_are_held_to_what_they_were(tmp_path: Path) -> None:
-    """The more they are held, the less they drift, while queries still learn."""
+def test_documents_and_bare_queries_are_held_to_what_they_were(tmp_path: Path) -> None:
+    """The more they are held, the less they drift, while queries with an instruction still learn."""
     base = Embedder.load(small().model.base, "cpu")
-    documents = [row.positive for row in two_tasks()[0].rows]
-    before = base.embed(documents).vectors
+    told, bare = two_tasks()
+    told.rows = [replace(row, query=replace(row.query, instruction="Find the thing:")) for row in told.rows]
+    sides = {"documents": [row.positive for row in told.rows], "bare": [row.query for row in bare.rows]}
+    before = {name: base.embed(items).vectors for name, items in sides.items()}
     drift = {}
     for keep in (0, 10):
         settings = ("steps=16", "optimizer.rate=0.001", f"loss.keep={keep}", "margin=none", "validate_every=16")
-        report = train(job(tmp_path / str(keep), *settings))
-        after = Embedder.load(str(report.checkpoint), "cpu").embed(documents).vectors
-        drift[keep] = float(1 - (before * after).sum(1).mean())
+        report = train(job(tmp_path / str(keep), *settings, train=[told, bare], held_out=[told]))
+        after = Embedder.load(str(report.checkpoint), "cpu")
+        drift[keep] = {
+            name: float(1 - (before[name] * after.embed(items).vectors).sum(1).mean()) for name, items in sides.items()
+        }
         assert report.before and report.validation and report.validation.hit > report.before.hit
         parts = records(tmp_path / str(keep), "step")[-1]["parts"]
         assert ("keep" in parts) == bool(keep)
-    assert drift[10] < drift[0] / 3
+    for name in sides:
+        assert drift[10][name] < drift[0][name] / 3, name
 
 
 def test_a_few_bad_rows_are_left_out(tmp_path: Path) -> None:
