@@ -138,13 +138,14 @@ class _Run:
             self.log.write("stage", step=step, stage=stage, reason=self.switch.reason)
         setup.seed_step(self.recipe.run.seed, step, self.ranks.rank)
         outcomes: list[Outcome] = []
-        keep = self.recipe.loss.keep
-        kept = held(self.backbone, load, self.ranks, self.tokens, self.device, self.precision) if keep else None
+        settings = self.recipe.loss
+        kept = held(self.backbone, load, settings, self.ranks, self.tokens, self.device, self.precision)
 
         def loss(packed: Tensor) -> Tensor:
             outcome = self.objective(*self.ranks.gather(packed, load.labels), stage, step)
-            if kept:
-                outcome = outcome.with_keep(kept.drift(unpack(packed, self.shape).vectors), keep)
+            for one in kept:
+                drift = one.drift(unpack(packed, self.shape).vectors)
+                outcome = outcome.with_drift(one.part, drift, one.weight)
             outcomes.append(outcome)
             total: Tensor = outcome.total
             return total

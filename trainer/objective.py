@@ -27,9 +27,9 @@ class Outcome:
     parts: Mapping[str, Tensor]
     figures: Mapping[str, Tensor]
 
-    def with_keep(self, drift: Tensor, weight: float) -> Outcome:
-        """With what has drifted from where it is held (`held.Held.drift`), times a weight."""
-        return Outcome(self.total + weight * drift, {**self.parts, "keep": drift.detach()}, self.figures)
+    def with_drift(self, part: str, drift: Tensor, weight: float) -> Outcome:
+        """With one more part: what has drifted from where it is held (`held.Held`), times a weight."""
+        return Outcome(self.total + weight * drift, {**self.parts, part: drift.detach()}, self.figures)
 
 
 class Objective(nn.Module):

@@ -87,7 +87,8 @@ class Loss:
     document, too. `dimensions`: Matryoshka prefixes that are trained besides the whole vector. `margin`: a candidate
     whose cosine is above the positive's by more than that is taken for a false negative (None: never). `scope`:
     negatives come from the whole batch, or from the query's own task. `balance`, `z`: weights of the routing losses.
-    `keep`: how much documents, and queries that are bare texts, are held to what they are without experts (`held`).
+    `keep`, `keep_queries`: how much documents, and queries that are texts without an instruction, are held to what they
+    are without experts, so that what the base knows is not lost.
     """
 
     temperature: float = 0.05
@@ -99,6 +100,7 @@ class Loss:
     balance: float = 0.01
     z: float = 0.0001
     keep: float = 0.0
+    keep_queries: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,8 @@ def check(recipe: Recipe) -> None:
         (loss.temperature > 0, "loss.temperature", "above 0"),
         (all(one > 0 for one in loss.dimensions), "loss.dimensions", "all above 0"),
         (loss.margin is None or loss.margin >= 0, "loss.margin", "0 or more, or none"),
-        (min(loss.balance, loss.z, loss.keep) >= 0, "loss.balance, loss.z, loss.keep", "0 or more"),
+        (min(loss.balance, loss.z) >= 0, "loss.balance, loss.z", "0 or more"),
+        (min(loss.keep, loss.keep_queries) >= 0, "loss.keep, loss.keep_queries", "0 or more"),
         (negatives.beta >= 0, "negatives.beta", "0 or more"),
         (negatives.keep >= 1, "negatives.keep", "1 or more"),
         (negatives.queue >= 0 and negatives.explicit >= 0, "negatives.queue, negatives.explicit", "0 or more"),

@@ -280,7 +280,8 @@ def test_documents_and_bare_queries_are_held_to_what_they_were(tmp_path: Path) -
     before = {name: base.embed(items).vectors for name, items in sides.items()}
     drift = {}
     for keep in (0, 10):
-        settings = ("steps=16", "optimizer.rate=0.001", f"loss.keep={keep}", "margin=none", "validate_every=16")
+        held = (f"loss.keep={keep}", f"loss.keep_queries={keep}")
+        settings = ("steps=16", "optimizer.rate=0.001", "margin=none", "validate_every=16", *held)
         report = train(job(tmp_path / str(keep), *settings, train=[told, bare], held_out=[told]))
         after = Embedder.load(str(report.checkpoint), "cpu")
         drift[keep] = {
@@ -288,7 +289,7 @@ def test_documents_and_bare_queries_are_held_to_what_they_were(tmp_path: Path) -
         }
         assert report.before and report.validation and report.validation.hit > report.before.hit
         parts = records(tmp_path / str(keep), "step")[-1]["parts"]
-        assert ("keep" in parts) == bool(keep)
+        assert ("keep" in parts) == ("keep_queries" in parts) == bool(keep)
     for name in sides:
         assert drift[10][name] < drift[0][name] / 3, name
 

@@ -18,7 +18,8 @@ from tsembed_search.trainer.ranks import Ranks
 from tsembed_search.trainer.representations import Labels
 
 HERE = Path(__file__).parent
-EXACT = ("steps=5", "dropout=0", "noise=0", "learn_temperature=true", "queue=5", "loss.keep=1", "validate_every=5")
+HELD = ("loss.keep=1", "keep_queries=2")
+EXACT = ("steps=5", "dropout=0", "noise=0", "learn_temperature=true", "queue=5", *HELD, "validate_every=5")
 
 
 def in_two_processes(out: Path, *overrides: str) -> None:
