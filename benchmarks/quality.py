@@ -5,7 +5,8 @@ Builds one real index of openclipart pictures and encyclopaedia leads with the i
   the softmax-weighted mean of MiniLM's embeddings of the ImageNet class names);
 - passages by their short descriptions, alone and mixed, against MiniLM run by sentence-transformers;
 - joint queries (a picture and a word) against the picture alone and the word alone;
-- for a model with experts, the searches of the mixed index again, reranked by experts, against those that are not.
+- for a model with experts, the searches of the mixed index again, reranked by experts (`--route-weight`), against those
+  that are not.
 
 For a model that was trained on `tsembed data mini-mmeb`, `--without FOLDER` leaves out the pictures that its training
 rows show or name. Prints one JSON object last. Intervals are 95%, bootstrapped over queries; differences are paired.
@@ -136,9 +137,12 @@ def build_index(model: str, folder: Path, pictures: list[Picture], passages: lis
     typer.echo(f"indexed {report.items.embedded} items, skipped {report.files.skipped} files", err=True)
 
 
-def index_ranks(index: Index, queries: list[Item], folder: str, kind: str | None, rerank: str = "none") -> Ranks:
-    """Ranks through the real index; the answer of query i is the file called i in `folder`."""
-    found = index.search_many(queries, k=K, where=f"kind={kind}" if kind else None, rerank=rerank)
+def index_ranks(index: Index, queries: list[Item], folder: str, kind: str | None, weight: float | None = None) -> Ranks:
+    """Ranks through the real index, reranked by experts with a `weight`; the answer of query i is the file called i in
+    `folder`.
+    """
+    where, rerank = f"kind={kind}" if kind else None, "none" if weight is None else "expert"
+    found = index.search_many(queries, k=K, where=where, rerank=rerank, route_weight=weight)
     ranks = []
     for number, hits in enumerate(found):
         names = [(Path(hit.path).parent.name, Path(hit.path).stem) for hit in hits]
@@ -174,7 +178,7 @@ def joint(embedder: Embedder, pictures: list[Picture]) -> dict[str, Any]:
     return result
 
 
-def measure(model: str, folder: Path, most: int | None, without: Path | None) -> dict[str, Any]:
+def measure(model: str, folder: Path, most: int | None, without: Path | None, weight: float) -> dict[str, Any]:
     """Everything, as one JSON-ready dictionary."""
     embedder = Embedder.load(model)
     experts = embedder.backbone.info.routes is not None
@@ -196,8 +200,8 @@ def measure(model: str, folder: Path, most: int | None, without: Path | None) ->
         }
         if experts:
             ranks |= {
-                "picture_reranked": index_ranks(index, title_items, "pictures", None, "expert"),
-                "passage_reranked": index_ranks(index, descriptions, "passages", None, "expert"),
+                "picture_reranked": index_ranks(index, title_items, "pictures", None, weight),
+                "passage_reranked": index_ranks(index, descriptions, "passages", None, weight),
             }
     ranks["conse"] = exact_ranks(embed(embedder, title_items), conse(embedder, pictures))
     plain = minilm([one.description for one in passages]), minilm([one.text for one in passages])
@@ -215,7 +219,7 @@ def measure(model: str, folder: Path, most: int | None, without: Path | None) ->
         **{name: rank.summary() for name, rank in ranks.items()},
         "picture_minus_conse": ranks["picture_alone"].against(ranks["conse"]),
         "passage_minus_minilm": ranks["passage_alone"].against(ranks["minilm"]),
-        **reranking,
+        **({"route_weight": weight} | reranking if experts else {}),
         "share_of_recall@10_kept_in_mixed_index": {kind: round(share, 4) for kind, share in kept.items()},
         "joint": joint(embedder, symbols),
     }
@@ -225,6 +229,7 @@ def main(
     model: Annotated[str, typer.Option(help="A built-in model, or a checkpoint of mini-base.")] = "mini",
     without: Annotated[Path | None, typer.Option(help="Leave out what this mini-mmeb folder trains on.")] = None,
     most: Annotated[int | None, typer.Option(help="Only so many pictures and passages, for a quick try.")] = None,
+    route_weight: Annotated[float, typer.Option(help="Lambda of the searches that are reranked.")] = 0.05,
     json_only: Annotated[bool, typer.Option("--json", help="Print the JSON object only, on one line.")] = False,
 ) -> None:
     """Runs the benchmark; takes about ten minutes on two cores after the first download."""
@@ -232,7 +237,7 @@ def main(
         os.environ["TSEMBED_HOME"] = str(Path(scratch) / "home")
         corpus = Path(scratch) / "corpus"
         corpus.mkdir()
-        result = {"model": model} | measure(model, corpus, most, without)
+        result = {"model": model} | measure(model, corpus, most, without, route_weight)
     if not json_only:
         typer.echo(json.dumps(result, indent=1))
     typer.echo(json.dumps(result))

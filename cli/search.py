@@ -114,12 +114,17 @@ def search(
     with Index.open(index, url, model, device, wait=wait) as opened, render.working("Searching", quiet=quiet):
         result = opened.search(asked, like=like, **wanted)
         why = "" if result.hits or quiet else _why_nothing(opened, wanted)
+        idle = rerank == "expert" and route_weight is None and opened.metadata.route_weight == 0
     if json:
         render.print_json(hits_json(result.hits, result.seconds))
     elif paths or nul:
         render.print_paths(dict.fromkeys(hit.path for hit in result.hits), end="\0" if nul else "\n")
     else:
         _show(result, draw, quiet)
+    if idle and not quiet:
+        render.remark(
+            "--rerank expert left the order as it is: in this model routes count 0. Say more: --route-weight 0.1"
+        )
     if not result.hits:
         if not quiet:
             render.remark(f"Nothing found{_for_words(asked)}.", why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,25 @@ class TestHits:
 
     def test_a_model_without_experts_says_nothing_of_them(self, run: Run) -> None:
         assert "routes" not in run("search", "red").stdout
+
+
+class TestReranking:
+    """A model whose routes count for nothing says so; it would look as if it had reranked."""
+
+    @pytest.mark.parametrize("weight", [0.0, 0.3])
+    def test_a_weight_of_zero_is_said(
+        self, run_routed: Run, routed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
+    ) -> None:
+        shutil.copytree(routed, tmp_path / "home")
+        monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
+        store = open_store(tmp_path / "home/indexes/default", name="default")
+        store.write_metadata({**store.metadata, "route_weight": weight})
+        store.close()
+        done = run_routed("search", "red", "--rerank", "expert")
+        assert done.exit_code == 0 and done.stdout
+        assert ("--route-weight" in done.stderr) == (weight == 0)
+        assert not run_routed("search", "red", "--rerank", "expert", "--quiet").stderr
+        assert "--route-weight" not in run_routed("search", "red", "--rerank", "expert", "--route-weight", 0).stderr
 
 
 class TestExplain:
