@@ -91,6 +91,8 @@ def main(
     joint = embed(embedder, [Item(text=one.word, image=one.picture.path) for one in composed_queries(pictures)])
 
     scores = query @ passage.T
+    found = " and ".join(f"{recall(scores, k=k):.4f} among the first {k}" for k in (1, 10))
+    typer.echo(f"passages by description: {found}, of {len(passages)}", err=True)
     right = float(np.diag(scores).mean())
     np.fill_diagonal(scores, -1.0)
     wrong = float(np.sort(scores, axis=1)[:, -10].mean())
