@@ -12,8 +12,9 @@ first hundred again by `(1 - lambda) · cosine + lambda · likeness`, for these 
     by block     a sum of the blocks' own kappas, by weights that a logistic regression finds
     first hits   kappa to the mean route of the first three hits, which stand for the target
 
-Lambda (and the blocks' weights) are found on one half of the queries and tried on the other, and the other way round.
-Gains are of the mean reciprocal rank, mean over tasks; intervals are 95%, bootstrapped over queries. One JSON object.
+Lambda (and the blocks' weights) are found on one half of the queries and tried on the other, and the other way round;
+the gain of a fixed small lambda is there, too. Gains are of the mean reciprocal rank, mean over tasks; intervals are
+95%, bootstrapped over queries. One JSON object.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from tsembed_search.model import checkpoint, registry
 from tsembed_search.model.backbones.protocol import Adaptable
 from tsembed_search.trainer import data as training_data
 from tsembed_search.trainer import features, setup
-from tsembed_search.trainer.calibration import WEIGHTS
 from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks, ranks_of
 
 Floats = NDArray[np.float64]
 Form = Callable[[Ranking, "Routes"], Tensor]
+_WEIGHTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+_FIXED = 0.05
 _DEPTH = 100
 _RESAMPLES = 2000
 _STEPS = 200
@@ -147,8 +149,9 @@ def learned(rankings: Mapping[str, Ranking], routes: Routes) -> Tensor:
 
 
 def tried(name: str, rankings: Mapping[str, Ranking], routes: Routes) -> dict[str, Any]:
-    """One form's gain over cosine alone, by halves."""
-    form, gains, chosen = FORMS[name], {task: np.zeros(len(one.correct)) for task, one in rankings.items()}, []
+    """What one form gains over cosine alone, by halves."""
+    form, chosen = FORMS[name], []
+    best, fixed = ({task: np.zeros(len(one.correct)) for task, one in rankings.items()} for _ in range(2))
     for half in (0, 1):
         fit = {task: _some(one, torch.arange(1 - half, len(one.correct), 2)) for task, one in rankings.items()}
         if name == "by block":
@@ -156,20 +159,23 @@ def tried(name: str, rankings: Mapping[str, Ranking], routes: Routes) -> dict[st
         likenesses = {task: form(one, routes) for task, one in fit.items()}
         means = [
             np.mean([inverse_ranks(one, likenesses[task], weight).mean() for task, one in fit.items()])
-            for weight in WEIGHTS
+            for weight in _WEIGHTS
         ]
-        weight = WEIGHTS[int(np.argmax(means))]
-        chosen.append(weight)
+        chosen.append(_WEIGHTS[int(np.argmax(means))])
         for task, one in rankings.items():
             rows = torch.arange(half, len(one.correct), 2)
             own = _some(one, rows)
-            after, before = (inverse_ranks(own, form(own, routes), each) for each in (weight, 0.0))
-            gains[task][rows.numpy()] = after - before
+            after, small, before = (inverse_ranks(own, form(own, routes), each) for each in (chosen[-1], _FIXED, 0.0))
+            best[task][rows.numpy()], fixed[task][rows.numpy()] = after - before, small - before
+    return {"lambda": chosen, "gain": _interval(best), f"gain at {_FIXED}": _interval(fixed)}
+
+
+def _interval(gains: Mapping[str, Floats]) -> list[float]:
+    """The mean over tasks, and the ends of its interval."""
     generator = np.random.default_rng(0)
     drawn = [gain[generator.integers(len(gain), size=(_RESAMPLES, len(gain)))].mean(1) for gain in gains.values()]
-    low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
-    gain = float(np.mean([one.mean() for one in gains.values()]))
-    return {"lambda": chosen, "gain": round(gain, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    ends = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
+    return [round(float(each), 4) for each in (np.mean([one.mean() for one in gains.values()]), *ends)]
 
 
 def main(

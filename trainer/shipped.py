@@ -54,7 +54,7 @@ it again.
 
 **How good it is**, with intervals, and what it cannot do: `docs/results/mini.md` in the repository. In short: it finds
 drawings, icons and objects by what they show better than its base does, and texts nearly as well as MiniLM (recall@10
-.926 against .937). It knows no people, brands or places, no fine detail of photographs, no text inside pictures, and
+.932 against .937). It knows no people, brands or places, no fine detail of photographs, no text inside pictures, and
 no language but English.
 """
 
@@ -104,7 +104,7 @@ def _scale(own: dict[str, torch.Tensor], whole: dict[str, torch.Tensor], share: 
 
 def finished(whole: Path, eyes: Path, out: Path, seed: int, unseen: dict[str, float]) -> None:
     """Saves the model with all that is known of how it was made, and a model card. Its routes do not count in
-    reranking: what validation chose changed nothing in a real index (`docs/results/mini.md`).
+    reranking: no form of it was found that helps (`docs/results/mini.md`).
     """
     ref = registry.resolve(whole)
     said, first = checkpoint.read(whole), checkpoint.read(eyes)
