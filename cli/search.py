@@ -122,9 +122,7 @@ def search(
     else:
         _show(result, draw, quiet)
     if idle and not quiet:
-        render.remark(
-            "--rerank expert left the order as it is: in this model routes count 0. Say more: --route-weight 0.1"
-        )
+        render.remark("--rerank expert changed nothing: in this model routes count for nothing. Try --route-weight 0.1")
     if not result.hits:
         if not quiet:
             render.remark(f"Nothing found{_for_words(asked)}.", why)
