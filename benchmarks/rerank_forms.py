@@ -35,13 +35,13 @@ from tsembed_search.model import checkpoint, registry
 from tsembed_search.model.backbones.protocol import Adaptable
 from tsembed_search.trainer import data as training_data
 from tsembed_search.trainer import features, setup
+from tsembed_search.trainer.calibration import mixed
 from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks, ranks_of
 
 Floats = NDArray[np.float64]
 Form = Callable[[Ranking, "Routes"], Tensor]
 _WEIGHTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _FIXED = 0.05
-_DEPTH = 100
 _RESAMPLES = 2000
 _STEPS = 200
 
@@ -120,10 +120,7 @@ def _scores(ranking: Ranking) -> Tensor:
 
 def inverse_ranks(ranking: Ranking, likeness: Tensor, weight: float) -> Floats:
     """1 / rank of each query's answer, with its first hundred reordered."""
-    cosine = _scores(ranking)
-    first = cosine.topk(min(_DEPTH, cosine.shape[1]), dim=1).indices
-    mixed = (1 - weight) * cosine + weight * likeness
-    return cast(Floats, 1 / ranks_of((cosine - 4).scatter(1, first, mixed.gather(1, first)), ranking.correct))
+    return cast(Floats, 1 / ranks_of(mixed(ranking, likeness, weight), ranking.correct))
 
 
 def _some(ranking: Ranking, rows: Tensor) -> Ranking:
@@ -143,7 +140,7 @@ def learned(rankings: Mapping[str, Ranking], routes: Routes) -> Tensor:
             right = logits.masked_fill(~correct, -torch.inf).logsumexp(1)
             loss = loss + (logits.logsumexp(1) - right).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return weights.detach() / weights.detach().abs().sum().clamp_min(1e-9)
 

@@ -64,9 +64,14 @@ def sweep(rankings: Mapping[str, Ranking], mean: Tensor) -> Sweep | None:
 
 def reranked(ranking: Ranking, weight: float, mean: Tensor) -> Tensor:
     """Scores `[Q, C]`: `(1 - weight) · cosine + weight · kappa` for each query's first hundred, above all others."""
-    cosine = ranking.queries.vectors @ ranking.candidates.vectors.T
     kappa = centred(ranking.queries.routes, mean) @ centred(ranking.candidates.routes, mean).T
-    scores = (1 - weight) * cosine + weight * kappa
+    return mixed(ranking, kappa, weight)
+
+
+def mixed(ranking: Ranking, likeness: Tensor, weight: float) -> Tensor:
+    """The same for any `likeness` `[Q, C]` in kappa's place."""
+    cosine = ranking.queries.vectors @ ranking.candidates.vectors.T
+    scores = (1 - weight) * cosine + weight * likeness
     if cosine.shape[1] <= _RERANKED:
         return scores
     first = cosine.topk(_RERANKED, dim=1).indices
