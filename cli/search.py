@@ -94,6 +94,7 @@ def search(
     Prints the best hits with scores from 0 to 1. Exits with 1 when nothing is found.
     """
     from tsembed_search.index import Index
+    from tsembed_search.search.rerank import reranker
 
     asked = query_item(query, image)
     _check(asked, like, queries, json=json, paths=paths, nul=nul, opens=open_hit)
@@ -114,7 +115,7 @@ def search(
     with Index.open(index, url, model, device, wait=wait) as opened, render.working("Searching", quiet=quiet):
         result = opened.search(asked, like=like, **wanted)
         why = "" if result.hits or quiet else _why_nothing(opened, wanted)
-        idle = rerank == "expert" and route_weight is None and opened.metadata.route_weight == 0
+        idle = reranker(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0
     if json:
         render.print_json(hits_json(result.hits, result.seconds))
     elif paths or nul:
@@ -122,7 +123,7 @@ def search(
     else:
         _show(result, draw, quiet)
     if idle and not quiet:
-        render.remark("--rerank expert changed nothing: in this model routes count for nothing. Try --route-weight 0.1")
+        render.remark(f"--rerank {rerank} changed nothing: routes have no weight in this model. Try --route-weight 0.1")
     if not result.hits:
         if not quiet:
             render.remark(f"Nothing found{_for_words(asked)}.", why)
