@@ -1,6 +1,6 @@
 """A GPU that is not there: tensors stay in the CPU's memory, but those that would be on the GPU are marked.
 
-Inside `SimulatedGPU()`, `tensor.to("cuda")` and `torch.zeros(..., device="cuda")` mark their result, and `tensor.device`
+Inside `SimulatedGPU()`, `tensor.to("cuda")` and `torch.zeros(3, device="cuda")` mark their result, and `tensor.device`
 says `cuda:0`. An operation that mixes marked tensors with others raises what PyTorch raises. Copies between the two and
 waits for the GPU are counted, and so are the bytes of marked tensors: above `limit` an operation raises
 `torch.OutOfMemoryError`. What it cannot show: kernels, their workspaces, fragmentation, NCCL, speed.

@@ -50,7 +50,7 @@ def test_allows_what_is_allowed() -> None:
 def test_gradients_cross_sides_and_stay_on_them() -> None:
     with SimulatedGPU():
         layer, start = torch.nn.Linear(3, 2, device="cuda"), torch.ones(4, 3, requires_grad=True)
-        first, second = layer(start.to("cuda")).split([1, 1], dim=1)
+        first, _ = layer(start.to("cuda")).split([1, 1], dim=1)
         first.square().sum().backward()
         assert layer.weight.grad is not None and layer.weight.grad.is_cuda
         assert start.grad is not None and not start.grad.is_cuda

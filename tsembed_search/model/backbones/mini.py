@@ -227,10 +227,11 @@ class Mini:
         """What the tower sees in `P` pictures, uint8 `[P, 260, 260, 3]`: see `look`."""
         if self._device.type == "cuda":
             batch = batch.pin_memory().to(self._device, non_blocking=True)
-        if self.projector is None:
-            return self._soft_captions(self.tower.logits(batch))
-        logits, features = self.tower.see(batch, parts)
-        return torch.cat([self._soft_captions(logits), features], dim=-1).half()
+        with torch.autocast(self._device.type, enabled=False):  # what is seen is kept, and does not depend on the run
+            if self.projector is None:
+                return self._soft_captions(self.tower.logits(batch))
+            logits, features = self.tower.see(batch, parts)
+            return torch.cat([self._soft_captions(logits), features], dim=-1).half()
 
     def _soft_captions(self, logits: Tensor) -> Tensor:
         """`[P, 1000]` to `[P, 4, 384]`."""
@@ -240,11 +241,11 @@ class Mini:
         return torch.einsum("pk,pkmd->pmd", likeliest, self.table[classes])
 
     def _captions(self, seen: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The tokens `[4, 384]` of each picture."""
-        found = list(seen)
-        pictured = [one for one in seen if one is not None]
+        """The tokens `[4, 384]` of each picture, on the device. What was seen may lie elsewhere, in half precision."""
+        found = [None if one is None else one.to(self._device, torch.float32) for one in seen]
+        pictured = [one for one in found if one is not None]
         if self.projector is not None and pictured:
-            together = torch.stack(pictured).to(self._device).float()
+            together = torch.stack(pictured)
             captions = iter(self.projector(together[..., : mini_spec.DIM], together[..., mini_spec.DIM :]))
             found = [None if one is None else next(captions) for one in seen]
         return found
