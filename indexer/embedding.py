@@ -52,11 +52,15 @@ def _embed(embedder: Embedder, batch: Batch, writer: Writer) -> None:
 def _encoded(embedder: Embedder, batch: Batch) -> Iterator[tuple[Batch, Embeddings]]:
     """The batch, or when the model fails on it each item alone: one that it cannot take fails its file, not the run."""
     try:
-        yield batch, embedder.encode([prepared for _, prepared in batch])
-        return
+        embeddings, too_large = embedder.encode_fitting([prepared for _, prepared in batch])
     except ModelError:
         if len(batch) == 1:
             raise
+    else:
+        for place, error in too_large.items():
+            batch[place][0].job.failure = _reason(error)
+        yield [pair for place, pair in enumerate(batch) if place not in too_large], embeddings
+        return
     failed: list[tuple[Entry, ModelError]] = []
     for entry, prepared in batch:
         try:
@@ -66,4 +70,8 @@ def _encoded(embedder: Embedder, batch: Batch) -> Iterator[tuple[Batch, Embeddin
     if len(failed) == len(batch):
         raise failed[0][1]
     for entry, reason in failed:
-        entry.job.failure = f"The model cannot embed it: {reason}"
+        entry.job.failure = _reason(reason)
+
+
+def _reason(error: ModelError) -> str:
+    return f"The model cannot embed it: {error}"

@@ -35,6 +35,10 @@ class ModelError(TsembedError):
     """A model cannot be found, loaded or trusted (wrong checksum, pickled checkpoint, NaN weights)."""
 
 
+class TooLargeError(ModelError):
+    """One item alone does not fit in the device's memory. Other items may."""
+
+
 class StoreError(TsembedError):
     """The vector store cannot be opened, reached, read or written."""
 

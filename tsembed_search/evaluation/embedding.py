@@ -116,8 +116,9 @@ def embed_items(
     workers = 1 if info.device == "cpu" else min(8, os.cpu_count() or 1)
     done = 0
     for batch in batches(_prepared(embedder, distinct, workers, failed), embedder.batch_tokens, _LOOKAHEAD):
-        encoded = embedder.encode([prepared for _, prepared in batch])
-        rows = [row for row, _ in batch]
+        encoded, too_large = embedder.encode_fitting([prepared for _, prepared in batch])
+        failed |= {batch[place][0]: str(error) for place, error in too_large.items()}
+        rows = [row for place, (row, _) in enumerate(batch) if place not in too_large]
         vectors[rows], routes[rows] = encoded.vectors, encoded.routes
         done += len(rows)
         progress(done + len(failed))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tsembed_search.config import DEFAULT_MODEL
-from tsembed_search.errors import ModelError
+from tsembed_search.errors import ModelError, TooLargeError
 from tsembed_search.items import Embeddings, Item, Role
 from tsembed_search.model.backbones.protocol import Backbone, InputSpec, ModelInfo, Prepared
-from tsembed_search.model.batching import batches
+from tsembed_search.model.batching import batches, in_fitting_parts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,26 +54,40 @@ class Embedder:
     def encode(self, batch: Sequence[Prepared]) -> Embeddings:
         """The device half: one batch `[B]` to `vectors [B, D]` and `routes [B, L·E]`, in the order given.
 
-        A batch that does not fit in the device's memory is halved until it does; a single item that does not fit
-        raises `ModelError`, as do vectors that are not finite.
+        A batch that does not fit in the device's memory is halved until it does. Raises `TooLargeError` for a single
+        item that does not fit, and other `ModelError`s for vectors that are not finite.
         """
+        embeddings, too_large = self.encode_fitting(batch)
+        for error in too_large.values():
+            raise error
+        return embeddings
+
+    def encode_fitting(self, batch: Sequence[Prepared]) -> tuple[Embeddings, dict[int, TooLargeError]]:
+        """`encode` for a batch `[B]` of which single items may be too large: the others, in their order, and by its
+        place in the batch what is wrong with each that is.
+        """
+        parts: list[Embeddings] = []
+        too_large: dict[int, TooLargeError] = {}
+        place = 0
+        for part, encoded in in_fitting_parts(self._encoded, batch):
+            if encoded is None:
+                too_large[place] = TooLargeError(
+                    f"One item of {part[0].tokens} tokens does not fit in the memory of {self.info.device}.",
+                    "Use a smaller model, a lower image resolution, or --device cpu.",
+                )
+            else:
+                parts.append(encoded)
+            place += len(part)
+        return _joined(parts, self.info), too_large
+
+    def _encoded(self, batch: Sequence[Prepared]) -> Embeddings:
         import numpy as np
         import torch
 
-        try:
-            with torch.inference_mode():
-                encoded = self.backbone.forward(batch)
-                vectors = encoded.vectors.float().cpu().numpy()
-                routes = None if encoded.routes is None else encoded.routes.float().cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise ModelError(
-                    f"One item of {batch[0].tokens} tokens does not fit in the memory of {self.info.device}.",
-                    "Use a smaller model, a lower image resolution, or --device cpu.",
-                ) from error
-            torch.cuda.empty_cache()
-            half = len(batch) // 2
-            return _joined([self.encode(batch[:half]), self.encode(batch[half:])])
+        with torch.inference_mode():
+            encoded = self.backbone.forward(batch)
+            vectors = encoded.vectors.float().cpu().numpy()
+            routes = None if encoded.routes is None else encoded.routes.float().cpu().numpy()
         if not (np.isfinite(vectors).all() and (routes is None or np.isfinite(routes).all())):
             raise ModelError(
                 f"The model {self.info.name} gave vectors that are not finite.",
