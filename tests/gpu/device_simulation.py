@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-DEVICE = torch.device("cuda:0")
 GIB = 2**30
 
 _aten = torch.ops.aten
@@ -35,14 +34,14 @@ _DEVICE_GETTER, _IS_CUDA_GETTER = torch.Tensor.device.__get__, torch.Tensor.is_c
 
 
 class SimulatedGPU:
-    """A context in which PyTorch has one GPU of `limit` bytes and compute capability `capability`.
+    """A context in which PyTorch has one GPU of `limit` bytes and compute capability `capability`; `kind`: `mps` is a Mac.
 
     `copies` and `waits` count up; `live` and `peak` are bytes of tensors on the GPU. `refused` counts operations that
     did not fit.
     """
 
-    def __init__(self, limit: int = 80 * GIB, capability: tuple[int, int] = (8, 0), name: str = "Simulated") -> None:
-        self.limit, self.capability, self.name = limit, capability, name
+    def __init__(self, limit: int = 80 * GIB, capability: tuple[int, int] = (8, 0), kind: str = "cuda") -> None:
+        self.limit, self.capability, self.device = limit, capability, torch.device(kind, 0)
         self.copies = self.waits = self.live = self.peak = self.refused = 0
         self.inside = False
         """Whether an operation on the GPU's tensors is under way."""
@@ -120,12 +119,12 @@ def _storage(tensor: Tensor) -> Any:
 
 
 def _names_side(device: object) -> bool:
-    """Whether it is one of the two devices that there are, not `meta`."""
-    return isinstance(device, str | torch.device) and torch.device(device).type in ("cpu", "cuda")
+    """Whether it is one of the two sides that there are, not `meta`."""
+    return isinstance(device, str | torch.device) and torch.device(device).type in ("cpu", "cuda", "mps")
 
 
 def _is_gpu(device: object) -> bool:
-    return device is not None and torch.device(device).type == "cuda"  # type: ignore[arg-type]
+    return isinstance(device, str | torch.device) and torch.device(device).type != "cpu"
 
 
 class _Calls(TorchFunctionMode):
@@ -142,13 +141,13 @@ class _Calls(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         own = args[0] if args and isinstance(args[0], Tensor) else None
         if func == _DEVICE_GETTER:
-            return DEVICE if gpu.holds(args[0]) else func(*args)
+            return gpu.device if gpu.holds(args[0]) else func(*args)
         if func == _IS_CUDA_GETTER:
-            return gpu.holds(args[0])
+            return gpu.holds(args[0]) and gpu.device.type == "cuda"
         if own is not None and name in ("to", "cuda", "cpu"):
             return self._to(own, name, list(args[1:]), named)
         if own is not None and name == "pin_memory":
-            if gpu.holds(own):
+            if gpu.holds(own) or gpu.device.type != "cuda":
                 raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
             pinned = own.clone()
             pinned.untyped_storage().pinned = True  # type: ignore[attr-defined]
@@ -214,7 +213,7 @@ class _Moved(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].to(DEVICE if context.gpu_side else "cpu"), None
+        return gradients[0].to("cuda" if context.gpu_side else "cpu"), None
 
 
 class _Operations(TorchDispatchMode):
@@ -281,8 +280,10 @@ def _patched(gpu: SimulatedGPU) -> Iterator[None]:
         ThreadPoolExecutor.submit,
     )
 
+    is_cuda = gpu.device.type == "cuda"
+
     def of(kind: str) -> str:
-        return "cpu" if kind == "cuda" else kind
+        return "cpu" if kind == gpu.device.type else kind
 
     def submitted(self: ThreadPoolExecutor, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         def inside() -> Any:
@@ -292,18 +293,18 @@ def _patched(gpu: SimulatedGPU) -> Iterator[None]:
         return submit(self, inside)
 
     cuda: dict[str, Any] = {
-        "is_available": lambda: True,
-        "is_initialized": lambda: True,
-        "device_count": lambda: 1,
+        "is_available": lambda: is_cuda,
+        "is_initialized": lambda: is_cuda,
+        "device_count": lambda: int(is_cuda),
         "current_device": lambda: 0,
         "set_device": lambda device: None,
         "device": lambda device: nullcontext(),
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,
-        "get_device_name": lambda device=None: gpu.name,
+        "get_device_name": lambda device=None: "Simulated",
         "get_device_capability": lambda device=None: gpu.capability,
         "get_device_properties": lambda device=None: SimpleNamespace(
-            name=gpu.name, total_memory=gpu.limit, major=gpu.capability[0], minor=gpu.capability[1]
+            name="Simulated", total_memory=gpu.limit, major=gpu.capability[0], minor=gpu.capability[1]
         ),
         "is_bf16_supported": lambda including_emulation=True: including_emulation or gpu.capability >= (8, 0),
         "mem_get_info": lambda device=None: (gpu.limit - gpu.live, gpu.limit),
@@ -344,6 +345,13 @@ def _patched(gpu: SimulatedGPU) -> Iterator[None]:
             stack.enter_context(mock.patch.object(torch.cuda, name, function))
         for name, function in amp.items():
             stack.enter_context(mock.patch.object(torch, name, function))
+        mac: dict[str, Any] = {
+            "recommended_max_memory": lambda: gpu.limit,
+            "current_allocated_memory": lambda: gpu.live,
+        }
+        for name, function in mac.items():
+            stack.enter_context(mock.patch.object(torch.mps, name, function))
+        stack.enter_context(mock.patch.object(torch.backends.mps, "is_available", lambda: not is_cuda))
         stack.enter_context(mock.patch.object(torch.amp, "autocast", amp["autocast"]))
         stack.enter_context(mock.patch.object(ThreadPoolExecutor, "submit", submitted))
         yield

@@ -9,24 +9,48 @@ from tsembed_search.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+_ELSEWHERE = "Use --device auto or --device cpu."
+
 
 def pick(name: str = "auto") -> torch.device:
-    """`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:i`. Raises `ModelError` when there is none such."""
+    """`auto` (the first CUDA GPU, else the CPU), `cpu`, `cuda`, `cuda:i` or `mps`, the GPU of a Mac.
+
+    Raises `ModelError` when there is none such.
+    """
     import torch
 
-    count = torch.cuda.device_count() if name != "cpu" else 0
-    if name == "auto":
-        return torch.device("cuda:0" if count else "cpu")
     if name == "cpu":
         return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ModelError("The device mps does not exist: this is no Mac whose GPU PyTorch can use.", _ELSEWHERE)
+        return torch.device("mps")
+    count = torch.cuda.device_count() if unusable_gpu() is None else 0
+    if name == "auto":
+        return torch.device("cuda:0" if count else "cpu")
     kind, _, number = name.partition(":")
     if kind != "cuda" or (number and not number.isdigit()) or name.endswith(":"):
-        raise ModelError(f"{name!r} is not a device.", "Use auto, cpu, cuda or cuda:1.")
+        raise ModelError(f"{name!r} is not a device.", "Use auto, cpu, cuda, cuda:1 or mps.")
     index = int(number or 0)
     if index >= count:
-        found = f"there are {count}" if count else "there is no GPU that this PyTorch can use"
-        raise ModelError(f"The device {name} does not exist: {found}.", "Use --device auto or --device cpu.")
+        found = f"there are {count}" if count else unusable_gpu() or "there is no GPU that this PyTorch can use"
+        raise ModelError(f"The device {name} does not exist: {found}.", _ELSEWHERE)
     return torch.device("cuda", index)
+
+
+def unusable_gpu() -> str | None:
+    """Why the GPUs of this machine cannot be used, in words; None when they can, or when there are none.
+
+    PyTorch counts GPUs without asking the driver whether it can run this build.
+    """
+    import torch
+
+    if torch.cuda.is_available() or not torch.cuda.device_count():
+        return None
+    return (
+        f"there is a GPU, but its driver does not run this PyTorch, which was built for CUDA {torch.version.cuda}: "
+        "update the driver, or install a PyTorch for an older CUDA"
+    )
 
 
 def describe(device: torch.device) -> str:
@@ -34,3 +58,49 @@ def describe(device: torch.device) -> str:
     import torch
 
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 itself: NVIDIA's do from compute capability 8 on (2020), AMD's all do.
+
+    Older ones accept it, and then are slower than in float32.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def weights_dtype(device: torch.device) -> torch.dtype:
+    """The precision that a large model's weights are held in: bfloat16 where the device has it, float32 elsewhere.
+
+    float16 is not chosen: these models were trained in bfloat16, and some of their activations exceed its range.
+    """
+    import torch
+
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory of a GPU that is free now; None on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return None
+
+
+def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises `ModelError` when the weights of a model, `parameters` numbers, do not fit on a GPU, and says why."""
+    free, needed = free_bytes(device), parameters * dtype.itemsize
+    if free is None or needed < free:
+        return
+    why = "" if has_bfloat16(device) or dtype.itemsize < 4 else " (this GPU has no bfloat16, which would take half)"
+    raise ModelError(
+        f"The weights of {name} take {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}{why}, "
+        f"and {describe(device)} has {free / 1e9:.1f} GB free.",
+        "Use a smaller model, a larger GPU, or --device cpu.",
+    )

@@ -158,20 +158,21 @@ class TransformersBackbone:
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device.type == "cuda":
             return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor
+        return tensor.to(self._device)
 
 
 def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> TransformersBackbone:
-    """Loads a model folder. `dtype` defaults to bfloat16 on a GPU and float32 on the CPU.
+    """Loads a model folder. `dtype` defaults to what suits the device: see `device.weights_dtype`.
 
-    Raises `ModelError` when files are missing, do not belong together, or hold weights that are not finite.
+    Raises `ModelError` when files are missing, do not belong together, or hold weights that are not finite, and when
+    the weights do not fit on the GPU.
     """
     assert ref.folder is not None
     family = families.by_name(ref.family)
     target = devices.pick(device)
-    model = _load_model(
-        ref.folder, family, dtype or (torch.bfloat16 if target.type == "cuda" else torch.float32), target
-    )
+    dtype = dtype or devices.weights_dtype(target)
+    devices.check_room(ref.name, weights.numbers(weights.weight_files(ref.folder)), dtype, target)
+    model = _load_model(ref.folder, family, dtype, target)
     prompt = Prompt(
         ref.folder / "tokenizer.json",
         family.template.replace("{bos}", _bos(ref.folder)),
@@ -265,10 +266,10 @@ def quiet() -> Iterator[None]:
 
 
 def _attention(device: torch.device) -> str:
-    """Flash attention where its package is installed; PyTorch's own fused attention otherwise."""
+    """Flash attention where its package is installed and the GPU can run it; PyTorch's own fused attention elsewhere."""
     from transformers.utils import is_flash_attn_2_available
 
-    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
+    return "flash_attention_2" if devices.has_bfloat16(device) and is_flash_attn_2_available() else "sdpa"
 
 
 def _image_settings(folder: Path) -> Mapping[str, Any]:

@@ -225,13 +225,18 @@ class Mini:
 
     def _see(self, batch: Tensor) -> Tensor:
         """What the tower sees in `P` pictures, uint8 `[P, 260, 260, 3]`: see `look`."""
-        if self._device.type == "cuda":
-            batch = batch.pin_memory().to(self._device, non_blocking=True)
+        batch = self._move(batch)
         with torch.autocast(self._device.type, enabled=False):  # what is seen is kept, and does not depend on the run
             if self.projector is None:
                 return self._soft_captions(self.tower.logits(batch))
             logits, features = self.tower.see(batch, parts)
             return torch.cat([self._soft_captions(logits), features], dim=-1).half()
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on the device; nothing waits for the copy."""
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
 
     def _soft_captions(self, logits: Tensor) -> Tensor:
         """`[P, 1000]` to `[P, 4, 384]`."""

@@ -236,8 +236,7 @@ def _cut(pixels: Pixels, tile: int) -> Pixels:
 def _to_device(pictures: Sequence[Picture], device: torch.device) -> list[Tensor]:
     """Every picture's pixels on the device, moved in one pinned copy."""
     flat = torch.from_numpy(np.concatenate([picture.pixels.reshape(-1) for picture in pictures]))
-    if device.type == "cuda":
-        flat = flat.pin_memory().to(device, non_blocking=True)
+    flat = flat.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else flat.to(device)
     parts = torch.split(flat, [picture.pixels.size for picture in pictures])
     return [part.view(picture.pixels.shape) for part, picture in zip(parts, pictures, strict=True)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ def read_header(file: Path) -> dict[str, Any]:
         )
     header["__start__"] = 8 + length
     return header
+
+
+def numbers(files: Iterable[Path]) -> int:
+    """How many numbers weight files hold without a language-model head, by their headers. Raises `ModelError`: see `read_header`."""
+    headers = (read_header(file) for file in files)
+    return sum(
+        math.prod(entry["shape"])
+        for header in headers
+        for name, entry in header.items()
+        if name not in ("__metadata__", "__start__") and not name.startswith("lm_head")
+    )
 
 
 def content_identity(files: Iterable[Path]) -> str:

@@ -1,0 +1,125 @@
+"""Which device is taken, in which precision, and what is refused, with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from device_simulation import SimulatedGPU
+
+from tsembed_search import Embedder, Item
+from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.model.backbones import device, hf
+from tsembed_search.trainer import setup
+
+FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
+ITEMS = [
+    *(Item(f"text {number} " * (number + 1)) for number in range(5)),
+    Item(image=np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)),
+    Item("both", np.random.default_rng(1).integers(0, 256, (30, 90, 3), dtype=np.uint8)),
+]
+TURING = (7, 5)
+
+
+@pytest.fixture
+def unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is counted, and whose driver is too old for this PyTorch."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_auto_leaves_a_gpu_alone_that_cannot_be_used(unusable: None) -> None:
+    assert device.pick("auto").type == "cpu"
+    assert Embedder.load("mini-base").info.device == "cpu"
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_a_gpu_that_cannot_be_used_is_refused_with_the_reason(unusable: None, name: str) -> None:
+    with pytest.raises(ModelError, match=r"its driver does not run this PyTorch, which was built for CUDA .*: update"):
+        device.pick(name)
+
+
+def test_picks() -> None:
+    with SimulatedGPU():
+        assert device.pick().type == "cuda" and device.pick("cpu").type == "cpu"
+        with pytest.raises(ModelError, match="cuda:1 does not exist: there are 1"):
+            device.pick("cuda:1")
+        with pytest.raises(ModelError, match="no Mac"):
+            device.pick("mps")
+    with SimulatedGPU(kind="mps"):
+        assert device.pick().type == "cpu", "nobody has measured it: it has to be asked for"
+        assert device.pick("mps").type == "mps"
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mini"])
+@pytest.mark.parametrize(("kind", "capability"), [("cuda", (8, 0)), ("cuda", TURING), ("mps", (0, 0))])
+def test_every_family_on_every_kind_of_gpu(
+    family: str, kind: str, capability: tuple[int, int], tiny: Callable[[str], str]
+) -> None:
+    """The same vectors as on a CPU; in bfloat16 only where the GPU has it."""
+    name = family if family == "mini" else tiny(family)
+    expected = Embedder.load(name, "cpu").embed(ITEMS).vectors
+    with SimulatedGPU(kind=kind, capability=capability) as gpu:
+        embedder = Embedder.load(name, kind)
+        found = embedder.embed(ITEMS).vectors
+        assert gpu.live > 0 and embedder.info.device.startswith(kind)
+    halved = capability >= (8, 0) and family != "mini"
+    assert embedder.info.dtype == ("bfloat16" if halved else "float32")
+    assert (found * expected).sum(1).min() > (0.995 if halved else 0.99999)
+
+
+def test_weights_that_do_not_fit_are_refused(tiny: Callable[[str], str]) -> None:
+    with SimulatedGPU(limit=100_000), pytest.raises(ModelError, match=r"take 0\.0 GB in bfloat16, and cuda:0 .* free"):
+        Embedder.load(tiny("qwen2-vl"))
+    with (
+        SimulatedGPU(limit=100_000, capability=TURING),
+        pytest.raises(ModelError, match=r"in float32 \(this GPU has no bfloat16, which would take half\)"),
+    ):
+        Embedder.load(tiny("qwen2-vl"))
+
+
+def test_room_is_asked_in_the_precision_it_is_loaded_in() -> None:
+    eight_billion, card = 8 * 10**9, torch.device("cuda:0")
+    with SimulatedGPU(limit=24 * 10**9):
+        device.check_room("a model", eight_billion, torch.bfloat16, card)
+        with pytest.raises(ModelError, match=r"take 32\.0 GB in float32, and"):
+            device.check_room("a model", eight_billion, torch.float32, card)
+    device.check_room("a model", eight_billion, torch.float32, torch.device("cpu"))
+
+
+def test_flash_attention_only_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.utils
+
+    monkeypatch.setattr(transformers.utils, "is_flash_attn_2_available", lambda: True)
+    card = torch.device("cuda:0")
+    for capability, expected in (((8, 0), "flash_attention_2"), ((9, 0), "flash_attention_2"), (TURING, "sdpa")):
+        with SimulatedGPU(capability=capability):
+            assert hf._attention(card) == expected
+    assert hf._attention(torch.device("cpu")) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "bfloat16"),
+    [
+        ("auto", (8, 0), True),
+        ("auto", TURING, False),
+        ("float32", (8, 0), False),
+        ("bfloat16", (8, 0), True),
+        ("bfloat16", TURING, True),
+    ],
+)
+def test_precision_of_training(name: str, capability: tuple[int, int], bfloat16: bool) -> None:
+    with SimulatedGPU(capability=capability), setup.precision(name, torch.device("cuda:0"))():
+        assert torch.is_autocast_enabled("cuda") == bfloat16
+
+
+def test_training_on_a_mac_is_refused(tmp_path: Path) -> None:
+    from training_data import job
+
+    from tsembed_search.trainer.loop import train
+
+    with SimulatedGPU(kind="mps"), pytest.raises(UsageError, match="GPU of a Mac"):
+        train(job(tmp_path / "run", device="mps"))
