@@ -63,7 +63,9 @@ class _Run:
             folder.check_free(job.out)
         self.start = registry.resolve(job.recipe.model.base)
         self.base = checkpoint.base_behind(self.start)
-        self.backbone = setup.adapted(registry.load(self.start, device), job.recipe)
+        self.backbone = setup.adapted(
+            registry.load(self.start, device, setup.weights_dtype(settings.precision)), job.recipe
+        )
         assert self.backbone.adapters is not None
         self.adapters = self.backbone.adapters
         self.device = next(self.adapters.expert_parameters()).device

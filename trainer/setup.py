@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsembed_search.errors import ModelError
+from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.model.backbones.device import has_bfloat16
 from tsembed_search.model.backbones.protocol import Adaptable
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.job import Job
@@ -35,9 +36,19 @@ def adapted(backbone: Any, recipe: Recipe) -> Adaptable:
     return adaptable
 
 
+def weights_dtype(precision: str) -> torch.dtype | None:
+    """What the base's weights are held in: float32 where a run asks for it, else what suits the device (None)."""
+    return torch.float32 if precision == "float32" else None
+
+
 def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """Makes the context of a forward pass: `auto` computes in bfloat16 on a GPU, in float32 on a CPU."""
-    if name == "float32" or (name == "auto" and device.type == "cpu"):
+    """Makes the context of a forward pass: `auto` computes in bfloat16 on a GPU that has it, else in float32.
+
+    Raises `UsageError` on a Mac's GPU, on which the passes of a step cannot draw the same random numbers twice.
+    """
+    if device.type == "mps":
+        raise UsageError("Training does not run on the GPU of a Mac yet; embedding does.", "Use --device cpu.")
+    if name == "float32" or (name == "auto" and not has_bfloat16(device)):
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
 

@@ -20,6 +20,7 @@ from unittest import mock
 
 import safetensors.torch
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,7 +35,8 @@ _DEVICE_GETTER, _IS_CUDA_GETTER = torch.Tensor.device.__get__, torch.Tensor.is_c
 
 
 class SimulatedGPU:
-    """A context in which PyTorch has one GPU of `limit` bytes and compute capability `capability`; `kind`: `mps` is a Mac.
+    """A context in which PyTorch has one GPU of `limit` bytes and compute capability `capability`. `kind`: `cuda`, or
+    `mps` for a Mac's.
 
     `copies` and `waits` count up; `live` and `peak` are bytes of tensors on the GPU. `refused` counts operations that
     did not fit.
@@ -339,6 +341,9 @@ def _patched(gpu: SimulatedGPU) -> Iterator[None]:
     with ExitStack() as stack:
         stream = SimpleNamespace(is_capturing=lambda: False)
         stack.enter_context(mock.patch.object(torch.accelerator, "current_stream", lambda device=None: stream))
+        # Whether a saved tensor is asked for its device inside an operation or outside of one would make a difference.
+        checks = torch.utils.checkpoint._allowed_determinism_checks_to_fns
+        stack.enter_context(mock.patch.dict(checks, default=lambda tensor: (tensor.shape, tensor.dtype)))
         stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", backward))
         stack.enter_context(mock.patch.object(safetensors.torch, "load_file", loaded))
         for name, function in cuda.items():

@@ -27,6 +27,7 @@ from tsembed_search.model.backbones.protocol import Adaptable, Backbone
 from tsembed_search.model.calibration import Calibration
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from tsembed_search.model.moe_lora import Adapters, AdapterSettings
@@ -140,8 +141,8 @@ def reference(name: str, folder: Path) -> ModelRef:
     return ModelRef(name, said.base.family, identity, folder)
 
 
-def load(ref: ModelRef, device: str = "auto") -> Adaptable:
-    """Loads the base on a device and puts the adapters on it.
+def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Adaptable:
+    """Loads the base on a device, in `dtype` (see `registry.load`), and puts the adapters on it, in float32.
 
     Raises `ModelError` when the base is not there or is another one than the adapters were made for, when the settings
     make no sense, and when tensors do not fit or hold numbers that are not finite.
@@ -151,10 +152,9 @@ def load(ref: ModelRef, device: str = "auto") -> Adaptable:
     assert ref.folder is not None
     said = read(ref.folder)
     settings = settings_of(said, ref.folder)
-    backbone = _adaptable(registry.load(base_of(said, ref.name), device), said.base.name)
+    backbone = _adaptable(registry.load(base_of(said, ref.name), device, dtype), said.base.name)
     adapters = backbone.adapt(settings)
     fill(adapters, ref.folder)
-    adapters.match_precision()
     own = sum(tensor.numel() for tensor in adapters.parameters())
     base = backbone.info
     backbone.info = replace(

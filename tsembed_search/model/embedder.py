@@ -15,15 +15,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tsembed_search.model.moe_lora import Adapters
+
 
 class Embedder:
     """Turns items into unit vectors (and routing vectors, where the model has experts).
 
-    `embed` does everything; `prepare` and `encode` are its two halves, for callers that overlap them.
+    `embed` does everything; `prepare` and `encode` are its two halves, for callers that overlap them. An embedder gives
+    a backbone's adapters the precision of its base, which is faster: one that is being trained needs float32.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        adapters: Adapters | None = getattr(backbone, "adapters", None)
+        if adapters is not None:
+            adapters.match_precision()
 
     @classmethod
     def load(cls, name_or_path: str = DEFAULT_MODEL, device: str = "auto") -> Embedder:

@@ -12,13 +12,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tsembed_search.config import home
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint
 from tsembed_search.model.backbones import families, hub, weights
 from tsembed_search.model.backbones.protocol import Backbone
+
+if TYPE_CHECKING:
+    import torch
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _OWN_NAME = re.compile(r"\w[\w.-]*")
@@ -68,7 +71,7 @@ class _Format:
     """A kind of model folder, known by a file in it.
 
     `check` looks at its JSON files only and raises `ModelError` for a model that cannot be used (so that it is not
-    downloaded); `read` makes the reference; `loader` takes that and a device.
+    downloaded); `read` makes the reference; `loader` takes that, a device and a dtype.
     """
 
     marker: str
@@ -108,15 +111,17 @@ def resolve(name_or_path: str | Path, fingerprint: str | None = None) -> ModelRe
     return _read_hub(name, found["name"], found["revision"])
 
 
-def load(ref: ModelRef, device: str = "auto") -> Backbone:
-    """Loads a resolved model on `auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:i`.
+def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Backbone:
+    """Loads a resolved model on `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:i` or `mps`.
 
-    Raises `ModelError` when the device does not exist or the files cannot be trusted.
+    `dtype`: of the weights of a large model, None for what suits the device; mini's are always float32.
+
+    Raises `ModelError` when the device does not exist, has no room, or the files cannot be trusted.
     """
     if ref.folder is None:
         loaded = _function(_BUILT_INS[ref.name].loader)(device)
     else:
-        loaded = _function(_format_of(ref.name, ref.folder).loader)(ref, device)
+        loaded = _function(_format_of(ref.name, ref.folder).loader)(ref, device, dtype)
     return cast(Backbone, loaded)
 
 

@@ -266,7 +266,7 @@ def quiet() -> Iterator[None]:
 
 
 def _attention(device: torch.device) -> str:
-    """Flash attention where its package is installed and the GPU can run it; PyTorch's own fused attention elsewhere."""
+    """Flash attention where its package is installed and the GPU can run it, else PyTorch's own fused one."""
     from transformers.utils import is_flash_attn_2_available
 
     return "flash_attention_2" if devices.has_bfloat16(device) and is_flash_attn_2_available() else "sdpa"

@@ -90,7 +90,7 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def numbers(files: Iterable[Path]) -> int:
-    """How many numbers weight files hold without a language-model head, by their headers. Raises `ModelError`: see `read_header`."""
+    """How many numbers weight files hold, by their headers, less a language-model head. Raises `ModelError`."""
     headers = (read_header(file) for file in files)
     return sum(
         math.prod(entry["shape"])
