@@ -10,6 +10,7 @@ A mark lies on the storage, so that views share it and it ends when the memory i
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,8 +46,7 @@ class SimulatedGPU:
     def __init__(self, limit: int = 80 * GIB, capability: tuple[int, int] = (8, 0), kind: str = "cuda") -> None:
         self.limit, self.capability, self.device = limit, capability, torch.device(kind, 0)
         self.copies = self.waits = self.live = self.peak = self.refused = 0
-        self.inside = False
-        """Whether an operation on the GPU's tensors is under way."""
+        self._thread = threading.local()
         self._open = ExitStack()
 
     def __enter__(self) -> SimulatedGPU:
@@ -61,6 +61,15 @@ class SimulatedGPU:
         """Begins to count anew."""
         self.copies = self.waits = self.refused = 0
         self.peak = self.live
+
+    @property
+    def inside(self) -> bool:
+        """Whether this thread is in an operation on the GPU's tensors: what that makes for its own use is there, too."""
+        return getattr(self._thread, "inside", False)
+
+    @inside.setter
+    def inside(self, value: bool) -> None:
+        self._thread.inside = value
 
     @staticmethod
     def holds(tensor: Tensor) -> bool:
