@@ -12,7 +12,7 @@ the paper's (TSEmbed, arXiv 2603.04772); the form of router, gate and routing ve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
@@ -265,7 +265,7 @@ class Routing:
         """The `context_fn` for `torch.utils.checkpoint` (with `use_reentrant=False`): a recomputation happens in the
         backward pass, when `tracing` has ended, and has to see the same shares again.
         """
-        return nullcontext(), _Replay(self)
+        return nullcontext(), _Replay(self, self._gates)
 
     def share_of(self, x: Tensor) -> Tensor:
         """The share of each token of `x` `[B, T, d]`. Raises `RuntimeError` outside `tracing`."""
@@ -281,22 +281,30 @@ class Routing:
 
 class _Replay:
     """Makes a `Routing` what it was when this was made, but for the trace: what is computed again is noted in another
-    one, because checkpointing wants the same operations, and then forgotten.
+    one, because checkpointing wants the same operations. Afterwards that and the gates are forgotten, which hold on to
+    the graph of what was computed again.
     """
 
-    def __init__(self, routing: Routing) -> None:
+    def __init__(self, routing: Routing, gates: Sequence[Gate]) -> None:
         self._routing = routing
-        trace = routing.trace and Trace(routing.trace.share, routing.trace.losses, routing.trace.counted)
-        self._then = routing.share, trace, routing.open
-        self._now = self._then
+        self._gates = gates
+        trace = routing.trace
+        self._then = routing.share, trace and (trace.share, trace.losses, trace.counted), routing.open
+        self._now: tuple[Tensor | None, Trace | None, bool] = (None, None, False)
+        self._scales: list[Tensor | None] = []
 
     def __enter__(self) -> None:
         routing = self._routing
         self._now = routing.share, routing.trace, routing.open
-        routing.share, routing.trace, routing.open = self._then
+        self._scales = [gate.scale for gate in self._gates]
+        share, trace, routing.open = self._then
+        routing.share, routing.trace = share, trace and Trace(*trace)
 
     def __exit__(self, *exception: object) -> None:
         self._routing.share, self._routing.trace, self._routing.open = self._now
+        for gate, scale in zip(self._gates, self._scales, strict=True):
+            gate.scale = scale
+        self._now, self._scales = (None, None, False), []
 
 
 def _share(real: Tensor | None) -> Tensor | None:
