@@ -23,7 +23,11 @@ from tsembed_search.trainer.settings import Recipe
 MARKER = "run.json"
 MODEL = "model"
 BEST = "best.safetensors"
-_MAY_CHANGE = ("steps", "checkpoint_every", "validate_every", "patience", "workers", "cache", "spike")
+# How long a run lasts, what it writes, and what fits in memory; not what it computes.
+_MAY_CHANGE = frozenset(
+    "run.steps run.checkpoint_every run.validate_every run.patience run.workers run.cache run.spike "
+    "run.checkpointing run.compile batch.tokens".split()
+)
 _FORMAT = 1
 
 
@@ -78,14 +82,14 @@ def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
 
 
 def check_same(out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `UsageError` unless the run in `out` was begun with this recipe (but for how long it lasts) and data."""
+    """Raises `UsageError` unless the run in `out` was begun with this recipe (but for `_MAY_CHANGE`) and data."""
     before, _, known = read(out)
     old, new = recipes.to_json(before), recipes.to_json(recipe)
     for table, values in old.items():
         if not isinstance(values, dict) or table == "expected":
             continue
         for key, value in values.items():
-            if value != new[table][key] and key not in _MAY_CHANGE:
+            if value != new[table][key] and f"{table}.{key}" not in _MAY_CHANGE:
                 raise UsageError(
                     f"The run in {out} was begun with {table}.{key} = {value}, not {new[table][key]}.",
                     "Go on with --resume and neither --recipe nor --set, or choose another folder with --out.",
