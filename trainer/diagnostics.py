@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tsembed_search.model.backbones.protocol import Adaptable
-from tsembed_search.trainer import masks
+from tsembed_search.model.backbones.protocol import Adaptable, Prepared, Traced
+from tsembed_search.trainer import gradcache, masks
 from tsembed_search.trainer.features import Preparer
 from tsembed_search.trainer.loader import read
 from tsembed_search.trainer.losses import InfoNCE, Pairs
 from tsembed_search.trainer.masks import Side
-from tsembed_search.trainer.representations import POSITIVE, QUERY
+from tsembed_search.trainer.representations import POSITIVE, QUERY, Labels
 from tsembed_search.trainer.rows import Task
 from tsembed_search.trainer.sampler import Sampler
 from tsembed_search.trainer.settings import Batch
@@ -32,18 +34,31 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@dataclass(frozen=True)
+class Passes:
+    """How a run passes items through the model: by a budget of `tokens` with gradients, in a precision."""
+
+    backbone: Adaptable
+    tokens: int
+    device: torch.device
+    precision: Callable[[], AbstractContextManager[object]]
+
+
 def task_gradients(
-    backbone: Adaptable, preparer: Preparer, tasks: Sequence[Task], temperature: float, margin: float | None, seed: int
+    passes: Passes, preparer: Preparer, tasks: Sequence[Task], temperature: float, margin: float | None, seed: int
 ) -> dict[str, Tensor]:
     """The gradient of the experts' weights, flat, for a few rows of each task alone, without dropout and noise.
 
-    Of the first two dozen tasks with two targets or more. Clears the gradients that there are.
+    Of the first two dozen tasks with two targets or more. Takes no more memory than a step. Clears the gradients that
+    there are. Raises `gradcache.TooLargeError`.
     """
+    backbone = passes.backbone
     assert backbone.adapters is not None
     parameters = list(backbone.adapters.expert_parameters())
-    loss = InfoNCE(temperature)
+    loss = InfoNCE(temperature).to(passes.device)
     found = {}
-    backbone.train(False)
+    backbone.train(True)  # in which blocks are checkpointed
+    backbone.adapters.calm()
     for task in tasks[:_MOST_TASKS]:
         if len({task.identity(row) for row in range(len(task))}) < 2:
             continue
@@ -51,14 +66,31 @@ def task_gradients(
         items, labels, *_ = read([task], picks, preparer, 0)
         if len(items) < 4:
             continue
-        vectors = backbone.trace(items, losses=False).vectors.float()
-        queries, documents = (vectors[labels.of(role).to(vectors.device)] for role in (QUERY, POSITIVE))
-        table = labels.table[labels.of(POSITIVE)].to(vectors.device)
-        valid = masks.without_false(masks.candidates(table, table), (queries @ documents.T).detach(), margin)
-        gradients = torch.autograd.grad(loss.to(vectors.device)(Pairs(queries, documents, Side(valid))), parameters)
+
+        def contrast(packed: Tensor, labels: Labels = labels) -> Tensor:
+            vectors = packed[:, : backbone.info.dim]
+            queries, documents = (vectors[labels.of(role).to(vectors.device)] for role in (QUERY, POSITIVE))
+            table = labels.table[labels.of(POSITIVE)].to(vectors.device)
+            valid = masks.without_false(masks.candidates(table, table), (queries @ documents.T).detach(), margin)
+            return loss(Pairs(queries, documents, Side(valid)))
+
+        clear(backbone.adapters.parameters())
+        gradcache.backward(_traced(backbone), items, contrast, passes.tokens, passes.device, passes.precision)
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
         found[task.name] = torch.cat([gradient.float().flatten().cpu() for gradient in gradients])
+    clear(backbone.adapters.parameters())
     backbone.train(True)
     return found
+
+
+def clear(parameters: Iterable[Tensor]) -> None:
+    """Clear the gradients that there are."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def _traced(backbone: Adaptable) -> Callable[[Sequence[Prepared]], Traced]:
+    return lambda batch: backbone.trace(batch, losses=False)
 
 
 def cosines(vectors: Mapping[str, Tensor]) -> list[list[float]]:

@@ -25,6 +25,7 @@ from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
 from tsembed_search.model import checkpoint, registry
 from tsembed_search.model.backbones.protocol import Backbone, Prepared
+from tsembed_search.model.batching import in_fitting_parts
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.registry import ModelRef
 
@@ -122,8 +123,11 @@ class CachingPreparer(Preparer):
     def _look(self, opened: dict[str, Prepared]) -> None:
         """Lets new pictures pass the tower, and keeps what it saw."""
         if opened:
-            found = dict(zip(opened, self._looking.look(list(opened.values())), strict=True))
-            new = {key: seen.cpu() for key, seen in found.items() if seen is not None}
+            found = in_fitting_parts(
+                lambda part: self._looking.look([one for _, one in part]), list(opened.items())
+            )  # a picture that does not fit stays as it is, and fails where it is needed
+            seen = [(key, one) for part, some in found for (key, _), one in zip(part, some or (), strict=False)]
+            new = {key: one.cpu() for key, one in seen if one is not None}
             self._seen |= new
             if self._store is not None:
                 self._store.put(new)

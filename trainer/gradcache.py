@@ -15,10 +15,19 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from tsembed_search.errors import ModelError
 from tsembed_search.model.backbones.protocol import Prepared, Traced
-from tsembed_search.model.batching import batches
+from tsembed_search.model.batching import batches, ran_out_of_memory
 from tsembed_search.trainer.representations import pack
+
+
+class TooLargeError(Exception):
+    """A piece did not fit in the device's memory. `places` are those of its items; nothing is said of gradients that
+    were added before.
+    """
+
+    def __init__(self, places: Sequence[int]) -> None:
+        super().__init__(f"A piece of {len(places)} items does not fit in memory.")
+        self.places = places
 
 
 class Chance:
@@ -50,7 +59,7 @@ def backward(
 
     `loss` takes `representations.pack` of all items in their order `[N, W]` and is called once. `tokens` is the budget
     of padded tokens that are in memory with gradients, on `device`. `precision` makes a context for each forward pass.
-    Raises `ModelError` when a piece does not fit in the GPU's memory.
+    Raises `TooLargeError` when a piece does not fit in the device's memory.
     """
     pieces = [
         ([place for place, _ in batch], [one for _, one in batch])
@@ -64,11 +73,15 @@ def backward(
         with precision():
             return pack(trace(piece))
 
-    try:
+    at = 0  # the piece that is being computed
+
+    def all_pieces() -> None:
+        nonlocal at
         for _, piece in pieces[:-1]:
             chances.append(Chance(device))
             with torch.no_grad():
                 cached.append(run(piece))
+            at += 1
         last = run(pieces[-1][1])
         cached.append(last.detach())
         order = torch.tensor([place for places, _ in pieces for place in places], device=last.device)
@@ -79,12 +92,18 @@ def backward(
         torch.autograd.backward(last, gradients[-1])
         del last
         after = Chance(device)
+        at = 0
         for (_, piece), gradient, chance in zip(pieces[:-1], gradients[:-1], chances, strict=True):
             chance.restore()
             torch.autograd.backward(run(piece), gradient)
+            at += 1
         after.restore()
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"{tokens} tokens with gradients do not fit in the memory of the GPU.",
-            f"Use --set batch.tokens={max(1, tokens // 2)}, or --set run.checkpointing=true.",
-        ) from error
+
+    try:
+        all_pieces()
+        return
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
+    # Only here is the error gone, and with its traceback what did not fit.
+    raise TooLargeError(pieces[at][0])

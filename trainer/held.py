@@ -6,15 +6,15 @@ free to learn: of those the base knows little.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tsembed_search.model.backbones.protocol import Adaptable
-from tsembed_search.model.batching import batches
+from tsembed_search.model.backbones.protocol import Adaptable, Prepared
+from tsembed_search.model.batching import batches, in_fitting_parts
 from tsembed_search.trainer.loader import Load
 from tsembed_search.trainer.ranks import Ranks
 from tsembed_search.trainer.representations import NEGATIVE, POSITIVE
@@ -64,9 +64,21 @@ def held(
         if weight:
             vectors = torch.empty(len(places), backbone.info.dim, device=device)
             chosen = ((row, load.items[place]) for row, place in enumerate(places))
-            for batch in batches(chosen, tokens, max(1, len(places))):
+
+            def plain(batch: Sequence[tuple[int, Prepared]]) -> torch.Tensor:
                 with precision():
-                    vectors[[row for row, _ in batch]] = backbone.plain([one for _, one in batch]).float()
-            where = torch.tensor(places, dtype=torch.int64, device=device)
-            found.append(Held(part, weight, where, vectors, ranks.sum(float(len(places))), ranks))
+                    return backbone.plain([one for _, one in batch]).float()
+
+            fits = []  # an item that is too large by itself is not held
+            for batch in batches(chosen, tokens, max(1, len(places))):
+                for own, one in in_fitting_parts(plain, batch):
+                    if one is not None:
+                        rows = [row for row, _ in own]
+                        vectors[rows] = one
+                        fits += rows
+            fits.sort()
+            where = torch.tensor([places[row] for row in fits], dtype=torch.int64, device=device)
+            if len(fits) < len(places):
+                vectors = vectors[fits]
+            found.append(Held(part, weight, where, vectors, ranks.sum(float(len(fits))), ranks))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tsembed_search.errors import LoadError, UsageError
@@ -32,6 +32,20 @@ class Load:
     tasks: dict[str, int]
     skipped: list[str]
     sampler: dict[str, Any]
+
+    def without(self, place: int, why: str) -> Load:
+        """The load without the item at a place: without its row if it is a query or a positive."""
+        rows = len(self.labels.of(QUERY))
+        dropped = {place} if place >= 2 * rows else {place % rows, place % rows + rows}
+        kept = [at for at in range(len(self.items)) if at not in dropped]
+        bare = [at - (at > min(dropped)) for at in self.bare if at not in dropped]
+        return replace(
+            self,
+            items=[self.items[at] for at in kept],
+            labels=Labels(self.labels.table[kept]),
+            bare=bare,
+            skipped=[*self.skipped, why],
+        )
 
     @property
     def tokens(self) -> int:

@@ -7,13 +7,17 @@ it would have drawn.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint, registry
+from tsembed_search.model.batching import free_memory
 from tsembed_search.trainer import card, diagnostics, features, folder, gradcache, ranks, setup, state, validation
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer import report as page
@@ -138,6 +142,23 @@ class _Run:
         was, stage = self.switch.at, self.switch.stage(step)
         if self.switch.at != was:
             self.log.write("stage", step=step, stage=stage, reason=self.switch.reason)
+        before = self.objective.extra_state()
+        outcome, too_large = self._pass(load, stage, step)
+        while self.ranks.sum(float(too_large is not None)) > 0:  # in any process: then all of them begin the step anew
+            load = self._lighter(load, too_large)
+            self.objective.restore(before)
+            self.updater.clear()
+            outcome, too_large = self._pass(load, stage, step)
+        self.ranks.sum_gradients(self.updater.shared)
+        rates, norm = self.updater.step(step, self.switch.router_factor(stage))
+        record = self._record(step, stage, load, outcome, rates, norm, time.perf_counter() - started)
+        self.watch.check(record, self._safe())
+        self.switch.observe(record["routing_entropy"])
+        self.step, self.sampled = step, load.sampler
+        self.log.write("step", **record)
+
+    def _pass(self, load: Load, stage: int, step: int) -> tuple[Outcome, Sequence[int] | None]:
+        """There and back through the model. Gives the places of items that together did not fit in memory, if any."""
         setup.seed_step(self.recipe.run.seed, step, self.ranks.rank)
         outcomes: list[Outcome] = []
         settings = self.recipe.loss
@@ -152,14 +173,36 @@ class _Run:
             total: Tensor = outcome.total
             return total
 
-        gradcache.backward(self.backbone.trace, load.items, loss, self.tokens, self.device, self.precision)
-        self.ranks.sum_gradients(self.updater.shared)
-        rates, norm = self.updater.step(step, self.switch.router_factor(stage))
-        record = self._record(step, stage, load, outcomes[0], rates, norm, time.perf_counter() - started)
-        self.watch.check(record, self._safe())
-        self.switch.observe(record["routing_entropy"])
-        self.step, self.sampled = step, load.sampler
-        self.log.write("step", **record)
+        try:
+            gradcache.backward(self.backbone.trace, load.items, loss, self.tokens, self.device, self.precision)
+            return outcomes[0], None
+        except gradcache.TooLargeError as error:
+            too_large = error.places
+        free_memory()
+        if not outcomes:  # the other processes wait for this one's part of the loss
+            with torch.no_grad():
+                loss(torch.zeros(len(load.items), self.shape.width, device=self.device))
+        return outcomes[0], too_large
+
+    def _lighter(self, load: Load, too_large: Sequence[int] | None) -> Load:
+        """What to try in place of a load of which some items did not fit in memory together: half of them at a time
+        from now on; without an item that does not fit alone.
+        """
+        if too_large is None:
+            return load
+        longest = max(load.items[place].tokens for place in too_large)
+        if len(too_large) > 1:
+            self.tokens = max(1, min(self.tokens, len(too_large) * longest) // 2)
+            said = f"{2 * self.tokens} tokens with gradients did not fit in memory: {self.tokens} at once from here on."
+            self.log.write("note", message=said)
+            return load
+        lighter = load.without(too_large[0], f"An item of {longest} tokens with gradients does not fit in memory.")
+        if len(lighter.items) < 4 and self.ranks.count == 1:  # two rows
+            raise ModelError(
+                f"Items of {longest} tokens with gradients do not fit in the memory of {self.backbone.info.device}.",
+                "Use --set run.checkpointing=true, smaller pictures, or a smaller model.",
+            )
+        return lighter
 
     def _record(
         self, step: int, stage: int, load: Load, outcome: Outcome, rates: dict[str, float], norm: float, took: float
@@ -194,6 +237,8 @@ class _Run:
         """Measures the model as it is, and keeps its weights if they are the best so far."""
         rows = self.recipe.run.validation_rows
         found, rankings = validation.measure(self.embedding, self.job.held_out, rows, self.ranks)
+        while self.embedding.remarks:
+            self.log.write("note", message=self.embedding.remarks.pop(0))
         self.validated, self.rankings = self.step, rankings
         if not found.tasks:
             return
@@ -281,7 +326,6 @@ class _Run:
         path = self.job.out / folder.MODEL
         report = self._report(reason, path, found)
         if self.ranks.first:
-            self._compare_tasks()
             checkpoint.save(
                 path,
                 self.backbone,
@@ -291,6 +335,7 @@ class _Run:
                 recipe=recipes.to_json(self.recipe) | {"steps_taken": self.step},
                 metrics=report.validation.to_json() if report.validation else {},
             )
+            self._compare_tasks()  # with the model on disk: whatever happens now, it is there
         self._end(report)
         if self.ranks.first:
             card.write(path, self.job.out)
@@ -320,9 +365,14 @@ class _Run:
     def _compare_tasks(self) -> None:
         """Notes whether the tasks' gradients of the shared weights agree, where there are several tasks."""
         loss = self.recipe.loss
-        found = diagnostics.task_gradients(
-            self.backbone, self.preparer, self.job.train, loss.temperature, loss.margin, self.recipe.run.seed
-        )
+        passes = diagnostics.Passes(self.backbone, self.tokens, self.device, self.precision)
+        try:
+            found = diagnostics.task_gradients(
+                passes, self.preparer, self.job.train, loss.temperature, loss.margin, self.recipe.run.seed
+            )
+        except gradcache.TooLargeError:
+            found = {}
+            self.log.write("note", message="There is too little memory to compare the gradients of tasks.")
         if len(found) > 1:
             self.log.write("gradients", tasks=list(found), cosine=diagnostics.cosines(found))
 

@@ -130,8 +130,8 @@ class Objective(nn.Module):
         self.mean.lerp_(routes.mean(0), max(1 / float(self.seen), 1 - _MEMORY))
 
     def extra_state(self) -> dict[str, Tensor]:
-        """All that it remembers, for a checkpoint of the run."""
-        state = {name: tensor.detach() for name, tensor in self.state_dict().items()}
+        """All that it remembers, as it is now: for a checkpoint of the run, or to begin a step anew."""
+        state = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
         if self.queue.packed is not None and self.queue.labels is not None:
             state |= {"queue.packed": self.queue.packed, "queue.labels": self.queue.labels}
         return state

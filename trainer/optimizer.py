@@ -52,8 +52,12 @@ class Updater:
         norm = float(nn.utils.clip_grad_norm_(self._parameters(), limit))
         if math.isfinite(norm):
             self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
+        self.clear()
         return rates, norm
+
+    def clear(self) -> None:
+        """Clears the gradients that are there."""
+        self._adam.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """The moments, by the parameter's number."""

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsembed_search.items import Item, Role
-from tsembed_search.model.backbones.protocol import Adaptable, Prepared
-from tsembed_search.model.batching import batches
+from tsembed_search.model.backbones.protocol import Adaptable, Prepared, Traced
+from tsembed_search.model.batching import batches, in_fitting_parts
 from tsembed_search.trainer.features import Preparer
 from tsembed_search.trainer.ranks import Ranks
 from tsembed_search.trainer.representations import QUERY, label
@@ -77,9 +77,11 @@ class Embedding:
         self._backbone = backbone
         self._preparer = preparer
         self._precision = precision
+        self.remarks: list[str] = []
+        """What a person should know of items that were left out."""
 
     def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embedded, list[int]]:
-        """Embeds items; also the places of those that could be read, in order."""
+        """Embeds items; also the places of those that could be read and fit in memory, in order."""
         self._backbone.train(False)
         try:
             parts = [self._some(wanted[at : at + _AT_ONCE]) for at in range(0, len(wanted), _AT_ONCE)]
@@ -95,13 +97,21 @@ class Embedding:
         assert self._backbone.adapters is not None
         vectors = torch.empty(len(prepared), self._backbone.info.dim)
         routes = torch.empty(len(prepared), self._backbone.adapters.mean.numel())
+        places: list[int] = []
         for batch in batches(ready, self._backbone.batch_tokens, _AT_ONCE):
-            rows = [place for place, _ in batch]
-            with torch.no_grad(), self._precision():
-                traced = self._backbone.trace([one for _, one in batch], losses=False)
-            vectors[rows], routes[rows] = traced.vectors.float().cpu(), traced.routes.float().cpu()
-        places = [place for place, _ in ready]
+            for part, traced in in_fitting_parts(self._traced, batch):
+                if traced is None:
+                    self.remarks.append(f"An item of {part[0][1].tokens} tokens does not fit in memory: not measured.")
+                    continue
+                rows = [place for place, _ in part]
+                vectors[rows], routes[rows] = traced.vectors.float().cpu(), traced.routes.float().cpu()
+                places += rows
+        places.sort()
         return Embedded(vectors[places], routes[places]), places
+
+    def _traced(self, batch: Sequence[tuple[int, Prepared]]) -> Traced:
+        with torch.no_grad(), self._precision():
+            return self._backbone.trace([one for _, one in batch], losses=False)
 
 
 def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[str, Ranking]:

@@ -64,7 +64,7 @@ class SimulatedGPU:
 
     @property
     def inside(self) -> bool:
-        """Whether this thread is in an operation on the GPU's tensors: what that makes for its own use is there, too."""
+        """Whether this thread is in an operation on the GPU's tensors: what it makes for its own use is there, too."""
         return getattr(self._thread, "inside", False)
 
     @inside.setter

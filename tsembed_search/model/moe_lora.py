@@ -168,6 +168,13 @@ class Adapters:
         """Inside, the model does without its experts: see `Routing.off`."""
         return self.routing.off()
 
+    def calm(self) -> None:
+        """Turns dropout and router noise off, and leaves the model in training mode if it is."""
+        for layer in self.layers.values():
+            layer.lora_dropout.eval()
+        for router in self.routers.values():
+            router.eval()
+
     def expert_parameters(self) -> Iterator[Tensor]:
         """The parameters of all A and B."""
         for layer in self.layers.values():
