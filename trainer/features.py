@@ -127,7 +127,7 @@ class CachingPreparer(Preparer):
                 lambda part: self._looking.look([one for _, one in part]), list(opened.items())
             )  # a picture that does not fit stays as it is, and fails where it is needed
             seen = [(key, one) for part, some in found for (key, _), one in zip(part, some or (), strict=False)]
-            new = {key: one.cpu() for key, one in seen if one is not None}
+            new = {key: one for key, one in seen if one is not None}
             self._seen |= new
             if self._store is not None:
                 self._store.put(new)

@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones import mini_spec
@@ -49,6 +51,10 @@ class _Input:
     pixels: Tensor | None
     seen: Tensor | None = None
 
+    @property
+    def pictured(self) -> bool:
+        return self.pixels is not None or self.seen is not None
+
 
 class _Group(NamedTuple):
     """Rows of a batch, their input vectors `words` `[G, T, 384]`, and which tokens are `real` (None: all) and of an
@@ -59,6 +65,13 @@ class _Group(NamedTuple):
     words: Tensor
     real: Tensor | None
     image: Tensor
+
+
+class _Groups(NamedTuple):
+    """A batch in groups; `order` `[B]`: the place of each of its rows among theirs."""
+
+    groups: list[_Group]
+    order: Tensor
 
 
 class Mini:
@@ -76,7 +89,6 @@ class Mini:
         state = load_file(mini_spec.verified("encoder"), device=str(device))
         self.encoder = MiniEncoder.from_state(state)
         self.ends: list[int] = self._tokenizer.encode("").ids
-        self._ends = self.encoder.words(torch.tensor(self.ends, device=device))
         self.adapters: Adapters | None = None
         self.projector: Projector | None = None
         self.info = ModelInfo(
@@ -131,7 +143,7 @@ class Mini:
             return Encoded(self._vectors(self._groups(batch)))
         from tsembed_search.model.routing import centred
 
-        traced = self._traced(batch, self._groups(batch), losses=False)
+        traced = self._traced(self._groups(batch), losses=False)
         return Encoded(traced.vectors, centred(traced.routes, self.adapters.mean.to(self._device)))
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
@@ -139,7 +151,7 @@ class Mini:
 
         Keep what was prepared from pictures: each is looked at the first time only, which is most of its cost.
         """
-        return self._traced(batch, self._groups(batch, keep=True), losses)
+        return self._traced(self._groups(batch, keep=True), losses)
 
     @torch.no_grad()
     def plain(self, batch: Sequence[Prepared]) -> Tensor:
@@ -148,14 +160,14 @@ class Mini:
         with self.adapters.off():
             return self._vectors(self._groups(batch, keep=True))
 
-    def _vectors(self, groups: Sequence[_Group]) -> Tensor:
-        return self._in_order([(one.rows, self.encoder(one.words, one.real)) for one in groups])
+    def _vectors(self, batch: _Groups) -> Tensor:
+        return self._in_order([self.encoder(one.words, one.real) for one in batch.groups], batch.order)
 
-    def _traced(self, batch: Sequence[Prepared], groups: Sequence[_Group], losses: bool) -> Traced:
+    def _traced(self, batch: _Groups, losses: bool) -> Traced:
         assert self.adapters is not None
         parts: list[tuple[list[int], Traced]] = []
         tokens = self.adapters.settings.router.tokens
-        for rows, words, real, image in groups:
+        for rows, words, real, image in batch.groups:
             counted = None
             if tokens != "all":
                 from tsembed_search.model.routing import counted_tokens
@@ -164,11 +176,11 @@ class Mini:
             with self.adapters.tracing(real, counted, losses) as trace:
                 parts.append((rows, trace.finished(self.encoder(words, real))))
         return Traced(
-            vectors=self._in_order([(rows, part.vectors) for rows, part in parts]),
-            routes=self._in_order([(rows, part.routes) for rows, part in parts]),
-            probabilities=self._in_order([(rows, part.probabilities) for rows, part in parts]),
-            choices=self._in_order([(rows, part.choices) for rows, part in parts]),
-            z=torch.stack([part.z * (len(rows) / len(batch)) for rows, part in parts]).sum(),
+            vectors=self._in_order([part.vectors for _, part in parts], batch.order),
+            routes=self._in_order([part.routes for _, part in parts], batch.order),
+            probabilities=self._in_order([part.probabilities for _, part in parts], batch.order),
+            choices=self._in_order([part.choices for _, part in parts], batch.order),
+            z=torch.stack([part.z * (len(rows) / len(batch.order)) for rows, part in parts]).sum(),
         )
 
     @property
@@ -179,13 +191,21 @@ class Mini:
     def look(self, batch: Sequence[Prepared]) -> list[Tensor | None]:
         """What the tower sees in each item's picture, None without one: the soft caption `[4, 384]`, or with a
         projector `[4, 384 + 1280]`, features beside it, in half precision. Nothing that is trained changes it, and
-        neither do the other pictures of the batch, to the last bit.
+        neither do the other pictures of the batch, to the last bit. On the CPU, whatever the device.
         """
         inputs: list[_Input] = [one.data for one in batch]
-        pictured = [one for one in inputs if one.pixels is not None]
-        fill = pictured[-1:] * (-len(pictured) % SLICE)
-        with torch.no_grad():
-            return self._look([*inputs, *fill], keep=False)[: len(inputs)]
+        found = [one.seen for one in inputs]
+        rows = [row for row, one in enumerate(inputs) if one.pixels is not None]
+        at_once = max(SLICE, self.batch_tokens // _PICTURE_TOKENS // SLICE * SLICE)
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            pixels = [pixels for row in some if (pixels := inputs[row].pixels) is not None]
+            pixels += pixels[-1:] * (-len(pixels) % SLICE)
+            with torch.no_grad():
+                seen = self._see(torch.stack(pixels))[: len(some)].cpu()
+            for row, one in zip(some, seen, strict=True):
+                found[row] = one
+        return found
 
     def train(self, mode: bool = True) -> None:
         """Turns dropout and router noise on or off. The base itself has none."""
@@ -196,20 +216,29 @@ class Mini:
         assert self.adapters is not None
         self.encoder.context_fn = self.adapters.routing.checkpoint_context
 
-    def _groups(self, batch: Sequence[Prepared], keep: bool = False) -> list[_Group]:
-        """Rows of similar length together, so that little is computed for padding."""
+    def _groups(self, batch: Sequence[Prepared], keep: bool = False) -> _Groups:
+        """Rows of similar length together, so that little is computed for padding.
+
+        All that says where things go is laid out on the CPU and moved at once: a GPU waits for nothing.
+        """
         inputs: list[_Input] = [one.data for one in batch]
         captions = self._captions(self._look(inputs, keep))
-        sequences = [self._sequence(one.ids, caption) for one, caption in zip(inputs, captions, strict=True)]
-        return [
-            _Group(rows, *self._padded([sequences[row] for row in rows], [captions[row] is not None for row in rows]))
-            for rows in _alike([len(one) for one in sequences])
-        ]
+        plan = _Plan(inputs, self.ends)
+        moved = self._move(torch.from_numpy(plan.numbers))
+        source, order = self.encoder.words(moved[: plan.sources]), moved[plan.sources : plan.sources + len(batch)]
+        if captions is not None:
+            source = torch.cat([source, captions.flatten(0, 1)])
+        groups = []
+        for part in plan.parts:
+            shape, start, size = (len(part.rows), part.longest), part.start, len(part.rows) * part.longest
+            places, real, image = (moved[start + at * size : start + (at + 1) * size].view(shape) for at in range(3))
+            words = functional.embedding(places, source)
+            groups.append(_Group(part.rows, words, None if part.full else real.bool(), image.bool()))
+        return _Groups(groups, order)
 
-    def _in_order(self, parts: list[tuple[list[int], Tensor]]) -> Tensor:
+    def _in_order(self, parts: list[Tensor], order: Tensor) -> Tensor:
         """Rows of groups, each `[G, ...]`, as the batch had them: `[B, ...]`."""
-        order = torch.tensor([row for rows, _ in parts for row in rows], device=self._device)
-        return torch.cat([part for _, part in parts])[order.argsort()]
+        return torch.cat(parts)[order]
 
     def _look(self, inputs: Sequence[_Input], keep: bool) -> list[Tensor | None]:
         """What is seen in each item's picture, if it has one; with `keep` it replaces the pixels."""
@@ -245,15 +274,22 @@ class Mini:
         likeliest = likeliest / likeliest.sum(dim=-1, keepdim=True)
         return torch.einsum("pk,pkmd->pmd", likeliest, self.table[classes])
 
-    def _captions(self, seen: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The tokens `[4, 384]` of each picture, on the device. What was seen may lie elsewhere, in half precision."""
-        found = [None if one is None else one.to(self._device, torch.float32) for one in seen]
-        pictured = [one for one in found if one is not None]
-        if self.projector is not None and pictured:
-            together = torch.stack(pictured)
-            captions = iter(self.projector(together[..., : mini_spec.DIM], together[..., mini_spec.DIM :]))
-            found = [None if one is None else next(captions) for one in seen]
-        return found
+    def _captions(self, seen: Sequence[Tensor | None]) -> Tensor | None:
+        """The tokens of all pictures, `[P, 4, 384]` float32 on the device; None without pictures.
+
+        What was seen before may lie on the CPU, in half precision.
+        """
+        pictured = [one for one in seen if one is not None]
+        if not pictured:
+            return None
+        away = [one for one in pictured if one.device.type != self._device.type]
+        moved = iter(self._move(torch.stack([one.float() for one in away])) if away else ())
+        here = [one if one.device.type == self._device.type else next(moved) for one in pictured]
+        together = torch.stack([one.float() for one in here])
+        if self.projector is None:
+            return together
+        tokens: Tensor = self.projector(together[..., : mini_spec.DIM], together[..., mini_spec.DIM :])
+        return tokens
 
     @cached_property
     def tower(self) -> VisionTower:
@@ -268,24 +304,52 @@ class Mini:
 
         return load_file(mini_spec.verified("caption"), device=str(self._device))["table"].float()
 
-    def _sequence(self, ids: list[int], caption: Tensor | None) -> Tensor:
-        """One item's input vectors `[T, 384]`."""
-        parts = [self._ends[:1]]
-        if caption is not None:
-            parts.append(caption)
-        if ids:
-            parts.append(self.encoder.words(torch.tensor(ids, device=self._device)))
-        return torch.cat([*parts, self._ends[1:]])
 
-    def _padded(self, sequences: list[Tensor], pictured: list[bool]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """`words`, `real` and `image` of a group: see `_Group`."""
-        lengths = torch.tensor([len(one) for one in sequences], device=self._device)
-        words = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-        place = torch.arange(words.shape[1], device=self._device)
-        real = place < lengths[:, None]
-        of_caption = (place >= 1) & (place <= _CAPTION_TOKENS)
-        image = of_caption & torch.tensor(pictured, device=self._device)[:, None]
-        return words, None if bool(real.all()) else real, image
+@dataclass(frozen=True)
+class _Part:
+    """A group of a plan: its `rows` of the batch, the length of its longest, where its numbers `start`, and whether it
+    is `full`, without padding.
+    """
+
+    rows: list[int]
+    longest: int
+    start: int
+    full: bool
+
+
+class _Plan:
+    """Where the tokens of a batch go, in one array `numbers` of int64, so that one copy brings it to the device.
+
+    ids of all tokens that are words, a padding first | the batch's order among the groups' rows
+    | of each group, [G, T] each: the place of each token among words and captions; whether it is real; of an image
+    """
+
+    def __init__(self, inputs: Sequence[_Input], ends: Sequence[int]) -> None:
+        first, last = ends
+        pictured = [one.pictured for one in inputs]
+        words = [[first, *one.ids, last] for one in inputs]
+        lengths = [len(own) + _CAPTION_TOKENS * has for own, has in zip(words, pictured, strict=True)]
+        starts = np.cumsum([1, *map(len, words)])
+        self.sources = int(starts[-1])
+        captions = self.sources + _CAPTION_TOKENS * (np.cumsum(pictured) - 1)
+        groups = _alike(lengths)
+        order = np.argsort([row for rows in groups for row in rows])
+        numbers = [np.array([0, *(id_ for own in words for id_ in own)], np.int64), order.astype(np.int64)]
+        self.parts: list[_Part] = []
+        start = self.sources + len(inputs)
+        for rows in groups:
+            longest = max(lengths[row] for row in rows)
+            places, real, image = np.zeros((3, len(rows), longest), np.int64)
+            for at, row in enumerate(rows):
+                own = np.arange(starts[row], starts[row + 1])
+                if pictured[row]:
+                    own = np.concatenate([own[:1], captions[row] + np.arange(_CAPTION_TOKENS), own[1:]])
+                    image[at, 1 : 1 + _CAPTION_TOKENS] = 1
+                places[at, : len(own)], real[at, : len(own)] = own, 1
+            self.parts.append(_Part(rows, longest, start, bool(real.all())))
+            start += 3 * places.size
+            numbers += [places.ravel(), real.ravel(), image.ravel()]
+        self.numbers = np.concatenate(numbers)
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:

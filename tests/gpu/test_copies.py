@@ -1,0 +1,72 @@
+"""Copies between CPU and GPU, and waits for the GPU: as many for a large batch as for a small one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from device_simulation import SimulatedGPU
+
+from tsembed_search import Embedder, Item
+from tsembed_search.model import registry
+from tsembed_search.model.backbones import mini
+from tsembed_search.trainer import features
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+def counted(embedder: Embedder, gpu: SimulatedGPU, items: list[Item]) -> tuple[int, int]:
+    """Copies and waits of one batch."""
+    prepared = [embedder.prepare(item) for item in items]
+    embedder.encode(prepared)
+    gpu.reset()
+    embedder.encode(prepared)
+    return gpu.copies, gpu.waits
+
+
+@pytest.mark.parametrize("name", ["mini-base", "mini"])
+def test_mini_does_not_wait_for_every_text(name: str) -> None:
+    """One copy there; vectors come back, and routes where there are some."""
+    with SimulatedGPU() as gpu:
+        embedder = Embedder.load(name)
+        few = counted(embedder, gpu, [Item("a few words") for _ in range(4)])
+        many = counted(embedder, gpu, [Item("a few words " * (at % 9 + 1)) for at in range(1, 200)])
+    back = 1 if name == "mini-base" else 2
+    assert few == many == (1 + back + (name == "mini"), back + (name == "mini"))
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_mini_does_not_wait_for_every_picture(count: int) -> None:
+    with SimulatedGPU() as gpu:
+        embedder = Embedder.load("mini-base")
+        assert counted(embedder, gpu, [Item("words", PICTURE)] * count + [Item("more")]) == (3, 1)
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_what_is_looked_at_comes_back_at_once(count: int, pictures: list[Path]) -> None:
+    """In training: pixels go there in one copy, what was seen comes back in one, and goes there again in one."""
+    with SimulatedGPU() as gpu:
+        backbone: Any = registry.load(registry.resolve("mini-base"))
+        backbone.tower, backbone.table  # noqa: B018  are loaded now
+        backbone.look([backbone.prepare(Item(image=PICTURE))])
+        gpu.reset()
+        seen = backbone.look([backbone.prepare(Item(image=PICTURE)) for _ in range(count)])
+        assert (gpu.copies, gpu.waits) == (2, 1)
+        assert all(one is not None and not one.is_cuda for one in seen)
+        kept = [backbone.prepare(Item(image=PICTURE), seen=one) for one in seen]
+        gpu.reset()
+        backbone.forward(kept)
+        assert (gpu.copies, gpu.waits) == (2, 0)
+        assert isinstance(backbone, mini.Mini) and features.preparer(backbone, "test", cache=False, workers=1)
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"])
+def test_families_do_not_wait_for_every_text(family: str, tiny: Callable[[str], str]) -> None:
+    with SimulatedGPU() as gpu:
+        embedder = Embedder.load(tiny(family))
+        few = counted(embedder, gpu, [Item("a few words") for _ in range(2)])
+        assert few == counted(embedder, gpu, [Item("a few words " * (at % 9 + 1)) for at in range(40)])
+    assert few[0] <= 4 and few[1] <= 3
