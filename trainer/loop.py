@@ -75,7 +75,7 @@ class _Run:
         self.device = next(self.adapters.expert_parameters()).device
         self.shape = Shape(self.backbone.info.dim, *self.adapters.shape)
         self.precision = setup.precision(settings.precision, self.device)
-        self.tokens = job.recipe.batch.tokens or setup.tokens(self.backbone, self.device)
+        self.tokens = job.recipe.batch.tokens or self.backbone.training_tokens(settings.checkpointing)
         self.objective = Objective(job.recipe.loss, job.recipe.negatives, self.shape, settings.seed).to(self.device)
         self.updater = Updater(job.recipe.optimizer, self.adapters, self.objective, settings.steps)
         self.switch = Switch(job.recipe.stages, settings.steps)

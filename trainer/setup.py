@@ -53,11 +53,6 @@ def precision(name: str, device: torch.device) -> Callable[[], AbstractContextMa
     return lambda: torch.autocast(device.type, torch.bfloat16)
 
 
-def tokens(backbone: Adaptable, device: torch.device) -> int:
-    """Tokens with gradients that fit: activations of a backward pass take several times those of a forward pass."""
-    return backbone.batch_tokens if device.type == "cpu" else max(1024, backbone.batch_tokens // 4)
-
-
 def compile_model(backbone: Any) -> None:
     """Runs the model through torch.compile from now on."""
     for name in ("model", "encoder"):

@@ -20,8 +20,8 @@ from tsembed_search.errors import ModelError
 from tsembed_search.images import open_image
 from tsembed_search.items import Item, Role
 from tsembed_search.model import pooling
+from tsembed_search.model.backbones import budget, families, weights
 from tsembed_search.model.backbones import device as devices
-from tsembed_search.model.backbones import families, weights
 from tsembed_search.model.backbones.prompt import Prompt
 from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, TextSpec, Traced
 from tsembed_search.model.backbones.vision import VISIONS, Picture, Vision
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from tsembed_search.model.registry import ModelRef
 
 _CPU_TOKENS = 2048  # a batch that keeps two or more cores busy
-_GPU_TOKENS = 32768  # beyond this a large GPU gains nothing
-_BYTES_PER_UNIT = 64  # memory of one token in one forward pass, per unit of the widest layer
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,14 @@ class TransformersBackbone:
         parameter = next(model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
         self.adapters: Adapters | None = None
-        self.batch_tokens = _batch_tokens(model, self._device)
+        self._needs = budget.needs(model.config, self._dtype.itemsize)
+        free = devices.free_bytes(self._device)
+        self.batch_tokens = _CPU_TOKENS if free is None else self._needs.forward_tokens(free)
+
+    def training_tokens(self, checkpointing: bool = False) -> int:
+        """Padded tokens with gradients that fit at once in the memory that is free now."""
+        free = devices.free_bytes(self._device)
+        return _CPU_TOKENS if free is None else self._needs.training_tokens(free, checkpointing)
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
         """Tokens, positions and uint8 pixels of one item. Raises `LoadError` for a picture that cannot be read."""
@@ -287,16 +292,6 @@ def _bos(folder: Path) -> str:
     file = folder / "tokenizer_config.json"
     token = weights.read_json(file).get("bos_token") if file.is_file() else None
     return str(token.get("content", "") if isinstance(token, dict) else token or "")
-
-
-def _batch_tokens(model: Any, device: torch.device) -> int:
-    """A padded-token budget: on a GPU, what half of its free memory holds, within reason."""
-    if device.type != "cuda":
-        return _CPU_TOKENS
-    free, _ = torch.cuda.mem_get_info(device)
-    config = model.config.get_text_config()
-    width = max(int(config.intermediate_size), int(config.hidden_size))
-    return max(1024, min(_GPU_TOKENS, free // 2 // (_BYTES_PER_UNIT * width)))
 
 
 def _positions(ids: NDArray[np.int64], token: int, picture: Picture | None) -> NDArray[np.int64]:

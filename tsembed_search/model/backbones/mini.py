@@ -24,7 +24,8 @@ from torch.nn import functional
 
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones import mini_spec
-from tsembed_search.model.backbones.device import pick
+from tsembed_search.model.backbones.budget import Needs
+from tsembed_search.model.backbones.device import free_bytes, pick
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
 from tsembed_search.model.backbones.mini_projector import FEATURES, Projector, parts
 from tsembed_search.model.backbones.mini_vision import SLICE, VisionTower
@@ -38,6 +39,9 @@ TOP_CLASSES = 100
 _CAPTION_TOKENS = 4
 # What one picture costs in the tower, in tokens of the encoder (both are about 21 MFLOP a token).
 _PICTURE_TOKENS = 86
+_CPU_TOKENS, _GPU_TOKENS = 4096, 65536
+_NEEDS = Needs(forward=110 * 1024, training=330 * 1024, checkpointed=160 * 1024)
+"""Bytes per token: forward those of a picture in the tower, 9 MiB for its 86 tokens; a text's takes a seventh."""
 
 
 @dataclass
@@ -116,10 +120,16 @@ class Mini:
         """Pictures of 260 x 260 on white, texts of at most 254 word pieces."""
         return self._spec
 
-    @property
+    @cached_property
     def batch_tokens(self) -> int:
-        """Beyond this a CPU gains nothing; a GPU has room for more."""
-        return 4096 if self._device.type == "cpu" else 65536
+        """Beyond this a CPU gains nothing; on a GPU what fits."""
+        free = free_bytes(self._device)
+        return _CPU_TOKENS if free is None else _NEEDS.forward_tokens(free, _GPU_TOKENS)
+
+    def training_tokens(self, checkpointing: bool = False) -> int:
+        """Padded tokens with gradients that fit at once in the memory that is free now."""
+        free = free_bytes(self._device)
+        return _CPU_TOKENS if free is None else _NEEDS.training_tokens(free, checkpointing, _GPU_TOKENS)
 
     def prepare(self, item: Item, role: Role = "document", seen: Tensor | None = None) -> Prepared:
         """Word pieces and pixels. Mini prompts a query no differently from a document; an instruction of the item's own

@@ -159,3 +159,7 @@ class Adaptable(Backbone, Protocol):
     def checkpoint(self) -> None:
         """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
         ...
+
+    def training_tokens(self, checkpointing: bool = False) -> int:
+        """A budget of padded tokens with gradients at once that suits the model and its device."""
+        ...

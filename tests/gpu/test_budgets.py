@@ -1,0 +1,149 @@
+"""Budgets of tokens are what the GPU holds: for each family, texts and pictures, with and without gradients."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import real_size
+import torch
+from device_simulation import GIB, SimulatedGPU
+
+from tsembed_search import Embedder, Item
+from tsembed_search.model import registry
+from tsembed_search.model.backbones import budget
+from tsembed_search.model.moe_lora import attach
+from tsembed_search.trainer import setup
+from tsembed_search.trainer.settings import Adapter
+
+FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
+SIZES = list(real_size.SIZES)
+TOKENS = 256
+
+
+def on_gpu(gpu: SimulatedGPU, size: str) -> Any:
+    model = real_size.model(size, blocks=1, depth=1)
+    for tensor in (*model.parameters(), *model.buffers()):
+        gpu.take(tensor)
+    return model.model
+
+
+def peak_of(gpu: SimulatedGPU, work: Callable[[], object]) -> int:
+    gc.collect()
+    before = gpu.live
+    gpu.reset()
+    kept = work()
+    del kept
+    return gpu.peak - before
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_forward_pass_stays_below_what_is_reckoned(size: str) -> None:
+    """The decoder and the vision tower of real widths, in bytes per token."""
+    with SimulatedGPU() as gpu, torch.no_grad():
+        inner, needs = on_gpu(gpu, size), budget.needs(real_size.config(size))
+        decoder = inner.text_model if size.startswith("smol") else inner.language_model
+        words = torch.zeros(1, TOKENS, real_size.SIZES[size]["text"]["hidden_size"], device="cuda").bfloat16()
+        decoded = peak_of(gpu, lambda: decoder(inputs_embeds=words, use_cache=False))
+        if size.startswith("smol"):
+            pixels = torch.zeros(1, 1, 3, 512, 512, device="cuda").bfloat16()
+            seen = peak_of(gpu, lambda: inner.get_image_features(pixels)) / 64
+        else:
+            values = 3 * 2 * real_size.SIZES[size]["vision"]["patch_size"] ** 2
+            patches, grid = torch.zeros(256, values, device="cuda").bfloat16(), torch.tensor([[1, 16, 16]])
+            seen = peak_of(gpu, lambda: inner.get_image_features(patches, grid.to("cuda"))) / 64
+    assert 0.05 * needs.forward < max(decoded / TOKENS, seen) < needs.forward
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_stays_below_what_is_reckoned(size: str, checkpointing: bool) -> None:
+    """One block, of which models have about thirty."""
+    with SimulatedGPU() as gpu:
+        inner = on_gpu(gpu, size)
+        decoder = inner.text_model if size.startswith("smol") else inner.language_model
+        adapters = attach(decoder, Adapter(rank=4, dropout=0.1).settings(), "layers")
+        for parameter in adapters.parameters():
+            parameter.requires_grad_(True)
+        decoder.train(True)
+        if checkpointing:
+            settings = {"use_reentrant": False, "context_fn": adapters.routing.checkpoint_context}
+            decoder.gradient_checkpointing_enable(settings)
+        words = torch.randn(1, TOKENS, real_size.SIZES[size]["text"]["hidden_size"]).bfloat16().to("cuda")
+
+        def there_and_back() -> None:
+            with setup.precision("bfloat16", gpu.device)(), adapters.tracing(None, losses=True) as trace:
+                traced = trace.finished(decoder(inputs_embeds=words, use_cache=False).last_hidden_state[:, -1])
+            traced.vectors.float().sum().backward()
+
+        there_and_back()
+        taken = peak_of(gpu, there_and_back) / TOKENS
+    one = budget.needs(real_size.config(size, blocks=1))
+    reckoned = one.checkpointed if checkpointing else one.training
+    assert 0.05 * reckoned < taken < 1.1 * reckoned
+
+
+@pytest.mark.parametrize("gigabytes", [6, 8, 16, 24, 48, 80])
+@pytest.mark.parametrize("size", SIZES)
+def test_cards_get_what_they_hold(size: str, gigabytes: int) -> None:
+    needs, free = budget.needs(real_size.config(size)), gigabytes * GIB
+    forward, training = needs.forward_tokens(free), needs.training_tokens(free, False)
+    checkpointed = needs.training_tokens(free, True)
+    assert forward * needs.forward <= free and 1024 <= training <= checkpointed
+    assert training * needs.training <= free or training == budget.LEAST_TOKENS
+    assert forward <= needs.forward_tokens(2 * free)
+
+
+@pytest.mark.parametrize("free", [2 * GIB, 8 * GIB])
+def test_mini_asks_the_card(free: int) -> None:
+    """Pictures and texts of a whole batch fit in it, and so do those that are looked at for training."""
+    picture = np.zeros((260, 260, 3), np.uint8)
+    with SimulatedGPU(free) as gpu:
+        backbone: Any = registry.load(registry.resolve("mini-base"))
+        one = backbone.prepare(Item(image=picture))
+        backbone.forward([one])
+        each = peak_of(gpu, lambda: backbone.forward([one]))
+        assert backbone.batch_tokens // one.tokens * each < gpu.limit - gpu.live
+        text = backbone.prepare(Item("word " * 250))
+        each = peak_of(gpu, lambda: backbone.forward([text] * 4)) / 4
+        assert backbone.batch_tokens // text.tokens * each < gpu.limit - gpu.live
+        backbone.adapt(Adapter().settings())
+        for parameter in backbone.adapters.parameters():
+            parameter.requires_grad_(True)
+        for checkpointing in (False, True):
+            if checkpointing:
+                backbone.checkpoint()
+            backbone.train(True)
+
+            def there_and_back() -> None:
+                backbone.trace([text] * 4).vectors.sum().backward()
+
+            there_and_back()
+            each = peak_of(gpu, there_and_back) / 4
+            assert backbone.training_tokens(checkpointing) // text.tokens * each < gpu.limit - gpu.live
+
+
+def test_looking_keeps_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pictures come at once."""
+    with SimulatedGPU(GIB) as gpu:
+        backbone: Any = registry.load(registry.resolve("mini-base"))
+        monkeypatch.setitem(backbone.__dict__, "batch_tokens", 4 * 86)
+        items = [backbone.prepare(Item(image=np.full((260, 260, 3), at, np.uint8))) for at in range(10)]
+        backbone.look(items[:4])
+        fits = peak_of(gpu, lambda: backbone.look(items[:4]))
+        assert peak_of(gpu, lambda: backbone.look(items)) <= fits * 1.01
+        assert all(seen is not None for seen in backbone.look(items))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_says_what_it_needs(family: str, tiny: Callable[[str], str]) -> None:
+    with SimulatedGPU(8 * GIB):
+        large: Any = Embedder.load(tiny(family)).backbone
+        assert large.batch_tokens == budget.MOST_TOKENS and large.training_tokens(True) == budget.MOST_TOKENS // 2
+    with SimulatedGPU(20_000_000):
+        small: Any = Embedder.load(tiny(family)).backbone
+        assert 1024 <= small.batch_tokens < budget.MOST_TOKENS
+        assert 1024 <= small.training_tokens() < budget.MOST_TOKENS // 4

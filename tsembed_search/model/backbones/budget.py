@@ -1,0 +1,68 @@
+"""How many tokens fit on a GPU at once: asked from its free memory, and from what a model needs per token.
+
+The factors are measured: `benchmarks/training_memory.py` gives what a decoder block saves, `tests/gpu/test_budgets.py`
+holds all of them to what models really take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+LEAST_TOKENS = 1024
+MOST_TOKENS = 32768
+"""Beyond this a large GPU gains nothing."""
+_FORWARD_SHARE, _TRAINING_SHARE = 0.5, 0.75  # of the free memory: other programs, fragmentation, kernels' own space
+# Bytes per token: of a forward pass, per unit of the decoder's widest layer; of what a block in training saves for its
+# backward pass, per unit of its hidden and its inner width; of a vision tower's forward pass, per patch.
+_DECODER, _HIDDEN, _INNER = 64, 50, 8
+_TOWER, _PIXEL = 8, 12
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes per token of a forward pass, of training, and of training with checkpointing."""
+
+    forward: float
+    training: float
+    checkpointed: float
+
+    def forward_tokens(self, free: int, most: int = MOST_TOKENS) -> int:
+        """Padded tokens of a batch without gradients, with `free` bytes."""
+        return _within(free * _FORWARD_SHARE / self.forward, most)
+
+    def training_tokens(self, free: int, checkpointing: bool, most: int = MOST_TOKENS) -> int:
+        """Padded tokens with gradients at once."""
+        needed = self.checkpointed if checkpointing else self.training
+        return _within(free * _TRAINING_SHARE / needed, most // 2 if checkpointing else most // 4)
+
+
+def needs(config: Any, bytes_each: int = 2) -> Needs:
+    """What a transformers model takes per token, by its configuration. `bytes_each`: of a number of its weights."""
+    text, factor = config.get_text_config(), bytes_each / 2
+    hidden, inner = int(text.hidden_size), int(text.intermediate_size)
+    block = factor * (_HIDDEN * hidden + _INNER * inner)
+    tower = factor * _patches_per_token(config) * _patch(config.vision_config)
+    blocks = int(text.num_hidden_layers)
+    return Needs(
+        forward=max(factor * _DECODER * max(hidden, inner), tower),
+        training=blocks * block + tower,
+        checkpointed=blocks * bytes_each * hidden + 2 * block + tower,  # blocks' inputs, and one block there and back
+    )
+
+
+def _patches_per_token(config: Any) -> int:
+    """How many of the vision tower's patches become one token of the decoder."""
+    merge = getattr(config.vision_config, "spatial_merge_size", None) or getattr(config, "scale_factor", 1)
+    return int(merge) ** 2
+
+
+def _patch(vision: Any) -> float:
+    """Bytes of one patch in the vision tower, its pixels included, in two bytes a number."""
+    hidden = int(getattr(vision, "embed_dim", None) or vision.hidden_size)
+    inner = int(getattr(vision, "intermediate_size", None) or hidden * vision.mlp_ratio)
+    return _TOWER * (hidden + inner) + _PIXEL * 3 * int(vision.patch_size) ** 2
+
+
+def _within(tokens: float, most: int) -> int:
+    return max(min(LEAST_TOKENS, most), min(most, int(tokens)))
