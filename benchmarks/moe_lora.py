@@ -124,7 +124,7 @@ class ExpertLoop(GatedLinear):
         """`[B, T, d_in]` to `[B, T, d_out]`."""
         y: Tensor = self.base_layer(x)
         if self.router is not None:
-            self._route(x, x.dtype)
+            self.route(x, x.dtype)
         assert self._gate.scale is not None
         rank = self._settings.rank
         for expert in range(self._settings.router.experts):

@@ -20,6 +20,9 @@ from tsembed_search.trainer.settings import Recipe
 from tsembed_search.version import __version__
 
 
+_PROGRAMS = 32  # with gradients and without, with padding and without, and so on: all that one part may be compiled to
+
+
 def adapted(backbone: Any, recipe: Recipe) -> Adaptable:
     """The backbone with fresh adapters, always the same ones for a seed, or with those that it has: training goes on
     from a checkpoint. Raises `ModelError` when it can carry none.
@@ -53,11 +56,21 @@ def precision(name: str, device: torch.device) -> Callable[[], AbstractContextMa
     return lambda: torch.autocast(device.type, torch.bfloat16)
 
 
-def compile_model(backbone: Any) -> None:
-    """Runs the model through torch.compile from now on."""
-    for name in ("model", "encoder"):
-        if isinstance(module := getattr(backbone, name, None), torch.nn.Module):
-            module.compile()
+def compile_model(backbone: Adaptable, **options: Any) -> None:
+    """Runs the parts of the model's blocks, attention and what follows it, through torch.compile from now on.
+
+    Only them: they are where the time goes. A vision tower asks for numbers midway, and checkpointing, which happens
+    around a block, cannot be compiled. Routers are left out: each notes what it decides under its block's number, and
+    a number that differs is another program. `options` are those of `Module.compile`.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = _PROGRAMS
+    assert backbone.adapters is not None
+    backbone.adapters.leave_routers_to_python()
+    for block in backbone.blocks:
+        for part in block.children():
+            part.compile(dynamic=True, **options)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

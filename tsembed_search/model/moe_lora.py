@@ -107,7 +107,7 @@ class GatedLinear(nn.Module):
             x = x.to(self.down.weight.dtype)
         low: Tensor = self.down(self.lora_dropout[_NAME](x))
         if self.router is not None:
-            self._route(x, low.dtype)
+            self.route(x, low.dtype)
         assert self._gate.scale is not None
         low = low * self._gate.scale
         if low.dtype == base.dtype:
@@ -115,7 +115,8 @@ class GatedLinear(nn.Module):
             return add(base.flatten(0, -2), low.flatten(0, -2), self.up.weight.t().to(low.dtype)).view(base.shape)
         return base + cast(Tensor, self.up(low)).to(base.dtype)
 
-    def _route(self, x: Tensor, dtype: torch.dtype) -> None:
+    def route(self, x: Tensor, dtype: torch.dtype) -> None:
+        """Runs the block's router on inputs `[B, T, d]`: sets the block's gate, in `dtype`, and notes it."""
         assert self.router is not None and self._routing is not None
         sequence = self.router.settings.level == "sequence"
         found = self.router(x, self._routing.share_of(x) if sequence else None)
@@ -167,6 +168,11 @@ class Adapters:
     def off(self) -> AbstractContextManager[None]:
         """Inside, the model does without its experts: see `Routing.off`."""
         return self.routing.off()
+
+    def leave_routers_to_python(self) -> None:
+        """Keeps torch.compile from compiling the routers along with the projections that run them."""
+        for layer in self.layers.values():
+            layer.route = torch.compiler.disable(layer.route)  # type: ignore[method-assign]
 
     def calm(self) -> None:
         """Turns dropout and router noise off, and leaves the model in training mode if it is."""

@@ -95,6 +95,11 @@ class TransformersBackbone:
         self.info = replace(self.info, routes=self.adapters.shape)
         return self.adapters
 
+    @property
+    def blocks(self) -> torch.nn.ModuleList:
+        """The decoder's blocks."""
+        return cast(torch.nn.ModuleList, self.model.get_submodule(self.family.blocks))
+
     def train(self, mode: bool = True) -> None:
         """Turns dropout and router noise on or off."""
         self.model.train(mode)

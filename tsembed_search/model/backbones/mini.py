@@ -116,6 +116,11 @@ class Mini:
         return self.adapters
 
     @property
+    def blocks(self) -> torch.nn.ModuleList:
+        """The encoder's layers."""
+        return self.encoder.encoder.layer
+
+    @property
     def inputs(self) -> InputSpec:
         """Pictures of 260 x 260 on white, texts of at most 254 word pieces."""
         return self._spec

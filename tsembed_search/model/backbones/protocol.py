@@ -142,6 +142,11 @@ class Adaptable(Backbone, Protocol):
     info: ModelInfo
     adapters: Adapters | None
 
+    @property
+    def blocks(self) -> torch.nn.ModuleList:
+        """The transformer blocks that adapters go into."""
+        ...
+
     def adapt(self, settings: AdapterSettings) -> Adapters: ...
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
