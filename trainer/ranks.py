@@ -55,10 +55,12 @@ class Ranks:
         """Adds up the gradients of all processes, in each of them."""
         if self.count == 1:
             return
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
+        shared = list(parameters)
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in shared]
+        together = torch.cat([one.flatten() for one in gradients])  # one exchange, not hundreds of small ones
+        dist.all_reduce(together)
+        for one, gradient in zip(shared, together.split([one.numel() for one in shared]), strict=True):
+            one.grad = gradient.view_as(one)
 
     def same(self, parameters: Iterable[Tensor]) -> None:
         """Gives every process the first one's parameters."""
@@ -105,6 +107,8 @@ def join(device: str = "auto") -> tuple[Ranks, str]:
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"{count} processes cannot share {device}.", "Leave --device out, or use --device cpu.")
     if on_gpu:
+        if torch.cuda.device_count() == 1 and os.environ.get("CUDA_VISIBLE_DEVICES"):
+            local = 0  # a launcher that shows each process a GPU of its own
         if local >= torch.cuda.device_count():
             raise UsageError(
                 f"There are {torch.cuda.device_count()} GPUs for {count} processes.", "Start one process per GPU."

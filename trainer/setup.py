@@ -19,7 +19,6 @@ from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.settings import Recipe
 from tsembed_search.version import __version__
 
-
 _PROGRAMS = 32  # with gradients and without, with padding and without, and so on: all that one part may be compiled to
 
 

@@ -31,6 +31,7 @@ GIB = 2**30
 _aten = torch.ops.aten
 # Operations whose result's shape, or whose caller, needs a number from the GPU.
 _WAITING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2"}
+_DRAWING = {"rand", "randn", "randint", "randperm", "uniform_", "normal_", "bernoulli_", "random_", "native_dropout"}
 _MAY_MIX = {"copy_", "index", "index_put", "index_put_", "_index_put_impl_", "set_"}  # what PyTorch allows to mix
 _DEVICE_GETTER, _IS_CUDA_GETTER = torch.Tensor.device.__get__, torch.Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 
@@ -40,12 +41,12 @@ class SimulatedGPU:
     `mps` for a Mac's.
 
     `copies` and `waits` count up; `live` and `peak` are bytes of tensors on the GPU. `refused` counts operations that
-    did not fit.
+    did not fit, `drawn` those that the GPU's own random numbers would be drawn for.
     """
 
     def __init__(self, limit: int = 80 * GIB, capability: tuple[int, int] = (8, 0), kind: str = "cuda") -> None:
         self.limit, self.capability, self.device = limit, capability, torch.device(kind, 0)
-        self.copies = self.waits = self.live = self.peak = self.refused = 0
+        self.copies = self.waits = self.live = self.peak = self.refused = self.drawn = 0
         self._thread = threading.local()
         self._open = ExitStack()
 
@@ -169,6 +170,7 @@ class _Calls(TorchFunctionMode):
             gpu.copies, gpu.waits = gpu.copies + 1, gpu.waits + 1
         if _names_side(named.get("device")):
             there = _is_gpu(named["device"])
+            gpu.drawn += there and name in _DRAWING
             out = func(*args, **{**named, "device": "cpu"})
             if name in ("tensor", "as_tensor", "asarray", "new_tensor"):
                 return gpu.move(out, there)
@@ -259,6 +261,7 @@ class _Operations(TorchDispatchMode):
                 raise _mixed(name)
         elif others and name not in _MAY_MIX:
             raise _mixed(name)
+        gpu.drawn += name in _DRAWING
         gpu.waits += name in _WAITING or (name == "repeat_interleave" and kwargs.get("output_size") is None)
         out = func(*args, **kwargs)
         return out if name == "copy_" else self._taken(out)

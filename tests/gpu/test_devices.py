@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from device_simulation import SimulatedGPU
 
 from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.model import registry
 from tsembed_search.model.backbones import device, hf
 from tsembed_search.trainer import setup
+from tsembed_search.trainer.settings import Adapter
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
 ITEMS = [
@@ -123,3 +126,38 @@ def test_training_on_a_mac_is_refused(tmp_path: Path) -> None:
 
     with SimulatedGPU(kind="mps"), pytest.raises(UsageError, match="GPU of a Mac"):
         train(job(tmp_path / "run", device="mps"))
+
+
+@pytest.mark.parametrize("base", ["mini-base", "qwen2-vl"])
+def test_a_seed_means_the_same_adapters_everywhere(base: str, tiny: Callable[[str], str]) -> None:
+    name = base if base == "mini-base" else tiny(base)
+    settings = Adapter(rank=2, projector=base == "mini-base").settings()
+
+    def drawn(where: str) -> tuple[dict[str, torch.Tensor], list[bool]]:
+        backbone: Any = registry.load(registry.resolve(name), where)
+        setup.seed_step(1, 0, 0)
+        adapters = backbone.adapt(settings)
+        state = adapters.expert_state() | adapters.router_state()
+        return {key: tensor.cpu() for key, tensor in state.items()}, [one.is_cuda for one in adapters.parameters()]
+
+    here, _ = drawn("cpu")
+    with SimulatedGPU() as gpu:
+        there, on_gpu = drawn("cuda")
+    assert all(on_gpu) and gpu.drawn == 0, "a GPU draws other numbers"
+    assert here.keys() == there.keys() and all(torch.equal(here[key], there[key]) for key in here)
+
+
+def test_a_launcher_may_show_each_process_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsembed_search.trainer import ranks
+
+    begun: list[str] = []
+    monkeypatch.setattr(ranks.dist, "init_process_group", lambda backend, **_: begun.append(backend))
+    monkeypatch.setattr(ranks.dist, "get_rank", lambda: 3)
+    for name, value in {"WORLD_SIZE": "8", "LOCAL_RANK": "3", "RANK": "3", "CUDA_VISIBLE_DEVICES": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with SimulatedGPU():
+        group, device_name = ranks.join()
+        assert (device_name, group.rank, begun) == ("cuda:0", 3, ["nccl"])
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        with pytest.raises(UsageError, match="There are 1 GPUs for 8 processes"):
+            ranks.join()

@@ -67,13 +67,13 @@ class GatedLinear(nn.Module):
         super().__init__()
         inputs, outputs = _shape(base)
         device = next(base.parameters(), torch.empty(0)).device
-        down = nn.Linear(inputs, settings.width, bias=False, device=device)
-        up = nn.Linear(settings.width, outputs, bias=False, device=device)
+        # Drawn on the CPU: a seed then means the same adapters on every device.
+        down, up = nn.Linear(inputs, settings.width, bias=False), nn.Linear(settings.width, outputs, bias=False)
         nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))  # depends on d_in alone, so it suits every expert
         nn.init.zeros_(up.weight)
         self.base_layer = base
-        self.lora_A = nn.ModuleDict({_NAME: down})
-        self.lora_B = nn.ModuleDict({_NAME: up})
+        self.lora_A = nn.ModuleDict({_NAME: down.to(device)})
+        self.lora_B = nn.ModuleDict({_NAME: up.to(device)})
         self.lora_dropout = nn.ModuleDict({_NAME: nn.Dropout(settings.dropout)})
         self.router: Router | None = None
         self._gate = gate

@@ -79,8 +79,8 @@ class Router(nn.Module):
     def __init__(self, width: int, settings: RouterSettings, device: torch.device | None = None) -> None:
         super().__init__()
         self.settings = settings
-        # Normalised inputs have length sqrt(d), so logits start with deviation 1.
-        self.weight = nn.Parameter(torch.randn(settings.experts, width, device=device) * width**-0.5)
+        # Normalised inputs have length sqrt(d), so logits start with deviation 1. Drawn on the CPU: see GatedLinear.
+        self.weight = nn.Parameter((torch.randn(settings.experts, width) * width**-0.5).to(device))
 
     def forward(self, x: Tensor, share: Tensor | None) -> Gates:
         """Gates for inputs `x` `[B, T, d]`. `share` `[B, T]`: each token's share of its item (0 on padding), rows sum

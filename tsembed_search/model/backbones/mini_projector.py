@@ -29,11 +29,12 @@ class Projector(nn.Module):
 
     def __init__(self, device: torch.device | None = None) -> None:
         super().__init__()
-        self.whole = nn.Linear(FEATURES, PARTS * HIDDEN, device=device)
-        self.part = nn.Linear(FEATURES, HIDDEN, device=device)
+        self.whole = nn.Linear(FEATURES, PARTS * HIDDEN)
+        self.part = nn.Linear(FEATURES, HIDDEN)
         for layer in (self.whole, self.part):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.to(device)
 
     def forward(self, captions: Tensor, features: Tensor) -> Tensor:
         """Soft captions `[P, 4, 384]` and features `[P, 4, 1280]` to tokens `[P, 4, 384]`."""
