@@ -35,7 +35,7 @@ def read(
 
 def words(units: list[Unit]) -> str:
     """All text of a file."""
-    return "\n".join(unit.text or "" for unit in units)
+    return "\n".join(unit.text for unit in units if unit.text)
 
 
 def pictures(units: list[Unit]) -> list[NDArray[np.uint8]]:
