@@ -13,7 +13,7 @@ from tsembed_search.errors import LoadError
 from tsembed_search.images import open_image
 from tsembed_search.indexer.chunking import paragraphs
 from tsembed_search.indexer.loaders.pdf_pictures import NONSENSE, pictures
-from tsembed_search.indexer.loaders.unit import Loading, Unit, text_unit
+from tsembed_search.indexer.loaders.unit import Loading, Unit, numbers, text_unit
 from tsembed_search.pdf_pages import PdfSheet, has_unreadable_form, open_page, open_pdf
 from tsembed_search.pixels import content_size
 
@@ -49,17 +49,12 @@ def load(loading: Loading) -> Iterator[Unit]:
         if broken and len(broken) == total:
             raise LoadError("None of its pages can be read: the PDF is damaged.", "Save it again, or restore it.")
         if broken:
-            loading.note(f"Pages that cannot be read: {_numbers(broken)} of {total}.")
+            loading.note(f"Pages that cannot be read: {numbers(broken)} of {total}.")
         if not given:
             raise LoadError(
                 "There is no text and no picture in it.",
                 "If it is made of drawings, index it with --pages always and a model that reads pages by eye.",
             )
-
-
-def _numbers(pages: list[int]) -> str:
-    shown = ", ".join(map(str, pages[:10]))
-    return shown if len(pages) <= 10 else f"{shown} and {len(pages) - 10} more"
 
 
 def _units(sheet: PdfSheet, number: int, loading: Loading, seen: set[bytes]) -> Iterator[Unit]:
