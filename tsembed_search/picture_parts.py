@@ -7,6 +7,7 @@ What turns the picture upright or makes it transparent is kept where it makes se
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -31,8 +32,9 @@ def pixel_parts(file: BinaryIO, most: int, frame: int = 0) -> bytes | None:
     try:
         if data.startswith(_TIFF):
             return _tiff(data, frame)
+        # AVIF and HEIF begin with the length of their first part.
         for signature, strip in _FORMATS.items():
-            if data.startswith(signature):
+            if data.startswith(signature, 4 if signature == b"ftyp" else 0):
                 return strip(data)
     # The file ends within a structure: there is nothing to copy.
     except (struct.error, IndexError, ValueError):
@@ -278,10 +280,60 @@ def _psd(data: bytes) -> bytes:
     return b"".join([*out, data[at:]])
 
 
+def _bmp(data: bytes) -> bytes:
+    """The same file, whose palette has no more colours than its pixels can tell apart."""
+    size, bits, colours = struct.unpack_from("<I", data, 14)[0], *struct.unpack_from("<H16xI", data, 28)
+    if size < 40 or bits > 8 or colours <= 1 << bits:
+        return data
+    return data[:46] + bytes(4) + data[50:]
+
+
+def _ico(data: bytes) -> bytes:
+    """The largest of the sizes."""
+    count = struct.unpack_from("<H", data, 4)[0]
+    entries = [data[6 + 16 * number : 22 + 16 * number] for number in range(count)]
+    best = max(entries, key=lambda entry: ((entry[0] or 256) * (entry[1] or 256), entry[6]))
+    size, at = struct.unpack_from("<II", best, 8)
+    picture = data[at : at + size]
+    if picture.startswith(b"\x89PNG"):
+        picture = _png(picture)
+    return data[:4] + b"\1\0" + best[:8] + struct.pack("<II", len(picture), 22) + picture
+
+
+def _jpeg2000(data: bytes) -> bytes:
+    """What says how the colours are coded, and the code."""
+    out, at = [], 0
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        if size < 8:
+            # The last part may say nothing of its length; another one leads nowhere.
+            at = at if kind == b"jp2c" else data.index(b"jp2c", at) - 4
+            size = struct.unpack_from(">I", data, at)[0] or len(data) - at
+            kind = b"jp2c"
+        if kind in (b"jP  ", b"ftyp", b"jp2h", b"jp2c"):
+            out.append(data[at : at + size])
+        if kind == b"jp2c":
+            break
+        at += size
+    return b"".join(out)
+
+
+def _heif(data: bytes) -> bytes:
+    """The same file (or AVIF), in which EXIF and XMP are items of a kind that nobody reads; turns are kept elsewhere."""
+    at = data.index(b"meta")
+    end = at + struct.unpack_from(">I", data, at - 4)[0]
+    items = re.sub(rb"(infe[\2\3].{3}(?:.{4}|.{6}))(?:Exif|mime)", rb"\1skip", data[at:end], flags=re.DOTALL)
+    return data[:at] + items + data[end:]
+
+
 _FORMATS: Final[dict[bytes, Callable[[bytes], bytes]]] = {
     b"\x89PNG\r\n\x1a\n": _png,
     b"\xff\xd8\xff": _jpeg,
     b"GIF8": _gif,
     b"RIFF": _webp,
     b"8BPS\0\x01": _psd,
+    b"BM": _bmp,
+    b"\0\0\1\0": _ico,
+    b"\0\0\0\x0cjP  ": _jpeg2000,
+    b"ftyp": _heif,
 }

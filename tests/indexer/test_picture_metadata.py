@@ -247,9 +247,8 @@ def gif(*blocks: bytes) -> bytes:
     "block",
     [
         b"\x21\xfe\0", b"\x21\xfe\xff" + b"x" * 255 + b"\0", b"\x21\xff\x0bNETSCAPE2.0\0",
-        b"\x21\xff\x0bNETSCAPE2.0\x01\x01\0", b"\x21\xff\x02xx\0", b"\x21\xff\0", b"\x21\x01\x01x\0", b"\x21\xf9\x01\x00\0", 
-        b"\x21\xf9\0",
-        b"\x21\xcc\x03abc\0",
+        b"\x21\xff\x0bNETSCAPE2.0\x01\x01\0", b"\x21\xff\x02xx\0", b"\x21\xff\0", b"\x21\x01\x01x\0",
+        b"\x21\xf9\x01\x00\0", b"\x21\xf9\0", b"\x21\xcc\x03abc\0",
     ],
     ids=["empty comment", "long comment", "no loop", "short loop", "odd program", "no program", "text", "short control",
          "no control", "unknown"],
@@ -291,6 +290,39 @@ def test_a_photoshop_file_is_shown_whatever_its_resources() -> None:
     for resources in (b"", b"junk", b"8BIM\x04\x0f\0\0\xff\xff\xff\xff", b"8BIM\x03\xed\xff"):
         data = header + struct.pack(">I", len(resources)) + resources + bytes(4) + pixels
         assert same(data, encoded("PNG"))
+
+
+def test_an_avif_is_shown_whatever_its_exif() -> None:
+    good = encoded("AVIF", quality=95, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0")
+    at = good.index(b"MM\0*")
+    for bad in (good[:at] + b"junkjunk" + good[at + 8 :], good[: at - 6] + b"\xff" * 14 + good[at + 8 :]):
+        assert same(bad, good)
+
+
+@pytest.mark.parametrize("part", [b"\0\0\0\x03xml ", struct.pack(">I4s", 12, b"xml ") + b"<<<<", b"\0\0\0\x08uuid"])
+def test_a_jpeg_2000_is_shown_whatever_its_parts(part: bytes) -> None:
+    good = encoded("JPEG2000")
+    at = good.index(b"jp2c") - 4
+    assert same(good[:at] + part + good[at:], good)
+    assert same(good + part + b"junk", good)
+
+
+@pytest.mark.parametrize(
+    ("at", "form", "value"),
+    [(2, "<I", 7), (6, "<I", 1 << 31), (34, "<I", 1 << 31), (38, "<I", 1 << 31), (46, "<I", 1 << 31), (50, "<I", 999)],
+    ids=["size", "reserved", "size of the pixels", "resolution", "colours", "important colours"],
+)
+def test_a_bmp_is_shown_whatever_its_header_says_beside_the_pixels(at: int, form: str, value: int) -> None:
+    good = encoded("BMP", drawing().quantize(256))
+    bad = bytearray(good)
+    struct.pack_into(form, bad, at, value)
+    assert same(bytes(bad), good)
+
+
+def test_an_icon_is_shown_whatever_the_metadata_of_its_pictures() -> None:
+    good = encoded("ICO", sizes=[(60, 40)])
+    picture = png(PNG_CHUNKS["a text with a wrong sum"], data=good[good.index(b"\x89PNG") :])
+    assert same(good[:14] + struct.pack("<II", len(picture), 22) + picture, good)
 
 
 # What stays refused
