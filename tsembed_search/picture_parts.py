@@ -319,7 +319,7 @@ def _jpeg2000(data: bytes) -> bytes:
 
 
 def _heif(data: bytes) -> bytes:
-    """The same file (or AVIF), in which EXIF and XMP are items of a kind that nobody reads; turns are kept elsewhere."""
+    """The same file, where EXIF and XMP are items of a kind that nobody reads. AVIF too; turns are kept elsewhere."""
     at = data.index(b"meta")
     end = at + struct.unpack_from(">I", data, at - 4)[0]
     items = re.sub(rb"(infe[\2\3].{3}(?:.{4}|.{6}))(?:Exif|mime)", rb"\1skip", data[at:end], flags=re.DOTALL)
