@@ -29,9 +29,9 @@ _LONGEST_SHAPE: Final = 8.0
 # With one bit per pixel a picture needs more of them to show something: signatures and single words stay out.
 _SMALLEST_BITS: Final = 128
 _MOST_PICTURES: Final = 50
-_MOST_PIECES: Final = 2_000
-"""A page with more pieces than this is one picture: they are not compared in pairs."""
-_MOST_OF_PAGE: Final = 0.5
+_MOST_PIECES: Final = 1_000
+"""Of a page; more are not compared in pairs."""
+_MOST_OF_PAGE: Final = 0.4
 # Of a box: less than this may lie outside of what is shown, or of another box.
 _SLACK: Final = 0.1
 _LONGEST_CLIP: Final = 500
@@ -252,10 +252,10 @@ def _has_layers(group: Sequence[_Piece]) -> bool:
 
 def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
     """Pieces that belong together: side by side with a common edge, or on top of each other."""
-    if len(pieces) > _MOST_PIECES:
-        yield pieces
+    if not 1 < len(pieces) <= _MOST_PIECES:
+        yield from ([piece] for piece in pieces)
         return
-    joined = _belong(pieces) if len(pieces) > 1 else np.ones((len(pieces),) * 2, bool)
+    joined = _belong(pieces)
     waiting = dict.fromkeys(range(len(pieces)))
     while waiting:
         found = [next(iter(waiting))]

@@ -309,6 +309,12 @@ def test_a_page_of_thousands_of_pieces_is_one_picture() -> None:
     assert looks_like(found, INK)
 
 
+def test_a_page_of_thousands_of_icons_has_no_picture() -> None:
+    icon = pixels_of(Image.linear_gradient("L").resize((16, 16)))
+    content = b" ".join(b"q 4 0 0 4 %d %d cm /I0 Do Q" % (n % 60 * 6, n // 60 * 6) for n in range(1500))
+    assert [unit.kind for unit in read(PDF, sheet(TEXT + content, {"I0": icon}))] == ["text"]
+
+
 def test_pieces_that_would_explode_are_noted() -> None:
     notes: list[str] = []
     content, parts = SCANS["one bit"]
