@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -34,6 +35,9 @@ _MOST_PIECES: Final = 1_000
 _MOST_OF_PAGE: Final = 0.4
 # Of a box: less than this may lie outside of what is shown, or of another box.
 _SLACK: Final = 0.1
+# Seams are looked for in a drawing of this size; a step of fewer greys is none.
+_SEAMS: Final = (512, 512)
+_STEP: Final = 8
 _LONGEST_CLIP: Final = 500
 # What pypdfium2 meets when a crafted file says that something has no size, or an endless one.
 NONSENSE: Final = (ZeroDivisionError, OverflowError, ValueError)
@@ -82,7 +86,7 @@ def pictures(page: Any, number: int, loading: Loading, seen: set[bytes]) -> Iter
 
     given = 0
     pieces = list(_pieces(page, number, loading))
-    for group in _pictures_of(pieces, page):
+    for group in _pictures_of(pieces, page, loading):
         try:
             width, height = _pixels(group)
             # Rendering holds the decoded picture and the result, four bytes a pixel each; of bits less.
@@ -226,24 +230,48 @@ def _is_let_in(group: Sequence[_Piece]) -> bool:
     return min(width, height) >= least and longest <= _LONGEST_SHAPE
 
 
-def _pictures_of(pieces: list[_Piece], page: Any) -> Iterator[list[_Piece]]:
+def _pictures_of(pieces: list[_Piece], page: Any, loading: Loading) -> Iterator[list[_Piece]]:
     """The pieces of each picture, in the order of the page."""
-    sheet = page.get_width() * page.get_height()
     left_out: list[_Piece] = []
     for group in _groups(pieces):
-        joined = _is_let_in(group)
-        whole = len(group) == 1 or _area(_union(group)) >= _MOST_OF_PAGE * sheet
-        if joined and (whole or _has_layers(group) or not all(_is_let_in([piece]) for piece in group)):
+        let_in = [_is_let_in([piece]) for piece in group]
+        # Photos that touch are photos.
+        is_one = not all(let_in) or len(group) == 1 or _has_layers(group) or _goes_on(group, page, loading)
+        if _is_let_in(group) and is_one:
             yield group
             continue
-        # Photos that touch are photos; strips that make no picture together may still be parts of the page.
-        for piece in group:
-            if len(group) > 1 and _is_let_in([piece]):
-                yield [piece]
-            else:
-                left_out.append(piece)
+        yield from ([piece] for piece in compress(group, let_in))
+        left_out += [piece for piece, is_alone in zip(group, let_in, strict=True) if not is_alone]
+    # What makes no pictures may still be the page, in pieces with gaps.
+    sheet = page.get_width() * page.get_height()
     if sum(_area(piece.seen) for piece in left_out) >= _MOST_OF_PAGE * sheet and _is_let_in(left_out):
         yield left_out
+
+
+def _goes_on(group: Sequence[_Piece], page: Any, loading: Loading) -> bool:
+    """Whether what is drawn goes on from piece to piece: on most seams there is no more of a step than beside them."""
+    import pypdfium2
+
+    whole = _union(group)
+    try:
+        drawn = np.asarray(_part(page, whole, *_SEAMS, loading).convert("L"), np.int16)
+    except (pypdfium2.PdfiumError, *NONSENSE):
+        return False
+    high, wide = drawn.shape
+    across, along = wide / _size(whole)[0], high / _size(whole)[1]
+    steps = []
+    for piece in group:
+        left, right = ((side - whole[0]) * across for side in piece.seen[::2])
+        top, bottom = ((whole[3] - side) * along for side in piece.seen[:0:-2])
+        for lines, at, first, last in ((drawn, bottom, left, right), (drawn.T, right, top, bottom)):
+            seam, part = round(at), slice(round(first), round(last))
+            if 4 <= seam < len(lines) - 4:
+                rows = lines[seam - 4 : seam + 4, part]
+                step = np.abs(rows[5] - rows[2]).mean()
+                steps.append(
+                    step <= _STEP + 2 * max(np.abs(rows[2] - rows[0]).mean(), np.abs(rows[7] - rows[5]).mean())
+                )
+    return bool(np.mean(steps) > 0.5) if steps else True
 
 
 def _has_layers(group: Sequence[_Piece]) -> bool:

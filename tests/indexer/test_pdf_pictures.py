@@ -179,10 +179,19 @@ def test_rules_icons_and_masks_stay_out(content: bytes, parts: dict[str, Stream]
 
 
 def test_photos_that_touch_stay_photos() -> None:
-    other = ImageOps.mirror(PHOTO)
+    other = ImageOps.invert(PHOTO)
     content = b"q 90 0 0 60 50 40 cm /I0 Do Q q 90 0 0 60 140 40 cm /I1 Do Q"
     found = pictures(read(PDF, sheet(content, {"I0": pixels_of(PHOTO), "I1": pixels_of(other)})))
     assert [looks_like(found[0], PHOTO), looks_like(found[1], other)] == [True, True]
+
+
+@pytest.mark.parametrize("cut", [(1, 4), (4, 1), (2, 2), (1, 2)], ids=str)
+@pytest.mark.parametrize("size", [b"0.2 0 0 0.2 0 0", b"1.2 0 0 1.2 0 0"], ids=["small", "large"])
+def test_a_scan_that_covers_little_of_the_page_is_one_picture_too(cut: tuple[int, int], size: bytes) -> None:
+    content, parts = pieces(INK, *cut)
+    page = b"q %s cm %s Q" % (size, content.replace(b"q ", b"q 1 0 0 1 0 0 cm "))
+    (found,) = pictures(read(PDF, sheet(page, parts, box=b"0 0 595 842")))
+    assert looks_like(found, INK)
 
 
 def test_a_photo_on_a_background_stays_a_photo() -> None:
