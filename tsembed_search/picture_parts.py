@@ -192,6 +192,7 @@ _TIFF_PIXELS: Final = frozenset({
     334, 338, 339, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 532,
 })  # fmt: skip
 _MOST_TAGS: Final = 4_096
+_MOST_FOLDERS: Final = 10_000
 
 
 class _Tags:
@@ -213,7 +214,7 @@ class _Tags:
     def folders(self) -> Iterator[tuple[int, list[bytes]]]:
         """Where each folder begins, and its entries: none where they cannot be read, which ends the chain."""
         at, seen = self.number(self.offset, self.start), set[int]()
-        while at and at not in seen:
+        while at and at not in seen and len(seen) < _MOST_FOLDERS:
             seen.add(at)
             try:
                 entries = self._entries(at)

@@ -112,6 +112,22 @@ SCANS: dict[str, tuple[bytes, dict[str, Stream]]] = {
         b"1 0 0 1 0 0 cm q 300 0 0 200 50 40 cm /I1 Do Q 0 g " + PLACE,
         {"I0": pixels_of(BITS, MASK), "I1": pixels_of(Image.new("RGB", (60, 40), "white"))},
     ),
+    "a colour behind a mask on paper": (
+        b"q 300 0 0 200 50 40 cm /I1 Do Q " + PLACE,
+        {
+            "I0": pixels_of(Image.new("RGB", (90, 80), "black"), b"/Mask {M} "),
+            "M": pixels_of(BITS, MASK),
+            "I1": pixels_of(Image.new("RGB", (240, 160), "white")),
+        },
+    ),
+    "a colour behind a soft mask on paper": (
+        b"q 300 0 0 200 50 40 cm /I1 Do Q " + PLACE,
+        {
+            "I0": pixels_of(Image.new("RGB", (90, 80), "black"), b"/SMask {M} "),
+            "M": pixels_of(ImageOps.invert(INK)),
+            "I1": pixels_of(Image.new("RGB", (240, 160), "white")),
+        },
+    ),
 }  # fmt: skip
 
 
