@@ -110,7 +110,7 @@ class _Reader:
     def frames(self) -> Iterator[int]:
         """The numbers, from 0, of the frames that are pages, and not frames of an animation, sizes, or layers."""
         self._file.seek(0)
-        head = self._file.read(12)
+        head = self._file.read(64)
         if _is_heif(head):
             yield from range(_translated(lambda: getattr(self._at(0), "n_frames", 1)))
         else:
@@ -191,7 +191,8 @@ def _identified(file: BinaryIO) -> Image.Image:
 
 
 def _is_heif(head: bytes) -> bool:
-    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+    # An AVIF may name the general format first.
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head
 
 
 def _register_heif() -> None:
