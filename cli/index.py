@@ -155,7 +155,7 @@ def summary_lines(report: IndexReport, settings: IndexSettings, name: str, url: 
         f"{_changes(items)}The index {name} has {render.count_words(items.total, 'item')}.",
         *_skips(report.skipped),
     ]
-    if report.skipped:
+    if files.skipped:
         lines.append(f"All of them: tsembed status --skipped{same_index(name, url)}")
     if files.skipped and files.skipped == files.seen:
         lines.append("Nothing could be read: see the reasons above.")

@@ -20,6 +20,7 @@ from tsembed_search.errors import LoadError
 from tsembed_search.evaluation.records import Problem
 from tsembed_search.ignore_files import IgnoreRules, rules_in
 from tsembed_search.items import Item
+from tsembed_search.pdf_pages import open_page, open_pdf
 from tsembed_search.trainer.data_names import telling_name, telling_words
 from tsembed_search.trainer.data_pages import Passage, html_pairs, markdown_pairs, passage
 from tsembed_search.trainer.data_rows import hashed
@@ -186,11 +187,7 @@ def _pdf(path: Path) -> Iterator[Passage]:
     """A heading and the text of its page: bookmarks first, then each page's own first line; the title for page one."""
     import pypdfium2
 
-    try:
-        document = pypdfium2.PdfDocument(path)
-    except pypdfium2.PdfiumError as error:
-        raise LoadError("the PDF is damaged, or protected by a password") from error
-    with closing(document):
+    with closing(open_pdf(path)) as document:
         headings: dict[int, str] = {}
         title = " ".join(str(document.get_metadata_value("Title") or "").split())
         if telling_words(title):
@@ -202,8 +199,8 @@ def _pdf(path: Path) -> Iterator[Passage]:
                 headings.setdefault(page, words)
         for number in range(min(len(document), _MOST_PAGES)):
             try:
-                with closing(document[number]) as sheet, closing(sheet.get_textpage()) as words_of:
-                    text = words_of.get_text_bounded()
+                with open_page(document, number) as sheet:
+                    text = sheet.text()
             except pypdfium2.PdfiumError:
                 continue
             found = page_passage(text, headings.get(number, ""))
@@ -213,7 +210,7 @@ def _pdf(path: Path) -> Iterator[Passage]:
 
 def page_passage(text: str, heading: str = "") -> Passage | None:
     """A page's heading (its first line, unless one is given) and what follows it; None where there is too little."""
-    lines = [" ".join(line.split()) for line in re.sub("[\ufffe\x02\u00ad]\n?", "", text).splitlines()]
+    lines = [" ".join(line.split()) for line in text.splitlines()]
     lines = [line for line in lines if line]
     if not heading and lines and len(lines[0].split()) <= 12 and not lines[0].endswith((".", ",", ";")):
         heading = lines.pop(0)

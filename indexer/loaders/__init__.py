@@ -40,14 +40,14 @@ class Format:
 
 IMAGE: Final = Format(
     "image",
-    1,
+    2,
     frozenset({
         "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp", "dib", "avif", "heic", "heif", "jp2",
         "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "ico", "icns", "pcx", "psd", "qoi",
     }),
     (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"8BPS", b"qoif", b"\0\0\0\x0cjP  "),
 )  # fmt: skip
-PDF: Final = Format("pdf", 1, frozenset({"pdf"}), (b"%PDF-",), pages=True)
+PDF: Final = Format("pdf", 2, frozenset({"pdf"}), (b"%PDF-",), pages=True)
 HTML: Final = Format("html", 1, frozenset({"html", "htm", "xhtml"}), (b"<!doctype html", b"<html"))
 MARKDOWN: Final = Format("markdown", 1, frozenset({"md", "markdown", "mdown", "mkd"}))
 TEXT: Final = Format(
