@@ -279,3 +279,16 @@ def _cut_place(text: str) -> int:
         if ends:
             return ends[-1]
     return LONGEST_BLOCK
+
+
+def tiled(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks one after the other, a blank line between them, as offsets in the text that they make together."""
+    at = 0
+    for block in blocks:
+        text = block.text + "\n\n"
+        if len(text) <= LONGEST_BLOCK or block.heading:
+            yield Block(at, text, block.heading, block.title, block.lines)
+        else:
+            for part in paragraphs([text]):
+                yield Block(at + part.start, part.text, lines=block.lines, glued=part.glued)
+        at += len(text)

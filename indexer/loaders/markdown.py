@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.chunking import LONGEST_BLOCK, Block, paragraphs
-from tsembed_search.indexer.encoding import read_text
+from tsembed_search.encoding import read_text
 from tsembed_search.indexer.loaders import text as plain
 from tsembed_search.indexer.loaders.unit import Loading, Unit, text_unit
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.chunking import paragraphs
-from tsembed_search.indexer.encoding import read_text
+from tsembed_search.encoding import read_text
 from tsembed_search.indexer.loaders.unit import Loading, Unit, text_unit
 
 

@@ -1,0 +1,392 @@
+"""Finding out how a text file is encoded, and reading it piece by piece."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final
+
+from tsembed_search.errors import LoadError
+
+_PIECE: Final = 1 << 18
+_SAMPLE: Final = 1 << 16
+# Longest first: the mark of UTF-32 begins with that of UTF-16.
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Control characters that are no part of a text: all but tabs, line and page ends, backspace and escape (terminal logs).
+_ODD: Final = frozenset(range(32)) - frozenset(b"\t\n\x0b\x0c\r\x1b\x08") | {0x7F}
+_MOST_ODD: Final = 0.005
+# Files that hold more than that hold few *kinds* of them, as marks between fields; binary data holds every kind.
+_MOST_SEPARATORS: Final = 0.3
+_MOST_KINDS: Final = 4
+_MOST_KINDS_LEGACY: Final = 2
+_PADDING: Final = re.compile(rb"\0{8,}")
+# Formats that may hold mostly text, or mostly zeros, and are none. Each has zeros in what begins it.
+_BINARY: Final = re.compile(
+    rb"\x7fELF|PK\x03\x04|SQLite format 3\0|RIFF|OggS|ID3|fLaC|MThd|\x1f\x8b|OTTO|\x00\x01\x00\x00|.{257}ustar", re.DOTALL
+)
+_LEGACY: Final = (
+    "cp1252", "cp1250", "iso8859_2", "cp1251", "koi8_r", "cp866", "cp1253", "cp1254", "cp1255", "cp1256", "cp874",
+    "cp932", "euc_jp", "gb18030", "big5", "cp949", "cp437", "cp850", "mac_roman",
+)  # fmt: skip
+# Encodings whose every byte is ASCII: nothing in them tells that they are not.
+_SEVEN_BITS: Final = ("iso2022", "hz")
+# How far two guesses may differ in charset-normalizer's measures and still count as equals.
+_NEAR: Final = 0.01
+# How much of a page may contradict the encoding that it declares.
+_MOST_MISFITS: Final = 0.02
+# National sets of the commonest ideographs and syllables: a quarter of what Unicode has.
+_COMMON: Final = ("gb2312", "big5", "cp932", "euc_kr")
+_SAME_SCRIPT: Final = 0.9
+_FOREIGN_RUN: Final = re.compile(rb"[\x80-\xff]+")
+# Where each national set has its commonest characters, by the first byte.
+_ROWS: Final = {
+    "cp932": ("euc_jp", range(0xB0, 0xD0)), "euc_jp": ("euc_jp", range(0xB0, 0xD0)),
+    "gb18030": ("gb2312", range(0xB0, 0xD8)), "big5": ("big5", range(0xA4, 0xC7)),
+    "cp949": ("euc_kr", range(0xB0, 0xC9)),
+}  # fmt: skip
+_TYPOGRAPHY: Final = frozenset("€£¥§©®°±²³µ·«»‹›‘’‚“”„–—…¡¿½¼¾×•№\u00a0")
+_LESS_FAMILIAR: Final = 0.15
+_ODDLY_SPELT: Final = 0.4
+_WORDS: Final = re.compile(r"[^\W\d_]+")
+_SIGNS: Final = re.compile(rb"[ ,!\t]")
+# What a terminal acts on and does not show, and letters that are struck over, as in printed manuals.
+_ESCAPES: Final = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[PX^_][^\x1b\n]*(?:\x1b\\)?|[ -/]*[0-~])"
+)
+_STRUCK: Final = re.compile(r"[^\n\x08]\x08")
+_MOST_STRIKES: Final = 100
+_UNSHOWN: Final = re.compile(r"\0{2,}|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """`name`: of Python's codec. `strays`: the codec of bytes that it cannot read."""
+
+    name: str
+    strays: str | None = None
+
+    def decoder(self) -> codecs.IncrementalDecoder:
+        """A decoder that never fails: a few stray bytes can be wrong, such as a character that was cut."""
+        errors = "replace"
+        if self.strays is not None:
+            errors = f"tsembed-{self.strays}"
+            codecs.register_error(errors, _Strays(self.strays))
+        return codecs.getincrementaldecoder(self.name)(errors)
+
+
+def read_text(file: BinaryIO, declared: Sequence[str] = ()) -> Iterator[str]:
+    """The text of an open file in pieces of a few hundred kilobytes, every line end as `\\n`, as a person sees it:
+    without what only terminals and programs read. `declared`: see `find_encoding`.
+
+    Raises `LoadError` when there is nothing in it, when it is binary data, or when no encoding fits.
+    """
+    encoding = find_encoding(file, declared)
+    file.seek(0)
+    return _shown(_decoded(file, encoding))
+
+
+def _decoded(file: BinaryIO, encoding: Encoding) -> Iterator[str]:
+    decoder = io.IncrementalNewlineDecoder(encoding.decoder(), translate=True)
+    while data := file.read(_PIECE):
+        if text := decoder.decode(data):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text
+
+
+def _shown(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces without control characters. Where there are some, a line goes through as a whole, if it is no monster."""
+    rest = ""
+    for piece in pieces:
+        text = rest + piece
+        rest = ""
+        if not _UNSHOWN.search(text):
+            yield text
+            continue
+        at = text.rfind("\n") + 1
+        if at and len(text) - at < _SAMPLE:
+            text, rest = text[:at], text[at:]
+        yield _without_controls(text)
+    if rest:
+        yield _without_controls(rest)
+
+
+def _without_controls(text: str) -> str:
+    text = _ESCAPES.sub("", text)
+    for _ in range(_MOST_STRIKES if "\x08" in text else 0):
+        text, strikes = _STRUCK.subn("", text)
+        if not strikes:
+            break
+    return _UNSHOWN.sub(lambda found: "\n" if len(found[0]) > 1 else " ", text)
+
+
+def find_encoding(file: BinaryIO, declared: Sequence[str] = ()) -> Encoding:
+    """The encoding: by its mark or its zeros (UTF-16), else UTF-8 if all of it is valid, else by its letters.
+
+    `declared`: codecs that a page names. They are believed where the bytes do not contradict.
+    """
+    file.seek(0)
+    sample = file.read(_SAMPLE)
+    if not sample:
+        raise LoadError("The file is empty.")
+    for mark, encoding in _MARKS:
+        if sample.startswith(mark):
+            return Encoding(encoding)
+    if zeros := _wide_encoding(sample):
+        return Encoding(zeros)
+    if _BINARY.match(sample) and b"\0" in sample[:512]:
+        raise _binary()
+    while sample and not sample.strip(b"\0"):
+        sample = file.read(_SAMPLE)
+    if not sample:
+        raise LoadError("It holds nothing but zero bytes.", "Restore it from a backup.")
+    odd = _odd(sample)
+    if odd.total() > _MOST_ODD * len(_PADDING.sub(b"", sample)):
+        if script := _wide_script(sample):
+            return Encoding(script)
+        if _is_binary(sample, odd):
+            raise _binary()
+    if _is_utf8(file):
+        if b"\x1b$" in sample and _fits(sample, "iso2022_jp"):
+            return Encoding("iso2022_jp")
+        seven = [codec for codec in declared if codec.startswith(_SEVEN_BITS) and _fits(sample, codec)]
+        return Encoding(seven[0] if seven else "utf-8")
+    return _old_encoding(file, declared)
+
+
+def _binary() -> LoadError:
+    return LoadError("It holds binary data, not text.", "Check that its name has the right extension.")
+
+
+def _odd(sample: bytes) -> Counter[int]:
+    """How often each odd character is in it, but for padding: runs of zeros, and the end mark of DOS."""
+    sample = _PADDING.sub(b"", sample).rstrip(b"\0\x1a")
+    return Counter({byte: count for byte in _ODD if (count := sample.count(byte))})
+
+
+def _is_binary(sample: bytes, odd: Counter[int]) -> bool:
+    """Whether it holds more, or more kinds, of odd characters than separate the fields of a text."""
+    length = len(_PADDING.sub(b"", sample))
+    try:
+        codecs.getincrementaldecoder("utf-8")("strict").decode(sample)
+        kinds = _MOST_KINDS
+    except UnicodeDecodeError:
+        kinds = _MOST_KINDS_LEGACY
+    return len(odd) > kinds or odd.total() > _MOST_SEPARATORS * length
+
+
+def _wide_encoding(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a mark: every second byte, or three of four, are mostly zeros."""
+    sample = sample[: len(sample) // 4 * 4]
+    if len(sample) < 4:
+        return None
+    quarter = len(sample) // 4
+    zeros = [sample[place::4].count(0) / quarter for place in range(4)]
+    full = [share > 0.7 for share in zeros]
+    if zeros[0] < 0.1 and all(full[1:]):
+        return "utf-32-le"
+    if zeros[3] < 0.1 and all(full[:3]):
+        return "utf-32-be"
+    even, odd = (zeros[0] + zeros[2]) / 2, (zeros[1] + zeros[3]) / 2
+    if odd > 0.3 and even < 0.05:
+        return "utf-16-le"
+    if even > 0.3 and odd < 0.05:
+        return "utf-16-be"
+    return None
+
+
+def _wide_script(sample: bytes) -> str | None:
+    """UTF-16 without a mark in a script other than Latin: as UTF-16, and not as bytes, it is the writing of somebody."""
+    best, name = _SAME_SCRIPT, None
+    for encoding in ("utf-16-le", "utf-16-be"):
+        try:
+            text = codecs.getincrementaldecoder(encoding)("strict").decode(sample)
+        except UnicodeDecodeError:
+            continue
+        if (share := _writing(text)) > best:
+            best, name = share, encoding
+    return name
+
+
+def _writing(text: str) -> float:
+    """The share of a text that is common letters of one script (and Latin), blanks, digits and punctuation."""
+    text = text[:4096]
+    kinds = [unicodedata.category(one) for one in text]
+    if any(kind in ("Cn", "Co") or (kind == "Cc" and one not in "\t\n\r\f") for one, kind in zip(text, kinds, strict=True)):
+        return 0.0
+    letters = [one for one, kind in zip(text, kinds, strict=True) if kind[0] in "LM"]
+    scripts = Counter(unicodedata.name(one, "?").split()[0] for one in letters)
+    eastern = sum(scripts[name] for name in ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "IDEOGRAPHIC"))
+    latin = scripts.pop("LATIN", 0)
+    if not letters or latin == len(letters):
+        return 0.0
+    if 2 * eastern > len(letters) - latin:
+        common = max(sum(len(one.encode(codec, "ignore")) > 0 for one in letters) for codec in _COMMON)
+    else:
+        common = scripts.most_common(1)[0][1] + latin
+    return common / len(letters)
+
+
+def _is_utf8(file: BinaryIO) -> bool:
+    """Reads the file to its end, in pieces: a legacy encoding may show its first letter late."""
+    file.seek(0)
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    try:
+        while data := file.read(_PIECE):
+            decoder.decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@dataclass
+class _Foreign:
+    """The lines of a file that are not ASCII: what they say about its encoding.
+
+    `sample`: those that are not UTF-8. `valid`, `invalid`: lines that are and are not. `good`, `bad`: characters and
+    bytes of UTF-8.
+    """
+
+    sample: bytearray = field(default_factory=bytearray)
+    valid: int = 0
+    invalid: int = 0
+    good: int = 0
+    bad: int = 0
+
+    def add(self, line: bytes) -> None:
+        """Takes a line's evidence."""
+        text = line.decode("utf-8", "replace")
+        bad = text.count("\ufffd") - line.count(b"\xef\xbf\xbd")
+        self.bad += bad
+        self.good += sum(not one.isascii() for one in text) - bad
+        if bad:
+            self.invalid += 1
+            self.sample += line
+        else:
+            self.valid += 1
+
+    @property
+    def mostly_utf8(self) -> bool:
+        """Bytes of another encoding strayed into UTF-8, as when programs share a log."""
+        return 0 < self.invalid <= self.valid or self.good >= 4 * self.bad
+
+
+def _foreign(file: BinaryIO) -> _Foreign:
+    """The evidence of the first foreign lines, wherever they are; 64 KB of them are enough."""
+    found = _Foreign()
+    file.seek(0)
+    whole = True
+    while (line := file.readline(_SAMPLE)) and len(found.sample) < _SAMPLE:
+        begins, whole = whole, line.endswith(b"\n") or len(line) < _SAMPLE
+        if line.isascii():
+            continue
+        # A line without an end comes in parts, which may cut a character: only between signs that no character holds.
+        if not (begins and whole) and (signs := [one.end() for one in _SIGNS.finditer(line)]):
+            line = line[0 if begins else signs[0] : None if whole else signs[-1]]
+        found.add(line)
+    return found
+
+
+def _fits(sample: bytes, codec: str) -> bool:
+    """Hardly anything in the sample contradicts a codec."""
+    text = codecs.getincrementaldecoder(codec)("replace").decode(sample)
+    foreign = sum(not one.isascii() for one in text)
+    return text.count("\ufffd") <= _MOST_MISFITS * foreign
+
+
+def _old_encoding(file: BinaryIO, declared: Sequence[str]) -> Encoding:
+    """The encoding of a file that is not UTF-8 throughout."""
+    found = _foreign(file)
+    # Marks between fields mislead the judge; no encoding uses them within a character.
+    sample = bytes(found.sample).translate(bytes(32 if byte in _ODD else byte for byte in range(256)))
+    if found.mostly_utf8:
+        return Encoding("utf-8", _legacy_encoding(sample, "cp1252"))
+    for codec in declared:
+        if _fits(sample, codec):
+            return Encoding(codec)
+    legacy = _legacy_encoding(sample)
+    if legacy is None:
+        raise LoadError("Its encoding cannot be told, or it holds binary data.", "Save it as UTF-8.")
+    return Encoding(legacy)
+
+
+def _legacy_encoding(sample: bytes, default: str | None = None) -> str | None:
+    """The likeliest of the encodings that people's files have; of equals the western one, by far the commonest."""
+    from charset_normalizer import from_bytes
+
+    matches = list(from_bytes(sample, cp_isolation=list(_LEGACY)))
+    if not matches:
+        return default
+    # Its measures say little of a few words; whether somebody writes such characters says more.
+    familiar = {match.encoding: _familiar(sample.decode(match.encoding, "replace"), match.encoding) for match in matches}
+    least = max(familiar.values()) - _LESS_FAMILIAR
+    matches = [match for match in matches if familiar[match.encoding] >= least]
+    best = matches[0]
+    equals = {
+        match.encoding
+        for match in matches
+        if match.chaos <= best.chaos + _NEAR and match.coherence >= best.coherence - 2 * _NEAR
+    }
+    if "cp1252" in best.could_be_from_charset and "cp1252" in familiar and familiar["cp1252"] >= least:
+        return "cp1252"
+    return "cp1252" if "cp1252" in equals else best.encoding
+
+
+def _familiar(text: str, codec: str) -> float:
+    """The share of the foreign characters that people who use an encoding often write."""
+    foreign = Counter(one for one in text if not one.isascii())
+    if codec in _ROWS:
+        common = sum(count for one, count in foreign.items() if _is_common(one, codec))
+    else:
+        common = sum(count * (unicodedata.category(one)[0] in "LM" or one in _TYPOGRAPHY) for one, count in foreign.items())
+        # Capitals begin words, and accents stand among plain letters.
+        common -= _ODDLY_SPELT * sum(map(_oddly_spelt, _WORDS.findall(text)))
+    return common / (foreign.total() or 1)
+
+
+def _is_common(one: str, codec: str) -> bool:
+    """One of the common of the thousands of ideographs and syllables, kana, or a sign of East Asian writing."""
+    national, rows = _ROWS[codec]
+    code = one.encode(national, "ignore")
+    kana = "\u3041" <= one <= "\u30fe" and codec in ("cp932", "euc_jp")
+    sign = "\u3001" <= one <= "\u3011" or "\uff01" <= one <= "\uff5e" or one in _TYPOGRAPHY
+    return kana or sign or (len(code) == 2 and code[0] in rows)
+
+
+def _oddly_spelt(word: str) -> int:
+    """How many foreign letters of a word are capitals within it, or belong to a Latin word of nothing but accents."""
+    foreign = [one for one in word if not one.isascii()]
+    if len(foreign) == len(word) > 2 and all(unicodedata.name(one, "").startswith("LATIN") for one in word):
+        return len(word)
+    return sum(one.isupper() for one in word[1:] if not one.isascii())
+
+
+class _Strays:
+    """Reads what is not UTF-8 in another encoding: a run of foreign bytes, unless UTF-8 goes on behind the bad ones."""
+
+    def __init__(self, codec: str) -> None:
+        self._codec = codec
+
+    def __call__(self, error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        data, start, end = error.object, error.start, error.end
+        found = _FOREIGN_RUN.match(data, start)
+        if found is None or end == len(data):
+            return "\ufffd", end
+        try:
+            if data[end : found.end()].decode("utf-8"):
+                return "\ufffd", end
+        except UnicodeDecodeError:
+            pass
+        return found[0].decode(self._codec, "replace"), found.end()
