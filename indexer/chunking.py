@@ -282,10 +282,12 @@ def _cut_place(text: str) -> int:
 
 
 def tiled(blocks: Iterable[Block]) -> Iterator[Block]:
-    """The blocks one after the other, a blank line between them, as offsets in the text that they make together."""
+    """The blocks one after the other, as offsets in the text that they make together: a blank line between them, but
+    none after a block that ends its line itself.
+    """
     at = 0
     for block in blocks:
-        text = block.text + "\n\n"
+        text = block.text if block.text.endswith("\n") else block.text + "\n\n"
         if len(text) <= LONGEST_BLOCK or block.heading:
             yield Block(at, text, block.heading, block.title, block.lines)
         else:

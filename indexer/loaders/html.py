@@ -39,7 +39,7 @@ def load(loading: Loading) -> Iterator[Unit]:
     page = shown_page(source)
     loading.alive()
     number = -1
-    for number, chunk in enumerate(loading.cutter.chunks(tiled(_readable(page.tree.body)))):
+    for number, chunk in enumerate(loading.cutter.chunks(tiled(readable(page.tree.body)))):
         yield text_unit(chunk, number, loading.cutter.with_headings(chunk.text, (page.title, *chunk.headings)))
     if number < 0 and page.tree.css_first("frameset") is not None:
         raise LoadError("It is a set of frames, without text of its own.", "Index the pages that it shows.")
@@ -49,7 +49,7 @@ def load(loading: Loading) -> Iterator[Unit]:
         loading.note(f"Hidden parts of the page were left out: about {page.hidden:,} of {page.words:,} words.")
 
 
-def _readable(root: LexborNode | None) -> Iterator[Block]:
+def readable(root: LexborNode | None) -> Iterator[Block]:
     """The text of the blocks in order; `start` is not yet set."""
     parts: list[str] = []
     heading, lines, in_pre = 0, False, 0
