@@ -6,6 +6,7 @@ holds: a page that its script reveals, or that is one long menu, is read.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ _COMMENTS: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
 _INSIDE: Final = re.compile(r"\A<[^>]*>(.*?)(?:</template>)?\Z", re.DOTALL | re.IGNORECASE)
 _NOSCRIPT: Final = re.compile(r"</?noscript\b[^>]*>", re.IGNORECASE)
 _DEEPEST: Final = 8
+# In XML an element may close itself; to a parser of HTML a script that does goes on to the end of the page.
+_XHTML: Final = re.compile(r"\A\s*<\?xml\b|<html\b[^>]*\bxmlns\s*=", re.IGNORECASE)
+_PROLOGUE: Final = 4096
+_SELF_CLOSED: Final = re.compile(
+    r"<((?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)[a-z][\w-]*)"
+    r"((?:\s+[^<>\"'/]+(?:=(?:\"[^\"]*\"|'[^']*'))?)*\s*)/>"
+)
+_CDATA: Final = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 # Fields that show what was typed into them. Others show dots, a tick, a colour.
 _TYPED: Final = frozenset({"", "text", "search", "email", "url", "tel", "number", "date", "time", "month", "week"})
 
@@ -99,6 +108,8 @@ def _opened(source: str, depth: int) -> LexborHTMLParser:
     """
     from selectolax.lexbor import LexborHTMLParser
 
+    if _XHTML.search(source[:_PROLOGUE]):
+        source = _CDATA.sub(lambda found: html.escape(found[1]), _SELF_CLOSED.sub(r"<\1\2></\1>", source))
     tree = LexborHTMLParser(source)
     for node in tree.css("template[shadowrootmode], iframe[srcdoc]") if depth < _DEEPEST else ():
         if node.tag == "iframe":
@@ -115,9 +126,9 @@ def _opened(source: str, depth: int) -> LexborHTMLParser:
             node.insert_before(f" {node.attributes.get('value') or ''} ")
     for node in tree.css("select:not([multiple]):not([size])"):
         options = node.css("option")
-        chosen = node.css("option[selected]") or options[:1]
+        chosen = {option.mem_id for option in node.css("option[selected]") or options[:1]}
         for option in options:
-            if option not in chosen:
+            if option.mem_id not in chosen:
                 option.decompose()
     return tree
 
@@ -190,9 +201,9 @@ class _Census:
                     part = _Part(node, kind, part)
                     self.parts.append(part)
                     never += kind == "never"
-            elif part is not None and part.node == node:
+            elif part is not None and part.node.mem_id == node.mem_id:
                 never -= part.kind == "never"
-                if part.kind == "furniture" and part.own >= _SENTENCE:
+                if part.kind == "furniture" and (part.own >= _SENTENCE or not part.words):
                     part.kind = None
                 if part.above is not None:
                     part.above.words += part.words
