@@ -58,7 +58,6 @@ _ROWS: Final = {
     "cp949": ("euc_kr", range(0xB0, 0xC9)),
 }  # fmt: skip
 _TYPOGRAPHY: Final = frozenset("€£¥§©®°±²³µ·«»‹›‘’‚“”„–—…¡¿½¼¾×•№\u00a0")
-_LESS_FAMILIAR: Final = 0.15
 _COMMONEST: Final = frozenset(
     "оеаинтсрвлкмдпуі" "αοιετσνηυρπκλςίάόέή" "יוהלארתבשמנ" "اليمنورتبهعدسفةأ" "านรกอเงมยลวดทสตะปบคหแไโ"
     "이다는에을의가하고한로지기도사를은있어아서나그니리자것인해일수대라들정시여게우부과전마만적보모면제상"
@@ -69,7 +68,7 @@ _MISPLACED: Final = re.compile(
     "|(?<=[\u0e01-\u0e4e])[\u0e50-\u0e59](?=[\u0e01-\u0e4e])|(?<![\u0400-\u04ff])[ъыьЪЫЬ]"
     "|(?<![\u05b0-\u05ea])[\u05b0-\u05c7]|(?<![\u0621-\u0652])[\u064b-\u0652]"
 )
-_LESS_USUAL: Final = 0.12
+_LATIN: Final = 0.75
 _RARER: Final = 0.4
 _ODDLY_SPELT: Final = 0.4
 _SIGN_IN_WORD: Final = re.compile(r"[¢£¤¥¦¨¬®¯±²³´¶¸¹º»¼½¾¿](?=[^\W\d_])(?<![\s(]¿)")
@@ -345,32 +344,28 @@ def _legacy_encoding(sample: bytes, default: str | None = None) -> str | None:
     matches = list(from_bytes(sample, cp_isolation=list(_LEGACY)))
     if not matches:
         return default
-    # Its measures say little of a few words; whether somebody writes such characters says more.
-    texts = {match.encoding: sample.decode(match.encoding, "replace") for match in matches}
-    for measure, slack in ((_familiar, _LESS_FAMILIAR), (_usual, _LESS_USUAL)):
-        shares = {codec: share for codec, text in texts.items() if (share := measure(text, codec)) is not None}
-        least = max(shares.values(), default=0) - slack
-        texts = {codec: text for codec, text in texts.items() if shares.get(codec, 1) >= least}
-    matches = [match for match in matches if match.encoding in texts]
-    best = matches[0]
-    equals = {
-        match.encoding
-        for match in matches
-        if match.chaos <= best.chaos + _NEAR and match.coherence >= best.coherence - 2 * _NEAR
-    }
-    alike = equals | set(best.could_be_from_charset) & texts.keys()
-    return "cp1252" if "cp1252" in alike else best.encoding
+    # Its measures say little of a few words; whether somebody writes such characters, and such words, says more.
+    doubts = {}
+    for match in matches:
+        text = sample.decode(match.encoding, "replace")
+        familiar, usual = _familiar(text, match.encoding), _usual(text, match.encoding)
+        doubts[match.encoding] = match.chaos - match.coherence / 2 + (1 - familiar) + (1 - usual) / 2
+    best = min(doubts, key=lambda codec: doubts[codec])
+    return "cp1252" if doubts.get("cp1252", 1e9) <= doubts[best] + _NEAR else best
 
 
-def _usual(text: str, codec: str) -> float | None:
-    """The share of the commonest letters in writing other than Latin (None). What no word has counts against it."""
+def _usual(text: str, codec: str) -> float:
+    """The share of the commonest letters in writing other than Latin. What no word has counts against it."""
     foreign = [one for one in text.lower() if one.isalpha() and not one.isascii()]
-    if not foreign or unicodedata.name(foreign[0], "").startswith("LATIN"):
-        return None
+    if not foreign:
+        return 1.0
+    if unicodedata.name(foreign[0], "").startswith("LATIN"):
+        return _LATIN
+    common = sum(one in _COMMONEST or "\u3041" <= one <= "\u3093" for one in foreign) / len(foreign)
     if codec in _ROWS:
         # Of thousands of characters even the commonest are few.
-        return _RARER + (1 - _RARER) * sum(one in _COMMONEST or "\u3041" <= one <= "\u3093" for one in foreign) / len(foreign)
-    return (sum(one in _COMMONEST for one in foreign) - len(_MISPLACED.findall(text))) / len(foreign)
+        return _RARER + (1 - _RARER) * common
+    return common - len(_MISPLACED.findall(text)) / len(foreign)
 
 
 def _familiar(text: str, codec: str) -> float:
@@ -395,10 +390,14 @@ def _is_common(one: str, codec: str) -> bool:
 
 
 def _oddly_spelt(word: str) -> int:
-    """How many foreign letters of a word are capitals within it, or belong to a Latin word of nothing but accents."""
+    """How many foreign letters of a word are out of place: of another script than the rest, capitals within it, or all
+    of a Latin word of nothing but accents.
+    """
     foreign = [one for one in word if not one.isascii()]
-    if len(foreign) == len(word) > 2 and all(unicodedata.name(one, "").startswith("LATIN") for one in word):
-        return len(word)
+    latin = all(unicodedata.name(one, "").startswith("LATIN") for one in foreign)
+    plain = len(foreign) < len(word)
+    if foreign and (plain != latin) and (plain or len(word) > 2):
+        return 2 * len(foreign) if plain else len(foreign)
     return sum(one.isupper() for one in word[1:] if not one.isascii())
 
 
