@@ -341,7 +341,9 @@ def _legacy_encoding(sample: bytes, default: str | None = None) -> str | None:
     """The likeliest of the encodings that people's files have; of equals the western one, by far the commonest."""
     from charset_normalizer import from_bytes
 
-    matches = list(from_bytes(sample, cp_isolation=list(_LEGACY)))
+    if all(one.isascii() or one in _TYPOGRAPHY for one in sample.decode("cp1252", "replace")):
+        return "cp1252"
+    matches = from_bytes(sample, cp_isolation=list(_LEGACY))
     if not matches:
         return default
     # Its measures say little of a few words; whether somebody writes such characters, and such words, says more.
@@ -349,14 +351,16 @@ def _legacy_encoding(sample: bytes, default: str | None = None) -> str | None:
     for match in matches:
         text = sample.decode(match.encoding, "replace")
         familiar, usual = _familiar(text, match.encoding), _usual(text, match.encoding)
-        doubts[match.encoding] = match.chaos - match.coherence / 2 + (1 - familiar) + (1 - usual) / 2
+        doubt = match.chaos - match.coherence / 2 + (1 - familiar) + (1 - usual) / 2
+        # What reads the same in several encodings is listed under one of them.
+        doubts["cp1252" if "cp1252" in match.could_be_from_charset else match.encoding] = doubt
     best = min(doubts, key=lambda codec: doubts[codec])
     return "cp1252" if doubts.get("cp1252", 1e9) <= doubts[best] + _NEAR else best
 
 
 def _usual(text: str, codec: str) -> float:
     """The share of the commonest letters in writing other than Latin. What no word has counts against it."""
-    foreign = [one for one in text.lower() if one.isalpha() and not one.isascii()]
+    foreign = [one for one in text.lower() if not one.isascii() and unicodedata.category(one)[0] in "LM"]
     if not foreign:
         return 1.0
     if unicodedata.name(foreign[0], "").startswith("LATIN"):
