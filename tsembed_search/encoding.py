@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 from tsembed_search.errors import LoadError
+from tsembed_search.old_encodings import NATIONAL_SETS, guess
 
 _PIECE: Final = 1 << 18
 _SAMPLE: Final = 1 << 16
@@ -33,46 +34,21 @@ _MOST_KINDS_LEGACY: Final = 2
 _PADDING: Final = re.compile(rb"\0{8,}")
 # Formats that may hold mostly text, or mostly zeros, and are none. Each has zeros in what begins it.
 _BINARY: Final = re.compile(
-    rb"\x7fELF|PK\x03\x04|SQLite format 3\0|RIFF|OggS|ID3|fLaC|MThd|\x1f\x8b|OTTO|\x00\x01\x00\x00|.{257}ustar", re.DOTALL
+    rb"\x7fELF|PK\x03\x04|SQLite format 3\0|RIFF|OggS|ID3|fLaC|MThd|\x1f\x8b|OTTO|\x00\x01\x00\x00|.{257}ustar",
+    re.DOTALL,
 )
-_LEGACY: Final = (
-    "cp1252", "cp1250", "iso8859_2", "cp1251", "koi8_r", "cp866", "cp1253", "cp1254", "cp1255", "cp1256", "cp874",
-    "cp932", "euc_jp", "gb18030", "big5", "cp949", "cp437", "cp850", "mac_roman",
-)  # fmt: skip
 # Encodings whose every byte is ASCII: nothing in them tells that they are not.
 _SEVEN_BITS: Final = ("iso2022", "hz")
-# How far two guesses may differ in charset-normalizer's measures and still count as equals.
-_NEAR: Final = 0.01
 # How much of a page may contradict the encoding that it declares.
 _MOST_MISFITS: Final = 0.02
 # National sets of the commonest ideographs and syllables: a quarter of what Unicode has.
 _COMMON: Final = ("gb2312", "big5", "cp932", "euc_kr")
 _EASTERN: Final = ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "IDEOGRAPHIC")
 _SAME_SCRIPT: Final = 0.9
+# Alphabets come before, and two characters of ASCII after it.
+_EAST: Final = "\u2000"
 _MOST_SENSELESS: Final = 0.02
 _FOREIGN_RUN: Final = re.compile(rb"[\x80-\xff]+")
-# Where each national set has its commonest characters, by the first byte.
-_ROWS: Final = {
-    "cp932": ("euc_jp", range(0xB0, 0xD0)), "euc_jp": ("euc_jp", range(0xB0, 0xD0)),
-    "gb18030": ("gb2312", range(0xB0, 0xD8)), "big5": ("big5", range(0xA4, 0xC7)),
-    "cp949": ("euc_kr", range(0xB0, 0xC9)),
-}  # fmt: skip
-_TYPOGRAPHY: Final = frozenset("€£¥§©®°±²³µ·«»‹›‘’‚“”„–—…¡¿½¼¾×•№\u00a0")
-_COMMONEST: Final = frozenset(
-    "оеаинтсрвлкмдпуі" "αοιετσνηυρπκλςίάόέή" "יוהלארתבשמנ" "اليمنورتبهعدسفةأ" "านรกอเงมยลวดทสตะปบคหแไโ"
-    "이다는에을의가하고한로지기도사를은있어아서나그니리자것인해일수대라들정시여게우부과전마만적보모면제상"
-    "的一是不了在人有我他這这個个們们中來来上大為为和國国地到以說说時时要就出會会可也你對对生能子得于下自之年過过發发后後作里"
-    "日月本東京語今明何行見食学校電車気天私方前分市新文化")  # fmt: skip
-_MISPLACED: Final = re.compile(
-    "(?<![\u0e01-\u0e2e\u0e31-\u0e3a\u0e47-\u0e4e])[\u0e30-\u0e3a\u0e47-\u0e4e]"
-    "|(?<=[\u0e01-\u0e4e])[\u0e50-\u0e59](?=[\u0e01-\u0e4e])|(?<![\u0400-\u04ff])[ъыьЪЫЬ]"
-    "|(?<![\u05b0-\u05ea])[\u05b0-\u05c7]|(?<![\u0621-\u0652])[\u064b-\u0652]"
-)
-_LATIN: Final = 0.75
-_RARER: Final = 0.4
-_ODDLY_SPELT: Final = 0.4
-_SIGN_IN_WORD: Final = re.compile(r"[¢£¤¥¦¨¬®¯±²³´¶¸¹º»¼½¾¿](?=[^\W\d_])(?<![\s(]¿)")
-_WORDS: Final = re.compile(r"[^\W\d_]+")
 _SIGNS: Final = re.compile(rb"[ ,!\t]")
 # What a terminal acts on and does not show, and letters that are struck over, as in printed manuals.
 _ESCAPES: Final = re.compile(
@@ -228,7 +204,7 @@ def _sense(sample: bytes, encoding: str) -> str | None:
 
 
 def _wide_script(sample: bytes) -> str | None:
-    """UTF-16 without a mark in a script other than Latin: as UTF-16, and not as bytes, it is the writing of somebody."""
+    """UTF-16 without a mark in a script other than Latin: read so, and not as bytes, it is the writing of somebody."""
     # Any two letters of ASCII make an ideograph.
     as_bytes = _begins_as_utf8(sample)
     shares = {
@@ -248,7 +224,11 @@ def _writing(text: str, *, eastern: bool) -> float:
     if not scripts:
         return 0.0
     if 2 * sum(scripts[name] for name in _EASTERN) > scripts.total():
-        common = max(sum(len(one.encode(codec, "ignore")) > 0 for one in letters) for codec in _COMMON) if eastern else 0
+        common = (
+            max(sum(len(one.encode(codec, "ignore")) > 0 for one in letters) for codec in _COMMON) if eastern else 0
+        )
+    elif sum(one < _EAST for one in text) < _SAME_SCRIPT * len(text):
+        return 0.0
     else:
         common = scripts.most_common(1)[0][1] + latin
     return common / len(letters)
@@ -327,82 +307,14 @@ def _old_encoding(file: BinaryIO, declared: Sequence[str]) -> Encoding:
     # Marks between fields mislead the judge; no encoding uses them within a character.
     sample = bytes(found.sample).translate(bytes(32 if byte in _ODD else byte for byte in range(256)))
     if found.mostly_utf8:
-        return Encoding("utf-8", _legacy_encoding(sample, "cp1252"))
+        return Encoding("utf-8", guess(sample, "cp1252"))
     for codec in declared:
         if _fits(sample, codec):
             return Encoding(codec)
-    legacy = _legacy_encoding(sample)
+    legacy = guess(sample)
     if legacy is None:
         raise LoadError("Its encoding cannot be told, or it holds binary data.", "Save it as UTF-8.")
     return Encoding(legacy)
-
-
-def _legacy_encoding(sample: bytes, default: str | None = None) -> str | None:
-    """The likeliest of the encodings that people's files have; of equals the western one, by far the commonest."""
-    from charset_normalizer import from_bytes
-
-    if all(one.isascii() or one in _TYPOGRAPHY for one in sample.decode("cp1252", "replace")):
-        return "cp1252"
-    matches = from_bytes(sample, cp_isolation=list(_LEGACY))
-    if not matches:
-        return default
-    # Its measures say little of a few words; whether somebody writes such characters, and such words, says more.
-    doubts = {}
-    for match in matches:
-        text = sample.decode(match.encoding, "replace")
-        familiar, usual = _familiar(text, match.encoding), _usual(text, match.encoding)
-        doubt = match.chaos - match.coherence / 2 + (1 - familiar) + (1 - usual) / 2
-        # What reads the same in several encodings is listed under one of them.
-        doubts["cp1252" if "cp1252" in match.could_be_from_charset else match.encoding] = doubt
-    best = min(doubts, key=lambda codec: doubts[codec])
-    return "cp1252" if doubts.get("cp1252", 1e9) <= doubts[best] + _NEAR else best
-
-
-def _usual(text: str, codec: str) -> float:
-    """The share of the commonest letters in writing other than Latin. What no word has counts against it."""
-    foreign = [one for one in text.lower() if not one.isascii() and unicodedata.category(one)[0] in "LM"]
-    if not foreign:
-        return 1.0
-    if unicodedata.name(foreign[0], "").startswith("LATIN"):
-        return _LATIN
-    common = sum(one in _COMMONEST or "\u3041" <= one <= "\u3093" for one in foreign) / len(foreign)
-    if codec in _ROWS:
-        # Of thousands of characters even the commonest are few.
-        return _RARER + (1 - _RARER) * common
-    return common - len(_MISPLACED.findall(text)) / len(foreign)
-
-
-def _familiar(text: str, codec: str) -> float:
-    """The share of the foreign characters that people who use an encoding often write."""
-    foreign = Counter(one for one in text if not one.isascii())
-    if codec in _ROWS:
-        common = sum(count for one, count in foreign.items() if _is_common(one, codec))
-    else:
-        common = sum(count * (unicodedata.category(one)[0] in "LM" or one in _TYPOGRAPHY) for one, count in foreign.items())
-        # Capitals begin words, accents stand among plain letters, and signs before blanks.
-        common -= _ODDLY_SPELT * sum(map(_oddly_spelt, _WORDS.findall(text))) + len(_SIGN_IN_WORD.findall(text))
-    return common / (foreign.total() or 1)
-
-
-def _is_common(one: str, codec: str) -> bool:
-    """One of the common of the thousands of ideographs and syllables, kana, or a sign of East Asian writing."""
-    national, rows = _ROWS[codec]
-    code = one.encode(national, "ignore")
-    kana = "\u3041" <= one <= "\u30fe" and codec in ("cp932", "euc_jp")
-    sign = "\u3001" <= one <= "\u3011" or "\uff01" <= one <= "\uff5e" or one in _TYPOGRAPHY
-    return kana or sign or (len(code) == 2 and code[0] in rows)
-
-
-def _oddly_spelt(word: str) -> int:
-    """How many foreign letters of a word are out of place: of another script than the rest, capitals within it, or all
-    of a Latin word of nothing but accents.
-    """
-    foreign = [one for one in word if not one.isascii()]
-    latin = all(unicodedata.name(one, "").startswith("LATIN") for one in foreign)
-    plain = len(foreign) < len(word)
-    if foreign and (plain != latin) and (plain or len(word) > 2):
-        return 2 * len(foreign) if plain else len(foreign)
-    return sum(one.isupper() for one in word[1:] if not one.isascii())
 
 
 class _Strays:
@@ -414,7 +326,7 @@ class _Strays:
     def __call__(self, error: UnicodeError) -> tuple[str, int]:
         assert isinstance(error, UnicodeDecodeError)
         data, start, end = error.object, error.start, error.end
-        if self._codec in _ROWS:
+        if self._codec in NATIONAL_SETS:
             # A second byte may be one of ASCII.
             after = data.find(b"\n", start)
             after = len(data) if after < 0 else after

@@ -175,7 +175,6 @@ class _Part:
         return self.above is not None and self.above.gone
 
 
-
 class _Census:
     """The words of a page, and the elements that may be left out with theirs."""
 
@@ -251,7 +250,7 @@ def _kind(node: LexborNode, tag: str) -> str | None:
 
 
 def _is_hidden_by(style: str) -> bool:
-    """Whether the declarations of a `style` attribute hide an element. Of several, an important one or the last counts."""
+    """Whether the declarations in a `style` attribute hide an element. An important one counts, or else the last."""
     values: dict[str, tuple[bool, str]] = {}
     for declaration in _COMMENTS.sub("", style).lower().split(";"):
         name, _, value = declaration.partition(":")

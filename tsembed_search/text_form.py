@@ -44,8 +44,8 @@ def one_form(text: str) -> str:
     Plain ASCII stays as it is. So do superscripts, fractions, emoji, and the signs of East Asian writing. A text of
     nothing but unseen characters is given back as it came.
     """
-    if text.isascii():
-        return _CONTROLS.sub(" ", text)
+    if text.isascii() and not _CONTROLS.search(text):
+        return text
     if unicodedata.is_normalized("NFKC", text) and not _CONTROLS.search(text) and not _UNSEEN.search(text):
         return _plain(text)
     formed = _UNSEEN.sub("", _CONTROLS.sub(" ", text))

@@ -1,7 +1,7 @@
 """What a page's label for its encoding means to a browser, which is not always what the label says.
 
-Labels and encodings are those of the WHATWG Encoding Standard (https://encoding.spec.whatwg.org, section 4.2), mapped to
-Python's codecs: ISO 8859-1 is Windows' Latin, GB 2312 is all of GB 18030.
+Labels and encodings are those of the WHATWG Encoding Standard (https://encoding.spec.whatwg.org, section 4.2), mapped
+to Python's codecs: ISO 8859-1 is Windows' Latin, GB 2312 is all of GB 18030.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _LABELS: Final = {
     "cp874": "dos-874 iso-8859-11 iso8859-11 iso885911 tis-620 windows-874",
     "cp1250": "cp1250 windows-1250 x-cp1250",
     "cp1251": "cp1251 windows-1251 x-cp1251",
-    "cp1252": "ansi_x3.4-1968 ascii cp1252 cp819 csisolatin1 ibm819 iso-8859-1 iso-ir-100 iso8859-1 iso88591 iso_8859-1 "
-    "iso_8859-1:1987 l1 latin1 us-ascii windows-1252 x-cp1252 x-user-defined",
+    "cp1252": "ansi_x3.4-1968 ascii cp1252 cp819 csisolatin1 ibm819 iso-8859-1 iso-ir-100 iso8859-1 iso88591 "
+    "iso_8859-1 iso_8859-1:1987 l1 latin1 us-ascii windows-1252 x-cp1252 x-user-defined",
     "cp1253": "cp1253 windows-1253 x-cp1253",
     "cp1254": "cp1254 csisolatin5 iso-8859-9 iso-ir-148 iso8859-9 iso88599 iso_8859-9 iso_8859-9:1989 l5 latin5 "
     "windows-1254 x-cp1254",
@@ -50,7 +50,8 @@ _LABELS: Final = {
     "euc_jp euc_jis_2004": "cseucpkdfmtjapanese euc-jp x-euc-jp",
     "iso2022_jp iso2022_jp_ext": "csiso2022jp iso-2022-jp",
     "cp932": "csshiftjis ms932 ms_kanji shift-jis shift_jis sjis windows-31j x-sjis",
-    "cp949": "cseuckr csksc56011987 euc-kr iso-ir-149 korean ks_c_5601-1987 ks_c_5601-1989 ksc5601 ksc_5601 windows-949",
+    "cp949": "cseuckr csksc56011987 euc-kr iso-ir-149 korean ks_c_5601-1987 ks_c_5601-1989 ksc5601 "
+    "ksc_5601 windows-949",
     # Browsers refuse to show these; they are read all the same.
     "iso2022_kr": "csiso2022kr iso-2022-kr",
     "hz": "hz-gb-2312",

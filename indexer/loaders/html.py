@@ -22,8 +22,8 @@ _TELLING_WORDS: Final = 50
 _TELLING_SHARE: Final = 1 / 3
 _HEADINGS: Final = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _PARAGRAPHS: Final = _HEADINGS | {
-    "p", "div", "section", "article", "main", "header", "blockquote", "pre", "textarea", "ul", "ol", "dl", "table", "figure", "hr",
-    "figcaption", "address", "details", "summary", "fieldset", "body", "caption",
+    "p", "div", "section", "article", "main", "header", "blockquote", "pre", "textarea", "ul", "ol", "dl", "table",
+    "figure", "hr", "figcaption", "address", "details", "summary", "fieldset", "body", "caption",
 }  # fmt: skip
 _LINES: Final = frozenset({"li", "tr", "dt", "dd", "br", "option", "legend", "text", "math", "button", "label"})
 _VERBATIM: Final = frozenset({"pre", "textarea"})

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_pdf import Page, pdf, photo
 
+from tsembed_search.encoding import find_encoding, read_text
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.chunking import Chunker
-from tsembed_search.encoding import find_encoding, read_text
 from tsembed_search.indexer.loaders import HTML, IMAGE, MARKDOWN, PDF, TEXT, Format, extension_of, format_of
 from tsembed_search.indexer.loaders.markdown import blocks, readable
 from tsembed_search.indexer.loaders.unit import Loading, Unit
