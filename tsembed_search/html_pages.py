@@ -36,7 +36,11 @@ _WORDS: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
 _BLANKS: Final = re.compile(r"\s+")
 _COMMENTS: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
 _INSIDE: Final = re.compile(r"\A<[^>]*>(.*?)(?:</template>)?\Z", re.DOTALL | re.IGNORECASE)
-_NOSCRIPT: Final = re.compile(r"</?noscript\b[^>]*>", re.IGNORECASE)
+# A browser that runs scripts does not look into it; a parser that runs none takes it for a part of the page.
+_NOSCRIPT: Final = re.compile(
+    r"(<!--.*?-->|<(script|style|textarea|title)\b.*?</\2\s*>)|<noscript\b[^>]*>(.*?)</noscript\s*>",
+    re.DOTALL | re.IGNORECASE,
+)
 _DEEPEST: Final = 8
 # In XML an element may close itself; to a parser of HTML a script that does goes on to the end of the page.
 _XHTML: Final = re.compile(r"\A\s*<\?xml\b|<html\b[^>]*\bxmlns\s*=", re.IGNORECASE)
@@ -73,10 +77,12 @@ class Page:
 
 def shown_page(source: str) -> Page:
     """What a browser shows of a page."""
-    page = _shown(source)
-    if page.words < _FEW_WORDS and _NOSCRIPT.search(source):
+    if "<noscript" not in source.lower():
+        return _shown(source)
+    page = _shown(_NOSCRIPT.sub(lambda found: found[1] or "", source))
+    if page.words < _FEW_WORDS:
         # A page saved by a browser without scripts has its content there; more often it is one line that asks for them.
-        without = _shown(_NOSCRIPT.sub("", source))
+        without = _shown(_NOSCRIPT.sub(lambda found: found[1] or found[3], source))
         return without if without.words - page.words >= _FEW_WORDS else page
     return page
 
