@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
 
 _FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\n(.*?)\n?^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -18,18 +16,17 @@ _SETTING: Final = re.compile(r"[\"']?[\w$@][^:{}\[\]]{0,60}:(?:\s|\Z)|[ \t]|-(?:
 _TITLE: Final = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$", re.MULTILINE | re.IGNORECASE)
 # Ends where the library's own limit would leave out the rest of a quotation in a quotation in a ...
 _DEEPEST: Final = 100
-_WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*[.!?,;]?")
+# What could be the target of a link by its place, and is an answer of one word: `[Anna]: Yes.`
+_ANSWER: Final = re.compile(r"\[([^\[\]]+)\]:[ \t]*[^\W_]+(?:['’-][^\W_]+)*[.!?,;]?[ \t]*")
+_LABEL: Final = re.compile(r"\[([^\[\]]+)\](?!:)")
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """The tokens of a page, the `title` that its settings give, and `lost`: (line, text) of what CommonMark takes for
-    the target of a link that nobody uses, and its writer for words: `[Anna]: Yes.`
-    """
+    """The tokens of a page, and the `title` that its settings give."""
 
     tokens: list[Token]
     title: str
-    lost: list[tuple[int, str]]
 
 
 def parse(source: str) -> Parsed:
@@ -39,13 +36,25 @@ def parse(source: str) -> Parsed:
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table")
+    markdown.block.ruler.at("reference", _reference)
     settings, text = front_matter(source)
     if not text.strip():
         settings, text = "", settings
     found = _TITLE.search(settings)
-    env: dict[str, Any] = {}
-    tokens = markdown.parse(text, env)
-    return Parsed(tokens, found[1] if found else "", list(_lost(text, tokens, env)))
+    return Parsed(markdown.parse(text), found[1] if found else "")
+
+
+def _reference(state: StateBlock, first: int, after: int, silent: bool) -> bool:
+    """The parser's rule for targets of links, but for footnotes of one word, and answers that nothing links to."""
+    from markdown_it.rules_block import reference
+
+    answer = _ANSWER.fullmatch(state.src, state.bMarks[first] + state.tShift[first], state.eMarks[first])
+    if answer is not None:
+        if "labels" not in state.env:
+            state.env["labels"] = {label.casefold() for label in _LABEL.findall(state.src)}
+        if answer[1].startswith("^") or answer[1].casefold() not in state.env["labels"]:
+            return False
+    return reference(state, first, after, silent)
 
 
 def front_matter(source: str) -> tuple[str, str]:
@@ -69,18 +78,3 @@ def _said(child: Token) -> str:
     if child.type in ("softbreak", "hardbreak") or child.content.lower().startswith("<br"):
         return "\n"
     return ""
-
-
-def _lost(source: str, tokens: list[Token], env: dict[str, Any]) -> Iterator[tuple[int, str]]:
-    # Only line feeds count: `splitlines` would also split at form feeds and the like, which the parser does not.
-    lines = source.split("\n")
-    used = {
-        child.attrs.get("href") or child.attrs.get("src")
-        for token in tokens
-        for child in token.children or ()
-        if child.type in ("link_open", "image")
-    }
-    for one in (*env.get("references", {}).values(), *env.get("duplicate_refs", ())):
-        if one["href"] not in used and _WORD.fullmatch(unquote(one["href"])):
-            first, after = one["map"]
-            yield first, "\n".join(lines[first:after]).strip(" \t>")

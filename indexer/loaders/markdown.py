@@ -39,7 +39,6 @@ def load(loading: Loading) -> Iterator[Unit]:
 
 def blocks(page: Parsed) -> Iterator[Block]:
     """The blocks that stand by themselves, and the items of lists, in order; `start` is not yet set."""
-    lost = sorted(page.lost, reverse=True)
     parts: list[Token] = []
     for token in (*page.tokens, None):
         item = token is not None and token.type == "list_item_open" and token.level == 1
@@ -47,8 +46,6 @@ def blocks(page: Parsed) -> Iterator[Block]:
         if begins and parts:
             yield from _block(parts)
             parts = []
-        while lost and (token is None or (begins and token.map is not None and lost[-1][0] < token.map[0])):
-            yield Block(0, lost.pop()[1])
         if token is not None:
             parts.append(token)
 
