@@ -64,9 +64,11 @@ def test_odd_line_separators_move_no_heading() -> None:
 
 
 _MARKUP = [
-    "# a\n", "text\n", "\n", "- x\n", "  - y\n", "> q\n", "```\n", "a\n===\n", "|a|\n|-|\n", "    code\n", "\t", "\f", "\u2028",
-    "1. n\n", "***\n", "<div>\n", "é", "[a]: b\n", "[^1]: c d\n", "<!--", "-->\n", "[a]", "`", "---\n", "&amp;", "\\*",
+    "# a\n", "text\n", "\n", "- x\n", "  - y\n", "> q\n", "```\n", "a\n===\n", "|a|\n|-|\n", "    code\n", "\t", "\f",
+    "\u2028", "1. n\n", "***\n", "<div>\n", "é", "[a]: b\n", "[^1]: c d\n", "<!--", "-->\n", "[a]", "`", "---\n", "&amp;", "\\*",
 ]  # fmt: skip
+
+_BETWEEN = [" ", "\n", "\n\n", "\n\n> ", "\n\n- ", "\n\n# ", "\n\n[Anna]: ", "\n[x]: ", " `<!--` ", " * "]
 
 
 @settings(max_examples=150, deadline=None)
@@ -81,7 +83,7 @@ def test_any_markdown_is_cut_into_blocks(source: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8), min_size=2, max_size=12),
-    st.lists(st.sampled_from([" ", "\n", "\n\n", "\n\n> ", "\n\n- ", "\n\n# ", "\n\n[Anna]: ", "\n[x]: ", " `<!--` ", " * "])),
+    st.lists(st.sampled_from(_BETWEEN)),
 )  # fmt: skip
 def test_no_word_is_lost(words: list[str], between: list[str]) -> None:
     source = words[0] + "".join(mark + word for mark, word in zip(between, words[1:], strict=False))

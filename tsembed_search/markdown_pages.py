@@ -14,7 +14,7 @@ _FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\n(.*?)\n?^(?:---|\.\.\.)[ \t]*(?
 # Settings in YAML. Anything else between two rules is text.
 _SETTING: Final = re.compile(r"[\"']?[\w$@][^:{}\[\]]{0,60}:(?:\s|\Z)|[ \t]|-(?:[ \t]|\Z)|#|[}\]]|\Z")
 _TITLE: Final = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$", re.MULTILINE | re.IGNORECASE)
-# Ends where the library's own limit would leave out the rest of a quotation in a quotation in a ...
+# The library's own limit leaves out what stands in the twentieth quotation of a long exchange of mails.
 _DEEPEST: Final = 100
 # What could be the target of a link by its place, and is an answer of one word: `[Anna]: Yes.`
 _ANSWER: Final = re.compile(r"\[([^\[\]]+)\]:[ \t]*[^\W_]+(?:['’-][^\W_]+)*[.!?,;]?[ \t]*")
@@ -23,10 +23,15 @@ _LABEL: Final = re.compile(r"\[([^\[\]]+)\](?!:)")
 
 @dataclass(frozen=True)
 class Parsed:
-    """The tokens of a page, and the `title` that its settings give."""
+    """The tokens of a page, and the `title` that its settings give. `too_deep`: the parser left out what lies deepest."""
 
     tokens: list[Token]
     title: str
+
+    @property
+    def too_deep(self) -> bool:
+        """Whether quotations in quotations, lists in lists go on beyond what is parsed."""
+        return any(token.level >= _DEEPEST - 1 for token in self.tokens)
 
 
 def parse(source: str) -> Parsed:

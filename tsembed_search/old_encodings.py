@@ -79,7 +79,7 @@ def _familiar(text: str, codec: str) -> float:
     """The share of the foreign characters that people who use an encoding often write."""
     foreign = Counter(one for one in text if not one.isascii())
     if codec in NATIONAL_SETS:
-        common = sum(count for one, count in foreign.items() if _is_common(one, codec))
+        common = float(sum(count for one, count in foreign.items() if _is_common(one, codec)))
     else:
         common = sum(
             count * (unicodedata.category(one)[0] in "LM" or one in _TYPOGRAPHY) for one, count in foreign.items()

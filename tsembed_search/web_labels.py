@@ -93,8 +93,9 @@ def declared_codecs(page: bytes) -> tuple[str, ...]:
 
 
 def _meant(label: bytes) -> tuple[str, ...]:
+    """The codecs of a label, or none of an unknown one."""
     name = label.decode("latin-1").strip("\t\n\f\r ").lower()
-    return _CODECS.get(name) or _OTHERS.get(name, ())
+    return _CODECS.get(name, _OTHERS.get(name, ()))
 
 
 def _unless_utf8(codecs: tuple[str, ...]) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def load(loading: Loading) -> Iterator[Unit]:
     for number, chunk in enumerate(loading.cutter.chunks(tiled(readable(page.tree.body)))):
         yield text_unit(chunk, number, loading.cutter.with_headings(chunk.text, (page.title, *chunk.headings)))
     if number < 0 and page.tree.css_first("frameset") is not None:
-        raise LoadError("It is a set of frames, without text of its own.", "Index the pages that it shows.")
+        raise LoadError("There is no text to read in it.", "It is a set of frames: index the pages that it shows.")
     if number < 0:
         raise LoadError("There is no text to read in it.", "It may be a page that only a browser's scripts fill.")
     if page.hidden >= max(_TELLING_WORDS, _TELLING_SHARE * page.words):

@@ -29,6 +29,9 @@ def load(loading: Loading) -> Iterator[Unit]:
         yield from plain.load(loading)
         return
     page = parse("".join(read_text(loading.file)))
+    if page.too_deep:
+        yield from plain.load(loading)
+        return
     loading.alive()
     number = -1
     for number, chunk in enumerate(loading.cutter.chunks(tiled(blocks(page)))):

@@ -20,8 +20,9 @@ from tsembed_search.indexer.loaders.unit import Unit
 
 SENTENCE = "The harbour office keeps paper copies for ten years."
 SIGNATURES = [
-    "%PDF-", "%PDF-1.7", "%PDF-1.4 is how it begins.", "GIF89a", "GIF87a", "8BPS", "qoif", "II*", "MM*", "BM", "P6", "RIFF1234WEBP",
-    "PK", "\x7fELF", "<svg", "ftyp", "1234ftypheic", "\xff\xd8\xff", "ÿØÿ", "яШя", "ID3", "OTTO", "<!doctype html>", "<html>",
+    "%PDF-", "%PDF-1.7", "%PDF-1.4 is how it begins.", "GIF89a", "GIF87a", "8BPS", "qoif", "II*", "MM*", "BM", "P6",
+    "RIFF1234WEBP", "PK", "\x7fELF", "<svg", "ftyp", "1234ftypheic", "\xff\xd8\xff", "ÿØÿ", "яШя", "ID3", "OTTO",
+    "<!doctype html>", "<html>",
 ]  # fmt: skip
 NAMES = ["notes.md", "mail.txt", "table.csv", "page.html", "README", "run.log"]
 
