@@ -23,7 +23,7 @@ _LABEL: Final = re.compile(r"\[([^\[\]]+)\](?!:)")
 
 @dataclass(frozen=True)
 class Parsed:
-    """The tokens of a page, and the `title` that its settings give. `too_deep`: the parser left out what lies deepest."""
+    """The tokens of a page, and the `title` that its settings give."""
 
     tokens: list[Token]
     title: str
