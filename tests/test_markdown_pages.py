@@ -65,7 +65,8 @@ def test_odd_line_separators_move_no_heading() -> None:
 
 _MARKUP = [
     "# a\n", "text\n", "\n", "- x\n", "  - y\n", "> q\n", "```\n", "a\n===\n", "|a|\n|-|\n", "    code\n", "\t", 
-    "\f", "\u2028", "1. n\n", "***\n", "<div>\n", "é", "[a]: b\n", "[^1]: c d\n", "<!--", "-->\n", "[a]", "`", "---\n", "&amp;", "\\*",
+    "\f", "\u2028", "1. n\n", "***\n", "<div>\n", "é", "[a]: b\n", "[^1]: c d\n", "<!--",
+    "-->\n", "[a]", "`", "---\n", "&amp;", "\\*",
 ]  # fmt: skip
 
 _BETWEEN = [" ", "\n", "\n\n", "\n\n> ", "\n\n- ", "\n\n# ", "\n\n[Anna]: ", "\n[x]: ", " `<!--` ", " * "]
