@@ -15,14 +15,13 @@ from tsembed_search.indexer.changes import Changes, valid_recipes, wants_pages
 from tsembed_search.indexer.crawl import Found
 from tsembed_search.indexer.flow import Flow, Stopped
 from tsembed_search.indexer.jobs import InFlight, Job
-from tsembed_search.indexer.loaders import extension_of, format_of
+from tsembed_search.indexer.loaders import HEAD, extension_of, format_of
 from tsembed_search.indexer.manifest import FileRow, Manifest, row_of
 from tsembed_search.indexer.meter import Meter
 from tsembed_search.indexer.report import IndexSettings
 from tsembed_search.indexer.worker import CHANGED, open_regular, signature, unreadable
 
 _PIECE: Final = 1 << 20
-_HEAD: Final = 1024
 _PORTION: Final = 200
 # A file that was changed this shortly before it was read may change again without a new time of change: file systems
 # count in steps of up to two seconds.
@@ -133,7 +132,7 @@ def _hashed(found: Found, flow: Flow | None) -> tuple[bytes, bytes, bool]:
     expected = [found.size, found.mtime_ns, found.inode]
     with open_regular(found.path) as file:
         while piece := file.read(_PIECE):
-            head = head or piece[:_HEAD]
+            head = head or piece[:HEAD]
             digest.update(piece)
             if flow is not None and flow.stopped:
                 raise Stopped

@@ -12,13 +12,14 @@ import signal
 import stat
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer import wire
 from tsembed_search.indexer.chunking import Chunker
-from tsembed_search.indexer.loaders import FORMATS, Format
+from tsembed_search.indexer.loaders import FORMATS, HEAD, IMAGE, PDF, Format, extension_of, formats_of
 from tsembed_search.indexer.loaders.unit import Loading, Unit
 from tsembed_search.model.backbones.protocol import ImageSpec, InputSpec, TextSpec
 
@@ -70,7 +71,7 @@ def _answer(request: dict[str, Any], format: Format, job: Any, out: BinaryIO) ->
         with open_regular(request["path"]) as file:
             if signature(os.fstat(file.fileno())) != request["signature"]:
                 raise CHANGED
-            for unit in format.load(job(file)):
+            for unit in _units(file, request["path"], format, job):
                 _send_unit(out, unit)
             if signature(os.fstat(file.fileno())) != request["signature"]:
                 raise CHANGED
@@ -90,6 +91,29 @@ def _answer(request: dict[str, Any], format: Format, job: Any, out: BinaryIO) ->
         detail = " ".join(str(error).split())[:100]
         return {"is": "failed", "reason": f"Reading it failed ({type(error).__name__}: {detail}).", "again": False}
     return {"is": "done"}
+
+
+def _units(file: BinaryIO, path: str, format: Format, job: Any) -> Iterator[Unit]:
+    """The units of a file. What cannot be opened in its format may only look like it: the next is tried.
+
+    Raises `LoadError` with the reason of the format that says most: "binary data" is true of every damaged picture.
+    """
+    others = [one for one in formats_of(extension_of(Path(path).name), file.read(HEAD)) if one is not format]
+    reasons: list[tuple[bool, LoadError]] = []
+    for one in (format, *others):
+        file.seek(0)
+        given = False
+        try:
+            for unit in one.load(job(file)):
+                given = True
+                yield unit
+        except LoadError as error:
+            if given:
+                raise
+            reasons.append((one in (IMAGE, PDF), error))
+        else:
+            return
+    raise next((error for binary, error in reasons if binary), reasons[0][1])
 
 
 def _same(request: dict[str, Any]) -> bool:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tsembed_search.encoding import read_text
 from tsembed_search.errors import LoadError
 from tsembed_search.evaluation.records import Problem
+from tsembed_search.html_pages import page_text
 from tsembed_search.ignore_files import IgnoreRules, rules_in
 from tsembed_search.items import Item
 from tsembed_search.pdf_pages import open_page, open_pdf
@@ -27,6 +29,8 @@ from tsembed_search.trainer.data_rows import hashed
 from tsembed_search.trainer.rows import Row
 
 PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+_HTML: Final = frozenset({".html", ".htm", ".xhtml"})
+_MARKDOWN: Final = frozenset({".md", ".markdown", ".mdown", ".mkd"})
 _SIDECARS: Final = (".txt", ".caption", ".json", ".xmp")
 _CAPTION_FIELDS: Final = ("caption", "description", "alt", "text", "title")
 _MOST_BYTES: Final = 4 << 20
@@ -111,8 +115,8 @@ def _rows(path: Path, known: set[Path]) -> Iterator[tuple[str, FolderRow]]:
         caption = sidecar_caption(path, known)
         if caption:
             yield CAPTIONS, _pair(Item(caption), Item(image=path), path, path)
-    elif kind in (".html", ".htm", ".xhtml", ".md", ".markdown"):
-        reader = markdown_pairs if kind in (".md", ".markdown") else html_pairs
+    elif kind in _HTML | _MARKDOWN:
+        reader = markdown_pairs if kind in _MARKDOWN else html_pairs
         for pair in reader(_text(path)):
             if isinstance(pair, Passage):
                 yield PASSAGES, _pair(Item(pair.heading), Item(pair.text), path, path)
@@ -135,7 +139,10 @@ def sidecar_caption(picture: Path, known: set[Path]) -> str:
     for ending in _SIDECARS:
         for beside in (picture.with_suffix(ending), picture.with_name(picture.name + ending)):
             if beside in known:
-                caption = _caption(_text(beside), ending)
+                try:
+                    caption = _caption(_text(beside), ending)
+                except LoadError as error:
+                    raise LoadError(f"its side-car {beside.name} cannot be used: {error.message}") from error
                 if telling_words(caption):
                     return caption
     return ""
@@ -146,7 +153,7 @@ def _caption(text: str, ending: str) -> str:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise LoadError("its side-car is not valid JSON") from error
+            raise LoadError("it is not valid JSON") from error
         fields = value if isinstance(value, Mapping) else {"text": value}
         text = next((one for name in _CAPTION_FIELDS if isinstance(one := fields.get(name), str) and one.strip()), "")
         # Exports of photo services give the file's own name for a title.
@@ -172,15 +179,13 @@ def _by_folder(pictures: list[Path], top: Path) -> Iterator[FolderRow]:
 
 
 def _text(path: Path) -> str:
-    if path.stat().st_size > _MOST_BYTES:
+    size = path.stat().st_size
+    if not size:
+        return ""
+    if size > _MOST_BYTES:
         raise LoadError(f"it has more than {_MOST_BYTES >> 20} MB")
-    data = path.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
+    with path.open("rb") as file:
+        return page_text(file) if path.suffix.lower() in _HTML else "".join(read_text(file))
 
 
 def _pdf(path: Path) -> Iterator[Passage]:

@@ -86,7 +86,7 @@ def test_damaged_side_cars_are_told_and_not_fatal(tmp_path: Path) -> None:
     found, problems = folder_rows(tmp_path)
     assert len(found["captions"]) == 1
     assert {problem.path.name: problem.reason for problem in problems} == {
-        "a.jpg": "its side-car is not valid JSON", "empty.png": "the picture's file is empty",
+        "a.jpg": "its side-car a.json cannot be used: it is not valid JSON", "empty.png": "the picture's file is empty",
         "broken.pdf": "The PDF is damaged, or it is none.",
     }  # fmt: skip
     assert all(str(problem).startswith(f"{problem.path}: ") for problem in problems)
