@@ -76,6 +76,7 @@ def train(
 
     The base model stays as it is; adapters are trained and saved with the run, ready for --model.
     """
+    from tsembed_search.cli.rows import tell_left_out
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.job import Job, Stopped
     from tsembed_search.trainer.loop import train as run
@@ -94,6 +95,8 @@ def train(
         loaded = _load(sources, asked, seed, quiet=quiet or not speaks)
     if resolved is None:
         resolved = asked if recipe is not None else _suited(asked, loaded, changes, device, quiet=quiet or not speaks)
+    if speaks:
+        tell_left_out(loaded.problems, loaded.unread, sum(loaded.left_out.values()), quiet=quiet)
     folder = out or _free(resolved.name)
     display, observer = _display(resolved.run.steps, quiet=quiet or not speaks)
     observers: list[Observer] = [observer] if observer else []
@@ -109,8 +112,8 @@ def train(
         out=folder,
         device=device,
         resume=resume,
-        sources=sources,
-        problems=len(loaded.problems),
+        sources=loaded.sources,
+        problems=sum(loaded.left_out.values()),
         observers=observers,
         stop=interrupts.asked,
     )
