@@ -15,13 +15,14 @@ _MOST_SHOWN = 5
 
 
 def tell_left_out(problems: Sequence[Problem], unread: Sequence[Unread], count: int, *, quiet: bool) -> None:
-    """Names rows that were left out, `count` in all, and fields that nothing reads; the first of them even when quiet is
-    asked for: they change what is learned and what is measured.
+    """Names rows that were left out, `count` in all, and fields that nothing reads; the first of them even when quiet
+    is asked for: they change what is learned and what is measured.
     """
     most = 1 if quiet else _MOST_SHOWN
     said = []
     if count:
-        said = [f"{render.count_words(count, 'row')} left out:", *(f"  {problem}" for problem in problems[:most])]
+        what = "row" if any(problem.line for problem in problems) else "file"
+        said = [f"{render.count_words(count, what)} left out:", *(f"  {problem}" for problem in problems[:most])]
         if count > most:
             said.append(f"  ... and {count - most:,} more. All of them: tsembed data check DATA --json")
     said += map(str, unread[:most])

@@ -177,19 +177,21 @@ class _Stop(AbstractContextManager["_Stop"]):
 
 def _named(name: str | None, changes: Sequence[str]) -> Recipe:
     """The recipe asked for; without one the default, for what it says about data."""
+    from tsembed_search.trainer import folder
     from tsembed_search.trainer import recipe as recipes
 
-    return recipes.load(name or "tsembed", changes)
+    return folder.placed(recipes.load(name or "tsembed", changes))
 
 
 def _suited(asked: Recipe, loaded: DataSet, changes: Sequence[str], device: str, *, quiet: bool) -> Recipe:
+    from tsembed_search.trainer import folder
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.suited import suited
 
     found, why = suited(loaded.train, gpu=_on_gpu(device))
     if not quiet:
         render.remark(why)
-    return recipes.changed(replace(found, data=asked.data), changes)
+    return folder.placed(recipes.changed(replace(found, data=asked.data), changes))
 
 
 def _on_gpu(device: str) -> bool:
@@ -209,9 +211,8 @@ def _resumed(
     if out is None:
         raise UsageError("Which run is to go on?", "Name its folder: tsembed train --resume --out DIR")
     known, sources, _ = folder.read(out)
-    if recipe is None:
-        return recipes.changed(known, changes), list(data or sources)
-    return recipes.load(recipe, changes), list(data or sources)
+    asked = recipes.changed(known, changes) if recipe is None else recipes.load(recipe, changes)
+    return folder.placed(asked), list(data or sources)
 
 
 def _load(sources: Sequence[str], recipe: Recipe, seed: int | None, *, quiet: bool) -> DataSet:

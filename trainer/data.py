@@ -42,7 +42,7 @@ class DataSet:
     """What training reads. A validation task has the name of the training task that it belongs to.
 
     `problems`: rows that were left out, each with its file and line (of a file at most the first thousand). `left_out`:
-    how many were, by task file. `unread`: fields that nothing reads. `sources`: the files and folders that the rows
+    how many were, by file. `unread`: fields that nothing reads. `sources`: the files and folders that the rows
     came from, as absolute paths.
     """
 
@@ -95,10 +95,12 @@ def load(
     store = reading.store(instructions)
     parts: list[tuple[Gathered, Store]] = [(task, store) for task in reading.gathered.values()]
     problems = list(reading.problems)
+    left_out = {path: bad.total() for path, bad in reading.bad.items() if bad}
     for folder in folders:
         gathered, told = own_files(folder, only, copies, progress)
         parts += gathered
         problems += told
+        left_out |= dict.fromkeys((problem.path for problem in told), 1)
     names = sorted({task.name for task, _ in parts})
     for patterns in (weights or {}, caps or {}, only):
         _check_patterns(patterns, names, sources)
@@ -113,7 +115,7 @@ def load(
         [task for task in train if len(task)],
         [task for task in held if len(task)],
         problems,
-        {path: bad.total() for path, bad in reading.bad.items() if bad},
+        left_out,
         reading.unread,
         tuple(map(whole, sources)),
     )

@@ -42,9 +42,8 @@ def hashed(*parts: object) -> int:
 
 def row_of(fields: Fields, *, origin: str = "") -> Row:
     """The training row that the fields make. A row that brings its own candidates trains on the right one of them."""
-    identity = _identity(fields, str(fields.positive.image or ""))
     negatives = () if fields.own else fields.negatives
-    return Row(fields.query, fields.positive, f"{identity:016x}", negatives, origin)
+    return Row(fields.query, fields.positive, f"{_identity(fields):016x}", negatives, origin)
 
 
 def ties(fields: Fields, copies: Copies) -> Ties:
@@ -52,7 +51,7 @@ def ties(fields: Fields, copies: Copies) -> Ties:
     query, positive = fields.query, fields.positive
     asked, found = copies.first(query.image), copies.first(positive.image)
     return Ties(
-        identity=_identity(fields, found),
+        identity=_identity(fields),
         query_image=hashed("image", asked) if asked else 0,
         image=hashed("image", found) if found else 0,
         query=hashed("text", query.text) if query.image is None else 0,
@@ -70,7 +69,7 @@ def marks(fields: Fields) -> tuple[int, int, int]:
     return question(fields.query), content(fields.positive), hashed(fields.identity, *whole)
 
 
-def _identity(fields: Fields, image: str) -> int:
+def _identity(fields: Fields) -> int:
     if fields.identity:
         return hashed("identity", fields.identity)
-    return hashed("target", (fields.positive.text or "").casefold(), image)
+    return hashed("target", (fields.positive.text or "").casefold(), fields.positive.image or "")

@@ -52,7 +52,7 @@ class StoredTask:
     def __getitem__(self, row: int) -> Row:
         found = self.store.row(int(self.places[row]), int(self.lines[row]))
         answers = frozenset() if self.answers is None else self.answers.of(int(self.marks[row, 0]))
-        return replace(found, identity=self.identity(row), answers=answers)
+        return replace(found, answers=answers) if answers else found
 
     def identity(self, row: int) -> str:
         """The row's identity, without reading the row."""

@@ -155,7 +155,7 @@ class Unread:
 
     def __str__(self) -> str:
         named = ", ".join(f"{name}{_meant(name)}" for name in self.fields)
-        return f"{self.path}: nothing reads {named}."
+        return f"{self.path}: nothing reads the field{'s' * (len(self.fields) > 1)} {named}."
 
 
 class FileRows:

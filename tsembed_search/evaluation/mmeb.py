@@ -68,7 +68,10 @@ def load(
     problems: list[Problem] = []
     finders: dict[tuple[Path, ...], Images] = {}
     rows, unread = 0, []
-    for file in {file.path: file for file in reversed(files)}.values():  # a file of two sources is one file
+    seen: dict[Path, TaskFile] = {}
+    for file in files:  # a file of two sources is one file
+        seen.setdefault(file.path, file)
+    for file in seen.values():
         found_rows = FileRows(file, images, instructions, finders)
         _read(found_rows, gathered, problems, progress)
         rows += found_rows.good
