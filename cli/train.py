@@ -255,11 +255,15 @@ def _display(steps: int, *, quiet: bool) -> tuple[AbstractContextManager[object]
 def _dry_run(
     data: Sequence[str], name: str | None, changes: Sequence[str], device: str, *, json: bool, quiet: bool
 ) -> None:
+    from tsembed_search.cli.rows import tell_left_out
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.dry_run import dry_run
 
     asked = _named(name, changes)
-    tasks = _load(data, asked, None, quiet=quiet).train if data else []
+    loaded = _load(data, asked, None, quiet=quiet) if data else None
+    if loaded is not None:
+        tell_left_out(loaded.problems, loaded.unread, sum(loaded.left_out.values()), quiet=quiet)
+    tasks = loaded.train if loaded is not None else []
     with render.working(f"Walking through {asked.name}", quiet=quiet):
         walked, report = dry_run(asked, tasks, device if device != "auto" else "cpu")
     if json:

@@ -63,7 +63,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(batch_size=512):
                 yield from batch.to_pylist()
     except (OSError, ValueError, ArrowException) as error:
-        raise LoadError(f"Cannot read {path}: {' '.join(str(error).split())[:200]}.") from error
+        raise LoadError(f"Cannot read {path}: {' '.join(str(error).split())[:200].rstrip('.')}.") from error
 
 
 def _plain(value: Any, folder: Path) -> Any:

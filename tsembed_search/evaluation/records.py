@@ -37,7 +37,8 @@ ENDINGS: Final = (*JSONL_ENDINGS, ".parquet")
 """Names of files with rows end like this."""
 
 _IMAGE_TOKEN: Final = re.compile(r"[ \t]*<\|image_\d+\|>[ \t]*\n?")
-_LONGEST_LINE: Final = 64 << 20
+MOST_LINE_BYTES: Final = 64 << 20
+"""A longer line is no row."""
 _NOTHING: Final = b" \t\r\n\xef\xbb\xbf"
 _LONGEST_PATH: Final = 4096
 _MOST_LISTED: Final = 2_000_000
@@ -99,9 +100,9 @@ def stream(path: Path) -> Iterator[Record | Problem]:
     try:
         with path.open("rb") as file:
             offset = 0
-            for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
+            for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b""), 1):
                 length = len(line)
-                if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                if len(line) == MOST_LINE_BYTES and not line.endswith(b"\n"):
                     length += _rest_of_line(file)
                 if line.strip(_NOTHING):
                     try:
@@ -116,7 +117,7 @@ def stream(path: Path) -> Iterator[Record | Problem]:
 def _rest_of_line(file: BinaryIO) -> int:
     """Passes over the rest of a line that is too long. Gives its bytes."""
     passed = 0
-    while part := file.readline(_LONGEST_LINE):
+    while part := file.readline(MOST_LINE_BYTES):
         passed += len(part)
         if part.endswith(b"\n"):
             break
@@ -125,8 +126,8 @@ def _rest_of_line(file: BinaryIO) -> int:
 
 def parse_line(line: bytes) -> dict[str, Any]:
     """The JSON object on a line. Raises `BadRow` for anything else."""
-    if len(line) >= _LONGEST_LINE:
-        raise BadRow(f"the line is longer than {_LONGEST_LINE >> 20} MB", "json")
+    if len(line) >= MOST_LINE_BYTES:
+        raise BadRow(f"the line is longer than {MOST_LINE_BYTES >> 20} MB", "json")
     try:
         value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -157,8 +158,10 @@ class Images:
 
     def find(self, path: object) -> Path:
         """The image's file. Raises `BadRow` when there is none."""
-        if not isinstance(path, str) or not path.strip() or "\0" in path:
+        if not isinstance(path, str):
             raise BadRow(f"an image path was expected, not {_kind(path)}")
+        if not path.strip() or "\0" in path:
+            raise BadRow("an image path is blank or holds a NUL character")
         if path.startswith("data:") or len(path) > _LONGEST_PATH:
             raise BadRow("a picture inside the row is not read: write it into a file and give its path")
         folder, name = os.path.split(path)  # a million of them: pathlib would take most of the time
@@ -222,7 +225,7 @@ def plain_item(value: object, images: Images, *, instructions: Instructions = "f
     """
     if isinstance(value, str):
         value = {"text": value}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or value.keys() == {"binary"}:
         raise BadRow(f"a text or an object with text or image was expected, not {_kind(value)}")
     if _is_picture(value):
         value = {"image": value}
@@ -281,6 +284,8 @@ def _text(value: object) -> str:
 def _kind(value: object) -> str:
     if value is None:
         return "null"
+    if isinstance(value, dict) and value.keys() == {"binary"}:  # as `parquet` writes it
+        return "binary data"
     names = {
         bool: "true or false",
         int: "a number",
