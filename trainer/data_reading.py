@@ -14,7 +14,7 @@ from tsembed_search.evaluation.layouts import Fields, FileRows, RowFile, Unread
 from tsembed_search.evaluation.records import Fault, Images, Instructions, Problem
 from tsembed_search.evaluation.sameness import Copies
 from tsembed_search.evaluation.sources import TaskFile
-from tsembed_search.trainer.data_rows import KEYS, MARKS, marks, row_of, ties
+from tsembed_search.trainer.data_rows import KEYS, MARKS, kept, row_of
 from tsembed_search.trainer.data_tasks import FileStore, Store, StoredTask, place_of
 from tsembed_search.trainer.rows import Row
 
@@ -46,9 +46,10 @@ class Gathered:
         """Keeps what is needed of a row."""
         self.places.append(place)
         self.lines.append(line)
-        self.keys.extend(ties(fields, copies).keys)
+        ties, marks = kept(fields, copies)
+        self.keys.extend(ties.keys)
         self.textual.append(fields.positive.image is None)
-        self.marks.extend(marks(fields))
+        self.marks.extend(marks)
 
     def __len__(self) -> int:
         return len(self.places)

@@ -13,7 +13,7 @@ from tsembed_search.trainer.rows import Row
 KEYS: Final = 5
 """So many keys tie a row to others at most; see `Ties`."""
 MARKS: Final = 3
-"""So many numbers say what a row holds; see `marks`."""
+"""So many numbers say what a row holds; see `kept`."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,26 @@ def row_of(fields: Fields, *, origin: str = "") -> Row:
     return Row(fields.query, fields.positive, f"{_identity(fields):016x}", negatives, origin)
 
 
-def ties(fields: Fields, copies: Copies) -> Ties:
-    """What ties a row to others. A picture is tied under the first name that `copies` knows it by."""
+def kept(fields: Fields, copies: Copies) -> tuple[Ties, tuple[int, int, int]]:
+    """What ties a row to others, and its marks: what it asks, what is right for that, and all that it holds, wherever
+    its files lie; `MARKS` numbers. A picture is tied under the first name that `copies` knows it by.
+    """
     query, positive = fields.query, fields.positive
-    asked, found = copies.first(query.image), copies.first(positive.image)
-    return Ties(
+    items = (query, positive, *fields.negatives)
+    pictures = [picture_content(item.image) for item in items]
+    asked, found = copies.first(query.image, pictures[0]), copies.first(positive.image, pictures[1])
+    ties = Ties(
         identity=_identity(fields),
         query_image=hashed("image", asked) if asked else 0,
         image=hashed("image", found) if found else 0,
         query=hashed("text", query.text) if query.image is None else 0,
         group=hashed("group", fields.group) if fields.group else 0,
     )
-
-
-def marks(fields: Fields) -> tuple[int, int, int]:
-    """What a row asks, what is right for that, and all that it holds, wherever its files lie: `MARKS` numbers."""
-    whole = (
-        part
-        for item in (fields.query, fields.positive, *fields.negatives)
-        for part in (item.text, picture_content(item.image), item.instruction)
+    parts = (
+        part for item, picture in zip(items, pictures, strict=True) for part in (item.text, picture, item.instruction)
     )
-    return question(fields.query), content(fields.positive), hashed(fields.identity, *whole)
+    marks = question(query, pictures[0]), content(positive, pictures[1]), hashed(fields.identity, *parts)
+    return ties, marks
 
 
 def _identity(fields: Fields) -> int:

@@ -33,7 +33,7 @@ class Store(Protocol):
 @dataclass(frozen=True)
 class StoredTask:
     """A task: where to read its rows, and their places `[N]` int64, lines `[N]` uint32, identities `[N]` uint64 and
-    `marks` `[N, MARKS]` uint64 (see `data_rows.marks`): 44 bytes a row. `answers`: what is right for each query.
+    `marks` `[N, MARKS]` uint64 (see `data_rows.kept`): 44 bytes a row. `answers`: what is right for each query.
     """
 
     name: str

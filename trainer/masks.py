@@ -46,8 +46,8 @@ def candidates(
 
 def _answering(asked: Tensor, contents: Tensor, answers: Tensor) -> Tensor:
     """`[B, M]` bool: which contents `[M]` are right for what is asked `[B]`, by pairs of both `[P, 2]`."""
-    questions, row = asked.unique(return_inverse=True)
-    shown, column = contents.unique(return_inverse=True)
+    questions, row = torch.unique(asked, return_inverse=True)
+    shown, column = torch.unique(contents, return_inverse=True)
     known = answers[torch.isin(answers[:, 0], questions) & torch.isin(answers[:, 1], shown)].T.contiguous()
     right = torch.zeros(len(questions), len(shown), dtype=torch.bool, device=asked.device)
     right[torch.searchsorted(questions, known[0]), torch.searchsorted(shown, known[1])] = True
