@@ -76,6 +76,7 @@ def train(
 
     The base model stays as it is; adapters are trained and saved with the run, ready for --model.
     """
+    from tsembed_search.cli.rows import tell_left_out
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.job import Job, Stopped
     from tsembed_search.trainer.loop import train as run
@@ -94,6 +95,8 @@ def train(
         loaded = _load(sources, asked, seed, quiet=quiet or not speaks)
     if resolved is None:
         resolved = asked if recipe is not None else _suited(asked, loaded, changes, device, quiet=quiet or not speaks)
+    if speaks:
+        tell_left_out(loaded.problems, loaded.unread, sum(loaded.left_out.values()), quiet=quiet)
     folder = out or _free(resolved.name)
     display, observer = _display(resolved.run.steps, quiet=quiet or not speaks)
     observers: list[Observer] = [observer] if observer else []
@@ -109,8 +112,8 @@ def train(
         out=folder,
         device=device,
         resume=resume,
-        sources=sources,
-        problems=len(loaded.problems),
+        sources=loaded.sources,
+        problems=sum(loaded.left_out.values()),
         observers=observers,
         stop=interrupts.asked,
     )
@@ -174,19 +177,21 @@ class _Stop(AbstractContextManager["_Stop"]):
 
 def _named(name: str | None, changes: Sequence[str]) -> Recipe:
     """The recipe asked for; without one the default, for what it says about data."""
+    from tsembed_search.trainer import folder
     from tsembed_search.trainer import recipe as recipes
 
-    return recipes.load(name or "tsembed", changes)
+    return folder.placed(recipes.load(name or "tsembed", changes))
 
 
 def _suited(asked: Recipe, loaded: DataSet, changes: Sequence[str], device: str, *, quiet: bool) -> Recipe:
+    from tsembed_search.trainer import folder
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.suited import suited
 
     found, why = suited(loaded.train, gpu=_on_gpu(device))
     if not quiet:
         render.remark(why)
-    return recipes.changed(replace(found, data=asked.data), changes)
+    return folder.placed(recipes.changed(replace(found, data=asked.data), changes))
 
 
 def _on_gpu(device: str) -> bool:
@@ -206,9 +211,8 @@ def _resumed(
     if out is None:
         raise UsageError("Which run is to go on?", "Name its folder: tsembed train --resume --out DIR")
     known, sources, _ = folder.read(out)
-    if recipe is None:
-        return recipes.changed(known, changes), list(data or sources)
-    return recipes.load(recipe, changes), list(data or sources)
+    asked = recipes.changed(known, changes) if recipe is None else recipes.load(recipe, changes)
+    return folder.placed(asked), list(data or sources)
 
 
 def _load(sources: Sequence[str], recipe: Recipe, seed: int | None, *, quiet: bool) -> DataSet:
@@ -251,11 +255,15 @@ def _display(steps: int, *, quiet: bool) -> tuple[AbstractContextManager[object]
 def _dry_run(
     data: Sequence[str], name: str | None, changes: Sequence[str], device: str, *, json: bool, quiet: bool
 ) -> None:
+    from tsembed_search.cli.rows import tell_left_out
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.dry_run import dry_run
 
     asked = _named(name, changes)
-    tasks = _load(data, asked, None, quiet=quiet).train if data else []
+    loaded = _load(data, asked, None, quiet=quiet) if data else None
+    if loaded is not None:
+        tell_left_out(loaded.problems, loaded.unread, sum(loaded.left_out.values()), quiet=quiet)
+    tasks = loaded.train if loaded is not None else []
     with render.working(f"Walking through {asked.name}", quiet=quiet):
         walked, report = dry_run(asked, tasks, device if device != "auto" else "cpu")
     if json:

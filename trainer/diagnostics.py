@@ -53,8 +53,9 @@ def task_gradients(
             continue
         vectors = backbone.trace(items, losses=False).vectors.float()
         queries, documents = (vectors[labels.of(role).to(vectors.device)] for role in (QUERY, POSITIVE))
-        table = labels.table[labels.of(POSITIVE)].to(vectors.device)
-        valid = masks.without_false(masks.candidates(table, table), (queries @ documents.T).detach(), margin)
+        asked, right = (labels.table[labels.of(role)] for role in (QUERY, POSITIVE))
+        possible = masks.candidates(asked, right, answers=labels.answers).to(vectors.device)
+        valid = masks.without_false(possible, (queries @ documents.T).detach(), margin)
         gradients = torch.autograd.grad(loss.to(vectors.device)(Pairs(queries, documents, Side(valid))), parameters)
         found[task.name] = torch.cat([gradient.float().flatten().cpu() for gradient in gradients])
     backbone.train(True)

@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tsembed_search.errors import UsageError
+from tsembed_search.model.registry import BUILT_IN
+from tsembed_search.paths import absolute
 from tsembed_search.trainer import recipe as recipes
+from tsembed_search.trainer.data_tasks import StoredTask
 from tsembed_search.trainer.rows import Task
 from tsembed_search.trainer.settings import Recipe
 
@@ -28,7 +32,9 @@ _FORMAT = 1
 
 
 def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """What there is of each task."""
+    """What there is of each task. `content`: a hash of what its rows hold, "" for tasks that are not read from
+    files.
+    """
     return [
         {
             "name": task.name,
@@ -36,9 +42,19 @@ def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
             "rows": len(task),
             "identities": len({task.identity(row) for row in range(len(task))}),
             "weight": task.weight,
+            "content": task.fingerprint() if isinstance(task, StoredTask) else "",
         }
         for task in tasks
     ]
+
+
+def placed(recipe: Recipe) -> Recipe:
+    """The recipe with places that mean the same wherever one stands: of its pictures, and of a base model's folder."""
+    images = tuple(str(absolute(folder)) for folder in recipe.data.images)
+    base = recipe.model.base
+    if base not in BUILT_IN and base and absolute(base).is_dir():
+        base = str(absolute(base))
+    return replace(recipe, data=replace(recipe.data, images=images), model=replace(recipe.model, base=base))
 
 
 def check_free(out: Path) -> None:
@@ -51,8 +67,16 @@ def check_free(out: Path) -> None:
         raise UsageError(f"{out} exists and is not empty.", "Choose another folder with --out.")
 
 
-def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Makes the folder of a new run. Raises `UsageError` when it holds anything."""
+def begin(
+    out: Path,
+    recipe: Recipe,
+    sources: Sequence[str],
+    tasks: Sequence[Mapping[str, Any]],
+    held_out: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Makes the folder of a new run. `tasks` and `held_out`: the `summary` of what is trained on and validated on.
+    Raises `UsageError` when the folder holds anything.
+    """
     check_free(out)
     out.mkdir(parents=True, exist_ok=True)
     said = {
@@ -60,6 +84,7 @@ def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Sequence[Map
         "recipe": recipes.to_json(recipe),
         "sources": list(sources),
         "tasks": [dict(task) for task in tasks],
+        "held_out": [dict(task) for task in held_out],
     }
     new = out / f"{MARKER}.new"
     new.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
@@ -77,9 +102,12 @@ def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
         raise UsageError(f"{out / MARKER} cannot be read: {error}.", "Train again into another folder.") from error
 
 
-def check_same(out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]]) -> None:
+def check_same(
+    out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Raises `UsageError` unless the run in `out` was begun with this recipe (but for how long it lasts) and data."""
     before, _, known = read(out)
+    known_held = json.loads((out / MARKER).read_text(encoding="utf-8")).get("held_out", [])
     old, new = recipes.to_json(before), recipes.to_json(recipe)
     for table, values in old.items():
         if not isinstance(values, dict) or table == "expected":
@@ -90,9 +118,15 @@ def check_same(out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]]) ->
                     f"The run in {out} was begun with {table}.{key} = {value}, not {new[table][key]}.",
                     "Go on with --resume and neither --recipe nor --set, or choose another folder with --out.",
                 )
-    if [dict(task) for task in tasks] != known:
+    for what, then, now in (("data", known, tasks), ("validation data", known_held, held_out)):
+        if [dict(task) for task in now] == then:
+            continue
+        said = f"{_words(then)} then, {_words(now)} now"
+        if _words(then) == _words(now):
+            changed = [new["name"] for old, new in zip(then, now, strict=True) if old != dict(new)]
+            said = f"as many rows, but those of {', '.join(changed)} or their pictures have changed"
         raise UsageError(
-            f"The run in {out} was begun with other data: {_words(known)} then, {_words(tasks)} now.",
+            f"The run in {out} was begun with other {what}: {said}.",
             "Give the same data, or choose another folder with --out.",
         )
 

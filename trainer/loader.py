@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsembed_search.errors import LoadError, UsageError
+from tsembed_search.evaluation.sameness import question
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones.protocol import Prepared
 from tsembed_search.trainer.features import Preparer
@@ -94,22 +95,26 @@ def read(
     prepared = iter(preparer.prepare(wanted))
     by_role: dict[int, list[tuple[Prepared, list[int]]]] = {QUERY: [], POSITIVE: [], NEGATIVE: []}
     bare: list[int] = []
+    answers: set[tuple[int, int]] = set()
     for row, task in rows:
         query, positive, *negatives = (next(prepared) for _ in range(2 + len(row.negatives[:explicit])))
-        failed = next((one for one in (query, positive) if isinstance(one, LoadError)), None)
+        # A row counts as a whole: without one of its negatives it would say something else.
+        failed = next((one for one in (query, positive, *negatives) if isinstance(one, LoadError)), None)
         if failed is not None:
             skipped.append(f"{_origin(row)}{failed.message}")
             continue
         if row.query.image is None and not row.query.instruction:
             bare.append(len(by_role[QUERY]))
+        asked = question(row.query)
+        answers |= {(asked, right) for right in row.answers}
         for role, item, ready in ((QUERY, row.query, query), (POSITIVE, row.positive, positive)):
             assert isinstance(ready, Prepared)
-            by_role[role].append((ready, label(role, item, task, row.identity)))
+            by_role[role].append((ready, label(role, item, task, row.identity, asked)))
         for item, ready in zip(row.negatives, negatives, strict=False):
-            if isinstance(ready, Prepared):
-                by_role[NEGATIVE].append((ready, label(NEGATIVE, item, task)))
+            assert isinstance(ready, Prepared)
+            by_role[NEGATIVE].append((ready, label(NEGATIVE, item, task)))
     flat = [pair for role in (QUERY, POSITIVE, NEGATIVE) for pair in by_role[role]]
-    return [ready for ready, _ in flat], labels([one for _, one in flat]), skipped, bare
+    return [ready for ready, _ in flat], labels([one for _, one in flat], answers), skipped, bare
 
 
 def _origin(row: Row) -> str:

@@ -56,9 +56,9 @@ class _Run:
         self.job, self.recipe, self.ranks = job, job.recipe, group
         settings = job.recipe.run
         self.sampler = Sampler(job.train, job.recipe.batch, settings.seed)
-        self.tasks = folder.summary(job.train)
+        self.tasks, held_out = folder.summary(job.train), folder.summary(job.held_out)
         if job.resume:
-            folder.check_same(job.out, job.recipe, self.tasks)
+            folder.check_same(job.out, job.recipe, self.tasks, held_out)
         elif group.first:
             folder.check_free(job.out)
         self.start = registry.resolve(job.recipe.model.base)
@@ -79,7 +79,7 @@ class _Run:
         self.loader = Loader(self.sampler, self.preparer, group, job.recipe.negatives.explicit)
         self.embedding = Embedding(self.backbone, self.preparer, self.precision)
         if group.first and not job.resume:
-            folder.begin(job.out, job.recipe, job.sources, self.tasks)
+            folder.begin(job.out, job.recipe, job.sources, self.tasks, held_out)
         self.log = Log(job.out / NAME, *job.observers) if group.first else Log(None)
         self.step, self.seconds, self.items, self.rate, self.skipped = 0, 0.0, 0.0, 0.0, 0
         self.sampled: dict[str, Any] = self.sampler.state()

@@ -48,8 +48,10 @@ class Ranks:
             return packed, labels
         rows = self._gather(packed.detach())
         rows[self.rank] = packed
-        tables = self._gather(labels.table.to(self.device))
-        return torch.cat(rows), Labels(torch.cat(tables).to(labels.table.device))
+        tables, answers = (
+            torch.cat(self._gather(part.to(self.device))).to(part.device) for part in (labels.table, labels.answers)
+        )
+        return torch.cat(rows), Labels(tables, answers)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Adds up the gradients of all processes, in each of them."""
@@ -86,6 +88,8 @@ class Ranks:
         counts = [torch.zeros((), dtype=torch.int64, device=self.device) for _ in range(self.count)]
         dist.all_gather(counts, torch.tensor(len(tensor), device=self.device))
         most = int(torch.stack(counts).max())
+        if not most:
+            return [tensor] * self.count
         padded = tensor.new_zeros(most, *tensor.shape[1:])
         padded[: len(tensor)] = tensor
         found = [torch.empty_like(padded) for _ in range(self.count)]

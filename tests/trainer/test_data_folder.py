@@ -149,7 +149,7 @@ def test_names_of_files_and_folders(tmp_path: Path) -> None:
 
 def test_a_folder_loads_like_any_data(tmp_path: Path) -> None:
     for number in range(40):
-        picture(tmp_path / f"{number}.jpg")
+        picture(tmp_path / f"{number}.jpg", f"hsl({9 * number}, 80%, 50%)")
         (tmp_path / f"{number}.txt").write_text(f"caption of thing {number}")
     data = load([tmp_path], validation=0.25)
     assert [task.name for task in data.train] == ["captions"]
