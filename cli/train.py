@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -79,13 +79,20 @@ def train(
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.job import Job, Stopped
     from tsembed_search.trainer.loop import train as run
+    from tsembed_search.trainer.ranks import AgreedError, LostProcessError
+    from tsembed_search.trainer.watch import DivergedError
 
     speaks = os.environ.get("RANK", "0") == "0"
+    _refuse_empty({"DATA": data, "--recipe": recipe, "--out": out, "--device": device})
     changes = [*(set_ or ()), *([f"run.steps={max_steps}"] if max_steps else [])]
     changes += [] if seed is None else [f"run.seed={seed}"]
     if dry_run:
         _dry_run(data or [], recipe, changes, device, json=json, quiet=quiet)
         return
+    if tensorboard:
+        from tsembed_search.trainer.tensorboard import TensorBoard, packages
+
+        packages()
     resolved, sources = _resumed(out, recipe, changes, data) if resume else (None, data or [])
     asked = resolved or _named(recipe, changes)
     loaded = _load(sources, asked, seed, quiet=quiet or not speaks)
@@ -98,9 +105,7 @@ def train(
     display, observer = _display(resolved.run.steps, quiet=quiet or not speaks)
     observers: list[Observer] = [observer] if observer else []
     if tensorboard and speaks:
-        from tsembed_search.trainer.tensorboard import TensorBoard
-
-        observers.append(TensorBoard(folder / "tensorboard"))
+        observers.append(TensorBoard(folder))
     interrupts = _Stop()
     job = Job(
         recipe=resolved,
@@ -111,6 +116,7 @@ def train(
         resume=resume,
         sources=sources,
         problems=len(loaded.problems),
+        chosen=recipes.chosen(recipe, changes),
         observers=observers,
         stop=interrupts.asked,
     )
@@ -121,6 +127,10 @@ def train(
         if json and speaks:
             render.print_json(stopped.report.to_json())
         raise
+    except (AgreedError, DivergedError, LostProcessError) as error:
+        if speaks:  # one of the processes that know of it is enough
+            raise
+        raise typer.Exit(error.exit_code) from error
     if json and speaks:
         render.print_json(report.to_json())
     elif not quiet and speaks:
@@ -138,6 +148,10 @@ def summary_lines(report: TrainReport) -> list[str]:
         )
         if gained <= 0:
             lines.append("Training did not help on held-out rows, so the saved model is as good as it began.")
+    if report.validation is None:
+        lines.append(
+            "Nothing was measured, for no rows were held out that could be. How good the model is, is not known."
+        )
     if report.checkpoint is not None:
         path = render.shown(str(report.checkpoint))
         lines += [f"The model is in {path}. Use it: tsembed index PATH --index NEW --model {path}"]
@@ -170,6 +184,16 @@ class _Stop(AbstractContextManager["_Stop"]):
     def asked(self) -> bool:
         """Whether the run should stop."""
         return self._asked
+
+
+def _refuse_empty(given: Mapping[str, object]) -> None:
+    """Raise `UsageError` for an argument that is empty, as `--out "$FOLDER"` is when there is no such variable."""
+    from tsembed_search.errors import UsageError
+
+    for name, value in given.items():
+        # An empty path has become the current folder.
+        if any(one == "" or one == Path() for one in (value if isinstance(value, list) else [value])):
+            raise UsageError(f"{name} is empty.", "Give it a value, or leave it out.")
 
 
 def _named(name: str | None, changes: Sequence[str]) -> Recipe:
@@ -214,7 +238,12 @@ def _resumed(
 def _load(sources: Sequence[str], recipe: Recipe, seed: int | None, *, quiet: bool) -> DataSet:
     from tsembed_search.trainer.data import load
 
+    from tsembed_search.errors import UsageError
+
     said = recipe.data
+    for folder in said.images:
+        if not Path(folder).expanduser().is_dir():
+            raise UsageError(f"data.images names {folder}, which is no folder.", "Name a folder that is there.")
     with render.working("Reading data", quiet=quiet):
         return load(
             list(sources),

@@ -2,8 +2,7 @@
 
 run.json      what was asked for: recipe, data, when
 log.jsonl     what happened: see `log`
-states/       the last whole state, to go on from: see `state`
-best.safetensors   the weights that validated best
+states/       the last whole state, to go on from, with the weights that validated best: see `state`
 model/        the finished checkpoint, for `--model`
 report.html   the run with plots: see `report`
 """
@@ -22,7 +21,6 @@ from tsembed_search.trainer.settings import Recipe
 
 MARKER = "run.json"
 MODEL = "model"
-BEST = "best.safetensors"
 _MAY_CHANGE = ("steps", "checkpoint_every", "validate_every", "patience", "workers", "cache", "spike")
 _FORMAT = 1
 
@@ -54,6 +52,7 @@ def check_free(out: Path) -> None:
 def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> None:
     """Makes the folder of a new run. Raises `UsageError` when it holds anything."""
     check_free(out)
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     said = {
         "format": _FORMAT,
@@ -62,8 +61,14 @@ def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Sequence[Map
         "tasks": [dict(task) for task in tasks],
     }
     new = out / f"{MARKER}.new"
-    new.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    new.replace(out / MARKER)
+    try:
+        new.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        new.replace(out / MARKER)
+    except OSError:
+        new.unlink(missing_ok=True)  # or the next try would find a folder that is not empty
+        if made:
+            out.rmdir()
+        raise
 
 
 def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:

@@ -58,6 +58,10 @@ class Objective(nn.Module):
         """tau, as it is now."""
         return self.contrastive.inner.temperature
 
+    def bound(self) -> None:
+        """Keep a learned temperature above its bound: call it after every step of the optimiser."""
+        self.contrastive.inner.bound()
+
     def forward(self, packed: Tensor, labels: Labels, stage: int, step: int) -> Outcome:
         """`packed` `[N, W]` and `labels` of all items of a step. Expert-aware negatives count in stage 2 only.
 

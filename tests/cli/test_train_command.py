@@ -87,7 +87,7 @@ def test_ctrl_c_and_resume(rows: Path, tmp_path: Path) -> None:
         (("DATA", "--out", "TAKEN"), 2, "not empty"),
         (("--resume",), 2, "--out DIR"),
         (("--resume", "--out", "nowhere"), 2, "no run in"),
-        (("DATA", "--set", "top_k=9", "--recipe", "tsembed"), 1, "9 of 4 experts"),
+        (("DATA", "--set", "top_k=9", "--recipe", "tsembed"), 2, "9 of 4 experts"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], code: int, words: str, run: Run, rows: Path, tmp_path: Path) -> None:

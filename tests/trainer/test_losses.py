@@ -79,6 +79,7 @@ class TestInfoNCE:
         assert fixed.log_scale.grad is None and fixed.temperature == pytest.approx(0.05)
         with torch.no_grad():
             learned.log_scale.fill_(99)
+        learned.bound()
         assert learned.temperature == pytest.approx(0.01)
 
     def test_weights(self) -> None:
