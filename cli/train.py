@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,7 @@ EXAMPLES = examples(
 
 
 _FEW_ROWS = 2500  # with fewer, a fiftieth of them would say little about the others
+_TIME_TO_SPEAK = 5.0  # seconds
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -89,19 +91,22 @@ def train(
     if dry_run:
         _dry_run(data or [], recipe, changes, device, json=json, quiet=quiet)
         return
-    if tensorboard:
-        from tsembed_search.trainer.tensorboard import TensorBoard, packages
+    with _one_voice():
+        if tensorboard:
+            from tsembed_search.trainer.tensorboard import TensorBoard, packages
 
-        packages()
-    resolved, sources = _resumed(out, recipe, changes, data) if resume else (None, data or [])
-    asked = resolved or _named(recipe, changes)
-    loaded = _load(sources, asked, seed, quiet=quiet or not speaks)
-    if recipe is None and not resume and sum(len(task) for task in loaded.train) < _FEW_ROWS:
-        asked = recipes.changed(asked, ["data.validation=0.1", *changes])
+            packages()
+        resolved, sources = _resumed(out, recipe, changes, data) if resume else (None, data or [])
+        asked = resolved or _named(recipe, changes)
         loaded = _load(sources, asked, seed, quiet=quiet or not speaks)
-    if resolved is None:
-        resolved = asked if recipe is not None else _suited(asked, loaded, changes, device, quiet=quiet or not speaks)
-    folder = out or _free(resolved.name)
+        if recipe is None and not resume and sum(len(task) for task in loaded.train) < _FEW_ROWS:
+            asked = recipes.changed(asked, ["data.validation=0.1", *changes])
+            loaded = _load(sources, asked, seed, quiet=quiet or not speaks)
+        if resolved is None:
+            resolved = (
+                asked if recipe is not None else _suited(asked, loaded, changes, device, quiet=quiet or not speaks)
+            )
+        folder = out or _free(resolved.name)
     display, observer = _display(resolved.run.steps, quiet=quiet or not speaks)
     observers: list[Observer] = [observer] if observer else []
     if tensorboard and speaks:
@@ -186,6 +191,20 @@ class _Stop(AbstractContextManager["_Stop"]):
         return self._asked
 
 
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes on a machine, which read the same data and find the same fault with it, one tells it."""
+    from tsembed_search.errors import TsembedError
+
+    try:
+        yield
+    except TsembedError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        time.sleep(_TIME_TO_SPEAK)  # whoever started the processes ends all of them with the first
+        raise typer.Exit(error.exit_code) from error
+
+
 def _refuse_empty(given: Mapping[str, object]) -> None:
     """Raise `UsageError` for an argument that is empty, as `--out "$FOLDER"` is when there is no such variable."""
     from tsembed_search.errors import UsageError
@@ -236,9 +255,8 @@ def _resumed(
 
 
 def _load(sources: Sequence[str], recipe: Recipe, seed: int | None, *, quiet: bool) -> DataSet:
-    from tsembed_search.trainer.data import load
-
     from tsembed_search.errors import UsageError
+    from tsembed_search.trainer.data import load
 
     said = recipe.data
     for folder in said.images:

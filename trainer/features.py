@@ -116,8 +116,9 @@ class CachingPreparer(Preparer):
             if self._store is not None:
                 self._store.close()
             self._store = None
+            words = (isinstance(error, OSError) and error.strerror) or error
             self.remarks.append(
-                f"The cache of pictures, {self._file}, cannot be used: {error}. That costs time, nothing else: every "
+                f"The cache of pictures, {self._file}, cannot be used: {words}. That costs time, nothing else: every "
                 "picture is looked at anew in the next run."
             )
 

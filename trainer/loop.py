@@ -320,8 +320,8 @@ class _Run:
             self.best_weights = state.load_best(found)
         except ModelError as error:
             self.remarks.append(
-                f"The weights of step {self.best[0]}, which validated best, are lost. {error.message} The best one from "
-                "here on will be saved."
+                f"The weights of step {self.best[0]}, which validated best, are lost. {error.message} "
+                "The best ones from here on will be saved."
             )
             self.best, self.waited, self.validated = None, 0, -1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -159,7 +160,7 @@ def _figures(possible: Tensor, valid: Tensor, cosine: Tensor, kappa: Tensor, own
         "mask_rate": 1 - valid.sum() / others.sum().clamp_min(1),
         "hardness": hardest.mean(),
         "positive": cosine.diagonal().mean(),
-        "kappa_deviation": similar.std(correction=0),
+        "kappa_deviation": similar.std(correction=0) if len(similar) else similar.sum() * math.nan,
         "kappa_cosine_correlation": _correlation(kappa[valid], cosine[valid]),
     }
 

@@ -22,8 +22,8 @@ LEAST_LEARNED_TEMPERATURE = 0.01
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting takes, from `least` to `most`. `above`: without `least` itself. `off`: one more number,
-    outside of them, that switches something off.
+    """The numbers that a setting takes, from `least` to `most`. `above`: without `least` itself. `off`: one more
+    number, outside of them, that switches something off.
     """
 
     least: float

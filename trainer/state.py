@@ -84,7 +84,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_best(folder: Path) -> dict[str, Tensor]:
-    """The weights that validated best before the state in `folder`. Raises `ModelError` when they are gone or damaged."""
+    """The weights that validated best before the state in `folder`. Raises `ModelError` when they cannot be read."""
     return read(folder / _BEST)
 
 
