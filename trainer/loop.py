@@ -219,7 +219,8 @@ class _Run:
         rows = self.recipe.run.validation_rows
         found, rankings = validation.measure(self.embedding, self.job.held_out, rows, self.ranks)
         self._check_vectors(
-            all(
+            math.isfinite(found.hit + found.mrr)
+            and all(
                 bool(torch.isfinite(part.vectors).all() and torch.isfinite(part.routes).all())
                 for ranking in rankings.values()
                 for part in (ranking.queries, ranking.candidates)
@@ -229,7 +230,7 @@ class _Run:
         self.validated, self.rankings = self.step, rankings
         if not found.tasks:
             return
-        best = math.isfinite(found.hit) and (self.best is None or found.hit > self.best[1].hit)
+        best = self.best is None or found.hit > self.best[1].hit
         self.last, self.waited = found, 0 if best else self.waited + 1
         if self.step == 0:
             self.before = found
@@ -240,7 +241,9 @@ class _Run:
         self.log.write("validation", step=self.step, best=self.best[1].hit, seconds=found.seconds, **found.to_json())
 
     def _check_vectors(self, finite: bool) -> None:
-        """Ends the run in all processes when one of them has found vectors or routes that are not `finite`."""
+        """Ends the run in all processes when one of them has found vectors, or figures on them, that are not
+        `finite`.
+        """
         if self.ranks.sum(float(not finite)) > 0:
             if not self.record:
                 raise ModelError(
