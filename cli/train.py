@@ -89,6 +89,8 @@ def train(
     changes = [*(set_ or ()), *([f"run.steps={max_steps}"] if max_steps else [])]
     changes += [] if seed is None else [f"run.seed={seed}"]
     if dry_run:
+        if (out or resume or tensorboard) and not quiet:
+            render.remark("--out, --resume and --tensorboard have no effect: --dry-run keeps nothing.")
         _dry_run(data or [], recipe, changes, device, json=json, quiet=quiet)
         return
     with _one_voice():

@@ -78,7 +78,7 @@ def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
         return recipes.from_json(said["recipe"]), list(said["sources"]), list(said["tasks"])
     except FileNotFoundError:
         raise UsageError(f"There is no run in {out} to go on with.", "Leave --resume out to begin one.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{out / MARKER} cannot be read: {error}.", "Train again into another folder.") from error
 
 

@@ -83,11 +83,13 @@ class Log:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log. A last line that was cut short by a kill is left out."""
-    with path.open(encoding="utf-8") as lines:
+    """The records of a log. A line that was cut short by a kill or a full disk is left out."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            with suppress(ValueError):
+                record = json.loads(line)
+                if line.endswith("\n") and isinstance(record, dict):
+                    yield record
 
 
 def _finite(value: Any) -> Any:

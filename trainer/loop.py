@@ -48,6 +48,10 @@ def train(job: Job) -> TrainReport:
     try:
         with disk.in_words(job.out), ExitStack() as closing:
             return _Run(job, group, device, closing).whole()
+    except torch.OutOfMemoryError as error:  # outside of what `gradcache` does by a budget
+        raise ModelError(
+            "The memory of the GPU is full.", "Use a lower batch.tokens or batch.size, or end what else runs there."
+        ) from error
     except (Stopped, DivergedError):
         group.let_the_first_speak()
         raise
@@ -138,7 +142,7 @@ class _Run:
     def _begin(self) -> None:
         found = state.latest(self.job.out) if self.job.resume else None
         if found is not None:
-            self._restore(found)
+            self.ranks.together(lambda: self._restore(found))
         elif self.job.resume:
             self.log.cut(0)
         self._announce(None if found is None else self.step)
@@ -298,7 +302,30 @@ class _Run:
         }
 
     def _restore(self, found: Path) -> None:
+        """Goes back to a state. Raises `ModelError` when it is damaged, or another version made it."""
         tensors, facts = state.load(found)
+        try:
+            self._take_over(tensors, facts)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"The state of the run in {found} is damaged, or another version made it: {error!r}.",
+                "Train again into another folder.",
+            ) from error
+        if self.best is not None and self.best[0] != self.step:
+            self._restore_best(found, self.best[0])
+
+    def _restore_best(self, found: Path, step: int) -> None:
+        """The best weights, or else a remark: the run can go on without them."""
+        try:
+            self.best_weights = state.load_best(found)
+        except ModelError as error:
+            self.remarks.append(
+                f"The weights of step {step}, which validated best, are lost. {error.message} "
+                "The best ones from here on will be saved."
+            )
+            self.best, self.waited, self.validated = None, 0, -1
+
+    def _take_over(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self._load_weights(tensors)
         self.updater.restore(state.part(tensors, "adam."))
         self.objective.restore(
@@ -313,20 +340,8 @@ class _Run:
         known = facts["validation"]
         self.before, self.last = (known[which] and Validation(known[which]["tasks"]) for which in ("before", "last"))
         self.best = known["best"] and (known["best"][0], Validation(known["best"][1]["tasks"]))
+        self.best_weights = {name: tensors[name] for name in self._weights()}
         self.log.cut(facts["log"])
-        if self.best is None:
-            return
-        if self.best[0] == self.step:
-            self.best_weights = {name: tensors[name] for name in self._weights()}
-            return
-        try:
-            self.best_weights = state.load_best(found)
-        except ModelError as error:
-            self.remarks.append(
-                f"The weights of step {self.best[0]}, which validated best, are lost. {error.message} "
-                "The best ones from here on will be saved."
-            )
-            self.best, self.waited, self.validated = None, 0, -1
 
     def _load_weights(self, tensors: dict[str, Tensor]) -> None:
         self.adapters.load(*(state.part(tensors, prefix) for prefix in ("experts.", "routers.", "projector.")))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from training_data import job, listed, same, weights
 
-from tsembed_search.errors import UsageError
+from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.trainer import loop, state
 from tsembed_search.trainer.job import Stopped
 from tsembed_search.trainer.log import Log, read
@@ -192,6 +192,15 @@ class TestBest:
         report = train(job(out, *self.settings, "steps=4", resume=True))
         assert report.validation is not None and report.validation.hit == 0.7
         assert same(weights(out / "model"), self.alone({}, 3, tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"step": 2}', "no json", "null"])
+def test_a_damaged_state_is_told(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(job(out, "steps=2", held_out=[]))
+    (out / "states" / "step-00000002" / "state.json").write_text(text)
+    with pytest.raises(ModelError, match=r"state of the run in .*step-00000002"):
+        train(job(out, "steps=3", held_out=[], resume=True))
 
 
 def test_an_early_stop_is_one_after_a_kill_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
