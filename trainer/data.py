@@ -174,7 +174,7 @@ def _split(
     """(training tasks, validation tasks). Rows with ties to a validation file's are not trained on."""
     import numpy as np
 
-    from tsembed_search.trainer.data_split import groups, held_out
+    from tsembed_search.trainer.data_split import groups, held_out, measurable
 
     keys = [gathered.tied() for gathered, _ in parts]
     total = np.concatenate(keys) if keys else np.zeros((0, 1), np.uint64)
@@ -186,12 +186,18 @@ def _split(
     for (gathered, _), start, end in zip(parts, bounds, bounds[1:], strict=False):
         fixed[start:end] = gathered.split == VALIDATION_SPLIT
         free[start:end] = gathered.split != VALIDATION_SPLIT and gathered.name not in own
+    tasks = [gathered.task(store) for gathered, store in parts]
+    places = list(dict.fromkeys((task.name, id(task.store)) for task in tasks))
+    numbers = np.repeat([places.index((task.name, id(task.store))) for task in tasks], [len(task) for task in tasks])
+    known = np.unique(group[fixed])
+    identity = np.concatenate([task.identities for task in tasks]) if tasks else total[:, 0]
     out = np.zeros(len(total), np.bool_)
-    out[free] = held_out(group[free], seed, validation, np.unique(group[fixed]))
+    out[free] = held_out(group[free], seed, validation, known)
+    out[free] = measurable(out[free], group[free], numbers[free].astype(np.uint64), identity[free], known)
     train: dict[tuple[str, int], list[StoredTask]] = collections.defaultdict(list)
     held: dict[tuple[str, int], list[StoredTask]] = collections.defaultdict(list)
-    for (gathered, store), start, end in zip(parts, bounds, bounds[1:], strict=False):
-        task, side = gathered.task(store), out[start:end]
+    for (gathered, store), task, start, end in zip(parts, tasks, bounds, bounds[1:], strict=False):
+        side = out[start:end]
         if gathered.split == VALIDATION_SPLIT:
             held[gathered.name, id(store)].append(task)
             continue

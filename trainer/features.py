@@ -11,8 +11,9 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -47,6 +48,8 @@ class Preparer:
     """Prepares items for a model with `workers` threads (None: by cores)."""
 
     def __init__(self, backbone: Backbone, workers: int | None = None) -> None:
+        self.remarks: list[str] = []
+        """What people should know of the work; whoever tells them empties it."""
         self._backbone = backbone
         self._pool = ThreadPoolExecutor(workers or min(_MOST_WORKERS, os.cpu_count() or 1), "prepare")
 
@@ -74,7 +77,10 @@ class CachingPreparer(Preparer):
         self._seen: dict[str, Tensor] = {}
         self._keys: dict[tuple[str, int, int], str] = {}
         self._lock = threading.Lock()
-        self._store = None if file is None else _Store(file)
+        self._file, self._store = file, None
+        if file is not None:
+            with self._optional():
+                self._store = _Store(file)
 
     def prepare(self, wanted: Sequence[tuple[Item, Role]]) -> list[Prepared | LoadError]:
         """As `Preparer.prepare`; validation and training may call it at the same time."""
@@ -101,6 +107,21 @@ class CachingPreparer(Preparer):
         if self._store is not None:
             self._store.close()
 
+    @contextmanager
+    def _optional(self) -> Iterator[None]:
+        """Inside, the file is used. It is only a help: without room or leave, or damaged, it is given up."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            if self._store is not None:
+                self._store.close()
+            self._store = None
+            words = (isinstance(error, OSError) and error.strerror) or error
+            self.remarks.append(
+                f"The cache of pictures, {self._file}, cannot be used: {words}. That costs time, nothing else: every "
+                "picture is looked at anew in the next run."
+            )
+
     def _key(self, image: Any) -> str | None:
         """The hash of a picture file's content; None for what is no readable file."""
         if not isinstance(image, Path):
@@ -117,7 +138,8 @@ class CachingPreparer(Preparer):
 
     def _look_up(self, keys: set[str]) -> None:
         if self._store is not None and keys:
-            self._seen |= self._store.get(keys)
+            with self._optional():
+                self._seen |= self._store.get(keys)
 
     def _look(self, opened: dict[str, Prepared]) -> None:
         """Lets new pictures pass the tower, and keeps what it saw."""
@@ -126,7 +148,8 @@ class CachingPreparer(Preparer):
             new = {key: seen.cpu() for key, seen in found.items() if seen is not None}
             self._seen |= new
             if self._store is not None:
-                self._store.put(new)
+                with self._optional():
+                    self._store.put(new)
 
     def _forget(self) -> None:
         """Drops the oldest pictures from memory when there are too many."""
@@ -149,7 +172,8 @@ class _Store:
         for key in keys:
             row = self._base.execute("SELECT width, kind, data FROM seen WHERE key = ?", (key,)).fetchone()
             if row is not None:
-                found[key] = torch.from_numpy(np.frombuffer(row[2], row[1]).reshape(-1, row[0]).copy())
+                with suppress(ValueError, TypeError):  # a damaged row is as good as none
+                    found[key] = torch.from_numpy(np.frombuffer(row[2], row[1]).reshape(-1, row[0]).copy())
         return found
 
     def put(self, seen: dict[str, Tensor]) -> None:
@@ -160,7 +184,8 @@ class _Store:
         self._base.execute("COMMIT")
 
     def close(self) -> None:
-        self._base.close()
+        with suppress(sqlite3.Error):
+            self._base.close()
 
 
 def preparer(backbone: Backbone, base_fingerprint: str, cache: bool = True, workers: int | None = None) -> Preparer:

@@ -2,8 +2,7 @@
 
 run.json      what was asked for: recipe, data, when
 log.jsonl     what happened: see `log`
-states/       the last whole state, to go on from: see `state`
-best.safetensors   the weights that validated best
+states/       the last whole state, to go on from, with the weights that validated best: see `state`
 model/        the finished checkpoint, for `--model`
 report.html   the run with plots: see `report`
 """
@@ -26,7 +25,6 @@ from tsembed_search.trainer.settings import Recipe
 
 MARKER = "run.json"
 MODEL = "model"
-BEST = "best.safetensors"
 _MAY_CHANGE = ("steps", "checkpoint_every", "validate_every", "patience", "workers", "cache", "spike")
 _FORMAT = 1
 
@@ -78,6 +76,7 @@ def begin(
     Raises `UsageError` when the folder holds anything.
     """
     check_free(out)
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     said = {
         "format": _FORMAT,
@@ -87,8 +86,14 @@ def begin(
         "held_out": [dict(task) for task in held_out],
     }
     new = out / f"{MARKER}.new"
-    new.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    new.replace(out / MARKER)
+    try:
+        new.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        new.replace(out / MARKER)
+    except OSError:
+        new.unlink(missing_ok=True)  # or the next try would find a folder that is not empty
+        if made:
+            out.rmdir()
+        raise
 
 
 def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
@@ -98,7 +103,7 @@ def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
         return recipes.from_json(said["recipe"]), list(said["sources"]), list(said["tasks"])
     except FileNotFoundError:
         raise UsageError(f"There is no run in {out} to go on with.", "Leave --resume out to begin one.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{out / MARKER} cannot be read: {error}.", "Train again into another folder.") from error
 
 

@@ -51,10 +51,18 @@ class Loader:
         self._thread = ThreadPoolExecutor(1, "load")
         self._next: Future[Load] | None = None
 
+    def peek(self) -> None:
+        """Load the part that comes next. Raises what `next` does."""
+        self._next = self._next or self._thread.submit(self._load)
+        self._check(self._next.result())
+
     def next(self) -> Load:
-        """The next part of a batch. Raises `UsageError` when hardly any of its rows can be read."""
+        """The next part of a batch. Raises `UsageError`, in every process, when hardly any row of the batch can be
+        read.
+        """
         current = self._next or self._thread.submit(self._load)
         load = current.result()
+        self._check(load)
         self._next = self._thread.submit(self._load)
         return load
 
@@ -67,12 +75,21 @@ class Loader:
         tasks = Counter(self._sampler.tasks[pick.task].name for pick in picks)
         own = self._ranks.own(picks)
         items, found, skipped, bare = read(self._sampler.tasks, own, self._preparer, self._explicit)
-        if 2 * len(skipped) > len(own) or (len(skipped) and len(own) - len(skipped) < 2):
-            raise UsageError(
-                f"{len(skipped)} of {len(own)} rows cannot be read. The first: {skipped[0]}",
-                "Are the pictures where the data says? Check it: tsembed data check DATA",
-            )
         return Load(items, found, bare, dict(tasks), skipped, self._sampler.state())
+
+    def _check(self, load: Load) -> None:
+        """What is too little is judged by the whole batch: a part may be one row, or none."""
+        rows, lost = sum(load.tasks.values()), int(self._ranks.sum(float(len(load.skipped))))
+        if 2 * lost > rows or (lost and rows - lost < 2):
+            first = next(line for part in self._ranks.collect(load.skipped[:1]) for line in part)
+
+            def refuse() -> None:
+                raise UsageError(
+                    f"{lost} of {rows} rows cannot be read. The first: {first}",
+                    "Are the pictures where the data says? Check it: tsembed data check DATA",
+                )
+
+            self._ranks.together(refuse)
 
 
 def read(

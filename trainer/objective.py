@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,10 @@ class Objective(nn.Module):
     def temperature(self) -> float:
         """tau, as it is now."""
         return self.contrastive.inner.temperature
+
+    def bound(self) -> None:
+        """Keep a learned temperature above its bound: call it after every step of the optimiser."""
+        self.contrastive.inner.bound()
 
     def forward(self, packed: Tensor, labels: Labels, stage: int, step: int) -> Outcome:
         """`packed` `[N, W]` and `labels` of all items of a step. Expert-aware negatives count in stage 2 only.
@@ -155,7 +160,7 @@ def _figures(possible: Tensor, valid: Tensor, cosine: Tensor, kappa: Tensor, own
         "mask_rate": 1 - valid.sum() / others.sum().clamp_min(1),
         "hardness": hardest.mean(),
         "positive": cosine.diagonal().mean(),
-        "kappa_deviation": similar.std(correction=0),
+        "kappa_deviation": similar.std(correction=0) if len(similar) else similar.sum() * math.nan,
         "kappa_cosine_correlation": _correlation(kappa[valid], cosine[valid]),
     }
 

@@ -55,6 +55,10 @@ class Updater:
         self._adam.zero_grad(set_to_none=True)
         return rates, norm
 
+    def finite(self) -> bool:
+        """Say if all trained weights are finite numbers."""
+        return bool(torch.stack([torch.isfinite(one.detach()).all() for one in self._parameters()]).all())
+
     def state(self) -> dict[str, Tensor]:
         """The moments, by the parameter's number."""
         found = {}

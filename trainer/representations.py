@@ -31,6 +31,11 @@ class Shape(NamedTuple):
     blocks: int
     experts: int
 
+    @property
+    def width(self) -> int:
+        """W, the numbers that `pack` makes of an item."""
+        return self.dim + 3 * self.blocks * self.experts + 1
+
 
 def pack(traced: Traced) -> Tensor:
     """`[N, D + 3·L·E + 1]` float32, with gradients."""

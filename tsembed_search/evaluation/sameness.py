@@ -1,6 +1,6 @@
 """What is the same content: the one notion of it for training, validation and evaluation.
 
-Two items have the same content when their texts are the same but for case, composition of letters and blanks, and their
+Two items have the same content when their texts are the same but for case, forms of letters and blanks, and their
 pictures are the same file, byte by byte, under whatever names. So the right answers of a query are known wherever they
 turn up, and a query is known among its own candidates.
 """
@@ -8,12 +8,13 @@ turn up, and a query is known among its own candidates.
 from __future__ import annotations
 
 import os
-import unicodedata
 from functools import lru_cache
 from hashlib import blake2b
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from tsembed_search.text_form import one_form
 
 if TYPE_CHECKING:
     from tsembed_search.items import Item
@@ -44,8 +45,7 @@ def text_form(text: str | None) -> str:
     """A text in the form in which texts are compared."""
     if not text:
         return ""
-    words = text if text.isascii() else unicodedata.normalize("NFC", text)
-    return " ".join(words.casefold().split())
+    return " ".join(one_form(text).casefold().split())
 
 
 def picture_content(image: Any) -> str:
