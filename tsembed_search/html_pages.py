@@ -243,11 +243,13 @@ def _kind(node: LexborNode, tag: str) -> str | None:
     attributes = node.attributes
     if tag in ("html", "body"):
         return None
+    if not attributes:
+        return "hidden" if tag == "dialog" else "furniture" if tag in _FURNITURE else None
     if (
         (attributes.get("hidden", "until-found") or "").lower() != "until-found"
         or (tag == "dialog" and "open" not in attributes)
         or "popover" in attributes
-        or _is_hidden_by(attributes.get("style") or "")
+        or ("style" in attributes and _is_hidden_by(attributes["style"] or ""))
     ):
         return "hidden"
     role = (attributes.get("role") or "").strip().lower()

@@ -199,6 +199,13 @@ class TestHtml:
         whole = "\n\n".join(f"Sentence number {n} is here." for n in range(60))
         assert len(units) > 3 and all(whole[unit.start : unit.end] == unit.text for unit in units)
 
+    def test_much_that_is_hidden_is_noted(self) -> None:
+        notes: list[str] = []
+        shown, hidden = "<p>Some words stand here. " * 25, "<p hidden>More words hide here. "
+        load(HTML, shown + hidden * 15, notes=notes)
+        assert notes == ["Hidden parts of the page were left out: about 60 of 160 words."]
+        load(HTML, shown + hidden)
+
     def test_declared_encodings(self) -> None:
         page = '<html><meta charset="windows-1251"><p>Привет</p>'
         assert texts(load(HTML, page.encode("cp1251"))) == ["Привет"]

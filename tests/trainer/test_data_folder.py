@@ -92,6 +92,19 @@ def test_damaged_side_cars_are_told_and_not_fatal(tmp_path: Path) -> None:
     assert all(str(problem).startswith(f"{problem.path}: ") for problem in problems)
 
 
+def test_pages_and_captions_are_decoded_as_for_indexing(tmp_path: Path) -> None:
+    words = "Маяк в порту починили вчера вечером."
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"{name}.jpg")
+    (tmp_path / "a.txt").write_bytes(words.encode("cp1251"))
+    (tmp_path / "b.txt").write_bytes(words.encode("utf-16-le"))
+    page = f"<meta charset=x-mac-cyrillic><form><img src=c.jpg alt='{words}'></form><template>no</template>"
+    (tmp_path / "page.html").write_bytes(page.encode("mac_cyrillic"))
+    found, problems = folder_rows(tmp_path)
+    assert not problems
+    assert [query for task in ("captions", "alt_texts") for query, _ in pairs(found[task])] == [words] * 3
+
+
 def test_pages_tell_of_their_pictures_and_sections(tmp_path: Path) -> None:
     for name in ("rose.png", "img/tool.png", "IMG_1.png", "my boat.png"):
         picture(tmp_path / name)

@@ -128,6 +128,12 @@ def _same_stem(one: str, other: str) -> bool:
     return len(stem) >= _LEAST_PREFIX and long.startswith(tuple(stem + letter for letter in changed))
 
 
+@lru_cache(maxsize=4096)
+def _folded_cluster(cluster: str) -> str:
+    decomposed = unicodedata.normalize("NFD", one_form(cluster).casefold())
+    return "".join(part for part in decomposed if not unicodedata.combining(part))
+
+
 @lru_cache(maxsize=64)
 def _folded(text: str) -> tuple[str, list[Span] | None]:
     """The text in one form, without case and accents, and the span in `text` of each of its characters (None: where
@@ -142,8 +148,7 @@ def _folded(text: str) -> tuple[str, list[Span] | None]:
             parts.append(plain.lower())
             spans += [(at, at + 1) for at in range(found.start(), found.end())]
             continue
-        decomposed = unicodedata.normalize("NFD", one_form(found[0]).casefold())
-        folded = "".join(part for part in decomposed if not unicodedata.combining(part))
+        folded = _folded_cluster(found[0])
         parts.append(folded)
         spans += [found.span()] * len(folded)
     return "".join(parts), spans
