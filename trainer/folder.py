@@ -63,6 +63,9 @@ def check_free(out: Path) -> None:
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty.", "Choose another folder with --out.")
+    above = next((one for one in out.absolute().parents if one.exists()), out)
+    if not above.is_dir():
+        raise UsageError(f"{out} cannot be a folder: {above} is a file.", "Choose another folder with --out.")
 
 
 def begin(

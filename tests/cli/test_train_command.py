@@ -98,6 +98,7 @@ def test_ctrl_c_and_resume(rows: Path, tmp_path: Path) -> None:
         (("DATA", "--set", "learn_temperature=true", "--set", "loss.temperature=0.005"), 2, "0.01 or more"),
         (("DATA", "--set", "images=['nowhere']"), 2, "data.images names nowhere"),
         (("DATA", "--out", ""), 2, "--out is empty"),
+        (("DATA", "--out", "TAKEN/mine.txt/run"), 2, "is a file"),
         (("DATA", "--recipe", ""), 2, "--recipe is empty"),
         (("",), 2, "DATA is empty"),
         (("DATA", "--set", ""), 2, "sets nothing"),
@@ -114,7 +115,7 @@ def test_refusals(arguments: tuple[str, ...], code: int, words: str, run: Run, r
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
     places = {"DATA": str(rows), "SINGLE": str(single), "TAKEN": str(taken)}
-    given = [places.get(one, one) for one in arguments]
+    given = [places.get(one, one).replace("TAKEN/", f"{taken}/") for one in arguments]
     if "--out" not in given and "--resume" not in given:
         given += ["--out", str(tmp_path / "run")]
     result = run("train", *given, "--device", "cpu")
