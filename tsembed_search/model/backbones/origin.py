@@ -42,8 +42,8 @@ class Foreign:
     why: str = _ONE_VECTOR
 
 
-# Names as their authors write them, with and without their separators: `gme-Qwen2-VL`, `GmeQwen2VL`, `gme_qwen2vl`. `<` is where a word
-# begins and `>` where it ends; `\b` would take an underscore for a letter.
+# Names as their authors write them, with and without separators: `gme-Qwen2-VL`, `GmeQwen2VL`, `gme_qwen2vl`. `<` is
+# where a word begins and `>` where it ends; `\b` would take an underscore for a letter.
 FOREIGN: tuple[Foreign, ...] = (
     Foreign("a reranker", r"re-?rank|lamra[-_. ]?rank|monoqwen|forsequenceclassification|forranking", _RERANKER),
     Foreign(
