@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -114,11 +115,10 @@ def _find(name: str, fingerprint: str | None) -> ModelRef:
         return _read_folder(name, _SHIPPED[name])
     try:
         path = Path(name).expanduser()
+    except RuntimeError as error:  # an unknown ~user
+        raise ModelError(f"There is no folder {name}: {error}", "Write the whole path of the folder.") from error
+    with _readable(name):
         folder, file = bool(name) and path.is_dir(), path.is_file()
-    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be entered, an unknown ~user
-        raise ModelError(
-            f"{name} cannot be looked up: {error}.", "Check the name, and that you may read it."
-        ) from error
     if folder:
         return _read_folder(name, path.absolute())
     if file:
@@ -137,10 +137,9 @@ def load(ref: ModelRef, device: str = "auto") -> Backbone:
     Raises `ModelError` when the device does not exist or the files cannot be trusted.
     """
     if ref.folder is None:
-        loaded = _function(_BUILT_INS[ref.name].loader)(device)
-    else:
-        loaded = _function(_format_of(ref.name, ref.folder).loader)(ref, device)
-    return cast(Backbone, loaded)
+        return cast(Backbone, _function(_BUILT_INS[ref.name].loader)(device))
+    with _readable(ref.name):
+        return cast(Backbone, _function(_format_of(ref.name, ref.folder).loader)(ref, device))
 
 
 def known_models() -> list[KnownModel]:
@@ -217,7 +216,17 @@ def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
 
 
 def _read_folder(name: str, folder: Path) -> ModelRef:
-    return _format_of(name, folder).read(name, folder)
+    with _readable(name):
+        return _format_of(name, folder).read(name, folder)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Says in words that the disk, or a right, keeps a model's files from being read."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{name} cannot be read: {error}.", "Check the disk, and that you may read it.") from error
 
 
 def _format_of(name: str, folder: Path) -> _Format:
