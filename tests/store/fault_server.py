@@ -55,6 +55,7 @@ class FaultServer:
         self.faults: list[Fault] = []
         self.api_key: str | None = None
         self.version = "1.20.0"
+        self.constant: bytes | None = None  # what it answers to everything, for a server that is another
         self.nodes = 1
         self.away: set[int] = set()
         self.leader = True
@@ -302,6 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content).encode()
+        if self.owner.constant is not None:
+            status, data = 200, self.owner.constant
         self.send_response(status)
         for name, value in {
             "Content-Type": "application/json",

@@ -57,6 +57,7 @@ once, and while it is away most writes hang for half a minute before the server 
 
 _LONGEST: Final = 200  # characters of a server's message
 _BETWEEN_LOOKS: Final = 1.0  # seconds between two questions whether a stuck cluster is whole again
+_NO_SENSE: Final = (ValueError, TypeError, AttributeError, LookupError, AssertionError, RecursionError)
 _AGAIN: Final = "What was acknowledged is kept; the same command goes on from there."
 
 
@@ -204,8 +205,10 @@ class Connection:
             return self._refused(cannot, error.status_code or 0, server_message(error))
         if isinstance(error, ResponseHandlingException):
             return _unanswered(cannot, error.source)
-        if isinstance(error, QdrantException | ValueError | TypeError):
-            return StoreError(f"{cannot}: {error}.", "Is that the address of a Qdrant server (--url)?")
+        # The client takes some answers of other servers to pieces before it notices.
+        if isinstance(error, (QdrantException, *_NO_SENSE)):
+            what = str(error) or "the answer makes no sense"
+            return StoreError(f"{cannot}: {what}.", "Is that the address of a Qdrant server (--url)?")
         return error
 
     def _refused(self, cannot: str, status: int, message: str) -> StoreError:
@@ -226,15 +229,18 @@ def server_message(error: Any) -> str:
     try:
         message = str(json.loads(error.content)["status"]["error"]).rstrip(".")
         return message if len(message) <= _LONGEST else message[:_LONGEST].rsplit(" ", 1)[0] + " …"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return f"status {error.status_code} {error.reason_phrase}".strip()
 
 
 def _checked(address: str, url: str) -> Any:
+    import httpx
+
     try:
         parts = urlsplit(address)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
+        httpx.URL(address)
+    except (ValueError, httpx.InvalidURL):
         good = False
     if not good:
         shown = url.rpartition("@")[2]
