@@ -186,12 +186,6 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
         family.lead,
         family.max_tokens,
     )
-    tokens, rows = prompt.largest_id + 1, model.get_input_embeddings().num_embeddings
-    if tokens > rows:
-        raise ModelError(
-            f"The tokenizer of {ref.name} has more tokens than the model knows ({tokens:,} and {rows:,}).",
-            "They belong to different models: download it again, all of its files.",
-        )
     try:
         vision = VISIONS[family.vision](model.config, _image_settings(ref.folder), family)
     except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
@@ -209,7 +203,14 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
         notes={"family": family.name, "instruction": family.instruction, "pooling": "last token"},
     )
     text = TextSpec(ref.folder / "tokenizer.json", family.max_tokens, overlap=family.max_tokens // 8)
-    return TransformersBackbone(model, family, prompt, vision, info, text)
+    backbone = TransformersBackbone(model, family, prompt, vision, info, text)
+    tokens, rows = prompt.largest_id + 1, model.get_input_embeddings().num_embeddings
+    if tokens > rows:
+        raise ModelError(
+            f"The tokenizer of {ref.name} has more tokens than the model knows ({tokens:,} and {rows:,}).",
+            "They belong to different models: download it again, all of its files.",
+        )
+    return backbone
 
 
 def _load_model(folder: Path, family: families.Family, dtype: torch.dtype, device: torch.device) -> Any:

@@ -110,7 +110,7 @@ _LEFT_BY_SENTENCE_TRANSFORMERS = (
 
 def refuse_name(name: str) -> None:
     """Raises `UnsupportedModelError` for the hub name of a model that is refused."""
-    _refuse(name, [("its name", name)])
+    _refuse(name, [("its hub name", name)])
 
 
 def prompt_of(name: str, folder: Path, model_class: str) -> tuple[Prompt, str]:
@@ -168,7 +168,7 @@ class _Clues:
         title = _title(card.replace(front, "", 1))
         hub = _hub_name(name, folder)
         config = _json(folder / "config.json")
-        names = [("its name", each) for each in (hub, folder.name, folder.resolve().name)]
+        names = [("its hub name", hub)] + [("its name", each) for each in (folder.name, folder.resolve().name)]
         names += [("its model card", each) for each in (*bases, *_listed(front, "name"), title)]
         names += [(f"its {file}", each) for file, each in _names_in_json(folder)]
         names += [(f"its {file}", each) for file, each in _names_in_code(folder)]
