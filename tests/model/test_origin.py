@@ -247,6 +247,22 @@ def test_a_verified_model_is_known_in_any_folder(
     assert warnings() == [] and prompt("mine", folder) == "own"
 
 
+@pytest.mark.parametrize(
+    "base",
+    ["Alibaba-NLP/gme-Qwen2-VL-2B-Instruct", "vidore/colqwen2-base", "/data/RzenEmbed", "nomic-ai/colnomic-embed-3b"],
+)
+def test_adapters_of_a_refused_model_are_refused(base: str, model_folder: Folders, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    with pytest.raises(UnsupportedModelError, match="its adapter_config.json says"):
+        registry.resolve(tmp_path / "theirs")
+    ours = checkpoint.create(tmp_path / "ours", model_folder("qwen2-vl"))
+    said = json.loads((ours / "tsembed.json").read_text())
+    edit(ours / "tsembed.json", base=said["base"] | {"name": "qihoo360/RzenEmbed"})
+    with pytest.raises(UnsupportedModelError, match="needs its base model, qihoo360/RzenEmbed"):
+        registry.load(registry.resolve(ours), "cpu")
+
+
 def test_what_is_made_here_is_not_warned_of(
     model_folder: Folders, tmp_path: Path, warnings: Callable[[], list[str]]
 ) -> None:

@@ -132,8 +132,11 @@ def test_a_shard_whose_node_is_away_is_named_in_the_end(server: FaultServer, poi
     store = make_store(server, HASTY)
     server.away = {3}
     server.faults.append(Fault("status", "query", times=10**6, status=500))
-    with pytest.raises(StoreError, match=r"Cannot search .*: 1 of the cluster's 3 nodes is away \(node3.test:6335\)"):
+    with pytest.raises(
+        StoreError, match=r"Cannot search .*: 1 of the cluster's 3 nodes is away \(node3.test:6335\)"
+    ) as caught:
         store.search(make_queries(1), 5)
+    assert caught.value.hint.startswith("Start it again")
 
 
 def test_a_busy_server_alone_is_waited_for_and_asked_once_for_its_cluster(

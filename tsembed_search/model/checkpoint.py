@@ -298,7 +298,7 @@ def base_of(said: Checkpoint, name: str) -> ModelRef:
         name_of_base = f"{base.name}@{base.revision}" if base.revision else base.name
         ref = registry.resolve(name_of_base, base.fingerprint)
     except ModelError as error:
-        raise ModelError(
+        raise type(error)(  # a base that is not supported stays one
             f"{name} needs its base model, {base.name}. {error.message}",
             f"{error.hint} If the base has moved, write its new place into {MARKER}, under base, name.".strip(),
         ) from error

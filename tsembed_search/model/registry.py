@@ -234,6 +234,7 @@ def _format_of(name: str, folder: Path) -> _Format:
         if (folder / format_.marker).is_file():
             return format_
     if (folder / "adapter_config.json").is_file():
+        origin.prompt_of(name, folder, "")  # refuses one of a model that is refused
         raise ModelError(f"{name} holds an adapter without tsembed.json.", "Merge it into its base model first.")
     raise ModelError(f"{name} holds no model.", "A model folder has a config.json and .safetensors files.")
 

@@ -41,6 +41,12 @@ class Cluster:
             return f"{len(self.away)} of the cluster's {self.nodes} nodes {verb} away ({', '.join(self.away)})"
         return "" if self.leader else f"the cluster's {self.nodes} nodes have not agreed on a leader"
 
+    def advice(self) -> str:
+        """What to do about it."""
+        if not self.away:
+            return "Look at the nodes' logs."
+        return f"Start {'it' if len(self.away) == 1 else 'them'} again, or mend the network between the nodes."
+
 
 def asker(address: str, key: str | None) -> httpx.Client:
     """What to ask the server at `address` with."""

@@ -200,7 +200,7 @@ class Connection:
         cannot = f"Cannot {doing} on {self.place}"
         if nodes is not None and (trouble := nodes.words()):
             need = "A cluster needs more than half of its nodes to change anything. " if nodes.stuck else ""
-            return StoreError(f"{cannot}: {trouble}.", f"{need}Start them again, or mend the network. {_AGAIN}")
+            return StoreError(f"{cannot}: {trouble}.", f"{need}{nodes.advice()} {_AGAIN}")
         if isinstance(error, UnexpectedResponse):
             return self._refused(cannot, error.status_code or 0, server_message(error))
         if isinstance(error, ResponseHandlingException):
