@@ -254,7 +254,7 @@ def test_a_verified_model_is_known_in_any_folder(
 def test_adapters_of_a_refused_model_are_refused(base: str, model_folder: Folders, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
-    with pytest.raises(UnsupportedModelError, match="its adapter_config.json says"):
+    with pytest.raises(UnsupportedModelError, match=r"its adapter_config\.json says"):
         registry.resolve(tmp_path / "theirs")
     ours = checkpoint.create(tmp_path / "ours", model_folder("qwen2-vl"))
     said = json.loads((ours / "tsembed.json").read_text())
@@ -278,6 +278,22 @@ def test_a_warning_is_safe_to_print(copy: Path, warnings: Callable[[], list[str]
     edit(copy / "config.json", architectures=["Mine\x1b[2J"])
     registry.resolve(copy)
     assert "\x1b" not in warnings()[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://huggingface.co/Alibaba-NLP/gme-Qwen2-VL-2B-Instruct", "refused"),
+        ("git@hf.co:qihoo360/RzenEmbed.git", "refused"),
+        ("https://me:token@huggingface.co/company/shop-search/", "unknown"),
+        ("https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct", "untuned"),
+        ("https://github.com/company/models", "untuned"),
+    ],
+)
+def test_a_clone_is_known_by_where_it_came_from(url: str, expected: str, copy: Path) -> None:
+    (copy / ".git").mkdir()
+    (copy / ".git" / "config").write_text(f'[core]\n\tbare = false\n[remote "origin"]\n\turl = {url}\n\tfetch = x\n')
+    assert prompt("copy", copy) == expected
 
 
 def test_a_local_folder_is_no_hub_name(

@@ -218,11 +218,16 @@ def _is_untuned(name: str) -> bool:
 
 
 def _hub_name(name: str, folder: Path) -> str:
-    """`owner/name` of a folder that was found by its hub name or lies in the hub's cache; else nothing."""
+    """`owner/name` of a folder that was found by its hub name, lies in the hub's cache or was cloned; else nothing."""
     for place in (folder, folder.resolve()):
         repository = place.parent.parent.name
         if place.parent.name == "snapshots" and repository.startswith("models--"):
             return repository.removeprefix("models--").replace("--", "/")
+    remote = _head(folder / ".git" / "config")
+    if cloned := re.search(
+        r"url\s*=\s*\S*?\b(?:huggingface|hf)\.co[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?\s*$", remote, re.M
+    ):
+        return cloned[1]
     found = re.fullmatch(r"([\w.-]+/[\w.-]+)(@.*)?", name)
     return found[1] if found and Path(name).absolute() != folder.absolute() else ""
 
