@@ -35,6 +35,12 @@ class ModelError(TsembedError):
     """A model cannot be found, loaded or trusted (wrong checksum, pickled checkpoint, NaN weights)."""
 
 
+class UnsupportedModelError(ModelError):
+    """A model of a kind that this program cannot use, whatever state its files are in."""
+
+    exit_code = 2
+
+
 class StoreError(TsembedError):
     """The vector store cannot be opened, reached, read or written."""
 

@@ -32,7 +32,7 @@ def version(connection: Connection) -> tuple[int, int]:
     """The server's version. Raises `StoreError` when it is too old, or no Qdrant server."""
     if connection.in_memory:
         return NEWEST_KNOWN
-    text = connection.ask("ask for the version", lambda: connection.client.info().version)
+    text = connection.ask("ask for the version", lambda: str(connection.client.info().version))
     found = re.match(r"(\d+)\.(\d+)", text)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
     if number < OLDEST:
@@ -94,7 +94,13 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
     parameters = facts.config.params
     vectors = parameters.vectors.get(VECTOR_NAME) if isinstance(parameters.vectors, dict) else None
     content = (facts.config.metadata or {}).get(_KEY)
-    if vectors is None or vectors.distance.value != "Cosine" or not isinstance(content, dict):
+    if (
+        vectors is None
+        or vectors.distance.value != "Cosine"
+        or not isinstance(content, dict)
+        or content.get("quantize", "none") not in ("none", "scalar", "binary")
+        or not isinstance(content.get("metadata") or {}, dict)
+    ):
         raise StoreError(
             f"The collection {name_of(index)} on {connection.place} was not made by tsembed.",
             "Choose another name with --index.",
