@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tsembed_search import private
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.config import DEFAULT_MODEL, home, index_folder
@@ -98,6 +100,7 @@ def _examine(index: str, url: str | None, model: str | None, device: str) -> lis
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("software", _software),
         ("storage", _storage),
+        ("privacy", lambda: _privacy(index, url)),
         ("terminal", _terminal),
         ("device", lambda: _device(device)),
         ("index", lambda: _index(index, url)),
@@ -141,6 +144,17 @@ def _storage() -> Iterator[Finding]:
         yield Finding("storage", "slow", detail, "Little space is left; indexing stops when the disk is full.")
     else:
         yield Finding("storage", "ok", detail)
+
+
+def _privacy(name: str, url: str | None) -> Iterator[Finding]:
+    folder = index_folder(name, url)
+    if not folder.is_dir():
+        return
+    if private.is_open_to_others(folder):
+        advice = f"The next `tsembed index` closes it, if its disk keeps permissions. At once: chmod -R go= {shlex.quote(str(folder))}"
+        yield Finding("privacy", "problem", f"Other users of this machine may read the index: {folder}", advice)
+    else:
+        yield Finding("privacy", "ok", f"only you can read {folder}")
 
 
 def _terminal() -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tsembed_search import private
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer.crawl import Found
 
@@ -84,6 +85,8 @@ class Manifest:
         self._path = path
         self._lock = threading.RLock()
         with self._explained():
+            if path is not None:
+                private.make_file(path)
             self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = FILE;")
             self._prepare()
@@ -258,7 +261,7 @@ class Manifest:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise _in_words(error, self._path) from error
 
 
@@ -293,8 +296,8 @@ def _file_row(row: Sequence[Any]) -> FileRow:
     return FileRow(os.fsdecode(path), os.fsdecode(root), size, mtime_ns, inode, sha, recipe, reason)
 
 
-def _in_words(error: sqlite3.DatabaseError, path: Path | None) -> StoreError:
-    text = str(error)
+def _in_words(error: sqlite3.DatabaseError | OSError, path: Path | None) -> StoreError:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     if "full" in text:
         return StoreError(f"Cannot write {path}: the disk is full.", "Free some space and run the command again.")
     if "readonly" in text or "unable to open" in text:

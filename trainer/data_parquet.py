@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tsembed_search import private
 from tsembed_search.config import home
 from tsembed_search.errors import LoadError
 from tsembed_search.evaluation.records import Record, stream
@@ -29,12 +30,13 @@ def as_json_lines(path: Path) -> Path:
         return target
     partial = target.with_name(f"rows.{os.getpid()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(target.parent)
         with partial.open("w", encoding="utf-8") as file:
             for record in stream(path):
                 assert isinstance(record, Record)
                 fields = {key: _plain(value, target.parent) for key, value in record.fields.items()}
                 file.write(json.dumps(fields, ensure_ascii=True, default=str) + "\n")
+        private.close_to_others(target.parent)
         partial.replace(target)
     except OSError as error:
         raise LoadError(f"Cannot write {target}: {error.strerror or error}.", "Is the disk full?") from error

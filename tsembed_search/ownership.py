@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from tsembed_search import private
 from tsembed_search.errors import IndexBusyError, StoreError
 
 _FILE: Final = "owner.lock"
@@ -48,8 +49,8 @@ def owned(
     """
     path = folder / _FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        private.make_folder(folder)
+        file = private.open_file(path, "a+")
     except OSError as error:
         raise StoreError(
             f"Cannot write to the index's folder {folder}: {error.strerror or error}.",
@@ -59,8 +60,10 @@ def owned(
         _acquire(file, folder, wait, on_wait)
         try:
             _sign(file, Owner(os.getpid(), doing, time.time()))
+            private.close_to_others(folder)
             yield
         finally:
+            private.close_to_others(folder)
             file.seek(0)
             file.truncate()
             _unlock(file)

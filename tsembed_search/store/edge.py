@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tsembed_search import private
 from tsembed_search.errors import StoreError
 from tsembed_search.search.filters import Filter
 from tsembed_search.store import edge_shard, index_file, optimizer
@@ -68,7 +69,7 @@ class EdgeStore:
         if cls.exists(folder):
             raise StoreError(f"{folder} already holds an index.", "Open it, or choose another name with --index.")
         with explained("create an index in", folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            private.make_folder(folder)
             shard = edge_shard.create(folder / "points", settings)
             # Last, so that a creation that was cut short is not mistaken for an index.
             index_file.write(folder, settings, {})
@@ -291,6 +292,8 @@ class EdgeStore:
                         shard.flush()
                 finally:
                     shard.close()
+                    # The engine makes files as the umask says, even when it only reads.
+                    private.close_to_others(self._folder)
 
     def _native(self, where: Filter | None) -> Native[Any]:
         from tsembed_search.store.edge_dialect import EdgeDialect, as_filter
