@@ -151,7 +151,8 @@ def _privacy(name: str, url: str | None) -> Iterator[Finding]:
     if not folder.is_dir():
         return
     if private.is_open_to_others(folder):
-        advice = f"The next `tsembed index` closes it, if its disk keeps permissions. At once: chmod -R go= {shlex.quote(str(folder))}"
+        by_hand = f"chmod -R go= {shlex.quote(str(folder))}"
+        advice = f"The next `tsembed index` closes it, if its disk keeps permissions. At once: {by_hand}"
         yield Finding("privacy", "problem", f"Other users of this machine may read the index: {folder}", advice)
     else:
         yield Finding("privacy", "ok", f"only you can read {folder}")

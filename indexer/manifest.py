@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ CREATE TABLE files (
 ) WITHOUT ROWID;
 CREATE INDEX files_sha ON files (sha);
 """
+_ADDED: Final = "CREATE TABLE IF NOT EXISTS places (path BLOB PRIMARY KEY, disk TEXT, missing INTEGER NOT NULL)"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Manifest:
             )
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        self._db.execute(_ADDED)
 
     def close(self) -> None:
         """Closes the file."""
@@ -129,7 +131,7 @@ class Manifest:
     def clear(self) -> None:
         """Forgets everything: the store is gone, or is another one."""
         with self.transaction() as db:
-            for table in ("meta", "contents", "files"):
+            for table in ("meta", "contents", "files", "places"):
                 db.execute(f"DELETE FROM {table}")
 
     def content(self, sha: bytes) -> Content | None:
@@ -157,6 +159,39 @@ class Manifest:
         files = self._one("SELECT count(*) FROM files WHERE sha IS NOT NULL")
         points = self._one("SELECT coalesce(sum(length(points)), 0) / 16 FROM contents")
         return (files[0] if files else 0), (points[0] if points else 0)
+
+    def count_below(self, root: str) -> int:
+        """How many files are known at a path and below it, without those that could not be read."""
+        row = self._one(
+            "SELECT count(*) FROM files WHERE sha IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))",
+            range_of(root),
+        )
+        return int(row[0])
+
+    def places(self) -> list[tuple[str, str | None, int]]:
+        """(path, disk, how many files were missing when it was found offline, else 0) of each place (`offline.py`)."""
+        rows = self._all("SELECT path, disk, missing FROM places ORDER BY path")
+        return [(os.fsdecode(path), disk, missing) for path, disk, missing in rows]
+
+    def remember_places(
+        self, disks: Mapping[str, str | None], lost: Mapping[str, int], others: Iterable[str] = ()
+    ) -> None:
+        """Places that are there, with their disks; those that are offline, with how many files are missing; and others,
+        which are forgotten when nothing is known of any file in them.
+        """
+        with self.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO places VALUES (?, ?, 0)",
+                [(os.fsencode(path), disk) for path, disk in disks.items()],
+            )
+            db.executemany(
+                "INSERT INTO places VALUES (?, NULL, ?) ON CONFLICT (path) DO UPDATE SET missing = excluded.missing",
+                [(os.fsencode(path), missing) for path, missing in lost.items()],
+            )
+            for path in others:
+                db.execute("UPDATE places SET missing = 0 WHERE path = ?", (os.fsencode(path),))
+                if not self.count_below(path):
+                    db.execute("DELETE FROM places WHERE path = ?", (os.fsencode(path),))
 
     def unsettled(self) -> list[Content]:
         """The contents whose points in the store are not known for sure."""
@@ -284,6 +319,12 @@ def _forget(db: sqlite3.Connection, paths: Iterable[str]) -> None:
     names = [(os.fsencode(path),) for path in paths]
     db.executemany(f"UPDATE contents SET moved = 1 WHERE sha = ({_SHA_OF})", names)
     db.executemany("DELETE FROM files WHERE path = ?", names)
+
+
+def range_of(root: str) -> tuple[bytes, bytes, bytes]:
+    """A path, and the range of paths inside it: all that begin with it and a separator."""
+    first = os.fsencode(root.rstrip(os.sep) + os.sep)
+    return os.fsencode(root), first, first[:-1] + bytes([first[-1] + 1])
 
 
 def signed(inode: int) -> int:

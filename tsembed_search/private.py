@@ -45,7 +45,7 @@ def make_folder(folder: Path) -> None:
 
 def open_file(path: Path, mode: str) -> IO[Any]:
     """Open a file as text; if it is made, then for the owner alone. Raises `OSError`."""
-    return open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: PTH123
+    return open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def make_file(path: Path) -> None:
