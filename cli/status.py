@@ -30,10 +30,13 @@ _MOST_FOLDERS = 10
 
 @dataclass(frozen=True)
 class Remembered:
-    """What the manifest says: how many files there are, below which folders, and what was skipped (path, reason)."""
+    """What the manifest says: how many files there are, below which folders, which folders are offline now, and what
+    was skipped (path, reason).
+    """
 
     files: int = 0
     roots: list[str] = field(default_factory=list)
+    offline: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -85,13 +88,15 @@ def _remembered(name: str, url: str | None) -> Remembered:
     from contextlib import closing
 
     from tsembed_search.indexer.manifest import NAME, Manifest
+    from tsembed_search.whereabouts import offline_folders
 
     path = index_folder(name, url) / NAME
     if not path.exists():
         return Remembered()
     with closing(Manifest(path)) as manifest:
         roots = sorted({file.root for file in manifest.files()})
-        return Remembered(manifest.counts()[0], roots, manifest.skipped())
+        lost = [path for path, _, missing in manifest.places() if missing]
+        return Remembered(manifest.counts()[0], roots, offline_folders(roots, lost), manifest.skipped())
 
 
 def _as_json(
@@ -105,6 +110,7 @@ def _as_json(
         "created_at": metadata.created_at,
         "files": remembered.files,
         "folders": remembered.roots,
+        "offline": remembered.offline,
         "skipped": [{"path": path, "reason": reason} for path, reason in remembered.skipped],
         "items": known.items if known else None,
         "total": known.store.points if known else None,
@@ -130,6 +136,7 @@ def _rows(
     rows += [("folder", root) for root in remembered.roots[:_MOST_FOLDERS]]
     if len(remembered.roots) > _MOST_FOLDERS:
         rows.append(("", f"and {render.count_words(len(remembered.roots) - _MOST_FOLDERS, 'more folder')}"))
+    rows += [("offline", folder) for folder in remembered.offline[:_MOST_FOLDERS]]
     if remembered.skipped:
         count = render.count_words(len(remembered.skipped), "file")
         rows.append(("skipped", f"{count}; see: tsembed status --skipped{same_index(name, url)}"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tsembed_search.paths import file_path, indexed_form
+from tsembed_search.paths import file_path
 from tsembed_search.store.schema import Place
 
 OFFLINE: Final = "offline"
@@ -33,7 +33,7 @@ def is_offline(place: Place, lost: Sequence[str] = ()) -> bool:
     That is so when it is not there, and the folder that held it is not either, or is empty (as a mount point without
     its disk is), or is one of `lost` or below it.
     """
-    path, root = file_path(place["path"]), file_path(place["root"])
+    path, root = file_path(place["path"]), file_path(place.get("root") or "/")
     if os.path.exists(path):  # noqa: PTH110 - what `Path.exists` raises when it may not look is an answer here
         return False
     if path.is_symlink() or any(is_within(place["path"], folder) for folder in lost):
@@ -44,10 +44,9 @@ def is_offline(place: Place, lost: Sequence[str] = ()) -> bool:
     return bool(absence(folder))
 
 
-def offline_roots(roots: Sequence[str], lost: Sequence[str] = ()) -> list[str]:
-    """Those of the folders (as the system spells them) that are away now, and the `lost` ones that still are."""
-    away = [indexed_form(Path(root)) for root in roots if absence(root)]
-    return sorted({*away, *lost})
+def offline_folders(roots: Sequence[str], lost: Sequence[str] = ()) -> list[str]:
+    """Those of the folders that are away now, and those that were when the last run looked for their files."""
+    return sorted({root for root in roots if absence(root)} | set(lost))
 
 
 def is_within(path: str, folder: str) -> bool:
