@@ -14,9 +14,11 @@ import typer
 from tsembed_search import private
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.status import what_is_remembered
 from tsembed_search.config import DEFAULT_MODEL, home, index_folder
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, TsembedError
 from tsembed_search.version import __version__
+from tsembed_search.whereabouts import absence
 
 if TYPE_CHECKING:
     from tsembed_search.model.registry import ModelRef
@@ -104,6 +106,7 @@ def _examine(index: str, url: str | None, model: str | None, device: str) -> lis
         ("terminal", _terminal),
         ("device", lambda: _device(device)),
         ("index", lambda: _index(index, url)),
+        ("folders", lambda: _folders(index, url)),
         ("model", lambda: _model(index, url, model)),
     ]
     findings: list[Finding] = []
@@ -202,6 +205,13 @@ def _index(name: str, url: str | None) -> Iterator[Finding]:
         yield Finding("index", "slow", detail, advice)
     else:
         yield Finding("index", "ok", detail)
+
+
+def _folders(name: str, url: str | None) -> Iterator[Finding]:
+    for folder in what_is_remembered(name, url).offline:
+        why = absence(folder) or "Files of it were missing when the index was last brought up to date."
+        advice = "Its files stay in the index. Connect its disk; or remove them: tsembed index FOLDER --prune-empty"
+        yield Finding("folders", "slow", f"{folder} is offline. {why}", advice)
 
 
 def _model(index: str, url: str | None, model: str | None) -> Iterator[Finding]:

@@ -29,10 +29,8 @@ def plain_lines(hits: Sequence[Hit]) -> list[str]:
     lines = []
     for hit in hits:
         page = f"  page {hit.page}" if hit.page is not None else ""
-        offline = "  offline" if hit.offline else ""
-        lines.append(
-            f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {shown(shortened(hit.path, here()))}{page}{offline}"
-        )
+        where = shown(shortened(hit.path, here())) + page + ("  offline" if hit.offline else "")
+        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {where}")
         if hit.top_experts:
             both = f"similarity {hit.similarity:.3f}  routes {hit.route_similarity:+.3f}"
             shared = f"  shared experts {shown(' '.join(hit.shared_experts[:3]))}" if hit.shared_experts else ""

@@ -12,6 +12,7 @@ from tsembed_search.cli import options, render
 from tsembed_search.cli.experts import print_usage, usage_json, usage_of
 from tsembed_search.cli.options import INDEX, examples, same_index
 from tsembed_search.config import index_folder
+from tsembed_search.whereabouts import absence, offline_folders
 
 if TYPE_CHECKING:
     from tsembed_search.index import IndexStatus
@@ -71,7 +72,7 @@ def status(
             if experts:
                 raise
             busy = error.message
-    remembered = _remembered(index, url)
+    remembered = what_is_remembered(index, url)
     if json:
         document = _as_json(index, metadata, known, remembered, busy)
         render.print_json(document if shape is None else document | {"experts": usage_json(shape, usage)})
@@ -83,12 +84,11 @@ def status(
         _print(_rows(index, url, metadata, known, remembered, busy))
 
 
-def _remembered(name: str, url: str | None) -> Remembered:
+def what_is_remembered(name: str, url: str | None) -> Remembered:
     """Nothing, when this machine has never indexed into it."""
     from contextlib import closing
 
     from tsembed_search.indexer.manifest import NAME, Manifest
-    from tsembed_search.whereabouts import offline_folders
 
     path = index_folder(name, url) / NAME
     if not path.exists():
@@ -136,7 +136,10 @@ def _rows(
     rows += [("folder", root) for root in remembered.roots[:_MOST_FOLDERS]]
     if len(remembered.roots) > _MOST_FOLDERS:
         rows.append(("", f"and {render.count_words(len(remembered.roots) - _MOST_FOLDERS, 'more folder')}"))
-    rows += [("offline", folder) for folder in remembered.offline[:_MOST_FOLDERS]]
+    for folder in remembered.offline[:_MOST_FOLDERS]:
+        rows.append(
+            ("offline", folder if absence(folder) else f"{folder} (when the index was last brought up to date)")
+        )
     if remembered.skipped:
         count = render.count_words(len(remembered.skipped), "file")
         rows.append(("skipped", f"{count}; see: tsembed status --skipped{same_index(name, url)}"))

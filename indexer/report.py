@@ -100,9 +100,9 @@ class IndexReport:
     files: FileCounts = field(default_factory=FileCounts)
     items: ItemCounts = field(default_factory=ItemCounts)
     skipped: list[Skipped] = field(default_factory=list)
-    offline: list[Offline] = field(default_factory=list)
     seconds: float = 0.0
     items_per_second: float = 0.0
+    offline: list[Offline] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the contract, ready for `json.dumps`."""
