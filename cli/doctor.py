@@ -209,7 +209,7 @@ def _index(name: str, url: str | None) -> Iterator[Finding]:
 
 def _folders(name: str, url: str | None) -> Iterator[Finding]:
     for folder in what_is_remembered(name, url).offline:
-        why = absence(folder) or "Files of it were missing when the index was last brought up to date."
+        why = absence(folder) or "Files of it were missing when the index was last updated."
         advice = "Its files stay in the index. Connect its disk; or remove them: tsembed index FOLDER --prune-empty"
         yield Finding("folders", "slow", f"{folder} is offline. {why}", advice)
 

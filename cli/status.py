@@ -137,9 +137,7 @@ def _rows(
     if len(remembered.roots) > _MOST_FOLDERS:
         rows.append(("", f"and {render.count_words(len(remembered.roots) - _MOST_FOLDERS, 'more folder')}"))
     for folder in remembered.offline[:_MOST_FOLDERS]:
-        rows.append(
-            ("offline", folder if absence(folder) else f"{folder} (when the index was last brought up to date)")
-        )
+        rows.append(("offline", folder if absence(folder) else f"{folder} (when the index was last updated)"))
     if remembered.skipped:
         count = render.count_words(len(remembered.skipped), "file")
         rows.append(("skipped", f"{count}; see: tsembed status --skipped{same_index(name, url)}"))
