@@ -142,7 +142,8 @@ def _storage() -> Iterator[Finding]:
     free = shutil.disk_usage(existing).free
     detail = f"{folder}, {render.size_words(free)} free"
     if not os.access(existing, os.W_OK):
-        yield Finding("storage", "problem", f"{folder} cannot be written.", "Set TSEMBED_HOME to a folder of yours.")
+        advice = "Searches work, on a copy. To index: make it writable, or set TSEMBED_HOME to another folder."
+        yield Finding("storage", "slow", f"{folder} cannot be written.", advice)
     elif free < _LITTLE_SPACE:
         yield Finding("storage", "slow", detail, "Little space is left; indexing stops when the disk is full.")
     else:
@@ -151,7 +152,7 @@ def _storage() -> Iterator[Finding]:
 
 def _privacy(name: str, url: str | None) -> Iterator[Finding]:
     folder = index_folder(name, url)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - `Path.is_dir` raises where it may not look
         return
     if private.is_open_to_others(folder):
         by_hand = f"chmod -R go= {shlex.quote(str(folder))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,14 +87,12 @@ def status(
 
 def what_is_remembered(name: str, url: str | None) -> Remembered:
     """Nothing, when this machine has never indexed into it."""
-    from contextlib import closing
-
-    from tsembed_search.indexer.manifest import NAME, Manifest
+    from tsembed_search.indexer.manifest import NAME, manifest_to_read
 
     path = index_folder(name, url) / NAME
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - `Path.exists` raises where it may not look
         return Remembered()
-    with closing(Manifest(path)) as manifest:
+    with manifest_to_read(path) as manifest:
         roots = sorted({file.root for file in manifest.files()})
         lost = [path for path, _, missing in manifest.places() if missing]
         return Remembered(manifest.counts()[0], roots, offline_folders(roots, lost), manifest.skipped())

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from typing import Any, Final
 from tsembed_search import private
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer.crawl import Found
+from tsembed_search.private_copy import copied
 
 NAME: Final = "manifest.sqlite"
 UNSURE: Final = -1
@@ -298,6 +299,16 @@ class Manifest:
             yield
         except (sqlite3.DatabaseError, OSError) as error:
             raise _in_words(error, self._path) from error
+
+
+@contextmanager
+def manifest_to_read(path: Path) -> Iterator[Manifest]:
+    """The manifest at a path; where it cannot be written, a copy, for SQLite writes even to read."""
+    with ExitStack() as stack:
+        if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            files = [file for file in (path, path.with_name(f"{path.name}-wal")) if file.exists()]
+            path = stack.enter_context(copied(files)) / path.name
+        yield stack.enter_context(closing(Manifest(path)))
 
 
 _SHA_OF: Final = "SELECT sha FROM files WHERE path = ?"

@@ -22,7 +22,7 @@ import os
 import queue
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -37,7 +37,7 @@ from tsembed_search.indexer.flow import Flow, Stopped
 from tsembed_search.indexer.ignore import Selection
 from tsembed_search.indexer.intake import Intake
 from tsembed_search.indexer.jobs import Job
-from tsembed_search.indexer.manifest import NAME, Manifest
+from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
 from tsembed_search.indexer.meter import Meter
 from tsembed_search.indexer.offline import Guard
 from tsembed_search.indexer.report import IndexReport, IndexSettings, Interrupted, ProgressSink, Silent
@@ -355,7 +355,7 @@ def _knows(folder: Path, path: str) -> bool:
     """Whether an index remembers files at a path or below it."""
     if not (folder / NAME).exists():
         return False
-    with closing(Manifest(folder / NAME)) as manifest:
+    with manifest_to_read(folder / NAME) as manifest:
         return manifest.count_below(path) > 0
 
 

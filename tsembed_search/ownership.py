@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -52,10 +53,11 @@ def owned(
         private.make_folder(folder)
         file = private.open_file(path, "a+")
     except OSError as error:
-        raise StoreError(
-            f"Cannot write to the index's folder {folder}: {error.strerror or error}.",
-            "Check its permissions, or set TSEMBED_HOME to another folder.",
-        ) from error
+        if error.errno == errno.EROFS:
+            advice = "Its disk can only be read: make it writable, or set TSEMBED_HOME to another folder."
+        else:
+            advice = "Check its permissions, or set TSEMBED_HOME to another folder."
+        raise StoreError(f"Cannot write to the index's folder {folder}: {error.strerror or error}.", advice) from error
     with file:
         _acquire(file, folder, wait, on_wait)
         try:
@@ -72,14 +74,14 @@ def owned(
 def owner_of(folder: Path) -> Owner | None:
     """Who owns the index in `folder` at this moment, or None."""
     try:
-        file = (folder / _FILE).open("r+", encoding="utf-8")
-    except OSError:
-        return None
-    with file:
-        if _try_lock(file):
+        with (folder / _FILE).open(encoding="utf-8") as file:
+            if not _try_lock(file):
+                return _read(file)
             _unlock(file)
-            return None
-        return _read(file)
+    except OSError:
+        # There is no such file, or its disk knows no locks.
+        pass
+    return None
 
 
 def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[[Owner | None], None] | None) -> None:
