@@ -34,7 +34,11 @@ _EXAMPLES_PER_REASON = 2
 
 
 def index(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.", show_default=False)],
+    paths: Annotated[
+        list[Path],
+        # What cannot be read is for the run to tell: other folders go on, and what is known of this one is kept.
+        typer.Argument(metavar="PATH...", help="Files and folders.", show_default=False, readable=False),
+    ],
     name: options.IndexName = INDEX,
     url: options.Url = None,
     model: options.Model = None,

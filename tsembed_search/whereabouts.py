@@ -34,9 +34,10 @@ def is_offline(place: Place, lost: Sequence[str] = ()) -> bool:
     its disk is), or is one of `lost` or below it.
     """
     path, root = file_path(place["path"]), file_path(place.get("root") or "/")
-    if os.path.exists(path):  # noqa: PTH110 - what `Path.exists` raises when it may not look is an answer here
+    # `Path` raises where it may not look; here that is an answer.
+    if os.path.exists(path):  # noqa: PTH110
         return False
-    if path.is_symlink() or any(is_within(place["path"], folder) for folder in lost):
+    if os.path.islink(path) or any(is_within(place["path"], folder) for folder in lost):  # noqa: PTH114
         return True
     folder = path.parent
     while folder != root and folder != folder.parent and not os.path.lexists(folder):
