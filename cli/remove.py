@@ -99,7 +99,7 @@ def _remove_index(index: str, url: str | None, wait: float | None) -> None:
 
 
 def _leaves(record: Record, paths: Set[str]) -> bool:
-    return paths.issuperset(place["path"] for place in record.payload["places"])
+    return {place["path"] for place in record.payload["places"]} <= paths
 
 
 def _whole(index: str, url: str | None, items: int) -> Removed:
