@@ -138,10 +138,12 @@ def _storage() -> Iterator[Finding]:
     import shutil
 
     folder = home()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    existing = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # noqa: PTH110
     free = shutil.disk_usage(existing).free
     detail = f"{folder}, {render.size_words(free)} free"
-    if not os.access(existing, os.W_OK):
+    if not os.path.isdir(existing):  # noqa: PTH112
+        yield Finding("storage", "problem", f"{existing} is no folder.", "Set TSEMBED_HOME to a folder.")
+    elif not os.access(existing, os.W_OK):
         advice = "Searches work, on a copy. To index: make it writable, or set TSEMBED_HOME to another folder."
         yield Finding("storage", "slow", f"{folder} cannot be written.", advice)
     elif free < _LITTLE_SPACE:

@@ -353,7 +353,14 @@ def _in_words(error: sqlite3.DatabaseError | OSError, path: Path | None) -> Stor
     if "full" in text:
         return StoreError(f"Cannot write {path}: the disk is full.", "Free some space and run the command again.")
     if "readonly" in text or "unable to open" in text:
-        return StoreError(f"Cannot write {path}: {text}.", "Check who owns the index's folder and its files.")
+        return StoreError(
+            f"Cannot write {path}: {text}.",
+            "Check who owns the index's folder and its files. If that is right: tsembed doctor --repair",
+        )
+    if "locked" in text:
+        return StoreError(f"Another program has {path} open.", "End it, or wait, and run the command again.")
+    if "I/O error" in text or "i/o" in text:
+        return StoreError(f"Cannot use {path}: {text}.", "Check the disk that it is on.")
     if "malformed" in text or "not a database" in text:
         return StoreError(f"{path} is damaged.", "Rebuild it with `tsembed doctor --repair`.")
     return StoreError(f"Cannot use {path}: {text}.")

@@ -253,7 +253,8 @@ class Index:
         """
         if self.url is not None and not index_folder(self.name, self.url).exists():
             return None
-        return [str(path) for path in self.store.metadata.get(OFFLINE) or ()]
+        told = self.store.metadata.get(OFFLINE)
+        return [str(path) for path in told] if isinstance(told, list) else []
 
     def status(self) -> IndexStatus:
         """Counts and facts. Loads no model."""

@@ -55,6 +55,8 @@ def owned(
     except OSError as error:
         if error.errno == errno.EROFS:
             advice = "Its disk can only be read: make it writable, or set TSEMBED_HOME to another folder."
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            advice = "Something else is where it or its lock should be: move that away, or set TSEMBED_HOME."
         else:
             advice = "Check its permissions, or set TSEMBED_HOME to another folder."
         raise StoreError(f"Cannot write to the index's folder {folder}: {error.strerror or error}.", advice) from error
@@ -87,7 +89,7 @@ def owner_of(folder: Path) -> Owner | None:
 def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[[Owner | None], None] | None) -> None:
     deadline = None if wait is None else time.monotonic() + wait
     told = False
-    while not _try_lock(file):
+    while not _locked(file, folder):
         owner = _read(file)
         if deadline is not None and time.monotonic() >= deadline:
             raise IndexBusyError(
@@ -98,6 +100,16 @@ def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[
             on_wait(owner)
             told = True
         time.sleep(_BETWEEN_TRIES)
+
+
+def _locked(file: IO[str], folder: Path) -> bool:
+    try:
+        return _try_lock(file)
+    except OSError as error:
+        raise StoreError(
+            f"The index's folder {folder} cannot be locked: {error.strerror or error}.",
+            "Some network disks know no locks: set TSEMBED_HOME to a folder on a disk of this machine.",
+        ) from error
 
 
 def _sign(file: IO[str], owner: Owner) -> None:
