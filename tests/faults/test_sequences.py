@@ -118,7 +118,8 @@ class Sequences(RuleBasedStateMachine):
         if loss == "renamed":
             self.indexing.files.rename(self.away)
             return
-        for path in paths:
+        everything = [path for path in self.indexing.files.rglob("*") if path.is_file()]
+        for path in paths if loss == "half gone" else everything:
             target = self.away / path.relative_to(self.indexing.files)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
