@@ -180,6 +180,9 @@ class Manifest:
         """Places that are there, with their disks; those that are offline, with how many files are missing; and others,
         which are forgotten when nothing is known of any file in them.
         """
+        others = list(others)
+        if not (disks or lost or others):
+            return
         with self.transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO places VALUES (?, ?, 0)",

@@ -99,10 +99,13 @@ class Guard:
         lost = {place: one.files for place, one in self._offline.items()}
         if not finished:
             lost |= self._suspects
+        now = {path: (disk, missing) for path, disk, missing in self._manifest.places()}
+        others = [place for place in self._places if place not in lost and place not in self._disks]
+        # To be on disk takes its time, and most runs find everything as it was.
         self._manifest.remember_places(
-            {place: disk for place, disk in self._disks.items() if place not in lost},
-            lost,
-            [place for place in self._places if place not in lost and place not in self._disks],
+            {at: disk for at, disk in self._disks.items() if at not in lost and now.get(at) != (disk, 0)},
+            {at: missing for at, missing in lost.items() if now.get(at, ("", 0))[1] != missing},
+            [place for place in others if place in now],
         )
 
     def _set_aside(self, place: str, reason: str, gone: int) -> None:
