@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from tsembed_search.errors import UsageError
 from tsembed_search.ignore_files import IGNORE_FILE, IgnoreRules, rules_in
 from tsembed_search.indexer.ignore import Selection
 from tsembed_search.paths import absolute
+from tsembed_search.whereabouts import disk_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +42,48 @@ class Crawl:
     Hidden files and files of unknown kinds are passed over by rule and only counted (`ignored`); a file that is given
     itself is always taken. Linked files are read, linked folders are entered only with `follow_links`, each once.
 
-    Raises `UsageError` for a path that does not exist.
+    `disks` tells, after a walk, on which disk each root lies, and each folder below where another disk or a link
+    begins. A path that is not there is passed over if files are `known` of it, else it raises `UsageError`.
     """
 
     def __init__(
-        self, paths: Sequence[Path], selection: Selection, *, follow_links: bool = False, skip: Path | None = None
+        self,
+        paths: Sequence[Path],
+        selection: Selection,
+        *,
+        follow_links: bool = False,
+        skip: Path | None = None,
+        known: Callable[[str], bool] = lambda path: False,
     ) -> None:
         self.roots = list(dict.fromkeys(str(absolute(path)) for path in paths))
         self._selection = selection
         self._follow_links = follow_links
         self._skip = str(absolute(skip)) if skip is not None else None
         self.ignored = 0
+        self.disks: dict[str, str | None] = {}
+        self._missing = {root for root in self.roots if not os.path.exists(root) and known(root)}  # noqa: PTH110
         for path in paths:
-            if not os.path.lexists(absolute(path)):
+            root = str(absolute(path))
+            if root not in self._missing and not os.path.lexists(root):
                 raise UsageError(f"There is no file or folder {path}.", "Check the path.")
 
     def __iter__(self) -> Iterator[Found | Problem]:
         for root in self.roots:
-            if Path(root).is_dir():
+            if os.path.isdir(root):  # noqa: PTH112 - `Path.is_dir` raises where it may not look
                 yield from self._walk(root)
-            else:
+            elif root not in self._missing:
                 yield _examined(root, str(Path(root).parent))
 
     def _walk(self, root: str) -> Iterator[Found | Problem]:
         entered: set[tuple[int, int]] = set()
-        todo: list[tuple[str, IgnoreRules | None]] = [(root, None)]
+        todo: list[tuple[str, IgnoreRules | None, int | None]] = [(root, None, None)]
         prefix = len(root.rstrip(os.sep)) + 1
         while todo:
-            folder, above = todo.pop()
+            folder, above, around = todo.pop()
             try:
+                device = os.stat(folder).st_dev  # noqa: PTH116
+                if device != around:
+                    self.disks[folder] = disk_of(folder)
                 with os.scandir(folder) as listing:
                     entries = sorted(listing, key=lambda entry: entry.name)
             except FileNotFoundError:
@@ -78,12 +92,12 @@ class Crawl:
                 yield Problem(folder, f"The folder cannot be listed: {error.strerror or error}.")
                 continue
             rules = rules_in(folder, above) if any(entry.name == IGNORE_FILE for entry in entries) else above
-            below: list[tuple[str, IgnoreRules | None]] = []
+            below: list[tuple[str, IgnoreRules | None, int | None]] = []
             for entry in entries:
                 rel = entry.path[prefix:].replace(os.sep, "/")
                 if self._is_folder(entry):
                     if self._enters(entry, rel, rules, entered):
-                        below.append((entry.path, rules))
+                        below.append((entry.path, rules, None if entry.is_symlink() else device))
                 elif self._selection.takes_file(entry.name, rel) and not (rules and rules.ignores(entry.path)):
                     yield _examined(entry.path, root)
                 else:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsembed_search import private
 from tsembed_search.config import home
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
@@ -161,7 +162,8 @@ class _Store:
     """What was seen in an SQLite file: what was written is there after a kill, and several processes may share it."""
 
     def __init__(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(file.parent)
+        private.make_file(file)
         self._base = sqlite3.connect(file, timeout=60, check_same_thread=False, isolation_level=None)
         self._base.execute("PRAGMA journal_mode=WAL")
         self._base.execute("PRAGMA synchronous=NORMAL")

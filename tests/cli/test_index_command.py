@@ -46,7 +46,7 @@ def test_index_search_status_and_rm_in_turn(run: Run, fresh: Path) -> None:
     first = run("index", ".", "--json", *COLOURS)
     assert first.exit_code == 0, first.stderr
     report = json.loads(first.stdout)
-    assert set(report) == {"files", "items", "skipped", "seconds", "items_per_second"}
+    assert set(report) == {"files", "items", "skipped", "offline", "seconds", "items_per_second"}
     assert report["files"] == {
         "seen": 3, "added": 2, "updated": 0, "unchanged": 0, "renamed": 0, "removed": 0, "skipped": 1,
     }  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tsembed_search import private
 from tsembed_search.config import home
 from tsembed_search.errors import LoadError, UsageError
 
@@ -36,10 +37,11 @@ def as_json_lines(path: Path) -> Path:
         return target
     partial = target.with_name(f"rows.{os.getpid()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(target.parent)
         with partial.open("w", encoding="utf-8") as file:
             for fields in _rows(path):
                 file.write(json.dumps(_plain(fields, target.parent), ensure_ascii=True, default=str) + "\n")
+        private.close_to_others(target.parent)
         partial.replace(target)
     except OSError as error:
         raise LoadError(

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tsembed_search import private
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.schema import PATH_KEYS, SCHEMA_VERSION
@@ -47,7 +48,7 @@ def write(folder: Path, settings: StoreSettings, metadata: Mapping[str, Any]) ->
     text = json.dumps(data, indent=2, allow_nan=False)
     temporary = folder / f"index.json.{uuid.uuid4().hex}"
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with private.open_file(temporary, "w") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
