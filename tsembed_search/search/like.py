@@ -29,7 +29,9 @@ def stored_records(store: Store, like: str) -> list[Record]:
     if id := _as_id(like):
         return store.retrieve([id], with_vectors=True)
     here = indexed_form(absolute(like))
-    return list(store.scroll(Condition("path", "=", here), with_vectors=True))
+    found = list(store.scroll(Condition("path", "=", here), with_vectors=True))
+    # Two names may differ in their form only: then the one that was typed is meant.
+    return [one for one in found if any(place["path"] == here for place in one.payload["places"])] or found
 
 
 def stored_query(store: Store, like: str) -> Query | None:
