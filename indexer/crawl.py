@@ -11,7 +11,7 @@ from pathlib import Path
 from tsembed_search.errors import UsageError
 from tsembed_search.ignore_files import IGNORE_FILE, IgnoreRules, rules_in
 from tsembed_search.indexer.ignore import Selection
-from tsembed_search.paths import absolute
+from tsembed_search.paths import absolute, existing
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Crawl:
     def __init__(
         self, paths: Sequence[Path], selection: Selection, *, follow_links: bool = False, skip: Path | None = None
     ) -> None:
-        self.roots = list(dict.fromkeys(str(absolute(path)) for path in paths))
+        self.roots = list(dict.fromkeys(str(existing(absolute(path))) for path in paths))
         self._selection = selection
         self._follow_links = follow_links
         self._skip = str(absolute(skip)) if skip is not None else None
         self.ignored = 0
-        for path in paths:
-            if not os.path.lexists(absolute(path)):
-                raise UsageError(f"There is no file or folder {path}.", "Check the path.")
+        for root in self.roots:
+            if not os.path.lexists(root):
+                raise UsageError(f"There is no file or folder {root}.", "Check the path.")
 
     def __iter__(self) -> Iterator[Found | Problem]:
         for root in self.roots:

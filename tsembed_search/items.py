@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tsembed_search.errors import UsageError
+from tsembed_search.wording import valid_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,8 @@ Modality = Literal["text", "image", "joint"]
 class Item:
     """A text, an image, or an image with a text, embedded as one.
 
-    `image` is a path, a `PIL.Image.Image` or a uint8 RGB array `[H, W, 3]`.
+    `image` is a path, a `PIL.Image.Image` or a uint8 RGB array `[H, W, 3]`. What is no character in `text` (a byte that
+    was not UTF-8, half of a surrogate pair) becomes the replacement character.
     `instruction` says what the item is for; it replaces the model's default one. `mini` reads it before the text.
 
     Raises `UsageError` when there is neither text nor image.
@@ -39,6 +41,8 @@ class Item:
     instruction: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "text", self.text and valid_text(self.text))
+        object.__setattr__(self, "instruction", self.instruction and valid_text(self.instruction))
         if self.image is None and (self.text is None or not self.text.strip()):
             raise UsageError("An item needs a text or an image.", "Give one of them, or both.")
         if isinstance(self.image, str):

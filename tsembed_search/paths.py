@@ -1,5 +1,5 @@
-"""File paths as an index keeps them (absolute, with forward slashes, valid Unicode whatever the bytes are), and names as
-people type them.
+"""File paths as an index keeps them: absolute, with forward slashes, and valid Unicode whatever the bytes are. And names
+as people type them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ _SPELLED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 def absolute(path: str | Path) -> Path:
     """The path from the root, without `..`, with `~` expanded; symbolic links are not followed.
 
-    Raises `UsageError` for a relative path when the current folder no longer exists.
+    Raises `UsageError` for an empty path, and for a relative one when the current folder no longer exists.
     """
+    if path == "":
+        raise UsageError("A path is empty.", "Write . for the current folder.")
     try:
         return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - resolve() would follow links
     except FileNotFoundError as error:
@@ -87,7 +89,7 @@ def _other_form(folder: Path, name: str) -> str:
     """The name of an entry of `folder` that differs from `name` in form only, else `name`."""
     wanted = one_form(name)
     with suppress(OSError):
-        return min((entry for entry in os.listdir(folder) if one_form(entry) == wanted), default=name)
+        return min((entry.name for entry in folder.iterdir() if one_form(entry.name) == wanted), default=name)
     return name
 
 

@@ -47,7 +47,10 @@ def bare_text(pattern: str) -> str | None:
 
 
 def path_matches(pattern: str, path: str) -> bool:
-    """Whether `path` (absolute, forward slashes), or a folder that it lies in, is named by `pattern`. Both in one form."""
+    """Whether `path` (absolute, forward slashes), or a folder that it lies in, is named by `pattern`.
+
+    Both have one form (`paths.one_form`).
+    """
     parts, inside = _parts(pattern)
     names = path.split("/")
     # Positions in `names` that some reading of the pattern so far has reached.
