@@ -17,7 +17,7 @@ from tsembed_search.paths import absolute, existing
 @dataclass(frozen=True, slots=True)
 class Found:
     """A file to index. `path` and `root` absolute, as the system spells them (bytes that are not UTF-8 are lone
-    surrogates); `size` in bytes, `mtime_ns` in nanoseconds since the epoch.
+    surrogates); `size` in bytes, `mtime_ns` in nanoseconds since the epoch; these and `inode` as `signature` has them.
     """
 
     path: str
@@ -133,7 +133,27 @@ def _examined(path: str, root: str) -> Found | Problem:
         return Problem(path, f"It cannot be examined: {error.strerror or error}.")
     if not stat.S_ISREG(facts.st_mode):
         return Problem(path, f"It is {_kind(facts.st_mode)}, not a file.")
-    return Found(path, root, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+    return Found(path, root, *signature(facts))
+
+
+def signature(facts: os.stat_result) -> tuple[int, int, int]:
+    """What changes when a file does: size, time of change in nanoseconds, inode.
+
+    All of them can be remembered: a time beyond 63 bits (before 1678, after 2262) is rounded to what a float tells
+    apart, some microseconds, and an inode that uses the 64th bit is negative.
+    """
+    time = facts.st_mtime_ns
+    inode = facts.st_ino
+    return facts.st_size, time if _fits(time) else int(float(time)), inode if _fits(inode) else inode - (1 << 64)
+
+
+def _fits(number: int) -> bool:
+    return -(1 << 63) <= number < 1 << 63
+
+
+def stored_time(mtime_ns: int) -> float:
+    """The time of a `signature` for SQLite, whose integers have 64 bits; `int` makes it what it was."""
+    return mtime_ns if _fits(mtime_ns) else float(mtime_ns)
 
 
 def _kind(mode: int) -> str:

@@ -1,5 +1,6 @@
-"""File paths as an index keeps them: absolute, with forward slashes, and valid Unicode whatever the bytes are. And names
-as people type them.
+"""File paths as an index keeps them: absolute, with forward slashes, and valid Unicode whatever the bytes are.
+
+And names as people type them.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tsembed_search.store.base import Record, Store
 
 _MOST_TEXT = 200_000
+_MOST_PICTURE = 1 << 30
 
 
 def stored_records(store: Store, like: str) -> list[Record]:
@@ -49,8 +51,10 @@ def changed_content(item: Item) -> frozenset[str]:
     """
     if item.modality != "joint" or not isinstance(item.image, Path):
         return frozenset()
+    # A file of that size is no picture that could be indexed, whatever it begins with.
     with suppress(OSError), item.image.open("rb") as file:
-        return frozenset({hashlib.file_digest(file, "sha256").hexdigest()})
+        if os.fstat(file.fileno()).st_size <= _MOST_PICTURE:
+            return frozenset({hashlib.file_digest(file, "sha256").hexdigest()})
     return frozenset()
 
 
