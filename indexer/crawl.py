@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tsembed_search.errors import UsageError
 from tsembed_search.ignore_files import IGNORE_FILE, IgnoreRules, rules_in
-from tsembed_search.indexer.ignore import Selection
+from tsembed_search.indexer.ignore import RootSelection, Selection
 from tsembed_search.paths import absolute, existing
 
 
@@ -48,22 +48,22 @@ class Crawl:
         self, paths: Sequence[Path], selection: Selection, *, follow_links: bool = False, skip: Path | None = None
     ) -> None:
         self.roots = list(dict.fromkeys(str(existing(absolute(path))) for path in paths))
-        self._selection = selection
         self._follow_links = follow_links
         self._skip = str(absolute(skip)) if skip is not None else None
         self.ignored = 0
         for root in self.roots:
             if not os.path.lexists(root):
                 raise UsageError(f"There is no file or folder {root}.", "Check the path.")
+        self._selections = selection.below(self.roots)
 
     def __iter__(self) -> Iterator[Found | Problem]:
-        for root in self.roots:
+        for root, selection in zip(self.roots, self._selections, strict=True):
             if Path(root).is_dir():
-                yield from self._walk(root)
+                yield from self._walk(root, selection)
             else:
                 yield _examined(root, str(Path(root).parent))
 
-    def _walk(self, root: str) -> Iterator[Found | Problem]:
+    def _walk(self, root: str, selection: RootSelection) -> Iterator[Found | Problem]:
         entered: set[tuple[int, int]] = set()
         todo: list[tuple[str, IgnoreRules | None]] = [(root, None)]
         prefix = len(root.rstrip(os.sep)) + 1
@@ -82,9 +82,9 @@ class Crawl:
             for entry in entries:
                 rel = entry.path[prefix:].replace(os.sep, "/")
                 if self._is_folder(entry):
-                    if self._enters(entry, rel, rules, entered):
+                    if selection.takes_folder(entry.name, rel) and self._enters(entry, rules, entered):
                         below.append((entry.path, rules))
-                elif self._selection.takes_file(entry.name, rel) and not (rules and rules.ignores(entry.path)):
+                elif selection.takes_file(entry.name, rel) and not (rules and rules.ignores(entry.path)):
                     yield _examined(entry.path, root)
                 else:
                     self.ignored += 1
@@ -96,14 +96,8 @@ class Crawl:
         except OSError:
             return False
 
-    def _enters(
-        self, entry: os.DirEntry[str], rel: str, rules: IgnoreRules | None, entered: set[tuple[int, int]]
-    ) -> bool:
-        if (
-            not self._selection.takes_folder(entry.name, rel)
-            or entry.path == self._skip
-            or (rules is not None and rules.ignores(entry.path, is_folder=True))
-        ):
+    def _enters(self, entry: os.DirEntry[str], rules: IgnoreRules | None, entered: set[tuple[int, int]]) -> bool:
+        if entry.path == self._skip or (rules is not None and rules.ignores(entry.path, is_folder=True)):
             return False
         if not self._follow_links:
             return not entry.is_symlink()
