@@ -122,6 +122,8 @@ def _told(command: Callable[[], object]) -> int:
         render.complain("Nothing was done.")
         return 1
     except Exception as error:  # noqa: BLE001 - the last resort: a short message instead of a page of code
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise
         sys.stdout.flush()
         return _unexpected(error)
     return result if isinstance(result, int) else 0

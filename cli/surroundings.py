@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from typing import Final, TextIO
 
@@ -24,6 +25,7 @@ _ADVICE: Final = {
     errno.ENAMETOOLONG: "Give a shorter path.",
     errno.ELOOP: "Links lead in a circle: check the path.",
 }
+_NO_MEMORY: Final = re.compile("out of memory|not enough memory|allocate memory|failed to map segment", re.IGNORECASE)
 
 
 def prepare() -> None:
@@ -78,7 +80,7 @@ def explained(error: BaseException) -> tuple[str, str] | None:
 
 def _of_the_machine(error: BaseException) -> tuple[str, str] | None:
     words = str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in words.lower()):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and _NO_MEMORY.search(words)):
         return "There is not enough memory.", _ADVICE[errno.ENOMEM]
     if isinstance(error, RuntimeError) and "start new thread" in words:
         return "The system allows no more threads.", _ADVICE[errno.EAGAIN]

@@ -63,9 +63,12 @@ class Connection:
         self.place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         key = os.environ.get("QDRANT_API_KEY", "").strip() or None
         self.has_key = key is not None
-        self.client = QdrantClient(
-            url=address, api_key=key, https=None, timeout=REQUEST_SECONDS, check_compatibility=False
-        )
+        try:
+            self.client = QdrantClient(
+                url=address, api_key=key, https=None, timeout=REQUEST_SECONDS, check_compatibility=False
+            )
+        except ValueError as error:  # the client's own parser is stricter
+            raise _no_address(url) from error
 
     def ask(self, doing: str, call: Callable[[], T], patience: Patience | None = None) -> T:
         """`call()`, tried again while the trouble may pass. Raises `StoreError`: "Cannot `doing` ... ".
@@ -137,11 +140,13 @@ def _checked(address: str, url: str) -> Any:
     except ValueError:
         good = False
     if not good:
-        shown = url.rpartition("@")[2]
-        raise UsageError(
-            f"{shown!r} is not the address of a server.", "Write --url http://localhost:6333, for example."
-        )
+        raise _no_address(url)
     return parts
+
+
+def _no_address(url: str) -> UsageError:
+    shown = url.rpartition("@")[2]
+    return UsageError(f"{shown!r} is not the address of a server.", "Write --url http://localhost:6333, for example.")
 
 
 def _pause(error: Exception, pause: float) -> float | None:
