@@ -85,8 +85,9 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
     """
     option = ""
     for argument in arguments:
-        name, equals, value = argument.partition("=") if argument.startswith("--") else (option, "=", argument)
-        if equals and not value.strip() and not (value and os.path.lexists(value)):
+        long = argument.startswith("--")
+        name, equals, value = argument.partition("=") if long else (option, "", argument)
+        if (equals or not long) and not value.strip() and not (value and os.path.lexists(value)):
             raise UsageError(
                 f"The argument after {name} is empty." if name else "An argument is empty.",
                 "Is a variable not set? The current folder is written as a dot.",

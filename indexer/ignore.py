@@ -54,7 +54,7 @@ class RootSelection:
             return False
         if self._exclude is not None and self._exclude.say(rel):
             return False
-        return extension_of(name) in EXTENSIONS if self._include is None else bool(self._include.say(rel))
+        return extension_of(name) in EXTENSIONS if self._include is None else self._include.cover(rel)
 
 
 def _for_roots(patterns: Sequence[str], roots: Sequence[str], option: str) -> list[Patterns | None]:

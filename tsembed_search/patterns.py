@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.errors import UsageError
 from tsembed_search.paths import one_form
@@ -19,7 +19,9 @@ from tsembed_search.paths import one_form
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
+_FOLDER: Final = "ps_d"  # pathspec's name for the slash after a folder that a pattern names
 _STEP: Final = re.compile(r"(^|/)\.\.?(/|$)")
+_OPEN_END: Final = re.compile(r"(?<!\\)(\\\\)*\\$")
 _REMARK: Final = re.compile(r"\s+#.*$")
 # A backslash takes the meaning from one of these; before anything else it is how Windows separates folders.
 _SEPARATING: Final = re.compile(r"\\(?![\\#! *?\[\]])|(?<=\w)\\(?=[*?])")
@@ -32,6 +34,7 @@ class Patterns:
         self._folder = folder
         self._lines: list[str] = []
         self._spec: GitIgnoreSpec | None = None
+        self._read: list[Any] = []
 
     def add(self, pattern: str, *, base: str) -> bool:
         """Add a pattern, a path in which may count from the folder or from `base`. False: it can match nothing."""
@@ -49,23 +52,39 @@ class Patterns:
 
         try:
             self._spec = GitIgnoreSpec.from_lines(self._lines)
+            self._read = list(self._spec.patterns)
+            for line, read in zip(self._lines, self._read, strict=True):
+                if read.include is None:  # git passes over a bracket that does not close
+                    raise GitIgnorePatternError(f"{line!r}")
         except (GitIgnorePatternError, re.error) as error:
             raise UsageError(
                 f"A pattern of {where} makes no sense: {error}.", "Patterns are those of .gitignore."
             ) from error
 
     def say(self, rel: str, *, is_folder: bool = False) -> bool | None:
-        """Whether a path (relative to the folder) is matched; None when no pattern speaks of it."""
+        """Whether a path (relative to the folder) is matched; None when no pattern speaks of it.
+
+        The last pattern that names it decides, as in git. What names a folder above it says nothing here: whoever walks
+        has asked about that folder before.
+        """
+        name = one_form(rel.replace(os.sep, "/")) + "/" * is_folder
+        for pattern in reversed(self._read):
+            found = pattern.regex.match(name)
+            if found is not None and (found.end() == len(name) or not found.groupdict().get(_FOLDER)):
+                return bool(pattern.include)
+        return None
+
+    def cover(self, rel: str) -> bool:
+        """Whether a file, or a folder that it lies in, is matched."""
         assert self._spec is not None, "check() comes first"
-        name = one_form(rel.replace(os.sep, "/"))
-        return self._spec.check_file(name + "/" if is_folder else name).include
+        return self._spec.match_file(one_form(rel.replace(os.sep, "/")))
 
     def _located(self, pattern: str, base: str) -> Iterator[str]:
         """The gitignore patterns of this folder for one that was written in `base`; none for what lies elsewhere."""
         pattern = re.sub(r"/{2,}", "/", pattern)
         end = "/" if pattern.endswith("/") else ""
         expanded = os.path.expanduser(pattern)  # noqa: PTH111 - a pattern is no path
-        if not _STEP.search(pattern) and pattern.strip("/"):
+        if not _STEP.search(pattern) and pattern.strip("/") and not _OPEN_END.search(pattern):
             yield pattern
         if "/" not in pattern.rstrip("/") and expanded == pattern and not _STEP.search(pattern):
             return

@@ -62,6 +62,8 @@ class Connection:
         # Without user name and password, which a URL may carry.
         self.place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         key = os.environ.get("QDRANT_API_KEY", "").strip() or None
+        if key is not None and not key.isascii():
+            raise UsageError("QDRANT_API_KEY is no key: keys are ASCII.", "Copy it again.")
         self.has_key = key is not None
         try:
             self.client = QdrantClient(
