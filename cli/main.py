@@ -122,7 +122,7 @@ def _told(command: Callable[[], object]) -> int:
     except typer.Abort:
         render.complain("Nothing was done.")
         return 1
-    except Exception as error:  # noqa: BLE001 - the last resort: a short message instead of a page of code
+    except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise
         sys.stdout.flush()

@@ -69,8 +69,7 @@ class Patterns:
         """
         name = one_form(rel.replace(os.sep, "/")) + "/" * is_folder
         for pattern in reversed(self._read):
-            found = pattern.regex.match(name)
-            if found is not None and (found.end() == len(name) or not found.groupdict().get(_FOLDER)):
+            if any(hit.end() == len(name) or not hit.groupdict().get(_FOLDER) for hit in pattern.regex.finditer(name)):
                 return bool(pattern.include)
         return None
 
