@@ -72,6 +72,8 @@ def test_whatever_a_disk_says_can_be_remembered(tmp_path: Path, facts: tuple[int
 def test_filters_compare_times_of_any_size(seconds: int) -> None:
     payload = {"places": [{"path": "/a", "ext": "", "mtime": float(seconds)}]}
     assert matches(parse_where("modified>=2024"), payload) == (seconds > 1_700_000_000)
+    assert matches(parse_where("modified>=0001-01-02"), payload) == (seconds > -62_135_500_000)
+    assert matches(parse_where("modified<9998"), payload) == (seconds < 253_000_000_000)
 
 
 def test_a_sparse_file_is_given_up_and_not_tried_again(indexing: Indexing) -> None:

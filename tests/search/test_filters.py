@@ -87,6 +87,7 @@ def test_reads(text: str, expected: Filter) -> None:
         ("modified>soon", 10, "not a date"),
         ("modified>2024-13-01", 10, "not a date"),
         ("modified>9999-12-31", 10, "not a date"),
+        ("modified>@1e400", 10, "not a date"),
         ("kind=image ext=png", 12, "`and` or `or`"),
         ("(kind=image", 12, "character 1 is not closed"),
         ("kind=image)", 11, "a ) too many"),
