@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tsembed_search.errors import UsageError
 from tsembed_search.paths import one_form
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 _FOLDER: Final = "ps_d"  # pathspec's name for the slash after a folder that a pattern names
+_ANY_FOLDER: Final = re.compile("/$")
 _STEP: Final = re.compile(r"(^|/)\.\.?(/|$)")
 _OPEN_END: Final = re.compile(r"(?<!\\)(\\\\)*\\$")
 _REMARK: Final = re.compile(r"\s+#.*$")
@@ -34,7 +35,7 @@ class Patterns:
         self._folder = folder
         self._lines: list[str] = []
         self._spec: GitIgnoreSpec | None = None
-        self._read: list[Any] = []
+        self._read: list[tuple[Callable[[str], re.Match[str] | None], bool]] = []
 
     def add(self, pattern: str, *, base: str) -> bool:
         """Add a pattern, a path in which may count from the folder or from `base`. False: it can match nothing."""
@@ -52,10 +53,12 @@ class Patterns:
 
         try:
             self._spec = GitIgnoreSpec.from_lines(self._lines)
-            self._read = list(self._spec.patterns)
-            for line, read in zip(self._lines, self._read, strict=True):
-                if read.include is None:  # git passes over a bracket that does not close
+            for line, read in zip(self._lines, self._spec.patterns, strict=True):
+                if read.include is None or read.regex is None:  # git passes over a bracket that does not close
                     raise GitIgnorePatternError(f"{line!r}")
+                # `*/` is any folder; pathspec looks for the first slash, and here the last matters.
+                regex = _ANY_FOLDER if read.regex.pattern == f"(?P<{_FOLDER}>/)" else read.regex
+                self._read.append((regex.search, read.include))
         except (GitIgnorePatternError, re.error) as error:
             raise UsageError(
                 f"A pattern of {where} makes no sense: {error}.", "Patterns are those of .gitignore."
@@ -68,9 +71,10 @@ class Patterns:
         has asked about that folder before.
         """
         name = one_form(rel.replace(os.sep, "/")) + "/" * is_folder
-        for pattern in reversed(self._read):
-            if any(hit.end() == len(name) or not hit.groupdict().get(_FOLDER) for hit in pattern.regex.finditer(name)):
-                return bool(pattern.include)
+        for search, include in reversed(self._read):
+            found = search(name)
+            if found is not None and (found.end() == len(name) or found.lastgroup != _FOLDER):
+                return include
         return None
 
     def cover(self, rel: str) -> bool:
