@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -246,7 +245,7 @@ class _Lines:
         if now - self._last >= _SECONDS_BETWEEN_LINES or done == total:
             self._last = now
             rate = rate_words(done / max(1e-6, now - self._started))
-            print(f"{self._what}: {done:,} of {total:,} items, {rate} items/s", file=sys.stderr, flush=True)
+            render.tell(f"{self._what}: {done:,} of {total:,} items, {rate} items/s")
 
 
 def _remarks(first: Evaluation, second: Evaluation | None, fewer: bool) -> list[str]:

@@ -12,6 +12,7 @@ import typer
 
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.search.filters import CHECKED_KEYS
 
 if TYPE_CHECKING:
     from tsembed_search.search.filters import Filter
@@ -23,7 +24,7 @@ EXAMPLES = examples(
     ("what matches a filter", "tsembed ls --where 'ext=pdf and modified>=30d'"),
     ("how many pictures", "tsembed ls --where kind=image --paths | wc -l"),
 )
-FIELDS = ("kind", "places", "bytes", "page")
+FIELDS = ("bytes", *CHECKED_KEYS)
 
 
 @dataclass

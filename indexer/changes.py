@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from tsembed_search.ignore_files import is_ignored
-from tsembed_search.indexer.crawl import Found
+from tsembed_search.indexer.crawl import Found, stored_time
 from tsembed_search.indexer.loaders import FORMATS
-from tsembed_search.indexer.manifest import UNSURE, FileRow, Manifest, range_of, signed
+from tsembed_search.indexer.manifest import UNSURE, FileRow, Manifest, range_of
 from tsembed_search.indexer.report import PageMode
 
 _PAGE: Final = 500
@@ -59,7 +59,7 @@ class Changes:
 
     def compare(self, found: Sequence[Found]) -> Compared:
         """Puts what is new or changed on the list to do. A path that came before is not looked at again."""
-        rows = [(os.fsencode(f.path), os.fsencode(f.root), f.size, f.mtime_ns, signed(f.inode)) for f in found]
+        rows = [(os.fsencode(f.path), os.fsencode(f.root), f.size, stored_time(f.mtime_ns), f.inode) for f in found]
         with self._manifest.transaction() as db:
             db.execute("DELETE FROM found")
             db.executemany("INSERT INTO found SELECT ?1, ?2, ?3, ?4, ?5 WHERE ?1 NOT IN (SELECT path FROM seen)", rows)
@@ -175,7 +175,7 @@ class Changes:
             if not page:
                 return
             for _, path, root, size, mtime_ns, inode in page:
-                yield Found(os.fsdecode(path), os.fsdecode(root), size, mtime_ns, inode)
+                yield Found(os.fsdecode(path), os.fsdecode(root), size, int(mtime_ns), inode)
             last = page[-1][0]
 
     def todo_count(self) -> int:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from tsembed_search import private
 from tsembed_search.errors import StoreError
-from tsembed_search.indexer.crawl import Found
+from tsembed_search.indexer.crawl import Found, stored_time
 from tsembed_search.private_copy import copied
 
 NAME: Final = "manifest.sqlite"
@@ -239,7 +239,7 @@ class Manifest:
                 db.execute(
                     "UPDATE contents SET moved = 1 WHERE sha = ?1 AND NOT EXISTS "
                     "(SELECT 1 FROM files WHERE path = ?2 AND sha = ?1 AND mtime_ns = ?3 AND root = ?4)",
-                    (file.sha, os.fsencode(file.path), file.mtime_ns, os.fsencode(file.root)),
+                    (file.sha, os.fsencode(file.path), stored_time(file.mtime_ns), os.fsencode(file.root)),
                 )
             _write_files(db, files)
             _forget(db, left)
@@ -320,7 +320,7 @@ _SHA_OF: Final = "SELECT sha FROM files WHERE path = ?"
 def _write_files(db: sqlite3.Connection, files: Iterable[FileRow], *, verb: str = "INSERT OR REPLACE") -> None:
     """Writes rows; a content that loses a place to another one is to be told so in the store."""
     rows = [
-        (os.fsencode(f.path), os.fsencode(f.root), f.size, f.mtime_ns, signed(f.inode), f.sha, f.recipe, f.reason)
+        (os.fsencode(f.path), os.fsencode(f.root), f.size, stored_time(f.mtime_ns), f.inode, f.sha, f.recipe, f.reason)
         for f in files
     ]
     db.executemany(
@@ -341,14 +341,9 @@ def range_of(root: str) -> tuple[bytes, bytes, bytes]:
     return os.fsencode(root), first, first[:-1] + bytes([first[-1] + 1])
 
 
-def signed(inode: int) -> int:
-    """SQLite's integers have a sign; Windows' file ids use all 64 bits."""
-    return inode - (1 << 64) if inode >= 1 << 63 else inode
-
-
 def _file_row(row: Sequence[Any]) -> FileRow:
     path, root, size, mtime_ns, inode, sha, recipe, reason = row
-    return FileRow(os.fsdecode(path), os.fsdecode(root), size, mtime_ns, inode, sha, recipe, reason)
+    return FileRow(os.fsdecode(path), os.fsdecode(root), size, int(mtime_ns), inode, sha, recipe, reason)
 
 
 def _in_words(error: sqlite3.DatabaseError | OSError, path: Path | None) -> StoreError:

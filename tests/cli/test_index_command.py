@@ -24,16 +24,6 @@ Run = Callable[..., Result]
 COLOURS = ("--model", "colours", "--workers", "1")
 
 
-@pytest.fixture
-def fresh(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without indexes, and a folder of files, the current one."""
-    files = tmp_path / "files"
-    files.mkdir()
-    monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(files)
-    return files
-
-
 def fill(files: Path) -> None:
     Image.new("RGB", (20, 20), "red").save(files / "red.png")
     (files / "blue.txt").write_text("all about blue")

@@ -13,7 +13,7 @@ from typing import Any, Final
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.connection import Connection
-from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+from tsembed_search.store.schema import PATH_KEYS, PATH_KEYS_VERSION, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
 from tsembed_search.store.tuning import HNSW_EF_CONSTRUCT, HNSW_M
 
 OLDEST: Final = (1, 16)
@@ -112,14 +112,14 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
         )
     if not connection.in_memory:
         # An older index has no path keys, and whoever only searches it may not have the right to change it.
-        expected = [key for key in PAYLOAD_INDEXES if key != PATH_KEYS or content.get(PATH_KEYS) is True]
+        expected = [key for key in PAYLOAD_INDEXES if key != PATH_KEYS or content.get(PATH_KEYS) == PATH_KEYS_VERSION]
         _add_payload_indexes(connection, index, [key for key in expected if key not in facts.payload_schema])
     settings = StoreSettings(
         dim=int(vectors.size),
         quantize=content.get("quantize", "none"),
         shards=parameters.shard_number or 1,
         replicas=parameters.replication_factor or 1,
-        path_keys=content.get(PATH_KEYS) is True,
+        path_keys=content.get(PATH_KEYS) == PATH_KEYS_VERSION,
     )
     return settings, dict(content.get("metadata") or {})
 
@@ -147,7 +147,7 @@ def _content(settings: StoreSettings, metadata: Mapping[str, Any]) -> dict[str, 
     return {
         "schema": SCHEMA_VERSION,
         "quantize": settings.quantize,
-        PATH_KEYS: settings.path_keys,
+        PATH_KEYS: PATH_KEYS_VERSION if settings.path_keys else False,
         "metadata": dict(metadata),
     }
 

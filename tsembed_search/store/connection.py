@@ -88,10 +88,13 @@ class Connection:
         self.place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         key = _key()
         self.has_key = key is not None
-        self._asker = cluster.asker(address, key)
-        self.client = QdrantClient(
-            url=address, api_key=key, https=None, timeout=REQUEST_SECONDS, check_compatibility=False
-        )
+        try:
+            self._asker = cluster.asker(address, key)
+            self.client = QdrantClient(
+                url=address, api_key=key, https=None, timeout=REQUEST_SECONDS, check_compatibility=False
+            )
+        except ValueError as error:  # the client's own parser is stricter
+            raise _no_address(url) from error
 
     def ask(self, doing: str, call: Callable[[], T], patience: Patience | None = None) -> T:
         """`call()`, tried again while the trouble may pass. Raises `StoreError`: "Cannot `doing` ... ".
@@ -243,11 +246,13 @@ def _checked(address: str, url: str) -> Any:
     except (ValueError, httpx.InvalidURL):
         good = False
     if not good:
-        shown = url.rpartition("@")[2]
-        raise UsageError(
-            f"{shown!r} is not the address of a server.", "Write --url http://localhost:6333, for example."
-        )
+        raise _no_address(url)
     return parts
+
+
+def _no_address(url: str) -> UsageError:
+    shown = url.rpartition("@")[2]
+    return UsageError(f"{shown!r} is not the address of a server.", "Write --url http://localhost:6333, for example.")
 
 
 def _pause(error: Exception, pause: float) -> float | None:
