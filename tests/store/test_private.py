@@ -164,10 +164,10 @@ def test_pictures_that_training_has_seen_are_private(tmp_path: Path, monkeypatch
 
 
 def test_rows_that_training_reads_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
-    from tsembed_search.trainer.data_parquet import as_json_lines
+    from tsembed_search.evaluation.parquet import as_json_lines
 
     monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
     picture = {"bytes": b"\x89PNG\r\n\x1a\n and so on", "path": None}

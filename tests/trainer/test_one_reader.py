@@ -36,7 +36,7 @@ def write(file: Path, rows: Sequence[Any]) -> Path:
     """Rows in the container that the file's name tells."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".parquet":
-        pyarrow = pytest.importorskip("pyarrow")
+        import pyarrow
         from pyarrow import parquet
 
         parquet.write_table(pyarrow.Table.from_pylist(list(rows)), file)
@@ -164,7 +164,6 @@ def test_a_line_that_is_too_long_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["damaged.parquet", "empty.parquet", "cut.parquet", "locked.jsonl", "folder.jsonl"])
 def test_a_file_that_cannot_be_read_costs_itself(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("pyarrow")
     write(tmp_path / "good.jsonl", GOOD)
     file = tmp_path / name
     if name == "cut.parquet":
