@@ -142,6 +142,26 @@ def test_a_server_that_goes_away_and_comes_back(server: FaultServer, points: lis
     check_whole(store, points)
 
 
+def test_a_run_waits_for_answers_as_long_as_for_changes(
+    server: FaultServer, points: list[Point], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection.__init__, "__defaults__", (HASTY, QUICK))
+    run = open_store(NOWHERE, url=server.url, name="pics", create=StoreSettings(DIM))
+    run.upsert(points)
+    search = open_store(NOWHERE, url=server.url, name="pics")
+    for store, patient in ((run, True), (search, False)):
+        server.stop()
+        back = threading.Timer(1.0, server.start)
+        back.start()
+        if patient:
+            assert store.count() == len(points)
+            assert len(store.retrieve([points[0].id])) == 1
+        else:
+            with pytest.raises(StoreError, match="cannot be reached"):
+                store.count()
+        back.join()
+
+
 def test_lasting_trouble_is_explained_and_loses_nothing(server: FaultServer, points: list[Point]) -> None:
     store = make_store(server, HASTY)
     store.upsert(points[:100])
