@@ -36,7 +36,7 @@ from tsembed_search.model.backbones.protocol import Adaptable
 from tsembed_search.trainer import data as training_data
 from tsembed_search.trainer import features, setup
 from tsembed_search.trainer.calibration import mixed
-from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks, ranks_of
+from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks
 
 Floats = NDArray[np.float64]
 Form = Callable[[Ranking, "Routes"], Tensor]
@@ -120,12 +120,12 @@ def _scores(ranking: Ranking) -> Tensor:
 
 def inverse_ranks(ranking: Ranking, likeness: Tensor, weight: float) -> Floats:
     """1 / rank of each query's answer, with its first hundred reordered."""
-    return cast(Floats, 1 / ranks_of(mixed(ranking, likeness, weight), ranking.correct))
+    return cast(Floats, 1 / ranking.places(mixed(ranking, likeness, weight)))
 
 
 def _some(ranking: Ranking, rows: Tensor) -> Ranking:
     queries = type(ranking.queries)(ranking.queries.vectors[rows], ranking.queries.routes[rows])
-    return Ranking(ranking.meta, queries, ranking.candidates, ranking.correct[rows])
+    return Ranking(ranking.meta, queries, ranking.candidates, ranking.correct[rows], ranking.wrong[rows])
 
 
 def learned(rankings: Mapping[str, Ranking], routes: Routes) -> Tensor:

@@ -130,6 +130,7 @@ def check_json(report: Report) -> dict[str, Any]:
             {"file": str(one.path), "line": one.line, "fault": one.fault, "reason": one.reason}
             for one in report.problems
         ],
+        "unread_fields": [{"file": str(one.path), "fields": dict(one.fields)} for one in report.unread],
     }
 
 
@@ -160,8 +161,9 @@ def _print_report(report: Report, quiet: bool) -> None:
     shown = report.problems[:_MOST_SHOWN]
     for problem in shown:
         render.remark(str(problem))
-    if len(report.problems) > len(shown):
-        render.remark(f"... and {len(report.problems) - len(shown):,} more; --json lists them.")
+    more = sum(task.bad.total() for task in report.tasks) - len(shown)
+    if more > 0:
+        render.remark(f"... and {more:,} more; --json lists them (of a file at most the first thousand).")
     if report.usable and not report.findings:
         render.remark("Nothing is wrong with it.")
 

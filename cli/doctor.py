@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tsembed_search import private
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.status import what_is_remembered
 from tsembed_search.config import DEFAULT_MODEL, home, index_folder
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, TsembedError
 from tsembed_search.version import __version__
+from tsembed_search.whereabouts import absence
 
 if TYPE_CHECKING:
     from tsembed_search.model.registry import ModelRef
@@ -98,9 +102,11 @@ def _examine(index: str, url: str | None, model: str | None, device: str) -> lis
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("software", _software),
         ("storage", _storage),
+        ("privacy", lambda: _privacy(index, url)),
         ("terminal", _terminal),
         ("device", lambda: _device(device)),
         ("index", lambda: _index(index, url)),
+        ("folders", lambda: _folders(index, url)),
         ("model", lambda: _model(index, url, model)),
     ]
     findings: list[Finding] = []
@@ -132,15 +138,30 @@ def _storage() -> Iterator[Finding]:
     import shutil
 
     folder = home()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    existing = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # noqa: PTH110
     free = shutil.disk_usage(existing).free
     detail = f"{folder}, {render.size_words(free)} free"
-    if not os.access(existing, os.W_OK):
-        yield Finding("storage", "problem", f"{folder} cannot be written.", "Set TSEMBED_HOME to a folder of yours.")
+    if not os.path.isdir(existing):  # noqa: PTH112
+        yield Finding("storage", "problem", f"{existing} is no folder.", "Set TSEMBED_HOME to a folder.")
+    elif not os.access(existing, os.W_OK):
+        advice = "Searches work, on a copy. To index: make it writable, or set TSEMBED_HOME to another folder."
+        yield Finding("storage", "slow", f"{folder} cannot be written.", advice)
     elif free < _LITTLE_SPACE:
         yield Finding("storage", "slow", detail, "Little space is left; indexing stops when the disk is full.")
     else:
         yield Finding("storage", "ok", detail)
+
+
+def _privacy(name: str, url: str | None) -> Iterator[Finding]:
+    folder = index_folder(name, url)
+    if not os.path.isdir(folder):  # noqa: PTH112 - `Path.is_dir` raises where it may not look
+        return
+    if private.is_open_to_others(folder):
+        by_hand = f"chmod -R go= {shlex.quote(str(folder))}"
+        advice = f"The next `tsembed index` closes it, if its disk keeps permissions. At once: {by_hand}"
+        yield Finding("privacy", "problem", f"Other users of this machine may read the index: {folder}", advice)
+    else:
+        yield Finding("privacy", "ok", f"only you can read {folder}")
 
 
 def _terminal() -> Iterator[Finding]:
@@ -187,6 +208,13 @@ def _index(name: str, url: str | None) -> Iterator[Finding]:
         yield Finding("index", "slow", detail, advice)
     else:
         yield Finding("index", "ok", detail)
+
+
+def _folders(name: str, url: str | None) -> Iterator[Finding]:
+    for folder in what_is_remembered(name, url).offline:
+        why = absence(folder) or "Files of it were missing when the index was last updated."
+        advice = "Its files stay in the index. Connect its disk; or remove them: tsembed index FOLDER --prune-empty"
+        yield Finding("folders", "slow", f"{folder} is offline. {why}", advice)
 
 
 def _model(index: str, url: str | None, model: str | None) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -104,6 +103,7 @@ def evaluate(
 
     Reads MMEB's layouts and plain pairs. Every candidate is ranked; a tie counts against the model.
     """
+    from tsembed_search.cli.rows import tell_left_out
     from tsembed_search.evaluation.mmeb import load
     from tsembed_search.evaluation.results import compared
     from tsembed_search.model import registry
@@ -126,7 +126,7 @@ def evaluate(
             limit=limit,
             most_candidates=candidates,
         )
-    _tell_problems(found, quiet)
+    tell_left_out(found.problems, found.unread, len(found.problems), quiet=quiet)
     first = _measured(names[0], found, reranking, at or [], device, quiet)
     second = _measured(compare, found, reranking, at or [], device, quiet, where_it_can=True) if compare else None
     difference = compared(second.tasks, first.tasks) if second else []
@@ -156,7 +156,9 @@ def document(
     if second is not None:
         compare = second.to_json() | {"difference": groups_json(difference, first.metrics)}
     left_out = {"rows": len(found.problems), "examples": [str(one) for one in found.problems[:_MOST_PROBLEMS]]}
-    data = {"sources": list(sources), "splits": list(found.splits), "left_out": left_out}
+    unread = [{"file": str(one.path), "fields": dict(one.fields)} for one in found.unread]
+    data = {"sources": list(sources), "splits": list(found.splits), "rows": found.rows, "left_out": left_out}
+    data |= {"unread_fields": unread}
     return first.to_json() | {"data": data, "compare": compare}
 
 
@@ -243,16 +245,7 @@ class _Lines:
         if now - self._last >= _SECONDS_BETWEEN_LINES or done == total:
             self._last = now
             rate = rate_words(done / max(1e-6, now - self._started))
-            print(f"{self._what}: {done:,} of {total:,} items, {rate} items/s", file=sys.stderr, flush=True)
-
-
-def _tell_problems(found: EvaluationData, quiet: bool) -> None:
-    """Bad rows are named even when quiet is asked for: they change what is measured."""
-    if not found.problems:
-        return
-    said = [f"{render.count_words(len(found.problems), 'row')} left out:"]
-    said += [f"  {problem}" for problem in found.problems[: 1 if quiet else _MOST_PROBLEMS]]
-    render.remark(*said)
+            render.tell(f"{self._what}: {done:,} of {total:,} items, {rate} items/s")
 
 
 def _remarks(first: Evaluation, second: Evaluation | None, fewer: bool) -> list[str]:

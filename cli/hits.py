@@ -29,7 +29,8 @@ def plain_lines(hits: Sequence[Hit]) -> list[str]:
     lines = []
     for hit in hits:
         page = f"  page {hit.page}" if hit.page is not None else ""
-        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {shown(shortened(hit.path, here()))}{page}")
+        where = shown(shortened(hit.path, here())) + page + ("  offline" if hit.offline else "")
+        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {where}")
         if hit.top_experts:
             both = f"similarity {hit.similarity:.3f}  routes {hit.route_similarity:+.3f}"
             shared = f"  shared experts {shown(' '.join(hit.shared_experts[:3]))}" if hit.shared_experts else ""
@@ -98,6 +99,8 @@ def _facts(hit: Hit) -> Text:
     from rich.text import Text
 
     facts = Text(hit.kind, style=_KIND_STYLES[hit.kind])
+    if hit.offline:
+        facts.append(" · offline", style="bold yellow")
     if hit.page is not None:
         facts.append(f" · page {hit.page}", style="dim")
     if hit.top_experts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +13,12 @@ from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples, same_index
 from tsembed_search.cli.progress import progress_sink, rate_words
 from tsembed_search.config import DEFAULT_MODEL, index_folder
+from tsembed_search.errors import UsageError
 from tsembed_search.indexer.report import PageMode
 from tsembed_search.store.base import Quantize, StoreSettings
 
 if TYPE_CHECKING:
-    from tsembed_search.indexer.report import IndexReport, IndexSettings, ItemCounts, Skipped
+    from tsembed_search.indexer.report import IndexReport, IndexSettings, ItemCounts, Offline, Skipped
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.registry import ModelRef
 
@@ -32,7 +34,11 @@ _EXAMPLES_PER_REASON = 2
 
 
 def index(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.", show_default=False)],
+    paths: Annotated[
+        list[Path],
+        # What cannot be read is for the run to tell: other folders go on, and what is known of this one is kept.
+        typer.Argument(metavar="PATH...", help="Files and folders.", show_default=False, readable=False),
+    ],
     name: options.IndexName = INDEX,
     url: options.Url = None,
     model: options.Model = None,
@@ -49,6 +55,10 @@ def index(
     hidden: Annotated[bool, typer.Option("--hidden", help="Hidden files and folders too.")] = False,
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Enter folders that are links.")] = False,
     no_prune: Annotated[bool, typer.Option("--no-prune", help="Keep what has vanished from the disk.")] = False,
+    prune_empty: Annotated[
+        bool,
+        typer.Option("--prune-empty", help="Remove what has vanished even where a whole folder has, or most of it."),
+    ] = False,
     retry_skipped: Annotated[
         bool, typer.Option("--retry-skipped", help="Read unchanged files again that could not be read before.")
     ] = False,
@@ -76,6 +86,8 @@ def index(
     from tsembed_search.indexer.pipeline import run_index
     from tsembed_search.indexer.report import IndexSettings, Interrupted
 
+    if no_prune and prune_empty:
+        raise UsageError("--no-prune and --prune-empty exclude each other.", "Choose one of them.")
     ref = _model(name, url, model)
     settings = IndexSettings(
         folder=index_folder(name, url),
@@ -88,6 +100,7 @@ def index(
         hidden=hidden,
         follow_links=follow_links,
         prune=not no_prune,
+        prune_empty=prune_empty,
         retry_skipped=retry_skipped,
         dry_run=dry_run,
         wait=None if wait else 0.0,
@@ -105,6 +118,8 @@ def index(
         raise
     if json:
         render.print_json(report.to_json())
+        if not quiet:
+            render.remark(*_offline(report.offline, name, url))
     elif not quiet:
         print_summary(report, settings, name, url)
 
@@ -136,29 +151,49 @@ def print_summary(report: IndexReport, settings: IndexSettings, name: str, url: 
 def summary_lines(report: IndexReport, settings: IndexSettings, name: str, url: str | None = None) -> list[str]:
     """The lines of the summary, safe to show."""
     files, items = report.files, report.items
+    away = _offline(report.offline, name, url)
     if not files.seen and not files.removed:
+        if away:
+            return away
         folders = ", ".join(render.shown(str(path)) for path in settings.paths)
         return [
             f"There is nothing to index in {folders}: no pictures, texts or PDFs.",
             "Hidden files and what ignore files exclude are left out; see --hidden and --include.",
         ]
+    spaced = ["", *away] if away else []
     counts = {
         "added": files.added, "updated": files.updated, "renamed": files.renamed, "removed": files.removed,
         "unchanged": files.unchanged, "skipped": files.skipped,
     }  # fmt: skip
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     if settings.dry_run:
-        return [f"Nothing was changed. A run would find: {told}.", *_skips(report.skipped)]
+        return [f"Nothing was changed. A run would find: {told}.", *_skips(report.skipped), *spaced]
     speed = f", {rate_words(report.items_per_second)} items/s" if items.embedded else ""
     lines = [
         f"{render.count_words(files.seen, 'file')} in {render.time_words(report.seconds)}{speed}: {told}.",
         f"{_changes(items)}The index {name} has {render.count_words(items.total, 'item')}.",
         *_skips(report.skipped),
     ]
-    if report.skipped:
+    if files.skipped:
         lines.append(f"All of them: tsembed status --skipped{same_index(name, url)}")
     if files.skipped and files.skipped == files.seen:
         lines.append("Nothing could be read: see the reasons above.")
+    return lines + spaced
+
+
+def _offline(offline: Sequence[Offline], name: str, url: str | None) -> list[str]:
+    """What is offline, why, and what to do, safe to show."""
+    if not offline:
+        return []
+    kept = render.count_words(sum(one.files for one in offline), "file")
+    lines = [f"Offline. Kept in the index, though not there now: {kept}."]
+    for one in offline:
+        lines.append(f"        {render.shown(one.path)}: {render.shown(one.reason)}")
+    which = shlex.quote(offline[0].path) if len(offline) == 1 else "FOLDER"
+    lines.append("Is a disk not connected? Connect it and run the same command again; nothing is embedded twice.")
+    lines.append(
+        f"To remove them from the index: tsembed index {render.shown(which)} --prune-empty{same_index(name, url)}"
+    )
     return lines
 
 

@@ -12,6 +12,7 @@ import typer
 
 from tsembed_search.cli import options, render
 from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.search.filters import CHECKED_KEYS
 
 if TYPE_CHECKING:
     from tsembed_search.search.filters import Filter
@@ -23,16 +24,19 @@ EXAMPLES = examples(
     ("what matches a filter", "tsembed ls --where 'ext=pdf and modified>=30d'"),
     ("how many pictures", "tsembed ls --where kind=image --paths | wc -l"),
 )
-FIELDS = ("kind", "places", "bytes", "page")
+FIELDS = ("bytes", *CHECKED_KEYS)
 
 
 @dataclass
 class File:
-    """An indexed file: how many items of each kind it has. `bytes` is its size, `modified` seconds since 1970."""
+    """An indexed file: how many items of each kind it has. `bytes` is its size, `modified` seconds since 1970,
+    `offline` says that its disk is away.
+    """
 
     path: str
     bytes: int
     modified: float
+    offline: bool = False
     items: Counter[str] = field(default_factory=Counter)
 
 
@@ -59,7 +63,7 @@ def ls(
 
     chosen = selection(paths_in, where)
     with Index.open(index, url, wait=wait) as opened:
-        found = files(opened.store.scroll(chosen, fields=FIELDS), chosen)
+        found = files(opened.store.scroll(chosen, fields=FIELDS), chosen, opened.offline())
     if json:
         render.print_json({"files": [_as_json(file) for file in found]})
     elif paths or nul:
@@ -86,9 +90,12 @@ def _literal(path: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", path)
 
 
-def files(records: Iterable[Record], chosen: Filter | None) -> list[File]:
-    """The files that hold these points, by path. A content in several places counts for each that is chosen."""
+def files(records: Iterable[Record], chosen: Filter | None, lost: Sequence[str] | None = None) -> list[File]:
+    """The files that hold these points, by path. A content in several places counts for each that is chosen. `lost` as
+    `Index.offline` gives it.
+    """
     from tsembed_search.search.filters import matches
+    from tsembed_search.whereabouts import is_offline
 
     found: dict[str, File] = {}
     for record in records:
@@ -96,19 +103,28 @@ def files(records: Iterable[Record], chosen: Filter | None) -> list[File]:
         for place in payload["places"]:
             if not matches(chosen, {**payload, **place, "places": [place]}):
                 continue
-            file = found.setdefault(place["path"], File(place["path"], payload["bytes"], place["mtime"]))
+            file = found.get(place["path"])
+            if file is None:
+                offline = lost is not None and is_offline(place, lost)
+                file = found[place["path"]] = File(place["path"], payload["bytes"], place["mtime"], offline)
             file.items[payload["kind"]] += 1
     return [found[path] for path in sorted(found)]
 
 
 def _as_json(file: File) -> dict[str, Any]:
-    return {"path": file.path, "bytes": file.bytes, "modified": file.modified, "items": dict(file.items)}
+    return {
+        "path": file.path,
+        "bytes": file.bytes,
+        "modified": file.modified,
+        "items": dict(file.items),
+        "offline": file.offline,
+    }
 
 
 def _print(found: Sequence[File]) -> None:
     if not render.is_terminal():
         for file in found:
-            print(f"{render.shown(file.path)}\t{file.bytes}\t{_kinds(file)}")
+            print(f"{render.shown(file.path)}\t{file.bytes}\t{_kinds(file)}" + ("\toffline" if file.offline else ""))
         return
     from rich.table import Table
     from rich.text import Text
@@ -121,7 +137,7 @@ def _print(found: Sequence[File]) -> None:
         table.add_row(
             render.path_text(file.path, relative_to=render.here()),
             Text(render.size_words(file.bytes), style="dim"),
-            Text(_kinds(file), style="dim"),
+            Text.assemble((_kinds(file), "dim"), (" · offline", "yellow") if file.offline else ""),
         )
     render.console().print(table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -24,10 +24,12 @@ from tsembed_search.cli import (
     render,
     search,
     status,
+    surroundings,
     train,
 )
 from tsembed_search.cli import eval as evaluation
-from tsembed_search.errors import TsembedError
+from tsembed_search.errors import TsembedError, UsageError
+from tsembed_search.paths import NoCurrentFolderError, current_folder_is_gone
 from tsembed_search.version import __version__
 
 # Typer raises the errors of wrong usage from a library that it has begun to carry inside; their common class is public
@@ -66,31 +68,74 @@ class _Commands(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
         parent = super().main
-        sys.exit(_run(lambda: parent(args, prog_name, complete_var, False, windows_expand_args, **extra)))
+
+        def command() -> Any:
+            _refuse_empty(given)
+            return parent(given, prog_name, complete_var, False, windows_expand_args, **extra)
+
+        sys.exit(_run(command))
 
 
-def _run(command: Any) -> int:
-    """Runs `command` and gives its exit code."""
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Raise `UsageError` for an argument of nothing or of blanks, as an unset variable gives it, whatever it is for.
+
+    An empty path would be taken for the current folder. What has a name of blanks can be named.
+    """
+    option = ""
+    for argument in arguments:
+        long = argument.startswith("--")
+        name, equals, value = argument.partition("=") if long else (option, "", argument)
+        if (equals or not long) and not value.strip() and not (value and os.path.lexists(value)):
+            raise UsageError(
+                f"The argument after {name} is empty." if name else "An argument is empty.",
+                "Is a variable not set? The current folder is written as a dot.",
+            )
+        option = argument if argument.startswith("-") and not equals else ""
+
+
+def _run(command: Callable[[], object]) -> int:
+    """Run `command` and give its exit code; nothing that it wrote is left in a buffer."""
+    try:
+        code = _told(command)
+        sys.stdout.flush()
+    except OSError as error:
+        surroundings.discard(sys.stdout)
+        if error.errno != errno.EPIPE:  # else whoever read our output has left, and need not be told
+            render.complain(f"The output cannot be written: {error.strerror or error}.", "Send it to another place.")
+        return 1
+    except KeyboardInterrupt:
+        return _Interrupted.exit_code
+    return code
+
+
+def _told(command: Callable[[], object]) -> int:
+    """Run `command`, and tell what ended it. Raises `OSError` when that was its own output."""
     try:
         result = command()
     except TsembedError as error:
-        render.complain(error.message, error.hint, label="" if error.exit_code == 130 else "error: ")
+        render.complain(error.message, _hint(error), label="" if error.exit_code == 130 else "error: ")
         return error.exit_code
     except _ParserError as error:
         return _wrong_usage(error)
     except typer.Abort:
         render.complain("Nothing was done.")
         return 1
-    except OSError as error:
-        if error.errno != errno.EPIPE:
-            return _unexpected(error)
-        # Whoever read our output has left; nothing may try to write the rest at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:  # noqa: BLE001 - the last resort: a short message instead of a page of code
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise
+        sys.stdout.flush()
         return _unexpected(error)
     return result if isinstance(result, int) else 0
+
+
+def _hint(error: TsembedError) -> str:
+    """What to do; in a folder that was deleted, relative paths name nothing, whatever the message says of them."""
+    if isinstance(error, NoCurrentFolderError) or not current_folder_is_gone():
+        return error.hint
+    gone = NoCurrentFolderError()
+    return "\n".join(filter(None, (error.hint, f"{gone.message} {gone.hint}")))
 
 
 def _wrong_usage(error: Any) -> int:
@@ -105,6 +150,9 @@ def _wrong_usage(error: Any) -> int:
 def _unexpected(error: BaseException) -> int:
     if os.environ.get("TSEMBED_DEBUG"):
         raise error
+    if told := surroundings.explained(error):
+        render.complain(*told)
+        return 1
     words = str(error).strip() or "no message"
     render.complain(
         f"Unexpected {type(error).__name__}: {words}",
@@ -160,4 +208,5 @@ def run() -> None:
     # Threads that spin while they wait for work take the cores from decoders and from other programs: on two busy
     # cores, sleeping instead made a single query thirty times faster and indexing twice. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    surroundings.prepare()
     app()

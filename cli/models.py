@@ -12,6 +12,8 @@ from tsembed_search.cli.options import examples
 from tsembed_search.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from tsembed_search.model.registry import KnownModel
 
 EXAMPLES = examples(
@@ -19,6 +21,15 @@ EXAMPLES = examples(
     ("index with another model", "tsembed index ~/Pictures --index big --model Qwen/Qwen3-VL-Embedding-2B"),
     ("a model of your own", "tsembed index ~/Pictures --index mine --model ./my-checkpoint"),
 )
+
+PROMPTS = {
+    "own": "its own",
+    "untuned": "not tuned to embed",
+    "unknown": "not known: may search badly",
+    "refused": "not known: refused",
+    "unreadable": "damaged",
+}
+"""What is said of each `KnownModel.prompt`."""
 
 
 def models(
@@ -29,19 +40,22 @@ def models(
 ) -> None:
     """List the models to choose from: built in, on this machine, and to download.
 
-    Any folder or hub name of a supported family works too, not only those listed.
+    Any folder or hub name of a supported family works too, not only those listed. A model that was tuned with a prompt
+    that is not known here may search badly; well-known ones of that kind are refused.
     """
     from tsembed_search.model.registry import known_models
 
     known = [_known(folder) for folder in folders] if folders else known_models()
     if json:
-        rows = [{name: getattr(model, name) for name in ("name", "family", "where", "base")} for model in known]
+        rows = [
+            {name: getattr(model, name) for name in ("name", "family", "where", "base", "prompt")} for model in known
+        ]
         render.print_json({"models": rows, "default": DEFAULT_MODEL})
     elif render.is_terminal():
         _print_table(known)
     else:
         for model in known:
-            print("\t".join(map(render.shown, (model.name, _family(model), model.where))))
+            print("\t".join(map(render.shown, (model.name, _family(model), model.where, PROMPTS[model.prompt]))))
 
 
 def _known(folder: Path) -> KnownModel:
@@ -57,16 +71,22 @@ def _family(model: KnownModel) -> str:
     return model.family if model.base is None else f"experts on {model.base}"
 
 
+def _prompt(model: KnownModel) -> Text:
+    from rich.text import Text
+
+    return Text(PROMPTS[model.prompt], style="" if model.prompt in ("own", "untuned") else "yellow")
+
+
 def _print_table(known: list[KnownModel]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "family", "where"):
+    for heading in ("model", "family", "where", "prompt"):
         table.add_column(heading, overflow="fold")
     for model in known:
         name = Text(render.shown(model.name), style="bold" if model.where != "on the hub" else "")
         if model.name == DEFAULT_MODEL:
             name.append(" (default)", style="dim")
-        table.add_row(name, Text(render.shown(_family(model))), Text(model.where, style="dim"))
+        table.add_row(name, Text(render.shown(_family(model))), Text(model.where, style="dim"), _prompt(model))
     render.console().print(table)

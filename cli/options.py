@@ -20,7 +20,8 @@ def model_names(incomplete: str) -> list[str]:
     """Names of known models that begin with `incomplete`."""
     from tsembed_search.model.registry import known_models
 
-    return [model.name for model in known_models() if model.name.startswith(incomplete)]
+    usable = (model.name for model in known_models() if model.prompt not in ("refused", "unreadable"))
+    return [name for name in usable if name.startswith(incomplete)]
 
 
 def where_fields(incomplete: str) -> list[str]:

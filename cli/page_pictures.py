@@ -7,8 +7,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tsembed_search.errors import LoadError
 from tsembed_search.indexer import wire
 
 if TYPE_CHECKING:
@@ -66,13 +69,12 @@ def _rendered(path: str, page: int) -> Any:
     """A page as a Pillow picture in RGB, or None when it is not there any more or cannot be read."""
     import pypdfium2
 
+    from tsembed_search.pdf_pages import open_page, open_pdf
+
     try:
-        document = pypdfium2.PdfDocument(path)
-        drawn = document[page - 1]
-        width, height = drawn.get_size()
-        scale = _SIDE / max(width, height, 1e-3)
-        return drawn.render(scale=scale, may_draw_forms=False).to_pil().convert("RGB")
-    except (pypdfium2.PdfiumError, OSError, IndexError, ValueError):
+        with closing(open_pdf(Path(path))) as document, open_page(document, page - 1) as sheet:
+            return sheet.drawn(_SIDE / max(*sheet.size, 1e-3)).convert("RGB")
+    except (pypdfium2.PdfiumError, LoadError, OSError, IndexError, ValueError):
         return None
 
 

@@ -190,27 +190,30 @@ def fit(width: int, height: int, cell_shape: float) -> tuple[int, int]:
 
 
 def thumbnails(hits: Sequence[Hit]) -> dict[int, Pixels]:
-    """Small pictures of hits, by rank, uint8 RGB `[H, W, 3]`: of picture files, and of the pages of PDFs.
+    """Small pictures of hits, by rank, uint8 RGB `[H, W, 3]`: of picture files and their pages, and of pages of PDFs.
 
     Texts have none, nor have files that cannot be read now.
     """
     from tsembed_search.cli.page_pictures import page_pictures
 
-    pages = {hit.rank: (str(file_path(hit.path)), hit.page) for hit in hits if hit.page is not None}
-    rendered = page_pictures(list(pages.values()))
-    found = {rank: rendered[page] for rank, page in pages.items() if page in rendered}
+    found: dict[int, Pixels] = {}
     for hit in hits:
-        if hit.kind == "image" and hit.page is None and hit.chunk is None:
-            pixels = _small(file_path(hit.path))
+        # What lies on a page of a document has a number there; a page of a picture file is a picture itself.
+        if hit.kind == "image" and hit.chunk is None:
+            pixels = _small(file_path(hit.path), hit.page or 1)
             if pixels is not None:
                 found[hit.rank] = pixels
-    return found
+    pages = {
+        hit.rank: (str(file_path(hit.path)), hit.page) for hit in hits if hit.page is not None and hit.rank not in found
+    }
+    rendered = page_pictures(list(pages.values()))
+    return found | {rank: rendered[page] for rank, page in pages.items() if page in rendered}
 
 
-def _small(path: Path) -> Pixels | None:
+def _small(path: Path, page: int) -> Pixels | None:
     from tsembed_search.images import open_image
 
     try:
-        return open_image(path, _SOURCE).pixels
+        return open_image(path, _SOURCE, page=page).pixels
     except LoadError:
         return None

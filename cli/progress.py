@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -40,15 +39,15 @@ class PlainLines:
         now = time.monotonic()
         if progress.stage != self._stage or now - self._last >= _SECONDS_BETWEEN_LINES:
             self._stage, self._last = progress.stage, now
-            print(", ".join([progress.stage, *facts(progress)]), file=sys.stderr, flush=True)
+            render.tell(", ".join([progress.stage, *facts(progress)]))
 
     def skipped(self, skipped: Skipped) -> None:
         """Prints what is left out and why."""
-        print(f"skipped {render.shown(skipped.path)}: {render.shown(skipped.reason)}", file=sys.stderr, flush=True)
+        render.tell(f"skipped {render.shown(skipped.path)}: {render.shown(skipped.reason)}")
 
     def note(self, message: str) -> None:
         """Prints the message."""
-        print(render.shown(message), file=sys.stderr, flush=True)
+        render.tell(render.shown(message))
 
 
 class LiveDisplay:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Set
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,11 +11,13 @@ import typer
 from tsembed_search.cli import options, render
 from tsembed_search.cli.listing import FIELDS, files, selection
 from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.status import what_is_remembered
 from tsembed_search.config import index_folder
 from tsembed_search.errors import UsageError
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.removal import Removed
+    from tsembed_search.store.base import Record
 
 EXAMPLES = examples(
     ("a file, or a folder with everything in it", "tsembed rm ~/Pictures/2009"),
@@ -31,7 +34,7 @@ def rm(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole index.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a whole index goes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before most of an index goes.")] = False,
     wait: options.Wait = False,
     index: options.IndexName = INDEX,
     url: options.Url = None,
@@ -41,6 +44,7 @@ def rm(
     """Take files out of the index. Nothing on the disk is touched.
 
     Files that are still there come back with the next `tsembed index` of their folder; to keep them out, exclude them.
+    Asks before more than half of an index goes.
     Exits with 1 when nothing matches.
     """
     from tsembed_search.index import Index
@@ -52,14 +56,22 @@ def rm(
     chosen = selection(paths, where)
     patience = None if wait else 0.0
     with Index.open(index, url, wait=wait) as opened:
-        found = files(opened.store.scroll(chosen, fields=FIELDS), chosen)
-        removed = Removed(len(found), sum(file.items.total() for file in found))
-        if not everything and not dry_run:
+        records = list(opened.store.scroll(chosen, fields=FIELDS))
+        found = files(records, chosen)
+        gone = {file.path for file in found}
+        # A content that lies in another place, too, stays.
+        removed = Removed(len(found), sum(_leaves(record, gone) for record in records))
+        whole = _whole(index, url, opened.store.count())
+    if not dry_run:
+        # Nobody else has to wait for the answer: the index is closed in the meantime.
+        if everything or 2 * removed.files > whole.files or 2 * removed.items > whole.items:
+            _confirm(index, removed, whole, everything=everything, yes=yes)
+        if everything:
+            _remove_index(index, url, patience)
+        elif found:
             names = [str(file_path(file.path)) for file in found]
-            removed = remove_files(index_folder(index, url), opened.store, names, wait=patience)
-    if everything and not dry_run:
-        _confirm(index, removed.files, yes=yes)
-        _remove_index(index, url, patience)
+            with Index.open(index, url, wait=wait) as opened:
+                removed = remove_files(index_folder(index, url), opened.store, names, wait=patience)
     if json:
         render.print_json({"files": removed.files, "items": removed.items, "dry_run": dry_run})
     elif not quiet:
@@ -86,10 +98,24 @@ def _remove_index(index: str, url: str | None, wait: float | None) -> None:
     remove_index(folder, lambda: delete_store(folder, url=url, name=index), wait=wait)
 
 
-def _confirm(index: str, count: int, *, yes: bool) -> None:
-    """Asks before a whole index goes; refuses where nobody can answer."""
-    if yes:
+def _leaves(record: Record, paths: Set[str]) -> bool:
+    return {place["path"] for place in record.payload["places"]} <= paths
+
+
+def _whole(index: str, url: str | None, items: int) -> Removed:
+    """How much there is in the index. Where this machine does not know its files, they are as many as its items."""
+    from tsembed_search.indexer.removal import Removed
+
+    known = what_is_remembered(index, url).files
+    return Removed(known or items, items)
+
+
+def _confirm(index: str, removed: Removed, whole: Removed, *, everything: bool, yes: bool) -> None:
+    """Asks before more than half of an index goes; refuses where nobody can answer."""
+    if yes or not removed.files + removed.items + everything:
         return
+    part = f"{removed.files:,} of {whole.files:,} files ({removed.items:,} of {whole.items:,} items)"
+    what = f"the whole index {index}: {part}" if everything else f"{part} of the index {index}"
     if not sys.stdin.isatty():
-        raise UsageError(f"This would remove the whole index {index!r}.", "Add --yes if that is meant.")
-    typer.confirm(f"Remove the index {index} with {render.count_words(count, 'file')}?", abort=True, err=True)
+        raise UsageError(f"This would remove {what}.", "Add --yes if that is meant.")
+    typer.confirm(f"Remove {render.shown(what)}?", abort=True, err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsembed_search.cli import surroundings
+from tsembed_search.paths import indexed_form
 from tsembed_search.wording import count_words as count_words
 from tsembed_search.wording import shown as shown
 from tsembed_search.wording import size_words as size_words
@@ -33,11 +36,19 @@ def is_terminal(*, stderr: bool = False) -> bool:
     return stream is not None and stream.isatty()
 
 
+def tell(text: str) -> None:
+    """A line on stderr. Where that cannot be written, the command goes on without: its result matters more."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        surroundings.discard(sys.stderr)
+
+
 def remark(*lines: str) -> None:
     """Lines for people on stderr, dim in a terminal; empty ones are left out."""
     text = "\n".join(shown(line) for line in lines if line)
     if not is_terminal(stderr=True):
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
         return
     from rich.text import Text
 
@@ -55,9 +66,25 @@ def working(what: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """One JSON document on one line of stdout; pure ASCII, so that no data acts on a terminal or breaks an encoding."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=True, allow_nan=False) + "\n")
+    """One JSON document on one line of stdout; pure ASCII, so that no data acts on a terminal or breaks an encoding.
+
+    It is valid whatever the data: half of a surrogate pair is spelled `\\udcff`, a number that is not finite is null.
+    """
+    sys.stdout.write(json.dumps(_valid(document), ensure_ascii=True, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def _valid(value: Any) -> Any:
+    """`value` with nothing that JSON does not have."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_valid(key): _valid(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(entry) for entry in value]
+    return value
 
 
 def print_paths(paths: Iterable[str], *, end: str) -> None:
@@ -82,7 +109,7 @@ def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
     lines = [shown(line) for line in message.splitlines()] or [""]
     hints = [shown(line) for line in hint.splitlines()]
     if not is_terminal(stderr=True):
-        print("\n".join([label + lines[0], *lines[1:], *hints]), file=sys.stderr, flush=True)
+        tell("\n".join([label + lines[0], *lines[1:], *hints]))
         return
     from rich.text import Text
 
@@ -94,7 +121,7 @@ def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
 
 def link_to(path: str) -> str:
     """The `file://` address of an absolute path, safe inside an OSC 8 link."""
-    from tsembed_search.paths import file_path, indexed_form
+    from tsembed_search.paths import file_path
 
     # What is no path of this system (a surrogate that stands for no byte) becomes one before it is encoded.
     return file_path(indexed_form(Path(path))).as_uri()
@@ -121,7 +148,7 @@ def shortened(path: str, relative_to: str | None) -> str:
 def here() -> str | None:
     """The current folder, in the form of indexed paths; None where it was deleted or is the root."""
     try:
-        folder = Path.cwd().as_posix()
+        folder = indexed_form(Path.cwd())
     except OSError:
         return None
     return folder if folder != "/" else None

@@ -14,6 +14,7 @@ from tsembed_search.cli import options, render
 from tsembed_search.cli.hits import hits_json, plain_lines, print_hits
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.errors import LoadError, TsembedError, UsageError
+from tsembed_search.paths import existing
 
 if TYPE_CHECKING:
     from tsembed_search.cli.pictures import Drawer
@@ -139,8 +140,10 @@ def query_item(words: Sequence[str] | None, image: Path | None) -> Item | None:
     text = " ".join(words or ())
     if words and not text.strip() and image is None:
         raise UsageError("The query is empty.", "Say in words what to look for, or give a picture with --image.")
-    if image is not None and not image.is_file():
-        raise UsageError(f"There is no file {image}.", "Give --image the path of a picture.")
+    if image is not None:
+        image = existing(image.expanduser())
+        if not image.is_file():
+            raise UsageError(f"There is no file {image}.", "Give --image the path of a picture.")
     return Item(text or None, image) if text or image else None
 
 

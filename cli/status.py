@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from tsembed_search.cli import options, render
 from tsembed_search.cli.experts import print_usage, usage_json, usage_of
 from tsembed_search.cli.options import INDEX, examples, same_index
 from tsembed_search.config import index_folder
+from tsembed_search.whereabouts import absence, offline_folders
 
 if TYPE_CHECKING:
     from tsembed_search.index import IndexStatus
@@ -30,10 +32,13 @@ _MOST_FOLDERS = 10
 
 @dataclass(frozen=True)
 class Remembered:
-    """What the manifest says: how many files there are, below which folders, and what was skipped (path, reason)."""
+    """What the manifest says: how many files there are, below which folders, which folders are offline now, and what
+    was skipped (path, reason).
+    """
 
     files: int = 0
     roots: list[str] = field(default_factory=list)
+    offline: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -68,7 +73,7 @@ def status(
             if experts:
                 raise
             busy = error.message
-    remembered = _remembered(index, url)
+    remembered = what_is_remembered(index, url)
     if json:
         document = _as_json(index, metadata, known, remembered, busy)
         render.print_json(document if shape is None else document | {"experts": usage_json(shape, usage)})
@@ -80,18 +85,17 @@ def status(
         _print(_rows(index, url, metadata, known, remembered, busy))
 
 
-def _remembered(name: str, url: str | None) -> Remembered:
+def what_is_remembered(name: str, url: str | None) -> Remembered:
     """Nothing, when this machine has never indexed into it."""
-    from contextlib import closing
-
-    from tsembed_search.indexer.manifest import NAME, Manifest
+    from tsembed_search.indexer.manifest import NAME, manifest_to_read
 
     path = index_folder(name, url) / NAME
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - `Path.exists` raises where it may not look
         return Remembered()
-    with closing(Manifest(path)) as manifest:
+    with manifest_to_read(path) as manifest:
         roots = sorted({file.root for file in manifest.files()})
-        return Remembered(manifest.counts()[0], roots, manifest.skipped())
+        lost = [path for path, _, missing in manifest.places() if missing]
+        return Remembered(manifest.counts()[0], roots, offline_folders(roots, lost), manifest.skipped())
 
 
 def _as_json(
@@ -105,6 +109,7 @@ def _as_json(
         "created_at": metadata.created_at,
         "files": remembered.files,
         "folders": remembered.roots,
+        "offline": remembered.offline,
         "skipped": [{"path": path, "reason": reason} for path, reason in remembered.skipped],
         "items": known.items if known else None,
         "total": known.store.points if known else None,
@@ -130,6 +135,8 @@ def _rows(
     rows += [("folder", root) for root in remembered.roots[:_MOST_FOLDERS]]
     if len(remembered.roots) > _MOST_FOLDERS:
         rows.append(("", f"and {render.count_words(len(remembered.roots) - _MOST_FOLDERS, 'more folder')}"))
+    for folder in remembered.offline[:_MOST_FOLDERS]:
+        rows.append(("offline", folder if absence(folder) else f"{folder} (when the index was last updated)"))
     if remembered.skipped:
         count = render.count_words(len(remembered.skipped), "file")
         rows.append(("skipped", f"{count}; see: tsembed status --skipped{same_index(name, url)}"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,7 @@ EXAMPLES = examples(
 
 
 _FEW_ROWS = 2500  # with fewer, a fiftieth of them would say little about the others
+_TIME_TO_SPEAK = 5.0  # seconds
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -76,31 +78,44 @@ def train(
 
     The base model stays as it is; adapters are trained and saved with the run, ready for --model.
     """
+    from tsembed_search.cli.rows import tell_left_out
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.job import Job, Stopped
     from tsembed_search.trainer.loop import train as run
+    from tsembed_search.trainer.ranks import AgreedError, LostProcessError
+    from tsembed_search.trainer.watch import DivergedError
 
     speaks = os.environ.get("RANK", "0") == "0"
+    _refuse_empty({"DATA": data, "--recipe": recipe, "--out": out, "--device": device})
     changes = [*(set_ or ()), *([f"run.steps={max_steps}"] if max_steps else [])]
     changes += [] if seed is None else [f"run.seed={seed}"]
     if dry_run:
+        if (out or resume or tensorboard) and not quiet:
+            render.remark("--out, --resume and --tensorboard have no effect: --dry-run keeps nothing.")
         _dry_run(data or [], recipe, changes, device, json=json, quiet=quiet)
         return
-    resolved, sources = _resumed(out, recipe, changes, data) if resume else (None, data or [])
-    asked = resolved or _named(recipe, changes)
-    loaded = _load(sources, asked, seed, quiet=quiet or not speaks)
-    if recipe is None and not resume and sum(len(task) for task in loaded.train) < _FEW_ROWS:
-        asked = recipes.changed(asked, ["data.validation=0.1", *changes])
+    with _one_voice():
+        if tensorboard:
+            from tsembed_search.trainer.tensorboard import TensorBoard, packages
+
+            packages()
+        resolved, sources = _resumed(out, recipe, changes, data) if resume else (None, data or [])
+        asked = resolved or _named(recipe, changes)
         loaded = _load(sources, asked, seed, quiet=quiet or not speaks)
-    if resolved is None:
-        resolved = asked if recipe is not None else _suited(asked, loaded, changes, device, quiet=quiet or not speaks)
-    folder = out or _free(resolved.name)
+        if recipe is None and not resume and sum(len(task) for task in loaded.train) < _FEW_ROWS:
+            asked = recipes.changed(asked, ["data.validation=0.1", *changes])
+            loaded = _load(sources, asked, seed, quiet=quiet or not speaks)
+        if resolved is None:
+            resolved = (
+                asked if recipe is not None else _suited(asked, loaded, changes, device, quiet=quiet or not speaks)
+            )
+        folder = out or _free(resolved.name)
+    if speaks:
+        tell_left_out(loaded.problems, loaded.unread, sum(loaded.left_out.values()), quiet=quiet)
     display, observer = _display(resolved.run.steps, quiet=quiet or not speaks)
     observers: list[Observer] = [observer] if observer else []
     if tensorboard and speaks:
-        from tsembed_search.trainer.tensorboard import TensorBoard
-
-        observers.append(TensorBoard(folder / "tensorboard"))
+        observers.append(TensorBoard(folder))
     interrupts = _Stop()
     job = Job(
         recipe=resolved,
@@ -109,8 +124,9 @@ def train(
         out=folder,
         device=device,
         resume=resume,
-        sources=sources,
-        problems=len(loaded.problems),
+        sources=loaded.sources,
+        problems=sum(loaded.left_out.values()),
+        chosen=recipes.chosen(recipe, changes),
         observers=observers,
         stop=interrupts.asked,
     )
@@ -121,6 +137,10 @@ def train(
         if json and speaks:
             render.print_json(stopped.report.to_json())
         raise
+    except (AgreedError, DivergedError, LostProcessError) as error:
+        if speaks:  # one of the processes that know of it is enough
+            raise
+        raise typer.Exit(error.exit_code) from error
     if json and speaks:
         render.print_json(report.to_json())
     elif not quiet and speaks:
@@ -138,6 +158,10 @@ def summary_lines(report: TrainReport) -> list[str]:
         )
         if gained <= 0:
             lines.append("Training did not help on held-out rows, so the saved model is as good as it began.")
+    if report.validation is None:
+        lines.append(
+            "Nothing was measured, for no rows were held out that could be. How good the model is, is not known."
+        )
     if report.checkpoint is not None:
         path = render.shown(str(report.checkpoint))
         lines += [f"The model is in {path}. Use it: tsembed index PATH --index NEW --model {path}"]
@@ -172,21 +196,47 @@ class _Stop(AbstractContextManager["_Stop"]):
         return self._asked
 
 
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes on a machine, which read the same data and find the same fault with it, one tells it."""
+    from tsembed_search.errors import TsembedError
+
+    try:
+        yield
+    except TsembedError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        time.sleep(_TIME_TO_SPEAK)  # whoever started the processes ends all of them with the first
+        raise typer.Exit(error.exit_code) from error
+
+
+def _refuse_empty(given: Mapping[str, object]) -> None:
+    """Raise `UsageError` for an argument that is empty, as `--out "$FOLDER"` is when there is no such variable."""
+    from tsembed_search.errors import UsageError
+
+    for name, value in given.items():
+        # An empty path has become the current folder.
+        if any(one == "" or one == Path() for one in (value if isinstance(value, list) else [value])):
+            raise UsageError(f"{name} is empty.", "Give it a value, or leave it out.")
+
+
 def _named(name: str | None, changes: Sequence[str]) -> Recipe:
     """The recipe asked for; without one the default, for what it says about data."""
+    from tsembed_search.trainer import folder
     from tsembed_search.trainer import recipe as recipes
 
-    return recipes.load(name or "tsembed", changes)
+    return folder.placed(recipes.load(name or "tsembed", changes))
 
 
 def _suited(asked: Recipe, loaded: DataSet, changes: Sequence[str], device: str, *, quiet: bool) -> Recipe:
+    from tsembed_search.trainer import folder
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.suited import suited
 
     found, why = suited(loaded.train, gpu=_on_gpu(device))
     if not quiet:
         render.remark(why)
-    return recipes.changed(replace(found, data=asked.data), changes)
+    return folder.placed(recipes.changed(replace(found, data=asked.data), changes))
 
 
 def _on_gpu(device: str) -> bool:
@@ -206,15 +256,18 @@ def _resumed(
     if out is None:
         raise UsageError("Which run is to go on?", "Name its folder: tsembed train --resume --out DIR")
     known, sources, _ = folder.read(out)
-    if recipe is None:
-        return recipes.changed(known, changes), list(data or sources)
-    return recipes.load(recipe, changes), list(data or sources)
+    asked = recipes.changed(known, changes) if recipe is None else recipes.load(recipe, changes)
+    return folder.placed(asked), list(data or sources)
 
 
 def _load(sources: Sequence[str], recipe: Recipe, seed: int | None, *, quiet: bool) -> DataSet:
+    from tsembed_search.errors import UsageError
     from tsembed_search.trainer.data import load
 
     said = recipe.data
+    for folder in said.images:
+        if not Path(folder).expanduser().is_dir():
+            raise UsageError(f"data.images names {folder}, which is no folder.", "Name a folder that is there.")
     with render.working("Reading data", quiet=quiet):
         return load(
             list(sources),
@@ -251,11 +304,15 @@ def _display(steps: int, *, quiet: bool) -> tuple[AbstractContextManager[object]
 def _dry_run(
     data: Sequence[str], name: str | None, changes: Sequence[str], device: str, *, json: bool, quiet: bool
 ) -> None:
+    from tsembed_search.cli.rows import tell_left_out
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.dry_run import dry_run
 
     asked = _named(name, changes)
-    tasks = _load(data, asked, None, quiet=quiet).train if data else []
+    loaded = _load(data, asked, None, quiet=quiet) if data else None
+    if loaded is not None:
+        tell_left_out(loaded.problems, loaded.unread, sum(loaded.left_out.values()), quiet=quiet)
+    tasks = loaded.train if loaded is not None else []
     with render.working(f"Walking through {asked.name}", quiet=quiet):
         walked, report = dry_run(asked, tasks, device if device != "auto" else "cpu")
     if json:

@@ -7,15 +7,15 @@ so that memory does not grow with the corpus.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tsembed_search.ignore_files import is_ignored
-from tsembed_search.indexer.crawl import Found
+from tsembed_search.indexer.crawl import Found, stored_time
 from tsembed_search.indexer.loaders import FORMATS
-from tsembed_search.indexer.manifest import FileRow, Manifest, signed
+from tsembed_search.indexer.manifest import UNSURE, FileRow, Manifest, range_of
 from tsembed_search.indexer.report import PageMode
 
 _PAGE: Final = 500
@@ -24,7 +24,7 @@ DROP TABLE IF EXISTS temp.found; DROP TABLE IF EXISTS temp.seen; DROP TABLE IF E
 DROP TABLE IF EXISTS temp.todo;
 CREATE TEMP TABLE found (path BLOB, root BLOB, size INTEGER, mtime_ns INTEGER, inode INTEGER);
 CREATE TEMP TABLE seen (path BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TEMP TABLE vanished (path BLOB PRIMARY KEY, sha BLOB) WITHOUT ROWID;
+CREATE TEMP TABLE vanished (path BLOB PRIMARY KEY, sha BLOB, size INTEGER, place BLOB) WITHOUT ROWID;
 CREATE INDEX temp.vanished_sha ON vanished (sha);
 CREATE TEMP TABLE todo (place INTEGER PRIMARY KEY, path BLOB, root BLOB, size INTEGER, mtime_ns INTEGER, inode INTEGER);
 """
@@ -52,14 +52,14 @@ class Changes:
 
         self._manifest = manifest
         self._values = (json.dumps(list(recipes)), not retry_skipped)
-        self._taken = 0
+        self._kept: set[str] = set()
         with manifest.transaction() as db:
             for statement in _TABLES.split(";"):
                 db.execute(statement)
 
     def compare(self, found: Sequence[Found]) -> Compared:
         """Puts what is new or changed on the list to do. A path that came before is not looked at again."""
-        rows = [(os.fsencode(f.path), os.fsencode(f.root), f.size, f.mtime_ns, signed(f.inode)) for f in found]
+        rows = [(os.fsencode(f.path), os.fsencode(f.root), f.size, stored_time(f.mtime_ns), f.inode) for f in found]
         with self._manifest.transaction() as db:
             db.execute("DELETE FROM found")
             db.executemany("INSERT INTO found SELECT ?1, ?2, ?3, ?4, ?5 WHERE ?1 NOT IN (SELECT path FROM seen)", rows)
@@ -72,25 +72,64 @@ class Changes:
         return Compared(len(same) - len(skipped), skipped)
 
     def keep(self, path: str) -> None:
-        """This path is there, though it cannot be examined now: what is known of it stays."""
+        """This path is there, though it cannot be examined now: what is known of it stays, and of what lies in it."""
+        self._kept.add(path)
         with self._manifest.transaction() as db:
             db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (os.fsencode(path),))
 
-    def find_vanished(self, roots: Sequence[str]) -> int:
-        """Lists the known files under `roots` that are gone, or that an ignore file now excludes; returns how many.
+    def find_vanished(self, roots: Sequence[str], place_of: Callable[[str], str]) -> None:
+        """Lists the known files under `roots` that are gone, each with its place (see `offline.py`), and those that an
+        ignore file now excludes.
 
         A file that is still there, but that the options of this run pass over, has not vanished.
         """
         for root in roots:
             for row in self._unseen(root):
-                if _is_gone(row.path) or _excluded(row.path, root):
+                if self._is_kept(row.path):
+                    continue
+                gone = _is_gone(row.path)
+                if gone or _excluded(row.path, root):
+                    place = os.fsencode(place_of(row.path)) if gone else None
                     with self._manifest.transaction() as db:
-                        db.execute("INSERT OR IGNORE INTO vanished VALUES (?, ?)", (os.fsencode(row.path), row.sha))
+                        db.execute(
+                            "INSERT OR IGNORE INTO vanished VALUES (?, ?, ?, ?)",
+                            (os.fsencode(row.path), row.sha, row.size, place),
+                        )
+
+    def _is_kept(self, path: str) -> bool:
+        return bool(self._kept) and not self._kept.isdisjoint(map(str, Path(path).parents))
+
+    def vanished_by_place(self) -> dict[str, int]:
+        """How many files have vanished from each place, without those that could not be read."""
         with self._manifest.transaction() as db:
-            return int(db.execute("SELECT count(*) FROM vanished").fetchone()[0])
+            rows = db.execute(
+                "SELECT place, count(*) FROM vanished WHERE sha IS NOT NULL AND place IS NOT NULL GROUP BY place"
+            ).fetchall()
+        return {os.fsdecode(place): count for place, count in rows}
+
+    def may_have_moved(self, place: str) -> bool:
+        """Whether there are enough files to read, of the right sizes, to hold most of what vanished from a place."""
+        name = os.fsencode(place)
+        with self._manifest.transaction() as db:
+            gone, alike, new = db.execute(
+                "SELECT count(*), count(*) FILTER (WHERE size = ?2 OR size IN (SELECT size FROM todo)), "
+                "(SELECT count(*) FROM todo) FROM vanished WHERE place = ?1",
+                (name, UNSURE),
+            ).fetchone()
+        return bool(2 * min(alike, new) > gone)
+
+    def seen_below(self, place: str) -> bool:
+        """Whether this run found anything at a path or below it."""
+        with self._manifest.transaction() as db:
+            query = "SELECT 1 FROM seen WHERE path = ? OR (path >= ? AND path < ?) LIMIT 1"
+            return db.execute(query, range_of(place)).fetchone() is not None
+
+    def set_aside(self, place: str) -> None:
+        """What is missing from a place has not vanished."""
+        with self._manifest.transaction() as db:
+            db.execute("DELETE FROM vanished WHERE place = ?", (os.fsencode(place),))
 
     def _unseen(self, root: str) -> Iterator[FileRow]:
-        first, after = _below(root)
         query = (
             "SELECT path FROM files WHERE (path = ? OR (path >= ? AND path < ?)) AND path > ? "
             "AND path NOT IN (SELECT path FROM seen) ORDER BY path LIMIT ?"
@@ -98,7 +137,7 @@ class Changes:
         last = b""
         while True:
             with self._manifest.transaction() as db:
-                page = db.execute(query, (os.fsencode(root), first, after, last, _PAGE)).fetchall()
+                page = db.execute(query, (*range_of(root), last, _PAGE)).fetchall()
             for (path,) in page:
                 row = self._manifest.file(os.fsdecode(path))
                 if row is not None:
@@ -136,7 +175,7 @@ class Changes:
             if not page:
                 return
             for _, path, root, size, mtime_ns, inode in page:
-                yield Found(os.fsdecode(path), os.fsdecode(root), size, mtime_ns, inode)
+                yield Found(os.fsdecode(path), os.fsdecode(root), size, int(mtime_ns), inode)
             last = page[-1][0]
 
     def todo_count(self) -> int:
@@ -162,12 +201,6 @@ def valid_recipes(pages: PageMode, reads_pages: bool | None) -> list[str]:
     return recipes
 
 
-def _below(root: str) -> tuple[bytes, bytes]:
-    """The range of paths inside a folder: all that begin with it and a separator."""
-    first = os.fsencode(root.rstrip(os.sep) + os.sep)
-    return first, first[:-1] + bytes([first[-1] + 1])
-
-
 def _is_gone(path: str) -> bool:
     """Whether there is nothing at that path. A folder that cannot be entered may well hold it still."""
     try:
@@ -180,4 +213,4 @@ def _is_gone(path: str) -> bool:
 
 
 def _excluded(path: str, root: str) -> bool:
-    return path != root and Path(root).is_dir() and is_ignored(path, root)
+    return path != root and os.path.isdir(root) and is_ignored(path, root)  # noqa: PTH112

@@ -7,11 +7,13 @@ Everything streams: no more than one chunk and one block are held.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final
+
+from tsembed_search.text_form import one_form
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import TextSpec
@@ -34,6 +36,7 @@ _SENTENCES: Final = re.compile(r"(?<![.!?…])(?<!\b[A-Za-z])[.!?…]++[\"'”�
 _PARAGRAPHS: Final = re.compile(r"\n[ \t]*\n\s*")
 _LINES: Final = re.compile(r"\n\s*")
 _WORDS: Final = re.compile(r"\s+")
+_WORDS_APART: Final = re.compile(r"\S+\s*|\s+")
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Chunker:
 
     def count(self, text: str) -> int:
         """How many tokens the model sees."""
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(self._tokenizer.encode(one_form(text), add_special_tokens=False).ids)
 
     def with_headings(self, text: str, headings: Iterable[str]) -> str:
         """The text below its headings, as many of the innermost as leave room for all of the text."""
@@ -172,7 +175,7 @@ class Chunker:
 
     def _atoms(self, block: Block) -> list[_Atom]:
         """The sentences or lines of a block; those too long for a chunk are cut at lines, then words, then tokens."""
-        tokens = [start for start, _ in self._tokenizer.encode(block.text, add_special_tokens=False).offsets]
+        tokens = self._token_starts(block.text)
 
         def size(span: tuple[int, int]) -> int:
             return bisect_left(tokens, span[1]) - bisect_left(tokens, span[0])
@@ -186,6 +189,22 @@ class Chunker:
             ]
         spans = [part for span in spans for part in self._cut_at_tokens(span, tokens)]
         return [_Atom(block.start + span[0], block.text[span[0] : span[1]], size(span)) for span in spans]
+
+    def _token_starts(self, text: str) -> list[int]:
+        """Where the tokens that the model sees begin in `text`: exact at words, near within one that it reads longer or
+        shorter than it is written.
+        """
+        formed = one_form(text)
+        starts = [start for start, _ in self._tokenizer.encode(formed, add_special_tokens=False).offsets]
+        if len(formed) == len(text):
+            return starts
+        words = [found.span() for found in _WORDS_APART.finditer(text)]
+        begins = list(accumulate((len(one_form(text[left:right])) for left, right in words), initial=0))
+        places = (min(bisect_right(begins, start), len(words)) - 1 for start in starts)
+        return [
+            min(words[place][0] + start - begins[place], words[place][1] - 1)
+            for place, start in zip(places, starts, strict=True)
+        ]
 
     def _cut_at_tokens(self, span: tuple[int, int], tokens: list[int]) -> Iterable[tuple[int, int]]:
         inside = tokens[bisect_left(tokens, span[0]) : bisect_left(tokens, span[1])]
@@ -260,3 +279,18 @@ def _cut_place(text: str) -> int:
         if ends:
             return ends[-1]
     return LONGEST_BLOCK
+
+
+def tiled(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks one after the other, as offsets in the text that they make together: a blank line between them, but
+    none after a block that ends its line itself.
+    """
+    at = 0
+    for block in blocks:
+        text = block.text if block.text.endswith("\n") else block.text + "\n\n"
+        if len(text) <= LONGEST_BLOCK or block.heading:
+            yield Block(at, text, block.heading, block.title, block.lines)
+        else:
+            for part in paragraphs([text]):
+                yield Block(at + part.start, part.text, lines=block.lines, glued=part.glued)
+        at += len(text)

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 from tsembed_search.errors import LoadError, TsembedError
 from tsembed_search.indexer import wire
 from tsembed_search.indexer.loaders.unit import Unit
+from tsembed_search.indexer.worker import TooSlow
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import InputSpec
@@ -181,7 +182,7 @@ class Decoder:
             self._process = None
         code = _close(process)
         if late:
-            return LoadError(f"Reading it took more than {self._limit:g} seconds.", "Allow more with --time-limit.")
+            return TooSlow(self._limit)
         if code == -signal.SIGKILL:
             return LoadError("Its decoder was killed, perhaps because memory ran out.", "Save a smaller copy of it.")
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -12,17 +12,16 @@ from typing import Final
 
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.changes import Changes, valid_recipes, wants_pages
-from tsembed_search.indexer.crawl import Found
+from tsembed_search.indexer.crawl import Found, signature
 from tsembed_search.indexer.flow import Flow, Stopped
 from tsembed_search.indexer.jobs import InFlight, Job
-from tsembed_search.indexer.loaders import extension_of, format_of
+from tsembed_search.indexer.loaders import HEAD, extension_of, format_of
 from tsembed_search.indexer.manifest import FileRow, Manifest, row_of
 from tsembed_search.indexer.meter import Meter
 from tsembed_search.indexer.report import IndexSettings
-from tsembed_search.indexer.worker import CHANGED, open_regular, signature, unreadable
+from tsembed_search.indexer.worker import CHANGED, TooSlow, open_regular, unreadable
 
 _PIECE: Final = 1 << 20
-_HEAD: Final = 1024
 _PORTION: Final = 200
 # A file that was changed this shortly before it was read may change again without a new time of change: file systems
 # count in steps of up to two seconds.
@@ -78,10 +77,13 @@ class Intake:
             found = replace(found, root=old.root)
         self._meter.current = found.path
         try:
-            sha, head, sure = _hashed(found, flow)
+            sha, head, sure = _hashed(found, flow, self._settings.time_limit)
         except (OSError, LoadError) as error:
             reason = unreadable(error) if isinstance(error, OSError) else str(error)
             self._meter.skip(found.path, reason)
+            if isinstance(error, TooSlow) and not self._settings.dry_run:
+                recipe = format_of(extension_of(Path(found.path).name), b"").recipe(pages=False)
+                self._manifest.skip([row_of(found, None, recipe, reason)])
             return None
         known = self._manifest.content(sha)
         if known is not None and not known.pending and known.recipe in self._recipes:
@@ -125,18 +127,29 @@ class Intake:
             self._manifest.place(placed, left)
 
 
-def _hashed(found: Found, flow: Flow | None) -> tuple[bytes, bytes, bool]:
-    """(sha256, first bytes, whether it cannot have changed since unnoticed)."""
+def _hashed(found: Found, flow: Flow | None, limit: float) -> tuple[bytes, bytes, bool]:
+    """(sha256, first bytes, whether it cannot have changed since unnoticed). Raises `TooSlow` after `limit` seconds.
+
+    A file that goes on after its end is not read on: it grows, or the system makes it up.
+    """
     now = time.time_ns()
+    deadline = time.monotonic() + limit
+    left = found.size
     digest = hashlib.sha256()
     head = b""
-    expected = [found.size, found.mtime_ns, found.inode]
+    expected = found.size, found.mtime_ns, found.inode
     with open_regular(found.path) as file:
         while piece := file.read(_PIECE):
-            head = head or piece[:_HEAD]
+            head = head or piece[:HEAD]
             digest.update(piece)
+            left -= len(piece)
             if flow is not None and flow.stopped:
                 raise Stopped
+            if left < 0:
+                made_up = signature(os.fstat(file.fileno())) == expected
+                raise LoadError("It is longer than it says: the system makes it up.") if made_up else CHANGED
+            if time.monotonic() > deadline:
+                raise TooSlow(limit)
         if signature(os.fstat(file.fileno())) != expected:
             raise CHANGED
     return digest.digest(), head, abs(now - found.mtime_ns) > _GRAIN_NS

@@ -14,14 +14,16 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tsembed_search import private
 from tsembed_search.errors import StoreError
-from tsembed_search.indexer.crawl import Found
+from tsembed_search.indexer.crawl import Found, stored_time
+from tsembed_search.private_copy import copied
 
 NAME: Final = "manifest.sqlite"
 UNSURE: Final = -1
@@ -41,6 +43,7 @@ CREATE TABLE files (
 ) WITHOUT ROWID;
 CREATE INDEX files_sha ON files (sha);
 """
+_ADDED: Final = "CREATE TABLE IF NOT EXISTS places (path BLOB PRIMARY KEY, disk TEXT, missing INTEGER NOT NULL)"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Manifest:
         self._path = path
         self._lock = threading.RLock()
         with self._explained():
+            if path is not None:
+                private.make_file(path)
             self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = FILE;")
             self._prepare()
@@ -96,6 +101,7 @@ class Manifest:
             )
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        self._db.execute(_ADDED)
 
     def close(self) -> None:
         """Closes the file."""
@@ -126,7 +132,7 @@ class Manifest:
     def clear(self) -> None:
         """Forgets everything: the store is gone, or is another one."""
         with self.transaction() as db:
-            for table in ("meta", "contents", "files"):
+            for table in ("meta", "contents", "files", "places"):
                 db.execute(f"DELETE FROM {table}")
 
     def content(self, sha: bytes) -> Content | None:
@@ -154,6 +160,42 @@ class Manifest:
         files = self._one("SELECT count(*) FROM files WHERE sha IS NOT NULL")
         points = self._one("SELECT coalesce(sum(length(points)), 0) / 16 FROM contents")
         return (files[0] if files else 0), (points[0] if points else 0)
+
+    def count_below(self, root: str) -> int:
+        """How many files are known at a path and below it, without those that could not be read."""
+        row = self._one(
+            "SELECT count(*) FROM files WHERE sha IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))",
+            range_of(root),
+        )
+        return int(row[0])
+
+    def places(self) -> list[tuple[str, str | None, int]]:
+        """(path, disk, how many files were missing when it was found offline, else 0) of each place (`offline.py`)."""
+        rows = self._all("SELECT path, disk, missing FROM places ORDER BY path")
+        return [(os.fsdecode(path), disk, missing) for path, disk, missing in rows]
+
+    def remember_places(
+        self, disks: Mapping[str, str | None], lost: Mapping[str, int], others: Iterable[str] = ()
+    ) -> None:
+        """Places that are there, with their disks; those that are offline, with how many files are missing; and others,
+        which are forgotten when nothing is known of any file in them.
+        """
+        others = list(others)
+        if not (disks or lost or others):
+            return
+        with self.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO places VALUES (?, ?, 0)",
+                [(os.fsencode(path), disk) for path, disk in disks.items()],
+            )
+            db.executemany(
+                "INSERT INTO places VALUES (?, NULL, ?) ON CONFLICT (path) DO UPDATE SET missing = excluded.missing",
+                [(os.fsencode(path), missing) for path, missing in lost.items()],
+            )
+            for path in others:
+                db.execute("UPDATE places SET missing = 0 WHERE path = ?", (os.fsencode(path),))
+                if not self.count_below(path):
+                    db.execute("DELETE FROM places WHERE path = ?", (os.fsencode(path),))
 
     def unsettled(self) -> list[Content]:
         """The contents whose points in the store are not known for sure."""
@@ -197,7 +239,7 @@ class Manifest:
                 db.execute(
                     "UPDATE contents SET moved = 1 WHERE sha = ?1 AND NOT EXISTS "
                     "(SELECT 1 FROM files WHERE path = ?2 AND sha = ?1 AND mtime_ns = ?3 AND root = ?4)",
-                    (file.sha, os.fsencode(file.path), file.mtime_ns, os.fsencode(file.root)),
+                    (file.sha, os.fsencode(file.path), stored_time(file.mtime_ns), os.fsencode(file.root)),
                 )
             _write_files(db, files)
             _forget(db, left)
@@ -258,8 +300,18 @@ class Manifest:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise _in_words(error, self._path) from error
+
+
+@contextmanager
+def manifest_to_read(path: Path) -> Iterator[Manifest]:
+    """The manifest at a path; where it cannot be written, a copy, for SQLite writes even to read."""
+    with ExitStack() as stack:
+        if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            files = [file for file in (path, path.with_name(f"{path.name}-wal")) if file.exists()]
+            path = stack.enter_context(copied(files)) / path.name
+        yield stack.enter_context(closing(Manifest(path)))
 
 
 _SHA_OF: Final = "SELECT sha FROM files WHERE path = ?"
@@ -268,7 +320,7 @@ _SHA_OF: Final = "SELECT sha FROM files WHERE path = ?"
 def _write_files(db: sqlite3.Connection, files: Iterable[FileRow], *, verb: str = "INSERT OR REPLACE") -> None:
     """Writes rows; a content that loses a place to another one is to be told so in the store."""
     rows = [
-        (os.fsencode(f.path), os.fsencode(f.root), f.size, f.mtime_ns, signed(f.inode), f.sha, f.recipe, f.reason)
+        (os.fsencode(f.path), os.fsencode(f.root), f.size, stored_time(f.mtime_ns), f.inode, f.sha, f.recipe, f.reason)
         for f in files
     ]
     db.executemany(
@@ -283,22 +335,30 @@ def _forget(db: sqlite3.Connection, paths: Iterable[str]) -> None:
     db.executemany("DELETE FROM files WHERE path = ?", names)
 
 
-def signed(inode: int) -> int:
-    """SQLite's integers have a sign; Windows' file ids use all 64 bits."""
-    return inode - (1 << 64) if inode >= 1 << 63 else inode
+def range_of(root: str) -> tuple[bytes, bytes, bytes]:
+    """A path, and the range of paths inside it: all that begin with it and a separator."""
+    first = os.fsencode(root.rstrip(os.sep) + os.sep)
+    return os.fsencode(root), first, first[:-1] + bytes([first[-1] + 1])
 
 
 def _file_row(row: Sequence[Any]) -> FileRow:
     path, root, size, mtime_ns, inode, sha, recipe, reason = row
-    return FileRow(os.fsdecode(path), os.fsdecode(root), size, mtime_ns, inode, sha, recipe, reason)
+    return FileRow(os.fsdecode(path), os.fsdecode(root), size, int(mtime_ns), inode, sha, recipe, reason)
 
 
-def _in_words(error: sqlite3.DatabaseError, path: Path | None) -> StoreError:
-    text = str(error)
+def _in_words(error: sqlite3.DatabaseError | OSError, path: Path | None) -> StoreError:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     if "full" in text:
         return StoreError(f"Cannot write {path}: the disk is full.", "Free some space and run the command again.")
     if "readonly" in text or "unable to open" in text:
-        return StoreError(f"Cannot write {path}: {text}.", "Check who owns the index's folder and its files.")
+        return StoreError(
+            f"Cannot write {path}: {text}.",
+            "Check who owns the index's folder and its files. If that is right: tsembed doctor --repair",
+        )
+    if "locked" in text:
+        return StoreError(f"Another program has {path} open.", "End it, or wait, and run the command again.")
+    if "I/O error" in text or "i/o" in text:
+        return StoreError(f"Cannot use {path}: {text}.", "Check the disk that it is on.")
     if "malformed" in text or "not a database" in text:
         return StoreError(f"{path} is damaged.", "Rebuild it with `tsembed doctor --repair`.")
     return StoreError(f"Cannot use {path}: {text}.")

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, IndexMismatchError
@@ -36,12 +37,15 @@ from tsembed_search.indexer.flow import Flow, Stopped
 from tsembed_search.indexer.ignore import Selection
 from tsembed_search.indexer.intake import Intake
 from tsembed_search.indexer.jobs import Job
-from tsembed_search.indexer.manifest import NAME, Manifest
+from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
 from tsembed_search.indexer.meter import Meter
+from tsembed_search.indexer.offline import Guard
 from tsembed_search.indexer.report import IndexReport, IndexSettings, Interrupted, ProgressSink, Silent
 from tsembed_search.indexer.writing import Writer
 from tsembed_search.interrupts import Interrupts
 from tsembed_search.ownership import Owner, owned
+from tsembed_search.paths import indexed_form
+from tsembed_search.whereabouts import OFFLINE
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import ModelInfo
@@ -71,7 +75,13 @@ def run_index(
     """Brings the index up to date with `settings.paths`. See the module's docstring."""
     meter = Meter(progress or Silent())
     selection = Selection(settings.include, settings.exclude, hidden=settings.hidden)
-    crawl = Crawl(settings.paths, selection, follow_links=settings.follow_links, skip=settings.folder)
+    crawl = Crawl(
+        settings.paths,
+        selection,
+        follow_links=settings.follow_links,
+        skip=settings.folder,
+        known=lambda path: _knows(settings.folder, path),
+    )
 
     def on_wait(owner: Owner | None) -> None:
         meter.note(f"Waiting for {owner or 'another process'}.")
@@ -184,8 +194,11 @@ class _Run:
             meter.found += len(portion)
             meter.ignored = self._crawl.ignored
             meter.tick()
-        if self._settings.prune:
-            self._changes.find_vanished(self._crawl.roots)
+        self._guard = Guard(self._manifest, self._changes, self._crawl.roots, self._crawl.disks)
+        self._changes.find_vanished(self._crawl.roots, self._guard.place_of)
+        if not self._settings.prune_empty:
+            self._guard.look(most=self._settings.prune)
+            self._remember(finished=False)
         meter.total = meter.done() + self._changes.todo_count()
         self._intake = Intake(self._manifest, self._changes, meter, self._settings, reads_pages)
 
@@ -199,8 +212,20 @@ class _Run:
                 self._meter.count("updated" if old is not None and old.sha else "added")
                 self._intake.in_flight.close(job)
             self._meter.tick()
-        for paths in self._changes.vanished():
+        self._settle_vanished()
+        for paths in self._changes.vanished() if self._settings.prune else ():
             self._meter.count("removed", len(paths))
+
+    def _settle_vanished(self) -> None:
+        """Takes off the list of what vanished what is only away, now that all that is new is known."""
+        if not self._settings.prune_empty:
+            self._guard.look_again()
+        self._remember(finished=True)
+
+    def _remember(self, *, finished: bool) -> None:
+        self._meter.report.offline = self._guard.offline
+        if not self._settings.dry_run:
+            self._guard.remember(finished=finished)
 
     def embed(self) -> bool:
         """Reads and embeds what is new. False when it was stopped before the end."""
@@ -287,6 +312,8 @@ class _Run:
         """
         meter = self._meter
         meter.enter("cleaning up")
+        if complete:
+            self._settle_vanished()
         if complete and self._settings.prune:
             for paths in self._changes.vanished():
                 self._manifest.forget(paths)
@@ -301,10 +328,17 @@ class _Run:
             meter.count_items("removed", removed)
             mending.update_places(self._manifest, self._store, meter.tick)
             meter.report.items.total = self._store.count()
+        self._tell_offline(self._store)
         if complete and self._begun:
             meter.enter("optimizing")
             self._store.optimize()
             self._calibrate()
+
+    def _tell_offline(self, store: Store) -> None:
+        """Lets searches know which folders are offline."""
+        lost = [indexed_form(Path(path)) for path, _, missing in self._manifest.places() if missing]
+        if store.metadata.get(OFFLINE, []) != lost:
+            store.write_metadata({**store.metadata, OFFLINE: lost})
 
     def _calibrate(self) -> None:
         """Measures how scores of different kinds compare, for a model that does not say so itself."""
@@ -315,6 +349,14 @@ class _Run:
         measured = measured_calibration(self._store, self._embedder)
         if measured is not None:
             self._store.write_metadata({**self._store.metadata, "calibration": measured.to_json()})
+
+
+def _knows(folder: Path, path: str) -> bool:
+    """Whether an index remembers files at a path or below it."""
+    if not (folder / NAME).exists():
+        return False
+    with manifest_to_read(folder / NAME) as manifest:
+        return manifest.count_below(path) > 0
 
 
 def default_workers(device: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsembed_search.paths import indexed_form
+from tsembed_search.paths import indexed_form, name_form
 from tsembed_search.store.schema import Place
 
 
@@ -15,6 +15,6 @@ def place_of(path: str, root: str, mtime_ns: int) -> Place:
         "path": indexed_form(full),
         "root": indexed_form(base),
         "rel": indexed_form(full.relative_to(base)),
-        "ext": indexed_form(Path(full.suffix[1:].lower())) if full.suffix else "",
+        "ext": name_form(indexed_form(Path(full.suffix[1:].lower()))) if full.suffix else "",
         "mtime": mtime_ns / 1e9,
     }

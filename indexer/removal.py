@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tsembed_search.errors import StoreError
 from tsembed_search.indexer import mending
 from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.ownership import owned
@@ -77,8 +78,13 @@ def repair(folder: Path, store: Store, *, wait: float | None = 0.0) -> tuple[int
 
 
 def _forget_manifest(folder: Path) -> None:
-    for file in folder.glob(f"{NAME}*"):
-        file.unlink()
+    for path in folder.glob(f"{NAME}*"):
+        try:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"Cannot remove {path}: {error.strerror or error}.", "Check who owns the index's folder and its files."
+            ) from error
 
 
 def _unheard(message: str) -> None:

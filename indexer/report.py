@@ -23,6 +23,7 @@ class IndexSettings:
 
     `include` and `exclude` are gitignore-style patterns; with `include`, only files that match are read, whatever their
     extension. `hidden`: dot files too. `follow_links`: enter linked folders. `prune`: remove what has vanished.
+    `prune_empty`: also where a whole folder has, whose disk may only be away (see `offline.py`).
     `retry_skipped`: read again the unchanged files that an earlier run could not.
     `wait`: seconds to wait for another process that owns the index; 0: do not, None: as long as it takes.
 
@@ -40,6 +41,7 @@ class IndexSettings:
     hidden: bool = False
     follow_links: bool = False
     prune: bool = True
+    prune_empty: bool = False
     retry_skipped: bool = False
     dry_run: bool = False
     wait: float | None = 0.0
@@ -80,6 +82,17 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Offline:
+    """A folder whose files were there before and are not now, as if its disk were away. `files` of them stay in the
+    index until they are back, or until they are pruned for good.
+    """
+
+    path: str
+    reason: str
+    files: int
+
+
 @dataclass
 class IndexReport:
     """The outcome of a run; `to_json` is what `index --json` prints."""
@@ -89,6 +102,7 @@ class IndexReport:
     skipped: list[Skipped] = field(default_factory=list)
     seconds: float = 0.0
     items_per_second: float = 0.0
+    offline: list[Offline] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the contract, ready for `json.dumps`."""
@@ -96,6 +110,7 @@ class IndexReport:
             "files": vars(self.files).copy(),
             "items": vars(self.items).copy(),
             "skipped": [{"path": one.path, "reason": one.reason} for one in self.skipped],
+            "offline": [vars(one).copy() for one in self.offline],
             "seconds": self.seconds,
             "items_per_second": self.items_per_second,
         }

@@ -12,17 +12,28 @@ import signal
 import stat
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer import wire
 from tsembed_search.indexer.chunking import Chunker
-from tsembed_search.indexer.loaders import FORMATS, Format
+from tsembed_search.indexer.crawl import signature
+from tsembed_search.indexer.loaders import FORMATS, HEAD, IMAGE, PDF, Format, extension_of, formats_of
 from tsembed_search.indexer.loaders.unit import Loading, Unit
 from tsembed_search.model.backbones.protocol import ImageSpec, InputSpec, TextSpec
 
 CHANGED = LoadError("It changed while it was read.", "The next run takes it.")
+
+
+class TooSlow(LoadError):
+    """A file took more than `limit` seconds."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(
+            f"Reading it took more than {limit:g} seconds.", "Allow more with --time-limit and --retry-skipped."
+        )
 
 
 def main() -> None:
@@ -68,11 +79,11 @@ def _answer(request: dict[str, Any], format: Format, job: Any, out: BinaryIO) ->
     """Sends the units of one file; returns the message that ends it."""
     try:
         with open_regular(request["path"]) as file:
-            if signature(os.fstat(file.fileno())) != request["signature"]:
+            if signature(os.fstat(file.fileno())) != tuple(request["signature"]):
                 raise CHANGED
-            for unit in format.load(job(file)):
+            for unit in _units(file, request["path"], format, job):
                 _send_unit(out, unit)
-            if signature(os.fstat(file.fileno())) != request["signature"]:
+            if signature(os.fstat(file.fileno())) != tuple(request["signature"]):
                 raise CHANGED
     except LoadError as error:
         # Damage is often seen only because the file is being written at this moment.
@@ -92,16 +103,34 @@ def _answer(request: dict[str, Any], format: Format, job: Any, out: BinaryIO) ->
     return {"is": "done"}
 
 
+def _units(file: BinaryIO, path: str, format: Format, job: Any) -> Iterator[Unit]:
+    """The units of a file. What cannot be opened in its format may only look like it: the next is tried.
+
+    Raises `LoadError` with the reason of the format that says most: "binary data" is true of every damaged picture.
+    """
+    others = [one for one in formats_of(extension_of(Path(path).name), file.read(HEAD)) if one is not format]
+    reasons: list[tuple[bool, LoadError]] = []
+    for one in (format, *others):
+        file.seek(0)
+        given = False
+        try:
+            for unit in one.load(job(file)):
+                given = True
+                yield unit
+        except LoadError as error:
+            if given:
+                raise
+            reasons.append((one in (IMAGE, PDF), error))
+        else:
+            return
+    raise next((error for binary, error in reasons if binary), reasons[0][1])
+
+
 def _same(request: dict[str, Any]) -> bool:
     try:
-        return signature(Path(request["path"]).stat()) == list(request["signature"])
+        return signature(Path(request["path"]).stat()) == tuple(request["signature"])
     except OSError:
         return False
-
-
-def signature(facts: os.stat_result) -> list[int]:
-    """What changes when a file does: size, time of change in nanoseconds, inode."""
-    return [facts.st_size, facts.st_mtime_ns, facts.st_ino]
 
 
 def open_regular(path: str) -> BinaryIO:

@@ -265,6 +265,12 @@ def test_bad_pictures_are_refused_with_a_reason(data: bytes, reason: str, tmp_pa
     assert raised.value.message.endswith(".")
 
 
+def test_an_avif_may_name_its_family_first() -> None:
+    data = bytearray(encoded(halves(), "AVIF", quality=95))
+    data[8:12] = b"mif1"
+    assert close(corners(open_image(bytes(data), None).pixels)[0], RED)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"nothing\.png: No such file"):
         open_image(tmp_path / "nothing.png", None)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tsembed_search.items import Item, Role
 from tsembed_search.model.routing import centred
 from tsembed_search.trainer.rows import Task
-from tsembed_search.trainer.validation import Embedding, Ranking, ranks_of
+from tsembed_search.trainer.validation import Embedding, Ranking
 
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(13))
 """The lambdas that are tried."""
@@ -53,7 +53,7 @@ def sweep(rankings: Mapping[str, Ranking], mean: Tensor) -> Sweep | None:
     if not rankings:
         return None
     tasks = rankings.values()
-    inverse = [[1 / ranks_of(reranked(one, weight, mean), one.correct) for one in tasks] for weight in WEIGHTS]
+    inverse = [[1 / one.places(reranked(one, weight, mean)) for one in tasks] for weight in WEIGHTS]
     means = [float(np.mean([one.mean() for one in each])) for each in inverse]
     best = int(np.argmax(means))
     gains = [now - before for now, before in zip(inverse[best], inverse[0], strict=True)]

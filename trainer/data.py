@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.layouts import Fields, Unread
 from tsembed_search.evaluation.records import Instructions, Problem
-from tsembed_search.evaluation.sources import TaskFile, has_rows, task_files
+from tsembed_search.evaluation.sameness import Copies
+from tsembed_search.evaluation.sources import HUB, TaskFile, has_rows, task_files
+from tsembed_search.paths import absolute
+from tsembed_search.trainer.answers import Answers
 from tsembed_search.trainer.data_tasks import MemoryStore, Store, StoredTask
 from tsembed_search.trainer.rows import Task
 
@@ -38,13 +42,15 @@ class DataSet:
     """What training reads. A validation task has the name of the training task that it belongs to.
 
     `problems`: rows that were left out, each with its file and line (of a file at most the first thousand). `left_out`:
-    how many were, by task file. `sources`: the files and folders that the rows came from.
+    how many were, by file. `unread`: fields that nothing reads. `sources`: the files and folders that the rows
+    came from, as absolute paths.
     """
 
     train: list[Task]
     validation: list[Task]
     problems: list[Problem]
     left_out: Mapping[Path, int] = field(default_factory=dict)
+    unread: Sequence[Unread] = ()
     sources: tuple[str, ...] = ()
 
 
@@ -84,18 +90,21 @@ def load(
             "Training rows are in files or folders named train, or named for their task alone.",
         )
     wanted = [file for file in wanted if not only or _named(file.task, only)]
-    reading = read_files(wanted, images=images, instructions=instructions, progress=progress)
+    copies = Copies()
+    reading = read_files(wanted, images=images, instructions=instructions, copies=copies, progress=progress)
     store = reading.store(instructions)
     parts: list[tuple[Gathered, Store]] = [(task, store) for task in reading.gathered.values()]
     problems = list(reading.problems)
+    left_out = {path: bad.total() for path, bad in reading.bad.items() if bad}
     for folder in folders:
-        gathered, told = own_files(folder, only, progress)
+        gathered, told = own_files(folder, only, copies, progress)
         parts += gathered
         problems += told
+        left_out |= dict.fromkeys((problem.path for problem in told), 1)
     names = sorted({task.name for task, _ in parts})
     for patterns in (weights or {}, caps or {}, only):
         _check_patterns(patterns, names, sources)
-    train, held = _split(parts, validation, seed)
+    train, held = _answered(*_split(parts, validation, seed))
     train = [_capped(task, caps or {}, seed) for task in train]
     train = [replace(task, weight=_matching(task.name, weights or {}, 1.0)) for task in train]
     if not any(len(task) for task in train):
@@ -106,9 +115,15 @@ def load(
         [task for task in train if len(task)],
         [task for task in held if len(task)],
         problems,
-        {path: counts.bad.total() for path, counts in reading.counts.items() if counts.bad},
-        tuple(map(str, sources)),
+        left_out,
+        reading.unread,
+        tuple(map(whole, sources)),
     )
+
+
+def whole(source: str | Path) -> str:
+    """A source by a name that means the same wherever one stands."""
+    return str(source) if str(source).startswith(HUB) else str(absolute(source))
 
 
 def sources_found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[Path]]:
@@ -118,8 +133,8 @@ def sources_found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[P
     files: dict[Path, TaskFile] = {}
     folders = []
     for source in sources:
-        if not str(source).startswith("hub:") and Path(source).is_dir() and not has_rows(source):
-            folders.append(Path(source))
+        if not str(source).startswith(HUB) and absolute(source).is_dir() and not has_rows(source):
+            folders.append(absolute(source))
             continue
         for file in task_files(source):
             files.setdefault(file.path, file)
@@ -127,12 +142,11 @@ def sources_found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[P
 
 
 def own_files(
-    folder: Path, only: Sequence[str], progress: Callable[[str, int], None]
+    folder: Path, only: Sequence[str], copies: Copies, progress: Callable[[str, int], None]
 ) -> tuple[list[tuple[Gathered, Store]], list[Problem]]:
     """The tasks that a folder of a person's own files offers, with their rows. Raises `UsageError` when it has none."""
     from tsembed_search.trainer.data_folder import folder_rows
     from tsembed_search.trainer.data_reading import Gathered
-    from tsembed_search.trainer.data_rows import ties
 
     found, problems = folder_rows(folder)
     parts: list[tuple[Gathered, Store]] = []
@@ -141,7 +155,8 @@ def own_files(
             continue
         gathered = Gathered(name, "retrieval", "")
         for number, found_row in enumerate(rows):
-            gathered.add(found_row.row, ties(found_row.row, {"group": found_row.about}).keys, number, 0)
+            one = Fields(found_row.row.query, found_row.row.positive, group=found_row.about)
+            gathered.add(one, copies, number, 0)
         parts.append((gathered, MemoryStore([one.row for one in rows])))
         progress(name, len(rows))
     if not found:
@@ -159,7 +174,7 @@ def _split(
     """(training tasks, validation tasks). Rows with ties to a validation file's are not trained on."""
     import numpy as np
 
-    from tsembed_search.trainer.data_split import groups, held_out
+    from tsembed_search.trainer.data_split import groups, held_out, measurable
 
     keys = [gathered.tied() for gathered, _ in parts]
     total = np.concatenate(keys) if keys else np.zeros((0, 1), np.uint64)
@@ -171,18 +186,36 @@ def _split(
     for (gathered, _), start, end in zip(parts, bounds, bounds[1:], strict=False):
         fixed[start:end] = gathered.split == VALIDATION_SPLIT
         free[start:end] = gathered.split != VALIDATION_SPLIT and gathered.name not in own
+    tasks = [gathered.task(store) for gathered, store in parts]
+    places = list(dict.fromkeys((task.name, id(task.store)) for task in tasks))
+    numbers = np.repeat([places.index((task.name, id(task.store))) for task in tasks], [len(task) for task in tasks])
+    known = np.unique(group[fixed])
+    identity = np.concatenate([task.identities for task in tasks]) if tasks else total[:, 0]
     out = np.zeros(len(total), np.bool_)
-    out[free] = held_out(group[free], seed, validation, np.unique(group[fixed]))
+    out[free] = held_out(group[free], seed, validation, known)
+    out[free] = measurable(out[free], group[free], numbers[free].astype(np.uint64), identity[free], known)
     train: dict[tuple[str, int], list[StoredTask]] = collections.defaultdict(list)
     held: dict[tuple[str, int], list[StoredTask]] = collections.defaultdict(list)
-    for (gathered, store), start, end in zip(parts, bounds, bounds[1:], strict=False):
-        task, side = gathered.task(store), out[start:end]
+    for (gathered, store), task, start, end in zip(parts, tasks, bounds, bounds[1:], strict=False):
+        side = out[start:end]
         if gathered.split == VALIDATION_SPLIT:
             held[gathered.name, id(store)].append(task)
             continue
         train[gathered.name, id(store)].append(task.only(~side))
         held[gathered.name, id(store)].append(task.only(side))
     return [_joined(tasks) for tasks in train.values()], [_joined(tasks) for tasks in held.values()]
+
+
+def _answered(*sides: list[StoredTask]) -> list[list[StoredTask]]:
+    """The tasks, each knowing all right answers of its queries, of whatever task and side they are."""
+    import numpy as np
+
+    tasks = [task for side in sides for task in side]
+    if not tasks:
+        return list(sides)
+    marks = np.concatenate([task.marks for task in tasks])
+    answers = Answers(marks[:, 0], np.concatenate([task.identities for task in tasks]), marks[:, 1])
+    return [[replace(task, answers=answers) for task in side] for side in sides]
 
 
 def _alone(group: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
@@ -202,6 +235,7 @@ def _joined(tasks: Sequence[StoredTask]) -> StoredTask:
         places=np.concatenate([task.places for task in tasks]),
         lines=np.concatenate([task.lines for task in tasks]),
         identities=np.concatenate([task.identities for task in tasks]),
+        marks=np.concatenate([task.marks for task in tasks]),
     )
 
 

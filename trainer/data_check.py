@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tsembed_search.errors import LoadError
+from tsembed_search.evaluation.layouts import Unread
 from tsembed_search.evaluation.records import Instructions, Problem
+from tsembed_search.evaluation.sameness import Copies, content, question
 from tsembed_search.evaluation.sources import TaskFile
 from tsembed_search.trainer.data import TRAIN_SPLITS, own_files, sources_found
 from tsembed_search.trainer.data_reading import Gathered, Reading, read_files
@@ -92,6 +94,7 @@ class Report:
     problems: list[Problem]
     leaks: list[Leak]
     findings: list[Finding]
+    unread: list[Unread] = field(default_factory=list)
 
     @property
     def usable(self) -> bool:
@@ -114,7 +117,7 @@ class _Tally:
         self.report.kinds[f"{query.modality} to {target.modality}"] += 1
         self.report.with_negatives += bool(row.negatives)
         self.report.with_instruction += bool(query.instruction)
-        self.rows.append(hashed(query.text or "", query.image or "", target.text or "", target.image or ""))
+        self.rows.append(hashed(question(query), content(target)))
         for item, words in ((query, self.query_words), (target, self.target_words)):
             if item.text:
                 words.append(len(item.text.split()))
@@ -143,6 +146,7 @@ def check(
     Raises `UsageError` when a source is missing or holds nothing that could be trained on.
     """
     files, folders = sources_found(sources)
+    copies = Copies()
     tallies: dict[tuple[str, str], _Tally] = {}
 
     def tally(gathered_or_file: Gathered | TaskFile, name: str, row: Row) -> None:
@@ -152,24 +156,25 @@ def check(
         tallies[key].add(row)
 
     reading = read_files(
-        files, images=images, instructions=instructions, strict=False, progress=progress,
+        files, images=images, instructions=instructions, strict=False, copies=copies, progress=progress,
         each=lambda file, task, row: tally(file, task, row),
     )  # fmt: skip
     for folder in folders:
-        parts, problems = own_files(folder, (), progress)
+        parts, problems = own_files(folder, (), copies, progress)
         reading.problems.extend(problems)
         for gathered, store in parts:
             reading.gathered[gathered.name, gathered.split] = gathered
             for place in range(len(gathered)):
                 tally(gathered, gathered.name, store.row(place, 0))
     for file in files:
-        bad = reading.counts[file.path].bad
+        bad = reading.bad[file.path]
         if bad:
             key = (file.task, file.split)
             tallies.setdefault(key, _Tally(TaskReport(file.task, file.meta, file.split))).report.bad.update(bad)
     reports = [_finished(one, reading, open_images) for _, one in sorted(tallies.items(), key=lambda item: item[0])]
     leaks = list(_leaks(reading))
-    return Report(reports, reading.problems, leaks, list(_findings(reports, leaks)))
+    findings = [*_findings(reports, leaks), *(Finding("warning", str(one)) for one in reading.unread)]
+    return Report(reports, reading.problems, leaks, findings, reading.unread)
 
 
 def _finished(tally: _Tally, reading: Reading, open_images: bool) -> TaskReport:

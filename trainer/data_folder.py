@@ -16,16 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tsembed_search.encoding import read_text
 from tsembed_search.errors import LoadError
 from tsembed_search.evaluation.records import Problem
+from tsembed_search.html_pages import page_text
 from tsembed_search.ignore_files import IgnoreRules, rules_in
 from tsembed_search.items import Item
+from tsembed_search.pdf_pages import open_page, open_pdf
 from tsembed_search.trainer.data_names import telling_name, telling_words
 from tsembed_search.trainer.data_pages import Passage, html_pairs, markdown_pairs, passage
 from tsembed_search.trainer.data_rows import hashed
 from tsembed_search.trainer.rows import Row
 
 PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+_HTML: Final = frozenset({".html", ".htm", ".xhtml"})
+_MARKDOWN: Final = frozenset({".md", ".markdown", ".mdown", ".mkd"})
 _SIDECARS: Final = (".txt", ".caption", ".json", ".xmp")
 _CAPTION_FIELDS: Final = ("caption", "description", "alt", "text", "title")
 _MOST_BYTES: Final = 4 << 20
@@ -110,8 +115,8 @@ def _rows(path: Path, known: set[Path]) -> Iterator[tuple[str, FolderRow]]:
         caption = sidecar_caption(path, known)
         if caption:
             yield CAPTIONS, _pair(Item(caption), Item(image=path), path, path)
-    elif kind in (".html", ".htm", ".xhtml", ".md", ".markdown"):
-        reader = markdown_pairs if kind in (".md", ".markdown") else html_pairs
+    elif kind in _HTML | _MARKDOWN:
+        reader = markdown_pairs if kind in _MARKDOWN else html_pairs
         for pair in reader(_text(path)):
             if isinstance(pair, Passage):
                 yield PASSAGES, _pair(Item(pair.heading), Item(pair.text), path, path)
@@ -134,7 +139,10 @@ def sidecar_caption(picture: Path, known: set[Path]) -> str:
     for ending in _SIDECARS:
         for beside in (picture.with_suffix(ending), picture.with_name(picture.name + ending)):
             if beside in known:
-                caption = _caption(_text(beside), ending)
+                try:
+                    caption = _caption(_text(beside), ending)
+                except LoadError as error:
+                    raise LoadError(f"its side-car {beside.name} cannot be used: {error.message}") from error
                 if telling_words(caption):
                     return caption
     return ""
@@ -145,7 +153,7 @@ def _caption(text: str, ending: str) -> str:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise LoadError("its side-car is not valid JSON") from error
+            raise LoadError("it is not valid JSON") from error
         fields = value if isinstance(value, Mapping) else {"text": value}
         text = next((one for name in _CAPTION_FIELDS if isinstance(one := fields.get(name), str) and one.strip()), "")
         # Exports of photo services give the file's own name for a title.
@@ -171,26 +179,20 @@ def _by_folder(pictures: list[Path], top: Path) -> Iterator[FolderRow]:
 
 
 def _text(path: Path) -> str:
-    if path.stat().st_size > _MOST_BYTES:
+    size = path.stat().st_size
+    if not size:
+        return ""
+    if size > _MOST_BYTES:
         raise LoadError(f"it has more than {_MOST_BYTES >> 20} MB")
-    data = path.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
+    with path.open("rb") as file:
+        return page_text(file) if path.suffix.lower() in _HTML else "".join(read_text(file))
 
 
 def _pdf(path: Path) -> Iterator[Passage]:
     """A heading and the text of its page: bookmarks first, then each page's own first line; the title for page one."""
     import pypdfium2
 
-    try:
-        document = pypdfium2.PdfDocument(path)
-    except pypdfium2.PdfiumError as error:
-        raise LoadError("the PDF is damaged, or protected by a password") from error
-    with closing(document):
+    with closing(open_pdf(path)) as document:
         headings: dict[int, str] = {}
         title = " ".join(str(document.get_metadata_value("Title") or "").split())
         if telling_words(title):
@@ -202,8 +204,8 @@ def _pdf(path: Path) -> Iterator[Passage]:
                 headings.setdefault(page, words)
         for number in range(min(len(document), _MOST_PAGES)):
             try:
-                with closing(document[number]) as sheet, closing(sheet.get_textpage()) as words_of:
-                    text = words_of.get_text_bounded()
+                with open_page(document, number) as sheet:
+                    text = sheet.text()
             except pypdfium2.PdfiumError:
                 continue
             found = page_passage(text, headings.get(number, ""))
@@ -213,7 +215,7 @@ def _pdf(path: Path) -> Iterator[Passage]:
 
 def page_passage(text: str, heading: str = "") -> Passage | None:
     """A page's heading (its first line, unless one is given) and what follows it; None where there is too little."""
-    lines = [" ".join(line.split()) for line in re.sub("[\ufffe\x02\u00ad]\n?", "", text).splitlines()]
+    lines = [" ".join(line.split()) for line in text.splitlines()]
     lines = [line for line in lines if line]
     if not heading and lines and len(lines[0].split()) <= 12 and not lines[0].endswith((".", ",", ";")):
         heading = lines.pop(0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
+from tsembed_search.html_pages import shown_page
+from tsembed_search.markdown_pages import parse
 from tsembed_search.trainer.data_names import telling_words
 
 if TYPE_CHECKING:
@@ -46,11 +47,7 @@ def passage(heading: str, text: str) -> Passage | None:
 
 def html_pairs(source: str) -> Iterator[Shown | Passage]:
     """The pictures and passages of a page in HTML, in order of their kinds."""
-    from selectolax.lexbor import LexborHTMLParser
-
-    tree = LexborHTMLParser(source)
-    for node in tree.css("script, style, noscript, template, nav"):
-        node.decompose()
+    tree = shown_page(source).tree
     for image in tree.css("img"):
         place = _local(image.attributes.get("src"))
         text = _caption(image) or _words(image.attributes.get("alt")) or _words(image.attributes.get("title"))
@@ -74,10 +71,7 @@ def _caption(image: LexborNode) -> str:
 
 def markdown_pairs(source: str) -> Iterator[Shown | Passage]:
     """The pictures and passages of a page in Markdown, in order of their kinds."""
-    from markdown_it import MarkdownIt
-
-    source = re.sub(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n", "", source, flags=re.DOTALL)
-    tokens = MarkdownIt("commonmark").parse(source)
+    tokens = parse(source).tokens
     for token in tokens:
         for child in token.children or ():
             if child.type == "image":

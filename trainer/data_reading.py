@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.errors import UsageError
-from tsembed_search.evaluation.records import BadRow, Fault, Images, Instructions, Problem, image_roots, stream
+from tsembed_search.evaluation.layouts import Fields, FileRows, RowFile, Unread
+from tsembed_search.evaluation.records import Fault, Images, Instructions, Problem
+from tsembed_search.evaluation.sameness import Copies
 from tsembed_search.evaluation.sources import TaskFile
-from tsembed_search.trainer.data_rows import KEYS, row_of, task_name, ties
-from tsembed_search.trainer.data_tasks import FileStore, RowFile, Store, StoredTask, place_of
+from tsembed_search.trainer.data_rows import KEYS, MARKS, kept, row_of
+from tsembed_search.trainer.data_tasks import FileStore, Store, StoredTask, place_of
 from tsembed_search.trainer.rows import Row
 
 if TYPE_CHECKING:
@@ -38,13 +40,16 @@ class Gathered:
     lines: array[int] = field(default_factory=lambda: array("L"))
     keys: array[int] = field(default_factory=lambda: array("Q"))
     textual: array[int] = field(default_factory=lambda: array("b"))
+    marks: array[int] = field(default_factory=lambda: array("Q"))
 
-    def add(self, row: Row, keys: Sequence[int], place: int, line: int) -> None:
+    def add(self, fields: Fields, copies: Copies, place: int, line: int) -> None:
         """Keeps what is needed of a row."""
         self.places.append(place)
         self.lines.append(line)
-        self.keys.extend(keys)
-        self.textual.append(row.positive.image is None)
+        ties, marks = kept(fields, copies)
+        self.keys.extend(ties.keys)
+        self.textual.append(fields.positive.image is None)
+        self.marks.extend(marks)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -55,7 +60,10 @@ class Gathered:
 
         places = np.frombuffer(self.places, np.int64) if len(self) else np.zeros(0, np.int64)
         lines = np.array(self.lines, np.uint32)
-        return StoredTask(self.name, self.meta, 1.0, store, places, lines, np.ascontiguousarray(self.table()[:, 0]))
+        found = np.array(self.marks, np.uint64).reshape(-1, MARKS)
+        return StoredTask(
+            self.name, self.meta, 1.0, store, places, lines, np.ascontiguousarray(self.table()[:, 0]), found
+        )
 
     def table(self) -> NDArray[np.uint64]:
         """The rows' keys `[N, KEYS]`."""
@@ -79,21 +87,16 @@ class Gathered:
 
 
 @dataclass
-class Counts:
-    """Of a file: rows that can be used, and those that cannot, by what is wrong with them."""
-
-    good: int = 0
-    bad: collections.Counter[Fault] = field(default_factory=collections.Counter)
-
-
-@dataclass
 class Reading:
-    """What a reading of files gave: the tasks by (name, split), the problems, and the counts of each file."""
+    """What a reading of files gave: the tasks by (name, split), the problems, how many rows of each file are bad, by
+    what is wrong with them, and the fields that nothing reads.
+    """
 
     files: list[RowFile] = field(default_factory=list)
     gathered: dict[tuple[str, str], Gathered] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    counts: dict[Path, Counts] = field(default_factory=dict)
+    bad: dict[Path, collections.Counter[Fault]] = field(default_factory=dict)
+    unread: list[Unread] = field(default_factory=list)
 
     def store(self, instructions: Instructions | None) -> FileStore:
         """Where the rows are read from."""
@@ -106,64 +109,51 @@ def read_files(
     images: Sequence[Path] = (),
     instructions: Instructions | None = None,
     strict: bool = True,
+    copies: Copies | None = None,
     progress: Callable[[str, int], None] = lambda task, rows: None,
     each: Callable[[TaskFile, str, Row], None] = lambda file, task, row: None,
 ) -> Reading:
-    """Looks every row of the files through. `images`: folders to look for images in, before the files' own.
-    `strict`: raises `UsageError` when a large share of a file's rows cannot be used. `each` is
-    called with each good row's file, task and row.
+    """Looks every row of the files through. `images`: folders to look for images in, before the files' own. `strict`:
+    raises `UsageError` when a large share of a file's rows cannot be used. `copies` knows the pictures of other
+    sources. `each` is called with each good row's file, task and row.
     """
     reading = Reading()
     finders: dict[tuple[Path, ...], Images] = {}
+    copies = copies or Copies()
     for file in files:
-        roots = tuple(image_roots(file.path, file.source, images))
-        readable = _readable(file.path, roots)
+        rows = FileRows(file, images, instructions, finders)
         number = len(reading.files)
-        reading.files.append(readable)
-        counts = reading.counts.setdefault(file.path, Counts())
-        finder = finders.setdefault(readable.roots, Images(readable.roots))
-        for record in stream(readable.path):
-            try:
-                if isinstance(record, Problem):
-                    raise BadRow(record.reason, record.fault)
-                row = row_of(record.fields, finder, origin=f"{file.path}:{record.line}", instructions=instructions)
-                name = task_name(record.fields) or file.task
-                keys = ties(row, record.fields).keys
-            except BadRow as error:
-                counts.bad[error.fault] += 1
-                if sum(counts.bad.values()) <= MOST_PROBLEMS:
-                    reading.problems.append(Problem(file.path, record.line, error.message, error.fault))
+        reading.files.append(rows.file)
+        for found in rows:
+            if isinstance(found, Problem):
+                if rows.bad.total() <= MOST_PROBLEMS:
+                    reading.problems.append(found)
                 continue
-            counts.good += 1
+            record, fields = found
+            name = fields.task or file.task
             task = reading.gathered.setdefault((name, file.split), Gathered(name, file.meta, file.split))
-            task.add(row, keys, place_of(number, record.offset), record.line)
-            each(file, name, row)
-            if counts.good % 5_000 == 0:
+            task.add(fields, copies, place_of(number, record.offset), record.line)
+            each(file, name, row_of(fields, origin=f"{file.path}:{record.line}"))
+            if rows.good % 5_000 == 0:
                 progress(name, len(task))
+        reading.bad[file.path] = rows.bad
+        if rows.unread is not None:
+            reading.unread.append(rows.unread)
         if strict:
-            _refuse(file.path, counts, reading.problems)
+            _refuse(rows, reading.problems)
     return reading
 
 
-def _readable(path: Path, roots: tuple[Path, ...]) -> RowFile:
-    if path.suffix.lower() != ".parquet":
-        return RowFile(path, path, roots)
-    from tsembed_search.trainer.data_parquet import as_json_lines
-
-    lines = as_json_lines(path)
-    return RowFile(lines, path, (*roots, lines.parent))
-
-
-def _refuse(path: Path, counts: Counts, problems: Sequence[Problem]) -> None:
+def _refuse(rows: FileRows, problems: Sequence[Problem]) -> None:
     """Raises `UsageError` when too many of a file's rows are bad."""
-    bad = counts.bad.total()
-    if (bad < _FEW and counts.good) or bad <= _BAD_SHARE * (counts.good + bad):
+    path, bad = rows.task_file.path, rows.bad.total()
+    if (bad < _FEW and rows.good) or bad <= _BAD_SHARE * (rows.good + bad):
         return
     own = [one for one in problems if one.path == path]
+    if rows.bad["file"]:
+        raise UsageError(f"{path} cannot be used: {own[0].reason}.", "Mend the file, or leave it out.")
     first = "; ".join(f"line {one.line}: {one.reason}" for one in own[:_FEW])
     hint = "Look it over with `tsembed data check`, and mend it."
-    if counts.bad["image"] * 2 > bad:
+    if rows.bad["image"] * 2 > bad:
         hint = "Say where its images are: --images DIR; for training, --set 'data.images=[\"DIR\"]'."
-    elif not path.exists():
-        hint = ""
-    raise UsageError(f"{bad:,} of {counts.good + bad:,} rows of {path} cannot be used: {first}.", hint)
+    raise UsageError(f"{bad:,} of {rows.good + bad:,} rows of {path} cannot be used: {first}.", hint)

@@ -84,6 +84,30 @@ def held_out(
     return np.asarray(out[inverse], np.bool_)
 
 
+def measurable(
+    out: NDArray[np.bool_],
+    group: NDArray[np.uint64],
+    task: NDArray[np.uint64],
+    identity: NDArray[np.uint64],
+    fixed: NDArray[np.uint64],
+) -> NDArray[np.bool_]:
+    """`out` `[N]`, the rows that are held out, less what nothing can be measured with: all that a task has of them has
+    one target. A group stays when it is `fixed`, or when it serves another task.
+
+    None is held out when the rest would have nothing to tell apart, and all of them have. All arrays are `[N]`: of
+    `group`, `task` and `identity`, but for `fixed`.
+    """
+    import numpy as np
+
+    tasks, _ = np.unique(np.stack([task[out], identity[out]]), axis=1)
+    names, counts = np.unique(tasks, return_counts=True)
+    serving = out & np.isin(task, names[counts > 1])
+    held = out & np.isin(group, np.concatenate([group[serving], fixed]))
+    if len(np.unique(identity[~held])) < 2 <= len(np.unique(identity)):
+        held &= np.isin(group, fixed)
+    return held
+
+
 def _mixed(names: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """Numbers `[N]` uint64 that look random, by name and seed (the finaliser of SplitMix64, Steele et al. 2014)."""
     import numpy as np

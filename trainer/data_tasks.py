@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tsembed_search.errors import LoadError
+from tsembed_search.evaluation.layouts import RowFile, RowReader
 from tsembed_search.evaluation.records import BadRow, Images, Instructions, parse_line
+from tsembed_search.trainer.answers import Answers
 from tsembed_search.trainer.data_rows import row_of
 from tsembed_search.trainer.rows import Row
 
@@ -30,8 +32,8 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class StoredTask:
-    """A task: where to read its rows, and their places `[N]` int64, lines `[N]` uint32 and identities `[N]` uint64: 20
-    bytes a row.
+    """A task: where to read its rows, and their places `[N]` int64, lines `[N]` uint32, identities `[N]` uint64 and
+    `marks` `[N, MARKS]` uint64 (see `data_rows.kept`): 44 bytes a row. `answers`: what is right for each query.
     """
 
     name: str
@@ -41,12 +43,16 @@ class StoredTask:
     places: NDArray[np.int64]
     lines: NDArray[np.uint32]
     identities: NDArray[np.uint64]
+    marks: NDArray[np.uint64]
+    answers: Answers | None = None
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, row: int) -> Row:
-        return self.store.row(int(self.places[row]), int(self.lines[row]))
+        found = self.store.row(int(self.places[row]), int(self.lines[row]))
+        answers = frozenset() if self.answers is None else self.answers.of(int(self.marks[row, 0]))
+        return replace(found, answers=answers) if answers else found
 
     def identity(self, row: int) -> str:
         """The row's identity, without reading the row."""
@@ -54,18 +60,12 @@ class StoredTask:
 
     def only(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> StoredTask:
         """The task with some of its rows."""
-        return replace(self, places=self.places[rows], lines=self.lines[rows], identities=self.identities[rows])
+        parts = {name: getattr(self, name)[rows] for name in ("places", "lines", "identities", "marks")}
+        return replace(self, **parts)
 
-
-@dataclass(frozen=True)
-class RowFile:
-    """A JSON Lines file. `shown`: the file that people know, where this one was made from it. `roots`: where its images
-    may lie.
-    """
-
-    path: Path
-    shown: Path
-    roots: tuple[Path, ...]
+    def fingerprint(self) -> str:
+        """A hash of what the rows hold, in their order, wherever their files lie."""
+        return blake2b(self.marks[:, 2].tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,20 @@ class FileStore:
 
     files: Sequence[RowFile]
     instructions: Instructions | None = None
-    _images: dict[int, Images] = field(default_factory=dict, repr=False, compare=False)
+    _readers: dict[int, RowReader] = field(default_factory=dict, repr=False, compare=False)
 
     def row(self, place: int, line: int) -> Row:
         """The row whose line begins there. Raises `LoadError` when the file has changed since it was looked through."""
         number, offset = place >> _FILE_BITS, place & ((1 << _FILE_BITS) - 1)
         known = self.files[number]
-        images = self._images.setdefault(number, Images(known.roots, listing=False))
+        reader = self._readers.get(number)
+        if reader is None:
+            reader = self._readers[number] = RowReader(Images(known.roots, listing=False), self.instructions)
         origin = f"{known.shown}:{line}"
         try:
             with known.path.open("rb") as file:
                 file.seek(offset)
-                return row_of(parse_line(file.readline()), images, origin=origin, instructions=self.instructions)
+                return row_of(reader.read(parse_line(file.readline())), origin=origin)
         except BadRow as error:
             raise LoadError(
                 f"The row at {origin} can no longer be read: {error.message}.", "Has the data changed during the run?"

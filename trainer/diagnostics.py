@@ -6,7 +6,6 @@ import resource
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,28 +33,27 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@dataclass(frozen=True)
-class Passes:
-    """How a run passes items through the model: by a budget of `tokens` with gradients, in a precision."""
-
-    backbone: Adaptable
-    tokens: int
-    device: torch.device
-    precision: Callable[[], AbstractContextManager[object]]
-
-
 def task_gradients(
-    passes: Passes, preparer: Preparer, tasks: Sequence[Task], temperature: float, margin: float | None, seed: int
+    backbone: Adaptable,
+    preparer: Preparer,
+    tasks: Sequence[Task],
+    temperature: float,
+    margin: float | None,
+    seed: int,
+    *,
+    tokens: int,
+    device: torch.device,
+    precision: Callable[[], AbstractContextManager[object]],
 ) -> dict[str, Tensor]:
     """The gradient of the experts' weights, flat, for a few rows of each task alone, without dropout and noise.
 
-    Of the first two dozen tasks with two targets or more. Takes no more memory than a step. Clears the gradients that
+    Of the first two dozen tasks with two targets or more. Takes no more memory than a step: no more
+    than `tokens` have gradients at once. Clears the gradients that
     there are. Raises `gradcache.TooLargeError`.
     """
-    backbone = passes.backbone
     assert backbone.adapters is not None
     parameters = list(backbone.adapters.expert_parameters())
-    loss = InfoNCE(temperature).to(passes.device)
+    loss = InfoNCE(temperature).to(device)
     found = {}
     backbone.train(True)  # in which blocks are checkpointed
     backbone.adapters.calm()
@@ -70,12 +68,14 @@ def task_gradients(
         def contrast(packed: Tensor, labels: Labels = labels) -> Tensor:
             vectors = packed[:, : backbone.info.dim]
             queries, documents = (vectors[labels.of(role).to(vectors.device)] for role in (QUERY, POSITIVE))
-            table = labels.table[labels.of(POSITIVE)].to(vectors.device)
-            valid = masks.without_false(masks.candidates(table, table), (queries @ documents.T).detach(), margin)
-            return loss(Pairs(queries, documents, Side(valid)))
+            asked, right = (labels.table[labels.of(role)] for role in (QUERY, POSITIVE))
+            possible = masks.candidates(asked, right, answers=labels.answers).to(vectors.device)
+            valid = masks.without_false(possible, (queries @ documents.T).detach(), margin)
+            found: Tensor = loss(Pairs(queries, documents, Side(valid)))
+            return found
 
         clear(backbone.adapters.parameters())
-        gradcache.backward(_traced(backbone), items, contrast, passes.tokens, passes.device, passes.precision)
+        gradcache.backward(_traced(backbone), items, contrast, tokens, device, precision)
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
         found[task.name] = torch.cat([gradient.float().flatten().cpu() for gradient in gradients])
     clear(backbone.adapters.parameters())

@@ -20,6 +20,7 @@ from tsembed_search.trainer.settings import Recipe
 
 _STEPS = 4
 _ROWS = 16
+_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def dry_run(
         family = tiny.family_of(recipe.model.base)
         if family is not None:
             small = replace(small, model=replace(small.model, base=str(tiny.make(family, Path(folder) / "tiny"))))
+            if small.loss.dimensions:  # the tiny model has fewer
+                small = recipes.apply(small, {"loss": {"dimensions": (_DIMENSIONS,)}})
         made: Sequence[Task] = [_Made("words", 0), _Made("pictures", 1)]
         job = Job(small, tasks or made, made, Path(folder) / "run", device, observers=observers)
         return small, train(job)

@@ -97,7 +97,7 @@ class Queue:
         self.labels: Tensor | None = None
 
     def add(self, packed: Tensor, labels: Tensor) -> None:
-        """Takes in documents `packed` `[M, W]` with `labels` `[M, 4]`; the oldest ones leave."""
+        """Takes in documents `packed` `[M, W]` with `labels` `[M, 5]`; the oldest ones leave."""
         if self.size == 0:
             return
         if self.packed is not None and self.labels is not None:

@@ -11,8 +11,9 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsembed_search import private
 from tsembed_search.config import home
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
@@ -48,6 +50,8 @@ class Preparer:
     """Prepares items for a model with `workers` threads (None: by cores)."""
 
     def __init__(self, backbone: Backbone, workers: int | None = None) -> None:
+        self.remarks: list[str] = []
+        """What people should know of the work; whoever tells them empties it."""
         self._backbone = backbone
         self._pool = ThreadPoolExecutor(workers or min(_MOST_WORKERS, os.cpu_count() or 1), "prepare")
 
@@ -75,7 +79,10 @@ class CachingPreparer(Preparer):
         self._seen: dict[str, Tensor] = {}
         self._keys: dict[tuple[str, int, int], str] = {}
         self._lock = threading.Lock()
-        self._store = None if file is None else _Store(file)
+        self._file, self._store = file, None
+        if file is not None:
+            with self._optional():
+                self._store = _Store(file)
 
     def prepare(self, wanted: Sequence[tuple[Item, Role]]) -> list[Prepared | LoadError]:
         """As `Preparer.prepare`; validation and training may call it at the same time."""
@@ -102,6 +109,21 @@ class CachingPreparer(Preparer):
         if self._store is not None:
             self._store.close()
 
+    @contextmanager
+    def _optional(self) -> Iterator[None]:
+        """Inside, the file is used. It is only a help: without room or leave, or damaged, it is given up."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            if self._store is not None:
+                self._store.close()
+            self._store = None
+            words = (isinstance(error, OSError) and error.strerror) or error
+            self.remarks.append(
+                f"The cache of pictures, {self._file}, cannot be used: {words}. That costs time, nothing else: every "
+                "picture is looked at anew in the next run."
+            )
+
     def _key(self, image: Any) -> str | None:
         """The hash of a picture file's content; None for what is no readable file."""
         if not isinstance(image, Path):
@@ -118,7 +140,8 @@ class CachingPreparer(Preparer):
 
     def _look_up(self, keys: set[str]) -> None:
         if self._store is not None and keys:
-            self._seen |= self._store.get(keys)
+            with self._optional():
+                self._seen |= self._store.get(keys)
 
     def _look(self, opened: dict[str, Prepared]) -> None:
         """Lets new pictures pass the tower, and keeps what it saw."""
@@ -130,7 +153,8 @@ class CachingPreparer(Preparer):
             new = {key: one for key, one in seen if one is not None}
             self._seen |= new
             if self._store is not None:
-                self._store.put(new)
+                with self._optional():
+                    self._store.put(new)
 
     def _forget(self) -> None:
         """Drops the oldest pictures from memory when there are too many."""
@@ -142,7 +166,8 @@ class _Store:
     """What was seen in an SQLite file: what was written is there after a kill, and several processes may share it."""
 
     def __init__(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(file.parent)
+        private.make_file(file)
         self._base = sqlite3.connect(file, timeout=60, check_same_thread=False, isolation_level=None)
         self._base.execute("PRAGMA journal_mode=WAL")
         self._base.execute("PRAGMA synchronous=NORMAL")
@@ -153,7 +178,8 @@ class _Store:
         for key in keys:
             row = self._base.execute("SELECT width, kind, data FROM seen WHERE key = ?", (key,)).fetchone()
             if row is not None:
-                found[key] = torch.from_numpy(np.frombuffer(row[2], row[1]).reshape(-1, row[0]).copy())
+                with suppress(ValueError, TypeError):  # a damaged row is as good as none
+                    found[key] = torch.from_numpy(np.frombuffer(row[2], row[1]).reshape(-1, row[0]).copy())
         return found
 
     def put(self, seen: dict[str, Tensor]) -> None:
@@ -164,7 +190,8 @@ class _Store:
         self._base.execute("COMMIT")
 
     def close(self) -> None:
-        self._base.close()
+        with suppress(sqlite3.Error):
+            self._base.close()
 
 
 def preparer(backbone: Backbone, base_fingerprint: str, cache: bool = True, workers: int | None = None) -> Preparer:

@@ -2,8 +2,7 @@
 
 run.json      what was asked for: recipe, data, when
 log.jsonl     what happened: see `log`
-states/       the last whole state, to go on from: see `state`
-best.safetensors   the weights that validated best
+states/       the last whole state, to go on from, with the weights that validated best: see `state`
 model/        the finished checkpoint, for `--model`
 report.html   the run with plots: see `report`
 """
@@ -12,17 +11,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tsembed_search.errors import UsageError
+from tsembed_search.model.registry import BUILT_IN
+from tsembed_search.paths import absolute
 from tsembed_search.trainer import recipe as recipes
+from tsembed_search.trainer.data_tasks import StoredTask
 from tsembed_search.trainer.rows import Task
 from tsembed_search.trainer.settings import Recipe
 
 MARKER = "run.json"
 MODEL = "model"
-BEST = "best.safetensors"
 # How long a run lasts, what it writes, and what fits in memory; not what it computes.
 _MAY_CHANGE = frozenset(
     "run.steps run.checkpoint_every run.validate_every run.patience run.workers run.cache run.spike "
@@ -32,7 +34,9 @@ _FORMAT = 1
 
 
 def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """What there is of each task."""
+    """What there is of each task. `content`: a hash of what its rows hold, "" for tasks that are not read from
+    files.
+    """
     return [
         {
             "name": task.name,
@@ -40,9 +44,19 @@ def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
             "rows": len(task),
             "identities": len({task.identity(row) for row in range(len(task))}),
             "weight": task.weight,
+            "content": task.fingerprint() if isinstance(task, StoredTask) else "",
         }
         for task in tasks
     ]
+
+
+def placed(recipe: Recipe) -> Recipe:
+    """The recipe with places that mean the same wherever one stands: of its pictures, and of a base model's folder."""
+    images = tuple(str(absolute(folder)) for folder in recipe.data.images)
+    base = recipe.model.base
+    if base not in BUILT_IN and base and absolute(base).is_dir():
+        base = str(absolute(base))
+    return replace(recipe, data=replace(recipe.data, images=images), model=replace(recipe.model, base=base))
 
 
 def check_free(out: Path) -> None:
@@ -53,21 +67,40 @@ def check_free(out: Path) -> None:
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty.", "Choose another folder with --out.")
+    above = next((one for one in out.absolute().parents if one.exists()), out)
+    if not above.is_dir():
+        raise UsageError(f"{out} cannot be a folder: {above} is a file.", "Choose another folder with --out.")
 
 
-def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Makes the folder of a new run. Raises `UsageError` when it holds anything."""
+def begin(
+    out: Path,
+    recipe: Recipe,
+    sources: Sequence[str],
+    tasks: Sequence[Mapping[str, Any]],
+    held_out: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Makes the folder of a new run. `tasks` and `held_out`: the `summary` of what is trained on and validated on.
+    Raises `UsageError` when the folder holds anything.
+    """
     check_free(out)
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     said = {
         "format": _FORMAT,
         "recipe": recipes.to_json(recipe),
         "sources": list(sources),
         "tasks": [dict(task) for task in tasks],
+        "held_out": [dict(task) for task in held_out],
     }
     new = out / f"{MARKER}.new"
-    new.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    new.replace(out / MARKER)
+    try:
+        new.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        new.replace(out / MARKER)
+    except OSError:
+        new.unlink(missing_ok=True)  # or the next try would find a folder that is not empty
+        if made:
+            out.rmdir()
+        raise
 
 
 def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
@@ -77,13 +110,16 @@ def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
         return recipes.from_json(said["recipe"]), list(said["sources"]), list(said["tasks"])
     except FileNotFoundError:
         raise UsageError(f"There is no run in {out} to go on with.", "Leave --resume out to begin one.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{out / MARKER} cannot be read: {error}.", "Train again into another folder.") from error
 
 
-def check_same(out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]]) -> None:
+def check_same(
+    out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Raises `UsageError` unless the run in `out` was begun with this recipe (but for `_MAY_CHANGE`) and data."""
     before, _, known = read(out)
+    known_held = json.loads((out / MARKER).read_text(encoding="utf-8")).get("held_out", [])
     old, new = recipes.to_json(before), recipes.to_json(recipe)
     for table, values in old.items():
         if not isinstance(values, dict) or table == "expected":
@@ -94,9 +130,15 @@ def check_same(out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]]) ->
                     f"The run in {out} was begun with {table}.{key} = {value}, not {new[table][key]}.",
                     "Go on with --resume and neither --recipe nor --set, or choose another folder with --out.",
                 )
-    if [dict(task) for task in tasks] != known:
+    for what, then, now in (("data", known, tasks), ("validation data", known_held, held_out)):
+        if [dict(task) for task in now] == then:
+            continue
+        said = f"{_words(then)} then, {_words(now)} now"
+        if _words(then) == _words(now):
+            changed = [new["name"] for old, new in zip(then, now, strict=True) if old != dict(new)]
+            said = f"as many rows, but those of {', '.join(changed)} or their pictures have changed"
         raise UsageError(
-            f"The run in {out} was begun with other data: {_words(known)} then, {_words(tasks)} now.",
+            f"The run in {out} was begun with other {what}: {said}.",
             "Give the same data, or choose another folder with --out.",
         )
 

@@ -54,13 +54,18 @@ def backward(
     tokens: int,
     device: torch.device,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    width: int = 0,
 ) -> None:
     """Adds the gradient of `loss` over `items` to the parameters behind `trace`.
 
     `loss` takes `representations.pack` of all items in their order `[N, W]` and is called once. `tokens` is the budget
     of padded tokens that are in memory with gradients, on `device`. `precision` makes a context for each forward pass.
+    `width` W matters where there are no items: another process's items make a loss all the same.
     Raises `TooLargeError` when a piece does not fit in the device's memory.
     """
+    if not items:
+        torch.autograd.backward(loss(torch.zeros(0, width, device=device, requires_grad=True)))
+        return
     pieces = [
         ([place for place, _ in batch], [one for _, one in batch])
         for batch in batches(enumerate(items), tokens, lookahead=max(1, len(items)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ class Stopped(TsembedError):
 class Job:
     """What to train: a recipe on the tasks of `train`, steered by those of `held_out`, in the folder `out`.
 
-    `sources`: where the data came from, for the record. `stop` is asked after every step whether to end early.
+    `sources`: where the data came from, for the record. `chosen`: keys of the recipe that a person set, who is told
+    when one has no effect. `stop` is asked after every step whether to end early.
     """
 
     recipe: Recipe
@@ -75,5 +76,6 @@ class Job:
     resume: bool = False
     sources: Sequence[str] = ()
     problems: int = 0
+    chosen: Collection[str] = ()
     observers: Sequence[Observer] = ()
     stop: Callable[[], bool] = field(default=lambda: False)

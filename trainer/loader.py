@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tsembed_search.errors import LoadError, UsageError
+from tsembed_search.evaluation.sameness import question
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones.protocol import Prepared
 from tsembed_search.trainer.features import Preparer
@@ -42,7 +43,7 @@ class Load:
         return replace(
             self,
             items=[self.items[at] for at in kept],
-            labels=Labels(self.labels.table[kept]),
+            labels=replace(self.labels, table=self.labels.table[kept]),
             bare=bare,
             skipped=[*self.skipped, why],
         )
@@ -64,10 +65,18 @@ class Loader:
         self._thread = ThreadPoolExecutor(1, "load")
         self._next: Future[Load] | None = None
 
+    def peek(self) -> None:
+        """Load the part that comes next. Raises what `next` does."""
+        self._next = self._next or self._thread.submit(self._load)
+        self._check(self._next.result())
+
     def next(self) -> Load:
-        """The next part of a batch. Raises `UsageError` when hardly any of its rows can be read."""
+        """The next part of a batch. Raises `UsageError`, in every process, when hardly any row of the batch can be
+        read.
+        """
         current = self._next or self._thread.submit(self._load)
         load = current.result()
+        self._check(load)
         self._next = self._thread.submit(self._load)
         return load
 
@@ -80,12 +89,21 @@ class Loader:
         tasks = Counter(self._sampler.tasks[pick.task].name for pick in picks)
         own = self._ranks.own(picks)
         items, found, skipped, bare = read(self._sampler.tasks, own, self._preparer, self._explicit)
-        if 2 * len(skipped) > len(own) or (len(skipped) and len(own) - len(skipped) < 2):
-            raise UsageError(
-                f"{len(skipped)} of {len(own)} rows cannot be read. The first: {skipped[0]}",
-                "Are the pictures where the data says? Check it: tsembed data check DATA",
-            )
         return Load(items, found, bare, dict(tasks), skipped, self._sampler.state())
+
+    def _check(self, load: Load) -> None:
+        """What is too little is judged by the whole batch: a part may be one row, or none."""
+        rows, lost = sum(load.tasks.values()), int(self._ranks.sum(float(len(load.skipped))))
+        if 2 * lost > rows or (lost and rows - lost < 2):
+            first = next(line for part in self._ranks.collect(load.skipped[:1]) for line in part)
+
+            def refuse() -> None:
+                raise UsageError(
+                    f"{lost} of {rows} rows cannot be read. The first: {first}",
+                    "Are the pictures where the data says? Check it: tsembed data check DATA",
+                )
+
+            self._ranks.together(refuse)
 
 
 def read(
@@ -108,22 +126,26 @@ def read(
     prepared = iter(preparer.prepare(wanted))
     by_role: dict[int, list[tuple[Prepared, list[int]]]] = {QUERY: [], POSITIVE: [], NEGATIVE: []}
     bare: list[int] = []
+    answers: set[tuple[int, int]] = set()
     for row, task in rows:
         query, positive, *negatives = (next(prepared) for _ in range(2 + len(row.negatives[:explicit])))
-        failed = next((one for one in (query, positive) if isinstance(one, LoadError)), None)
+        # A row counts as a whole: without one of its negatives it would say something else.
+        failed = next((one for one in (query, positive, *negatives) if isinstance(one, LoadError)), None)
         if failed is not None:
             skipped.append(f"{_origin(row)}{failed.message}")
             continue
         if row.query.image is None and not row.query.instruction:
             bare.append(len(by_role[QUERY]))
+        asked = question(row.query)
+        answers |= {(asked, right) for right in row.answers}
         for role, item, ready in ((QUERY, row.query, query), (POSITIVE, row.positive, positive)):
             assert isinstance(ready, Prepared)
-            by_role[role].append((ready, label(role, item, task, row.identity)))
+            by_role[role].append((ready, label(role, item, task, row.identity, asked)))
         for item, ready in zip(row.negatives, negatives, strict=False):
-            if isinstance(ready, Prepared):
-                by_role[NEGATIVE].append((ready, label(NEGATIVE, item, task)))
+            assert isinstance(ready, Prepared)
+            by_role[NEGATIVE].append((ready, label(NEGATIVE, item, task)))
     flat = [pair for role in (QUERY, POSITIVE, NEGATIVE) for pair in by_role[role]]
-    return [ready for ready, _ in flat], labels([one for _, one in flat]), skipped, bare
+    return [ready for ready, _ in flat], labels([one for _, one in flat], answers), skipped, bare
 
 
 def _origin(row: Row) -> str:

@@ -33,12 +33,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 Record = Mapping[str, Any]
 Observer = Callable[[Record], None]
-"""Is told every record as it is written."""
+"""Is told every record as it is written. One that raises `OSError` is told no more, and the run goes on."""
 
 NAME = "log.jsonl"
 
@@ -48,7 +49,7 @@ class Log:
 
     def __init__(self, path: Path | None, *observers: Observer) -> None:
         self._file = None if path is None else path.open("ab")
-        self._observers = observers
+        self._observers = list(observers)
 
     def write(self, kind: str, **values: Any) -> None:
         """Appends one record."""
@@ -56,8 +57,13 @@ class Log:
         if self._file is not None:
             self._file.write(json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n")
             self._file.flush()
-        for observer in self._observers:
-            observer(record)
+        for observer in list(self._observers):
+            try:
+                observer(record)
+            except OSError as error:  # who watches a run does not stop it
+                self._observers.remove(observer)
+                name = getattr(observer, "__self__", observer).__class__.__name__
+                self.write("note", message=f"{name} cannot show the run from here on: {error.strerror or error}.")
 
     @property
     def size(self) -> int:
@@ -70,17 +76,20 @@ class Log:
             self._file.truncate(size)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file. What could not be written then is what `write` has already raised an error for."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log. A last line that was cut short by a kill is left out."""
-    with path.open(encoding="utf-8") as lines:
+    """The records of a log. A line that was cut short by a kill or a full disk is left out."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            with suppress(ValueError):
+                record = json.loads(line)
+                if line.endswith("\n") and isinstance(record, dict):
+                    yield record
 
 
 def _finite(value: Any) -> Any:

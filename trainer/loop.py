@@ -6,9 +6,9 @@ it would have drawn.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,90 +17,122 @@ from torch import Tensor
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.batching import free_memory
-from tsembed_search.trainer import card, diagnostics, features, folder, gradcache, ranks, setup, state, validation
+from tsembed_search.trainer import card, diagnostics, disk, features, folder, gradcache, ranks, setup, state, validation
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer import report as page
 from tsembed_search.trainer.calibration import Sweep, mean_route, sweep
-from tsembed_search.trainer.held import held
+from tsembed_search.trainer.idle import Situation, remarks
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.loader import Load, Loader
 from tsembed_search.trainer.log import NAME, Log
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Updater
-from tsembed_search.trainer.representations import Shape, unpack
+from tsembed_search.trainer.passing import Passes
+from tsembed_search.trainer.representations import Shape
 from tsembed_search.trainer.sampler import Sampler
 from tsembed_search.trainer.stages import Switch
 from tsembed_search.trainer.validation import Embedding, Validation
-from tsembed_search.trainer.watch import Watch
+from tsembed_search.trainer.watch import DivergedError, Watch, finite_vectors
 
 _SMOOTH = 0.9  # of the rate that is shown
+_FEW_QUERIES = 20
 
 
 def train(job: Job) -> TrainReport:
     """Runs a job, alone or as one of the processes that torchrun or accelerate started.
 
-    Raises `Stopped`, `DivergedError`, `UsageError` for data or folders that cannot be used, `ModelError`.
+    Raises `Stopped`, `DivergedError`, `DiskError`, `UsageError` for data or folders that cannot be used, `ModelError`;
+    where there are several processes also `AgreedError` and `LostProcessError`.
     """
     group, device = ranks.join(job.device)
     try:
-        run = _Run(job, group, device)
-        try:
-            return run.whole()
-        finally:
-            run.close()
+        with disk.in_words(job.out), ExitStack() as closing:
+            return _Run(job, group, device, closing).whole()
+    except torch.OutOfMemoryError as error:  # outside of what `gradcache` does by a budget
+        raise ModelError(
+            "The memory of the GPU is full.", "Use a lower batch.tokens or batch.size, or end what else runs there."
+        ) from error
+    except (Stopped, DivergedError):
+        group.let_the_first_speak()
+        raise
     finally:
         ranks.leave()
 
 
 class _Run:
-    """One process's side of a run."""
+    """One process's side of a run. Threads and files are put on `closing`, to be ended with it."""
 
-    def __init__(self, job: Job, group: ranks.Ranks, device: str) -> None:
+    def __init__(self, job: Job, group: ranks.Ranks, device: str, closing: ExitStack) -> None:
         self.job, self.recipe, self.ranks = job, job.recipe, group
         settings = job.recipe.run
-        self.sampler = Sampler(job.train, job.recipe.batch, settings.seed)
-        self.tasks = folder.summary(job.train)
-        if job.resume:
-            folder.check_same(job.out, job.recipe, self.tasks)
-        elif group.first:
-            folder.check_free(job.out)
-        self.start = registry.resolve(job.recipe.model.base)
-        self.base = checkpoint.base_behind(self.start)
-        self.backbone = setup.adapted(
-            registry.load(self.start, device, setup.weights_dtype(settings.precision)), job.recipe
-        )
-        assert self.backbone.adapters is not None
-        self.adapters = self.backbone.adapters
+        group.together(lambda: self._check_and_load(device))
         self.device = next(self.adapters.expert_parameters()).device
         self.shape = Shape(self.backbone.info.dim, *self.adapters.shape)
         self.precision = setup.precision(settings.precision, self.device)
-        self.tokens = job.recipe.batch.tokens or self.backbone.training_tokens(settings.checkpointing)
         self.objective = Objective(job.recipe.loss, job.recipe.negatives, self.shape, settings.seed).to(self.device)
         self.updater = Updater(job.recipe.optimizer, self.adapters, self.objective, settings.steps)
         self.switch = Switch(job.recipe.stages, settings.steps)
         self.watch = Watch(settings.spike)
         group.same(self.updater.shared)
+        self.passes = Passes(
+            self.backbone,
+            self.objective,
+            self.updater,
+            group,
+            job.recipe.loss,
+            settings.seed,
+            self.shape,
+            job.recipe.batch.tokens or self.backbone.training_tokens(settings.checkpointing),
+            self.device,
+            self.precision,
+        )
         self.preparer = features.preparer(self.backbone, self.base.fingerprint, settings.cache, settings.workers)
+        closing.callback(self.preparer.close)
         self.loader = Loader(self.sampler, self.preparer, group, job.recipe.negatives.explicit)
+        closing.callback(self.loader.close)
         self.embedding = Embedding(self.backbone, self.preparer, self.precision)
-        if group.first and not job.resume:
-            folder.begin(job.out, job.recipe, job.sources, self.tasks)
-        self.log = Log(job.out / NAME, *job.observers) if group.first else Log(None)
-        self.step, self.seconds, self.items, self.rate, self.skipped = 0, 0.0, 0.0, 0.0, 0
         self.sampled: dict[str, Any] = self.sampler.state()
+        if not job.resume:
+            self.loader.peek()  # data that cannot be used is refused before there is a folder
+        group.together(self._open)
+        closing.callback(self.log.close)
+        self.step, self.seconds, self.items, self.rate, self.skipped = 0, 0.0, 0.0, 0.0, 0
+        self.remarks: list[str] = []
+        self.load: Load | None = None
+        self.record: dict[str, Any] = {}
         self.before: Validation | None = None
         self.last: Validation | None = None
         self.best: tuple[int, Validation] | None = None
+        self.best_weights: dict[str, Tensor] = {}
         self.waited = 0
         self.validated = self.saved = -1
         self.rankings: dict[str, validation.Ranking] = {}
 
-    def close(self) -> None:
-        """Ends threads and closes files."""
-        self.loader.close()
-        self.preparer.close()
-        self.log.close()
+    def _check_and_load(self, device: str) -> None:
+        """All that can be refused, what is cheap to find out first."""
+        with disk.in_words(self.job.out):
+            self.sampler = Sampler(self.job.train, self.recipe.batch, self.recipe.run.seed)
+            self.tasks, self.held_out = folder.summary(self.job.train), folder.summary(self.job.held_out)
+            if self.job.resume:
+                folder.check_same(self.job.out, self.recipe, self.tasks, self.held_out)
+            elif self.ranks.first:
+                folder.check_free(self.job.out)
+        self.start = registry.resolve(self.recipe.model.base)
+        self.base = checkpoint.base_behind(self.start)
+        self.backbone = setup.adapted(
+            registry.load(self.start, device, setup.weights_dtype(self.recipe.run.precision)), self.recipe
+        )
+        assert self.backbone.adapters is not None
+        self.adapters = self.backbone.adapters
+
+    def _open(self) -> None:
+        """The folder and the log, both the first process's."""
+        self.log = Log(None)
+        with disk.in_words(self.job.out):
+            if self.ranks.first and not self.job.resume:
+                folder.begin(self.job.out, self.recipe, self.job.sources, self.tasks, self.held_out)
+            if self.ranks.first:
+                self.log = Log(self.job.out / NAME, *self.job.observers)
 
     def whole(self) -> TrainReport:
         """Begins or goes on, trains, and finishes."""
@@ -108,6 +140,9 @@ class _Run:
         self._begin()
         reason = "finished"
         while self.step < settings.steps:
+            if settings.patience and self.waited >= settings.patience:
+                reason = "early stop"
+                break
             if self.ranks.sum(float(self.job.stop())) > 0:
                 return self._interrupted()
             self._step()
@@ -115,15 +150,12 @@ class _Run:
                 self._validate()
             if _due(self.step, settings.checkpoint_every):
                 self._save()
-            if settings.patience and self.waited >= settings.patience:
-                reason = "early stop"
-                break
         return self._finish(reason)
 
     def _begin(self) -> None:
         found = state.latest(self.job.out) if self.job.resume else None
         if found is not None:
-            self._restore(*state.load(found))
+            self.ranks.together(lambda: self._restore(found))
         elif self.job.resume:
             self.log.cut(0)
         self._announce(None if found is None else self.step)
@@ -142,67 +174,17 @@ class _Run:
         was, stage = self.switch.at, self.switch.stage(step)
         if self.switch.at != was:
             self.log.write("stage", step=step, stage=stage, reason=self.switch.reason)
-        before = self.objective.extra_state()
-        outcome, too_large = self._pass(load, stage, step)
-        while self.ranks.sum(float(too_large is not None)) > 0:  # in any process: then all of them begin the step anew
-            load = self._lighter(load, too_large)
-            self.objective.restore(before)
-            self.updater.clear()
-            outcome, too_large = self._pass(load, stage, step)
+        outcome, load = self.passes.step(load, stage, step)
         self.ranks.sum_gradients(self.updater.shared)
         rates, norm = self.updater.step(step, self.switch.router_factor(stage))
+        self.objective.bound()
         record = self._record(step, stage, load, outcome, rates, norm, time.perf_counter() - started)
         self.watch.check(record, self._safe())
+        if not self.updater.finite():
+            raise self.watch.diverged("weights are not finite", record, self._safe())
         self.switch.observe(record["routing_entropy"])
-        self.step, self.sampled = step, load.sampler
+        self.step, self.sampled, self.load, self.record = step, load.sampler, load, record
         self.log.write("step", **record)
-
-    def _pass(self, load: Load, stage: int, step: int) -> tuple[Outcome, Sequence[int] | None]:
-        """There and back through the model. Gives the places of items that together did not fit in memory, if any."""
-        setup.seed_step(self.recipe.run.seed, step, self.ranks.rank)
-        outcomes: list[Outcome] = []
-        settings = self.recipe.loss
-        kept = held(self.backbone, load, settings, self.ranks, self.tokens, self.device, self.precision)
-
-        def loss(packed: Tensor) -> Tensor:
-            outcome = self.objective(*self.ranks.gather(packed, load.labels), stage, step)
-            for one in kept:
-                drift = one.drift(unpack(packed, self.shape).vectors)
-                outcome = outcome.with_drift(one.part, drift, one.weight)
-            outcomes.append(outcome)
-            total: Tensor = outcome.total
-            return total
-
-        try:
-            gradcache.backward(self.backbone.trace, load.items, loss, self.tokens, self.device, self.precision)
-            return outcomes[0], None
-        except gradcache.TooLargeError as error:
-            too_large = error.places
-        free_memory()
-        if not outcomes:  # the other processes wait for this one's part of the loss
-            with torch.no_grad():
-                loss(torch.zeros(len(load.items), self.shape.width, device=self.device))
-        return outcomes[0], too_large
-
-    def _lighter(self, load: Load, too_large: Sequence[int] | None) -> Load:
-        """What to try in place of a load of which some items did not fit in memory together: half of them at a time
-        from now on; without an item that does not fit alone.
-        """
-        if too_large is None:
-            return load
-        longest = max(load.items[place].tokens for place in too_large)
-        if len(too_large) > 1:
-            self.tokens = max(1, min(self.tokens, len(too_large) * longest) // 2)
-            said = f"{2 * self.tokens} tokens with gradients did not fit in memory: {self.tokens} at once from here on."
-            self.log.write("note", message=said)
-            return load
-        lighter = load.without(too_large[0], f"An item of {longest} tokens with gradients does not fit in memory.")
-        if len(lighter.items) < 4 and self.ranks.count == 1:  # two rows
-            raise ModelError(
-                f"Items of {longest} tokens with gradients do not fit in the memory of {self.backbone.info.device}.",
-                "Use --set run.checkpointing=true, smaller pictures, or a smaller model.",
-            )
-        return lighter
 
     def _record(
         self, step: int, stage: int, load: Load, outcome: Outcome, rates: dict[str, float], norm: float, took: float
@@ -214,6 +196,7 @@ class _Run:
         for why in load.skipped:
             self.skipped += 1
             self.log.write("note", message=f"A row is left out. {why}")
+        self._tell()
         return {
             "step": step,
             "stage": stage,
@@ -237,8 +220,15 @@ class _Run:
         """Measures the model as it is, and keeps its weights if they are the best so far."""
         rows = self.recipe.run.validation_rows
         found, rankings = validation.measure(self.embedding, self.job.held_out, rows, self.ranks)
-        while self.embedding.remarks:
-            self.log.write("note", message=self.embedding.remarks.pop(0))
+        self._check_vectors(
+            math.isfinite(found.hit + found.mrr)
+            and all(
+                bool(torch.isfinite(part.vectors).all() and torch.isfinite(part.routes).all())
+                for ranking in rankings.values()
+                for part in (ranking.queries, ranking.candidates)
+            )
+        )
+        self._tell()
         self.validated, self.rankings = self.step, rankings
         if not found.tasks:
             return
@@ -248,10 +238,26 @@ class _Run:
             self.before = found
         if best:
             self.best = self.step, found
-            if self.ranks.first:
-                state.replace(self.job.out / folder.BEST, self._weights())
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in self._weights().items()}
         assert self.best is not None
         self.log.write("validation", step=self.step, best=self.best[1].hit, seconds=found.seconds, **found.to_json())
+
+    def _check_vectors(self, finite: bool) -> None:
+        """Ends the run in all processes when one of them has found vectors, or figures on them, that are not
+        `finite`.
+        """
+        if self.ranks.sum(float(not finite)) > 0:
+            if not self.record:
+                raise ModelError(
+                    f"Before any step, vectors of {self.recipe.model.base} are not finite.", "Train from another model."
+                )
+            raise self.watch.diverged("vectors are not finite", self.record, self._safe())
+
+    def _tell(self) -> None:
+        """Notes what there is to remark."""
+        for said in (self.remarks, self.preparer.remarks, self.passes.remarks, self.embedding.remarks):
+            while said:
+                self.log.write("note", message=said.pop(0))
 
     def _weights(self) -> dict[str, Tensor]:
         own = {
@@ -263,10 +269,13 @@ class _Run:
 
     def _save(self) -> None:
         """The state as it is, so that the run can go on from here."""
+        if self.load is not None and self.saved != self.step:
+            self._check_vectors(finite_vectors(self.backbone, self.load.items, self.precision))
         if self.ranks.first and self.saved != self.step:
             tensors = self._weights() | state.named("adam.", self.updater.state())
             tensors |= state.named("objective.", self.objective.extra_state())
-            path = state.save(self.job.out, self.step, tensors, self._facts())
+            older = self.best_weights if self.best is not None and self.best[0] != self.step else None
+            path = state.save(self.job.out, self.step, tensors, self._facts(), older)
             self.log.write("checkpoint", step=self.step, path=str(path))
         self.saved = self.step
         self.ranks.sum(0.0)
@@ -281,6 +290,7 @@ class _Run:
             "items": self.items,
             "skipped": self.skipped,
             "waited": self.waited,
+            "validated": self.validated,
             "validation": {
                 "before": self.before and self.before.to_json(),
                 "last": self.last and self.last.to_json(),
@@ -289,7 +299,31 @@ class _Run:
             "log": self.log.size,
         }
 
-    def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def _restore(self, found: Path) -> None:
+        """Goes back to a state. Raises `ModelError` when it is damaged, or another version made it."""
+        tensors, facts = state.load(found)
+        try:
+            self._take_over(tensors, facts)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"The state of the run in {found} is damaged, or another version made it: {error!r}.",
+                "Train again into another folder.",
+            ) from error
+        if self.best is not None and self.best[0] != self.step:
+            self._restore_best(found, self.best[0])
+
+    def _restore_best(self, found: Path, step: int) -> None:
+        """The best weights, or else a remark: the run can go on without them."""
+        try:
+            self.best_weights = state.load_best(found)
+        except ModelError as error:
+            self.remarks.append(
+                f"The weights of step {step}, which validated best, are lost. {error.message} "
+                "The best ones from here on will be saved."
+            )
+            self.best, self.waited, self.validated = None, 0, -1
+
+    def _take_over(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self._load_weights(tensors)
         self.updater.restore(state.part(tensors, "adam."))
         self.objective.restore(
@@ -300,9 +334,11 @@ class _Run:
         self.watch.restore(facts["watch"])
         self.step, self.sampled, self.seconds = facts["step"], facts["sampler"], facts["seconds"]
         self.items, self.skipped, self.waited = facts["items"], facts["skipped"], facts["waited"]
+        self.validated = facts["validated"]
         known = facts["validation"]
         self.before, self.last = (known[which] and Validation(known[which]["tasks"]) for which in ("before", "last"))
         self.best = known["best"] and (known["best"][0], Validation(known["best"][1]["tasks"]))
+        self.best_weights = {name: tensors[name] for name in self._weights()}
         self.log.cut(facts["log"])
 
     def _load_weights(self, tensors: dict[str, Tensor]) -> None:
@@ -320,8 +356,7 @@ class _Run:
             self._validate()
         self._save()
         if self.best is not None and self.best[0] != self.step:
-            self.ranks.sum(0.0)
-            self._load_weights(state.read(self.job.out / folder.BEST))
+            self._load_weights(self.best_weights)
         found = self._calibrate() if self.ranks.first else None
         path = self.job.out / folder.MODEL
         report = self._report(reason, path, found)
@@ -346,14 +381,19 @@ class _Run:
         if self.shape.experts == 1:
             return None
         mean, items, per_task = mean_route(self.embedding, self.job.train, self.recipe.run.seed)
+        if not bool(torch.isfinite(mean).all()):
+            raise self.watch.diverged("routes are not finite", self.record, self._safe())
         self.adapters.mean.copy_(mean)
         rankings = self.rankings
-        if self.ranks.count > 1 or self.best is None or self.best[0] != self.validated:
+        if self.ranks.count > 1 or not rankings or self.best is None or self.best[0] != self.validated:
             rankings = validation.rank_tasks(self.embedding, self.job.held_out, self.recipe.run.validation_rows)
         found = sweep(rankings, mean)
         if found is not None:
             tried = [list(pair) for pair in found.tried]
             self.log.write("calibration", sweep=tried, items=items, queries=found.queries, **{"lambda": found.weight})
+            if found.queries < _FEW_QUERIES:
+                few = f"Lambda was chosen by {found.queries} queries, which says little about others."
+                self.log.write("note", message=few)
         metas = {task.name: task.meta for task in self.job.train}
         loads = {
             name: {"meta": metas[name], "load": own.view(*self.adapters.shape).tolist()}
@@ -365,10 +405,17 @@ class _Run:
     def _compare_tasks(self) -> None:
         """Notes whether the tasks' gradients of the shared weights agree, where there are several tasks."""
         loss = self.recipe.loss
-        passes = diagnostics.Passes(self.backbone, self.tokens, self.device, self.precision)
         try:
             found = diagnostics.task_gradients(
-                passes, self.preparer, self.job.train, loss.temperature, loss.margin, self.recipe.run.seed
+                self.backbone,
+                self.preparer,
+                self.job.train,
+                loss.temperature,
+                loss.margin,
+                self.recipe.run.seed,
+                tokens=self.passes.tokens,
+                device=self.device,
+                precision=self.precision,
             )
         except gradcache.TooLargeError:
             found = {}
@@ -418,6 +465,27 @@ class _Run:
         if self.start != self.base and not self.step:
             said = f"The adapters of {self.start.name} are trained on; the recipe's own adapter table does not count."
             self.log.write("note", message=said)
+        for line in self._remarks() if resumed_from is None else ():
+            self.log.write("note", message=line)
+        self._tell()
+
+    def _remarks(self) -> list[str]:
+        """What a person should know before the first step."""
+        told = [task for task in self.job.held_out if len({task.identity(row) for row in range(len(task))}) > 1]
+        untold = [task.name for task in self.job.held_out if task not in told]
+        met = Situation(
+            experts=self.shape.experts,
+            projector=self.adapters.projector is not None,
+            dim=self.shape.dim,
+            most=self.sampler.identities,
+            measured=bool(told),
+        )
+        said = remarks(self.recipe, self.job.chosen, met)
+        if not told:
+            said.append("Nothing is measured: no rows are held out that have two different targets.")
+        elif untold:
+            said.append(f"Not measured, for want of two different targets among held-out rows: {', '.join(untold)}.")
+        return said
 
     def _safe(self) -> str:
         found = state.latest(self.job.out)

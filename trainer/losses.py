@@ -5,6 +5,7 @@ B queries, M >= B documents of D numbers; document i is what query i should find
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tsembed_search.trainer.masks import Side
+from tsembed_search.trainer.settings import LEAST_LEARNED_TEMPERATURE
+
+_LARGEST_LOG_SCALE = math.log(1 / LEAST_LEARNED_TEMPERATURE)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class InfoNCE(nn.Module):
     """The mean over rows of `-log(e^(s_ii/tau) / (e^(s_ii/tau) + sum over valid j of w_ij · e^(s_ij/tau)))`.
 
     Both directions, where pairs have both, count half. Weights of 1 make it van den Oord et al., arXiv 1807.03748.
-    `learn`: 1/tau is trained, by its logarithm, up to 100 (Radford et al., arXiv 2103.00020).
+    `learn`: 1/tau is trained, by its logarithm, up to 100 (Radford et al., arXiv 2103.00020): call `bound` after every
+    step of the optimiser.
     """
 
     def __init__(self, temperature: float, learn: bool = False) -> None:
@@ -46,18 +51,23 @@ class InfoNCE(nn.Module):
     @property
     def temperature(self) -> float:
         """tau, as it is now."""
-        return 1 / float(self._scale().detach())
+        return 1 / float(self.log_scale.detach().exp())
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Put a learned tau that has gone too low back to its bound. In the loss, a bound would have no gradient, and
+        tau would never leave it.
+        """
+        if self.log_scale.requires_grad:
+            self.log_scale.clamp_(max=_LARGEST_LOG_SCALE)
 
     def forward(self, pairs: Pairs) -> Tensor:
         """A scalar."""
-        logits = (pairs.queries @ pairs.documents.T) * self._scale()
+        logits = (pairs.queries @ pairs.documents.T) * self.log_scale.exp()
         loss = _cross_entropy(logits, pairs.forward)
         if pairs.backward is None:
             return loss
         return (loss + _cross_entropy(logits[:, : len(logits)].T, pairs.backward)) / 2
-
-    def _scale(self) -> Tensor:
-        return self.log_scale.exp().clamp(max=100.0) if self.log_scale.requires_grad else self.log_scale.exp()
 
 
 class Matryoshka(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,10 @@ class Objective(nn.Module):
         """tau, as it is now."""
         return self.contrastive.inner.temperature
 
+    def bound(self) -> None:
+        """Keep a learned temperature above its bound: call it after every step of the optimiser."""
+        self.contrastive.inner.bound()
+
     def forward(self, packed: Tensor, labels: Labels, stage: int, step: int) -> Outcome:
         """`packed` `[N, W]` and `labels` of all items of a step. Expert-aware negatives count in stage 2 only.
 
@@ -67,7 +72,7 @@ class Objective(nn.Module):
         self._follow(traced.routes.detach())
         routes = centred(traced.routes.detach(), self.mean)
         queries, documents = labels.of(QUERY).to(packed.device), labels.of(POSITIVE, NEGATIVE).to(packed.device)
-        table = labels.table.to(packed.device)
+        table, answers = labels.table.to(packed.device), labels.answers.to(packed.device)
         vectors, document_routes, document_labels = traced.vectors[documents], routes[documents], table[documents]
         if self.queue.packed is not None and self.queue.labels is not None:
             old = unpack(self.queue.packed, self.shape)
@@ -75,7 +80,8 @@ class Objective(nn.Module):
             document_routes = torch.cat([document_routes, centred(old.routes, self.mean)])
             document_labels = torch.cat([document_labels, self.queue.labels])
         kappa = self._kappa(routes[queries], document_routes)
-        pairs, valid, cosine = self._pairs(traced.vectors[queries], vectors, document_labels, kappa, stage, step)
+        possible = masks.candidates(table[queries], document_labels, self.settings.scope, answers)
+        pairs, cosine = self._pairs(traced.vectors[queries], vectors, possible, kappa, stage, step)
         parts = {
             "contrastive": self.contrastive(pairs),
             "balance": load_balance(traced.probabilities, traced.choices),
@@ -83,7 +89,7 @@ class Objective(nn.Module):
         }
         total = parts["contrastive"] + self.settings.balance * parts["balance"] + self.settings.z * parts["z"]
         own = document_labels[: len(queries), 3][:, None] == document_labels[None, :, 3]
-        figures = _figures(valid, pairs.forward.valid, cosine, kappa[0], own)
+        figures = _figures(possible, pairs.forward.valid, cosine, kappa[0], own)
         figures |= _routing_figures(traced.routes, self.shape)
         self.queue.add(packed.detach()[documents], table[documents])
         return Outcome(total, {name: part.detach() for name, part in parts.items()}, figures)
@@ -102,16 +108,15 @@ class Objective(nn.Module):
         self,
         queries: Tensor,
         documents: Tensor,
-        labels: Tensor,
+        possible: Tensor,
         kappa: tuple[Tensor, Tensor],
         stage: int,
         step: int,
-    ) -> tuple[Pairs, Tensor, Tensor]:
-        """The pairs with their masks; also what could be a negative by its labels, and the cosines: both `[B, M]`."""
+    ) -> tuple[Pairs, Tensor]:
+        """The pairs with their masks, and the cosines `[B, M]`. `possible` `[B, M]`: what could be a negative."""
         count = len(queries)
         settings = self.negatives if stage == 2 else Negatives(weighting="none")
         chance = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        possible = masks.candidates(labels[:count], labels, self.settings.scope)
         cosine = queries.detach() @ documents.detach().T
 
         def side(possible: Tensor, cosine: Tensor, kappa: Tensor) -> Side:
@@ -121,7 +126,7 @@ class Objective(nn.Module):
         backward = None
         if self.settings.both_directions:
             backward = side(possible[:, :count].T, cosine[:, :count].T, kappa[1])
-        return Pairs(queries, documents, side(possible, cosine, kappa[0]), backward), possible, cosine
+        return Pairs(queries, documents, side(possible, cosine, kappa[0]), backward), cosine
 
     @torch.no_grad()
     def _follow(self, routes: Tensor) -> None:
@@ -155,7 +160,7 @@ def _figures(possible: Tensor, valid: Tensor, cosine: Tensor, kappa: Tensor, own
         "mask_rate": 1 - valid.sum() / others.sum().clamp_min(1),
         "hardness": hardest.mean(),
         "positive": cosine.diagonal().mean(),
-        "kappa_deviation": similar.std(correction=0),
+        "kappa_deviation": similar.std(correction=0) if len(similar) else similar.sum() * math.nan,
         "kappa_cosine_correlation": _correlation(kappa[valid], cosine[valid]),
     }
 

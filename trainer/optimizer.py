@@ -59,6 +59,10 @@ class Updater:
         """Clears the gradients that are there."""
         self._adam.zero_grad(set_to_none=True)
 
+    def finite(self) -> bool:
+        """Say if all trained weights are finite numbers."""
+        return bool(torch.stack([torch.isfinite(one.detach()).all() for one in self._parameters()]).all())
+
     def state(self) -> dict[str, Tensor]:
         """The moments, by the parameter's number."""
         found = {}

@@ -11,11 +11,12 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer import settings
@@ -46,6 +47,13 @@ def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return apply(recipe, changes)
 
 
+def chosen(name_or_file: str | None, overrides: Sequence[str] = ()) -> set[str]:
+    """The keys, as `table.key`, that a person set: by overrides, and in files that are not of this package."""
+    own = [] if name_or_file is None else [content for file, content in _chain(name_or_file) if file not in names()]
+    found = {f"{table}.{key}" for content in own for table in TABLES for key in content.get(table, ())}
+    return found | {".".join(_parsed(override)[:2]) for override in overrides}
+
+
 def from_tables(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Recipe:
     """A recipe from the content of files: (file, content) from the most general to the most special one."""
     recipe = Recipe()
@@ -56,7 +64,9 @@ def from_tables(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Recipe:
                 raise UsageError(f"{file} has an unknown key, {key}.", _near(key, [*known, *_leaves()]))
         recipe = apply(recipe, {name: _table(file, name, content[name]) for name in TABLES if name in content}, file)
         name = Path(file).name.removesuffix(".toml")
-        recipe = replace(recipe, name=name, about=str(content.get("about", "")), expected=content.get("expected", {}))
+        expected = _table(file, "expected", content.get("expected", {}))
+        said = {str(key): str(value) for key, value in expected.items()}
+        recipe = replace(recipe, name=name, about=str(content.get("about", "")), expected=said)
     return recipe
 
 
@@ -65,7 +75,7 @@ def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = 
     new: dict[str, Any] = {}
     for table, values in changes.items():
         part = getattr(recipe, table)
-        hints = get_type_hints(type(part))
+        hints = get_type_hints(type(part), include_extras=True)
         for key in values:
             if key not in hints:
                 raise UsageError(f"{file} has an unknown key, {table}.{key}.", _near(key, [*hints, *_leaves()]))
@@ -98,7 +108,7 @@ def _chain(name_or_file: str) -> list[tuple[str, Mapping[str, Any]]]:
         file, text = _source(name, beside)
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"The recipe {file} is not TOML: {error}.", "See docs/training.md for an example."
             ) from error
@@ -150,7 +160,7 @@ def _parsed(override: str) -> tuple[str, str, Any]:
     text = right.strip()
     try:
         return table, key, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or a number of thousands of digits
         return table, key, text
 
 
@@ -176,6 +186,8 @@ def _near(name: str, known: Sequence[str]) -> str:
 def _typed(key: str, value: Any, hint: Any) -> Any:
     """`value` as the type that the setting has. Raises `UsageError`."""
     origin, choices = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _typed(key, value, choices[0])
     if origin in (Union, UnionType):
         if value in (None, "none") and type(None) in choices:
             return None
@@ -195,15 +207,20 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         if isinstance(value, Mapping):
             return {str(name): _typed(f"{key}.{name}", one, choices[1]) for name, one in value.items()}
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        with suppress(OverflowError):
+            return float(value)
+    elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool) and value != "":
         return value
-    raise UsageError(f"{key} cannot be {value!r}.", f"It takes {_words(hint)}.")
+    said = repr(value)
+    said = said if len(said) <= 60 else f"{said[:60]}..."
+    raise UsageError(f"{key} cannot be {said}.", f"It takes {_words(hint)}.")
 
 
 def _words(hint: Any) -> str:
     """A type for people."""
     origin, choices = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _words(choices[0])
     if origin in (Union, UnionType):
         return " or ".join(_words(choice) for choice in choices)
     if origin is Literal:

@@ -8,16 +8,15 @@ without knowing what is in it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from tsembed_search.evaluation.sameness import content
 from tsembed_search.items import Item
 from tsembed_search.model.backbones.protocol import Traced
 
@@ -34,7 +33,7 @@ class Shape(NamedTuple):
 
     @property
     def width(self) -> int:
-        """W: numbers that `pack` makes of an item."""
+        """W, the numbers that `pack` makes of an item."""
         return self.dim + 3 * self.blocks * self.experts + 1
 
 
@@ -62,12 +61,15 @@ def unpack(packed: Tensor, shape: Shape) -> Traced:
 
 @dataclass(frozen=True)
 class Labels:
-    """What N items are: `table` `[N, 4]` int64 with role, identity of the target, content and task of each.
+    """What N items are: `table` `[N, 5]` int64 with role, identity of the target, content, task, and what is asked, of
+    each (see `label`). `answers` `[P, 2]` int64: what is asked, and a content that is right for it, where rows other
+    than an item's own tell.
 
     Within each role items are in the order of their rows; each row has one query and one positive.
     """
 
     table: Tensor
+    answers: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.int64))
 
     @property
     def role(self) -> Tensor:
@@ -79,22 +81,18 @@ class Labels:
         return torch.cat([(self.role == role).nonzero().squeeze(1) for role in roles])
 
 
-def label(role: int, item: Item, task: int, identity: str | None = None) -> list[int]:
-    """One row of `Labels`. A hard negative has no identity but its content."""
-    content = _number(f"{item.text or ''}\0{_picture(item.image)}")
-    return [role, content if identity is None else _number(f"identity\0{identity}"), content, task]
+def label(role: int, item: Item, task: int, identity: str | None = None, asked: int = 0) -> list[int]:
+    """One row of `Labels`. A hard negative has no identity but its content, and answers nothing: `asked` is 0.
+    `asked`: the `question` of the row's query.
+    """
+    shown = content(item)
+    return [role, shown if identity is None else _number(f"identity\0{identity}"), shown, task, asked]
 
 
-def labels(rows: Sequence[Sequence[int]]) -> Labels:
-    """`Labels` of the rows that `label` made."""
-    return Labels(torch.tensor(rows, dtype=torch.int64).reshape(-1, 4))
-
-
-def _picture(image: Any) -> str:
-    """A picture's file; one that is in memory by its pixels."""
-    if image is None or isinstance(image, Path):
-        return str(image or "")
-    return blake2b(np.asarray(image).tobytes()).hexdigest()
+def labels(rows: Sequence[Sequence[int]], answers: Iterable[tuple[int, int]] = ()) -> Labels:
+    """`Labels` of the rows that `label` made, and of pairs of a question and a content."""
+    pairs = torch.tensor(sorted(answers), dtype=torch.int64).reshape(-1, 2)
+    return Labels(torch.tensor(rows, dtype=torch.int64).reshape(-1, 5), pairs)
 
 
 def _number(text: str) -> int:

@@ -14,7 +14,8 @@ class Row:
 
     `identity`: what the positive is. Rows of one identity never serve each other as negatives, never meet in one batch,
     and all fall on the same side of a split, unless it is a label (see `data_split`). `origin`: file and line, for
-    messages. Images are paths, not yet opened.
+    messages. `answers`: the contents (`sameness.content`) that are right for the query, where other rows name some
+    more; none of them is a negative. Images are paths, not yet opened.
     """
 
     query: Item
@@ -22,6 +23,7 @@ class Row:
     identity: str
     negatives: tuple[Item, ...] = ()
     origin: str = ""
+    answers: frozenset[int] = frozenset()
 
 
 class Task(Protocol):

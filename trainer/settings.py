@@ -1,19 +1,58 @@
 """All that a recipe says, as frozen dataclasses: one per table of the TOML file.
 
 Defaults are those of the whole method on `mini`; the recipes in `recipes/` say what differs. Reading files is
-`recipe.py`'s; what a value means and which values make sense is written here.
+`recipe.py`'s; what a value means and which values make sense is written here: every number carries its `Range`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from tsembed_search.errors import UsageError
 
 if TYPE_CHECKING:
     from tsembed_search.model.moe_lora import AdapterSettings
+
+LEAST_LEARNED_TEMPERATURE = 0.01
+"""A learned tau goes no lower (Radford et al., arXiv 2103.00020)."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting takes, from `least` to `most`. `above`: without `least` itself. `off`: one more
+    number, outside of them, that switches something off.
+    """
+
+    least: float
+    most: float
+    above: bool = False
+    off: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Say if the setting takes `value`. It never takes NaN."""
+        low_enough = self.least < value if self.above else self.least <= value
+        return (low_enough and value <= self.most) or value == self.off
+
+    def advice(self, value: float) -> str:
+        """Say what to use in place of `value`."""
+        least = f"a number above {self.least:g}" if self.above else f"{self.least:g} or more"
+        said = f"{self.most:g} or less" if value > self.most else least
+        if value != value:  # NaN
+            said = f"a number from {self.least:g} to {self.most:g}"
+        return f"Use {said}{'' if self.off is None else f', or {self.off:g}'}."
+
+
+Weight = Annotated[float, Range(0, 1e6)]
+Share = Annotated[float, Range(0, 1)]
+Decay = Annotated[float, Range(0, 0.999999999)]
+LearningRate = Annotated[float, Range(0, 1e30)]
+Temperature = Annotated[float, Range(1e-4, 1e4)]
+ShareOrNumber = Annotated[float, Range(0, 1e9)]
+Number = Annotated[int, Range(1, 1_000_000)]
+NumberOrNone = Annotated[int, Range(0, 1_000_000)]
 
 
 @dataclass(frozen=True)
@@ -24,9 +63,9 @@ class Data:
     where the data's layout has them, all before the text, all into the model's own prompt, or nowhere.
     """
 
-    validation: float = 0.02
-    weights: Mapping[str, float] = field(default_factory=dict)
-    caps: Mapping[str, int] = field(default_factory=dict)
+    validation: ShareOrNumber = 0.02
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    caps: Mapping[str, Annotated[int, Range(1, 1e12)]] = field(default_factory=dict)
     only: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     instructions: Literal["layout", "text", "field", "none"] = "layout"
@@ -49,17 +88,17 @@ class Adapter:
     `tokens`: those that a route is made of.
     """
 
-    experts: int = 4
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.05
+    experts: Annotated[int, Range(1, 1024)] = 4
+    rank: Annotated[int, Range(1, 8192)] = 8
+    alpha: Annotated[float, Range(0, 1e6, above=True)] = 16.0
+    dropout: Decay = 0.05
     level: Literal["token", "sequence"] = "sequence"
-    temperature: float = 0.3
-    top_k: int | None = None
-    noise: float = 0.1
+    temperature: Temperature = 0.3
+    top_k: Annotated[int, Range(1, 1024)] | None = None
+    noise: Annotated[float, Range(0, 1000)] = 0.1
     shared: bool = False
     projections: tuple[str, ...] | None = None
-    blocks: tuple[int, ...] | None = None
+    blocks: tuple[Annotated[int, Range(0, 100_000)], ...] | None = None
     projector: bool = False
     tokens: Literal["all", "last", "text", "image"] = "all"
 
@@ -91,16 +130,16 @@ class Loss:
     are without experts, so that what the base knows is not lost.
     """
 
-    temperature: float = 0.05
+    temperature: Temperature = 0.05
     learn_temperature: bool = False
     both_directions: bool = True
-    dimensions: tuple[int, ...] = ()
-    margin: float | None = 0.3
+    dimensions: tuple[Number, ...] = ()
+    margin: Annotated[float, Range(0, 2)] | None = 0.3
     scope: Literal["batch", "task"] = "batch"
-    balance: float = 0.01
-    z: float = 0.0001
-    keep: float = 0.0
-    keep_queries: float = 0.0
+    balance: Weight = 0.01
+    z: Weight = 0.0001
+    keep: Weight = 0.0
+    keep_queries: Weight = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,12 +152,12 @@ class Negatives:
     """
 
     weighting: Literal["none", "eans", "shuffled", "llave"] = "eans"
-    beta: float = 3.0
+    beta: Annotated[float, Range(0, 10_000)] = 3.0
     compared_with: Literal["query", "target"] = "target"
     mode: Literal["weight", "sample"] = "weight"
-    keep: int = 32
-    queue: int = 0
-    explicit: int = 1
+    keep: Number = 32
+    queue: NumberOrNone = 0
+    explicit: NumberOrNone = 1
 
 
 @dataclass(frozen=True)
@@ -127,15 +166,15 @@ class Optimizer:
     of the steps (below 1) or a number. `clip`: the largest norm of the gradient (0: any).
     """
 
-    rate: float = 1e-3
-    router_rate: float = 1e-3
-    projector_rate: float = 1e-3
+    rate: LearningRate = 1e-3
+    router_rate: LearningRate = 1e-3
+    projector_rate: LearningRate = 1e-3
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.98
-    clip: float = 1.0
+    warmup: ShareOrNumber = 0.1
+    weight_decay: Annotated[float, Range(0, 1000)] = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.98
+    clip: Annotated[float, Range(0, 1e30)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -144,9 +183,9 @@ class Stages:
     entropy has settled, at the latest after `latest`. `router_factor`: how fast routers go on learning (0: frozen).
     """
 
-    switch: float | Literal["auto"] = 0.3
-    latest: float = 0.5
-    router_factor: float = 0.1
+    switch: Share | Literal["auto"] = 0.3
+    latest: Share = 0.5
+    router_factor: Share = 0.1
 
 
 @dataclass(frozen=True)
@@ -156,10 +195,10 @@ class Batch:
     are computed with gradients at once (None: what suits the device).
     """
 
-    size: int = 64
-    sub_batch: int = 16
-    mixing: float = 2.0
-    tokens: int | None = None
+    size: Annotated[int, Range(2, 1_000_000)] = 64
+    sub_batch: Number = 16
+    mixing: Annotated[float, Range(0.1, math.inf)] = 2.0
+    tokens: Annotated[int, Range(1, 1e9)] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,17 +210,17 @@ class Run:
     `workers`: threads that read pictures (None: by cores). `cache`: keep a frozen vision tower's output on disk.
     """
 
-    steps: int = 300
-    seed: int = 0
+    steps: Annotated[int, Range(1, 10_000_000)] = 300
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpointing: bool = False
     compile: bool = False
-    checkpoint_every: int = 100
-    validate_every: int = 100
-    validation_rows: int = 200
-    patience: int = 0
-    spike: float = 5.0
-    workers: int | None = None
+    checkpoint_every: NumberOrNone = 100
+    validate_every: NumberOrNone = 100
+    validation_rows: Annotated[int, Range(2, 1e9)] = 200
+    patience: NumberOrNone = 0
+    spike: Annotated[float, Range(1, 1e6, above=True, off=0)] = 5.0
+    workers: Annotated[int, Range(1, 1024)] | None = None
     cache: bool = True
 
 
@@ -208,41 +247,66 @@ TABLES = ("data", "model", "adapter", "loss", "negatives", "optimizer", "stages"
 
 
 def check(recipe: Recipe) -> None:
-    """Raises `UsageError` for values that make no sense, and says which would."""
-    loss, batch, run, negatives = recipe.loss, recipe.batch, recipe.run, recipe.negatives
-    rules = (
-        (recipe.data.validation >= 0, "data.validation", "0 or more"),
-        (all(weight >= 0 for weight in recipe.data.weights.values()), "data.weights", "0 or more"),
-        (all(cap >= 1 for cap in recipe.data.caps.values()), "data.caps", "1 or more"),
-        (recipe.adapter.rank >= 1, "adapter.rank", "1 or more"),
-        (recipe.adapter.experts >= 1, "adapter.experts", "1 or more"),
-        (0 <= recipe.adapter.dropout < 1, "adapter.dropout", "from 0 to below 1"),
-        (loss.temperature > 0, "loss.temperature", "above 0"),
-        (all(one > 0 for one in loss.dimensions), "loss.dimensions", "all above 0"),
-        (loss.margin is None or loss.margin >= 0, "loss.margin", "0 or more, or none"),
-        (min(loss.balance, loss.z) >= 0, "loss.balance, loss.z", "0 or more"),
-        (min(loss.keep, loss.keep_queries) >= 0, "loss.keep, loss.keep_queries", "0 or more"),
-        (negatives.beta >= 0, "negatives.beta", "0 or more"),
-        (negatives.keep >= 1, "negatives.keep", "1 or more"),
-        (negatives.queue >= 0 and negatives.explicit >= 0, "negatives.queue, negatives.explicit", "0 or more"),
-        (recipe.optimizer.rate >= 0, "optimizer.rate", "0 or more"),
-        (recipe.optimizer.router_rate >= 0, "optimizer.router_rate", "0 or more"),
-        (recipe.optimizer.projector_rate >= 0, "optimizer.projector_rate", "0 or more"),
-        (recipe.optimizer.warmup >= 0, "optimizer.warmup", "0 or more"),
-        (recipe.stages.switch == "auto" or 0 <= recipe.stages.switch <= 1, "stages.switch", "auto, or from 0 to 1"),
-        (0 <= recipe.stages.latest <= 1, "stages.latest", "from 0 to 1"),
-        (0 <= recipe.stages.router_factor <= 1, "stages.router_factor", "from 0 to 1"),
-        (batch.size >= 2, "batch.size", "2 or more"),
-        (batch.sub_batch >= 1, "batch.sub_batch", "1 or more"),
-        (loss.scope == "batch" or batch.sub_batch >= 2, "batch.sub_batch", "2 or more when loss.scope is task"),
-        (batch.mixing > 0, "batch.mixing", "above 0"),
-        (batch.tokens is None or batch.tokens > 0, "batch.tokens", "above 0, or none"),
-        (run.steps >= 1, "run.steps", "1 or more"),
-        (min(run.checkpoint_every, run.validate_every, run.patience) >= 0, "run.checkpoint_every", "0 or more"),
-        (run.validation_rows >= 2, "run.validation_rows", "2 or more"),
-        (run.spike == 0 or run.spike > 1, "run.spike", "above 1, or 0"),
-        (run.workers is None or run.workers >= 1, "run.workers", "1 or more"),
-    )
-    for fine, key, wanted in rules:
+    """Raise `UsageError` for values that make no sense, alone or together, and say which would."""
+    for key, number, allowed in numbers(recipe):
+        if not allowed.holds(number):
+            raise UsageError(f"{key} cannot be {repr(number)[:40]}.", allowed.advice(number))
+    adapter, loss, optimizer = recipe.adapter, recipe.loss, recipe.optimizer
+    fastest = max(optimizer.rate, optimizer.projector_rate)
+    for fine, what, advice in (
+        (_share_or_whole(recipe.data.validation), "data.validation", "Use a share below 1, or a whole number of rows."),
+        (_share_or_whole(optimizer.warmup), "optimizer.warmup", "Use a share below 1, or a whole number of steps."),
+        (
+            adapter.top_k is None or adapter.top_k <= adapter.experts,
+            f"adapter.top_k: a gate cannot choose {adapter.top_k} of {adapter.experts} experts. It",
+            f"Use a number from 1 to {adapter.experts}, or none.",
+        ),
+        (adapter.projections != (), "adapter.projections", "Name one or more, or use none for the usual ones."),
+        (adapter.blocks != (), "adapter.blocks", "Name one or more, or use none for all."),
+        (len(set(loss.dimensions)) == len(loss.dimensions), "loss.dimensions", "Name each of them once."),
+        (
+            not loss.learn_temperature or loss.temperature >= LEAST_LEARNED_TEMPERATURE,
+            "loss.temperature, where a learned one starts,",
+            f"Use {LEAST_LEARNED_TEMPERATURE} or more, or leave loss.learn_temperature out.",
+        ),
+        (
+            loss.scope == "batch" or recipe.batch.sub_batch >= 2,
+            "batch.sub_batch with loss.scope = task",
+            "Use 2 or more.",
+        ),
+        (
+            fastest * optimizer.weight_decay <= 1,
+            "optimizer.weight_decay with this rate",
+            f"Use {1 / max(fastest, 1e-3):g} or less, or every step turns the weights round.",
+        ),
+    ):
         if not fine:
-            raise UsageError(f"The recipe {recipe.name} has a value for {key} that makes no sense.", f"Use {wanted}.")
+            raise UsageError(f"{what} makes no sense as it is.", advice)
+
+
+def numbers(recipe: Recipe) -> Iterator[tuple[str, float, Range]]:
+    """All numbers of a recipe, each with its key and its range."""
+    for table in TABLES:
+        part = getattr(recipe, table)
+        for name, hint in get_type_hints(type(part), include_extras=True).items():
+            yield from _numbers(f"{table}.{name}", getattr(part, name), hint)
+
+
+def _numbers(key: str, value: Any, hint: Any) -> Iterator[tuple[str, float, Range]]:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        if isinstance(value, int | float):
+            yield key, value, inner[1]
+    elif origin is Mapping:
+        for name, one in value.items():
+            yield from _numbers(f"{key}.{name}", one, inner[1])
+    elif origin is tuple:
+        for one in value or ():
+            yield from _numbers(key, one, inner[0])
+    elif origin is not Literal:
+        for choice in inner:  # of a union
+            yield from _numbers(key, value, choice)
+
+
+def _share_or_whole(value: float) -> bool:
+    return value < 1 or value == int(value)

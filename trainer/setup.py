@@ -24,7 +24,8 @@ _PROGRAMS = 32  # with gradients and without, with padding and without, and so o
 
 def adapted(backbone: Any, recipe: Recipe) -> Adaptable:
     """The backbone with fresh adapters, always the same ones for a seed, or with those that it has: training goes on
-    from a checkpoint. Raises `ModelError` when it can carry none.
+    from a checkpoint. Raises `ModelError` when it can carry none, and `UsageError` when the recipe asks for what the
+    model does not have.
     """
     if not hasattr(backbone, "adapt"):
         raise ModelError(
@@ -33,8 +34,20 @@ def adapted(backbone: Any, recipe: Recipe) -> Adaptable:
         )
     if backbone.adapters is None:
         seed_step(recipe.run.seed, 0, 0)
-        backbone.adapt(recipe.adapter.settings())
+        settings = recipe.adapter.settings()
+        try:
+            backbone.adapt(settings)
+        except ModelError as error:
+            raise UsageError(
+                f"The adapter table does not suit {recipe.model.base}. {error.message}", error.hint
+            ) from error
     adaptable: Adaptable = backbone
+    dim = adaptable.info.dim
+    if beyond := [one for one in recipe.loss.dimensions if one > dim]:
+        raise UsageError(
+            f"loss.dimensions cannot have {beyond[0]}: vectors of {recipe.model.base} have {dim} numbers.",
+            f"Use numbers below {dim}.",
+        )
     return adaptable
 
 

@@ -2,8 +2,10 @@
 
     states/step-00000120/tensors.safetensors    weights, moments, the loss's memory
     states/step-00000120/state.json             the step, the sampler's place, the stage, figures so far
+    states/step-00000120/best.safetensors       the weights that validated best, where those are of an earlier step
 
-A checkpoint is written beside its place and renamed; only then the one before it goes.
+A checkpoint is written beside its place and renamed; only then the one before it goes. So weights and the state that
+they belong to come and go together.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from tsembed_search.errors import ModelError
 from tsembed_search.model.appearing import flush
 
@@ -21,25 +25,39 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = "states"
-_TENSORS, _FACTS = "tensors.safetensors", "state.json"
+_TENSORS, _FACTS, _BEST = "tensors.safetensors", "state.json", "best.safetensors"
 _UNFINISHED = ".new"
 
 
-def save(run: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Writes the state after `step` steps and then removes older ones. Gives its folder."""
-    from safetensors.torch import save_file
+def save(
+    run: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    best: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Writes the state after `step` steps and then removes older ones. Gives its folder.
 
+    `best`: the weights that validated best, unless they are those of this step. Raises `OSError` and `SafetensorError`
+    when there is no room, and leaves nothing of the new state then.
+    """
     folder = run / FOLDER / f"step-{step:08}"
     if folder.is_dir():  # a folder of this name is whole, and the same step gives the same state
         return folder
     new = folder.with_name(folder.name + _UNFINISHED)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, new / _TENSORS)
-    (new / _FACTS).write_text(json.dumps(facts, allow_nan=False), encoding="utf-8")
-    for path in (new / _TENSORS, new / _FACTS, new):
-        flush(path)
-    new.rename(folder)
+    try:
+        _write(new / _TENSORS, tensors)
+        if best is not None:
+            _write(new / _BEST, best)
+        (new / _FACTS).write_text(json.dumps(facts, allow_nan=False), encoding="utf-8")
+        for path in (new / _FACTS, new):
+            flush(path)
+        new.rename(folder)
+    except (OSError, SafetensorError):
+        shutil.rmtree(new, ignore_errors=True)  # what there is of it takes the room that is missing
+        raise
     flush(folder.parent)
     for old in folder.parent.iterdir():
         if old != folder:
@@ -65,20 +83,20 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
 
 
-def replace(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors into one file, in place of what it held, at once."""
+def load_best(folder: Path) -> dict[str, Tensor]:
+    """The weights that validated best before the state in `folder`. Raises `ModelError` when they cannot be read."""
+    return read(folder / _BEST)
+
+
+def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    new = file.with_name(file.name + _UNFINISHED)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, new)
-    flush(new)
-    new.replace(file)
-    flush(file.parent)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+    flush(file)
 
 
 def read(file: Path) -> dict[str, Tensor]:
     """The tensors of one file. Raises `ModelError` when it is damaged."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:

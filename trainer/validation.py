@@ -6,6 +6,7 @@ Quick and the same every time, to steer a run by; `tsembed eval` measures what o
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tsembed_search.evaluation.sameness import content, question
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones.protocol import Adaptable, Prepared, Traced
 from tsembed_search.model.batching import batches, in_fitting_parts
 from tsembed_search.trainer.features import Preparer
 from tsembed_search.trainer.ranks import Ranks
-from tsembed_search.trainer.representations import QUERY, label
-from tsembed_search.trainer.rows import Task
+from tsembed_search.trainer.rows import Row, Task
 
 _AT_ONCE = 128  # items that are prepared together
 
@@ -38,12 +39,19 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Q queries against C candidates of one task. `correct` `[Q, C]` bool: at least one in each row."""
+    """Q queries against C candidates of one task. `correct` `[Q, C]` bool: at least one in each row. `wrong` `[Q, C]`
+    bool: the others, but for the query itself, which no query is ranked against.
+    """
 
     meta: str
     queries: Embedded
     candidates: Embedded
     correct: Tensor
+    wrong: Tensor
+
+    def places(self, scores: Tensor) -> NDArray[np.float64]:
+        """The rank of each query's best right candidate by `scores` `[Q, C]`."""
+        return ranks_of(scores, self.correct, self.wrong)
 
 
 @dataclass(frozen=True)
@@ -116,31 +124,54 @@ class Embedding:
 
 def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[str, Ranking]:
     """Embeds up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
-    of these rows, of which those of its own identity are right. Tasks with a single target are left out.
+    of these rows. Right are those of its own identity and all that other rows name for the same query. Tasks with a
+    single target are left out.
     """
     found = {}
     for task in tasks:
         chosen = np.random.default_rng(crc32(task.name.encode())).permutation(len(task))[:rows]
         own = [task[int(row)] for row in np.sort(chosen)]
-        targets: dict[tuple[int, str], Item] = {}
+        targets: dict[tuple[int, str], Row] = {}
         for row in own:
-            targets.setdefault((label(QUERY, row.positive, 0)[2], row.identity), row.positive)
+            targets.setdefault((content(row.positive), row.identity), row)
         wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in own]
-        wanted += [(item, "document") for item in targets.values()]
+        wanted += [(row.positive, "document") for row in targets.values()]
         embedded, places = embedding.embed(wanted) if len(targets) > 1 else (None, [])
         if embedded is None:
             continue
         split = sum(place < len(own) for place in places)
-        of_queries = [own[place].identity for place in places[:split]]
-        identities = [identity for _, identity in targets]
-        of_targets = [identities[place - len(own)] for place in places[split:]]
-        correct = torch.from_numpy(np.array(of_queries, object)[:, None] == np.array(of_targets, object)[None, :])
+        candidates = list(targets.values())
+        ranked = [candidates[place - len(own)] for place in places[split:]]
+        correct, wrong = _judged([own[place] for place in places[:split]], ranked, own)
         kept = correct.any(1)
         if bool(kept.any()) and correct.shape[1] > 1:
             queries = Embedded(embedded.vectors[:split][kept], embedded.routes[:split][kept])
-            candidates = Embedded(embedded.vectors[split:], embedded.routes[split:])
-            found[task.name] = Ranking(task.meta, queries, candidates, correct[kept])
+            documents = Embedded(embedded.vectors[split:], embedded.routes[split:])
+            found[task.name] = Ranking(task.meta, queries, documents, correct[kept], wrong[kept])
     return found
+
+
+def _judged(queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Which targets are right for which queries, and which are wrong, `[Q, C]` bool each; of Q and C of `rows`."""
+    right: dict[int, set[int]] = defaultdict(set)
+    identities: dict[int, set[str]] = defaultdict(set)
+    for row in rows:
+        asked = question(row.query)
+        right[asked] |= {content(row.positive), *row.answers}
+        identities[asked].add(row.identity)
+    of_content: dict[int, list[int]] = defaultdict(list)
+    of_identity: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(targets):
+        of_content[content(row.positive)].append(place)
+        of_identity[row.identity].append(place)
+    correct = torch.zeros(len(queries), len(targets), dtype=torch.bool)
+    itself = torch.zeros_like(correct)
+    for number, row in enumerate(queries):
+        asked = question(row.query)
+        correct[number, [place for one in right[asked] for place in of_content.get(one, ())]] = True
+        correct[number, [place for one in identities[asked] for place in of_identity.get(one, ())]] = True
+        itself[number, of_content.get(content(row.query), [])] = True
+    return correct, ~correct & ~itself
 
 
 def measure(
@@ -159,7 +190,7 @@ def measure(
 
 def score(ranking: Ranking) -> dict[str, Any]:
     """The figures of one task."""
-    places = ranks_of(ranking.queries.vectors @ ranking.candidates.vectors.T, ranking.correct)
+    places = ranking.places(ranking.queries.vectors @ ranking.candidates.vectors.T)
     return {
         "meta": ranking.meta,
         "hit@1": float((places == 1).mean()),
@@ -168,10 +199,15 @@ def score(ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def ranks_of(scores: Tensor, correct: Tensor) -> NDArray[np.float64]:
-    """The rank of the best right candidate, from 1: `scores` and `correct` are `[Q, C]`. A tie counts against it."""
+def ranks_of(scores: Tensor, correct: Tensor, wrong: Tensor | None = None) -> NDArray[np.float64]:
+    """The rank of the best right candidate, from 1: `scores`, `correct` and `wrong` (None: all others) are `[Q, C]`.
+
+    A tie counts against it, and so does what is no number: every comparison with that is false.
+    """
+    wrong = ~correct if wrong is None else wrong
     best = scores.masked_fill(~correct, -torch.inf).amax(1, keepdim=True)
-    return 1.0 + ((scores >= best) & ~correct).sum(1).double().numpy()
+    before = ~(scores < best) | ~best.isfinite()
+    return 1.0 + (before & wrong).sum(1).double().numpy()
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from statistics import median
 from typing import Any
 
+import torch
+
 from tsembed_search.errors import TsembedError
+from tsembed_search.model.backbones.protocol import Adaptable, Prepared, Traced
+from tsembed_search.model.batching import batches, in_fitting_parts
 
 _REMEMBERED = 50
 _ENOUGH = 20  # losses before one can be called high
 _IN_A_ROW = 3
+_LOOKED_AT = 64  # items of a batch
 
 
 class DivergedError(TsembedError):
-    """Training has gone wrong: a loss that is no number, or far above what it was."""
+    """Training has gone wrong: something is not finite, or a loss is far above what it was. All processes raise it."""
 
 
 class Watch:
@@ -32,11 +38,11 @@ class Watch:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             odd = [name for name, part in record["parts"].items() if not math.isfinite(part)]
             what = f"the {' and '.join(odd)} loss is" if odd else "gradients are"
-            raise self._diverged(f"{what} not finite", record, checkpoint)
+            raise self.diverged(f"{what} not finite", record, checkpoint)
         usual = median(self.losses) if len(self.losses) >= _ENOUGH else math.inf
         self._high = self._high + 1 if self._spike and loss > self._spike * max(usual, 1e-3) else 0
         if self._high >= _IN_A_ROW:
-            raise self._diverged(f"the loss is {loss:.3g}, where it was {usual:.3g}", record, checkpoint)
+            raise self.diverged(f"the loss is {loss:.3g}, where it was {usual:.3g}", record, checkpoint)
         if not self._high:
             self.losses = [*self.losses, loss][-_REMEMBERED:]
 
@@ -48,14 +54,42 @@ class Watch:
         """The inverse of `state`."""
         self.losses, self._high = list(state["losses"]), int(state["high"])
 
-    def _diverged(self, what: str, record: Mapping[str, Any], checkpoint: str) -> DivergedError:
+    def diverged(self, what: str, record: Mapping[str, Any], checkpoint: str) -> DivergedError:
+        """The error that stops the run after a step's `record`: `what` is wrong, and `checkpoint` is safe."""
         rates = ", ".join(f"{name} {rate:.2g}" for name, rate in record["rates"].items())
         tasks = ", ".join(f"{name} ({rows})" for name, rows in record["tasks"].items())
         recent = ", ".join(f"{loss:.3g}" for loss in self.losses[-3:]) or "none"
         return DivergedError(
-            f"Training stopped at step {record['step']} of stage {record['stage']}: {what}.\n"
+            f"Training has diverged. It stopped at step {record['step']} of stage {record['stage']}: {what}.\n"
             f"Losses before: {recent}. Norm of the gradient: {record['gradient_norm']:.3g}. Rates: {rates}.\n"
             f"Rows of the batch: {tasks}.",
             f"{checkpoint} Train with a lower rate (--set optimizer.rate=...), a longer warm-up, or a higher "
             "temperature of the loss; look at the rows of these tasks with tsembed data check.",
         )
+
+
+@torch.no_grad()
+def finite_vectors(
+    backbone: Adaptable, items: Sequence[Prepared], precision: Callable[[], AbstractContextManager[object]]
+) -> bool:
+    """Say if the model, as it is now, gives finite vectors and routes for some of these items.
+
+    Weights that are finite can be too large for what is computed with them. Training mode afterwards.
+    """
+
+    def traced_of(batch: Sequence[tuple[int, Prepared]]) -> Traced:
+        with precision():
+            return backbone.trace([one for _, one in batch], losses=False)
+
+    chosen = items[:: -(-len(items) // _LOOKED_AT) or 1]
+    backbone.train(False)
+    try:
+        for batch in batches(enumerate(chosen), backbone.batch_tokens, max(1, len(chosen))):
+            for _, traced in in_fitting_parts(traced_of, batch):
+                if traced is not None and not bool(
+                    torch.isfinite(traced.vectors).all() & torch.isfinite(traced.routes).all()
+                ):
+                    return False
+        return True
+    finally:
+        backbone.train(True)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from tsembed_search.errors import UsageError
+from tsembed_search.paths import absolute
 
 DEFAULT_INDEX = "default"
 DEFAULT_MODEL = "mini"
@@ -14,9 +15,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def home() -> Path:
-    """`$TSEMBED_HOME`, or the platform's user data folder. It need not exist yet."""
-    if value := os.environ.get("TSEMBED_HOME"):
-        return Path(value).expanduser().absolute()
+    """`$TSEMBED_HOME`, or the platform's user data folder when that is not set or empty. It need not exist yet."""
+    value = os.environ.get("TSEMBED_HOME", "")
+    if value.strip():
+        return absolute(value)
     import platformdirs
 
     return Path(platformdirs.user_data_dir("tsembed", appauthor=False))

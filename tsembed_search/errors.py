@@ -39,6 +39,12 @@ class TooLargeError(ModelError):
     """One item alone does not fit in the device's memory. Other items may."""
 
 
+class UnsupportedModelError(ModelError):
+    """A model of a kind that this program cannot use, whatever state its files are in."""
+
+    exit_code = 2
+
+
 class StoreError(TsembedError):
     """The vector store cannot be opened, reached, read or written."""
 

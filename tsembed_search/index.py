@@ -15,13 +15,14 @@ from tsembed_search.errors import IndexBusyError, ModelError, StoreError, UsageE
 from tsembed_search.items import Item, Role
 from tsembed_search.metadata import IndexMetadata
 from tsembed_search.ownership import owner_of
-from tsembed_search.paths import absolute
+from tsembed_search.paths import absolute, existing
 from tsembed_search.search.experts import Agreement
 from tsembed_search.search.filters import Filter, parse_where
 from tsembed_search.search.like import changed_content, item_of_file, stored_query, stored_records
 from tsembed_search.search.query import Hit, Searcher, SearchOptions
 from tsembed_search.search.rerank import Query, reranker
 from tsembed_search.store.routes import has_route, stored_routes
+from tsembed_search.whereabouts import OFFLINE
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import ModelInfo
@@ -246,6 +247,15 @@ class Index:
             )
         return self.metadata.routes
 
+    def offline(self) -> list[str] | None:
+        """The folders that were offline when the index was last brought up to date; None for an index on a server that
+        this machine has never written to, whose files are another machine's.
+        """
+        if self.url is not None and not index_folder(self.name, self.url).exists():
+            return None
+        told = self.store.metadata.get(OFFLINE)
+        return [str(path) for path in told] if isinstance(told, list) else []
+
     def status(self) -> IndexStatus:
         """Counts and facts. Loads no model."""
         store = self.store
@@ -330,7 +340,8 @@ class Index:
     def _searcher(self) -> Searcher:
         # A newer version of the model may know better than the one that made the index.
         own = self._embedder.info.calibration if self._embedder else None
-        return Searcher(self.store, own or self.metadata.calibration, (self.metadata.routes or (0, 0))[1])
+        experts = (self.metadata.routes or (0, 0))[1]
+        return Searcher(self.store, own or self.metadata.calibration, experts, self.offline())
 
     def _options(self, options: SearchOptions) -> SearchOptions:
         """The options with the model's own route weight where it is wanted and not given. Raises `UsageError`."""
@@ -367,7 +378,7 @@ class Index:
         """The query for what is alike to an item of this index, or to a file that is not in it."""
         if stored := stored_query(self.store, like):
             return stored
-        path = absolute(like)
+        path = existing(absolute(like))
         if not path.is_file():
             raise UsageError(
                 f"{like!r} is neither the id of an item, nor an indexed path, nor a file.",

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tsembed_search.errors import UsageError
+from tsembed_search.text_form import one_form
+from tsembed_search.wording import valid_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,8 @@ class Item:
 
     `image` is a path, a `PIL.Image.Image` or a uint8 RGB array `[H, W, 3]`.
     `instruction` says what the item is for; it replaces the model's default one. `mini` reads it before the text.
+    Text and instruction are brought into one form (`text_form.py`), so that a model reads the same words however they
+    were written. What is no character (a byte that was not UTF-8) becomes the replacement character.
 
     Raises `UsageError` when there is neither text nor image.
     """
@@ -41,6 +45,9 @@ class Item:
     def __post_init__(self) -> None:
         if self.image is None and (self.text is None or not self.text.strip()):
             raise UsageError("An item needs a text or an image.", "Give one of them, or both.")
+        for name in ("text", "instruction"):
+            if words := getattr(self, name):
+                object.__setattr__(self, name, one_form(valid_text(words)))
         if isinstance(self.image, str):
             object.__setattr__(self, "image", Path(self.image))
 

@@ -14,6 +14,8 @@ from tsembed_search.model.calibration import Calibration
 if TYPE_CHECKING:
     from tsembed_search.model.backbones.protocol import ModelInfo
 
+_YEAR_10_000 = 253_402_300_800.0
+
 
 @dataclass(frozen=True)
 class IndexMetadata:
@@ -63,7 +65,7 @@ class IndexMetadata:
                 int(data["dim"]),
                 (int(routes[0]), int(routes[1])) if routes else None,
                 Calibration.from_json(calibration) if calibration else None,
-                float(data.get("created_at", 0.0)),
+                _clock_time(float(data.get("created_at", 0.0))),
                 None if weight is None else float(weight),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -88,6 +90,11 @@ class IndexMetadata:
             f"Use --model {self.model}, choose another index with --index, "
             f"or index again under another name: tsembed index PATH --index NEW --model {model}",
         )
+
+
+def _clock_time(seconds: float) -> float:
+    """A time that a calendar has, or 0: a date that was damaged must not keep anybody from the index."""
+    return seconds if 0 <= seconds < _YEAR_10_000 else 0.0
 
 
 def _short(fingerprint: str) -> str:

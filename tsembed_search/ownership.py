@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from tsembed_search import private
 from tsembed_search.errors import IndexBusyError, StoreError
 
 _FILE: Final = "owner.lock"
@@ -48,19 +50,24 @@ def owned(
     """
     path = folder / _FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        private.make_folder(folder)
+        file = private.open_file(path, "a+")
     except OSError as error:
-        raise StoreError(
-            f"Cannot write to the index's folder {folder}: {error.strerror or error}.",
-            "Check its permissions, or set TSEMBED_HOME to another folder.",
-        ) from error
+        if error.errno == errno.EROFS:
+            advice = "Its disk can only be read: make it writable, or set TSEMBED_HOME to another folder."
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            advice = "Something else is where it or its lock should be: move that away, or set TSEMBED_HOME."
+        else:
+            advice = "Check its permissions, or set TSEMBED_HOME to another folder."
+        raise StoreError(f"Cannot write to the index's folder {folder}: {error.strerror or error}.", advice) from error
     with file:
         _acquire(file, folder, wait, on_wait)
         try:
             _sign(file, Owner(os.getpid(), doing, time.time()))
+            private.close_to_others(folder)
             yield
         finally:
+            private.close_to_others(folder)
             file.seek(0)
             file.truncate()
             _unlock(file)
@@ -69,20 +76,20 @@ def owned(
 def owner_of(folder: Path) -> Owner | None:
     """Who owns the index in `folder` at this moment, or None."""
     try:
-        file = (folder / _FILE).open("r+", encoding="utf-8")
-    except OSError:
-        return None
-    with file:
-        if _try_lock(file):
+        with (folder / _FILE).open(encoding="utf-8") as file:
+            if not _try_lock(file):
+                return _read(file)
             _unlock(file)
-            return None
-        return _read(file)
+    except OSError:
+        # There is no such file, or its disk knows no locks.
+        pass
+    return None
 
 
 def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[[Owner | None], None] | None) -> None:
     deadline = None if wait is None else time.monotonic() + wait
     told = False
-    while not _try_lock(file):
+    while not _locked(file, folder):
         owner = _read(file)
         if deadline is not None and time.monotonic() >= deadline:
             raise IndexBusyError(
@@ -93,6 +100,16 @@ def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[
             on_wait(owner)
             told = True
         time.sleep(_BETWEEN_TRIES)
+
+
+def _locked(file: IO[str], folder: Path) -> bool:
+    try:
+        return _try_lock(file)
+    except OSError as error:
+        raise StoreError(
+            f"The index's folder {folder} cannot be locked: {error.strerror or error}.",
+            "Some network disks know no locks: set TSEMBED_HOME to a folder on a disk of this machine.",
+        ) from error
 
 
 def _sign(file: IO[str], owner: Owner) -> None:

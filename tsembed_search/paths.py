@@ -1,17 +1,97 @@
-"""File paths as an index keeps them: absolute, with forward slashes, and valid Unicode whatever the bytes are."""
+"""File paths as an index keeps them: absolute, with forward slashes, and valid Unicode whatever the bytes are.
+
+And names as people type them.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tsembed_search.errors import UsageError
 
 _SPELLED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
 def absolute(path: str | Path) -> Path:
-    """The path from the root, without `..`, with `~` expanded; symbolic links are not followed."""
-    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - resolve() would follow links
+    """The path from the root, without `..`, with `~` expanded; symbolic links are not followed.
+
+    Raises `UsageError` for an empty path, and for a relative one when the current folder no longer exists.
+    """
+    if path == "":
+        raise UsageError("A path is empty.", "Write . for the current folder.")
+    try:
+        return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - resolve() would follow links
+    except FileNotFoundError as error:
+        raise NoCurrentFolderError() from error
+    except RuntimeError as error:
+        raise UsageError(f"{path} cannot be expanded: {error}", "Write the whole path.") from error
+
+
+class NoCurrentFolderError(UsageError):
+    """A relative path was given, and the current folder was deleted."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The current folder no longer exists.", "Change to one that does, such as with `cd ~`, or give whole paths."
+        )
+
+
+def current_folder_is_gone() -> bool:
+    """Whether the folder that the process works in was deleted."""
+    try:
+        return not Path.cwd().is_dir()
+    except OSError:
+        return True
+
+
+@contextmanager
+def in_existing_folder() -> Iterator[None]:
+    """Work in `/` while the block runs, if the current folder was deleted: libraries fail in one that is gone."""
+    if not current_folder_is_gone():
+        yield
+        return
+    gone = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(gone)
+        os.close(gone)
+
+
+def name_form(name: str) -> str:
+    """A name in the form in which names are compared: composed (NFC).
+
+    The same name can be spelled in several ways, `é` as one character or as `e` and an accent. Keyboards type the one
+    and Macs write the other. Files are opened by the name that the disk has; only comparisons use this form.
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def existing(path: Path) -> Path:
+    """The path as the disk spells it: where there is nothing of that name, the same name in another form.
+
+    What is on the disk in neither form stays as it is.
+    """
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[len(Path(path.anchor).parts) :]:
+        found /= part if os.path.lexists(found / part) else _other_form(found, part)
+    return found
+
+
+def _other_form(folder: Path, name: str) -> str:
+    """The name of an entry of `folder` that differs from `name` in form only, else `name`."""
+    wanted = name_form(name)
+    with suppress(OSError):
+        return min((entry.name for entry in folder.iterdir() if name_form(entry.name) == wanted), default=name)
+    return name
 
 
 def indexed_form(path: Path) -> str:

@@ -61,10 +61,11 @@ def content_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 is upright, and what a picture without one has."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        turn = image.getexif().get(_ORIENTATION)
     # Metadata is often malformed in files whose pixels are sound, and Pillow reads it with struct and int.
     except Exception:  # noqa: BLE001
         return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
 
 
 def is_sideways(orientation: int) -> bool:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 
 # Joiners shape emoji and scripts, and the tag letters spell flags: they show something, unlike the rest of their class.
 _HARMLESS_FORMATS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# UTF-32's little-endian mark begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -32,6 +38,18 @@ def _shown_character(character: str) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def valid_text(text: str) -> str:
+    """`text` as characters only: two halves of a surrogate pair are one, and what is none becomes U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def encoding_by_mark(data: bytes) -> str:
+    """The codec for a text that begins with `data`: what its byte-order mark says, else UTF-8. It drops the mark."""
+    return next((codec for mark, codec in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
 
 
 def size_words(count: float) -> str:

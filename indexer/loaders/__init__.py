@@ -6,6 +6,7 @@ The table is light: a loader is imported where files are decoded, which is not i
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Format:
     """A kind of file. `extensions` (lower case, without dot) say that a file is indexed at all; what is in it decides
-    how it is read: it begins with one of `signatures`, or no other format's.
+    how it is read: it begins with one of `signatures` and can be opened as such, or no other format's (`formats_of`).
 
     `pages`: it has pages that can be rendered. Raise `version` when a loader finds more, or something else, in the same
     file: unchanged files are then read again.
@@ -40,21 +41,27 @@ class Format:
 
 IMAGE: Final = Format(
     "image",
-    1,
+    2,
     frozenset({
         "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp", "dib", "avif", "heic", "heif", "jp2",
         "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "ico", "icns", "pcx", "psd", "qoi",
     }),
     (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"8BPS", b"qoif", b"\0\0\0\x0cjP  "),
 )  # fmt: skip
-PDF: Final = Format("pdf", 1, frozenset({"pdf"}), (b"%PDF-",), pages=True)
-HTML: Final = Format("html", 1, frozenset({"html", "htm", "xhtml"}), (b"<!doctype html", b"<html"))
-MARKDOWN: Final = Format("markdown", 1, frozenset({"md", "markdown", "mdown", "mkd"}))
+PDF: Final = Format("pdf", 2, frozenset({"pdf"}), (b"%PDF-",), pages=True)
+HTML: Final = Format("html", 2, frozenset({"html", "htm", "xhtml"}), (b"<!doctype html", b"<html"))
+MARKDOWN: Final = Format("markdown", 2, frozenset({"md", "markdown", "mdown", "mkd"}))
 TEXT: Final = Format(
     "text",
-    1,
+    2,
     frozenset({"txt", "text", "rst", "adoc", "asciidoc", "org", "tex", "log", "csv", "tsv", "srt", "vtt", "nfo"}),
 )
+
+HEAD: Final = 1024
+"""How many bytes of a file tell its format."""
+
+# What the first lines of a PDF are, and of no text about one.
+_PDF_BEGINS: Final = re.compile(rb"\A\s*%PDF-\d\.\d\s*[\r\n].*?\d+\s+\d+\s+obj\b", re.DOTALL)
 
 FORMATS: Final = (IMAGE, PDF, HTML, MARKDOWN, TEXT)
 EXTENSIONS: Final = frozenset(extension for format in FORMATS for extension in format.extensions)
@@ -71,17 +78,33 @@ def extension_of(name: str) -> str:
 
 
 def format_of(extension: str, head: bytes) -> Format:
-    """How to read a file of that extension which begins with `head` (a few hundred bytes)."""
+    """How to read a file of that extension which begins with `head` (1,024 bytes)."""
+    return formats_of(extension, head)[0]
+
+
+def formats_of(extension: str, head: bytes) -> tuple[Format, ...]:
+    """The formats that a file may be in, the likeliest first: where one cannot be opened, the next is tried.
+
+    A signature alone is a word that a text may hold. What its name says comes after it, and alone counts once there is
+    nothing else; a signature that only a file of that format has leaves no doubt.
+    """
+    named = next((format for format in FORMATS if extension in format.extensions), TEXT)
+    signed = _signed(head)
+    if signed in (None, named):
+        # PDF readers allow a little before the header.
+        return (named, PDF) if b"%PDF-" in head and named is not PDF else (named,)
+    if (signed is IMAGE and b"\0" in head[:64]) or (signed is PDF and _PDF_BEGINS.search(head)):
+        return (signed,)
+    return (signed, named)
+
+
+def _signed(head: bytes) -> Format | None:
+    """The format whose signature a file begins with."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64]
     for format in FORMATS:
         if format.signatures and (head.startswith(format.signatures) or start.lower().startswith(format.signatures)):
             return format
-    if _is_picture(head):
-        return IMAGE
-    if b"%PDF-" in head:
-        # PDF readers allow a little before the header.
-        return PDF
-    return next((format for format in FORMATS if extension in format.extensions), TEXT)
+    return PDF if start.startswith(b"%PDF-") else IMAGE if _is_picture(head) else None
 
 
 def _is_picture(head: bytes) -> bool:

@@ -1,103 +1,97 @@
-"""Markdown: chunks follow its headings, and the model reads words rather than markup."""
+"""Markdown: chunks follow its headings, and people and the model read words rather than markup."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
+from tsembed_search.encoding import read_text
 from tsembed_search.errors import LoadError
-from tsembed_search.indexer.chunking import LONGEST_BLOCK, Block, paragraphs
-from tsembed_search.indexer.encoding import read_text
+from tsembed_search.html_pages import shown_page
+from tsembed_search.indexer.chunking import Block, tiled
 from tsembed_search.indexer.loaders import text as plain
+from tsembed_search.indexer.loaders.html import readable
 from tsembed_search.indexer.loaders.unit import Loading, Unit, text_unit
+from tsembed_search.markdown_pages import Parsed, inline_text, parse
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
 # Parsing keeps the whole file in memory many times over; a longer one is hardly written by hand.
 _LONGEST: Final = 4 << 20
-_FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-_TITLE: Final = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$", re.MULTILINE)
 _PROSE: Final = frozenset({"paragraph_open", "heading_open", "blockquote_open"})
-# Markup that a reader does not see: comments, link targets and picture addresses, tags, emphasis, heading marks.
-_HIDDEN: Final = (
-    (re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL), ""),
-    (re.compile(r"!?\[([^\][]*)\]\([^()\s]*(?:[ \t]+(?:\"[^\"]*\"|'[^']*'))?\)"), r"\1"),
-    (re.compile(r"!?\[([^\][]+)\]\[[^\][]*\]"), r"\1"),
-    (re.compile(r"^[ ]{0,3}\[[^\][]+\]:[ \t]*\S+.*$", re.MULTILINE), ""),
-    (re.compile(r"</?[a-zA-Z][^<>]{0,500}>"), ""),
-    (re.compile(r"(\*{1,3}|(?<!\w)_{1,3})(?=\S)([^*_\n]+?)(?<=\S)\1"), r"\2"),
-    (re.compile(r"^[ ]{0,3}#{1,6}[ \t]+|[ \t]+#+[ \t]*$", re.MULTILINE), ""),
-    (re.compile(r"^[ ]{0,3}(?:```|~~~).*$", re.MULTILINE), ""),
-)
 
 
 def load(loading: Loading) -> Iterator[Unit]:
-    """Chunks of the source; `start` and `end` are offsets in it."""
+    """Chunks of the text that is shown; `start` and `end` are offsets in it."""
     if loading.file.seek(0, os.SEEK_END) > _LONGEST:
         yield from plain.load(loading)
         return
-    source = "".join(read_text(loading.file))
-    title, begin = _front_matter(source)
+    page = parse("".join(read_text(loading.file)))
+    if page.too_deep:
+        yield from plain.load(loading)
+        return
+    loading.alive()
     number = -1
-    for chunk in loading.cutter.chunks(blocks(source, begin)):
-        text = readable(chunk.text)
-        if not text:
-            continue
-        number += 1
-        yield text_unit(chunk, number, loading.cutter.with_headings(text, (title, *chunk.headings)))
+    for number, chunk in enumerate(loading.cutter.chunks(tiled(blocks(page)))):
+        yield text_unit(chunk, number, loading.cutter.with_headings(chunk.text, (page.title, *chunk.headings)))
     if number < 0:
         raise LoadError("There is no text in it.")
 
 
-def readable(source: str) -> str:
-    """Markdown without what a reader does not see. Never longer than the source."""
-    for pattern, replacement in _HIDDEN:
-        source = pattern.sub(replacement, source)
-    return source.strip()
+def blocks(page: Parsed) -> Iterator[Block]:
+    """The blocks that stand by themselves, and the items of lists, in order; `start` is not yet set."""
+    parts: list[Token] = []
+    for token in (*page.tokens, None):
+        item = token is not None and token.type == "list_item_open" and token.level == 1
+        begins = token is None or item or (token.level == 0 and token.nesting >= 0)
+        if begins and parts:
+            yield from _block(parts)
+            parts = []
+        if token is not None:
+            parts.append(token)
 
 
-def _front_matter(source: str) -> tuple[str, int]:
-    """The title that a block of settings at the top gives (or none), and where the text begins."""
-    found = _FRONT_MATTER.match(source)
-    if not found:
-        return "", 0
-    title = _TITLE.search(found[1])
-    return (title[1] if title else ""), found.end()
+def _block(parts: list[Token]) -> Iterator[Block]:
+    first = parts[0]
+    text = _text(parts)
+    if text.strip():
+        heading = int(first.tag[1]) if first.type == "heading_open" else 0
+        # Items of a list stand line by line.
+        tight = first.type == "list_item_open" and parts[-1].type == "list_item_close"
+        yield Block(0, text + "\n" * tight, heading, text if heading else "", lines=first.type not in _PROSE)
 
 
-def blocks(source: str, begin: int) -> Iterator[Block]:
-    """The blocks of `source` from character `begin` on, without gaps."""
-    from markdown_it import MarkdownIt
+def _text(parts: list[Token]) -> str:
+    """The text of some tokens as it is shown: paragraphs, items with their marks, cells between bars."""
+    lines: list[str] = []
+    mark, depth, cells, before = "", 0, list[str](), ""
+    for token in parts:
+        if token.type == "list_item_open":
+            mark, depth = f"{token.info}{token.markup} " if token.info else "- ", depth + 1
+        elif token.type == "list_item_close":
+            depth -= 1
+        elif token.type == "tr_close":
+            lines.append(f"| {' | '.join(cells)} |")
+            cells.clear()
+        elif before in ("td", "th"):
+            cells.append(inline_text(token))
+        elif said := _said(token):
+            if lines and not depth:
+                lines.append("")
+            first = "  " * (depth - 1) + mark if mark else "  " * depth
+            lines.append(first + said.replace("\n", "\n" + "  " * depth))
+            mark = ""
+        before = token.tag if token.nesting > 0 else ""
+    return "\n".join(lines)
 
-    # Only line feeds count: `splitlines` would also split at form feeds and the like, which the parser does not.
-    offsets = list(accumulate((len(line) + 1 for line in source[begin:].split("\n")), initial=begin))
-    tokens = MarkdownIt("commonmark").enable("table").parse(source[begin:])
-    starts = list(_block_starts(tokens))
-    at = begin
-    for place, (line, token, title) in enumerate(starts):
-        first = at if place == 0 else offsets[line]
-        after = offsets[starts[place + 1][0]] if place + 1 < len(starts) else len(source)
-        at = after
-        heading = int(token.tag[1]) if token.type == "heading_open" else 0
-        text = source[first:after]
-        if len(text) <= LONGEST_BLOCK or heading:
-            yield Block(first, text, heading, title, lines=token.type not in _PROSE)
-        else:
-            for part in paragraphs([text]):
-                yield Block(first + part.start, part.text, lines=token.type not in _PROSE, glued=part.glued)
 
-
-def _block_starts(tokens: list[Token]) -> Iterator[tuple[int, Token, str]]:
-    """(first line, token, title of a heading) of the blocks that stand by themselves, and of the items of lists."""
-    last = -1
-    for place, token in enumerate(tokens):
-        wanted = token.level == 0 or (token.type == "list_item_open" and token.level == 1)
-        if not wanted or token.map is None or token.nesting < 0 or token.map[0] <= last:
-            continue
-        last = token.map[0]
-        title = readable(tokens[place + 1].content) if token.type == "heading_open" else ""
-        yield last, token, title
+def _said(token: Token) -> str:
+    if token.type == "inline":
+        return inline_text(token)
+    if token.type in ("fence", "code_block"):
+        return token.content.strip("\n")
+    if token.type == "html_block":
+        return "\n\n".join(block.text for block in readable(shown_page(token.content).tree.body))
+    return ""

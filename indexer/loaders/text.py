@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tsembed_search.encoding import read_text
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.chunking import paragraphs
-from tsembed_search.indexer.encoding import read_text
 from tsembed_search.indexer.loaders.unit import Loading, Unit, text_unit
 
 

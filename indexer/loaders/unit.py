@@ -71,3 +71,9 @@ class Loader(Protocol):
 def text_unit(chunk: Chunk, number: int, reads: str, page: int | None = None) -> Unit:
     """The unit of a chunk of text; `reads` is what the model is given."""
     return Unit("text", page, number, chunk.text, chunk.start, chunk.end, reads=None if reads == chunk.text else reads)
+
+
+def numbers(pages: list[int]) -> str:
+    """The numbers of pages in words, the first ten of many."""
+    shown = ", ".join(map(str, pages[:10]))
+    return shown if len(pages) <= 10 else f"{shown} and {len(pages) - 10} more"

@@ -56,3 +56,13 @@ def run(palette: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
 
     yield invoke
+
+
+@pytest.fixture
+def fresh(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without indexes, and a folder of files, the current one."""
+    files = tmp_path / "files"
+    files.mkdir()
+    monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(files)
+    return files

@@ -197,3 +197,11 @@ class TestUsage:
         assert drawn.count("b1") == 5
         assert "\x1b" not in drawn
         assert (f"{groups[0].share[0, 0] * 100:.0f}" in drawn) is (width >= 20)
+
+
+def test_ls_and_rm_know_the_experts_that_search_knows(run_routed: Run) -> None:
+    for where in ("expert=b0e1", "expert in (b0e1, b9e9)", "not expert=b0e1", "expert!=b9e9"):
+        found = run_routed("search", "red", "-k", "100", "--all-chunks", "--paths", "-w", where).stdout.splitlines()
+        assert sorted(run_routed("ls", "--paths", "-w", where).stdout.splitlines()) == sorted(found), where
+        assert json.loads(run_routed("rm", "--dry-run", "--json", "-w", where).stdout)["files"] == len(found), where
+    assert run_routed("ls", "-w", "expert=b0e1").exit_code == 0

@@ -24,16 +24,6 @@ Run = Callable[..., Result]
 COLOURS = ("--model", "colours", "--workers", "1")
 
 
-@pytest.fixture
-def fresh(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without indexes, and a folder of files, the current one."""
-    files = tmp_path / "files"
-    files.mkdir()
-    monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(files)
-    return files
-
-
 def fill(files: Path) -> None:
     Image.new("RGB", (20, 20), "red").save(files / "red.png")
     (files / "blue.txt").write_text("all about blue")
@@ -46,7 +36,7 @@ def test_index_search_status_and_rm_in_turn(run: Run, fresh: Path) -> None:
     first = run("index", ".", "--json", *COLOURS)
     assert first.exit_code == 0, first.stderr
     report = json.loads(first.stdout)
-    assert set(report) == {"files", "items", "skipped", "seconds", "items_per_second"}
+    assert set(report) == {"files", "items", "skipped", "offline", "seconds", "items_per_second"}
     assert report["files"] == {
         "seen": 3, "added": 2, "updated": 0, "unchanged": 0, "renamed": 0, "removed": 0, "skipped": 1,
     }  # fmt: skip

@@ -97,7 +97,7 @@ def test_nothing_found_is_said_and_is_exit_code_1(run: Run, arguments: list[str]
     ("arguments", "code", "words"),
     [
         ([], 2, ["nothing to search for", "--image"]),
-        ([" "], 2, ["query is empty"]),
+        ([" "], 2, ["argument is empty"]),
         (["x", "--image", "missing.png"], 2, ["There is no file missing.png"]),
         (["--image", "notes/red.txt"], 1, ["notes/red.txt"]),
         (["x", "--like", "red.png"], 2, ["--like cannot be combined", "--image"]),

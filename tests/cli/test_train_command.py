@@ -83,11 +83,30 @@ def test_ctrl_c_and_resume(rows: Path, tmp_path: Path) -> None:
         (("DATA", "--set", "checkpont_every=1"), 2, "Did you mean run.checkpoint_every"),
         (("DATA", "--set", "temperature=1"), 2, "adapter.temperature or loss.temperature"),
         (("DATA", "--set", "batch.size=1"), 2, "Use 2 or more"),
+        (("DATA", "--set", "optimizer.clip=-1"), 2, "optimizer.clip cannot be -1.0. Use 0 or more"),
+        (("DATA", "--set", "weight_decay=nan"), 2, "optimizer.weight_decay cannot be nan"),
+        (("DATA", "--seed", "-1"), 2, "run.seed cannot be -1"),
+        (("DATA", "--max-steps", "99999999999"), 2, "run.steps cannot be"),
+        (("DATA", "--max-steps", "0"), 2, "--max-steps"),
+        (
+            ("DATA", "--set", "dimensions=[64, 385]"),
+            2,
+            "loss.dimensions cannot have 385: vectors of mini-base have 384",
+        ),
+        (("DATA", "--set", "blocks=[0, 6]"), 2, "blocks 0 to 5"),
+        (("DATA", "--set", "projections=['q_prj']"), 2, "no projection called q_prj"),
+        (("DATA", "--set", "learn_temperature=true", "--set", "loss.temperature=0.005"), 2, "0.01 or more"),
+        (("DATA", "--set", "images=['nowhere']"), 2, "data.images names nowhere"),
+        (("DATA", "--out", ""), 2, "--out is empty"),
+        (("DATA", "--out", "TAKEN/mine.txt/run"), 2, "is a file"),
+        (("DATA", "--recipe", ""), 2, "--recipe is empty"),
+        (("",), 2, "DATA is empty"),
+        (("DATA", "--set", ""), 2, "sets nothing"),
         (("SINGLE", "--recipe", "tsembed"), 2, "nothing to tell apart"),
         (("DATA", "--out", "TAKEN"), 2, "not empty"),
         (("--resume",), 2, "--out DIR"),
         (("--resume", "--out", "nowhere"), 2, "no run in"),
-        (("DATA", "--set", "top_k=9", "--recipe", "tsembed"), 1, "9 of 4 experts"),
+        (("DATA", "--set", "top_k=9", "--recipe", "tsembed"), 2, "9 of 4 experts"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], code: int, words: str, run: Run, rows: Path, tmp_path: Path) -> None:
@@ -96,12 +115,22 @@ def test_refusals(arguments: tuple[str, ...], code: int, words: str, run: Run, r
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
     places = {"DATA": str(rows), "SINGLE": str(single), "TAKEN": str(taken)}
-    given = [places.get(one, one) for one in arguments]
+    given = [places.get(one, one).replace("TAKEN/", f"{taken}/") for one in arguments]
     if "--out" not in given and "--resume" not in given:
         given += ["--out", str(tmp_path / "run")]
     result = run("train", *given, "--device", "cpu")
     assert (result.exit_code, words in " ".join(result.stderr.split())) == (code, True), result.stderr
-    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_in_vain_is_said(run: Run, rows: Path, tmp_path: Path) -> None:
+    """On stderr, of what was asked for, and of nothing else."""
+    vain = ("--set", "negatives.beta=7", "--set", "patience=2", "--set", "data.validation=0")
+    result = run("train", rows, "--recipe", "lora", "--out", tmp_path / "run", "--max-steps", 1, *SMALL, *vain)
+    assert result.exit_code == 0, result.stderr
+    said = [line for line in result.stderr.splitlines() if "has no effect" in line]
+    assert sorted(line.partition(" ")[0] for line in said) == ["negatives.beta", "run.patience"]
+    assert "Nothing is measured" in result.stderr and "Nothing was measured" in result.stdout
 
 
 def test_dry_run(run: Run, tmp_path: Path) -> None:

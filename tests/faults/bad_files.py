@@ -166,7 +166,7 @@ KINDS: Final[dict[str, tuple[bytes | Callable[[], bytes], str]]] = {
     "blank.txt": (b" \r\n\t\n" * 1000, "no text"),
     "binary.txt": (RANDOM[1:], "binary"),
     "program.txt": (b"\x7fELF\x02\x01\x01" + bytes(5000), "binary"),
-    "zeros.log": (bytes(100_000), "binary"),
+    "zeros.log": (bytes(100_000), "zero bytes"),
     "packed.txt": (gzip.compress(WORDS * 4000, mtime=0), "binary"),
     "database.csv": (b"SQLite format 3\0" + bytes(4080), "binary"),
     "random.md": (RANDOM[2:], "binary"),

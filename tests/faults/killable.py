@@ -1,9 +1,10 @@
 """Index runs that kill themselves at a chosen moment, as `kill -9` would.
 
 `python killable.py` imports everything once and then forks a process for each request, a JSON object per line: `files`,
-`home`, `options` of the run, and how to `kill` it (null, `{"spot", "call", "after"}` or `{"seconds"}`). It answers with
-the exit `status` (negative: the signal) and, if it was not killed, how often each spot was passed (`calls`), the
-`report`, and the most `memory` that the run and its decoder had.
+`home`, `options` of the run, the `disk` that the files seem to be on (null: as it is), and how to `kill` it (null,
+`{"spot", "call", "after"}` or `{"seconds"}`). It answers with the exit `status` (negative: the signal) and, if it was
+not killed, how often each spot was passed (`calls`), the `report`, and the most `memory` that the run and its decoder
+had.
 """
 
 from __future__ import annotations
@@ -56,13 +57,17 @@ class Killable:
         )
 
     def run(
-        self, files: Path, home: Path, kill: dict[str, Any] | None = None, options: dict[str, Any] | None = None
+        self,
+        files: Path,
+        home: Path,
+        kill: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        disk: str | None = None,
     ) -> dict[str, Any]:
         """One run. A run that is not killed must end well."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(
-            json.dumps({"files": str(files), "home": str(home), "kill": kill, "options": options or {}}) + "\n"
-        )
+        request = {"files": str(files), "home": str(home), "kill": kill, "options": options or {}, "disk": disk}
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         assert answer["status"] == 0 or (kill and answer["status"] == -signal.SIGKILL), "see the output above"
@@ -112,6 +117,10 @@ def _run(indexing: Any, request: dict[str, Any], writing: int) -> None:
         _watch(spot, kill, calls)
     if "seconds" in kill:
         threading.Thread(target=_kill_after, args=(kill["seconds"],), daemon=True).start()
+    if disk := request["disk"]:
+        from tsembed_search.indexer import crawl, offline
+
+        crawl.disk_of = offline.disk_of = lambda folder: disk  # type: ignore[assignment]
     home = Path(request["home"])
     run = indexing(home.parent, home.name)
     run.optimizes = True

@@ -36,8 +36,8 @@ _PLAIN: Final = "sails across the quiet bay at dawn"
 class Made:
     """A file of `format` (an extension) before it is changed.
 
-    `says`: each of its lines, which no other file has, or the name of the colour that it shows. `whole`: where the bytes
-    are that carry the text alone; elsewhere a changed byte can change how the rest is read.
+    `says`: each of its lines, which no other file has, or the name of the colour that it shows. `whole`: which bytes
+    carry the text alone; elsewhere a changed byte can change how the rest is read.
     """
 
     format: str

@@ -1,4 +1,6 @@
-"""Any sequence of edits, copies, renames, deletions, runs and kills leaves the index of what is there in the end."""
+"""Any sequence of edits, copies, renames, deletions, lost disks, runs and kills leaves the index of what is there at
+last, and while a disk is away nothing of it is lost.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,8 +30,11 @@ KILLS = st.one_of(
 )  # fmt: skip
 
 
+LOSSES = st.sampled_from(["unmounted", "renamed", "another disk", "half gone"])
+
+
 class Sequences(RuleBasedStateMachine):
-    """`there` is the model: what each file holds. The index is compared with one made from scratch at the end."""
+    """The index is compared with one made from scratch at the end. `lost` are the points of each file that is away."""
 
     killable: ClassVar[Killable]
     paths: Bundle[str] = Bundle("paths")
@@ -39,11 +44,18 @@ class Sequences(RuleBasedStateMachine):
         self.stack = contextlib.ExitStack()
         self.indexing = Indexing(self.stack.enter_context(fast_folder()))
         self.clock = time.time() - 1e6
+        self.disk = "the first"
+        self.lost: dict[Path, set[str]] = {}
+
+    @property
+    def away(self) -> Path:
+        return self.indexing.files.with_name("away")
 
     def _written(self, path: Path) -> str:
         # Real edits are seldom within one tick of the clock; those that are have a test of their own.
         self.clock += 10
         os.utime(path, (self.clock, self.clock))
+        self.lost.pop(path, None)
         return str(path.relative_to(self.indexing.files))
 
     @rule(target=paths, name=NAMES, colour=COLOURS)
@@ -73,6 +85,7 @@ class Sequences(RuleBasedStateMachine):
             return old
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target) if keep else source.rename(target)
+        self.lost.pop(target, None)
         return str(target.relative_to(self.indexing.files))
 
     @rule(path=consumes(paths))
@@ -91,14 +104,70 @@ class Sequences(RuleBasedStateMachine):
     def index_and_kill(self, kill: dict[str, object]) -> None:
         self._run(kill)
 
-    def _run(self, kill: dict[str, object] | None = None) -> None:
-        self.killable.run(self.indexing.files, self.indexing.home, kill)
+    @rule(loss=LOSSES)
+    def lose(self, loss: str) -> None:
+        """Takes away what was indexed; in its place there is nothing, or other files.
+
+        There is enough of it: where up to three files are replaced by others, that is an everyday change.
+        """
+        if self.lost:
+            return
+        for number in range(6):
+            self._written(self.indexing.write(f"more/{number}.md", f"Text {number} about the wind. "))
+        self._run(prune_empty=True)
+        points = self._points_by_path()
+        paths = sorted(points)[: len(points) // 2 + 1] if loss == "half gone" else sorted(points)
+        self.lost = {path: points[path] for path in paths}
+        if loss == "renamed":
+            self.indexing.files.rename(self.away)
+            return
+        everything = [path for path in self.indexing.files.rglob("*") if path.is_file()]
+        for path in paths if loss == "half gone" else everything:
+            target = self.away / path.relative_to(self.indexing.files)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+        if loss == "another disk":
+            self.disk = "another"
+            self.indexing.write("elsewhere.txt", "what only the other disk has")
+
+    @rule()
+    def find(self) -> None:
+        """Brings back what was lost: nothing of it has to be embedded."""
+        if not self.lost:
+            return
+        if self.indexing.files.exists():
+            self._run()
+        self.disk = "the first"
+        for path in [path for path in self.away.rglob("*") if path.is_file()]:
+            target = self.indexing.files / path.relative_to(self.away)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)
+        shutil.rmtree(self.away)
+        self.lost = {}
+        assert self._run()["calls"]["embed"] == 0
+
+    def _points_by_path(self) -> dict[Path, set[str]]:
+        points: dict[Path, set[str]] = {}
+        for record in self.indexing.records():
+            for place in record.payload["places"]:
+                points.setdefault(Path(place["path"]), set()).add(record.id)
+        return points
+
+    def _run(self, kill: dict[str, object] | None = None, **options: object) -> dict[str, Any]:
+        answer = self.killable.run(self.indexing.files, self.indexing.home, kill, options, self.disk)
+        if self.lost:
+            there = {record.id for record in self.indexing.records()}
+            for path, points in self.lost.items():
+                assert points <= there, f"{path} is away, and its items are gone"
+        return answer
 
     def teardown(self) -> None:
         if not hasattr(self, "indexing"):
             return
         with self.stack:
-            self._run()
+            self.find()
+            self._run(prune_empty=True)
             assert self.indexing.points() == self.indexing.scratch()
             manifest = self.indexing.manifest()
             assert manifest.unsettled() == manifest.moved(1) == manifest.homeless(1) == []

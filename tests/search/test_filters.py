@@ -87,6 +87,7 @@ def test_reads(text: str, expected: Filter) -> None:
         ("modified>soon", 10, "not a date"),
         ("modified>2024-13-01", 10, "not a date"),
         ("modified>9999-12-31", 10, "not a date"),
+        ("modified>@1e400", 10, "not a date"),
         ("kind=image ext=png", 12, "`and` or `or`"),
         ("(kind=image", 12, "character 1 is not closed"),
         ("kind=image)", 11, "a ) too many"),
@@ -176,9 +177,9 @@ def test_keys_find_every_path_that_a_pattern_matches(pattern: str, path: str) ->
 
 def test_keys_of_paths_and_patterns() -> None:
     assert path_keys("/pics/2019/a.jpg") == {
-        *("/", "/pics/", "/pics/2019/", "pics/", "2019/", "a.jpg", "2019/*.jpg"),
+        *("/", "/pics/", "/pics/2019/", "pics/", "2019/", "a.jpg", "2019/*.jpg", "/pics/2019/a.jpg"),
     }
-    assert path_keys("C:/a.jpg") == {"C:/", "C:/*.jpg", "a.jpg"}
+    assert path_keys("C:/a.jpg") == {"C:/", "C:/*.jpg", "a.jpg", "C:/a.jpg"}
     assert wanted_keys("holiday") == [["holiday", "holiday/"]]
     assert wanted_keys("holiday/") == [["holiday/"]]
     assert wanted_keys("2019/*.jpg") == [["2019/*.jpg"]] and wild_literals("2019/*.jpg") == []

@@ -42,7 +42,11 @@ class Request:
 
 
 class FaultServer:
-    """The server: `url`, the `requests` it got, the `faults` still to come, and what it pretends to be."""
+    """The server: `url`, the `requests` it got, the `faults` still to come, and what it pretends to be.
+
+    With `nodes` it is the first of a cluster of so many, of which those in `away` (numbered from 2) cannot be reached.
+    When half of them are away, changes hang for `hang` seconds and fail, as they do on a real one.
+    """
 
     def __init__(self) -> None:
         self.engine = QdrantClient(":memory:")
@@ -51,6 +55,11 @@ class FaultServer:
         self.faults: list[Fault] = []
         self.api_key: str | None = None
         self.version = "1.20.0"
+        self.constant: bytes | None = None  # what it answers to everything, for a server that is another
+        self.nodes = 1
+        self.away: set[int] = set()
+        self.leader = True
+        self.hang = 0.05
         self.busiest = 0
         self._busy = 0
         self._lock = threading.Lock()
@@ -105,15 +114,49 @@ class FaultServer:
             with self._lock:
                 self._busy -= 1
 
+    @property
+    def stuck(self) -> bool:
+        """Whether nodes that are away keep the others from agreeing on anything."""
+        return self.nodes > 1 and (2 * len(self.away) >= self.nodes or not self.leader)
+
+    def cluster(self) -> dict[str, Any]:
+        """What a real server of version 1.18 answers to `GET /cluster`."""
+        if self.nodes == 1:
+            return {"status": "disabled"}
+        uris = {node: f"http://node{node}.test:6335/" for node in range(1, self.nodes + 1)}
+        refused = {"count": 9, "latest_error": "tcp connect error", "latest_error_timestamp": "2026-11-28T16:18:20Z"}
+        return {
+            "status": "enabled",
+            "peer_id": 1,
+            "peers": {str(node): {"uri": uri} for node, uri in uris.items()},
+            "raft_info": {"term": 1, "commit": 9, "leader": 1 if self.leader else 0, "role": "Leader"},
+            "consensus_thread_status": {"consensus_thread_status": "working"},
+            "message_send_failures": {uris[node]: refused for node in self.away},
+        }
+
     def obey(self, method: str, path: str, body: Any) -> Any:
         """The `result` of one request. Raises `LookupError` for an unknown path, `ValueError` for a refusal."""
         if path == "/":
             return None
+        if path == "/cluster":
+            return self.cluster()
+        if self.stuck and re.search(_CHANGES, f"{method} {path}"):
+            time.sleep(self.hang)
+            raise TimeoutError(_NO_CONSENSUS if method == "PATCH" else _NO_REPLICA)
         for pattern, handle in ROUTES.items():
             if found := re.fullmatch(pattern, f"{method} {path}"):
                 with self._engine_lock:
                     return to_jsonable_python(handle(self, found[1], body))
         raise LookupError(path)
+
+
+_CHANGES = "^(PUT|PATCH|DELETE)|/points/(delete|payload|batch)$"
+_NO_CONSENSUS = "Service internal error: Waiting for consensus operation commit failed. Timeout set at: 10 seconds"
+_NO_REPLICA = (
+    "Service internal error: Some replica of shard 2 failed to apply operation and deactivation timed out after 30s. "
+    "Consistency of this update is not guaranteed. Please retry. Failed peer: 2132610598092575, error: Service "
+    "internal error: Tonic status error: code: 'The service is currently unavailable', message: \"tcp connect error\""
+)
 
 
 def _create(server: FaultServer, name: str, body: Any) -> Any:
@@ -242,6 +285,8 @@ class _Handler(BaseHTTPRequestHandler):
             result = self.owner.obey(self.command, path, body)
         except LookupError:
             return self._answer(404, {"status": {"error": ""}})
+        except TimeoutError as error:
+            return self._answer(500, {"status": {"error": str(error)}})
         except FileExistsError as error:
             return self._answer(409, {"status": {"error": str(error)}})
         except ValueError as error:
@@ -258,6 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content).encode()
+        if self.owner.constant is not None:
+            status, data = 200, self.owner.constant
         self.send_response(status)
         for name, value in {
             "Content-Type": "application/json",

@@ -15,7 +15,10 @@ from tsembed_search.store.schema import point_id, with_path_keys
 DIM = 16
 KINDS = ("image", "text", "page")
 EXTS = ("jpg", "png", "pdf", "txt")
-FOLDERS = ("/pics/holiday", "/pics/holiday/2019", "/pics/my-holiday", "/docs", "/docs/a b", "/docs/ünï(1)")
+FOLDERS = (
+    *("/pics/holiday", "/pics/holiday/2019", "/pics/my-holiday", "/docs", "/docs/a b", "/docs/ünï(1)"),
+    *("/docs/Zu\u0308rich", "/docs/Zürich", "/docs/Cafe\u0301/Müller"),
+)
 
 
 def make_payload(number: int, rng: np.random.Generator) -> Payload:

@@ -56,6 +56,19 @@ FILTERS = [
     "path=holiday",
     "path!~2019/ and path!=item12.png",
     "kind=image and kind=text",
+    # The same names in both forms: composed, and decomposed as a Mac writes them.
+    "path~Zürich",
+    "path~Zu\u0308rich/",
+    "path~/docs/Zürich",
+    "path~/docs/Zu\u0308rich/*.pdf",
+    "path~Zürich/*.jpg",
+    "path~'*ürich*'",
+    "path~'*Zu*'",
+    "path~'/docs/Z?rich/*'",
+    "path!~Zu\u0308rich and path~/docs",
+    "path~Caf[e\u0301é]/Mu\u0308ller",
+    "path~'*Cafe*'",
+    "path=Zürich/item2.pdf or path=/docs/Zu\u0308rich/item7.jpg",
 ]
 WHERE = [None if text is None else parse_where(text) for text in FILTERS] + [And(()), Or(()), Not(And(()))]
 
@@ -129,7 +142,7 @@ def test_selections_agree(store: Store, points: list[Point], where: Filter | Non
 
 
 NUMBERS = st.sampled_from(["<", "<=", ">", ">=", "=", "!="])
-PATTERNS = st.text(alphabet="/*?[]!adhilopy1. ", min_size=1, max_size=10)
+PATTERNS = st.text(alphabet="/*?[]!adhilopy1. Zuür\u0308\u0301é", min_size=1, max_size=10)
 LEAVES: st.SearchStrategy[Filter] = st.one_of(
     st.builds(Condition, st.just("kind"), st.sampled_from(["=", "!="]), st.sampled_from(KINDS)),
     st.builds(Condition, st.just("ext"), st.just("in"), st.lists(st.sampled_from(EXTS), max_size=2).map(tuple)),

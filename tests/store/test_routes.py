@@ -41,6 +41,10 @@ def test_what_has_a_route() -> None:
     [
         ({LIST: [1.0, 0.0]}, "2 numbers, where the model has 3"),
         ({PACKED: base64.b64encode(np.ones(4, "<f2").tobytes()).decode()}, "4 numbers, where the model has 3"),
+        ({LIST: ["a", "b", "c"]}, "damaged routing vector"),
+        ({LIST: [[1.0], [2.0, 3.0], 1.0]}, "damaged routing vector"),
+        ({LIST: 7}, "0 numbers, where the model has 3"),
+        ({LIST: {"a": 1}}, "damaged routing vector"),
         ({PACKED: "A"}, "damaged routing vector"),
         ({PACKED: base64.b64encode(b"123").decode()}, "1.5 numbers"),
         ({PACKED: 7}, "damaged routing vector"),

@@ -142,6 +142,26 @@ def test_a_server_that_goes_away_and_comes_back(server: FaultServer, points: lis
     check_whole(store, points)
 
 
+def test_a_run_waits_for_answers_as_long_as_for_changes(
+    server: FaultServer, points: list[Point], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection.__init__, "__defaults__", (HASTY, QUICK))
+    run = open_store(NOWHERE, url=server.url, name="pics", create=StoreSettings(DIM))
+    run.upsert(points)
+    search = open_store(NOWHERE, url=server.url, name="pics")
+    for store, patient in ((run, True), (search, False)):
+        server.stop()
+        back = threading.Timer(1.0, server.start)
+        back.start()
+        if patient:
+            assert store.count() == len(points)
+            assert len(store.retrieve([points[0].id])) == 1
+        else:
+            with pytest.raises(StoreError, match="cannot be reached"):
+                store.count()
+        back.join()
+
+
 def test_lasting_trouble_is_explained_and_loses_nothing(server: FaultServer, points: list[Point]) -> None:
     store = make_store(server, HASTY)
     store.upsert(points[:100])
@@ -184,7 +204,20 @@ def test_an_unreachable_server_is_explained(server: FaultServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "ftp://host", "http://", "http://host:notaport", "http://:6333", "http://me:secret@/x"]
+    "url",
+    [
+        "",
+        "ftp://host",
+        "http://",
+        "http://host:notaport",
+        "http://:6333",
+        "http://me:secret@/x",
+        "http://host:99999",
+        "http://[::1",
+        "http://a\x00b:6333",
+        "http://\u200b:6333",
+        "http://" + "x" * 70_000,
+    ],
 )
 def test_a_bad_address_is_explained(url: str) -> None:
     with pytest.raises(UsageError, match="not the address of a server") as caught:
@@ -206,6 +239,35 @@ def test_a_server_that_is_no_qdrant_is_explained(server: FaultServer) -> None:
         ServerStore.open(connect(server), "pics")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"<html>It works!</html>",
+        b"[]",
+        b"3",
+        b"null",
+        b"{}",
+        b'{"result": null, "status": "ok"}',
+        b'{"title": "elasticsearch", "version": {"number": "8.1"}}',
+        b'{"title": "x", "version": "x"}',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+    ],
+)
+def test_what_other_servers_answer_is_explained(
+    answer: bytes, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.constant = answer
+    for ask in (
+        lambda: ServerStore.open(connect(server, HASTY), "pics"),
+        lambda: store_exists(NOWHERE, url=server.url, name="pics"),
+    ):
+        with pytest.raises(StoreError, match=r"Cannot .* on http|version") as caught:
+            ask()
+        assert caught.value.hint
+
+
 def test_a_missing_index_is_explained(server: FaultServer) -> None:
     with pytest.raises(StoreError, match=r"no index called 'pics' on http"):
         ServerStore.open(connect(server), "pics")
@@ -218,6 +280,8 @@ def test_a_missing_index_is_explained(server: FaultServer) -> None:
         {"vectors": {"dense": {"size": DIM, "distance": "Dot"}}, "metadata": {"tsembed": {"schema": 1}}},
         {"vectors": {"dense": {"size": DIM, "distance": "Cosine"}}},
         {"vectors": {"dense": {"size": DIM, "distance": "Cosine"}}, "metadata": {"tsembed": 3}},
+        {"vectors": {"dense": {"size": DIM, "distance": "Cosine"}}, "metadata": {"tsembed": {"quantize": "x"}}},
+        {"vectors": {"dense": {"size": DIM, "distance": "Cosine"}}, "metadata": {"tsembed": {"metadata": "x"}}},
     ],
 )
 def test_a_foreign_collection_is_left_alone(server: FaultServer, body: dict[str, object]) -> None:

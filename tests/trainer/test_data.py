@@ -227,7 +227,7 @@ def test_so_much_is_held_out(tmp_path: Path, validation: float, low: int, high: 
 
 
 def test_parquet_rows_and_the_images_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))

@@ -26,8 +26,8 @@ def write(path: Path, rows: list[object]) -> None:
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     """A set with a bit of everything that can be wrong."""
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / name)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG but no more")
     words = [{"query": f"gloss {at}", "positive": f"word {at}"} for at in range(40)]
     write(tmp_path / "train/words.jsonl", [*words, words[0], words[1], words[2], "no json", {"query": "x"}])

@@ -86,10 +86,23 @@ def test_damaged_side_cars_are_told_and_not_fatal(tmp_path: Path) -> None:
     found, problems = folder_rows(tmp_path)
     assert len(found["captions"]) == 1
     assert {problem.path.name: problem.reason for problem in problems} == {
-        "a.jpg": "its side-car is not valid JSON", "empty.png": "the picture's file is empty",
-        "broken.pdf": "the PDF is damaged, or protected by a password",
+        "a.jpg": "its side-car a.json cannot be used: it is not valid JSON", "empty.png": "the picture's file is empty",
+        "broken.pdf": "The PDF is damaged, or it is none.",
     }  # fmt: skip
     assert all(str(problem).startswith(f"{problem.path}: ") for problem in problems)
+
+
+def test_pages_and_captions_are_decoded_as_for_indexing(tmp_path: Path) -> None:
+    words = "Маяк в порту починили вчера вечером."
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"{name}.jpg")
+    (tmp_path / "a.txt").write_bytes(words.encode("cp1251"))
+    (tmp_path / "b.txt").write_bytes(words.encode("utf-16-le"))
+    page = f"<meta charset=x-mac-cyrillic><form><img src=c.jpg alt='{words}'></form><template>no</template>"
+    (tmp_path / "page.html").write_bytes(page.encode("mac_cyrillic"))
+    found, problems = folder_rows(tmp_path)
+    assert not problems
+    assert [query for task in ("captions", "alt_texts") for query, _ in pairs(found[task])] == [words] * 3
 
 
 def test_pages_tell_of_their_pictures_and_sections(tmp_path: Path) -> None:
@@ -149,7 +162,7 @@ def test_names_of_files_and_folders(tmp_path: Path) -> None:
 
 def test_a_folder_loads_like_any_data(tmp_path: Path) -> None:
     for number in range(40):
-        picture(tmp_path / f"{number}.jpg")
+        picture(tmp_path / f"{number}.jpg", f"hsl({9 * number}, 80%, 50%)")
         (tmp_path / f"{number}.txt").write_text(f"caption of thing {number}")
     data = load([tmp_path], validation=0.25)
     assert [task.name for task in data.train] == ["captions"]

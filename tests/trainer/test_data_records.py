@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.layouts import RowReader
+from tsembed_search.evaluation.parquet import as_json_lines
 from tsembed_search.evaluation.records import (
     BadRow,
     Images,
@@ -23,8 +25,9 @@ from tsembed_search.evaluation.records import (
     stream,
     without_image_token,
 )
+from tsembed_search.evaluation.sameness import Copies
 from tsembed_search.evaluation.sources import TaskFile, has_rows, meta_task, task_files
-from tsembed_search.trainer.data_rows import row_of, ties
+from tsembed_search.trainer.data_rows import kept, row_of
 
 FIELDS = (
     "qry", "qry_image_path", "qry_inst", "pos_text", "pos_image_path", "neg_text", "neg_image_path", "qry_text",
@@ -48,8 +51,8 @@ fast = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 @given(fields=ROWS)
 def test_any_object_is_a_row_or_a_bad_one(fields: dict[str, Any]) -> None:
     try:
-        row = row_of(fields, NO_IMAGES)
-        keys = ties(row, fields).keys
+        read = RowReader(NO_IMAGES).read(fields)
+        row, keys = row_of(read), kept(read, Copies())[0].keys
     except BadRow as error:
         assert error.message
         return
@@ -202,7 +205,7 @@ def test_a_hub_data_set_comes_out_of_the_local_cache(tmp_path: Path, monkeypatch
     (one,) = task_files("hub:owner/set/MSCOCO")
     (record,) = stream(one.path)
     assert isinstance(record, Record)
-    row = row_of(record.fields, Images(image_roots(one.path, one.source)))
+    row = RowReader(Images(image_roots(one.path, one.source))).read(record.fields)
     assert row.positive.image == one.source / "images/MSCOCO/a.png"
     with pytest.raises(UsageError, match="owner/other is not on this machine"):
         task_files("hub:owner/other")
@@ -214,5 +217,5 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match="needs pyarrow") as caught:
-        list(stream(tmp_path / "rows.parquet"))
+        as_json_lines(tmp_path / "rows.parquet")
     assert "tsembed-search[parquet]" in caught.value.hint

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +106,63 @@ def test_what_cannot_be_read(pictures: list[Path], tmp_path: Path, adapted: Make
     places = [pictures[0], tmp_path / "bad.png", tmp_path / "gone.png", pictures[1]]
     found = caching.prepare([(Item(image=place), "document") for place in places])
     assert [isinstance(one, Prepared) for one in found] == [True, False, False, True]
+
+
+class Full(sqlite3.Connection):
+    """A database on a disk that is full."""
+
+    def executemany(self, *_: Any) -> sqlite3.Cursor:
+        raise sqlite3.OperationalError("database or disk is full")
+
+
+class Broken(sqlite3.Connection):
+    """A database with damaged pages."""
+
+    def execute(self, query: str, *values: Any) -> sqlite3.Cursor:
+        if query.startswith("SELECT"):
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        return super().execute(query, *values)
+
+
+@pytest.mark.parametrize("harm", ["a file in its place", "no database", "full", "broken", "read-only", "half a row"])
+def test_a_cache_that_cannot_be_used_costs_time_alone(
+    harm: str, pictures: list[Path], adapted: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said once; the numbers are the same."""
+    backbone = adapted(Adapter(rank=2))
+    backbone.train(False)
+    wanted: list[tuple[Item, Role]] = [(Item(image=one), "document") for one in pictures]
+    first = preparer(backbone, "base", workers=1)
+    expected = vectors(backbone, first.prepare(wanted))
+    first.close()
+    folder = tmp_path / "home" / "cache"
+    file = next(folder.glob("*.sqlite"))
+    if harm == "a file in its place":
+        shutil.rmtree(folder)
+        folder.write_text("mine")
+    if harm == "no database":
+        file.write_bytes(b"mine" * 5000)
+    if harm == "half a row":
+        with sqlite3.connect(file) as base:
+            base.execute("UPDATE seen SET data = x'0102'")
+    if harm in ("full", "broken"):
+        connect = sqlite3.connect
+        kind = {"full": Full, "broken": Broken}[harm]
+        file.unlink()
+        monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: connect(*given, factory=kind, **named))
+    if harm == "read-only":
+
+        def refuse(self: Path, *_: Any, **__: Any) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+    again = preparer(backbone, "base", workers=1)
+    for _ in range(2):
+        assert torch.equal(vectors(backbone, again.prepare(wanted)), expected)
+    again.prepare([(Item(image=pictures[0]), "query")])
+    again.close()
+    said = [line for line in again.remarks if "That costs time, nothing else" in line and str(folder) in line]
+    assert len(said) == len(again.remarks) == (harm != "half a row")
 
 
 def test_training_on_pictures(pictures: list[Path], tmp_path: Path) -> None:

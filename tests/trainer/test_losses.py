@@ -79,7 +79,22 @@ class TestInfoNCE:
         assert fixed.log_scale.grad is None and fixed.temperature == pytest.approx(0.05)
         with torch.no_grad():
             learned.log_scale.fill_(99)
+        learned.bound()
         assert learned.temperature == pytest.approx(0.01)
+
+    @pytest.mark.parametrize("start", [0.01, 0.0100001, 0.0101, 0.05, 1.0])
+    def test_a_learned_temperature_leaves_its_bound(self, start: float) -> None:
+        """Where the loss asks for it, at the bound as well as elsewhere."""
+        loss = InfoNCE(start, learn=True)
+        wrong = everything(unit(4, 8), -unit(4, 8))
+        optimiser = torch.optim.AdamW(loss.parameters(), lr=1e-2, weight_decay=0.0)
+        for _ in range(5):
+            before = loss.temperature
+            optimiser.zero_grad()
+            loss(wrong).backward()
+            optimiser.step()
+            loss.bound()
+            assert loss.temperature > before
 
     def test_weights(self) -> None:
         queries, documents = unit(3, 8), unit(3, 8, seed=1)

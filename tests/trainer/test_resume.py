@@ -6,17 +6,18 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from training_data import job, listed, same, weights
 
-from tsembed_search.errors import UsageError
-from tsembed_search.trainer import state
+from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.trainer import loop, state
 from tsembed_search.trainer.job import Stopped
-from tsembed_search.trainer.log import read
+from tsembed_search.trainer.log import Log, read
 from tsembed_search.trainer.loop import train
+from tsembed_search.trainer.validation import Validation
 
 LONG = ("steps=8", "switch=0.5", "queue=6", "learn_temperature=true", "dimensions=[64]", "noise=0.5", "dropout=0.2")
 
@@ -53,7 +54,7 @@ def test_interrupted_and_resumed_is_uninterrupted(whole: Path, after: int, tmp_p
     tensors, facts = state.load(out / "states" / "step-00000008")
     expected, known = state.load(whole / "states" / "step-00000008")
     assert same(tensors, expected)
-    for key in ("sampler", "switch", "watch", "validation", "waited"):
+    for key in ("sampler", "switch", "watch", "validation", "waited", "validated"):
         assert facts[key] == known[key]
     assert losses(out) == losses(whole)
     resumed = [record["resumed_from"] for record in read(out / "log.jsonl") if record["kind"] == "run"]
@@ -65,7 +66,9 @@ def test_interrupted_and_resumed_is_uninterrupted(whole: Path, after: int, tmp_p
 def test_a_kill_at_any_moment_of_a_checkpoint_leaves_one_whole(
     place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever call of a checkpoint the process dies in, that one or the one before it is there and whole."""
+    """Whatever call of a checkpoint the process dies in, that one or the one before it is there and whole, with the
+    best weights that belong to it.
+    """
     import safetensors.torch
 
     class Killed(BaseException):
@@ -83,22 +86,137 @@ def test_a_kill_at_any_moment_of_a_checkpoint_leaves_one_whole(
 
         return call
 
-    state.save(tmp_path, 2, {"a": torch.full((9,), 2.0)}, {"step": 2})
+    def save(step: int) -> None:
+        state.save(tmp_path, step, {"a": torch.full((9,), step)}, {"step": step}, {"b": torch.full((9,), step)})
+
+    save(2)
     with monkeypatch.context() as patch:
         for of, name in ((Path, "mkdir"), (Path, "write_text"), (Path, "rename"), (state, "flush"),
                          (shutil, "rmtree"), (safetensors.torch, "save_file")):  # fmt: skip
             patch.setattr(of, name, dying(getattr(of, name)))
         try:
-            state.save(tmp_path, 4, {"a": torch.full((9,), 4.0)}, {"step": 4})
+            save(4)
             assert calls <= place, "there is no call left to die in"
         except Killed:
             pass
     found = state.latest(tmp_path)
     assert found is not None
     tensors, facts = state.load(found)
-    assert (tensors["a"] == facts["step"]).all()
-    state.save(tmp_path, 6, {"a": torch.full((9,), 6.0)}, {"step": 6})
+    assert (tensors["a"] == facts["step"]).all() and (state.load_best(found)["b"] == facts["step"]).all()
+    save(6)
     assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-00000006"]
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[int, dict[str, torch.Tensor]]:
+    """The models of runs that were left alone, by their number of steps."""
+    return {}
+
+
+class TestBest:
+    """The best weights come and go with the state that they belong to."""
+
+    hits: ClassVar = {0: 0.5, 1: 0.2, 2: 0.3, 3: 0.7, 4: 0.4, 5: 0.8, 6: 0.1}
+    """At step 2 the best are those of step 0, at step 4 those of step 3, in the end those of step 5."""
+    settings = ("steps=6", "checkpoint_every=2", "validate_every=1", "schedule=constant", "warmup=0", "switch=0")
+
+    @pytest.fixture(autouse=True)
+    def _scripted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        validate = loop._Run._validate
+
+        def scripted(run: loop._Run) -> None:
+            hit = self.hits[run.step]
+            found = Validation({"words": {"meta": "", "hit@1": hit, "mrr": hit, "n": 9}})
+            monkeypatch.setattr(loop.validation, "measure", lambda *_: (found, {}))
+            validate(run)
+
+        monkeypatch.setattr(loop._Run, "_validate", scripted)
+
+    def alone(self, kept: dict[int, dict[str, torch.Tensor]], steps: int, folder: Path) -> dict[str, torch.Tensor]:
+        if steps not in kept:
+            train(job(folder / "alone", *self.settings, f"steps={steps}"))
+            kept[steps] = weights(folder / "alone" / "model")
+        return kept[steps]
+
+    @pytest.mark.parametrize(("place", "steps"), [(3, 2), (7, 4), (10, 2), (11, 4), (14, 4), (15, 4), (20, 6)])
+    def test_a_kill_at_any_moment(
+        self,
+        place: int,
+        steps: int,
+        kept: dict[int, dict[str, torch.Tensor]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Killed on its way to six steps, and then finished after fewer: as if it had never been further."""
+
+        class Killed(BaseException):
+            pass
+
+        out, written = tmp_path / "run", 0
+        write = Log.write
+
+        def dying(log: Log, kind: str, **values: Any) -> None:
+            nonlocal written
+            written += 1
+            write(log, kind, **values)
+            if written == place:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Log, "write", dying)
+            train(job(out, *self.settings))
+        report = train(job(out, *self.settings, f"steps={steps}", resume=True))
+        assert same(weights(out / "model"), self.alone(kept, steps, tmp_path))
+        best = max(self.hits[step] for step in range(steps + 1))
+        assert report.validation is not None and report.validation.hit == best
+
+    @pytest.mark.parametrize("harm", [Path.unlink, lambda file: file.write_bytes(b"\x10\0\0"), Path.touch])
+    def test_lost_or_damaged(self, harm: Callable[[Path], object], tmp_path: Path) -> None:
+        """It is said at once, and the run goes on without them. A file that was only touched is as good as ever."""
+        out = tmp_path / "run"
+        train(job(out, *self.settings, "steps=2"))
+        harm(out / "states" / "step-00000002" / "best.safetensors")
+        report = train(job(out, *self.settings, "steps=4", resume=True))
+        records = list(read(out / "log.jsonl"))
+        place = max(at for at, record in enumerate(records) if record["kind"] == "run")
+        said = [record.get("message", "") for record in records[place + 1 : place + 2]]
+        assert any("weights of step 0, which validated best, are lost" in one for one in said) == (
+            harm is not Path.touch
+        )
+        assert report.validation is not None and report.validation.hit == 0.7
+
+    def test_those_of_the_state_itself_are_not_written_twice(self, tmp_path: Path) -> None:
+        out = tmp_path / "run"
+        train(job(out, *self.settings, "steps=3"))
+        assert not list(out.rglob("best.safetensors"))
+        report = train(job(out, *self.settings, "steps=4", resume=True))
+        assert report.validation is not None and report.validation.hit == 0.7
+        assert same(weights(out / "model"), self.alone({}, 3, tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"step": 2}', "no json", "null"])
+def test_a_damaged_state_is_told(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(job(out, "steps=2", held_out=[]))
+    (out / "states" / "step-00000002" / "state.json").write_text(text)
+    with pytest.raises(ModelError, match=r"state of the run in .*step-00000002"):
+        train(job(out, "steps=3", held_out=[], resume=True))
+
+
+def test_an_early_stop_is_one_after_a_kill_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ("steps=50", "optimizer.rate=1e-12", "router_rate=0", "validate_every=1", "patience=2")
+
+    def die(*_: Any) -> None:
+        raise MemoryError
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(loop._Run, "_calibrate", die)
+        train(job(out, *settings))
+    report = train(job(out, *settings, resume=True))
+    assert (report.steps, report.reason) == (2, "early stop")
+    validated = [record["step"] for record in read(out / "log.jsonl") if record["kind"] == "validation"]
+    assert validated == [0, 1, 2], "nothing is measured twice"
 
 
 def test_a_half_written_state_is_not_taken(tmp_path: Path) -> None:

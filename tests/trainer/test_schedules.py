@@ -81,9 +81,8 @@ def ranking(good_routes: bool, queries: int = 60) -> Ranking:
     vectors = functional.normalize(targets + 1.5 * unit(queries, 16, seed=2), dim=-1)
     known = torch.rand(queries, 12, generator=torch.Generator().manual_seed(3))
     other = torch.rand(queries, 12, generator=torch.Generator().manual_seed(4))
-    return Ranking(
-        "", Embedded(vectors, known if good_routes else other), Embedded(targets, known), torch.eye(queries).bool()
-    )
+    right = torch.eye(queries).bool()
+    return Ranking("", Embedded(vectors, known if good_routes else other), Embedded(targets, known), right, ~right)
 
 
 class TestCalibration:
@@ -111,7 +110,6 @@ class TestCalibration:
         scores = torch.tensor([[0.9, 0.5, 0.1], [0.2, 0.2, 0.1], [0.3, 0.1, 0.7]])
         correct = torch.tensor([[False, True, True], [True, False, False], [False, False, True]])
         assert ranks_of(scores, correct).tolist() == [2, 2, 1], "a tie counts against it"
-        alone = Ranking(
-            "vqa", Embedded(torch.eye(2), torch.eye(2)), Embedded(torch.eye(2), torch.eye(2)), torch.eye(2).bool()
-        )
+        same = Embedded(torch.eye(2), torch.eye(2))
+        alone = Ranking("vqa", same, same, torch.eye(2).bool(), ~torch.eye(2).bool())
         assert score(alone) == {"meta": "vqa", "hit@1": 1.0, "mrr": 1.0, "n": 2}

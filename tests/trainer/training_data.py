@@ -61,6 +61,11 @@ def two_tasks() -> list[Listed]:
     return [Listed("words", words, "retrieval"), Listed("colours", colours, "classification")]
 
 
+def few_targets() -> list[Listed]:
+    """Twelve rows of two targets."""
+    return [listed("few", ["yes", "no"] * 6)]
+
+
 def small(*overrides: str) -> Recipe:
     """The whole method, in a minute's shape: eight rows a step, dropout and noise on."""
     fixed = ("steps=6", "batch.size=8", "sub_batch=4", "rank=2", "validate_every=3", "checkpoint_every=2", "workers=1")

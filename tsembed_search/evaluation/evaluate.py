@@ -14,6 +14,7 @@ from tsembed_search.evaluation.metrics import METRICS, Ranks
 from tsembed_search.evaluation.ranking import DEPTH, Ranked, rank
 from tsembed_search.evaluation.reranking import WEIGHTS, Kappas, kappas, reranked
 from tsembed_search.evaluation.results import Evaluation, Sweep, TaskScores, Unread, compared, groups
+from tsembed_search.evaluation.sameness import question
 from tsembed_search.evaluation.tasks import RankingTask
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def _rank(task: RankingTask, vectors: TaskVectors, depth: int) -> _Found | None:
     import numpy as np
 
     queries, correct, choices = _usable(task, vectors)
+    left_out = None if task.left_out is None else [task.left_out[row] for row in queries]
     if not len(queries):
         return None
     asked, routes = vectors.queries[queries], vectors.query_routes[queries]
@@ -122,7 +124,7 @@ def _rank(task: RankingTask, vectors: TaskVectors, depth: int) -> _Found | None:
         choices = [[place for place in range(len(task.candidates)) if place not in vectors.failed_candidates]] * len(
             correct
         )
-    ranked = rank(asked, vectors.candidates, correct, choices, depth=depth)
+    ranked = rank(asked, vectors.candidates, correct, choices, left_out=left_out, depth=depth)
     kappa = kappas(ranked, np.asarray(routes), vectors.candidate_routes) if depth else None
     return _Found(task, queries, ranked, kappa)
 
@@ -163,8 +165,17 @@ def _swept(found: Sequence[_Found]) -> tuple[float, Sweep, list[NDArray[np.bool_
     """The best weight on half of the queries, and which queries the other half are."""
     import numpy as np
 
-    # Which half a query is in belongs to the query, so that the same one, asked twice, is never in both.
-    halves = [np.asarray([digest(one.task.queries[row])[0] % 2 == 0 for row in one.queries]) for one in found]
+    # Which half a query is in belongs to what it asks, so that the same one, asked twice, is never in both.
+    sides: dict[int, bool] = {}
+    halves = [
+        np.asarray(
+            [
+                sides.setdefault(question(query), digest(query)[0] % 2 == 0)
+                for query in (one.task.queries[row] for row in one.queries)
+            ]
+        )
+        for one in found
+    ]
     choosing = [(one, half) for one, half in zip(found, halves, strict=True) if half.any()]
     others = [~half for half in halves]
     if not choosing or not any(other.any() for other in others):

@@ -13,7 +13,8 @@ from typing import Final
 
 from tsembed_search.errors import UsageError
 from tsembed_search.evaluation.gathering import Gathering, digest
-from tsembed_search.evaluation.records import BadRow, Images, Instructions, Problem, image_roots, problem, stream
+from tsembed_search.evaluation.layouts import FileRows, Unread
+from tsembed_search.evaluation.records import Images, Instructions, Problem
 from tsembed_search.evaluation.sources import META_TASKS, TaskFile, meta_task, task_files
 from tsembed_search.evaluation.tasks import Distribution, RankingTask
 from tsembed_search.items import Item
@@ -31,11 +32,15 @@ _IN: Final = frozenset(
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """`tasks` in MMEB's order of meta-tasks, then by name; `problems`: rows that were left out; `splits`: read."""
+    """`tasks` in MMEB's order of meta-tasks, then by name; `problems`: rows that were left out; `splits`: read. `rows`:
+    how many were taken; `unread`: fields that nothing reads.
+    """
 
     tasks: list[RankingTask]
     problems: list[Problem]
     splits: tuple[str, ...]
+    rows: int = 0
+    unread: Sequence[Unread] = ()
 
 
 def load(
@@ -61,8 +66,16 @@ def load(
     files = _wanted([file for source in sources for file in task_files(source)], splits, only)
     gathered: dict[tuple[Path, str, str], Gathering] = {}
     problems: list[Problem] = []
-    for file in dict.fromkeys(files):
-        _read(file, gathered, problems, images, instructions, progress)
+    finders: dict[tuple[Path, ...], Images] = {}
+    rows, unread = 0, []
+    seen: dict[Path, TaskFile] = {}
+    for file in files:  # a file of two sources is one file
+        seen.setdefault(file.path, file)
+    for file in seen.values():
+        found_rows = FileRows(file, images, instructions, finders)
+        _read(found_rows, gathered, problems, progress)
+        rows += found_rows.good
+        unread += [found_rows.unread] if found_rows.unread else []
     found = {key: task for key, each in gathered.items() if (task := each.task()) is not None}
     if not found:
         raise _nothing(sources, problems)
@@ -71,6 +84,8 @@ def load(
         sorted(tasks, key=lambda task: (*_meta_order(task.meta), task.name)),
         problems,
         tuple(dict.fromkeys(file.split for file in files if file.split)),
+        rows,
+        unread,
     )
 
 
@@ -107,32 +122,25 @@ def _of_splits(files: list[TaskFile], splits: tuple[str, ...] | None) -> list[Ta
 
 
 def _read(
-    file: TaskFile,
+    rows: FileRows,
     gathered: dict[tuple[Path, str, str], Gathering],
     problems: list[Problem],
-    images: Sequence[Path],
-    instructions: Instructions | None,
     progress: Callable[[str, int], None],
 ) -> None:
-    found = Images(image_roots(file.path, file.source, images))
-    rows = 0
-    for record in stream(file.path):
-        rows += 1
-        if isinstance(record, Problem):
-            problems.append(record)
+    file = rows.task_file
+    for found in rows:
+        if isinstance(found, Problem):
+            problems.append(found)
             continue
-        name = record.fields.get("task")
-        name = name.strip() if isinstance(name, str) and name.strip() else file.task
+        _, fields = found
+        name = fields.task or file.task
         key = file.source, name, file.split
         if key not in gathered:
             gathered[key] = Gathering(name, file.meta or meta_task(name), distribution(name, file.split))
-        try:
-            gathered[key].add(record.fields, found, instructions)
-        except BadRow as error:
-            problems.append(problem(record, error))
-        if rows % 500 == 0:
-            progress(name, rows)
-    progress(file.task, rows)
+        gathered[key].add(fields)
+        if rows.good % 500 == 0:
+            progress(name, rows.good)
+    progress(file.task, rows.good)
 
 
 def _renamed(tasks: Mapping[tuple[Path, str, str], RankingTask]) -> list[RankingTask]:
@@ -155,6 +163,7 @@ def _fewer(task: RankingTask, limit: int | None, most_candidates: int | None) ->
             queries=[task.queries[row] for row in kept],
             correct=[task.correct[row] for row in kept],
             choices=None if task.choices is None else [task.choices[row] for row in kept],
+            left_out=None if task.left_out is None else [task.left_out[row] for row in kept],
         )
     if task.choices is not None:
         return _only(task, {place for places in task.choices for place in places})
@@ -175,6 +184,9 @@ def _only(task: RankingTask, places: set[int]) -> RankingTask:
         candidates=[task.candidates[old] for old in new],
         correct=[frozenset(new[place] for place in right) for right in task.correct],
         choices=None if task.choices is None else [[new[place] for place in each] for each in task.choices],
+        left_out=None
+        if task.left_out is None
+        else [frozenset(new[place] for place in each if place in new) for each in task.left_out],
     )
 
 

@@ -61,12 +61,13 @@ def rank(
     correct: Sequence[frozenset[int]],
     choices: Sequence[Sequence[int]] | None = None,
     *,
+    left_out: Sequence[frozenset[int]] | None = None,
     depth: int = 0,
 ) -> Ranked:
     """Ranks candidates `[C, D]` for queries `[Q, D]`, all unit vectors, and keeps the `depth` best wrong ones.
 
-    `correct` and `choices` are as in `RankingTask`. Memory beyond the vectors does not grow with Q times C.
-    Raises `ValueError` for a query without a right candidate among its choices.
+    `correct`, `choices` and `left_out` are as in `RankingTask`. Memory beyond the vectors does not grow with Q times C.
+    Raises `ValueError` for a query without a right candidate among its choices, and for vectors that are not finite.
     """
     import numpy as np
 
@@ -82,6 +83,8 @@ def rank(
         stop = min(len(correct), start + at_once)
         part = slice(starts[start], starts[stop])
         block = _Block(queries[start:stop], rows[part] - start, right[part], depth)
+        if left_out is not None:
+            block.leave_out(left_out[start:stop])
         block.find_right(candidates)
         if choices is None:
             for first in range(0, len(candidates), _CANDIDATES):
@@ -110,6 +113,14 @@ class _Block:
         self.wrong_scores = np.full((len(queries), depth), -np.inf, np.float32)
         self._starts = np.searchsorted(rows, np.arange(len(queries) + 1))
         self._one_each = bool((np.diff(self._starts) == 1).all())
+        self._never_rows = self._never = np.zeros(0, np.int64)
+
+    def leave_out(self, places: Sequence[frozenset[int]]) -> None:
+        """Ranks some candidates of each query not at all."""
+        import numpy as np
+
+        self._never_rows = np.repeat(np.arange(len(places)), [len(each) for each in places])
+        self._never = np.asarray([place for each in places for place in each], dtype=np.int64)
 
     def find_right(self, candidates: Matrix | Rows) -> None:
         """Notes the scores of the right candidates: what the others are counted against."""
@@ -125,12 +136,15 @@ class _Block:
         import numpy as np
 
         scores = self.queries @ candidates.T
+        if not np.isfinite(scores).all():  # every comparison with NaN is false, and what is right would come first
+            raise ValueError("scores are not finite")
         if isinstance(places, int):
-            inside = (self.right >= places) & (self.right < places + len(candidates))
-            scores[self.rows[inside], self.right[inside] - places] = -np.inf
+            for rows, known in ((self.rows, self.right), (self._never_rows, self._never)):
+                inside = (known >= places) & (known < places + len(candidates))
+                scores[rows[inside], known[inside] - places] = -np.inf
             places = np.arange(places, places + len(candidates))
         else:
-            scores[:, np.isin(places, self.right)] = -np.inf
+            scores[:, np.isin(places, np.concatenate([self.right, self._never]))] = -np.inf
         thresholds = self.right_scores - np.float32(TIE)
         if self._one_each:
             self.before += (scores >= thresholds[:, None]).sum(axis=1)

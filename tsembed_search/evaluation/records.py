@@ -2,7 +2,8 @@
 
 What the trainer and the evaluation both need of MMEB's layouts and of the plain one:
 
-- `stream(path)` reads JSON Lines or Parquet, one `Record` (fields, line, byte offset) or `Problem` at a time;
+- `stream(path)` reads JSON Lines, one `Record` (fields, line, byte offset) or `Problem` at a time (`parquet` makes
+  these of Parquet);
 - `Images(roots)` finds the file that a row's image path means, or raises `BadRow`;
 - `mmeb_item(text, image, instruction, ...)` makes an item of MMEB's flat fields, `plain_item(value, ...)` one of a
   string or an object with `text`, `image` and `instruction`.
@@ -18,23 +19,28 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
-from tsembed_search.errors import LoadError, UsageError
+from tsembed_search.errors import LoadError
 from tsembed_search.items import Item
 
 Instructions = Literal["text", "field", "none"]
 """Where an instruction goes: before the text (as MMEB has it), into `Item.instruction`, or nowhere."""
 
-Fault = Literal["json", "fields", "image"]
-"""What is wrong with a row: its line is no JSON object, its fields make no row, or an image of it is missing."""
+Fault = Literal["json", "fields", "image", "file"]
+"""What is wrong with a row: its line is no JSON object, its fields make no row, or an image of it is missing. With
+`file`, the whole file cannot be read.
+"""
 
 JSONL_ENDINGS: Final = (".jsonl", ".ndjson")
 ENDINGS: Final = (*JSONL_ENDINGS, ".parquet")
 """Names of files with rows end like this."""
 
 _IMAGE_TOKEN: Final = re.compile(r"[ \t]*<\|image_\d+\|>[ \t]*\n?")
-_LONGEST_LINE: Final = 64 << 20
+MOST_LINE_BYTES: Final = 64 << 20
+"""A longer line is no row."""
+_NOTHING: Final = b" \t\r\n\xef\xbb\xbf"
+_LONGEST_PATH: Final = 4096
 _MOST_LISTED: Final = 2_000_000
 _REACH: Final = 3
 
@@ -88,31 +94,40 @@ def problem(record: Record, error: BadRow) -> Problem:
 
 
 def stream(path: Path) -> Iterator[Record | Problem]:
-    """The rows of a JSON Lines or Parquet file in order, with a `Problem` in place of each line that is none.
-
-    Raises `LoadError` when the file cannot be read at all, and `UsageError` when Parquet support is not installed.
+    """The rows of a JSON Lines file in order, with a `Problem` in place of each line that is none, and for a file that
+    cannot be read at all.
     """
-    if path.suffix.lower() == ".parquet":
-        yield from _stream_parquet(path)
-        return
     try:
         with path.open("rb") as file:
             offset = 0
-            for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
-                if line.strip(b" \t\r\n\xef\xbb\xbf"):
+            for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b""), 1):
+                length = len(line)
+                if len(line) == MOST_LINE_BYTES and not line.endswith(b"\n"):
+                    length += _rest_of_line(file)
+                if line.strip(_NOTHING):
                     try:
                         yield Record(path, number, offset, parse_line(line))
                     except BadRow as error:
                         yield Problem(path, number, error.message, error.fault)
-                offset += len(line)
+                offset += length
     except OSError as error:
-        raise LoadError(f"Cannot read {path}: {error.strerror or error}.") from error
+        yield Problem(path, 0, f"the file cannot be read: {error.strerror or error}", "file")
+
+
+def _rest_of_line(file: BinaryIO) -> int:
+    """Passes over the rest of a line that is too long. Gives its bytes."""
+    passed = 0
+    while part := file.readline(MOST_LINE_BYTES):
+        passed += len(part)
+        if part.endswith(b"\n"):
+            break
+    return passed
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
     """The JSON object on a line. Raises `BadRow` for anything else."""
-    if len(line) >= _LONGEST_LINE:
-        raise BadRow(f"the line is longer than {_LONGEST_LINE >> 20} MB", "json")
+    if len(line) >= MOST_LINE_BYTES:
+        raise BadRow(f"the line is longer than {MOST_LINE_BYTES >> 20} MB", "json")
     try:
         value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -126,25 +141,6 @@ def parse_line(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRow(f"a JSON object was expected, not {_kind(value)}", "json")
     return value
-
-
-def _stream_parquet(path: Path) -> Iterator[Record]:
-    try:
-        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise UsageError(
-            f"{path} is a Parquet file, and reading those needs pyarrow, which is not installed.",
-            "Install it with `pip install 'tsembed-search[parquet]'`, or save the rows as JSON Lines.",
-        ) from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            line = 0
-            for batch in file.iter_batches(batch_size=512):
-                for fields in batch.to_pylist():
-                    line += 1
-                    yield Record(path, line, 0, fields)
-    except (OSError, ArrowException) as error:
-        raise LoadError(f"Cannot read {path}: {' '.join(str(error).split())[:200]}.") from error
 
 
 class Images:
@@ -162,8 +158,12 @@ class Images:
 
     def find(self, path: object) -> Path:
         """The image's file. Raises `BadRow` when there is none."""
-        if not isinstance(path, str) or not path.strip() or "\0" in path:
+        if not isinstance(path, str):
             raise BadRow(f"an image path was expected, not {_kind(path)}")
+        if not path.strip() or "\0" in path:
+            raise BadRow("an image path is blank or holds a NUL character")
+        if path.startswith("data:") or len(path) > _LONGEST_PATH:
+            raise BadRow("a picture inside the row is not read: write it into a file and give its path")
         folder, name = os.path.split(path)  # a million of them: pathlib would take most of the time
         for place, names in self._places(folder):
             if name in names or (not self._listing and name and os.path.exists(f"{place}/{name}")):  # noqa: PTH110
@@ -216,22 +216,47 @@ def mmeb_item(
     told = without_image_token(_text(instruction))
     if told and words.startswith(told):
         words = words[len(told) :].strip()
-    found = images.find(image) if image is not None and image != "" else None
-    return _item(words, found, told, instructions)
+    return _item(words, _picture(image, images), told, instructions)
 
 
 def plain_item(value: object, images: Images, *, instructions: Instructions = "field") -> Item:
-    """An item of a string, or of an object with any of `text`, `image` and `instruction`. Raises `BadRow`."""
+    """An item of a string, of an object with any of `text`, `image` and `instruction`, or of a picture as hub data sets
+    have it. Raises `BadRow`.
+    """
     if isinstance(value, str):
         value = {"text": value}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or value.keys() == {"binary"}:
         raise BadRow(f"a text or an object with text or image was expected, not {_kind(value)}")
-    unknown = sorted(str(key) for key in value if key not in ("text", "image", "instruction"))
+    if _is_picture(value):
+        value = {"image": value}
+    unknown = sorted(str(key) for key in value if key not in ("text", "image", "instruction") and filled(value[key]))
     if unknown:
         raise BadRow(f"an item has text, image and instruction, not {unknown[0]}")
-    image = value.get("image")
-    found = images.find(image) if image is not None and image != "" else None
+    found = _picture(value.get("image"), images)
     return _item(_text(value.get("text")), found, _text(value.get("instruction")), instructions)
+
+
+def filled(value: object) -> bool:
+    """Whether a field holds anything: not null, and no empty text, list or picture."""
+    if isinstance(value, Mapping):
+        return any(filled(one) for one in value.values())
+    if isinstance(value, list | tuple):
+        return any(filled(one) for one in value)
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
+def _is_picture(value: object) -> bool:
+    """Whether it is a picture as hub data sets have it: `{"bytes": ..., "path": ...}`."""
+    return isinstance(value, Mapping) and bool(value) and value.keys() <= {"bytes", "path"}
+
+
+def _picture(value: object, images: Images) -> Path | None:
+    """The file of a picture, None without one. Raises `BadRow`."""
+    if isinstance(value, Mapping) and _is_picture(value):
+        if filled(value.get("bytes")):
+            raise BadRow("a picture inside the row is not read: write it into a file and give its path")
+        value = value.get("path")
+    return images.find(value) if filled(value) else None
 
 
 def without_image_token(text: str) -> str:
@@ -259,6 +284,8 @@ def _text(value: object) -> str:
 def _kind(value: object) -> str:
     if value is None:
         return "null"
+    if isinstance(value, dict) and value.keys() == {"binary"}:  # as `parquet` writes it
+        return "binary data"
     names = {
         bool: "true or false",
         int: "a number",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tsembed_search.errors import UsageError
+from tsembed_search.errors import LoadError, UsageError
 from tsembed_search.evaluation.records import ENDINGS
 from tsembed_search.paths import absolute
 
@@ -98,18 +99,30 @@ def has_rows(source: str | Path) -> bool:
     return place.is_dir() and any(path.suffix.lower() in ENDINGS for path in _walk(place))
 
 
-def _walk(folder: Path) -> list[Path]:
-    files: list[Path] = []
-    waiting = [folder]
-    while waiting:
-        for path in sorted(waiting.pop(0).iterdir()):
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder, each folder's before those of the folders in it. Links to folders are followed, after
+    the folders themselves, and each real folder is visited once.
+    """
+    visited: set[tuple[int, int]] = set()
+    waiting: list[Path] = [folder]
+    linked: list[Path] = []
+    while waiting or linked:
+        place = (waiting or linked).pop(0)
+        try:
+            facts = place.stat()
+            if (facts.st_dev, facts.st_ino) in visited:
+                continue
+            visited.add((facts.st_dev, facts.st_ino))
+            inside = sorted(place.iterdir())
+        except OSError as error:
+            raise LoadError(f"The folder {place} cannot be listed: {error.strerror or error}.") from error
+        for path in inside:
             if _PASSED_OVER.match(path.name):
                 continue
             if path.is_dir():
-                waiting.append(path)
+                (linked if path.is_symlink() else waiting).append(path)
             else:
-                files.append(path)
-    return files
+                yield path
 
 
 def _task_file(path: Path, top: Path, source: Path, told: dict[str, str]) -> TaskFile:

@@ -17,7 +17,8 @@ class RankingTask:
     """Q queries over C candidates. `meta`: the meta-task that this one belongs to, or "".
 
     `choices`: for each query the places in `candidates` that are ranked for it; None when all are, for every query.
-    `correct`: for each query the places of its right candidates, at least one.
+    `correct`: for each query the places of its right candidates, at least one. `left_out`: for each query the places
+    that are not ranked for it: the query itself, among what other rows bring. None: there are none.
     """
 
     name: str
@@ -27,3 +28,4 @@ class RankingTask:
     correct: Sequence[frozenset[int]]
     choices: Sequence[Sequence[int]] | None = None
     distribution: Distribution = ""
+    left_out: Sequence[frozenset[int]] | None = None

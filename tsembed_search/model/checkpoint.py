@@ -114,8 +114,13 @@ def read(folder: Path) -> Checkpoint:
             dict(said.get("recipe") or {}),
             dict(said.get("metrics") or {}),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} lacks something, or it is not what it should be: {error}.", _AGAIN) from error
+        texts = (base.name, base.family, base.fingerprint, base.revision or "")
+        if not all(isinstance(text, str) for text in texts) or not isinstance(found.method["router"], dict):
+            raise TypeError("base or method.router")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ModelError(
+            f"{path} lacks something, or it is not what it should be: {weights.brief(error)}.", _AGAIN
+        ) from error
     _check_numbers(str(path), found)
     return found
 
@@ -153,7 +158,10 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
     said = read(ref.folder)
     settings = settings_of(said, ref.folder)
     backbone = _adaptable(registry.load(base_of(said, ref.name), device, dtype), said.base.name)
-    adapters = backbone.adapt(settings)
+    try:
+        adapters = backbone.adapt(settings)
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # values of the wrong kind
+        raise _no_settings(ref.folder, error) from error
     fill(adapters, ref.folder)
     own = sum(tensor.numel() for tensor in adapters.parameters())
     base = backbone.info
@@ -172,11 +180,20 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
 def fill(adapters: Adapters, folder: Path) -> None:
     """Puts the tensors of a checkpoint's folder into adapters of the same settings. Raises `ModelError`: see `load`."""
     import torch
+
+    experts = {name.removeprefix(_PREFIX): tensor for name, tensor in _tensors(folder / EXPERTS).items()}
+    routers = _tensors(folder / ROUTERS) | {"mean": torch.tensor(read(folder).mean)}
+    adapters.load(experts, routers, None if adapters.projector is None else _tensors(folder / PROJECTOR))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    experts = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / EXPERTS).items()}
-    routers = load_file(folder / ROUTERS) | {"mean": torch.tensor(read(folder).mean)}
-    adapters.load(experts, routers, None if adapters.projector is None else load_file(folder / PROJECTOR))
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {weights.brief(error)}.", _AGAIN) from error
 
 
 def save(
@@ -281,7 +298,7 @@ def base_of(said: Checkpoint, name: str) -> ModelRef:
         name_of_base = f"{base.name}@{base.revision}" if base.revision else base.name
         ref = registry.resolve(name_of_base, base.fingerprint)
     except ModelError as error:
-        raise ModelError(
+        raise type(error)(  # a base that is not supported stays one
             f"{name} needs its base model, {base.name}. {error.message}",
             f"{error.hint} If the base has moved, write its new place into {MARKER}, under base, name.".strip(),
         ) from error
@@ -305,15 +322,19 @@ def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
     from tsembed_search.model.moe_lora import AdapterSettings
     from tsembed_search.model.routing import RouterSettings
 
-    method, path = said.method, folder / MARKER
+    method = said.method
     try:
         router = RouterSettings(**method["router"])
         given = {**method, "router": router, "projections": tuple(method["projections"])}
         if given["blocks"] is not None:
             given["blocks"] = tuple(given["blocks"])
         return AdapterSettings(**given)
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"The settings in {path} are not those of adapters: {error}.", _AGAIN) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _no_settings(folder, error) from error
+
+
+def _no_settings(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f"The settings in {folder / MARKER} are not those of adapters: {weights.brief(error)}.", _AGAIN)
 
 
 def _check_numbers(where: str, said: Checkpoint) -> None:

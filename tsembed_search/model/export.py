@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint
 from tsembed_search.model.appearing import appearing
-from tsembed_search.model.backbones import weights
+from tsembed_search.model.backbones import origin, weights
 
 if TYPE_CHECKING:
     from tsembed_search.model.checkpoint import Checkpoint
@@ -141,6 +141,7 @@ def _card(name: str, said: Checkpoint, what: str, how: str) -> str:
     experts = method["router"]["experts"]
     return "\n\n".join(
         [
+            f"---\ntags: [{origin.MADE_HERE}]\n---",
             f"# {name}",
             f"{what}, exported from a TSEmbed checkpoint with {experts} experts per block on {base}. It is their "
             f"uniform mixture: {how} The routers are left out, so its vectors are not those of the checkpoint.",

@@ -172,7 +172,7 @@ class Adapters:
     def leave_routers_to_python(self) -> None:
         """Keeps torch.compile from compiling the routers along with the projections that run them."""
         for layer in self.layers.values():
-            layer.route = torch.compiler.disable(layer.route)  # type: ignore[method-assign]
+            layer.route = torch.compiler.disable(layer.route)  # type: ignore[method-assign, no-untyped-call]
 
     def calm(self) -> None:
         """Turns dropout and router noise off, and leaves the model in training mode if it is."""

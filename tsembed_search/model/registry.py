@@ -8,17 +8,22 @@ model.
 from __future__ import annotations
 
 import importlib
+import logging
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tsembed_search.config import home
-from tsembed_search.errors import ModelError
+from tsembed_search.errors import ModelError, UnsupportedModelError
 from tsembed_search.model import checkpoint
-from tsembed_search.model.backbones import families, hub, weights
+from tsembed_search.model.backbones import families, hub, origin, weights
 from tsembed_search.model.backbones.protocol import Backbone
+from tsembed_search.wording import shown
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import torch
@@ -34,25 +39,31 @@ _NO_IDENTITY = frozenset(
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model that exists on this machine. `folder` is None for a built-in one."""
+    """A model that exists on this machine. `folder` is None for a built-in one.
+
+    `warning`: what a person who chooses it should know, or nothing.
+    """
 
     name: str
     family: str
     fingerprint: str
     folder: Path | None = None
+    warning: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class KnownModel:
     """A model that can be named: built in, found on this machine, or a suggestion to download.
 
-    `base`: the model that a checkpoint's adapters are for, else None.
+    `base`: the model that a checkpoint's adapters are for, else None. `prompt`: with which prompt it is used (see
+    `origin`), or `refused` for one that is not supported and `unreadable` for one that is damaged.
     """
 
     name: str
     family: str
     where: Literal["built in", "on this machine", "on the hub", "unreadable"]
     base: str | None = None
+    prompt: origin.Prompt | Literal["refused", "unreadable"] = field(default="own", compare=False)
 
 
 @dataclass(frozen=True)
@@ -84,12 +95,19 @@ def resolve(name_or_path: str | Path, fingerprint: str | None = None) -> ModelRe
     """What a name means. Looks for a built-in model, a folder, one of our own, the local hub cache, then the hub.
 
     `fingerprint`: of the model that once had this name. Where a built-in model has it, that one is meant: `mini-base`
-    was called `mini` before there was a trained one.
+    was called `mini` before there was a trained one. Without it, a person has chosen the model, and its warning is
+    logged.
 
     Raises `ModelError` that says what to do: no such model (with near matches), not on this machine and no network,
-    a family that is not supported, files missing, or pickled weights.
+    files missing, or pickled weights; and `UnsupportedModelError` for a kind of model that cannot be used.
     """
-    name = str(name_or_path)
+    ref = _find(str(name_or_path), fingerprint)
+    if ref.warning and fingerprint is None:
+        _log.warning("%s", shown(ref.warning))
+    return ref
+
+
+def _find(name: str, fingerprint: str | None) -> ModelRef:
     if fingerprint is not None and name in BUILT_IN:
         of_that_time = (found for found in map(resolve, BUILT_IN) if found.fingerprint == fingerprint)
         return next(of_that_time, None) or resolve(name)
@@ -98,10 +116,15 @@ def resolve(name_or_path: str | Path, fingerprint: str | None = None) -> ModelRe
         return ModelRef(name, _BUILT_INS[name].family or name, cast(str, spec.FINGERPRINT))
     if name in _SHIPPED:
         return _read_folder(name, _SHIPPED[name])
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # an unknown ~user
+        raise ModelError(f"There is no folder {name}: {error}", "Write the whole path of the folder.") from error
+    with _readable(name):
+        folder, file = bool(name) and path.is_dir(), path.is_file()
+    if folder:
         return _read_folder(name, path.absolute())
-    if path.is_file():
+    if file:
         raise ModelError(f"{name} is a file.", "Give the folder that holds the model's config.json.")
     if _OWN_NAME.fullmatch(name) and (own := home() / "models" / name).is_dir():
         return _read_folder(name, own)
@@ -119,10 +142,9 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
     Raises `ModelError` when the device does not exist, has no room, or the files cannot be trusted.
     """
     if ref.folder is None:
-        loaded = _function(_BUILT_INS[ref.name].loader)(device)
-    else:
-        loaded = _function(_format_of(ref.name, ref.folder).loader)(ref, device, dtype)
-    return cast(Backbone, loaded)
+        return cast(Backbone, _function(_BUILT_INS[ref.name].loader)(device))
+    with _readable(ref.name):
+        return cast(Backbone, _function(_format_of(ref.name, ref.folder).loader)(ref, device, dtype))
 
 
 def known_models() -> list[KnownModel]:
@@ -132,36 +154,57 @@ def known_models() -> list[KnownModel]:
     here = [KnownModel(name, "mini", "built in", checkpoint.read(_SHIPPED[name]).base.name) for name in _SHIPPED]
     here += [KnownModel(name, built_in.family or name, "built in") for name, built_in in _BUILT_INS.items()]
     own = home() / "models"
-    names_of_own = sorted(entry.name for entry in own.iterdir()) if own.is_dir() else []
+    try:
+        names_of_own = sorted(entry.name for entry in own.iterdir()) if own.is_dir() else []
+    except OSError:
+        names_of_own = []  # a folder that may not be read holds nothing to choose from
     folders = [(name, own / name) for name in names_of_own if _OWN_NAME.fullmatch(name)]
     for name, folder in [*folders, *hub.cached_models()]:
         if (found := known_model(name, folder)) is not None:
             here.append(found)
     names = {model.name for model in here}
     examples = ((example, family.name) for family in families.FAMILIES for example in family.examples)
-    return here + [KnownModel(name, family, "on the hub") for name, family in examples if name not in names]
+    return here + [
+        KnownModel(name, family, "on the hub", prompt="own" if name in origin.VERIFIED else "untuned")
+        for name, family in examples
+        if name not in names
+    ]
 
 
 def known_model(name: str, folder: Path) -> KnownModel | None:
-    """The model in a folder, by its JSON files; None when the folder holds none that can be used."""
-    if (folder / checkpoint.MARKER).is_file():
-        try:
+    """The model in a folder, by its JSON files; None when the folder holds none, or one of another kind.
+
+    One that is refused by its name, or damaged, is said to be.
+    """
+    kind = "checkpoint" if (folder / checkpoint.MARKER).is_file() else "unknown"
+    try:
+        if kind == "checkpoint":
             base = checkpoint.read(folder).base
-        except ModelError:
-            return KnownModel(name, "checkpoint", "unreadable")
-        return KnownModel(name, base.family, "on this machine", base.name)
-    if not (folder / "config.json").is_file():
+            return KnownModel(name, base.family, "on this machine", base.name)
+        if not (folder / "config.json").is_file():
+            return None
+        config = weights.read_json(folder / "config.json")
+    except (ModelError, OSError):
+        return KnownModel(name, kind, "unreadable", prompt="unreadable")
+    family = families.by_config(config)
+    if family is None:
         return None
-    family = families.by_config(weights.read_json(folder / "config.json"))
-    return None if family is None else KnownModel(name, family.name, "on this machine")
+    try:
+        prompt, _ = origin.prompt_of(name, folder, family.model_class)
+    except UnsupportedModelError:
+        return KnownModel(name, family.name, "on this machine", prompt="refused")
+    return KnownModel(name, family.name, "on this machine", prompt=prompt)
 
 
 def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
     """From the local hub cache; by a download when it is not there or not whole."""
+    origin.refuse_name(repository)
     folder = hub.cached(repository, revision)
     if folder is not None:
         try:
             return _read_folder(name, folder)
+        except UnsupportedModelError:
+            raise
         except ModelError:
             pass  # a download that was interrupted: go on with it
     try:
@@ -178,7 +221,17 @@ def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
 
 
 def _read_folder(name: str, folder: Path) -> ModelRef:
-    return _format_of(name, folder).read(name, folder)
+    with _readable(name):
+        return _format_of(name, folder).read(name, folder)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Says in words that the disk, or a right, keeps a model's files from being read."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{name} cannot be read: {error}.", "Check the disk, and that you may read it.") from error
 
 
 def _format_of(name: str, folder: Path) -> _Format:
@@ -186,24 +239,30 @@ def _format_of(name: str, folder: Path) -> _Format:
         if (folder / format_.marker).is_file():
             return format_
     if (folder / "adapter_config.json").is_file():
+        origin.prompt_of(name, folder, "")  # refuses one of a model that is refused
         raise ModelError(f"{name} holds an adapter without tsembed.json.", "Merge it into its base model first.")
     raise ModelError(f"{name} holds no model.", "A model folder has a config.json and .safetensors files.")
 
 
-def _transformers_family(name: str, folder: Path) -> families.Family:
+def _transformers_family(name: str, folder: Path) -> tuple[families.Family, origin.Prompt, str]:
+    """The family of a transformers model, the prompt that it is used with, and what tells that it is not the right one.
+
+    Raises `UnsupportedModelError`.
+    """
     config = weights.read_json(folder / "config.json")
     family = families.by_config(config)
+    prompt, why = origin.prompt_of(name, folder, family.model_class if family else "")
     if family is None:
         supported = ", ".join(sorted(kind for entry in families.FAMILIES for kind in entry.model_types))
-        raise ModelError(
+        raise UnsupportedModelError(
             f"{name} is of type {config.get('model_type', 'unknown')!r}, which is not supported.",
             f"Use a model of one of these types: {supported}.",
         )
-    return family
+    return family, prompt, why
 
 
 def _transformers_ref(name: str, folder: Path) -> ModelRef:
-    family = _transformers_family(name, folder)
+    family, prompt, why = _transformers_family(name, folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(f"{name} lacks tokenizer.json.", "Download the model again, all of its .json files.")
     identity = weights.fingerprint(
@@ -212,7 +271,7 @@ def _transformers_ref(name: str, folder: Path) -> ModelRef:
         [weights.file_hash(folder / file) for file in _PROCESSOR_FILES if (folder / file).is_file()],
         weights.content_identity(weights.weight_files(folder)),
     )
-    return ModelRef(name, family.name, identity, folder)
+    return ModelRef(name, family.name, identity, folder, origin.warning(name, why) if prompt == "unknown" else "")
 
 
 def _without_noise(config: Any) -> Any:

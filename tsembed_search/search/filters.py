@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from tsembed_search.paths import name_form
 from tsembed_search.search.globs import is_anchored, path_matches
 
 Op = Literal["=", "!=", "<", "<=", ">", ">=", "~", "in"]
@@ -31,6 +32,9 @@ PAYLOAD_KEYS: Final[Mapping[str, str]] = {
 }
 """The fields of the language, and where a payload keeps each (see `store/schema.py`)."""
 
+CHECKED_KEYS: Final = tuple(sorted({key.partition("[].")[0] for key in PAYLOAD_KEYS.values()}))
+"""The payload keys that `matches` reads."""
+
 _BARE = re.compile(r"""[^\s()"',=<>!~][^\s()"',]*""")
 _ORDER: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt,
@@ -46,11 +50,19 @@ class Condition:
 
     `~` takes a path pattern (`globs.py`), `in` a tuple of alternatives, the order operators a number: a page, or
     seconds since 1970 for `modified`. A relative `path=` means a path that ends in it. `ext` is lower case, no dot.
+    Names are compared in one form (`paths.name_form`), and `value` has it.
     """
 
     field: str
     op: Op
     value: str | float | tuple[str, ...] | tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        value = self.value
+        if isinstance(value, str):
+            object.__setattr__(self, "value", name_form(value))
+        elif isinstance(value, tuple):
+            object.__setattr__(self, "value", tuple(name_form(v) if isinstance(v, str) else v for v in value))
 
     def __str__(self) -> str:
         if isinstance(self.value, tuple):
@@ -140,6 +152,8 @@ def _values(field: str, payload: Mapping[str, Any]) -> Sequence[Any]:
 def _holds(field: str, op: Op, value: Any, actual: Any) -> bool:
     if op == "in":
         return any(_holds(field, "=", alternative, actual) for alternative in value)
+    if isinstance(actual, str):
+        actual = name_form(actual)
     if op == "~":
         return path_matches(str(value), str(actual))
     if op == "=":

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
+from tsembed_search.paths import name_form
+
 _WILD = re.compile(r"[*?\[]")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _TYPE = re.compile(r"\*\.[^.*?\[\]]+")
@@ -45,7 +47,10 @@ def bare_text(pattern: str) -> str | None:
 
 
 def path_matches(pattern: str, path: str) -> bool:
-    """Whether `path` (absolute, forward slashes), or a folder that it lies in, is named by `pattern`."""
+    """Whether `path` (absolute, forward slashes), or a folder that it lies in, is named by `pattern`.
+
+    Both have one form (`paths.name_form`).
+    """
     parts, inside = _parts(pattern)
     names = path.split("/")
     # Positions in `names` that some reading of the pattern so far has reached.
@@ -67,14 +72,18 @@ def literals(pattern: str) -> list[str]:
 
 def path_keys(path: str) -> set[str]:
     """What an index can look a path up by, exactly: every folder that it lies in as a path and by its name, both with a
-    slash at the end (`/pics/holiday/` and `holiday/`), the name of the file, and what is of a type in a folder
-    (`holiday/*.jpg`).
+    slash at the end (`/pics/holiday/` and `holiday/`), the name of the file, what is of a type in a folder
+    (`holiday/*.jpg`), and the whole path. All in one form (`paths.name_form`), in which a filter has them, too.
+
+    So what a path contains one of its keys contains, and the other way round, unless it holds a `*`.
     """
+    path = name_form(path)
     names = path.split("/")
     folders = names[:-1]
     inner = {f"{name}/" for name in folders if name}
     typed = {f"{folder}/*.{name.rpartition('.')[2]}" for folder, name in pairwise(names) if folder and "." in name}
-    return {f"{'/'.join(folders[:end])}/" for end in range(1, len(folders) + 1)} | inner | typed | {names[-1]}
+    within = {f"{'/'.join(folders[:end])}/" for end in range(1, len(folders) + 1)}
+    return within | inner | typed | {names[-1], path}
 
 
 def is_key(pattern: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tsembed_search.store.base import Record, Store
 
 _MOST_TEXT = 200_000
+_MOST_PICTURE = 1 << 30
 
 
 def stored_records(store: Store, like: str) -> list[Record]:
@@ -29,7 +31,9 @@ def stored_records(store: Store, like: str) -> list[Record]:
     if id := _as_id(like):
         return store.retrieve([id], with_vectors=True)
     here = indexed_form(absolute(like))
-    return list(store.scroll(Condition("path", "=", here), with_vectors=True))
+    found = list(store.scroll(Condition("path", "=", here), with_vectors=True))
+    # Two names may differ in their form only: then the one that was typed is meant.
+    return [one for one in found if any(place["path"] == here for place in one.payload["places"])] or found
 
 
 def stored_query(store: Store, like: str) -> Query | None:
@@ -47,8 +51,10 @@ def changed_content(item: Item) -> frozenset[str]:
     """
     if item.modality != "joint" or not isinstance(item.image, Path):
         return frozenset()
+    # A file of that size is no picture that could be indexed, whatever it begins with.
     with suppress(OSError), item.image.open("rb") as file:
-        return frozenset({hashlib.file_digest(file, "sha256").hexdigest()})
+        if os.fstat(file.fileno()).st_size <= _MOST_PICTURE:
+            return frozenset({hashlib.file_digest(file, "sha256").hexdigest()})
     return frozenset()
 
 

@@ -7,8 +7,9 @@ A date stands for the whole of it, in local time: `2024-01-31` is that day, `202
 
 from __future__ import annotations
 
+import math
 import re
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 _UNITS = {"min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "mo": 30 * 86400, "y": 365 * 86400}
 _AGO = re.compile(r"(\d{1,9})\s?(min|mo|h|d|w|y)")
@@ -28,12 +29,23 @@ def read_span(text: str, now: datetime) -> tuple[float, float]:
         moment = now.timestamp() - int(match[1]) * _UNITS[match[2]]
         return moment, moment
     if match := _EPOCH.fullmatch(text):
-        return float(match[1]), float(match[1])
+        moment = float(match[1])
+        if not math.isfinite(moment):
+            raise ValueError(f"{text} is too large")
+        return moment, moment
     try:
         start, end = _calendar(text, now)
-        return start.timestamp(), end.timestamp()
-    except (OverflowError, OSError) as error:
+    except OverflowError as error:
         raise ValueError(f"{text} lies outside the calendar") from error
+    return _seconds(start), _seconds(end)
+
+
+def _seconds(moment: datetime) -> float:
+    """Seconds since 1970. In years that the system's clock does not have, as in year 1, zones are left out."""
+    try:
+        return moment.timestamp()
+    except (OverflowError, OSError, ValueError):
+        return moment.replace(tzinfo=UTC).timestamp()
 
 
 def _calendar(text: str, now: datetime) -> tuple[datetime, datetime]:

@@ -15,6 +15,7 @@ from tsembed_search.search.rerank import Candidate, Query, reranker, with_routes
 from tsembed_search.search.snippet import Span, snippet, weigh
 from tsembed_search.store.base import Record, Store
 from tsembed_search.store.routes import LIST, PACKED, has_route, stored_routes
+from tsembed_search.whereabouts import is_offline
 
 MOST_HITS = 10_000
 _SPARE = 20
@@ -59,7 +60,8 @@ class Hit:
 
     `route_similarity` is how alike the routing of query and item is, 0 for a model without experts. `path` is absolute,
     `also_at` lists further places of the same content. `marks` are the (start, end) of the query's words in `snippet`.
-    `top_experts` are those that the item uses most, `shared_experts` those that it shares with the query.
+    `top_experts` are those that the item uses most, `shared_experts` those that it shares with the query. `offline`
+    says that the file is out of reach now, because its disk is away.
     """
 
     rank: int
@@ -76,6 +78,7 @@ class Hit:
     also_at: list[str] = field(default_factory=list)
     marks: list[Span] = field(default_factory=list)
     shared_experts: list[str] = field(default_factory=list)
+    offline: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -84,13 +87,21 @@ class Hit:
 
 class Searcher:
     """Searches a store for what queries of one model mean. `calibration` is that model's, and so is `experts`: how many
-    each of its blocks has, 0 for none.
+    each of its blocks has, 0 for none. `lost` are the folders that are known to be offline (see `whereabouts.py`); None
+    where the files are another machine's, so that nothing can be said.
     """
 
-    def __init__(self, store: Store, calibration: Calibration | None = None, experts: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        calibration: Calibration | None = None,
+        experts: int = 0,
+        lost: Sequence[str] | None = None,
+    ) -> None:
         self.store = store
         self.calibration = calibration or Calibration()
         self.experts = experts
+        self.lost = lost
 
     def search(self, queries: Sequence[Query], options: SearchOptions) -> list[list[Hit]]:
         """The hits of each query, best first. Equal scores are ordered by path, page and chunk.
@@ -193,7 +204,7 @@ class Searcher:
 
     def _dressed(self, query: Query, ranked: Sequence[Candidate], where: Filter | None) -> list[Hit]:
         weights = weigh(query.words, [candidate.record.payload.get("text") or "" for candidate in ranked])
-        hits = [_hit(rank, candidate, weights, where) for rank, candidate in enumerate(ranked, 1)]
+        hits = [_hit(rank, candidate, weights, where, self.lost) for rank, candidate in enumerate(ranked, 1)]
         if not self.experts or not len(query.route):
             return hits
         routed = [row for row, candidate in enumerate(ranked) if has_route(candidate.record.payload)]
@@ -243,9 +254,11 @@ def _order(candidate: Candidate) -> tuple[Any, ...]:
     return (-candidate.score, -candidate.record.score, *place, candidate.record.id)
 
 
-def _hit(rank: int, candidate: Candidate, weights: Mapping[str, float], where: Filter | None) -> Hit:
+def _hit(
+    rank: int, candidate: Candidate, weights: Mapping[str, float], where: Filter | None, lost: Sequence[str] | None
+) -> Hit:
     payload = candidate.record.payload
-    path, *others = _paths(payload, where)
+    (path, *others), offline = _paths(payload, where, lost)
     part = snippet(payload["text"], weights) if payload.get("text") else None
     return Hit(
         rank=rank,
@@ -261,11 +274,16 @@ def _hit(rank: int, candidate: Candidate, weights: Mapping[str, float], where: F
         top_experts=list(payload.get("top_experts") or ()),
         also_at=others,
         marks=list(part.marks) if part else [],
+        offline=offline,
     )
 
 
-def _paths(payload: Mapping[str, Any], where: Filter | None) -> list[str]:
-    """Where the content lies; a place that the filter asks for comes first."""
+def _paths(payload: Mapping[str, Any], where: Filter | None, lost: Sequence[str] | None) -> tuple[list[str], bool]:
+    """Where the content lies, and whether the first of these places is offline. A place that the filter asks for comes
+    first, of several one that is there.
+    """
     places = payload.get("places") or [payload]
-    asked = [place["path"] for place in places if matches(where, {**payload, **place, "places": [place]})]
-    return list(dict.fromkeys([*asked, *(place["path"] for place in places)]))
+    asked = [place for place in places if matches(where, {**payload, **place, "places": [place]})] or places
+    first = asked[0] if lost is None else next((one for one in asked if not is_offline(one, lost)), None)
+    ordered = [first or asked[0], *asked, *places]
+    return list(dict.fromkeys(place["path"] for place in ordered)), first is None

@@ -7,6 +7,9 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+from tsembed_search.text_form import one_form
 
 WIDTH = 200
 """The default length of a snippet in characters: about three lines of a terminal."""
@@ -18,6 +21,9 @@ _WORD = re.compile(r"\w+")
 _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
 )
+# A character with what belongs to it: accents, voice marks of kana, what nobody sees.
+_BELONGS = "[\u0300-\u036f\u3099\u309a\uff9e\uff9f\u00ad\u200b\u2060]"
+_CLUSTER = re.compile(f"([\x00-\x7f]+)(?!{_BELONGS})|.{_BELONGS}*", re.DOTALL)
 # English words that tell nothing about a text; a query of nothing else keeps them.
 _EMPTY = frozenset(
     "a an and are as at be by can did do does for from had has have how i in is it its my of on or our that the their "
@@ -92,7 +98,7 @@ def _at_words(text: str, start: int, end: int) -> tuple[int, int]:
 def _words(query: str) -> list[str]:
     """The distinct words to look for, folded; a run of an unspaced script becomes its overlapping pairs."""
     words: dict[str, None] = {}
-    for word in map(_fold, _WORD.findall(query)):
+    for word in _WORD.findall(_folded(query)[0]):
         for run in _UNSPACED.findall(word):
             words.update(dict.fromkeys(run[i : i + 2] for i in range(max(1, len(run) - 1))))
         words.update(dict.fromkeys(rest for rest in _UNSPACED.split(word) if rest))
@@ -101,9 +107,12 @@ def _words(query: str) -> list[str]:
 
 def _find(word: str, text: str) -> list[Span]:
     """Where a folded word occurs in `text`: as a word or with another ending; anywhere in an unspaced script."""
+    folded, spans = _folded(text)
     if _UNSPACED.fullmatch(word):
-        return [found.span() for found in re.finditer(re.escape(word), text)]
-    return [found.span() for found in _WORD.finditer(text) if _same_stem(word, _fold(found[0]))]
+        found = [match.span() for match in re.finditer(re.escape(word), folded)]
+    else:
+        found = [match.span() for match in _WORD.finditer(folded) if _same_stem(word, match[0])]
+    return found if spans is None else [(spans[start][0], spans[end - 1][1]) for start, end in found]
 
 
 def _same_stem(one: str, other: str) -> bool:
@@ -119,10 +128,30 @@ def _same_stem(one: str, other: str) -> bool:
     return len(stem) >= _LEAST_PREFIX and long.startswith(tuple(stem + letter for letter in changed))
 
 
-def _fold(word: str) -> str:
-    """Without case and accents."""
-    parts = unicodedata.normalize("NFKD", word.casefold())
-    return "".join(part for part in parts if not unicodedata.combining(part))
+@lru_cache(maxsize=4096)
+def _folded_cluster(cluster: str) -> str:
+    decomposed = unicodedata.normalize("NFD", one_form(cluster).casefold())
+    return "".join(part for part in decomposed if not unicodedata.combining(part))
+
+
+@lru_cache(maxsize=64)
+def _folded(text: str) -> tuple[str, list[Span] | None]:
+    """The text in one form, without case and accents, and the span in `text` of each of its characters (None: where
+    they are).
+    """
+    if text.isascii():
+        return text.lower(), None
+    parts: list[str] = []
+    spans: list[Span] = []
+    for found in _CLUSTER.finditer(text):
+        if plain := found[1]:
+            parts.append(plain.lower())
+            spans += [(at, at + 1) for at in range(found.start(), found.end())]
+            continue
+        folded = _folded_cluster(found[0])
+        parts.append(folded)
+        spans += [found.span()] * len(folded)
+    return "".join(parts), spans
 
 
 def _merged(spans: Sequence[Span]) -> list[Span]:

@@ -11,16 +11,15 @@ A value with spaces, commas, brackets or quotes goes in single or double quotes;
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Final, NoReturn
 
 from tsembed_search.errors import UsageError
 from tsembed_search.items import KINDS
+from tsembed_search.paths import absolute
 from tsembed_search.search import moments
 from tsembed_search.search.filters import And, Condition, Filter, Not, Op, Or, all_of
 
@@ -251,10 +250,8 @@ def _read_path(raw: str, now: datetime) -> str:
     if not raw.strip("/") and raw != "/":
         raise ValueError("a path cannot be empty")
     tail = "/" if raw.endswith("/") else ""
-    if raw.startswith("~/"):
-        return Path(raw).expanduser().as_posix() + tail
-    if raw.startswith(("./", "../")):
-        return Path(os.path.abspath(raw)).as_posix() + tail  # noqa: PTH100 - resolve() would follow links
+    if raw.startswith(("~/", "./", "../")):
+        return absolute(raw).as_posix() + tail
     return raw
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.connection import Connection
-from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+from tsembed_search.store.schema import PATH_KEYS, PATH_KEYS_VERSION, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
 from tsembed_search.store.tuning import HNSW_EF_CONSTRUCT, HNSW_M
 
 OLDEST: Final = (1, 16)
@@ -32,7 +32,7 @@ def version(connection: Connection) -> tuple[int, int]:
     """The server's version. Raises `StoreError` when it is too old, or no Qdrant server."""
     if connection.in_memory:
         return NEWEST_KNOWN
-    text = connection.ask("ask for the version", lambda: connection.client.info().version)
+    text = connection.ask("ask for the version", lambda: str(connection.client.info().version))
     found = re.match(r"(\d+)\.(\d+)", text)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
     if number < OLDEST:
@@ -94,7 +94,13 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
     parameters = facts.config.params
     vectors = parameters.vectors.get(VECTOR_NAME) if isinstance(parameters.vectors, dict) else None
     content = (facts.config.metadata or {}).get(_KEY)
-    if vectors is None or vectors.distance.value != "Cosine" or not isinstance(content, dict):
+    if (
+        vectors is None
+        or vectors.distance.value != "Cosine"
+        or not isinstance(content, dict)
+        or content.get("quantize", "none") not in ("none", "scalar", "binary")
+        or not isinstance(content.get("metadata") or {}, dict)
+    ):
         raise StoreError(
             f"The collection {name_of(index)} on {connection.place} was not made by tsembed.",
             "Choose another name with --index.",
@@ -106,14 +112,14 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
         )
     if not connection.in_memory:
         # An older index has no path keys, and whoever only searches it may not have the right to change it.
-        expected = [key for key in PAYLOAD_INDEXES if key != PATH_KEYS or content.get(PATH_KEYS) is True]
+        expected = [key for key in PAYLOAD_INDEXES if key != PATH_KEYS or content.get(PATH_KEYS) == PATH_KEYS_VERSION]
         _add_payload_indexes(connection, index, [key for key in expected if key not in facts.payload_schema])
     settings = StoreSettings(
         dim=int(vectors.size),
         quantize=content.get("quantize", "none"),
         shards=parameters.shard_number or 1,
         replicas=parameters.replication_factor or 1,
-        path_keys=content.get(PATH_KEYS) is True,
+        path_keys=content.get(PATH_KEYS) == PATH_KEYS_VERSION,
     )
     return settings, dict(content.get("metadata") or {})
 
@@ -141,7 +147,7 @@ def _content(settings: StoreSettings, metadata: Mapping[str, Any]) -> dict[str, 
     return {
         "schema": SCHEMA_VERSION,
         "quantize": settings.quantize,
-        PATH_KEYS: settings.path_keys,
+        PATH_KEYS: PATH_KEYS_VERSION if settings.path_keys else False,
         "metadata": dict(metadata),
     }
 

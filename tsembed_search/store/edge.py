@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsembed_search.errors import StoreError
+from tsembed_search import private
+from tsembed_search.errors import IndexBusyError, StoreError
+from tsembed_search.ownership import owner_of
+from tsembed_search.private_copy import copied
 from tsembed_search.search.filters import Filter
 from tsembed_search.store import edge_shard, index_file, optimizer
 from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings
@@ -49,18 +52,32 @@ _MAX_LIMIT = 2**31
 class EdgeStore:
     """A `Store` (see `base.py`) on Qdrant Edge. Made by `create` or `open`."""
 
-    def __init__(self, folder: Path, settings: StoreSettings, metadata: dict[str, Any], shard: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: StoreSettings,
+        metadata: dict[str, Any],
+        shard: Any,
+        copy: ExitStack | None = None,
+    ) -> None:
         self._folder = folder
         self._settings = settings
         self._metadata = metadata
         self._shard = shard
+        # Where the index cannot be written, `shard` is a copy of it, which closing this deletes.
+        self._copy = copy
         self._unflushed = 0
         self._changed = False
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether a store was created in this folder."""
-        return (folder / index_file.NAME).exists()
+        """Whether a store was created in this folder. Raises `StoreError` when one may not look."""
+        with explained("look for an index in", folder):
+            try:
+                (folder / index_file.NAME).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
 
     @classmethod
     def create(cls, folder: Path, settings: StoreSettings) -> EdgeStore:
@@ -68,7 +85,7 @@ class EdgeStore:
         if cls.exists(folder):
             raise StoreError(f"{folder} already holds an index.", "Open it, or choose another name with --index.")
         with explained("create an index in", folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            private.make_folder(folder)
             shard = edge_shard.create(folder / "points", settings)
             # Last, so that a creation that was cut short is not mistaken for an index.
             index_file.write(folder, settings, {})
@@ -76,12 +93,26 @@ class EdgeStore:
 
     @classmethod
     def open(cls, folder: Path) -> EdgeStore:
-        """The store in this folder. Raises `StoreError` when there is none or it is damaged, `IndexBusyError` when
-        another process has it open.
+        """The store in this folder; where it cannot be written, one that can only be read. Raises `StoreError` when
+        there is none or it is damaged, `IndexBusyError` when another process has it open.
         """
         settings, metadata = index_file.read(folder)
         with explained("open the index in", folder):
-            return cls(folder, settings, metadata, edge_shard.load(folder / "points", settings))
+            try:
+                return cls(folder, settings, metadata, edge_shard.load(folder / "points", settings))
+            except BaseException as error:
+                if not edge_shard.is_unwritable(error):
+                    raise
+            return cls._open_copy(folder, settings, metadata)
+
+    @classmethod
+    def _open_copy(cls, folder: Path, settings: StoreSettings, metadata: dict[str, Any]) -> EdgeStore:
+        if owner := owner_of(folder):
+            raise IndexBusyError(f"The index in {folder} is in use by {owner}.", "Wait until it has finished.")
+        with ExitStack() as stack:
+            copy = stack.enter_context(copied([folder / "points"]))
+            shard = edge_shard.load(copy / "points", settings)
+            return cls(folder, settings, metadata, shard, stack.pop_all())
 
     @classmethod
     def delete_all(cls, folder: Path) -> None:
@@ -106,7 +137,7 @@ class EdgeStore:
         return dict(self._metadata)
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
-        with self._engine("write the metadata of"):
+        with self._writing("write the metadata of"):
             index_file.write(self._folder, self._settings, metadata)
         self._metadata = dict(metadata)
 
@@ -116,7 +147,7 @@ class EdgeStore:
         import qdrant_edge as engine
 
         ids, vectors = check_points(points, self.dim)
-        with self._engine("write to") as shard:
+        with self._writing("write to") as shard:
             rows = zip(ids, vectors.tolist(), points, strict=True)
             # Lists of numbers are what makes points large; the rest of a payload is about a kilobyte.
             size = sum(4 * (self.dim + len(point.payload.get("route", ()))) + 1024 for point in points)
@@ -131,7 +162,7 @@ class EdgeStore:
         import qdrant_edge as engine
 
         point = check_id(id)
-        with self._engine("write to") as shard:
+        with self._writing("write to") as shard:
             if not shard.retrieve([point], False, False):
                 raise StoreError(f"The index has no item {id}.")
             edge_shard.need_space(self._folder, WRITE_RESERVE)
@@ -143,7 +174,7 @@ class EdgeStore:
             return
         import qdrant_edge as engine
 
-        with self._engine("delete from") as shard:
+        with self._writing("delete from") as shard:
             shard.update(engine.UpdateOperation.delete_points([check_id(id) for id in ids]))
             self._wrote(64 * len(ids))
 
@@ -224,7 +255,7 @@ class EdgeStore:
         """
         if self._changed and not self._settings.path_keys:
             self._add_path_keys()
-        with self._engine("optimise") as shard:
+        with self._writing("optimise") as shard:
             facts = shard.info()
             waiting = (facts.points_count - facts.indexed_vectors_count) * self.dim * 4
             if not self._changed and waiting < INDEXING_THRESHOLD_KB * 1024:
@@ -291,6 +322,10 @@ class EdgeStore:
                         shard.flush()
                 finally:
                     shard.close()
+                    # The engine makes files as the umask says, even when it only reads.
+                    private.close_to_others(self._folder)
+                    if self._copy is not None:
+                        self._copy.close()
 
     def _native(self, where: Filter | None) -> Native[Any]:
         from tsembed_search.store.edge_dialect import EdgeDialect, as_filter
@@ -319,6 +354,16 @@ class EdgeStore:
         if self._unflushed >= FLUSH_BYTES:
             self._shard.flush()
             self._unflushed = 0
+
+    @contextmanager
+    def _writing(self, doing: str) -> Iterator[Any]:
+        if self._copy is not None:
+            raise StoreError(
+                f"Cannot {doing} the index in {self._folder}: it can only be read there.",
+                "Make its disk or its folder writable, or set TSEMBED_HOME to another folder.",
+            )
+        with self._engine(doing) as shard:
+            yield shard
 
     @contextmanager
     def _engine(self, doing: str) -> Iterator[Any]:

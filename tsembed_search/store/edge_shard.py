@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ _NOT_DAMAGE: Final = (
     *("WouldBlock", "No space left", "Permission denied"),
     *(f"os error {number})" for number in (5, 12, 23, 24, 30)),
 )
+_UNWRITABLE: Final = ("Permission denied", *(f"os error {number})" for number in (1, 13, 30)))
 _REPAIR: Final = (
     "Run `tsembed doctor --repair`: it keeps what can be read, and the next `tsembed index` embeds the rest again."
 )
@@ -101,6 +103,13 @@ def explained(doing: str, folder: Path) -> Iterator[None]:
 def is_damage(error: BaseException) -> bool:
     """Whether the engine could not make sense of its files, rather than not get at them."""
     return _native(error) and not any(reason in str(error) for reason in _NOT_DAMAGE)
+
+
+def is_unwritable(error: BaseException) -> bool:
+    """Whether what failed was to open files for writing: on a read-only disk, or without the right to."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return _native(error) and any(reason in str(error) for reason in _UNWRITABLE)
 
 
 def _native(error: BaseException) -> bool:

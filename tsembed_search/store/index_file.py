@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tsembed_search import private
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import StoreSettings
-from tsembed_search.store.schema import PATH_KEYS, SCHEMA_VERSION
+from tsembed_search.store.schema import PATH_KEYS, PATH_KEYS_VERSION, SCHEMA_VERSION
 
 NAME = "index.json"
 
@@ -28,7 +29,7 @@ def read(folder: Path) -> tuple[StoreSettings, dict[str, Any]]:
                 f"The index in {folder} has layout {data['schema']}; this program knows {SCHEMA_VERSION}.",
                 "Update tsembed, or index again under another name.",
             )
-        settings = StoreSettings(**data["store"], path_keys=data.get(PATH_KEYS) is True)
+        settings = StoreSettings(**data["store"], path_keys=data.get(PATH_KEYS) == PATH_KEYS_VERSION)
         return settings, dict(data["metadata"])
     except FileNotFoundError:
         raise StoreError(f"There is no index in {folder}.", "Make one with `tsembed index PATH`.") from None
@@ -42,12 +43,12 @@ def write(folder: Path, settings: StoreSettings, metadata: Mapping[str, Any]) ->
     """Replaces the file as a whole: whoever reads it, even after a power cut, sees the old or the new one."""
     store = asdict(settings)
     # Beside the others, so that a version that knows nothing of it drops it when it writes: its points have none.
-    path_keys = store.pop(PATH_KEYS)
+    path_keys = PATH_KEYS_VERSION if store.pop(PATH_KEYS) else False
     data = {"schema": SCHEMA_VERSION, "store": store, PATH_KEYS: path_keys, "metadata": dict(metadata)}
     text = json.dumps(data, indent=2, allow_nan=False)
     temporary = folder / f"index.json.{uuid.uuid4().hex}"
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with private.open_file(temporary, "w") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -33,8 +33,12 @@ def _open(folder: Path, url: str | None, name: str, create: StoreSettings | None
 
         connection = Connection(url)
         if create is not None and not ServerStore.exists(connection, name):
-            return ServerStore.create(connection, name, create)
-        return ServerStore.open(connection, name)
+            store = ServerStore.create(connection, name, create)
+        else:
+            store = ServerStore.open(connection, name)
+        if create is not None:  # an index run has begun: from now on its questions can wait, as its changes can
+            connection.reading = connection.writing
+        return store
     from tsembed_search.store.edge import EdgeStore
 
     if create is not None and not EdgeStore.exists(folder):

@@ -52,8 +52,18 @@ def stored_routes(payloads: Sequence[Mapping[str, Any]], size: int) -> NDArray[n
         joined = b"".join([_unpacked(payloads[row][PACKED], size) for row in packed])
         routes[packed] = np.frombuffer(joined, dtype="<f2").reshape(-1, size)
     for row in set(range(len(payloads))).difference(packed):
-        routes[row] = _of_size(payloads[row][LIST], len(payloads[row][LIST]), size)
+        routes[row] = _listed(payloads[row][LIST], size)
     return routes
+
+
+def _listed(route: Any, size: int) -> NDArray[np.float32]:
+    import numpy as np
+
+    try:
+        numbers = np.asarray(route, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise _not_ours(f"a damaged routing vector ({error})") from error
+    return _of_size(numbers, numbers.size if numbers.ndim == 1 else 0, size)
 
 
 def _unpacked(packed: str, size: int) -> bytes:

@@ -35,6 +35,8 @@ def salvage(folder: Path) -> int:
             fresh.rename(points)
             shutil.rmtree(old, ignore_errors=True)
             return _count(points, settings)
+        if not points.is_dir():  # a file in its place holds nothing that could be read
+            points.unlink(missing_ok=True)
         points.mkdir(exist_ok=True)
         if opened := _unless_damaged(edge_shard.load, points, settings):  # or another process has it
             opened.close()

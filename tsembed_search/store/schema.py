@@ -16,13 +16,15 @@ from tsembed_search.search.globs import path_keys
 SCHEMA_VERSION: Final = 1
 VECTOR_NAME: Final = "dense"
 PATH_KEYS: Final = "path_keys"
+PATH_KEYS_VERSION: Final = 2
+"""What a store notes whose points all have the path keys that `globs.path_keys` gives today."""
 _NAMESPACE: Final = uuid.UUID("6f0d3f7e-5a0e-5c43-9d0b-7c1d1f6a2b90")
 
 
 class Place(TypedDict):
     """Where a content was found. `path` absolute, `rel` relative to `root` (the folder given to `index`), both with
     forward slashes; bytes that are not UTF-8 appear as surrogate escapes turned into `\\udcXX` text. `ext` lower case
-    without dot; `mtime` seconds since the epoch.
+    without dot, composed (`paths.name_form`); `mtime` seconds since the epoch.
     """
 
     path: str

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from tsembed_search.search import globs
-from tsembed_search.search.filters import PAYLOAD_KEYS, And, Condition, Filter, Not, Or, matches
+from tsembed_search.search.filters import CHECKED_KEYS, PAYLOAD_KEYS, And, Condition, Filter, Not, Or, matches
 from tsembed_search.store.base import Payload, Record
 from tsembed_search.store.schema import PATH_KEYS
 
@@ -95,47 +94,65 @@ def _condition(where: Condition, dialect: Dialect[C], path_keys: bool) -> Native
     key, value = PAYLOAD_KEYS[where.field], where.value
     if isinstance(value, tuple):
         texts = [each for each in value if isinstance(each, str)]
-        if len(texts) == len(value) and where.field != "path" and texts:
+        if len(texts) == len(value) and texts and where.field != "path" and (where.field != "ext" or path_keys):
             return Native(dialect.one_of(key, texts), True)
         each = [_condition(Condition(where.field, "=", one), dialect, path_keys) for one in value]
         return _any(each, dialect)
+    if not isinstance(value, str):
+        return Native(dialect.compares(key, where.op, value), True)
+    if where.field in ("path", "ext") and not path_keys:
+        # Older indexes have names only as the disk spells them, in whichever form.
+        return _older(key, where, value, dialect)
     if where.op == "~":
-        return _pattern(key, str(value), dialect, path_keys)
-    if isinstance(value, str):
-        if where.field == "path" and not globs.is_anchored(value):
-            if path_keys and value and "/" not in value:
-                return Native(dialect.equals(PATH_KEYS, value), True)
-            return Native(dialect.contains(key, f"/{value}"), False)
-        return Native(dialect.equals(key, value), True)
-    return Native(dialect.compares(key, where.op, value), True)
+        return _pattern(value, dialect)
+    if where.field == "path":
+        if value.endswith("/"):
+            return Native(dialect.nothing(), True)
+        if globs.is_anchored(value) or "/" not in value:
+            return Native(dialect.equals(PATH_KEYS, value) if value else dialect.nothing(), True)
+        return Native(dialect.contains(PATH_KEYS, f"/{value}"), False)
+    return Native(dialect.equals(key, value), True)
 
 
-def _pattern(key: str, pattern: str, dialect: Dialect[C], path_keys: bool) -> Native[C]:
+def _pattern(pattern: str, dialect: Dialect[C]) -> Native[C]:
     folder = globs.literal_folder(pattern)
     if folder is not None:
-        inside = dialect.equals(PATH_KEYS, f"{folder}/") if path_keys else dialect.starts_with(key, f"{folder}/")
-        if inside is None or globs.names_inside_only(pattern):
-            return Native(inside, inside is not None)
-        return Native(dialect.any_of([dialect.equals(key, folder), inside]), True)
+        inside = dialect.equals(PATH_KEYS, f"{folder}/")
+        itself = [] if globs.names_inside_only(pattern) else [dialect.equals(PATH_KEYS, folder)]
+        return Native(dialect.any_of([*itself, inside]), True)
     if text := globs.bare_text(pattern):
-        containing = dialect.contains(key, text)
+        containing = dialect.contains(PATH_KEYS, text)
         return Native(containing, containing is not None)
-    if path_keys and (wanted := globs.wanted_keys(pattern)):
-        conditions = [dialect.one_of(PATH_KEYS, keys) for keys in wanted]
-        conditions += [each for each in map(partial(dialect.contains, key), globs.wild_literals(pattern)) if each]
-        return Native(dialect.all_of(conditions), globs.is_key(pattern))
-    conditions = []
-    for literal in globs.literals(pattern):
-        from_the_start = globs.is_anchored(pattern) and pattern.startswith(literal)
-        condition = dialect.starts_with(key, literal) if from_the_start else dialect.contains(key, literal)
-        if condition is not None:
-            conditions.append(condition)
+    wanted = globs.wanted_keys(pattern)
+    conditions = [dialect.one_of(PATH_KEYS, keys) for keys in wanted]
+    literals = globs.wild_literals(pattern) if wanted else globs.literals(pattern)
+    return _narrowed(pattern, PATH_KEYS, conditions, literals, dialect, exact=globs.is_key(pattern))
+
+
+def _older(key: str, where: Condition, value: str, dialect: Dialect[C]) -> Native[C]:
+    """For an index without path keys: only what is the same in every form narrows, `matches` does the rest."""
+    if where.op == "~":
+        literals = [text for text in globs.literals(value) if text.isascii()]
+        return _narrowed(value, key, [], literals, dialect, exact=False)
+    if not value.isascii():
+        return Native(None, False)
+    if where.field == "path" and not globs.is_anchored(value):
+        return Native(dialect.contains(key, f"/{value}"), False)
+    return Native(dialect.equals(key, value), True)
+
+
+def _narrowed(
+    pattern: str, key: str, conditions: Sequence[C], literals: Sequence[str], dialect: Dialect[C], *, exact: bool
+) -> Native[C]:
+    """The `conditions`, and that `key` has the `literals`, which every path has that the pattern matches."""
+    known = list(conditions)
+    for literal in literals:
+        from_the_start = not conditions and globs.is_anchored(pattern) and pattern.startswith(literal)
+        native = dialect.starts_with(key, literal) if from_the_start else dialect.contains(key, literal)
+        if native is not None:
+            known.append(native)
     # Each holds for some place of the item, perhaps not for the same one.
-    return Native(dialect.all_of(conditions) if conditions else None, False)
-
-
-CHECKED_KEYS = sorted({key.partition("[].")[0] for key in PAYLOAD_KEYS.values()})
-"""The payload keys that `matches` reads."""
+    return Native(dialect.all_of(known) if known else None, exact)
 
 
 def search_checked(

@@ -53,14 +53,14 @@ def needs(config: Any, bytes_each: int = 2) -> Needs:
 
 def _patches_per_token(config: Any) -> int:
     """How many of the vision tower's patches become one token of the decoder."""
-    merge = getattr(config.vision_config, "spatial_merge_size", None) or getattr(config, "scale_factor", 1)
-    return int(merge) ** 2
+    merge: int = getattr(config.vision_config, "spatial_merge_size", None) or getattr(config, "scale_factor", 1)
+    return merge**2
 
 
 def _patch(vision: Any) -> float:
     """Bytes of one patch in the vision tower, its pixels included, in two bytes a number."""
-    hidden = int(getattr(vision, "embed_dim", None) or vision.hidden_size)
-    inner = int(getattr(vision, "intermediate_size", None) or hidden * vision.mlp_ratio)
+    hidden: int = getattr(vision, "embed_dim", None) or vision.hidden_size
+    inner: float = getattr(vision, "intermediate_size", None) or hidden * vision.mlp_ratio
     return _TOWER * (hidden + inner) + _PIXEL * 3 * int(vision.patch_size) ** 2
 
 

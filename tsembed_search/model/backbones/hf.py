@@ -157,7 +157,15 @@ class TransformersBackbone:
         pictures = [item.picture for item in items if item.picture is not None]
         if pictures:
             arguments |= self._vision.collate(pictures, self._device, self._dtype)
-        hidden = self.model(**arguments, use_cache=False, return_dict=True).last_hidden_state
+        try:
+            hidden = self.model(**arguments, use_cache=False, return_dict=True).last_hidden_state
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(
+                f"The model {self.info.name} cannot be run: {weights.brief(error)}.",
+                "Its configuration does not fit its weights, or this version of transformers: download it again.",
+            ) from error
         return pooling.unit(pooling.last_token(hidden, self._move(lengths)))
 
     def _instruction(self, item: Item, role: Role) -> str:
@@ -191,9 +199,10 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
     )
     try:
         vision = VISIONS[family.vision](model.config, _image_settings(ref.folder), family)
-    except (KeyError, AttributeError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ModelError(
-            f"The configuration of {ref.name} lacks something its family needs: {error}.", "Download the model again."
+            f"The configuration of {ref.name} lacks something its family needs: {weights.brief(error)}.",
+            "Download the model again.",
         ) from error
     info = ModelInfo(
         name=ref.name,
@@ -205,12 +214,23 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
         notes={"family": family.name, "instruction": family.instruction, "pooling": "last token"},
     )
     text = TextSpec(ref.folder / "tokenizer.json", family.max_tokens, overlap=family.max_tokens // 8)
-    return TransformersBackbone(model, family, prompt, vision, info, text)
+    backbone = TransformersBackbone(model, family, prompt, vision, info, text)
+    tokens, rows = prompt.largest_id + 1, model.get_input_embeddings().num_embeddings
+    if tokens > rows:
+        raise ModelError(
+            f"The tokenizer of {ref.name} has more tokens than the model knows ({tokens:,} and {rows:,}).",
+            "They belong to different models: download it again, all of its files.",
+        )
+    return backbone
 
 
 def _load_model(folder: Path, family: families.Family, dtype: torch.dtype, device: torch.device) -> Any:
     """The model in evaluation mode, frozen, on its device. Raises `ModelError` (see `load`)."""
-    model = load_whole(folder, family, dtype, device).model.to(device).eval().requires_grad_(False)
+    whole = load_whole(folder, family, dtype, device)
+    try:
+        model = whole.model.to(device).eval().requires_grad_(False)
+    except torch.OutOfMemoryError as error:
+        raise _too_large(folder, str(device)) from error
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise ModelError(
@@ -247,8 +267,12 @@ def load_whole(
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"The model in {folder} cannot be loaded: {error}", "Download the model again.") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_large(folder, "this machine") from error
+    except Exception as error:  # a library that builds whatever a configuration says, and lets anything through
+        raise ModelError(
+            f"The model in {folder} cannot be loaded: {weights.brief(error)}.", "Download the model again."
+        ) from error
     # The whole model knows more published layouts of weights than its headless part does, so it is loaded and beheaded.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("lm_head"))
     if missing:
@@ -257,6 +281,12 @@ def load_whole(
             "They belong to another model, or are incomplete: download the model again.",
         )
     return whole
+
+
+def _too_large(folder: Path, device: str) -> ModelError:
+    return ModelError(
+        f"The model in {folder} does not fit in the memory of {device}.", "Use a smaller model, or --device cpu."
+    )
 
 
 @contextmanager

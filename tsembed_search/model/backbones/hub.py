@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tsembed_search.errors import ModelError
+from tsembed_search.model.backbones.weights import brief
 
 SETTINGS = ("*.json",)
 EVERYTHING = (*SETTINGS, "*.safetensors")
@@ -14,11 +15,10 @@ EVERYTHING = (*SETTINGS, "*.safetensors")
 def cached(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model that was downloaded before, or None."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(EVERYTHING)))
-    except LocalEntryNotFoundError:
+    except (OSError, ValueError):  # not there, not readable, or no name that the hub could have
         return None
 
 
@@ -32,6 +32,7 @@ def download(name: str, revision: str | None = None, files: Sequence[str] = EVER
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -50,15 +51,18 @@ def download(name: str, revision: str | None = None, files: Sequence[str] = EVER
         raise ModelError(
             f"There is no model {wanted} on the hub that you may read.", "Check the spelling, or log in."
         ) from error
+    except HFValidationError as error:
+        raise ModelError(f"{wanted} is no name that a model on the hub can have.", "Check the spelling.") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
         raise ModelError(
             f"{wanted} is not on this machine and the hub cannot be reached.",
             f"Download it where there is a network (`hf download {name}`), copy the folder here and give its path as "
             "the model; or use `mini`, which needs no download.",
         ) from error
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # a disk that is full or read-only, a broken transfer
         raise ModelError(
-            f"The download of {wanted} failed: {error}.", "Mend that and try again: it goes on."
+            f"The download of {wanted} failed: {brief(error)}.",
+            "Mend that and try again: it goes on. Models go into the folder that HF_HOME names.",
         ) from error
 
 

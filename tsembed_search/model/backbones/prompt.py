@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from tsembed_search.errors import ModelError
+from tsembed_search.model.backbones.weights import brief
 
 _FIELD = re.compile(r"(\{instruction\}|\{image\}|\{text\})")
 
@@ -28,7 +29,9 @@ class Prompt:
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
         except Exception as error:  # the library raises plain Exception
-            raise ModelError(f"{tokenizer_file} cannot be read: {error}.", "Download the model again.") from error
+            raise ModelError(
+                f"{tokenizer_file} cannot be read: {brief(error)}.", "Download the model again."
+            ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._before, self._after = self._affixes()
@@ -36,6 +39,7 @@ class Prompt:
         self._specials = {token.content: id_ for id_, token in self._tokenizer.get_added_tokens_decoder().items()}
         longest_first = sorted(map(re.escape, self._specials), key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(longest_first)})") if longest_first else re.compile("(?!)")
+        self.largest_id = max(self._tokenizer.get_vocab().values(), default=0)
         self._parts = _FIELD.split(template)
         self._lead = lead
         self.max_tokens = max_tokens

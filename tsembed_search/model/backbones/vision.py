@@ -200,9 +200,11 @@ class _PixelWork:
     """A model's own resampling filter, mean and deviation."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        from PIL import Image
+
         mean, std = (torch.tensor(settings[key], dtype=torch.float32) for key in ("image_mean", "image_std"))
         self._scale, self._shift = (1 / (255 * std)).view(3, 1, 1), (mean / std).view(3, 1, 1)
-        self._filter = int(settings.get("resample", 3))
+        self._filter = Image.Resampling(int(settings.get("resample", 3)))
 
     def resize(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
         """`[H, W, 3]` to `[*size, 3]`; untouched when it has that size already."""
@@ -210,7 +212,7 @@ class _PixelWork:
             return pixels
         from PIL import Image
 
-        resized = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling(self._filter))
+        resized = Image.fromarray(pixels).resize((size[1], size[0]), self._filter)
         return np.asarray(resized, dtype=np.uint8)
 
     def normalize(self, pixels: Tensor) -> Tensor:

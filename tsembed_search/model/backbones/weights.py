@@ -20,8 +20,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises `ModelError` when it cannot be read or is not an object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}.", "Download the model again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {brief(error)}.", "Download the model again.") from error
     if not isinstance(data, dict):
         raise ModelError(f"{path} does not hold a JSON object.", "Download the model again.")
     return data
@@ -35,8 +35,12 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = read_json(index).get("weight_map", {})
-        files = sorted({folder / Path(str(name)).name for name in shards.values()})
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(
+            isinstance(name, str) and Path(name).name for name in shards.values()
+        ):
+            raise ModelError(f"{index} does not say which weight files there are.", "Download the model again.")
+        files = sorted({folder / Path(name).name for name in shards.values()})
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise ModelError(
@@ -77,16 +81,24 @@ def read_header(file: Path) -> dict[str, Any]:
             header = json.loads(stream.read(length))
             if not isinstance(header, dict):
                 raise ValueError("no safetensors header")
-            entries = [entry for name, entry in header.items() if name != "__metadata__"]
-            end = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ModelError(f"{file} is not a readable safetensors file: {error}.", "Download the model again.") from error
-    if file.stat().st_size != end:
+            end = 8 + length + max((_end(entry) for name, entry in header.items() if name != "__metadata__"), default=0)
+            size = file.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
-            f"{file} has {file.stat().st_size} bytes where its header promises {end}.", "Download the model again."
-        )
+            f"{file} is not a readable safetensors file: {brief(error)}.", "Download the model again."
+        ) from error
+    if size != end:
+        raise ModelError(f"{file} has {size} bytes where its header promises {end}.", "Download the model again.")
     header["__start__"] = 8 + length
     return header
+
+
+def _end(entry: Any) -> int:
+    """Where a tensor's bytes end. Raises `KeyError`, `TypeError` or `ValueError` for an entry that describes none."""
+    first, last = entry["data_offsets"]
+    if not (isinstance(entry["dtype"], str) and isinstance(entry["shape"], list) and 0 <= first <= last):
+        raise ValueError("a tensor without a place")
+    return int(last)
 
 
 def numbers(files: Iterable[Path]) -> int:
@@ -120,6 +132,12 @@ def content_identity(files: Iterable[Path]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode() + b"\0" + tensors[name])
     return digest.hexdigest()
+
+
+def brief(error: BaseException, longest: int = 200) -> str:
+    """A library's error in one line."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+    return line if len(line) <= longest else line[:longest] + " …"
 
 
 def fingerprint(*parts: object) -> str:

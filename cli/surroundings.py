@@ -1,0 +1,98 @@
+"""What a command meets on its machine: streams that are closed or full, limits of the system, a folder that is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from typing import Final, TextIO
+
+from tsembed_search.paths import current_folder_is_gone, in_existing_folder
+
+_ADVICE: Final = {
+    errno.ENOSPC: "Free some space and run the command again.",
+    errno.EDQUOT: "Free some space and run the command again.",
+    errno.EROFS: "Make the disk writable, or put TSEMBED_HOME on another one.",
+    errno.EACCES: "Check its permissions, and those of the folders that it lies in.",
+    errno.EPERM: "Check its permissions, and those of the folders that it lies in.",
+    errno.ENOTDIR: "A file stands where a folder is needed: check the path, and TSEMBED_HOME.",
+    errno.EEXIST: "A file stands where a folder is needed: check the path, and TSEMBED_HOME.",
+    errno.EMFILE: "Allow this shell more open files: ulimit -n 1024",
+    errno.ENFILE: "End other programs, or restart the machine.",
+    errno.ENOMEM: "End other programs, or use a smaller model.",
+    errno.EAGAIN: "Allow more processes (ulimit -u), or end other programs.",
+    errno.ENAMETOOLONG: "Give a shorter path.",
+    errno.ELOOP: "Links lead in a circle: check the path.",
+}
+_NO_MEMORY: Final = re.compile("out of memory|not enough memory|allocate memory|failed to map segment", re.IGNORECASE)
+
+
+def prepare() -> None:
+    """Make the process fit for whatever it was started in.
+
+    A closed stream becomes one that is thrown away, so that no file of ours takes its number and then its output.
+    What the encoding of the output does not have is written as an escape. In a folder that was deleted, torch must be
+    imported from another one, or the numeric library inside it ends the process.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
+    sys.stdout = _never_fails_to_encode(sys.stdout, 1)
+    sys.stderr = _never_fails_to_encode(sys.stderr, 2)
+    if current_folder_is_gone():
+        with in_existing_folder():
+            import torch  # noqa: F401
+
+
+def _never_fails_to_encode(stream: TextIO | None, number: int) -> TextIO:
+    stream = stream or open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+    return stream
+
+
+def discard(stream: TextIO) -> None:
+    """Throw away what a stream still holds and gets: it cannot be written, and must not be tried again at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
+
+
+def explained(error: BaseException) -> tuple[str, str] | None:
+    """What the machine refused, and what to do about it; None when the error is not the machine's.
+
+    Libraries wrap what the system tells them, so the causes of an error are looked at, too.
+    """
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        if told := _of_the_machine(at):
+            return told
+        at = at.__cause__ or at.__context__
+    return None
+
+
+def _of_the_machine(error: BaseException) -> tuple[str, str] | None:
+    words = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and _NO_MEMORY.search(words)):
+        return "There is not enough memory.", _ADVICE[errno.ENOMEM]
+    if isinstance(error, RuntimeError) and "start new thread" in words:
+        return "The system allows no more threads.", _ADVICE[errno.EAGAIN]
+    if isinstance(error, ImportError):
+        return f"A library cannot be loaded: {words}.", "Check the installation with `tsembed doctor`."
+    if not isinstance(error, OSError):
+        return None
+    if error.errno == errno.ENOENT and current_folder_is_gone():
+        from tsembed_search.paths import NoCurrentFolderError
+
+        gone = NoCurrentFolderError()
+        return gone.message, gone.hint
+    file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    hint = _ADVICE.get(error.errno or 0, "Check the path, the disk and its permissions, and run the command again.")
+    return f"{file}{error.strerror or words or type(error).__name__}.", hint

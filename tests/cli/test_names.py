@@ -1,0 +1,158 @@
+"""Names in both of Unicode's forms: composed, as keyboards type them, and decomposed, as Macs write them."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from tsembed_search.paths import existing, name_form
+from tsembed_search.store import index_file
+
+Run = Callable[..., Result]
+COLOURS = ("--model", "colours", "--workers", "1", "--quiet")
+
+
+def composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def decomposed(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+FORMS = (composed, decomposed)
+FILES = {"Zürich/Café-Müller.txt": "all about red", "Ålesund/brücke.txt": "all about blue", "plain/Cafe.txt": "green"}
+
+
+@pytest.fixture(params=FORMS)
+def on_disk(request: pytest.FixtureRequest, fresh: Path) -> Path:
+    """The files with their names in one form."""
+    for name, text in FILES.items():
+        path = fresh / request.param(name)
+        path.parent.mkdir()
+        path.write_text(text)
+    return fresh
+
+
+def listed(run: Run, *arguments: str) -> list[str]:
+    """The names that `ls` gives, composed, without the folder that all lie in."""
+    files = json.loads(run("ls", "--json", *arguments).stdout)["files"]
+    return sorted(composed("/".join(Path(file["path"]).parts[-2:])) for file in files)
+
+
+CAFE, BRIDGE, PLAIN = FILES
+
+
+@pytest.mark.parametrize("typed", FORMS)
+def test_a_name_is_found_however_it_was_typed(run: Run, on_disk: Path, typed: Callable[[str], str]) -> None:
+    assert run("index", ".", *COLOURS).exit_code == 0
+    for where, found in {
+        "path~Zürich/": [CAFE],
+        "path~Zürich": [CAFE],
+        "path~*Café*": [CAFE],
+        "path~'Zürich/*.txt'": [CAFE],
+        "path~'**/Caf?-M[ü]ller.txt'": [CAFE],
+        "path=Café-Müller.txt": [CAFE],
+        "path=Zürich/Café-Müller.txt": [CAFE],
+        f"path={on_disk}/Zürich/Café-Müller.txt": [CAFE],
+        f"path~{on_disk}/Ålesund": [BRIDGE],
+        "path~./Ålesund": [BRIDGE],
+        "path in (Café-Müller.txt, brücke.txt)": [BRIDGE, CAFE],
+        "path~*Cafe*": [PLAIN],
+        "not path~Zürich and path!=brücke.txt": [PLAIN],
+    }.items():
+        assert sorted(listed(run, "-w", typed(where))) == sorted(composed(name) for name in found), where
+        hits = run("search", "red", "--paths", "-w", typed(where)).stdout.splitlines()
+        assert len(hits) == len(found) and all(Path(hit).is_file() for hit in hits), where
+    assert listed(run, typed("Zürich")) == listed(run, typed(CAFE)) == [composed(CAFE)]
+    like = run("search", "--like", typed(CAFE), "--paths", "-k", "1")
+    assert like.exit_code == 0 and CAFE not in composed(like.stdout)
+    assert "removed" in run("rm", typed("Ålesund")).stdout.lower()
+    assert composed(BRIDGE) not in listed(run)
+
+
+@pytest.mark.parametrize("typed", FORMS)
+def test_patterns_and_paths_of_a_run(run: Run, on_disk: Path, typed: Callable[[str], str]) -> None:
+    assert run("index", ".", "--exclude", typed("Zürich"), *COLOURS).exit_code == 0
+    assert listed(run) == sorted([PLAIN, composed(BRIDGE)])
+    (on_disk / ".tsembedignore").write_text(typed("brücke.*\n"))
+    assert run("index", ".", "--include", typed("Café*"), "--include", typed("brücke.txt"), *COLOURS).exit_code == 0
+    assert composed(BRIDGE) not in listed(run) and composed(CAFE) in listed(run)
+    assert run("index", typed("Ålesund"), *COLOURS).exit_code == 0
+    assert composed(BRIDGE) in listed(run), "the ignore file lies above what was named"
+    assert run("index", typed("Nürnberg"), *COLOURS).exit_code == 2
+
+
+@pytest.mark.parametrize("typed", FORMS)
+def test_files_that_are_only_read(run: Run, on_disk: Path, typed: Callable[[str], str]) -> None:
+    run("index", ".", *COLOURS)
+    (on_disk / "Bücher").mkdir()
+    other = decomposed if typed is composed else composed
+    (on_disk / other("Bücher-é.jsonl")).write_text('{"text": "red"}\n')
+    assert run("search", "--queries", typed("Bücher-é.jsonl")).exit_code == 0
+    (on_disk / other("süß.txt")).write_text("all about red")
+    assert run("search", "--like", typed("süß.txt")).exit_code == 0
+
+
+def test_two_files_whose_names_differ_in_form_only(run: Run, fresh: Path) -> None:
+    for number, form in enumerate(FORMS):
+        (fresh / form("Café.txt")).write_text(f"all about {('red', 'blue')[number]}")
+    if len(list(fresh.iterdir())) < 2:
+        pytest.skip("this file system has one form")
+    run("index", ".", *COLOURS)
+    assert listed(run, "Café.txt") == listed(run, decomposed("Café.txt")) == [f"files/{composed('Café.txt')}"] * 2
+    for form in FORMS:
+        like = run("search", "--like", form("Café.txt"), "--paths", "-k", "1").stdout.strip()
+        assert Path(like).is_file() and Path(like).name != form("Café.txt"), "the one that was typed is left out"
+
+
+def test_an_index_of_before_finds_the_same_and_is_mended_by_the_next_run(run: Run, on_disk: Path) -> None:
+    run("index", ".", *COLOURS)
+    folder = on_disk.parent / "home/indexes/default"
+    file = folder / index_file.NAME
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps({**data, "path_keys": True}))
+    assert not index_file.read(folder)[0].path_keys
+    for form in FORMS:
+        assert listed(run, "-w", form("path~Zürich/*.txt")) == [composed(CAFE)]
+        assert listed(run, form("Zürich")) == [composed(CAFE)]
+    (on_disk / "more.txt").write_text("white")
+    run("index", ".", "--quiet")
+    assert index_file.read(folder)[0].path_keys
+    assert listed(run, "-w", "path~*Zür*") == [composed(CAFE)]
+
+
+def test_bytes_that_are_no_text_have_a_form_too() -> None:
+    assert name_form("a\udcff" + decomposed("é")) == "a\udcff" + composed("é")
+
+
+def test_what_is_on_the_disk_in_neither_form_stays(tmp_path: Path) -> None:
+    (tmp_path / decomposed("Zürich")).mkdir()
+    wanted = tmp_path / composed("Zürich") / "new" / "ä.txt"
+    assert existing(wanted) == tmp_path / decomposed("Zürich") / "new" / "ä.txt"
+    assert existing(Path("ä/ö")) == Path("ä/ö")
+
+
+FIELDS = {
+    "kind": "kind=text", "path": "path~notes", "ext": "ext=png", "page": "page>=1", "modified": "modified>2000",
+    "expert": "expert=b0e1", "sha": "sha='sha of red.png'", "model": "model=colours-1",
+}  # fmt: skip
+
+
+def test_a_filter_means_the_same_to_every_command(run: Run, palette: Path) -> None:
+    from colours import FINGERPRINT
+
+    from tsembed_search.search.filters import PAYLOAD_KEYS
+
+    assert set(FIELDS) == set(PAYLOAD_KEYS), "a new field needs a line here"
+    whole = set(run("ls", "--paths").stdout.splitlines())
+    for where in (*FIELDS.values(), f"model={FINGERPRINT}", "expert!=b0e1", "not page=1", "sha!=x"):
+        found = set(run("search", "red", "-k", "100", "--all-chunks", "--paths", "-w", where).stdout.splitlines())
+        assert set(run("ls", "--paths", "-w", where).stdout.splitlines()) == found <= whole, where
+        removal = json.loads(run("rm", "--dry-run", "--json", "-w", where).stdout)
+        assert removal["files"] == len(found), where

@@ -1,0 +1,92 @@
+"""What an index keeps is its owner's alone: a copy of a text is no less private than the text.
+
+The index's folder lets nobody else in, so what lies below is out of reach at any moment, however the engine makes its
+files. The files are closed to others as well, for the day when somebody copies them elsewhere. On a disk that knows no
+rights, none are taken away.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Final
+
+from tsembed_search.config import home
+
+_OTHERS: Final = 0o077
+_HAS_RIGHTS: Final = os.name != "nt"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for the owner alone, whatever the umask.
+
+    Folders of `TSEMBED_HOME` that were there before are closed to others too; that one itself stays as it is. Raises
+    `OSError`.
+    """
+    for each in reversed((folder, *folder.parents)):
+        try:
+            each.mkdir(0o700)
+        except FileExistsError:
+            if not each.is_dir():
+                raise
+        except OSError:
+            # Of a folder that is there, some systems say first that it could not be made.
+            if not each.is_dir():
+                raise
+        else:
+            _change(each, 0o700)
+            continue
+        if home() in each.parents:
+            _close(each)
+
+
+def open_file(path: Path, mode: str) -> IO[Any]:
+    """Open a file as text; if it is made, then for the owner alone. Raises `OSError`."""
+    return open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def make_file(path: Path) -> None:
+    """Make an empty file for the owner alone, if there is none. Raises `OSError`.
+
+    One that is there is not opened: that would end the locks that SQLite holds on it in this process.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def close_to_others(folder: Path) -> None:
+    """Take the rights of other users from a folder and from all that lies in it. What cannot be changed stays."""
+    if _HAS_RIGHTS:
+        for path in (folder, *_below(folder)):
+            _close(path)
+
+
+def is_open_to_others(folder: Path) -> bool:
+    """Whether other users have any right on a folder, and so may reach what lies in it."""
+    try:
+        return _HAS_RIGHTS and bool(folder.stat().st_mode & _OTHERS)
+    except OSError:
+        return False
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            yield Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(Path(entry.path))
+
+
+def _close(path: Path) -> None:
+    with suppress(OSError):
+        mode = path.lstat().st_mode
+        if mode & _OTHERS and not stat.S_ISLNK(mode):
+            _change(path, stat.S_IMODE(mode) & ~_OTHERS)
+
+
+def _change(path: Path, mode: int) -> None:
+    with suppress(OSError):
+        path.chmod(mode)
