@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tsembed_search import private
-from tsembed_search.cli import options, render
+from tsembed_search.cli import doctor_gpu, options, render
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.cli.status import what_is_remembered
 from tsembed_search.config import DEFAULT_MODEL, home, index_folder
@@ -178,7 +178,10 @@ def _device(name: str) -> Iterator[Finding]:
     chosen = device.pick(name)
     threads = torch.get_num_threads()
     if chosen.type != "cpu":
-        yield Finding("device", "ok", device.describe(chosen))
+        yield Finding("device", "ok", *doctor_gpu.words(chosen))
+        return
+    if (reason := device.unusable_gpu()) is not None:
+        yield Finding("device", "slow", f"CPU, though {reason.partition(': ')[0]}", reason.partition(": ")[2] + ".")
         return
     detail = f"CPU, {render.count_words(threads, 'thread')} of {render.count_words(os.cpu_count() or 1, 'core')}"
     if threads < (os.cpu_count() or 1) // 2:

@@ -100,8 +100,8 @@ def test_flash_attention_only_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> 
     card = torch.device("cuda:0")
     for capability, expected in (((8, 0), "flash_attention_2"), ((9, 0), "flash_attention_2"), (TURING, "sdpa")):
         with SimulatedGPU(capability=capability):
-            assert hf._attention(card) == expected
-    assert hf._attention(torch.device("cpu")) == "sdpa"
+            assert hf.attention(card) == expected
+    assert hf.attention(torch.device("cpu")) == "sdpa"
 
 
 @pytest.mark.parametrize(

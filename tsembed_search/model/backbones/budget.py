@@ -37,6 +37,12 @@ class Needs:
         return _within(free * _TRAINING_SHARE / needed, most // 2 if checkpointing else most // 4)
 
 
+TWO_BILLION = Needs(forward=574e3, training=4.45e6, checkpointed=0.62e6)
+"""What Qwen2-VL-2B and Qwen3-VL-2B take, by `needs`, for those who ask before a model is there."""
+TWO_BILLION_BYTES = 4_500_000_000
+"""Their weights, in bfloat16."""
+
+
 def needs(config: Any, bytes_each: int = 2) -> Needs:
     """What a transformers model takes per token, by its configuration. `bytes_each`: of a number of its weights."""
     text, factor = config.get_text_config(), bytes_each / 2

@@ -262,7 +262,7 @@ def load_whole(
             whole, report = model_class.from_pretrained(
                 folder,
                 dtype=dtype,
-                attn_implementation=_attention(device or torch.device("cpu")),
+                attn_implementation=attention(device or torch.device("cpu")),
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
@@ -305,7 +305,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _attention(device: torch.device) -> str:
+def attention(device: torch.device) -> str:
     """Flash attention where its package is installed and the GPU can run it, else PyTorch's own fused one."""
     from transformers.utils import is_flash_attn_2_available
 
