@@ -59,15 +59,20 @@ def needs(config: Any, bytes_each: int = 2) -> Needs:
 
 def _patches_per_token(config: Any) -> int:
     """How many of the vision tower's patches become one token of the decoder."""
-    merge: int = getattr(config.vision_config, "spatial_merge_size", None) or getattr(config, "scale_factor", 1)
+    merge = _first(config.vision_config, "spatial_merge_size") or _first(config, "scale_factor") or 1
     return merge**2
 
 
 def _patch(vision: Any) -> float:
     """Bytes of one patch in the vision tower, its pixels included, in two bytes a number."""
-    hidden: int = getattr(vision, "embed_dim", None) or vision.hidden_size
-    inner: float = getattr(vision, "intermediate_size", None) or hidden * vision.mlp_ratio
+    hidden = _first(vision, "embed_dim", "hidden_size")
+    inner = _first(vision, "intermediate_size") or hidden * vision.mlp_ratio
     return _TOWER * (hidden + inner) + _PIXEL * 3 * int(vision.patch_size) ** 2
+
+
+def _first(config: Any, *names: str) -> int:
+    """The first of these settings that there is; 0 without any."""
+    return next((int(found) for name in names if (found := getattr(config, name, None))), 0)
 
 
 def _within(tokens: float, most: int) -> int:
