@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from tsembed_search import Embedder, Item
 from tsembed_search.model import registry
 from tsembed_search.model.backbones import budget
 from tsembed_search.model.moe_lora import attach
-from tsembed_search.trainer import setup
+from tsembed_search.trainer import recipe, setup
 from tsembed_search.trainer.settings import Adapter
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
@@ -97,7 +98,7 @@ def test_cards_get_what_they_hold(size: str, gigabytes: int) -> None:
     assert forward <= needs.forward_tokens(2 * free)
 
 
-@pytest.mark.parametrize("free", [2 * GIB, 8 * GIB])
+@pytest.mark.parametrize("free", [2 * GIB, pytest.param(8 * GIB, marks=pytest.mark.slow)])
 def test_mini_asks_the_card(free: int) -> None:
     """Pictures and texts of a whole batch fit in it, and so do those that are looked at for training."""
     picture = np.zeros((260, 260, 3), np.uint8)
@@ -147,3 +148,20 @@ def test_every_family_says_what_it_needs(family: str, tiny: Callable[[str], str]
         small: Any = Embedder.load(tiny(family)).backbone
         assert 1024 <= small.batch_tokens < budget.MOST_TOKENS
         assert 1024 <= small.training_tokens() < budget.MOST_TOKENS // 4
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("mmeb-qwen2vl-2b", "qwen2-vl-2b"),
+        ("mmeb-qwen2vl-2b-lora", "qwen2-vl-2b"),
+        ("mmeb-qwen3vl-emb-2b", "qwen3-vl-2b"),
+    ],
+)
+def test_recipes_take_what_they_say(name: str, size: str) -> None:
+    """Weights and the tokens with gradients at once, against the gigabytes in the recipe's words."""
+    found = recipe.load(name)
+    assert found.batch.tokens is not None
+    taken = (found.batch.tokens * budget.needs(real_size.config(size)).training + budget.TWO_BILLION_BYTES) / 1e9
+    said = re.search(r"about (\d+) GB per GPU .computed", found.expected["memory"])
+    assert said is not None and 0.85 * int(said[1]) < taken < 1.05 * int(said[1])

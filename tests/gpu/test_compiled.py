@@ -16,7 +16,7 @@ from tsembed_search.trainer import setup
 from tsembed_search.trainer.settings import Adapter
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.filterwarnings("ignore")
 def test_few_programs_for_all_lengths(checkpointing: bool, tiny: Callable[[str], str]) -> None:
     torch._dynamo.reset()

@@ -161,3 +161,41 @@ def test_a_launcher_may_show_each_process_one_gpu(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         with pytest.raises(UsageError, match="There are 1 GPUs for 8 processes"):
             ranks.join()
+
+
+def test_gradients_are_exchanged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsembed_search.trainer import ranks
+
+    exchanged: list[int] = []
+
+    def doubled(tensor: torch.Tensor) -> None:
+        exchanged.append(tensor.numel())
+        tensor.mul_(2)
+
+    monkeypatch.setattr(ranks.dist, "all_reduce", doubled)
+    parameters = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4))]
+    parameters[0].grad = torch.arange(6.0).view(2, 3)
+    ranks.Ranks(0, 2).sum_gradients(parameters)
+    assert exchanged == [10]
+    assert torch.equal(parameters[0].grad, 2 * torch.arange(6.0).view(2, 3))
+    assert parameters[1].grad is not None and not parameters[1].grad.any()
+
+
+@pytest.mark.parametrize("where", ["cuda", "cpu"])
+def test_weights_go_straight_to_the_gpu(
+    where: str, tiny: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the whole of them through the host's memory first."""
+    import transformers
+
+    asked: list[Any] = []
+    load = transformers.Qwen2VLForConditionalGeneration.from_pretrained
+
+    def loaded(*args: Any, **kwargs: Any) -> Any:
+        asked.append(kwargs["device_map"])
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(transformers.Qwen2VLForConditionalGeneration, "from_pretrained", loaded)
+    with SimulatedGPU() as gpu:
+        Embedder.load(tiny("qwen2-vl"), where)
+    assert asked == ([{"": gpu.device}] if where == "cuda" else [None])

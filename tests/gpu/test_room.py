@@ -42,7 +42,9 @@ def trained(job: Job, limit: int = 2**40) -> tuple[TrainReport, int]:
         return loop.train(job), gpu.peak
 
 
-@pytest.mark.parametrize("overrides", [(), ("run.checkpointing=true", "loss.keep=1")])
+@pytest.mark.parametrize(
+    "overrides", [pytest.param((), marks=pytest.mark.slow), ("run.checkpointing=true", "loss.keep=1")]
+)
 def test_pieces_too_large_are_halved_once(
     overrides: tuple[str, ...], tiny: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -96,7 +98,7 @@ def test_when_nothing_fits_it_says_what_to_do(tiny: Callable[[str], str], tmp_pa
         Embedder.load(base)
         weights_alone = gpu.peak
     with pytest.raises(ModelError, match="do not fit in the memory") as error:
-        trained(short(tmp_path / "run", base), weights_alone + 150_000)
+        trained(short(tmp_path / "run", base, "batch.size=4"), weights_alone + 150_000)
     assert "run.checkpointing=true" in error.value.hint
 
 
@@ -117,7 +119,7 @@ def watching_the_end(gpu: SimulatedGPU, monkeypatch: pytest.MonkeyPatch) -> Iter
     yield peaks
 
 
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize("checkpointing", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_the_end_takes_no_more_than_a_step(
     checkpointing: str, tiny: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +144,7 @@ def test_the_model_is_saved_before_tasks_are_compared(
     assert notes(tmp_path / "run") == ["There is too little memory to compare the gradients of tasks."]
 
 
-@pytest.mark.parametrize("changed", ["batch.tokens=64", "run.checkpointing=true"])
+@pytest.mark.parametrize("changed", ["batch.tokens=64", pytest.param("run.checkpointing=true", marks=pytest.mark.slow)])
 def test_what_saves_memory_may_change(changed: str, tiny: Callable[[str], str], tmp_path: Path) -> None:
     """What the advice says can be done: go on with another budget, or with checkpointing."""
     base, stops = tiny("qwen2-vl"), iter([False, True])

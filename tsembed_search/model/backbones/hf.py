@@ -266,6 +266,8 @@ def load_whole(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                # Onto a GPU piece by piece: not the whole of it through the host's memory, in every process.
+                device_map={"": device} if device is not None and device.type == "cuda" else None,
             )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _too_large(folder, "this machine") from error
