@@ -144,10 +144,9 @@ def test_every_family_says_what_it_needs(family: str, tiny: Callable[[str], str]
     with SimulatedGPU(8 * GIB):
         large: Any = Embedder.load(tiny(family)).backbone
         assert large.batch_tokens == budget.MOST_TOKENS and large.training_tokens(True) == budget.MOST_TOKENS // 2
-    with SimulatedGPU(20_000_000):
-        small: Any = Embedder.load(tiny(family)).backbone
-        assert 1024 <= small.batch_tokens < budget.MOST_TOKENS
-        assert 1024 <= small.training_tokens() < budget.MOST_TOKENS // 4
+    needs, little = budget.needs(large.model.config), 20_000_000
+    assert 1024 <= needs.forward_tokens(little) < budget.MOST_TOKENS
+    assert 1024 <= needs.training_tokens(little, False) < budget.MOST_TOKENS // 4
 
 
 @pytest.mark.parametrize(
