@@ -72,7 +72,7 @@ Model = Annotated[
     str | None,
     typer.Option("--model", metavar="NAME", help="A model's name, hub name or folder.", autocompletion=model_names),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="Where the model runs.")]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]|mps", help="Where the model runs.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else there.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for another process that uses the index.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from device_simulation import SimulatedGPU
 
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import registry, routing
 from tsembed_search.model.backbones.protocol import Adaptable, Prepared
 from tsembed_search.trainer import setup
 from tsembed_search.trainer.settings import Adapter
@@ -73,3 +75,21 @@ def test_checkpointing_keeps_the_blocks_inputs_and_computes_one_block_at_a_time(
             del traced
         (kept, peak), (kept_less, peak_less) = peaks
         assert kept_less < 0.4 * kept and peak_less < 0.8 * peak
+
+
+def test_of_blocks_computed_again_one_trace_is_there_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds on to the graph of its block's router, which the backward pass has done with."""
+    alive: list[int] = []
+    made: list[weakref.ref[routing.Trace]] = []
+
+    class Counted(routing.Trace):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+            alive.append(sum(one() is not None for one in made))
+
+    backbone = adapted("mini-base", checkpointing=True)
+    monkeypatch.setattr(routing, "Trace", Counted)
+    passed(backbone, [backbone.prepare(Item(text)) for text in TEXTS], nullcontext)
+    assert len(made) == 7, "one for the pass there, and one for each block"
+    assert max(alive) <= 2

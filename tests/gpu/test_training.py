@@ -88,8 +88,9 @@ def test_training_on_moves_every_weight(tiny: Callable[[str], str], pictures: li
     on, _ = train(job(tmp_path / "on", str(first.checkpoint), pictures, *gentle, held_out=[]))
     assert first.checkpoint is not None and on.checkpoint is not None
     before, after = weights(first.checkpoint), weights(on.checkpoint)
-    changed = sum(int((before[name] != after[name]).sum()) for name in before)
-    assert changed > 0.8 * sum(tensor.numel() for tensor in before.values())
+    moves = torch.cat([(after[name].float() - before[name]).abs().flatten() for name in before])
+    assert (moves > 0).float().mean() > 0.8
+    assert moves.max() < 1e-5, "rounding would be more"
 
 
 def test_an_embedder_takes_the_base_s_precision(
