@@ -7,15 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from device_simulation import SimulatedGPU
+from PIL import Image
 from training_data import Listed, job, same, two_tasks, weights
 
 from tsembed_search import Embedder
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.model import registry
+from tsembed_search.model.backbones.protocol import Prepared
 from tsembed_search.trainer import diagnostics, features, folder, gradcache, loop, setup
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
@@ -196,3 +199,22 @@ def test_gradients_are_those_of_the_whole(tiny: Callable[[str], str]) -> None:
         assert whole.abs().max() > 0
         torch.testing.assert_close(found[2][name], whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
     assert all(parameter.grad is None for parameter in backbone.adapters.parameters())
+
+
+def test_pictures_are_looked_at_as_many_at_once_as_fit(pictures: list[Path]) -> None:
+    """By the loader, whatever the budget said."""
+    with SimulatedGPU() as gpu:
+        backbone: Any = registry.load(registry.resolve("mini-base"))
+        kept = features.preparer(backbone, "test", cache=False, workers=1)
+        backbone.look([backbone.prepare(Item(image=one)) for one in pictures[:1] * 4])
+        gpu.reset()
+        before = gpu.live
+        backbone.look([backbone.prepare(Item(image=one)) for one in pictures])
+        gpu.limit = gpu.peak
+        files = [pictures[0].parent / f"copy{at}.png" for at in range(8)]
+        for at, file in enumerate(files):
+            Image.fromarray(np.full((30, 30, 3), 9 * at, np.uint8)).save(file)
+        found = kept.prepare([(Item(image=file), "document") for file in files])
+        kept.close()
+        assert gpu.refused == 1 and gpu.peak > before
+    assert all(isinstance(one, Prepared) and one.data.pixels is None for one in found)
