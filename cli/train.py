@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +86,6 @@ def train(
     from tsembed_search.trainer.watch import DivergedError
 
     speaks = os.environ.get("RANK", "0") == "0"
-    _refuse_empty({"DATA": data, "--recipe": recipe, "--out": out, "--device": device})
     changes = [*(set_ or ()), *([f"run.steps={max_steps}"] if max_steps else [])]
     changes += [] if seed is None else [f"run.seed={seed}"]
     if dry_run:
@@ -208,16 +207,6 @@ def _one_voice() -> Iterator[None]:
             raise
         time.sleep(_TIME_TO_SPEAK)  # whoever started the processes ends all of them with the first
         raise typer.Exit(error.exit_code) from error
-
-
-def _refuse_empty(given: Mapping[str, object]) -> None:
-    """Raise `UsageError` for an argument that is empty, as `--out "$FOLDER"` is when there is no such variable."""
-    from tsembed_search.errors import UsageError
-
-    for name, value in given.items():
-        # An empty path has become the current folder.
-        if any(one == "" or one == Path() for one in (value if isinstance(value, list) else [value])):
-            raise UsageError(f"{name} is empty.", "Give it a value, or leave it out.")
 
 
 def _named(name: str | None, changes: Sequence[str]) -> Recipe:

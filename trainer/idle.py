@@ -58,9 +58,9 @@ def _idle(recipe: Recipe, met: Situation) -> Iterator[tuple[tuple[str, ...], str
     if recipe.batch.sub_batch > recipe.batch.size:
         yield ("batch.sub_batch",), f"a batch has {recipe.batch.size} rows"
     if recipe.batch.size > met.most:
-        yield ("batch.size",), f"beyond {met.most}, for there are no more different targets"
+        yield ("batch.size",), f"no more than {met.most} rows of a batch can have different targets"
     if optimizer.warmup >= run.steps and run.steps > 1:
-        yield ("optimizer.warmup",), f"in full: there are {run.steps} steps, and the last one is at full rate"
+        yield ("optimizer.warmup",), f"there are {run.steps} steps, so the full rate is reached at the last one alone"
     if run.steps <= _ENOUGH:
         yield ("run.spike",), f"a loss is called high after {_ENOUGH} others, and there are {run.steps} steps"
     if run.checkpoint_every > run.steps:

@@ -265,11 +265,6 @@ def check(recipe: Recipe) -> None:
         (adapter.blocks != (), "adapter.blocks", "Name one or more, or use none for all."),
         (len(set(loss.dimensions)) == len(loss.dimensions), "loss.dimensions", "Name each of them once."),
         (
-            not loss.learn_temperature or loss.temperature >= LEAST_LEARNED_TEMPERATURE,
-            "loss.temperature, where a learned one starts,",
-            f"Use {LEAST_LEARNED_TEMPERATURE} or more, or leave loss.learn_temperature out.",
-        ),
-        (
             loss.scope == "batch" or recipe.batch.sub_batch >= 2,
             "batch.sub_batch with loss.scope = task",
             "Use 2 or more.",
@@ -282,6 +277,12 @@ def check(recipe: Recipe) -> None:
     ):
         if not fine:
             raise UsageError(f"{what} makes no sense as it is.", advice)
+    if loss.learn_temperature and loss.temperature < LEAST_LEARNED_TEMPERATURE:
+        raise UsageError(
+            f"loss.temperature cannot be {loss.temperature:g} where it is learned: "
+            f"a learned one never falls below {LEAST_LEARNED_TEMPERATURE:g}.",
+            f"Use {LEAST_LEARNED_TEMPERATURE:g} or more, or leave loss.learn_temperature out.",
+        )
 
 
 def numbers(recipe: Recipe) -> Iterator[tuple[str, float, Range]]:

@@ -46,7 +46,8 @@ IMAGE: Final = Format(
         "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp", "dib", "avif", "heic", "heif", "jp2",
         "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "ico", "icns", "pcx", "psd", "qoi",
     }),
-    (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"8BPS", b"qoif", b"\0\0\0\x0cjP  "),
+    (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"8BPS", b"qoif", b"\0\0\0\x0cjP  ",
+     b"\xffO\xffQ", b"\0\0\1\0", b"icns", b"P4\n", b"P5\n", b"P6\n", b"\n\5\1"),
 )  # fmt: skip
 PDF: Final = Format("pdf", 2, frozenset({"pdf"}), (b"%PDF-",), pages=True)
 HTML: Final = Format("html", 2, frozenset({"html", "htm", "xhtml"}), (b"<!doctype html", b"<html"))

@@ -213,7 +213,7 @@ def test_models_are_listed(run: Run) -> None:
     assert "mini" in run("models").stdout
     document = json.loads(run("models", "--json").stdout)
     assert document["default"] == "mini"
-    assert {"name", "family", "where", "base"} == set(document["models"][0])
+    assert {"name", "family", "where", "base", "prompt"} == set(document["models"][0])
 
 
 def test_unexpected_errors_are_short_unless_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ class Changed:
 
 
 _NAMES: Final = (
-    "[red]bold[/red] {}", "-rf {}", "it's \"{}\"", "line\nbreak {}", "esc\x1b[31m {}", "  {} ", "ünïcödé {}",
+    "[red]bold[bold] {}", "-rf {}", "it's \"{}\"", "line\nbreak {}", "esc\x1b[31m {}", "  {} ", "ünïcödé {}",
     "u\u0308 {}", "日本 {}", "🍎 {}", "{}" + "x" * 180, "a.b.c.{}", "{} (1)", "%s%d {}", "$HOME {}", "{}\udce9",
 )  # fmt: skip
 _DATES: Final = (-(1 << 40), -1.5, 0, 1e-9, 5e8, 4_102_444_800, 9_300_000_000, 15_032_385_535)

@@ -21,6 +21,7 @@ from PIL import Image
 from random_files import CHANGES, FORMATS, Changed, change_file
 
 from tsembed_search.items import Item
+from tsembed_search.paths import indexed_form
 from tsembed_search.search.query import Searcher, SearchOptions
 from tsembed_search.search.rerank import Query
 
@@ -76,6 +77,9 @@ def fits(one: Changed, reason: str | None, found: bool) -> bool:
         return found or not says_it(one)
     if one.harmless:
         return False
+    if re.search(r"^Pages? .*cannot be read", reason):
+        # A remark about a part of a file: the rest of it is found.
+        return found and one.change in ("cut", "flipped")
     for pattern, holds in TRUE_WHEN.items():
         if re.search(pattern, reason):
             return holds(one)
@@ -104,7 +108,7 @@ def search_for_each(indexing: Indexing, there: list[Changed]) -> dict[str, bool]
     found = {}
     for one, hits in zip(there, results, strict=True):
         near = [hit for hit in hits if hit.similarity > ALIKE]
-        found[str(one.path)] = any(str(one.path) in (hit.path, *hit.also_at) for hit in near)
+        found[str(one.path)] = any(indexed_form(one.path) in (hit.path, *hit.also_at) for hit in near)
     return found
 
 

@@ -285,9 +285,10 @@ class TestFromFilesWithACheckpoint:
 
     def test_models_lists_it(self, place: Path) -> None:
         listed = json.loads(tsembed(place, "models", "--json").stdout)["models"]
-        assert {"name": "fresh", "family": "mini", "where": "on this machine", "base": "mini-base"} in listed
+        fresh = {"name": "fresh", "family": "mini", "where": "on this machine", "base": "mini-base", "prompt": "own"}
+        assert fresh in listed
         folder = place / "home/models/fresh"
-        assert tsembed(place, "models", folder).stdout == f"{folder}\texperts on mini-base\ton this machine\n"
+        assert tsembed(place, "models", folder).stdout == f"{folder}\texperts on mini-base\ton this machine\tits own\n"
         assert tsembed(place, "models", place).exit_code == 1
 
 

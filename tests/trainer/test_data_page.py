@@ -11,6 +11,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from tsembed_search.cli.main import app
+from tsembed_search.evaluation.layouts import RowReader
 from tsembed_search.evaluation.records import Images
 from tsembed_search.trainer.data_folder import TASKS as FOLDER_TASKS
 from tsembed_search.trainer.data_rows import row_of
@@ -25,7 +26,8 @@ def test_rows_of_the_page_are_rows(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in (17, 18, 99):
         (tmp_path / f"photos/{number}.jpg").touch()
-    rows = [row_of(json.loads(line), Images([tmp_path])) for line in ROWS.splitlines()]
+    reader = RowReader(Images([tmp_path]))
+    rows = [row_of(reader.read(json.loads(line))) for line in ROWS.splitlines()]
     assert [row.query.modality for row in rows] == ["text", "joint", "text"]
     assert [row.positive.modality for row in rows] == ["image", "image", "text"]
     assert len(rows[0].negatives) == 1 and rows[2].query.instruction

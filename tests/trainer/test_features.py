@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from training_data import Listed, job, same, small, weights
 
+from tsembed_search import private
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones import mini
@@ -152,10 +153,10 @@ def test_a_cache_that_cannot_be_used_costs_time_alone(
         monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: connect(*given, factory=kind, **named))
     if harm == "read-only":
 
-        def refuse(self: Path, *_: Any, **__: Any) -> None:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        def refuse(made: Path) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(made))
 
-        monkeypatch.setattr(Path, "mkdir", refuse)
+        monkeypatch.setattr(private, "make_folder", refuse)
     again = preparer(backbone, "base", workers=1)
     for _ in range(2):
         assert torch.equal(vectors(backbone, again.prepare(wanted)), expected)

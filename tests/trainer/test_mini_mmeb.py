@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from tsembed_search.cli.main import app
 from tsembed_search.errors import LoadError, UsageError
+from tsembed_search.evaluation.layouts import RowReader
 from tsembed_search.evaluation.records import Images, Record, stream
 from tsembed_search.trainer.data import load
 from tsembed_search.trainer.data_check import check
@@ -199,15 +200,15 @@ def test_rows_have_mmebs_layouts(tmp_path: Path) -> None:
         for name, other in ("ab", "bc", "ca")
     ]  # fmt: skip
     finder = Images([tmp_path])
-    row = row_of(train_rows(examples)[0], finder)
+    row = row_of(RowReader(finder).read(train_rows(examples)[0]))
     assert (row.query.text, row.query.image) == ("Find the a", tmp_path / "images/a.webp")
     assert (row.positive.image, row.positive.text) == (tmp_path / "images/a.webp", None)
     assert [one.image for one in row.negatives] == [tmp_path / "images/b.webp"]
-    bare = row_of(train_rows(examples)[0], finder, instructions="none")
+    bare = row_of(RowReader(finder, "none").read(train_rows(examples)[0]))
     assert bare.query.text == "the a"
     tested = eval_rows(examples, Sides(0))[0]
     assert tested["tgt_img_path"] == ["images/a.webp", "images/b.webp", "images/c.webp"]
-    assert row_of(tested, finder).positive == row.positive
+    assert row_of(RowReader(finder).read(tested)).positive == row.positive
 
 
 def test_held_out_queries_that_training_has_are_dropped() -> None:
@@ -334,7 +335,9 @@ def made_up(folder: Path) -> Packages:
                  "</color></division>"]  # fmt: skip
         for cell in range(9):
             row, column = divmod(cell, 3)
-            grid[row * 20 + 2 : row * 20 + 18, column * 20 + 2 : column * 20 + 18] = (cell + 1, number + 1, 7)
+            # No two lands have the same outlines: what is marked on them must differ.
+            top, left = row * 20 + 2 + number // 6, column * 20 + 2 + number % 6
+            grid[top : row * 20 + 18, left : column * 20 + 18] = (cell + 1, number + 1, 7)
             parts.append(
                 f"<division><name>Region {cell}</name><capital>Town {draw.randrange(9999)}</capital><color>"
                 f"<red>{cell + 1}</red><green>{number + 1}</green><blue>7</blue></color></division>"

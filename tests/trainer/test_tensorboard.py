@@ -19,11 +19,6 @@ from tsembed_search.trainer.tensorboard import TensorBoard, packages
 SHORT = ("steps=4", "validate_every=2")
 
 
-@pytest.fixture
-def installed() -> None:
-    pytest.importorskip("tensorboard")
-
-
 def shown(out: Path, tag: str) -> list[tuple[int, float]]:
     """The points of a curve, in every event that the files hold."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -48,7 +43,6 @@ def watched(out: Path, *overrides: str, **changes: Any) -> Job:
     return job(out, *SHORT, *overrides, observers=[TensorBoard(out)], **changes)
 
 
-@pytest.mark.usefixtures("installed")
 class TestCurves:
     def check(self, out: Path, steps: int) -> None:
         for kind, key, tag in (("step", "loss", "loss"), ("validation", "hit@1", "validation/hit@1")):

@@ -54,7 +54,7 @@ def as_json_lines(path: Path) -> Path:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found,unused-ignore]
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise UsageError(
             f"{path} is a Parquet file, and reading those needs pyarrow, which is not installed.",
