@@ -198,4 +198,6 @@ def test_weights_go_straight_to_the_gpu(
     monkeypatch.setattr(transformers.Qwen2VLForConditionalGeneration, "from_pretrained", loaded)
     with SimulatedGPU() as gpu:
         Embedder.load(tiny("qwen2-vl"), where)
-    assert asked == ([{"": gpu.device}] if where == "cuda" else [None])
+    with SimulatedGPU(2**30):
+        Embedder.load(tiny("qwen2-vl"), where)
+    assert asked == ([{"": gpu.device}, None] if where == "cuda" else [None, None])

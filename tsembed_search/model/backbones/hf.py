@@ -31,6 +31,7 @@ from tsembed_search.model.routing import centred, counted_tokens
 if TYPE_CHECKING:
     from tsembed_search.model.registry import ModelRef
 
+_ROOMY = 4 * 2**30  # bytes of free memory
 _CPU_TOKENS = 2048  # a batch that keeps two or more cores busy
 
 
@@ -266,8 +267,7 @@ def load_whole(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
-                # Onto a GPU piece by piece: not the whole of it through the host's memory, in every process.
-                device_map={"": device} if device is not None and device.type == "cuda" else None,
+                device_map=_straight_to(device),
             )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _too_large(folder, "this machine") from error
@@ -289,6 +289,16 @@ def _too_large(folder: Path, device: str) -> ModelError:
     return ModelError(
         f"The model in {folder} does not fit in the memory of {device}.", "Use a smaller model, or --device cpu."
     )
+
+
+def _straight_to(device: torch.device | None) -> dict[str, torch.device] | None:
+    """For `device_map`: onto a GPU piece by piece, not the whole of it through the host's memory in every process.
+
+    Where little is free a model is small, and transformers, which sets more than a gigabyte aside, would fail.
+    """
+    if device is None or device.type != "cuda" or (devices.free_bytes(device) or 0) < _ROOMY:
+        return None
+    return {"": device}
 
 
 @contextmanager
