@@ -11,7 +11,7 @@ from pathlib import Path
 from tsembed_search.errors import UsageError
 from tsembed_search.ignore_files import IGNORE_FILE, IgnoreRules, rules_in
 from tsembed_search.indexer.ignore import RootSelection, Selection
-from tsembed_search.paths import absolute, existing
+from tsembed_search.paths import absolute, typed
 from tsembed_search.whereabouts import disk_of
 
 
@@ -55,7 +55,7 @@ class Crawl:
         skip: Path | None = None,
         known: Callable[[str], bool] = lambda path: False,
     ) -> None:
-        self.roots = list(dict.fromkeys(str(existing(absolute(path))) for path in paths))
+        self.roots = list(dict.fromkeys(str(typed(path)) for path in paths))
         self._follow_links = follow_links
         self._skip = str(absolute(skip)) if skip is not None else None
         self.ignored = 0

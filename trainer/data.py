@@ -19,7 +19,7 @@ from tsembed_search.evaluation.layouts import Fields, Unread
 from tsembed_search.evaluation.records import Instructions, Problem
 from tsembed_search.evaluation.sameness import Copies
 from tsembed_search.evaluation.sources import HUB, TaskFile, has_rows, task_files
-from tsembed_search.paths import absolute
+from tsembed_search.paths import typed
 from tsembed_search.trainer.answers import Answers
 from tsembed_search.trainer.data_tasks import MemoryStore, Store, StoredTask
 from tsembed_search.trainer.rows import Task
@@ -123,7 +123,7 @@ def load(
 
 def whole(source: str | Path) -> str:
     """A source by a name that means the same wherever one stands."""
-    return str(source) if str(source).startswith(HUB) else str(absolute(source))
+    return str(source) if str(source).startswith(HUB) else str(typed(source))
 
 
 def sources_found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[Path]]:
@@ -133,8 +133,8 @@ def sources_found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[P
     files: dict[Path, TaskFile] = {}
     folders = []
     for source in sources:
-        if not str(source).startswith(HUB) and absolute(source).is_dir() and not has_rows(source):
-            folders.append(absolute(source))
+        if not str(source).startswith(HUB) and typed(source).is_dir() and not has_rows(source):
+            folders.append(typed(source))
             continue
         for file in task_files(source):
             files.setdefault(file.path, file)

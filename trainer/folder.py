@@ -17,7 +17,7 @@ from typing import Any
 
 from tsembed_search.errors import UsageError
 from tsembed_search.model.registry import BUILT_IN
-from tsembed_search.paths import absolute
+from tsembed_search.paths import typed
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.data_tasks import StoredTask
 from tsembed_search.trainer.rows import Task
@@ -52,10 +52,10 @@ def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 def placed(recipe: Recipe) -> Recipe:
     """The recipe with places that mean the same wherever one stands: of its pictures, and of a base model's folder."""
-    images = tuple(str(absolute(folder)) for folder in recipe.data.images)
+    images = tuple(str(typed(folder)) for folder in recipe.data.images)
     base = recipe.model.base
-    if base not in BUILT_IN and base and absolute(base).is_dir():
-        base = str(absolute(base))
+    if base not in BUILT_IN and base and typed(base).is_dir():
+        base = str(typed(base))
     return replace(recipe, data=replace(recipe.data, images=images), model=replace(recipe.model, base=base))
 
 

@@ -15,7 +15,7 @@ from tsembed_search.errors import IndexBusyError, ModelError, StoreError, UsageE
 from tsembed_search.items import Item, Role
 from tsembed_search.metadata import IndexMetadata
 from tsembed_search.ownership import owner_of
-from tsembed_search.paths import absolute, existing
+from tsembed_search.paths import typed
 from tsembed_search.search.experts import Agreement
 from tsembed_search.search.filters import Filter, parse_where
 from tsembed_search.search.like import changed_content, item_of_file, stored_query, stored_records
@@ -378,7 +378,7 @@ class Index:
         """The query for what is alike to an item of this index, or to a file that is not in it."""
         if stored := stored_query(self.store, like):
             return stored
-        path = existing(absolute(like))
+        path = typed(like)
         if not path.is_file():
             raise UsageError(
                 f"{like!r} is neither the id of an item, nor an indexed path, nor a file.",

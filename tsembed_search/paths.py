@@ -94,6 +94,11 @@ def _other_form(folder: Path, name: str) -> str:
     return name
 
 
+def typed(path: str | Path) -> Path:
+    """The path that a person typed, from the root, as the disk spells it. Raises `UsageError` as `absolute` does."""
+    return existing(absolute(path))
+
+
 def indexed_form(path: Path) -> str:
     """A path as text for an index: a byte that is not UTF-8 (a lone surrogate in Python) is spelled `\\udcXX`."""
     return path.as_posix().encode("utf-8", "backslashreplace").decode()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import Result
 
 from tsembed_search.paths import existing, name_form
@@ -97,6 +98,23 @@ def test_files_that_are_only_read(run: Run, on_disk: Path, typed: Callable[[str]
     assert run("search", "--queries", typed("Bücher-é.jsonl")).exit_code == 0
     (on_disk / other("süß.txt")).write_text("all about red")
     assert run("search", "--like", typed("süß.txt")).exit_code == 0
+
+
+@pytest.mark.parametrize("typed", FORMS)
+@pytest.mark.parametrize("kept", FORMS)
+def test_rows_and_the_pictures_that_they_name(
+    run: Run, fresh: Path, kept: Callable[[str], str], typed: Callable[[str], str]
+) -> None:
+    folder = fresh / kept("Übung")
+    (folder / kept("Häuser")).mkdir(parents=True)
+    for colour in ("red", "blue"):
+        Image.new("RGB", (8, 8), colour).save(folder / kept(f"Häuser/schön {colour}.png"))
+    rows = [{"query": colour, "positive": {"image": typed(f"Häuser/schön {colour}.png")}} for colour in ("red", "blue")]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command in (("data", "check"), ("eval", "--model", "colours"), ("train", "--dry-run")):
+        done = run(*command, typed("Übung/rows.jsonl"), "--json")
+        assert done.exit_code == 0, done.stderr
+    assert json.loads(run("data", "check", typed("Übung"), "--json").stdout)["tasks"][0]["rows"] == 2
 
 
 def test_two_files_whose_names_differ_in_form_only(run: Run, fresh: Path) -> None:

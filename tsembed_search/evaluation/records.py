@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final, Literal
 
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item
+from tsembed_search.paths import existing
 
 Instructions = Literal["text", "field", "none"]
 """Where an instruction goes: before the text (as MMEB has it), into `Item.instruction`, or nowhere."""
@@ -168,6 +169,9 @@ class Images:
         for place, names in self._places(folder):
             if name in names or (not self._listing and name and os.path.exists(f"{place}/{name}")):  # noqa: PTH110
                 return Path(place, name)
+        for root in self._roots if not path.isascii() else ():
+            if (found := existing(Path(root, path))).is_file():
+                return found
         raise BadRow(f"there is no image {path}", "image")
 
     def _places(self, folder: str) -> list[tuple[str, frozenset[str]]]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from tsembed_search.errors import LoadError, UsageError
 from tsembed_search.evaluation.records import ENDINGS
-from tsembed_search.paths import absolute
+from tsembed_search.paths import typed
 
 HUB: Final = "hub:"
 """`hub:owner/name`, `hub:owner/name/subset`, either with `@revision`: a data set on the hub."""
@@ -73,7 +73,7 @@ def task_files(source: str | Path) -> list[TaskFile]:
     if isinstance(source, str) and source.startswith(HUB):
         top, place = _downloaded(source[len(HUB) :])
     else:
-        top = place = absolute(source)
+        top = place = typed(source)
     if place.is_file():
         if place.suffix.lower() not in ENDINGS:
             raise UsageError(
@@ -93,7 +93,7 @@ def has_rows(source: str | Path) -> bool:
     """Whether the source is data for training or evaluation, rather than a folder of somebody's own files."""
     if isinstance(source, str) and source.startswith(HUB):
         return True
-    place = absolute(source)
+    place = typed(source)
     if place.is_file():
         return place.suffix.lower() in ENDINGS
     return place.is_dir() and any(path.suffix.lower() in ENDINGS for path in _walk(place))

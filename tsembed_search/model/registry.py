@@ -21,6 +21,7 @@ from tsembed_search.errors import ModelError, UnsupportedModelError
 from tsembed_search.model import checkpoint
 from tsembed_search.model.backbones import families, hub, origin, weights
 from tsembed_search.model.backbones.protocol import Backbone
+from tsembed_search.paths import existing
 from tsembed_search.wording import shown
 
 _log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def _find(name: str, fingerprint: str | None) -> ModelRef:
     if name in _SHIPPED:
         return _read_folder(name, _SHIPPED[name])
     try:
-        path = Path(name).expanduser()
+        path = existing(Path(name).expanduser())
     except RuntimeError as error:  # an unknown ~user
         raise ModelError(f"There is no folder {name}: {error}", "Write the whole path of the folder.") from error
     with _readable(name):
