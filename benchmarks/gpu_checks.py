@@ -313,6 +313,23 @@ def back_off(setting: Setting) -> Iterator[Line]:
         sizes == [20000, 10000, 10000],
         {"sizes": sizes},
     )
+    large = embedder.prepare(_texts(1)[0])
+
+    def hungry(batch: Sequence[Prepared]) -> Any:
+        if any(one is large for one in batch):
+            torch.empty(2 * whole, dtype=torch.uint8, device=setting.device)
+        return forward(batch)
+
+    embedder.backbone.forward = hungry  # type: ignore[method-assign]
+    found, failed = embedder.encode_fitting([*items[:50], large, *items[:50]])
+    yield Line(
+        "back_off",
+        "one item too large",
+        f"{len(found.vectors)} embedded, failed: {sorted(failed)}",
+        "100, and number 50 alone",
+        len(found.vectors) == 100 and sorted(failed) == [50],
+        {"embedded": len(found.vectors), "failed": sorted(failed)},
+    )
 
 
 def real_size(setting: Setting) -> Iterator[Line]:
@@ -371,7 +388,7 @@ def recipes(setting: Setting) -> Iterator[Line]:
 
 
 def speed(setting: Setting) -> Iterator[Line]:
-    """Items per second of indexing, without reading files."""
+    """Items per second of indexing, without reading files; on a GPU also how much of that time it has nothing to do."""
     count = 256 if setting.quick or not setting.on_gpu else 8192
     embedder = Embedder.load("mini", setting.device)
     for what, items in (("texts", _texts(count)), ("pictures", _pictures(min(count, 64)) * max(1, count // 512))):
@@ -382,6 +399,23 @@ def speed(setting: Setting) -> Iterator[Line]:
             embedder.encode(prepared[at : at + 256])
         each = len(prepared) / (time.perf_counter() - started)
         yield Line("speed", f"mini: {what}", f"{each:,.0f} items a second", figures={"items_per_second": each})
+        if setting.on_gpu:
+            idle = _idle(lambda some=prepared[:2048]: embedder.encode(some))
+            yield Line("speed", f"mini: {what}, GPU idle", f"{idle:.0%} of the time", figures={"idle": idle})
+
+
+def _idle(work: Callable[[], object]) -> float:
+    """The share of the time of `work` in which no kernel and no copy runs on the GPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CUDA]) as watched:
+        work()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    busy = sum(event.self_device_time_total for event in watched.key_averages()) / 1e6
+    return max(0.0, 1 - busy / seconds)
 
 
 def processes(setting: Setting) -> Iterator[Line]:

@@ -8,7 +8,6 @@ model.
 from __future__ import annotations
 
 import importlib
-import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,8 +22,6 @@ from tsembed_search.model.backbones import families, hub, origin, weights
 from tsembed_search.model.backbones.protocol import Backbone
 from tsembed_search.paths import existing
 from tsembed_search.wording import shown
-
-_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +101,9 @@ def resolve(name_or_path: str | Path, fingerprint: str | None = None) -> ModelRe
     """
     ref = _find(str(name_or_path), fingerprint)
     if ref.warning and fingerprint is None:
-        _log.warning("%s", shown(ref.warning))
+        import logging
+
+        logging.getLogger(__name__).warning("%s", shown(ref.warning))
     return ref
 
 

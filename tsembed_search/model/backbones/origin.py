@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,12 +82,19 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("Eager-Embed", r"<eager-?embed"),
     Foreign("Seed embedding", r"<seed-?1[.\d]*-?embedding"),
 )
-_PATTERNS = [
-    (entry, re.compile(entry.pattern.replace("<", "(?<![a-z0-9])").replace(">", "(?![a-z0-9])"))) for entry in FOREIGN
-]
+
+
+@cache
+def _patterns() -> list[tuple[Foreign, re.Pattern[str]]]:
+    """Compiled when a model is first looked at: most commands never do."""
+    return [
+        (entry, re.compile(entry.pattern.replace("<", "(?<![a-z0-9])").replace(">", "(?![a-z0-9])")))
+        for entry in FOREIGN
+    ]
+
 
 _PUBLISHERS = ("qwen", "huggingfacetb", "huggingfacem4", "llava-hf")
-_UNTUNED = re.compile(
+_UNTUNED = (
     r"(qwen(2|2\.5|3)-vl-\d+b(-a\d+b)?(-instruct|-thinking|-base)?"
     r"|smolvlm2?(-[\d.]+[mb])?(-video)?(-base|-instruct|-synthetic)?"
     r"|idefics3-8b-llama3"
@@ -180,7 +188,7 @@ class _Clues:
 
 def _refuse(name: str, names: list[tuple[str, str]]) -> None:
     for where, each in names:
-        for foreign, pattern in _PATTERNS:
+        for foreign, pattern in _patterns():
             if pattern.search(each.lower()):
                 advice = f"{_ADVICE} If it is another model, rename its folder." if where == "its name" else _ADVICE
                 raise UnsupportedModelError(
@@ -214,7 +222,7 @@ def _is_verified(name: str) -> bool:
 def _is_untuned(name: str) -> bool:
     """Whether a hub name, or its last part, is that of a model as its makers published it."""
     owner, _, part = name.lower().rpartition("/")
-    return owner in _PUBLISHERS or _UNTUNED.fullmatch(part) is not None
+    return owner in _PUBLISHERS or re.fullmatch(_UNTUNED, part) is not None
 
 
 def _hub_name(name: str, folder: Path) -> str:
