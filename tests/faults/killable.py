@@ -28,7 +28,7 @@ SPOTS = {
     "hash": ("tsembed_search.indexer.intake", "Intake", "examine"),
     "place": ("tsembed_search.indexer.manifest", "Manifest", "place"),
     "decode": ("tsembed_search.indexer.decoding", "Decoder", "_next"),
-    "embed": ("tsembed_search.model.embedder", "Embedder", "encode"),
+    "embed": ("tsembed_search.model.embedder", "Embedder", "encode_fitting"),
     "generation": ("tsembed_search.store.edge", "EdgeStore", "write_metadata"),
     "begin": ("tsembed_search.indexer.manifest", "Manifest", "begin"),
     "upsert": ("tsembed_search.store.edge", "EdgeStore", "upsert"),

@@ -123,11 +123,11 @@ class TestIdle:
             ("tsembed", ["latest=0.2"], {}, "stages.latest has no effect"),
             ("tsembed", ["projector_rate=1"], {}, "optimizer.projector_rate has no effect"),
             ("tsembed", ["sub_batch=128"], {}, "batch.sub_batch has no effect: a batch has 64 rows"),
-            ("tsembed", ["batch.size=256"], {}, "batch.size has no effect: beyond 100"),
+            ("tsembed", ["batch.size=256"], {}, "batch.size has no effect: no more than 100"),
             ("tsembed", ["patience=3"], {"measured": False}, "run.patience has no effect: nothing is measured"),
             ("tsembed", ["patience=3", "validate_every=0"], {}, "run.patience has no effect: it validates at the end"),
             ("tsembed", ["dimensions=[384]"], {}, "loss.dimensions has no effect: 384 is the whole vector"),
-            ("tsembed", ["steps=5", "warmup=9"], {}, "optimizer.warmup has no effect: in full"),
+            ("tsembed", ["steps=5", "warmup=9"], {}, "optimizer.warmup has no effect: there are 5 steps"),
         ],
     )
     def test_said(self, name: str, overrides: list[str], met: dict[str, Any], words: str) -> None:
