@@ -60,8 +60,10 @@ def make_file(path: Path) -> None:
 def close_to_others(folder: Path) -> None:
     """Take the rights of other users from a folder and from all that lies in it. What cannot be changed stays."""
     if _HAS_RIGHTS:
-        for path in (folder, *_below(folder)):
-            _close(path)
+        _close(folder)
+        # Twice in every run, over all files of the engine: paths are made only of what has to be changed.
+        for name in _below(os.fspath(folder)):
+            _close(Path(name))
 
 
 def is_open_to_others(folder: Path) -> bool:
@@ -72,12 +74,15 @@ def is_open_to_others(folder: Path) -> bool:
         return False
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: str) -> Iterator[str]:
+    """What lies in a folder and gives others a right."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            yield Path(entry.path)
+            with suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_mode & _OTHERS and not entry.is_symlink():
+                    yield entry.path
             if entry.is_dir(follow_symlinks=False):
-                yield from _below(Path(entry.path))
+                yield from _below(entry.path)
 
 
 def _close(path: Path) -> None:
