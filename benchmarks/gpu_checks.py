@@ -30,8 +30,8 @@ from tsembed_search.trainer.representations import Shape, unpack
 from tsembed_search.trainer.rows import Row
 from tsembed_search.trainer.settings import Adapter
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "model"))
-import tiny_models  # the tests' tiny models of every family
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from helpers import tiny_models  # the tests' tiny models of every family
 
 _WORDS = "red apple on a wooden table by the sea where two old dogs sleep in the sun".split()
 _NO_CHANCE = ("adapter.dropout=0", "adapter.noise=0")

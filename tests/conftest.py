@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+# Benchmarks are scripts that import one another by their file names. They come last, so that none hides a package.
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path += [str(BENCHMARKS), str(BENCHMARKS / "method")]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from colour_index import Maker, solid
-from colours import COLOURS, ColourBackbone
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from helpers.colour_index import Maker, solid
+from helpers.colours import COLOURS, ColourBackbone
 from tsembed_search.cli import experts, explain
 from tsembed_search.cli.hits import print_hits
 from tsembed_search.index import Index
@@ -51,7 +51,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_routed(routed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("TSEMBED_HOME", str(routed))
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "colours:load_experts"))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load_experts"))
     from tsembed_search.cli.main import app
 
     yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -163,8 +163,7 @@ FIELDS = {
 
 
 def test_a_filter_means_the_same_to_every_command(run: Run, palette: Path) -> None:
-    from colours import FINGERPRINT
-
+    from helpers.colours import FINGERPRINT
     from tsembed_search.search.filters import PAYLOAD_KEYS
 
     assert set(FIELDS) == set(PAYLOAD_KEYS), "a new field needs a line here"

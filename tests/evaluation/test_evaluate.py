@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colour_index import solid
-from colours import COLOURS, ColourBackbone
 from PIL import Image
 
+from helpers.colour_index import solid
+from helpers.colours import COLOURS, ColourBackbone
 from tsembed_search.errors import TooLargeError, UsageError
 from tsembed_search.evaluation.evaluate import Reranking, evaluate
 from tsembed_search.evaluation.metrics import METRICS

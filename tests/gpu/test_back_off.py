@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError, TooLargeError
 from tsembed_search.evaluation.embedding import Distinct, embed_items

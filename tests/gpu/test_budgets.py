@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import real_size
 import torch
-from device_simulation import GIB, SimulatedGPU
 
+from helpers.device_simulation import GIB, SimulatedGPU
 from tsembed_search import Embedder, Item
 from tsembed_search.model import registry
 from tsembed_search.model.backbones import budget

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_simulation import SimulatedGPU
 
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search import Embedder, Item
 from tsembed_search.model import registry
 from tsembed_search.model.backbones import mini

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.model import registry
@@ -120,8 +120,7 @@ def test_precision_of_training(name: str, capability: tuple[int, int], bfloat16:
 
 
 def test_training_on_a_mac_is_refused(tmp_path: Path) -> None:
-    from training_data import job
-
+    from helpers.training_data import job
     from tsembed_search.trainer.loop import train
 
     with SimulatedGPU(kind="mps"), pytest.raises(UsageError, match="GPU of a Mac"):

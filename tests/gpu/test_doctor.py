@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import real_size
 import torch
-from device_simulation import SimulatedGPU
 
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search.cli import doctor, doctor_gpu
 from tsembed_search.model.backbones import budget
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item
 from tsembed_search.model import registry, routing
 from tsembed_search.model.backbones.protocol import Adaptable, Prepared

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbones import mini
 from tsembed_search.model.backbones.protocol import Prepared

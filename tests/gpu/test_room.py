@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 from PIL import Image
-from training_data import Listed, job, same, two_tasks, weights
 
+from helpers.device_simulation import SimulatedGPU
+from helpers.training_data import Listed, job, same, two_tasks, weights
 from tsembed_search import Embedder
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item, Role

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from device_simulation import SimulatedGPU
-from training_data import Listed, small, two_tasks, weights
 
+from helpers.device_simulation import SimulatedGPU
+from helpers.training_data import Listed, small, two_tasks, weights
 from tsembed_search import Embedder
 from tsembed_search.items import Item
 from tsembed_search.model import registry

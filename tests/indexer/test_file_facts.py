@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from indexing import Indexing
 
+from helpers.indexing import Indexing
 from tsembed_search.indexer.crawl import signature, stored_time
 from tsembed_search.indexer.manifest import Manifest, row_of
 from tsembed_search.search.filters import matches, parse_where

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colours import text_vector, unit
-from indexing import Indexing
 
+from helpers.colours import text_vector, unit
+from helpers.indexing import Indexing
 from tsembed_search.errors import UsageError
 from tsembed_search.indexer import crawl, offline
 from tsembed_search.indexer.report import IndexReport

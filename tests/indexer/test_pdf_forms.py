@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reading import looks_like, pictures, read, words
-from tiny_pdf import Annotation, Stream, pixels_of, sheet
 
+from helpers.reading import looks_like, pictures, read, words
+from helpers.tiny_pdf import Annotation, Stream, pixels_of, sheet
 from tsembed_search.cli.page_pictures import page_pictures
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.loaders import PDF

@@ -8,9 +8,9 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageOps
-from reading import looks_like, pictures, read, words
-from tiny_pdf import Stream, pixels_of, sheet
 
+from helpers.reading import looks_like, pictures, read, words
+from helpers.tiny_pdf import Stream, pixels_of, sheet
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.loaders import PDF
 

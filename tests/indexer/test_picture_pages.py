@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reading import looks_like, pictures, read
 
+from helpers.reading import looks_like, pictures, read
 from tsembed_search.cli.pictures import thumbnails
 from tsembed_search.errors import LoadError
 from tsembed_search.images import open_image

@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 
-from indexing import Indexing
-
+from helpers.indexing import Indexing
 from tsembed_search.model.calibration import Calibration
 from tsembed_search.search.measure import FEWEST
 

@@ -8,9 +8,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from indexing import Indexing
-from test_pipeline import fill
 
+from helpers.indexing import Indexing, fill
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
 from tsembed_search.indexer.removal import repair, rescue
 from tsembed_search.store import index_file, salvage

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_loaders import INPUTS
-from tiny_pdf import Page, pdf
 
+from helpers.reading import INPUTS
+from helpers.tiny_pdf import Page, pdf
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.decoding import Decoder, Request
 from tsembed_search.indexer.loaders import extension_of, format_of

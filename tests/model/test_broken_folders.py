@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_registry import Folders, edit, put_in_cache
-from test_registry import hub_cache as hub_cache
 
+from helpers.model_folders import Folders, edit, put_in_cache
+from helpers.model_folders import hub_cache as hub_cache
 from tsembed_search.errors import ModelError, TsembedError
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint, registry

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from safetensors import safe_open
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from helpers import tiny_models
 from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint, export, registry

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from helpers import tiny_models
 from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
 from tsembed_search.model import registry

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from helpers import tiny_models
 from tsembed_search.items import Item
 from tsembed_search.model.backbones.protocol import ImageSpec
 from tsembed_search.model.embedder import Embedder

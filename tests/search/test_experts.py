@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from colour_index import Maker, solid
-from colours import COLOURS, ROUTES, ColourBackbone
 
+from helpers.colour_index import Maker, solid
+from helpers.colours import COLOURS, ROUTES, ColourBackbone
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from colour_index import Maker
-from colours import COLOURS
 
+from helpers.colour_index import Maker
+from helpers.colours import COLOURS
 from tsembed_search.items import Item
 from tsembed_search.model.calibration import Calibration
 from tsembed_search.model.embedder import Embedder

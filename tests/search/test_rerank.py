@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colour_index import Maker, solid
-from colours import COLOURS, ColourBackbone
-from fault_server import FaultServer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from helpers.colour_index import Maker, solid
+from helpers.colours import COLOURS, ColourBackbone
+from helpers.fault_server import FaultServer
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item

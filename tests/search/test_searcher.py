@@ -7,12 +7,12 @@ import json
 
 import numpy as np
 import pytest
-from colour_index import Maker, solid
-from colours import CALIBRATION, COLOURS, ColourBackbone, text_vector, unit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.colour_index import Maker, solid
+from helpers.colours import CALIBRATION, COLOURS, ColourBackbone, text_vector, unit
 from tsembed_search.errors import IndexMismatchError, LoadError, StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fault_server import Fault, FaultServer
-from store_points import DIM, make_queries
 
+from helpers.fault_server import Fault, FaultServer
+from helpers.store_points import DIM, make_queries
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.store import cluster
 from tsembed_search.store import connection as connection_module

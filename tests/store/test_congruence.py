@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_points import DIM, EXTS, KINDS, make_points, make_queries, nearest
 
+from helpers.store_points import DIM, EXTS, KINDS, make_points, make_queries, nearest
 from tsembed_search.errors import StoreError
 from tsembed_search.search.filters import And, Condition, Filter, Not, Or, matches, parse_where
 from tsembed_search.search.rerank import Candidate, Query, with_routes

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from store_points import DIM, make_points, make_queries, nearest
 
+from helpers.store_points import DIM, make_points, make_queries, nearest
 from tsembed_search.errors import StoreError
 from tsembed_search.search.filters import matches, parse_where
 from tsembed_search.store import edge_shard, optimizer
@@ -26,7 +26,7 @@ ADD_AND_DIE = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from store_points import make_points
+from helpers.store_points import make_points
 from tsembed_search.store.edge import EdgeStore
 store = EdgeStore.open(Path(sys.argv[1]))
 store.upsert(make_points(300))
@@ -62,7 +62,7 @@ def test_reopened_it_holds_the_same(tmp_path: Path, points: list[Point]) -> None
 def test_acknowledged_points_survive_a_kill(tmp_path: Path) -> None:
     EdgeStore.create(tmp_path, StoreSettings(DIM)).close()
     child = subprocess.run(
-        [sys.executable, "-c", ADD_AND_DIE, tmp_path, Path(__file__).parent], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", ADD_AND_DIE, tmp_path, ROOT / "tests"], capture_output=True, text=True, cwd=ROOT
     )
     assert (child.stdout, child.returncode) == ("acknowledged\n", 9), child.stderr
     store = EdgeStore.open(tmp_path)

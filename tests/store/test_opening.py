@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from store_points import DIM, make_points
 
+from helpers.store_points import DIM, make_points
 from tsembed_search.errors import IndexMismatchError, StoreError
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.opening import open_store, store_exists

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from store_points import DIM
 
+from helpers.store_points import DIM
 from tsembed_search import private
 from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.ownership import owned

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import store_points
-from store_points import DIM, make_queries
 
+from helpers import store_points
+from helpers.store_points import DIM, make_queries
 from tsembed_search import private_copy
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_server import Fault, FaultServer
-from store_points import DIM, make_points, make_queries, nearest
 
+from helpers.fault_server import Fault, FaultServer
+from helpers.store_points import DIM, make_points, make_queries, nearest
 from tsembed_search.errors import IndexMismatchError, StoreError, UsageError
 from tsembed_search.search.filters import matches, parse_where
 from tsembed_search.store import connection as connection_module

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_pdf import Page, pdf
 
+from helpers.tiny_pdf import Page, pdf
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer.data import load
 from tsembed_search.trainer.data_folder import FolderRow, folder_rows, page_passage, sidecar_caption

@@ -6,8 +6,8 @@ import io
 
 import pytest
 from rich.console import Console
-from run_records import records
 
+from helpers.run_records import records
 from tsembed_search.trainer.display import Display, State, draw, heat
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_data import job
 
+from helpers.training_data import job
 from tsembed_search.errors import ModelError
 from tsembed_search.trainer import loop
 from tsembed_search.trainer.log import read

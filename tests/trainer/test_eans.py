@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_losses import SHAPE, a_batch, objective, packed
 from torch import Tensor
 
+from helpers.loss_batches import SHAPE, a_batch, objective, packed
 from tsembed_search.model.routing import centred, load_balance
 from tsembed_search.trainer import eans
 from tsembed_search.trainer.losses import InfoNCE, Pairs

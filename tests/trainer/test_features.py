@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_data import Listed, job, same, small, weights
 
+from helpers.training_data import Listed, job, same, small, weights
 from tsembed_search import private
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role

@@ -11,8 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from training_data import job, same, weights
 
+from helpers.training_data import job, same, weights
 from tsembed_search.trainer import loop
 from tsembed_search.trainer.disk import DiskError, in_words
 from tsembed_search.trainer.loop import train

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_data import Listed, job, listed, same, small, two_tasks, weights
 
+from helpers.training_data import Listed, job, listed, same, small, two_tasks, weights
 from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.model import checkpoint

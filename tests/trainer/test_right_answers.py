@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_data import small
 
+from helpers.training_data import small
 from tsembed_search.evaluation.mmeb import load as load_evaluation
 from tsembed_search.evaluation.ranking import rank
 from tsembed_search.evaluation.sameness import content, question

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from training_data import small
 from typer.testing import CliRunner
 
+from helpers.training_data import small
 from tsembed_search.cli.main import app
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer import folder, recipe

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_data import job, listed
 
+from helpers.training_data import job, listed
 from tsembed_search.errors import TsembedError, UsageError
 from tsembed_search.trainer.job import Job, Stopped
 from tsembed_search.trainer.log import read

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from training_data import job, listed, small
 
+from helpers.training_data import job, listed, small
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer.data import DataSet, load
 from tsembed_search.trainer.job import Job

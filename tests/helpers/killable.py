@@ -1,10 +1,10 @@
 """Index runs that kill themselves at a chosen moment, as `kill -9` would.
 
-`python killable.py` imports everything once and then forks a process for each request, a JSON object per line: `files`,
-`home`, `options` of the run, the `disk` that the files seem to be on (null: as it is), and how to `kill` it (null,
-`{"spot", "call", "after"}` or `{"seconds"}`). It answers with the exit `status` (negative: the signal) and, if it was
-not killed, how often each spot was passed (`calls`), the `report`, and the most `memory` that the run and its decoder
-had.
+`python -m helpers.killable` imports everything once and then forks a process for each request, a JSON object per line:
+`files`, `home`, `options` of the run, the `disk` that the files seem to be on (null: as it is), and how to `kill` it
+(null, `{"spot", "call", "after"}` or `{"seconds"}`). It answers with the exit `status` (negative: the signal) and, if it
+was not killed, how often each spot was passed (`calls`), the `report`, and the most `memory` that the run and its
+decoder had.
 """
 
 from __future__ import annotations
@@ -47,13 +47,12 @@ class Killable:
     """The process of runs, from the test's side."""
 
     def __init__(self) -> None:
-        path = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).parent)])
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-m", "helpers.killable"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         )
 
     def run(
@@ -87,7 +86,8 @@ def main() -> None:
     """Serves requests until the other side closes. Only forks: nothing here may start a thread or open an engine."""
     import qdrant_edge
     import torch
-    from indexing import Indexing
+
+    from helpers.indexing import Indexing
 
     assert torch is not None and qdrant_edge is not None
     for line in sys.stdin:

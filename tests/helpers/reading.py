@@ -47,3 +47,6 @@ def looks_like(pixels: NDArray[np.uint8], image: Image.Image, *, by: float = 6) 
     """Whether the pixels show that picture: what the mean difference of a scan from its original may be."""
     wanted = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=int)
     return bool(np.abs(pixels.astype(int) - wanted).mean() < by)
+
+
+INPUTS = InputSpec(ImageSpec(size=(40, 40)), TextSpec(TOKENIZER, 60, 8))

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from colours import DIM, FINGERPRINT, ColourBackbone
 from PIL import Image
 
+from helpers.colours import DIM, FINGERPRINT, ColourBackbone
 from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.indexer.pipeline import run_index
 from tsembed_search.indexer.report import IndexReport, IndexSettings, Progress, Skipped
@@ -177,3 +177,14 @@ class Indexing:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, colour).save(path)
         return path
+
+
+TEXT = "The red house stands on a green hill.\n\n" + "Blue water runs below it. " * 20
+
+
+def fill(indexing: Indexing) -> None:
+    indexing.picture("red.png", "red")
+    indexing.picture("sub/blue.jpg", "blue")
+    indexing.write("notes.txt", TEXT)
+    indexing.write("sub/guide.md", "# Guide\n\nWhite snow.\n\n## Part\n\nBlack coal.\n")
+    indexing.write("page.html", "<title>T</title><nav>Menu</nav><p>Yellow sun.</p><script>x()</script>")

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from colours import COLOURS
 from PIL import Image, ImageDraw, features
-from tiny_pdf import Page, pdf
+
+from helpers.colours import COLOURS
+from helpers.tiny_pdf import Page, pdf
 
 LINES: Final = 30
 """How often a text says its word, each time in a line of its own."""

@@ -13,7 +13,8 @@ from typing import Final
 
 import numpy as np
 from PIL import Image
-from tiny_pdf import Page, jpeg, pdf, photo
+
+from helpers.tiny_pdf import Page, jpeg, pdf, photo
 
 READ: Final = ""
 """Odd, but readable: it must be indexed."""
