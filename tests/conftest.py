@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Benchmarks and the factory of mini are scripts that import one another by their file names. They come last, so that none hides a package.
+# Benchmarks and the factory of mini are scripts that import one another by their file names. They come last, so that
+# none hides a package.
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "method"), str(ROOT / "examples" / "mini")]
 
