@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
-import numpy as np
-
 from tsembed_search.errors import StoreError
 from tsembed_search.store.filters import Filter
 
@@ -171,6 +169,8 @@ def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[
 
     Raises `StoreError` for an id that is no UUID, and a vector of another size, not finite or zero.
     """
+    import numpy as np
+
     ids = [check_id(point.id) for point in points]
     for point in points:
         if np.shape(point.vector) != (dim,):
@@ -186,6 +186,8 @@ def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[
 
 def check_queries(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     """Query vectors `[Q, dim]` float32. Raises `StoreError` for another shape or numbers that are not finite."""
+    import numpy as np
+
     queries = np.asarray(vectors, dtype=np.float32)
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise StoreError(f"Queries of shape {list(queries.shape)} do not fit an index of vectors [N, {dim}].")
