@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-# Benchmarks are scripts that import one another by their file names. They come last, so that none hides a package.
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path += [str(BENCHMARKS), str(BENCHMARKS / "method")]
+# Benchmarks and the factory of mini are scripts that import one another by their file names. They come last, so that
+# none hides a package.
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "method"), str(ROOT / "examples" / "mini")]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -12,11 +12,11 @@ from typer.testing import CliRunner, Result
 from helpers.colour_index import Maker, solid
 from helpers.colours import COLOURS, ColourBackbone
 from tsembed_search.items import Item
-from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model import registry
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.opening import open_store
+from tsembed_search.store.schema import IndexMetadata
 
 Run = Callable[..., Result]
 

@@ -15,15 +15,16 @@ from typer.testing import CliRunner, Result
 
 from helpers.colour_index import Maker, solid
 from helpers.colours import COLOURS, ColourBackbone
-from tsembed_search.cli import experts, explain
-from tsembed_search.cli.hits import print_hits
+from tsembed_search.cli import explain
+from tsembed_search.cli.render import experts
+from tsembed_search.cli.render.hits import print_hits
 from tsembed_search.index import Index
 from tsembed_search.items import Item
-from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model import registry
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.opening import open_store
+from tsembed_search.store.schema import IndexMetadata
 
 Run = Callable[..., Result]
 
@@ -187,8 +188,8 @@ class TestUsage:
     @pytest.mark.parametrize("width", [12, 20, 80, 160])
     def test_drawing(self, run_routed: Run, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
         screen = recording(width)
-        monkeypatch.setattr("tsembed_search.cli.render.is_terminal", lambda **_: True)
-        monkeypatch.setattr("tsembed_search.cli.render.console", lambda **_: screen)
+        monkeypatch.setattr("tsembed_search.cli.render.text.is_terminal", lambda **_: True)
+        monkeypatch.setattr("tsembed_search.cli.render.text.console", lambda **_: screen)
         with Index.open("default") as index:
             groups = experts.usage_of(index)
         experts.print_usage(groups)

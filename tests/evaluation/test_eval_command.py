@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from helpers.colour_index import solid
 from helpers.colours import COLOURS, ColourBackbone
-from tsembed_search.cli import render
+from tsembed_search.cli.render import text as render
 from tsembed_search.model import registry
 
 Run = Callable[..., Result]

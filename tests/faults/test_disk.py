@@ -17,7 +17,7 @@ import pytest
 from helpers.indexing import Indexing
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer import manifest as manifest_module
-from tsembed_search.store import edge_shard
+from tsembed_search.store.edge import shard as edge_shard
 
 
 def fill(indexing: Indexing) -> None:

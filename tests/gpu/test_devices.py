@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from helpers.device_simulation import SimulatedGPU
-from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.items import Item
+from tsembed_search.model import backbone as device
 from tsembed_search.model import registry
-from tsembed_search.model.backbones import device, hf
+from tsembed_search.model.backbones import hf
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import setup
 from tsembed_search.trainer.settings import Adapter
 
@@ -147,7 +149,7 @@ def test_a_seed_means_the_same_adapters_everywhere(base: str, tiny: Callable[[st
 
 
 def test_a_launcher_may_show_each_process_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tsembed_search.trainer import ranks
+    from tsembed_search.trainer import distributed as ranks
 
     begun: list[str] = []
     monkeypatch.setattr(ranks.dist, "init_process_group", lambda backend, **_: begun.append(backend))
@@ -163,7 +165,7 @@ def test_a_launcher_may_show_each_process_one_gpu(monkeypatch: pytest.MonkeyPatc
 
 
 def test_gradients_are_exchanged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tsembed_search.trainer import ranks
+    from tsembed_search.trainer import distributed as ranks
 
     exchanged: list[int] = []
 

@@ -7,7 +7,8 @@ import real_size
 import torch
 
 from helpers.device_simulation import SimulatedGPU
-from tsembed_search.cli import doctor, doctor_gpu
+from tsembed_search.cli import doctor
+from tsembed_search.cli import doctor as doctor_gpu
 from tsembed_search.model.backbones import budget
 
 

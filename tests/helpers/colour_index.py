@@ -10,8 +10,7 @@ import numpy as np
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.store.base import Point, Store
-from tsembed_search.store.routes import route_fields
-from tsembed_search.store.schema import point_id
+from tsembed_search.store.schema import point_id, route_fields
 
 
 class Maker:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tsembed_search.items import Item, Role
-from tsembed_search.model.backbones.protocol import Encoded, ImageSpec, InputSpec, ModelInfo, Prepared, TextSpec
-from tsembed_search.model.calibration import Calibration, Line
+from tsembed_search.items import ImageSpec, InputSpec, Item, Role, TextSpec
+from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
+from tsembed_search.ranking.scores import Calibration, Line
 
 DIM = 64
 ROUTES = (2, 3)
@@ -59,7 +59,7 @@ def text_vector(text: str) -> np.ndarray:
 
 def colour_of(image: Any) -> str:
     if isinstance(image, Path):
-        from tsembed_search.images import open_image
+        from tsembed_search.documents.pictures import open_image
 
         image = open_image(image, None).pixels
     pixels = np.asarray(image)
@@ -102,7 +102,7 @@ class ColourBackbone:
 
 
 def load(device: str = "auto") -> ColourBackbone:
-    from tsembed_search.model.backbones.device import pick
+    from tsembed_search.model.backbone import pick
 
     pick(device)
     return ColourBackbone(device)

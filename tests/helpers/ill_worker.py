@@ -13,9 +13,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from tsembed_search.indexer import loaders, worker
-from tsembed_search.indexer.loaders import TEXT, Format
-from tsembed_search.indexer.loaders.unit import Loading, Unit
+from tsembed_search.documents import document, worker
+from tsembed_search.documents import document as loaders
+from tsembed_search.documents.document import TEXT, Format, Loading, Unit
 
 
 def crash() -> None:
@@ -98,5 +98,5 @@ def register() -> None:
 
 if __name__ == "__main__":
     assert np is not None and TEXT is not None
-    worker.FORMATS = (*loaders.FORMATS, ILL)  # type: ignore[attr-defined]
+    document.FORMATS = (*loaders.FORMATS, ILL)  # type: ignore[attr-defined]
     worker.main()

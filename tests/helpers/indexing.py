@@ -19,7 +19,7 @@ from helpers.colours import DIM, FINGERPRINT, ColourBackbone
 from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.indexer.pipeline import run_index
 from tsembed_search.indexer.report import IndexReport, IndexSettings, Progress, Skipped
-from tsembed_search.model.backbones.protocol import Encoded, ModelInfo, Prepared
+from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.store.base import Record, Store, StoreSettings
 from tsembed_search.store.opening import open_store, store_exists

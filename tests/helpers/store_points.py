@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tsembed_search.search.filters import Filter, matches
 from tsembed_search.store.base import Payload, Point
-from tsembed_search.store.routes import route_fields
-from tsembed_search.store.schema import point_id, with_path_keys
+from tsembed_search.store.filters import Filter, matches
+from tsembed_search.store.schema import point_id, route_fields, with_path_keys
 
 DIM = 16
 KINDS = ("image", "text", "page")

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
 from tsembed_search.trainer import recipe
 from tsembed_search.trainer.job import Job
-from tsembed_search.trainer.rows import Row
 from tsembed_search.trainer.settings import Recipe
 
 

@@ -12,13 +12,22 @@ from PIL import Image
 
 from helpers.reading import INPUTS
 from helpers.tiny_pdf import Page, pdf, photo
-from tsembed_search.encoding import find_encoding, read_text
+from tsembed_search.documents.chunking import Chunker, tiled
+from tsembed_search.documents.document import (
+    HTML,
+    IMAGE,
+    MARKDOWN,
+    PDF,
+    TEXT,
+    Format,
+    Loading,
+    Unit,
+    extension_of,
+    format_of,
+)
+from tsembed_search.documents.encoding import find_encoding, read_text
+from tsembed_search.documents.formats.markdown import blocks, parse
 from tsembed_search.errors import LoadError
-from tsembed_search.indexer.chunking import Chunker, tiled
-from tsembed_search.indexer.loaders import HTML, IMAGE, MARKDOWN, PDF, TEXT, Format, extension_of, format_of
-from tsembed_search.indexer.loaders.markdown import blocks
-from tsembed_search.indexer.loaders.unit import Loading, Unit
-from tsembed_search.markdown_pages import parse
 
 
 def load(

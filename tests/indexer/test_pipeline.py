@@ -19,7 +19,7 @@ from helpers.indexing import TEXT, Indexing, fill
 from tsembed_search.errors import IndexBusyError, IndexMismatchError, ModelError, StoreError, UsageError
 from tsembed_search.indexer.report import Interrupted
 from tsembed_search.items import Item, Role
-from tsembed_search.model.backbones.protocol import Prepared
+from tsembed_search.model.backbone import Prepared
 from tsembed_search.ownership import owned, owner_of
 
 

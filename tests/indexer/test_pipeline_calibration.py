@@ -6,8 +6,8 @@ from contextlib import closing
 from dataclasses import replace
 
 from helpers.indexing import Indexing
-from tsembed_search.model.calibration import Calibration
-from tsembed_search.search.measure import FEWEST
+from tsembed_search.ranking.scores import Calibration
+from tsembed_search.search.calibrate import FEWEST
 
 
 def fill(indexing: Indexing) -> None:

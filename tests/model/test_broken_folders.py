@@ -212,7 +212,7 @@ def test_a_disk_that_fails(number: int, copy: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: Any) -> Any:
         raise OSError(number, "the disk says no")
 
-    monkeypatch.setattr("tsembed_search.model.backbones.weights.weight_files", fail)
+    monkeypatch.setattr("tsembed_search.model.files.weight_files", fail)
     for ask in (lambda: registry.resolve(copy), lambda: registry.load(ref, "cpu")):
         with pytest.raises(ModelError, match="cannot be read"):
             ask()

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from helpers import tiny_models
-from tsembed_search.items import Item
-from tsembed_search.model.backbones.protocol import ImageSpec
+from tsembed_search.documents.pixels import target_size
+from tsembed_search.items import ImageSpec, Item
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.pixels import target_size
 
 CPU = torch.device("cpu")
 SIZES = [(64, 100), (30, 200), (150, 90), (20, 20), (32, 32), (97, 31)]

@@ -16,10 +16,10 @@ from helpers.colours import CALIBRATION, COLOURS, ColourBackbone, text_vector, u
 from tsembed_search.errors import IndexMismatchError, LoadError, StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item
-from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.search.query import Searcher, SearchOptions
 from tsembed_search.search.rerank import RERANKERS, Query, Reranker
+from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.store.schema import IndexMetadata
 
 
 def add_palette(maker: Maker) -> None:

@@ -11,7 +11,7 @@ import pytest
 from helpers.fixtures import one_thread as one_thread
 
 if TYPE_CHECKING:
-    from tsembed_search.model.backbones.protocol import Adaptable
+    from tsembed_search.model.backbone import Adaptable
     from tsembed_search.trainer.settings import Adapter
 
 

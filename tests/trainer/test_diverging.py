@@ -16,8 +16,8 @@ from tsembed_search.trainer import loop
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.optimizer import Updater
+from tsembed_search.trainer.schedule import DivergedError
 from tsembed_search.trainer.validation import Validation
-from tsembed_search.trainer.watch import DivergedError
 
 FAST = ("optimizer.rate=1e30", "warmup=0")
 

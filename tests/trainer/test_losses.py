@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from helpers.loss_batches import a_batch, objective, packed, unit
 from tsembed_search.items import Item
-from tsembed_search.trainer import masks
-from tsembed_search.trainer.losses import InfoNCE, Matryoshka, Pairs
-from tsembed_search.trainer.masks import Side
-from tsembed_search.trainer.representations import NEGATIVE, POSITIVE, Labels, label, labels
+from tsembed_search.trainer.losses import base as masks
+from tsembed_search.trainer.losses.base import Side
+from tsembed_search.trainer.losses.contrastive import InfoNCE, Matryoshka, Pairs
+from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, Labels, label, labels
 from tsembed_search.trainer.settings import Loss, Negatives
 
 WIDTH = 8 + 3 * 6 + 1

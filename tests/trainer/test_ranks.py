@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from helpers.training_data import Listed, few_targets, job, two_tasks, weights
+from tsembed_search.trainer.distributed import Ranks
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.ranks import Ranks
-from tsembed_search.trainer.representations import Labels
+from tsembed_search.trainer.packing import Labels
 
 TESTS = Path(__file__).parents[1]
 HELD = ("loss.keep=1", "keep_queries=2")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.training_data import Listed, listed
 from tsembed_search.errors import UsageError
-from tsembed_search.trainer.sampler import Pick, Sampler
+from tsembed_search.trainer.batches.sampler import Pick, Sampler
 from tsembed_search.trainer.settings import Batch
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from helpers.training_data import job, listed, small
+from tsembed_search.data.training import DataSet, load
 from tsembed_search.errors import UsageError
-from tsembed_search.trainer.data import DataSet, load
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
