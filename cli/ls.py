@@ -64,7 +64,7 @@ def ls(
     from tsembed_search.index import Index
 
     chosen = selection(paths_in, where)
-    with Index.open(index, url, wait=wait) as opened:
+    with Index.open(index, store=options.store_of(url), wait=wait) as opened:
         found = files(opened.store.scroll(chosen, fields=FIELDS), chosen, opened.offline())
     if json:
         render.print_json({"files": [_as_json(file) for file in found]})

@@ -14,7 +14,7 @@ from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples, same_index
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.experts import print_usage, usage_json, usage_of
-from tsembed_search.paths import index_folder
+from tsembed_search.paths import IndexAddress
 from tsembed_search.whereabouts import absence, offline_folders
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def status(
     known: IndexStatus | None = None
     usage: list[Usage] = []
     busy = ""
-    with Index.open(index, url, wait=wait) as opened:
+    address = IndexAddress(index, options.store_of(url))
+    with Index.open(index, store=address.store, wait=wait) as opened:
         metadata = opened.metadata
         shape = opened.routes() if experts else None
         try:
@@ -75,7 +76,7 @@ def status(
             if experts:
                 raise
             busy = error.message
-    remembered = what_is_remembered(index, url)
+    remembered = what_is_remembered(address)
     if json:
         document = _as_json(index, metadata, known, remembered, busy)
         render.print_json(document if shape is None else document | {"experts": usage_json(shape, usage)})
@@ -87,11 +88,11 @@ def status(
         _print(_rows(index, url, metadata, known, remembered, busy))
 
 
-def what_is_remembered(name: str, url: str | None) -> Remembered:
+def what_is_remembered(address: IndexAddress) -> Remembered:
     """Nothing, when this machine has never indexed into it."""
     from tsembed_search.indexer.manifest import NAME, manifest_to_read
 
-    path = index_folder(name, url) / NAME
+    path = address.folder / NAME
     if not os.path.exists(path):  # noqa: PTH110 - `Path.exists` raises where it may not look
         return Remembered()
     with manifest_to_read(path) as manifest:
