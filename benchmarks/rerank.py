@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from tsembed_search.paths import IndexAddress
 from tsembed_search.search.rerank import Candidate, Query, by_experts, with_routes
-from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.search.searcher import Searcher
 from tsembed_search.store import opening
 from tsembed_search.store.base import Point, Store, StoreSettings
 from tsembed_search.store.schema import point_id, route_fields

@@ -10,7 +10,7 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.ls import FIELDS, files, selection
+from tsembed_search.cli.ls import selection
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.status import what_is_remembered
@@ -52,6 +52,7 @@ def rm(
     from tsembed_search.index import Index
     from tsembed_search.indexer.mending import Removed, remove_files, remove_index
     from tsembed_search.paths import file_path
+    from tsembed_search.search.results import FILE_FIELDS, files_of
 
     if everything == bool(paths or where):
         raise UsageError("Say what to remove.", "Give paths, --where EXPR, or --all for the whole index.")
@@ -59,8 +60,8 @@ def rm(
     patience = None if wait else 0.0
     address = IndexAddress(index, options.store_of(url))
     with Index.open(index, store=address.store, wait=wait) as opened:
-        records = list(opened.store.scroll(chosen, fields=FIELDS))
-        found = files(records, chosen)
+        records = list(opened.store.scroll(chosen, fields=FILE_FIELDS))
+        found = files_of(records, chosen)
         gone = {file.path for file in found}
         # A content that lies in another place, too, stays.
         removed = Removed(len(found), sum(_leaves(record, gone) for record in records))

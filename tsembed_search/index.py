@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -17,8 +17,8 @@ from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, typed
 from tsembed_search.ranking.routes import Agreement
 from tsembed_search.search.queries import changed_content, item_of_file, stored_query, stored_records
 from tsembed_search.search.rerank import Query, reranker
-from tsembed_search.search.searcher import Hit, Searcher, SearchOptions
-from tsembed_search.search.where import parse_where
+from tsembed_search.search.results import Explanation, Hit, IndexStatus, SearchOptions, SearchResult
+from tsembed_search.search.searcher import Searcher
 from tsembed_search.store import opening
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
@@ -28,37 +28,9 @@ if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.registry import ModelRef
-    from tsembed_search.store.base import Record, Store, StoreInfo, StoreSettings
+    from tsembed_search.store.base import Record, Store, StoreSettings
 
 _BETWEEN_TRIES = 0.1
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds."""
-
-    hits: list[Hit]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """A hit, and where the routing of query and hit agrees. `seconds` as in `SearchResult`."""
-
-    hit: Hit
-    agreement: Agreement
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class IndexStatus:
-    """An index's facts. `items` counts points by kind; `place` is its folder or its server's address."""
-
-    name: str
-    place: str
-    metadata: IndexMetadata
-    items: dict[str, int]
-    store: StoreInfo
 
 
 def metadata_of(address: IndexAddress) -> IndexMetadata | None:
@@ -169,7 +141,7 @@ class Index:
         Raises `UsageError` for a query of nothing and for a reranking that the index cannot do, `LoadError` for a file
         that cannot be read.
         """
-        options = self._options(SearchOptions(k, _parsed(where), min_score, all_chunks, rerank, route_weight))
+        options = self._options(SearchOptions(k, where, min_score, all_chunks, rerank, route_weight))
         if like is None:
             if query is None:
                 raise UsageError("There is nothing to search for.", "Give a text, an image, or both; or like=.")
@@ -197,7 +169,7 @@ class Index:
         route_weight: float | None = None,
     ) -> list[list[Hit]]:
         """The hits of each query, in their order; embedded in batches. Otherwise like `search`."""
-        options = self._options(SearchOptions(k, _parsed(where), min_score, all_chunks, rerank, route_weight))
+        options = self._options(SearchOptions(k, where, min_score, all_chunks, rerank, route_weight))
         return self._run(queries, options)[0]
 
     def explain(self, query: Item | str, hit: str) -> Explanation:
@@ -209,7 +181,8 @@ class Index:
         """
         shape = self.routes("Index")
         with self._timed() as seconds:
-            wanted = self._embed([Item(query) if isinstance(query, str) else query], "query")[0]
+            asked = Item(query) if isinstance(query, str) else query
+            wanted = self._embed([asked], "query")[0]
             searcher = self._searcher()
             record = self._chosen(searcher, wanted, hit)
             found = searcher.hit(wanted, record)
@@ -219,7 +192,7 @@ class Index:
                 "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
             )
         route = stored_routes([record.payload], len(wanted.route))[0]
-        return Explanation(found, Agreement.of(wanted.route, route, shape), seconds)
+        return Explanation(asked, found, Agreement.of(wanted.route, route, shape), seconds)
 
     def routes(self, otherwise: str = "Index") -> tuple[int, int]:
         """(L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise` begins
@@ -246,7 +219,7 @@ class Index:
         store = self.store
         info = store.info()
         items = {kind: count for kind, count in store.facet("kind").items() if count}
-        return IndexStatus(self.name, self.address.place, self.metadata, items, info)
+        return IndexStatus(self.name, self.metadata, items, info, self.address.place)
 
     def close(self) -> None:
         """Closes the store. Closing twice does no harm."""
@@ -395,10 +368,6 @@ class Index:
         started = time.perf_counter()
         yield
         self._seconds[what] += time.perf_counter() - started
-
-
-def _parsed(where: str | Filter | None) -> Filter | None:
-    return parse_where(where) if isinstance(where, str) else where
 
 
 def _other_indexes(address: IndexAddress) -> str:

@@ -30,7 +30,7 @@ from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
 from tsembed_search.paths import IndexAddress
 from tsembed_search.search.rerank import RERANKERS, Candidate, Query, by_experts, by_variety
-from tsembed_search.search.searcher import SearchOptions
+from tsembed_search.search.results import SearchOptions
 from tsembed_search.store import opening
 from tsembed_search.store.base import Point, Record
 from tsembed_search.store.schema import IndexMetadata, route_fields
@@ -131,7 +131,7 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         ("rerank", "weight", "words"),
-        [("none", 0.5, "--rerank expert"), ("mmr", 0.0, "--rerank expert"), ("expert", 1.1, "between 0 and 1")],
+        [("none", 0.5, "rerank= expert"), ("mmr", 0.0, "rerank= expert"), ("expert", 1.1, "between 0 and 1")],
     )
     def test_weights_without_a_use(self, rerank: str, weight: float, words: str) -> None:
         with pytest.raises(UsageError, match=words):

@@ -19,7 +19,8 @@ from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.paths import IndexAddress
 from tsembed_search.search.rerank import RERANKERS, Query, Reranker
-from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.search.searcher import Searcher
 from tsembed_search.store.schema import IndexMetadata
 
 
