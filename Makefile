@@ -47,8 +47,8 @@ types: $(INSTALLED)
 # From the data packages to the checkpoint; what is done already is not done again.
 mini: $(INSTALLED)
 	@$(BIN)/tsembed data mini-mmeb --public --out .cache/mini-mmeb-public
-	@$(BIN)/python -m tsembed_search.trainer.shipped .cache/mini-mmeb-public .cache/mini
-	@$(BIN)/python benchmarks/calibrate.py --model .cache/mini/mini --write
+	@$(BIN)/python examples/mini/train.py .cache/mini-mmeb-public .cache/mini
+	@$(BIN)/python examples/mini/calibrate.py --model .cache/mini/mini --write
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,20 +18,21 @@ from gpu_check import Check, Line, Setting
 from PIL import Image
 from torch import Tensor
 
-from tsembed_search import Embedder, Item
+from tsembed_search.data.rows import Row
+from tsembed_search.items import Item
+from tsembed_search.model import backbone as devices
 from tsembed_search.model import registry
-from tsembed_search.model.backbones import device as devices
-from tsembed_search.model.backbones.protocol import Adaptable, Prepared
+from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import dry_run, gradcache, recipe, setup
 from tsembed_search.trainer.job import Job, Stopped
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.representations import Shape, unpack
-from tsembed_search.trainer.rows import Row
+from tsembed_search.trainer.packing import Shape, unpack
 from tsembed_search.trainer.settings import Adapter
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "model"))
-import tiny_models  # the tests' tiny models of every family
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from helpers import tiny_models  # the tests' tiny models of every family
 
 _WORDS = "red apple on a wooden table by the sea where two old dogs sleep in the sun".split()
 _NO_CHANCE = ("adapter.dropout=0", "adapter.noise=0")

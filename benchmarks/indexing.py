@@ -23,13 +23,14 @@ import numpy as np
 import typer
 from PIL import Image
 
-from tsembed_search import Embedder, Item
-from tsembed_search.images import open_image
-from tsembed_search.indexer.batching import Pool
-from tsembed_search.indexer.chunking import Chunker, paragraphs
+from tsembed_search.documents.chunking import Chunker, paragraphs
+from tsembed_search.documents.pictures import open_image
 from tsembed_search.indexer.pipeline import run_index
 from tsembed_search.indexer.report import IndexReport, IndexSettings
-from tsembed_search.model.backbones.protocol import Prepared
+from tsembed_search.indexer.stages import Pool
+from tsembed_search.items import Item
+from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.registry import ModelRef, resolve
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.opening import open_store, store_exists

@@ -28,12 +28,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tsembed_search.search.query import Searcher, SearchOptions
 from tsembed_search.search.rerank import Candidate, Query, by_experts, with_routes
+from tsembed_search.search.searcher import Searcher, SearchOptions
 from tsembed_search.store.base import Point, Store, StoreSettings
 from tsembed_search.store.opening import open_store
-from tsembed_search.store.routes import route_fields
-from tsembed_search.store.schema import point_id
+from tsembed_search.store.schema import point_id, route_fields
 
 MODELS = {"mini": (384, 6, 8), "large": (1536, 28, 8)}
 """Dimensions, blocks, experts."""

@@ -31,12 +31,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tsembed_search.data import training as training_data
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbones.protocol import Adaptable
-from tsembed_search.trainer import data as training_data
-from tsembed_search.trainer import features, setup
-from tsembed_search.trainer.calibration import mixed
-from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks
+from tsembed_search.model.backbone import Adaptable
+from tsembed_search.trainer import setup
+from tsembed_search.trainer.batches import features
+from tsembed_search.trainer.validation import Embedding, Ranking, mixed, rank_tasks
 
 Floats = NDArray[np.float64]
 Form = Callable[[Ranking, "Routes"], Tensor]

@@ -32,17 +32,18 @@ import typer
 from PIL import Image
 from torch.nn import functional
 
+from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
 from tsembed_search.model import registry
-from tsembed_search.model.backbones.protocol import Adaptable, Prepared
-from tsembed_search.trainer import features, gradcache, recipe
+from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.trainer import gradcache, recipe
+from tsembed_search.trainer.batches import features
+from tsembed_search.trainer.batches.loader import read
+from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.job import Job
-from tsembed_search.trainer.loader import read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.objective import Objective
-from tsembed_search.trainer.representations import Labels, Shape
-from tsembed_search.trainer.rows import Row
-from tsembed_search.trainer.sampler import Sampler
+from tsembed_search.trainer.packing import Labels, Shape
 from tsembed_search.trainer.settings import Negatives, Recipe
 
 WORDS = "river village music church station season family water house king battle school red apple old dog sea".split()

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from tsembed_search.cli import render
+from tsembed_search.cli.render import text as render
 from tsembed_search.errors import LoadError, TsembedError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.paths import NoCurrentFolderError, current_folder_is_gone, existing
@@ -19,7 +19,7 @@ from tsembed_search.wording import encoding_by_mark
 
 if TYPE_CHECKING:
     from tsembed_search.index import Index
-    from tsembed_search.search.query import Hit
+    from tsembed_search.search.searcher import Hit
 
 _BATCH = 64
 _LONGEST = 16 << 20  # bytes of a line; what has longer ones is something else, or never ends

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsembed_search.cli import options, render
+from tsembed_search import wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import examples
+from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
-    from tsembed_search.trainer.data_check import Report, TaskReport
-    from tsembed_search.trainer.mini_mmeb.build import Built
+    from mini_mmeb.build import Built
+
+    from tsembed_search.data.check import Report, TaskReport
 
 _MOST_SHOWN = 20
 
@@ -54,7 +57,7 @@ def check(
 
     Exits with 1 when it cannot be trained on.
     """
-    from tsembed_search.trainer.data_check import check as look_over
+    from tsembed_search.data.check import check as look_over
 
     tell, shown = _rows_read(quiet)
     with shown:
@@ -95,8 +98,9 @@ def mini_mmeb(
 
     About 450 MB are fetched, 200 MB of pictures written; an interrupted run goes on where it was. Nothing is installed.
     """
-    from tsembed_search.config import home
-    from tsembed_search.trainer.mini_mmeb.build import build
+    from mini_mmeb.build import build
+
+    from tsembed_search.paths import home
 
     tell, shown = _tasks_made(quiet)
     with shown:
@@ -153,7 +157,7 @@ def _print_report(report: Report, quiet: bool) -> None:
     else:
         for task in report.tasks:
             cells = (task.name, task.split or "train", task.rows, task.bad.total(), task.identities, task.duplicates)
-            print("\t".join(render.shown(str(cell)) for cell in cells))
+            print("\t".join(wording.shown(str(cell)) for cell in cells))
     if quiet:
         return
     for finding in report.findings:
@@ -181,8 +185,8 @@ def _print_tasks(report: Report) -> None:
     table.add_column("words", justify="right")
     for task in report.tasks:
         table.add_row(
-            Text(render.shown(task.name), style="bold"),
-            Text(render.shown(task.split or "train")),
+            Text(wording.shown(task.name), style="bold"),
+            Text(wording.shown(task.split or "train")),
             f"{task.rows:,}",
             *(Text(f"{count:,}" if count else "", style="red") for count in (task.bad.total(), task.bad["image"])),
             Text(f"{task.duplicates:,}" if task.duplicates else "", style="yellow"),
@@ -213,10 +217,10 @@ def _print_built(built: Built) -> None:
     else:
         for task, counts in built.rows.items():
             print("\t".join([task, *(f"{split}={counts[split]}" for split in splits if split in counts)]))
-    pictures = f"{built.images:,} pictures of {render.size_words(built.image_bytes)}"
+    pictures = f"{built.images:,} pictures of {wording.size_words(built.image_bytes)}"
     render.remark(f"{built.total('train'):,} training rows and {pictures} in {built.folder}")
     if built.unreadable:
-        render.remark(f"{render.count_words(built.unreadable, 'picture')} could not be read and are left out.")
+        render.remark(f"{wording.count_words(built.unreadable, 'picture')} could not be read and are left out.")
 
 
 def _rows_read(quiet: bool) -> tuple[Callable[[str, int], None], AbstractContextManager[object]]:
@@ -224,7 +228,7 @@ def _rows_read(quiet: bool) -> tuple[Callable[[str, int], None], AbstractContext
     if quiet or not render.is_terminal(stderr=True):
         return (lambda task, rows: None), nullcontext()
     status = render.console(stderr=True).status("Reading …")
-    return (lambda task, rows: status.update(f"Reading {render.shown(task)}: {rows:,} rows …")), status
+    return (lambda task, rows: status.update(f"Reading {wording.shown(task)}: {rows:,} rows …")), status
 
 
 def _tasks_made(quiet: bool) -> tuple[Callable[[str, int, int], None], AbstractContextManager[object]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tsembed_search.config import DEFAULT_INDEX, home
+from tsembed_search.paths import DEFAULT_INDEX, home
 
 
 def index_names(incomplete: str) -> list[str]:
@@ -27,7 +27,7 @@ def model_names(incomplete: str) -> list[str]:
 def where_fields(incomplete: str) -> list[str]:
     """Completions of the last condition of a filter: its fields, and the kinds."""
     from tsembed_search.items import KINDS
-    from tsembed_search.search.filters import PAYLOAD_KEYS
+    from tsembed_search.store.filters import PAYLOAD_KEYS
 
     head, _, word = incomplete.rpartition(" ")
     head += " " if head else ""

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsembed_search.cli import options, render
-from tsembed_search.cli.experts import print_usage, usage_json, usage_of
+from tsembed_search import wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples, same_index
-from tsembed_search.config import index_folder
+from tsembed_search.cli.render import text as render
+from tsembed_search.cli.render.experts import print_usage, usage_json, usage_of
+from tsembed_search.paths import index_folder
 from tsembed_search.whereabouts import absence, offline_folders
 
 if TYPE_CHECKING:
     from tsembed_search.index import IndexStatus
-    from tsembed_search.metadata import IndexMetadata
     from tsembed_search.search.usage import Usage
+    from tsembed_search.store.schema import IndexMetadata
 
 EXAMPLES = examples(
     ("how large, made by which model, when", "tsembed status"),
@@ -128,22 +130,22 @@ def _rows(
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(metadata.created_at))
     rows = [("index", name), ("model", f"{metadata.model} ({metadata.dim} dimensions)"), ("made", made)]
     if known is not None:
-        counts = [render.count_words(count, kind) for kind, count in sorted(known.items.items())]
+        counts = [wording.count_words(count, kind) for kind, count in sorted(known.items.items())]
         rows.append(("items", f"{known.store.points:,}" + (f" ({', '.join(counts)})" if counts else "")))
     if remembered.files or remembered.roots or url is None:
         rows.append(("files", f"{remembered.files:,}"))
     rows += [("folder", root) for root in remembered.roots[:_MOST_FOLDERS]]
     if len(remembered.roots) > _MOST_FOLDERS:
-        rows.append(("", f"and {render.count_words(len(remembered.roots) - _MOST_FOLDERS, 'more folder')}"))
+        rows.append(("", f"and {wording.count_words(len(remembered.roots) - _MOST_FOLDERS, 'more folder')}"))
     for folder in remembered.offline[:_MOST_FOLDERS]:
         rows.append(("offline", folder if absence(folder) else f"{folder} (when the index was last updated)"))
     if remembered.skipped:
-        count = render.count_words(len(remembered.skipped), "file")
+        count = wording.count_words(len(remembered.skipped), "file")
         rows.append(("skipped", f"{count}; see: tsembed status --skipped{same_index(name, url)}"))
     if known is not None:
         size = known.store.details.get("disk_bytes")
         rows.append(("engine", known.store.engine))
-        rows.append(("place", known.place + (f", {render.size_words(float(size))}" if size else "")))
+        rows.append(("place", known.place + (f", {wording.size_words(float(size))}" if size else "")))
         quantize = known.store.details.get("quantize", "none")
         rows.append(("search graph", f"{known.store.indexed:,} items" if known.store.indexed else "not needed yet"))
         rows += [("compressed", quantize)] if quantize != "none" else []
@@ -156,7 +158,7 @@ def _print(rows: list[tuple[str, str]]) -> None:
     width = max(len(label) for label, _ in rows)
     if not render.is_terminal():
         for label, words in rows:
-            print(f"{label:<{width}}  {render.shown(words)}".rstrip())
+            print(f"{label:<{width}}  {wording.shown(words)}".rstrip())
         return
     from rich.table import Table
     from rich.text import Text
@@ -165,7 +167,7 @@ def _print(rows: list[tuple[str, str]]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for label, words in rows:
-        table.add_row(Text(label, style="bold"), Text(render.shown(words)))
+        table.add_row(Text(label, style="bold"), Text(wording.shown(words)))
     render.console().print(table)
 
 
@@ -174,4 +176,4 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
     if not skipped:
         render.remark("No file was skipped.")
     for path, reason in skipped:
-        print(f"{render.shown(path)}\t{render.shown(reason)}")
+        print(f"{wording.shown(path)}\t{wording.shown(reason)}")

@@ -27,20 +27,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tsembed_search.documents.crawl import Crawl, Found, Problem, Selection
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, IndexMismatchError
 from tsembed_search.indexer import mending
 from tsembed_search.indexer.changes import Changes, valid_recipes
-from tsembed_search.indexer.crawl import Crawl, Found, Problem
-from tsembed_search.indexer.embedding import embed_all
-from tsembed_search.indexer.feeding import Feeder
-from tsembed_search.indexer.flow import Flow, Stopped
-from tsembed_search.indexer.ignore import Selection
 from tsembed_search.indexer.intake import Intake
-from tsembed_search.indexer.jobs import Job
+from tsembed_search.indexer.jobs import Flow, Job, Stopped
 from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
-from tsembed_search.indexer.meter import Meter
 from tsembed_search.indexer.offline import Guard
-from tsembed_search.indexer.report import IndexReport, IndexSettings, Interrupted, ProgressSink, Silent
+from tsembed_search.indexer.report import IndexReport, IndexSettings, Interrupted, Meter, ProgressSink, Silent
+from tsembed_search.indexer.stages import Feeder, embed_all
 from tsembed_search.indexer.writing import Writer
 from tsembed_search.interrupts import Interrupts
 from tsembed_search.ownership import Owner, owned
@@ -48,7 +44,7 @@ from tsembed_search.paths import indexed_form
 from tsembed_search.whereabouts import OFFLINE
 
 if TYPE_CHECKING:
-    from tsembed_search.model.backbones.protocol import ModelInfo
+    from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.store.base import Store
 
@@ -344,7 +340,7 @@ class _Run:
         """Measures how scores of different kinds compare, for a model that does not say so itself."""
         if self._store is None or self._embedder is None or self._embedder.info.calibration is not None:
             return
-        from tsembed_search.search.measure import measured_calibration
+        from tsembed_search.search.calibrate import measured_calibration
 
         measured = measured_calibration(self._store, self._embedder)
         if measured is not None:

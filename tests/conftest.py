@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+# Benchmarks and the factory of mini are scripts that import one another by their file names. They come last, so that
+# none hides a package.
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "method"), str(ROOT / "examples" / "mini")]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

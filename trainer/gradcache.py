@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from tsembed_search.model.backbones.protocol import Prepared, Traced
-from tsembed_search.model.batching import batches, ran_out_of_memory
-from tsembed_search.trainer.representations import pack
+from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.embedder import batches, ran_out_of_memory
+from tsembed_search.model.routing import Traced
+from tsembed_search.trainer.packing import pack
 
 
 class TooLargeError(Exception):

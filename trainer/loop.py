@@ -17,22 +17,25 @@ from torch import Tensor
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.trainer import card, diagnostics, disk, features, folder, gradcache, ranks, setup, state, validation
+from tsembed_search.trainer import card, gradcache, setup, state, validation
+from tsembed_search.trainer import distributed as ranks
+from tsembed_search.trainer import job as disk
+from tsembed_search.trainer import job as folder
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer import report as page
-from tsembed_search.trainer.calibration import Sweep, mean_route, sweep
+from tsembed_search.trainer import validation as diagnostics
+from tsembed_search.trainer.batches import features
+from tsembed_search.trainer.batches.loader import Load, Loader
+from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.idle import Situation, remarks
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
-from tsembed_search.trainer.loader import Load, Loader
 from tsembed_search.trainer.log import NAME, Log
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Updater
+from tsembed_search.trainer.packing import Shape
 from tsembed_search.trainer.passing import Passes
-from tsembed_search.trainer.representations import Shape
-from tsembed_search.trainer.sampler import Sampler
-from tsembed_search.trainer.stages import Switch
-from tsembed_search.trainer.validation import Embedding, Validation
-from tsembed_search.trainer.watch import DivergedError, Watch, finite_vectors
+from tsembed_search.trainer.schedule import DivergedError, Switch, Watch, finite_vectors
+from tsembed_search.trainer.validation import Embedding, Sweep, Validation, mean_route, sweep
 
 _SMOOTH = 0.9  # of the rate that is shown
 _FEW_QUERIES = 20

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tsembed_search.model.routing import centred, load_balance
-from tsembed_search.trainer import eans, masks
-from tsembed_search.trainer.losses import InfoNCE, Matryoshka, Pairs
-from tsembed_search.trainer.masks import Side
-from tsembed_search.trainer.representations import NEGATIVE, POSITIVE, QUERY, Labels, Shape, unpack
+from tsembed_search.trainer.losses import base as masks
+from tsembed_search.trainer.losses import negatives as eans
+from tsembed_search.trainer.losses.base import Side
+from tsembed_search.trainer.losses.contrastive import InfoNCE, Matryoshka, Pairs
+from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels, Shape, unpack
 from tsembed_search.trainer.settings import Loss, Negatives
 
 _MEMORY = 0.99  # of the running mean of routes

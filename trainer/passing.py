@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model.backbones.protocol import Adaptable
-from tsembed_search.model.batching import free_memory
+from tsembed_search.model.backbone import Adaptable
+from tsembed_search.model.embedder import free_memory
 from tsembed_search.trainer import gradcache, setup
-from tsembed_search.trainer.held import held
-from tsembed_search.trainer.loader import Load
+from tsembed_search.trainer.batches.loader import Load
+from tsembed_search.trainer.distributed import Ranks
+from tsembed_search.trainer.losses.distillation import held
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Updater
-from tsembed_search.trainer.ranks import Ranks
-from tsembed_search.trainer.representations import Shape, unpack
+from tsembed_search.trainer.packing import Shape, unpack
 from tsembed_search.trainer.settings import Loss
 
 

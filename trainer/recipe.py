@@ -4,6 +4,8 @@ extends = "tsembed"        a recipe of this package, or a file beside this one
 about = "one line"
 [stages]
 switch = 0.0
+
+A recipe for whoever names none: by how much data there is, and on what it will be trained.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from tsembed_search.data.rows import Task
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer import settings
 from tsembed_search.trainer.settings import TABLES, Recipe
@@ -231,3 +234,34 @@ def _words(hint: Any) -> str:
         return f"a table of names, each with {_words(choices[1])}"
     named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
     return named[hint]
+
+
+_FEW_TASKS = 3  # with fewer, experts have no tasks to part
+
+_FEW_ROWS = 1000
+
+_PASSES_OF_FEW, _PASSES_OF_MANY = 10, 3
+
+_STEPS_ON_CPU, _STEPS_ON_GPU = (30, 600), (100, 5000)
+
+
+def suited(tasks: Sequence[Task], gpu: bool) -> tuple[Recipe, str]:
+    """The recipe, and why that one, in words.
+
+    Few tasks or rows get the single LoRA. The batch leaves each step something to choose from; steps go through the
+    data a few times, within what a machine does in about an hour.
+    """
+    rows = sum(len(task) for task in tasks)
+    few = len(tasks) < _FEW_TASKS or rows < _FEW_ROWS
+    chosen = load("lora" if few else "tsembed")
+    identities = len({task.identity(row) for task in tasks for row in range(len(task))})
+    size = max(2, min(256 if gpu else chosen.batch.size, identities // 2))
+    least, most = _STEPS_ON_GPU if gpu else _STEPS_ON_CPU
+    steps = min(most, max(least, round((_PASSES_OF_FEW if few else _PASSES_OF_MANY) * rows / size)))
+    every = max(1, steps // 6)
+    changes: dict[str, dict[str, Any]] = {
+        "batch": {"size": size, "sub_batch": min(chosen.batch.sub_batch, size)},
+        "run": {"steps": steps, "validate_every": every, "checkpoint_every": every},
+    }
+    why = f"{rows:,} rows of {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: the recipe {chosen.name}"
+    return apply(chosen, changes), f"{why}, {steps} steps of {size} rows."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 from tsembed_search.errors import UsageError
 
 if TYPE_CHECKING:
-    from tsembed_search.model.moe_lora import AdapterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings
 
 LEAST_LEARNED_TEMPERATURE = 0.01
 """A learned tau goes no lower (Radford et al., arXiv 2103.00020)."""
@@ -104,8 +104,7 @@ class Adapter:
 
     def settings(self) -> AdapterSettings:
         """What `adapt` takes. Raises `ModelError` for values that make no sense."""
-        from tsembed_search.model.moe_lora import PROJECTIONS, AdapterSettings
-        from tsembed_search.model.routing import RouterSettings
+        from tsembed_search.model.expert_settings import PROJECTIONS, AdapterSettings, RouterSettings
 
         router = RouterSettings(self.experts, self.level, self.temperature, self.top_k, self.noise, self.tokens)
         return AdapterSettings(

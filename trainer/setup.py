@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from tsembed_search.errors import ModelError, UsageError
-from tsembed_search.model.backbones.device import has_bfloat16
-from tsembed_search.model.backbones.protocol import Adaptable
+from tsembed_search.model.backbone import Adaptable, has_bfloat16
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.settings import Recipe

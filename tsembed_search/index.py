@@ -10,22 +10,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from tsembed_search.config import DEFAULT_INDEX, index_folder
 from tsembed_search.errors import IndexBusyError, ModelError, StoreError, UsageError
 from tsembed_search.items import Item, Role
-from tsembed_search.metadata import IndexMetadata
 from tsembed_search.ownership import owner_of
-from tsembed_search.paths import typed
-from tsembed_search.search.experts import Agreement
-from tsembed_search.search.filters import Filter, parse_where
-from tsembed_search.search.like import changed_content, item_of_file, stored_query, stored_records
-from tsembed_search.search.query import Hit, Searcher, SearchOptions
+from tsembed_search.paths import DEFAULT_INDEX, index_folder, typed
+from tsembed_search.ranking.routes import Agreement
+from tsembed_search.search.queries import changed_content, item_of_file, stored_query, stored_records
 from tsembed_search.search.rerank import Query, reranker
-from tsembed_search.store.routes import has_route, stored_routes
+from tsembed_search.search.searcher import Hit, Searcher, SearchOptions
+from tsembed_search.search.where import parse_where
+from tsembed_search.store.filters import Filter
+from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
 from tsembed_search.whereabouts import OFFLINE
 
 if TYPE_CHECKING:
-    from tsembed_search.model.backbones.protocol import ModelInfo
+    from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.registry import ModelRef
     from tsembed_search.store.base import Record, Store, StoreInfo, StoreSettings
@@ -72,7 +71,7 @@ def metadata_of(name: str, url: str | None = None) -> IndexMetadata | None:
     if not store_exists(folder, url=url, name=name):
         return None
     if url is None:
-        from tsembed_search.store import index_file
+        from tsembed_search.store.edge import shard as index_file
 
         _, raw = index_file.read(folder)
     else:

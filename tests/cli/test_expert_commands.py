@@ -10,20 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from colour_index import Maker, solid
-from colours import COLOURS, ColourBackbone
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from tsembed_search.cli import experts, explain
-from tsembed_search.cli.hits import print_hits
+from helpers.colour_index import Maker, solid
+from helpers.colours import COLOURS, ColourBackbone
+from tsembed_search.cli import explain
+from tsembed_search.cli.render import experts
+from tsembed_search.cli.render.hits import print_hits
 from tsembed_search.index import Index
 from tsembed_search.items import Item
-from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model import registry
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.opening import open_store
+from tsembed_search.store.schema import IndexMetadata
 
 Run = Callable[..., Result]
 
@@ -51,7 +52,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_routed(routed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("TSEMBED_HOME", str(routed))
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "colours:load_experts"))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load_experts"))
     from tsembed_search.cli.main import app
 
     yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -187,8 +188,8 @@ class TestUsage:
     @pytest.mark.parametrize("width", [12, 20, 80, 160])
     def test_drawing(self, run_routed: Run, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
         screen = recording(width)
-        monkeypatch.setattr("tsembed_search.cli.render.is_terminal", lambda **_: True)
-        monkeypatch.setattr("tsembed_search.cli.render.console", lambda **_: screen)
+        monkeypatch.setattr("tsembed_search.cli.render.text.is_terminal", lambda **_: True)
+        monkeypatch.setattr("tsembed_search.cli.render.text.console", lambda **_: screen)
         with Index.open("default") as index:
             groups = experts.usage_of(index)
         experts.print_usage(groups)

@@ -15,8 +15,8 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import Result
 
-from tsembed_search.cli import progress
 from tsembed_search.cli.index import summary_lines
+from tsembed_search.cli.render import progress
 from tsembed_search.indexer.report import FileCounts, IndexReport, IndexSettings, ItemCounts, Progress, Skipped
 from tsembed_search.ownership import owned
 

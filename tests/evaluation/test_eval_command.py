@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from colour_index import solid
-from colours import COLOURS, ColourBackbone
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from tsembed_search.cli import render
+from helpers.colour_index import solid
+from helpers.colours import COLOURS, ColourBackbone
+from tsembed_search.cli.render import text as render
 from tsembed_search.model import registry
 
 Run = Callable[..., Result]
@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "colours:load"))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load"))
     monkeypatch.setitem(registry._BUILT_INS, "routed", registry._BuiltIn("colours", "test_eval_command:load_routed"))
     monkeypatch.setitem(sys.modules, "test_eval_command", sys.modules[__name__])
     from tsembed_search.cli.main import app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tsembed_search.evaluation.intervals import Estimate, estimates, means_of_draws, over_tasks
+from tsembed_search.ranking.metrics import Estimate, estimates, means_of_draws, over_tasks
 
 
 def interval(values: np.ndarray, name: str = "task") -> Estimate:

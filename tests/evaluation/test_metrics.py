@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsembed_search.errors import UsageError
-from tsembed_search.evaluation.metrics import METRICS, Ranks, ranks_of
+from tsembed_search.ranking.metrics import METRICS, Ranks, ranks_of
 
 NAMES = ("hit@1", "hit@3", "recall@1", "recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr")
 TREC = ("success_1", "success_3", "recall_1", "recall_5", "recall_10", "ndcg_cut_5", "ndcg_cut_10", "recip_rank")

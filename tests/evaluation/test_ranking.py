@@ -7,10 +7,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tsembed_search.evaluation import ranking
-from tsembed_search.evaluation.metrics import TIE, Ranks, ranks_of
-from tsembed_search.evaluation.ranking import rank
-from tsembed_search.evaluation.reranking import Kappas, kappas, reranked
+from tsembed_search.ranking import similarity as ranking
+from tsembed_search.ranking.metrics import TIE, Ranks, ranks_of
+from tsembed_search.ranking.reranking import Kappas, kappas, reranked
+from tsembed_search.ranking.similarity import rank
 
 
 def units(random: np.random.Generator, count: int, width: int = 8) -> np.ndarray:

@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 
-from tsembed_search import Embedder, Item
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search.errors import ModelError, TooLargeError
-from tsembed_search.evaluation.embedding import Distinct, embed_items
+from tsembed_search.evaluation.evaluate import Distinct, embed_items
 from tsembed_search.indexer.pipeline import run_index
 from tsembed_search.indexer.report import IndexSettings
-from tsembed_search.items import Embeddings
-from tsembed_search.model.backbones.protocol import ModelInfo, Prepared
-from tsembed_search.model.batching import in_fitting_parts
+from tsembed_search.items import Embeddings, Item
+from tsembed_search.model.backbone import ModelInfo, Prepared
+from tsembed_search.model.embedder import Embedder, in_fitting_parts
 from tsembed_search.store.base import Store, StoreSettings
 from tsembed_search.store.opening import open_store
 
@@ -132,7 +131,7 @@ def test_a_broken_model_still_ends_a_run() -> None:
         def _encoded(self, batch: Sequence[Prepared]) -> Embeddings:
             raise ModelError("It gave vectors that are not finite.")
 
-    from tsembed_search.indexer.embedding import _encoded
+    from tsembed_search.indexer.stages import _encoded
 
     broken = Broken(Embedder.load("mini-base", "cpu").backbone)
     entry = object()

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import real_size
 import torch
-from device_simulation import GIB, SimulatedGPU
 
-from tsembed_search import Embedder, Item
+from helpers.device_simulation import GIB, SimulatedGPU
+from tsembed_search.items import Item
 from tsembed_search.model import registry
 from tsembed_search.model.backbones import budget
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.moe_lora import attach
 from tsembed_search.trainer import recipe, setup
 from tsembed_search.trainer.settings import Adapter

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item
 from tsembed_search.model import registry, routing
-from tsembed_search.model.backbones.protocol import Adaptable, Prepared
+from tsembed_search.model.backbone import Adaptable, Prepared
 from tsembed_search.trainer import setup
 from tsembed_search.trainer.settings import Adapter
 

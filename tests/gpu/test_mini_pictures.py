@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item, Role
+from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.backbones import mini
-from tsembed_search.model.backbones.protocol import Prepared
-from tsembed_search.trainer import features
+from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.settings import Adapter
 
 

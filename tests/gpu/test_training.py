@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from device_simulation import SimulatedGPU
-from training_data import Listed, small, two_tasks, weights
 
-from tsembed_search import Embedder
+from helpers.device_simulation import SimulatedGPU
+from helpers.training_data import Listed, small, two_tasks, weights
+from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
 from tsembed_search.model import registry
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import loop
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
-from tsembed_search.trainer.rows import Row
 
 SMALL = ("steps=4", "batch.tokens=200", "validate_every=2", "checkpoint_every=2", "validation_rows=4", "cache=false")
 

@@ -8,13 +8,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from indexing import Indexing
-from test_pipeline import fill
 
+from helpers.indexing import Indexing, fill
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
-from tsembed_search.indexer.removal import repair, rescue
-from tsembed_search.store import index_file, salvage
+from tsembed_search.indexer.mending import repair, rescue
 from tsembed_search.store.base import Store
+from tsembed_search.store.edge import salvage
+from tsembed_search.store.edge import shard as index_file
 from tsembed_search.store.opening import open_store
 
 
@@ -143,7 +143,7 @@ def test_a_rescue_that_does_not_help_ends_the_run(indexing: Indexing, monkeypatc
     fill(indexing)
     indexing.run()
     DAMAGES["settings"][0](indexing.home)
-    monkeypatch.setattr("tsembed_search.indexer.mending.salvage", lambda folder: 0)
+    monkeypatch.setattr("tsembed_search.store.opening.salvage", lambda folder: 0)
     with pytest.raises(DamagedIndexError):
         indexing.run()
 

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError
+from tsembed_search.items import Item
 from tsembed_search.model import checkpoint, registry
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
-from tsembed_search.model.calibration import Calibration, Line
-from tsembed_search.model.moe_lora import AdapterSettings
-from tsembed_search.model.routing import RouterSettings
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.ranking.scores import Calibration, Line
 
 SETTINGS = AdapterSettings(RouterSettings(4, "sequence", 0.3), rank=2, alpha=4.0, dropout=0.1)
 CALIBRATION = Calibration({("text", "image"): Line(12.0, -3.0)}, "made up")

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tsembed_search import Embedder, Item
+from tsembed_search.items import Item
 from tsembed_search.model import registry
+from tsembed_search.model.backbone import Adaptable, Prepared
 from tsembed_search.model.backbones import hf, mini
-from tsembed_search.model.backbones.protocol import Adaptable, Prepared, Traced
-from tsembed_search.model.moe_lora import Adapters, AdapterSettings
-from tsembed_search.model.routing import RouterSettings, centred, load_balance
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.moe_lora import Adapters
+from tsembed_search.model.routing import Traced, centred, load_balance
 
 LEVELS = ["token", "sequence"]
 MODELS = ["mini-base", "qwen2-vl"]

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from colour_index import Maker
-from colours import ColourBackbone
 
+from helpers.colour_index import Maker
+from helpers.colours import ColourBackbone
 from tsembed_search.index import Index
-from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.store.base import Store, StoreSettings
 from tsembed_search.store.opening import open_store
+from tsembed_search.store.schema import IndexMetadata
 
 
 @pytest.fixture(scope="session")

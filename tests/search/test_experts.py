@@ -6,18 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from colour_index import Maker, solid
-from colours import COLOURS, ROUTES, ColourBackbone
 
+from helpers.colour_index import Maker, solid
+from helpers.colours import COLOURS, ROUTES, ColourBackbone
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item
-from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.search.experts import Agreement, shared_experts, top_experts
+from tsembed_search.ranking.routes import Agreement, shared_experts, top_experts
 from tsembed_search.search.usage import FIELDS, OTHERS, expert_usage
 from tsembed_search.store.base import Record
-from tsembed_search.store.routes import route_fields, stored_routes
+from tsembed_search.store.schema import IndexMetadata, route_fields, stored_routes
 
 
 def test_names() -> None:

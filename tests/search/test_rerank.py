@@ -15,25 +15,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colour_index import Maker, solid
-from colours import COLOURS, ColourBackbone
-from fault_server import FaultServer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from helpers.colour_index import Maker, solid
+from helpers.colours import COLOURS, ColourBackbone
+from helpers.fault_server import FaultServer
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item
-from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model import checkpoint
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.model.moe_lora import AdapterSettings
-from tsembed_search.model.routing import RouterSettings
-from tsembed_search.search.query import SearchOptions
+from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
 from tsembed_search.search.rerank import RERANKERS, Candidate, Query, by_experts, by_variety
+from tsembed_search.search.searcher import SearchOptions
 from tsembed_search.store.base import Point, Record
 from tsembed_search.store.opening import open_store
-from tsembed_search.store.routes import route_fields
+from tsembed_search.store.schema import IndexMetadata, route_fields
 
 QUERY = Query(np.array([1, 0], np.float32), np.array([1, 0], np.float32), "text")
 

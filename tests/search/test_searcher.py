@@ -7,19 +7,19 @@ import json
 
 import numpy as np
 import pytest
-from colour_index import Maker, solid
-from colours import CALIBRATION, COLOURS, ColourBackbone, text_vector, unit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.colour_index import Maker, solid
+from helpers.colours import CALIBRATION, COLOURS, ColourBackbone, text_vector, unit
 from tsembed_search.errors import IndexMismatchError, LoadError, StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item
-from tsembed_search.metadata import IndexMetadata
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.search.query import Searcher, SearchOptions
 from tsembed_search.search.rerank import RERANKERS, Query, Reranker
+from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.store.schema import IndexMetadata
 
 
 def add_palette(maker: Maker) -> None:

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_points import DIM, EXTS, KINDS, make_points, make_queries, nearest
 
+from helpers.store_points import DIM, EXTS, KINDS, make_points, make_queries, nearest
 from tsembed_search.errors import StoreError
-from tsembed_search.search.filters import And, Condition, Filter, Not, Or, matches, parse_where
 from tsembed_search.search.rerank import Candidate, Query, with_routes
+from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, Record, Store, StoreSettings
-from tsembed_search.store.connection import MEMORY, Connection
-from tsembed_search.store.edge import EdgeStore
-from tsembed_search.store.routes import stored_routes
-from tsembed_search.store.server import ServerStore
+from tsembed_search.store.edge.store import EdgeStore
+from tsembed_search.store.filters import And, Condition, Filter, Not, Or, matches
+from tsembed_search.store.qdrant.connection import MEMORY, Connection
+from tsembed_search.store.qdrant.store import ServerStore
+from tsembed_search.store.schema import stored_routes
 
 FILTERS = [
     None,
@@ -84,8 +85,8 @@ def store(
             made = ServerStore.create(Connection(MEMORY), "test", settings)
         else:
             if request.param == "edge with a graph":
-                patch.setattr("tsembed_search.store.edge_shard.INDEXING_THRESHOLD_KB", 10)
-                patch.setattr("tsembed_search.store.edge.INDEXING_THRESHOLD_KB", 10)
+                patch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 10)
+                patch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 10)
             made = EdgeStore.create(tmp_path_factory.mktemp("edge"), settings)
         made.upsert(points)
         if settings.path_keys:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from store_points import DIM, make_points
 
+from helpers.store_points import DIM, make_points
 from tsembed_search.errors import IndexMismatchError, StoreError
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.opening import open_store, store_exists
@@ -55,7 +55,7 @@ def test_in_memory(tmp_path: Path) -> None:
 def test_only_what_is_needed_is_imported(tmp_path: Path) -> None:
     opening = "import sys; from pathlib import Path; from tsembed_search.store.opening import open_store, store_exists"
     assert imported(opening) == set()
-    assert imported("from tsembed_search.search.filters import parse_where; parse_where('kind=image')") == set()
+    assert imported("from tsembed_search.store.filters import parse_where; parse_where('kind=image')") == set()
     assert "qdrant_edge" not in imported(f"{opening}; store_exists(Path(sys.argv[1]), name='pics')", tmp_path)
     open_store(tmp_path, name="pics", create=StoreSettings(DIM)).close()
     opened = imported(f"{opening}; open_store(Path(sys.argv[1]), name='pics').close()", tmp_path)

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_server import Fault, FaultServer
-from store_points import DIM, make_points, make_queries, nearest
 
+from helpers.fault_server import Fault, FaultServer
+from helpers.store_points import DIM, make_points, make_queries, nearest
 from tsembed_search.errors import IndexMismatchError, StoreError, UsageError
-from tsembed_search.search.filters import matches, parse_where
-from tsembed_search.store import connection as connection_module
+from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, StoreSettings
-from tsembed_search.store.connection import Connection, Patience
+from tsembed_search.store.filters import matches
 from tsembed_search.store.opening import open_store, store_exists
+from tsembed_search.store.qdrant import connection as connection_module
+from tsembed_search.store.qdrant.connection import Connection, Patience
+from tsembed_search.store.qdrant.store import ServerStore
 from tsembed_search.store.schema import PAYLOAD_INDEXES
-from tsembed_search.store.server import ServerStore
 
 QUICK = Patience(total=20.0, first=0.01, longest=0.1)
 HASTY = Patience(total=0.2, first=0.01, longest=0.1)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.fixtures import one_thread as one_thread
+
 if TYPE_CHECKING:
-    from tsembed_search.model.backbones.protocol import Adaptable
+    from tsembed_search.model.backbone import Adaptable
     from tsembed_search.trainer.settings import Adapter
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Several threads on tiny tensors cost more than they bring, and sums in another order are other numbers."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

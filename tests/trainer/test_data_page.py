@@ -8,14 +8,14 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+from mini_mmeb.tasks import TASKS
 from typer.testing import CliRunner
 
 from tsembed_search.cli.main import app
-from tsembed_search.evaluation.layouts import RowReader
-from tsembed_search.evaluation.records import Images
-from tsembed_search.trainer.data_folder import TASKS as FOLDER_TASKS
-from tsembed_search.trainer.data_rows import row_of
-from tsembed_search.trainer.mini_mmeb.tasks import TASKS
+from tsembed_search.data.folder import TASKS as FOLDER_TASKS
+from tsembed_search.data.layouts import RowReader
+from tsembed_search.data.records import Images
+from tsembed_search.data.rows import row_of
 from tsembed_search.trainer.settings import Data
 
 ROOT = Path(__file__).parents[2]

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_data import job
 
+from helpers.training_data import job
 from tsembed_search.errors import ModelError
 from tsembed_search.trainer import loop
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.optimizer import Updater
+from tsembed_search.trainer.schedule import DivergedError
 from tsembed_search.trainer.validation import Validation
-from tsembed_search.trainer.watch import DivergedError
 
 FAST = ("optimizer.rate=1e30", "warmup=0")
 

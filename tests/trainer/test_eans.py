@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_losses import SHAPE, a_batch, objective, packed
 from torch import Tensor
 
+from helpers.loss_batches import SHAPE, a_batch, objective, packed
 from tsembed_search.model.routing import centred, load_balance
-from tsembed_search.trainer import eans
-from tsembed_search.trainer.losses import InfoNCE, Pairs
-from tsembed_search.trainer.masks import Side
-from tsembed_search.trainer.representations import unpack
+from tsembed_search.trainer.losses import negatives as eans
+from tsembed_search.trainer.losses.base import Side
+from tsembed_search.trainer.losses.contrastive import InfoNCE, Pairs
+from tsembed_search.trainer.packing import unpack
 from tsembed_search.trainer.settings import Loss, Negatives
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from tsembed_search.items import Item
-from tsembed_search.model.backbones.protocol import Adaptable, Prepared, Traced
+from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.routing import Traced
 from tsembed_search.trainer import gradcache
 from tsembed_search.trainer.objective import Objective
-from tsembed_search.trainer.representations import POSITIVE, QUERY, Shape, label, labels, pack
+from tsembed_search.trainer.packing import POSITIVE, QUERY, Shape, label, labels, pack
 from tsembed_search.trainer.settings import Adapter, Loss, Negatives
 
 Make = Callable[[Adapter], Adaptable]
@@ -100,7 +101,7 @@ def with_graphs(
     backbone: Adaptable, tokens: int, precision: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> list[Tensor]:
     """The gradients when every piece keeps its graph."""
-    from tsembed_search.model.batching import batches
+    from tsembed_search.model.embedder import batches
 
     assert backbone.adapters is not None
     prepared = [backbone.prepare(Item(text)) for text in TEXTS]

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_data import Listed, job, listed, same, small, two_tasks, weights
 
-from tsembed_search import Embedder, Item
+from helpers.training_data import Listed, job, listed, same, small, two_tasks, weights
+from tsembed_search.data.rows import Row
 from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.items import Item
 from tsembed_search.model import checkpoint
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.rows import Row
-from tsembed_search.trainer.watch import DivergedError, Watch
+from tsembed_search.trainer.schedule import DivergedError, Watch
 
 
 @pytest.fixture(scope="module")

@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mini_mmeb import clipart, emoji, maps, pictures, scenes, small_sets, texts
+from mini_mmeb.build import build, texts_asked, unasked
+from mini_mmeb.examples import Example, Side
+from mini_mmeb.packages import PackageError, Packages
+from mini_mmeb.splits import Sides
+from mini_mmeb.tasks import SOURCES, TASKS
+from mini_mmeb.workshop import clip_labels, grouped
+from mini_mmeb.writing import eval_rows, train_rows
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from tsembed_search.cli.main import app
+from tsembed_search.data.check import check
+from tsembed_search.data.layouts import RowReader
+from tsembed_search.data.records import Images, Record, stream
+from tsembed_search.data.rows import row_of
+from tsembed_search.data.training import load
 from tsembed_search.errors import LoadError, UsageError
-from tsembed_search.evaluation.layouts import RowReader
-from tsembed_search.evaluation.records import Images, Record, stream
-from tsembed_search.trainer.data import load
-from tsembed_search.trainer.data_check import check
-from tsembed_search.trainer.data_rows import row_of
-from tsembed_search.trainer.mini_mmeb import clipart, emoji, maps, pictures, scenes, small_sets, texts
-from tsembed_search.trainer.mini_mmeb.build import build, texts_asked, unasked
-from tsembed_search.trainer.mini_mmeb.examples import Example, Side
-from tsembed_search.trainer.mini_mmeb.packages import PackageError, Packages
-from tsembed_search.trainer.mini_mmeb.splits import Sides
-from tsembed_search.trainer.mini_mmeb.tasks import SOURCES, TASKS
-from tsembed_search.trainer.mini_mmeb.workshop import clip_labels, grouped
-from tsembed_search.trainer.mini_mmeb.writing import eval_rows, train_rows
 
 SVG = """<svg><metadata><rdf:RDF><cc:Work><dc:title>{title}</dc:title><dc:subject><rdf:Bag>
 <rdf:li>animal</rdf:li><rdf:li>clip art</rdf:li><rdf:li>Big &amp; red</rdf:li></rdf:Bag></dc:subject></cc:Work>

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from training_data import Listed, few_targets, job, two_tasks, weights
 
+from helpers.training_data import Listed, few_targets, job, two_tasks, weights
+from tsembed_search.trainer.distributed import Ranks
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.ranks import Ranks
-from tsembed_search.trainer.representations import Labels
+from tsembed_search.trainer.packing import Labels
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 HELD = ("loss.keep=1", "keep_queries=2")
 EXACT = ("steps=5", "dropout=0", "noise=0", "learn_temperature=true", "queue=5", *HELD, "validate_every=5")
 
@@ -33,7 +33,7 @@ def start(count: int, code: str) -> tuple[list[int], list[str]]:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(HERE)!r})\n{code}"],
+            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{code}"],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -49,7 +49,7 @@ def in_processes(count: int, out: Path, *overrides: str, tasks: str = "two_tasks
     code = (
         "import torch; torch.set_num_threads(1)\n"
         "from dataclasses import replace; from pathlib import Path\n"
-        "from training_data import *; from tsembed_search.trainer.loop import train\n"
+        "from helpers.training_data import *; from tsembed_search.trainer.loop import train\n"
         f"train(replace(job(Path({str(out)!r}), *{list(overrides)!r}), train={tasks}()))"
     )
     codes, said = start(count, code)

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from training_data import job, listed, same, weights
 
+from helpers.training_data import job, listed, same, weights
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.trainer import loop, state
 from tsembed_search.trainer.job import Stopped

@@ -12,23 +12,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_data import small
 
-from tsembed_search.evaluation.mmeb import load as load_evaluation
-from tsembed_search.evaluation.ranking import rank
-from tsembed_search.evaluation.sameness import content, question
+from helpers.training_data import small
+from tsembed_search.data.rows import Task
+from tsembed_search.data.sameness import content, question
+from tsembed_search.data.tasks import load as load_evaluation
+from tsembed_search.data.training import load
 from tsembed_search.items import Item
-from tsembed_search.trainer import masks
-from tsembed_search.trainer.calibration import sweep
-from tsembed_search.trainer.data import load
-from tsembed_search.trainer.features import preparer
-from tsembed_search.trainer.loader import read
-from tsembed_search.trainer.ranks import Ranks
-from tsembed_search.trainer.representations import NEGATIVE, POSITIVE, QUERY, Labels
-from tsembed_search.trainer.rows import Task
-from tsembed_search.trainer.sampler import Pick
+from tsembed_search.ranking.similarity import rank
+from tsembed_search.trainer.batches.features import preparer
+from tsembed_search.trainer.batches.loader import read
+from tsembed_search.trainer.batches.sampler import Pick
+from tsembed_search.trainer.distributed import Ranks
+from tsembed_search.trainer.losses import base as masks
+from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels
 from tsembed_search.trainer.setup import precision
-from tsembed_search.trainer.validation import Embedded, Embedding, Ranking, rank_tasks, ranks_of, score
+from tsembed_search.trainer.validation import Embedded, Embedding, Ranking, rank_tasks, ranks_of, score, sweep
 
 
 @pytest.fixture

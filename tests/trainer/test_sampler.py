@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from training_data import Listed, listed
 
+from helpers.training_data import Listed, listed
 from tsembed_search.errors import UsageError
-from tsembed_search.trainer.sampler import Pick, Sampler
+from tsembed_search.trainer.batches.sampler import Pick, Sampler
 from tsembed_search.trainer.settings import Batch
 
 

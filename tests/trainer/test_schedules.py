@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tsembed_search.trainer.calibration import WEIGHTS, reranked, sweep
 from tsembed_search.trainer.optimizer import schedule
+from tsembed_search.trainer.schedule import Switch
 from tsembed_search.trainer.settings import Optimizer, Stages
-from tsembed_search.trainer.stages import Switch
-from tsembed_search.trainer.validation import Embedded, Ranking, ranks_of, score
+from tsembed_search.trainer.validation import WEIGHTS, Embedded, Ranking, ranks_of, reranked, score, sweep
 
 
 class TestSchedule:

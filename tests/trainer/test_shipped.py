@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+import train as shipped
 from safetensors.torch import load_file
 
-from tsembed_search import Embedder, Item
-from tsembed_search.evaluation.tasks import RankingTask
+from tsembed_search.data.rows import RankingTask
+from tsembed_search.items import Item
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.moe_lora import AdapterSettings
-from tsembed_search.model.routing import RouterSettings
-from tsembed_search.trainer import recipe, shipped
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.trainer import recipe
 
 
 @pytest.fixture

@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model.appearing import appearing, flush
-from tsembed_search.model.backbones import weights
-from tsembed_search.model.backbones.protocol import Adaptable, Backbone
-from tsembed_search.model.calibration import Calibration
+from tsembed_search.model import files as weights
+from tsembed_search.model.backbone import Adaptable, Backbone
+from tsembed_search.model.files import appearing, flush
+from tsembed_search.ranking.scores import Calibration
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from tsembed_search.model.moe_lora import Adapters, AdapterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings
+    from tsembed_search.model.moe_lora import Adapters
     from tsembed_search.model.registry import ModelRef
 
 MARKER = "tsembed.json"
@@ -263,7 +264,7 @@ def create(
     import torch
 
     from tsembed_search.model import registry
-    from tsembed_search.model.moe_lora import AdapterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings
 
     ref = registry.resolve(base)
     backbone = _adaptable(registry.load(ref, device), ref.name)
@@ -319,8 +320,7 @@ def base_behind(ref: ModelRef) -> ModelRef:
 
 def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
     """The settings that a checkpoint's adapters were made with. Raises `ModelError` for those that make no sense."""
-    from tsembed_search.model.moe_lora import AdapterSettings
-    from tsembed_search.model.routing import RouterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
 
     method = said.method
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tsembed_search.errors import UsageError
 from tsembed_search.items import Kind, Modality
 from tsembed_search.store.base import Record
-from tsembed_search.store.routes import has_route, stored_routes
+from tsembed_search.store.schema import has_route, stored_routes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from tsembed_search.items import KINDS
-from tsembed_search.search.experts import TOP
-from tsembed_search.store.routes import LIST, has_route, stored_routes
+from tsembed_search.ranking.routes import TOP
+from tsembed_search.store.schema import LIST, has_route, stored_routes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -28,8 +28,8 @@ def open_store(folder: Path, *, url: str | None = None, name: str, create: Store
 
 def _open(folder: Path, url: str | None, name: str, create: StoreSettings | None) -> Store:
     if url is not None:
-        from tsembed_search.store.connection import Connection
-        from tsembed_search.store.server import ServerStore
+        from tsembed_search.store.qdrant.connection import Connection
+        from tsembed_search.store.qdrant.store import ServerStore
 
         connection = Connection(url)
         if create is not None and not ServerStore.exists(connection, name):
@@ -39,7 +39,7 @@ def _open(folder: Path, url: str | None, name: str, create: StoreSettings | None
         if create is not None:  # an index run has begun: from now on its questions can wait, as its changes can
             connection.reading = connection.writing
         return store
-    from tsembed_search.store.edge import EdgeStore
+    from tsembed_search.store.edge.store import EdgeStore
 
     if create is not None and not EdgeStore.exists(folder):
         return EdgeStore.create(folder, create)
@@ -49,12 +49,12 @@ def _open(folder: Path, url: str | None, name: str, create: StoreSettings | None
 def store_exists(folder: Path, *, url: str | None = None, name: str) -> bool:
     """Whether the index `name` has a store. Raises `StoreError` when a server cannot be asked."""
     if url is not None:
-        from tsembed_search.store.connection import Connection
-        from tsembed_search.store.server import ServerStore
+        from tsembed_search.store.qdrant.connection import Connection
+        from tsembed_search.store.qdrant.store import ServerStore
 
         with closing(Connection(url)) as connection:
             return ServerStore.exists(connection, name)
-    from tsembed_search.store.edge import EdgeStore
+    from tsembed_search.store.edge.store import EdgeStore
 
     return EdgeStore.exists(folder)
 
@@ -65,19 +65,19 @@ def delete_store(folder: Path, *, url: str | None = None, name: str) -> None:
     Raises `IndexBusyError` while another process has it open, and `StoreError`.
     """
     if url is not None:
-        from tsembed_search.store import collection
-        from tsembed_search.store.connection import Connection
+        from tsembed_search.store.qdrant import collection
+        from tsembed_search.store.qdrant.connection import Connection
 
         with closing(Connection(url)) as connection:
             collection.delete(connection, name)
         return
-    from tsembed_search.store.edge import EdgeStore
+    from tsembed_search.store.edge.store import EdgeStore
 
     EdgeStore.delete_all(folder)
 
 
 def salvage(folder: Path) -> int:
     """Rescues what can be read of a damaged embedded store; returns how many points. See `store/salvage.py`."""
-    from tsembed_search.store import salvage
+    from tsembed_search.store.edge import salvage
 
     return salvage.salvage(folder)

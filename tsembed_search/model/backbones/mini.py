@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tsembed_search.items import Item, Role
+from tsembed_search.items import InputSpec, Item, Role
+from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared, free_bytes, pick
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.budget import Needs
-from tsembed_search.model.backbones.device import free_bytes, pick
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
-from tsembed_search.model.backbones.mini_projector import FEATURES, Projector, parts
-from tsembed_search.model.backbones.mini_vision import SLICE, VisionTower
-from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, Traced
+from tsembed_search.model.backbones.mini_vision import FEATURES, SLICE, Projector, VisionTower, parts
+from tsembed_search.model.routing import Traced
 
 if TYPE_CHECKING:
-    from tsembed_search.model.moe_lora import Adapters, AdapterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings
+    from tsembed_search.model.moe_lora import Adapters
 
 TEMPERATURE = 1.5
 TOP_CLASSES = 100
@@ -147,7 +147,7 @@ class Mini:
             return Prepared(len(ids) + 2 + _CAPTION_TOKENS, _Input(ids, None, seen))
         pixels = None
         if item.image is not None:
-            from tsembed_search.images import open_image
+            from tsembed_search.documents.pictures import open_image
 
             pixels = torch.from_numpy(open_image(item.image, self._spec.image).pixels)
         return Prepared(len(ids) + 2 + (0 if pixels is None else _PICTURE_TOKENS), _Input(ids, pixels))

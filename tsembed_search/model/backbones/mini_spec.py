@@ -7,9 +7,8 @@ import importlib.util
 from pathlib import Path
 
 from tsembed_search.errors import ModelError
-from tsembed_search.items import Kind, Modality
-from tsembed_search.model.backbones.protocol import ImageSpec, InputSpec, TextSpec
-from tsembed_search.model.calibration import Calibration, Line
+from tsembed_search.items import ImageSpec, InputSpec, Kind, Modality, TextSpec
+from tsembed_search.ranking.scores import Calibration, Line
 
 DIM = 384
 MAX_TOKENS = 256
