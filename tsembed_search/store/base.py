@@ -18,6 +18,7 @@ from tsembed_search.errors import StoreError
 from tsembed_search.store.filters import Filter
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from tsembed_search.paths import IndexAddress
