@@ -46,7 +46,7 @@ types: $(INSTALLED)
 
 # From the data packages to the checkpoint; what is done already is not done again.
 mini: $(INSTALLED)
-	@$(BIN)/tsembed data mini-mmeb --public --out .cache/mini-mmeb-public
+	@$(BIN)/python examples/mini/data.py --public --out .cache/mini-mmeb-public
 	@$(BIN)/python examples/mini/train.py .cache/mini-mmeb-public .cache/mini
 	@$(BIN)/python examples/mini/calibrate.py --model .cache/mini/mini --write
 
