@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from colour_index import Maker, solid
 from colours import COLOURS, ColourBackbone
+from indexing import copy_index
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -89,7 +89,7 @@ class TestReranking:
     def test_a_weight_of_zero_is_said(
         self, run_routed: Run, routed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
     ) -> None:
-        shutil.copytree(routed, tmp_path / "home")
+        copy_index(routed, tmp_path / "home")
         monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
         store = open_store(tmp_path / "home/indexes/default", name="default")
         store.write_metadata({**store.metadata, "route_weight": weight})
