@@ -35,7 +35,7 @@ demo: $(INSTALLED)
 
 # One process per core with one thread each: torch's own threads would wait for one another between tiny models.
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations=10 --durations-min=2 $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal --durations=10 --durations-min=2 $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
