@@ -57,7 +57,10 @@ def explain(
 
     *query, hit = words
     asked = _asked(query, image)
-    with Index.open(index, url, model, device, wait=wait) as opened, render.working("Comparing", quiet=quiet):
+    with (
+        Index.open(index, store=options.store_of(url), model=model, device=device, wait=wait) as opened,
+        render.working("Comparing", quiet=quiet),
+    ):
         found = opened.explain(asked, hit)
     if json:
         render.print_json(found.to_json())

@@ -48,7 +48,7 @@ def ls(
     from tsembed_search.search.listing import FILE_FIELDS, files_of
 
     chosen = selection(paths_in, where)
-    with Index.open(index, url, wait=wait) as opened:
+    with Index.open(index, store=options.store_of(url), wait=wait) as opened:
         found = files_of(opened.store.scroll(chosen, fields=FILE_FIELDS), chosen, opened.offline())
     if json:
         render.print_json({"files": [file.to_json() for file in found]})

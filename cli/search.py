@@ -112,10 +112,13 @@ def search(
     if queries is not None:
         from tsembed_search.cli.batch import search_batch
 
-        with Index.open(index, url, model, device, wait=wait) as opened:
+        with Index.open(index, store=options.store_of(url), model=model, device=device, wait=wait) as opened:
             raise typer.Exit(search_batch(opened, queries, wanted))
     draw = None if json or paths or nul else _drawer(images)
-    with Index.open(index, url, model, device, wait=wait) as opened, render.working("Searching", quiet=quiet):
+    with (
+        Index.open(index, store=options.store_of(url), model=model, device=device, wait=wait) as opened,
+        render.working("Searching", quiet=quiet),
+    ):
         result = opened.search(asked, like=like, **wanted)
         why = "" if result.hits or quiet else _why_nothing(opened, wanted)
         idle = RERANKERS.get(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0

@@ -14,7 +14,7 @@ from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples, same_index
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.experts import print_usage, usage_json, usage_of
-from tsembed_search.paths import index_folder
+from tsembed_search.paths import IndexAddress
 from tsembed_search.whereabouts import absence, offline_folders
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def status(
     if skipped and experts:
         raise UsageError("--skipped and --experts exclude each other.", "Choose one of them.")
     usage: list[Usage] = []
-    with Index.open(index, url, wait=wait) as opened:
+    address = IndexAddress(index, options.store_of(url))
+    with Index.open(index, store=address.store, wait=wait) as opened:
         known = IndexStatus(index, opened.metadata)
         shape = opened.routes() if experts else None
         try:
@@ -73,7 +74,7 @@ def status(
             if experts:
                 raise
             known = replace(known, busy=error.message)
-    known = replace(known, **vars(what_is_remembered(index, url)))
+    known = replace(known, **vars(what_is_remembered(address)))
     if json:
         document = known.to_json()
         render.print_json(document if shape is None else document | {"experts": usage_json(shape, usage)})
@@ -85,11 +86,11 @@ def status(
         _print(_rows(known, url))
 
 
-def what_is_remembered(name: str, url: str | None) -> Remembered:
+def what_is_remembered(address: IndexAddress) -> Remembered:
     """Nothing, when this machine has never indexed into it."""
     from tsembed_search.indexer.manifest import NAME, manifest_to_read
 
-    path = index_folder(name, url) / NAME
+    path = address.folder / NAME
     if not os.path.exists(path):  # noqa: PTH110 - `Path.exists` raises where it may not look
         return Remembered()
     with manifest_to_read(path) as manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Self
 from tsembed_search.errors import IndexBusyError, ModelError, StoreError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.ownership import owner_of
-from tsembed_search.paths import DEFAULT_INDEX, index_folder
+from tsembed_search.paths import DEFAULT_INDEX, IndexAddress
 from tsembed_search.ranking.reranking import RERANKERS, Query
 from tsembed_search.ranking.routes import Agreement
 from tsembed_search.ranking.similarity import similarity
 from tsembed_search.search.queries import embedded_queries, query_like, stored_records
 from tsembed_search.search.results import Explanation, Hit, IndexStatus, SearchOptions, SearchResult
 from tsembed_search.search.searcher import Searcher
+from tsembed_search.store import opening
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
 from tsembed_search.whereabouts import OFFLINE
@@ -33,23 +34,12 @@ if TYPE_CHECKING:
 _BETWEEN_TRIES = 0.1
 
 
-def metadata_of(name: str, url: str | None = None) -> IndexMetadata | None:
-    """What the index `name` says about its model; None when there is no index, or none that was finished.
+def metadata_of(address: IndexAddress) -> IndexMetadata | None:
+    """What the index says about its model; None when there is no index, or none that was finished.
 
     An embedded index is not opened for this, only its file of settings is read.
     """
-    from tsembed_search.store.opening import open_store, store_exists
-
-    folder = index_folder(name, url)
-    if not store_exists(folder, url=url, name=name):
-        return None
-    if url is None:
-        from tsembed_search.store.edge import shard as index_file
-
-        _, raw = index_file.read(folder)
-    else:
-        with closing(open_store(folder, url=url, name=name)) as store:
-            raw = store.metadata
+    raw = opening.metadata(address)
     return IndexMetadata.from_json(raw) if raw else None
 
 
@@ -60,8 +50,7 @@ class StoreOpener:
     `model` is the one to index with; `settings` are those of a new index, whose `dim` is the model's.
     """
 
-    name: str
-    url: str | None
+    address: IndexAddress
     model: ModelRef
     settings: StoreSettings
 
@@ -70,17 +59,14 @@ class StoreOpener:
 
         Raises `IndexMismatchError` when another model made the index.
         """
-        known = metadata_of(self.name, self.url)
+        known = metadata_of(self.address)
         if known is not None:
-            known.check(self.name, self.model.name, self.model.fingerprint)
-        elif info is None:
+            known.check(self.address.name, self.model.name, self.model.fingerprint)
+            return opening.open(self.address, writing=True)
+        if info is None:
             return None
-        from tsembed_search.store.opening import open_store
-
-        create = replace(self.settings, dim=info.dim) if info else None
-        store = open_store(index_folder(self.name, self.url), url=self.url, name=self.name, create=create)
-        if known is None and info is not None:
-            store.write_metadata(IndexMetadata.of(info).to_json())
+        store = opening.open_or_create(self.address, replace(self.settings, dim=info.dim))
+        store.write_metadata(IndexMetadata.of(info).to_json())
         return store
 
 
@@ -93,19 +79,18 @@ class Index:
 
     def __init__(
         self,
-        name: str,
+        address: IndexAddress,
         metadata: IndexMetadata,
         *,
         store: Store | None = None,
         model: str | None = None,
         device: str = "auto",
         embedder: Embedder | None = None,
-        url: str | None = None,
         wait: bool = False,
     ) -> None:
-        self.name = name
+        self.address = address
+        self.name = address.name
         self.metadata = metadata
-        self.url = url
         self.wait = wait
         self._store = store
         self._model = model
@@ -117,22 +102,23 @@ class Index:
     def open(
         cls,
         name: str = DEFAULT_INDEX,
-        url: str | None = None,
+        *,
+        store: str = "edge",
         model: str | None = None,
         device: str = "auto",
-        *,
         embedder: Embedder | None = None,
         wait: bool = False,
     ) -> Index:
-        """The index `name` on this machine, or on the Qdrant server at `url`.
+        """Open the index `name` in `store`: on this machine, or on the Qdrant server at `http://...` (`IndexAddress`).
 
         `model` defaults to the one that made the index; `embedder` is one that is loaded already. Raises `StoreError`
         when there is no such index and `IndexMismatchError` when another model made it.
         """
-        metadata = metadata_of(name, url)
+        address = IndexAddress(name, store)
+        metadata = metadata_of(address)
         if metadata is None:
-            raise StoreError(f"There is no index called {name!r}.", _other_indexes(name, url))
-        index = cls(name, metadata, model=model, device=device, embedder=embedder, url=url, wait=wait)
+            raise StoreError(f"There is no index called {name!r}.", _other_indexes(address))
+        index = cls(address, metadata, model=model, device=device, embedder=embedder, wait=wait)
         index._check_model()
         return index
 
@@ -224,7 +210,7 @@ class Index:
         """The folders that were offline when the index was last brought up to date; None for an index on a server that
         this machine has never written to, whose files are another machine's.
         """
-        if self.url is not None and not index_folder(self.name, self.url).exists():
+        if not self.address.folder.exists():
             return None
         told = self.store.metadata.get(OFFLINE)
         return [str(path) for path in told] if isinstance(told, list) else []
@@ -233,9 +219,8 @@ class Index:
         """Counts and facts. Loads no model."""
         store = self.store
         info = store.info()
-        place = self.url or str(index_folder(self.name))
         items = {kind: count for kind, count in store.facet("kind").items() if count}
-        return IndexStatus(self.name, self.metadata, items, info, place)
+        return IndexStatus(self.name, self.metadata, items, info, self.address.place)
 
     def close(self) -> None:
         """Closes the store. Closing twice does no harm."""
@@ -260,15 +245,12 @@ class Index:
         return self._store
 
     def _opened(self) -> Store:
-        from tsembed_search.store.opening import open_store
-
-        folder = index_folder(self.name, self.url)
         while True:
             try:
-                return open_store(folder, url=self.url, name=self.name)
+                return opening.open(self.address)
             except IndexBusyError as error:
                 if not self.wait:
-                    owner = owner_of(folder)
+                    owner = owner_of(self.address.folder)
                     raise IndexBusyError(
                         f"The index {self.name!r} is in use by {owner or 'another process'}.",
                         "Wait until it has finished (--wait does), or choose another --index.",
@@ -376,12 +358,11 @@ class Index:
         self._seconds[what] += time.perf_counter() - started
 
 
-def _other_indexes(name: str, url: str | None) -> str:
+def _other_indexes(address: IndexAddress) -> str:
     """What to do when there is no index of that name: make it, or use one that there is."""
-    from tsembed_search.store.opening import store_exists
-
-    folders = [] if url else sorted(index_folder(name).parent.glob("*"))
-    others = [folder.name for folder in folders if store_exists(folder, name=folder.name)]
-    option = ("" if name == DEFAULT_INDEX else f" --index {name}") + (f" --url {url}" if url else "")
+    folders = sorted(address.folder.parent.glob("*")) if address.scheme == "edge" else []
+    others = [folder.name for folder in folders if (folder / "index.json").exists()]
+    named = "" if address.name == DEFAULT_INDEX else f" --index {address.name}"
+    option = named + ("" if address.scheme == "edge" else f" --url {address.store}")
     make = f"Make it with: tsembed index FOLDER{option}"
     return f"{make}\nThere are: {', '.join(others[:10])}" if others else make

@@ -24,8 +24,10 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load"))
-    monkeypatch.setitem(registry._BUILT_INS, "routed", registry._BuiltIn("colours", "test_eval_command:load_routed"))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load"))
+    monkeypatch.setitem(
+        registry._BUILT_INS, "routed", registry._BuiltIn("helpers.colours", "test_eval_command:load_routed")
+    )
     monkeypatch.setitem(sys.modules, "test_eval_command", sys.modules[__name__])
     from tsembed_search.cli.main import app
 
