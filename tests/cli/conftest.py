@@ -48,7 +48,7 @@ def palette(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(palette: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs `tsembed ARGUMENTS` in this process; stdout and stderr of the result are apart."""
     monkeypatch.setenv("TSEMBED_HOME", str(palette.parent / "home"))
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load"))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load"))
     monkeypatch.chdir(palette)
     from tsembed_search.cli.main import app
 

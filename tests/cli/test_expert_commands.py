@@ -52,7 +52,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_routed(routed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("TSEMBED_HOME", str(routed))
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load_experts"))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load_experts"))
     from tsembed_search.cli.main import app
 
     yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -24,8 +24,8 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load"))
-    monkeypatch.setitem(registry._BUILT_INS, "routed", registry._BuiltIn("colours", "test_eval_command:load_routed"))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load"))
+    monkeypatch.setitem(registry._BUILT_INS, "routed", registry._BuiltIn("helpers.colours", "test_eval_command:load_routed"))
     monkeypatch.setitem(sys.modules, "test_eval_command", sys.modules[__name__])
     from tsembed_search.cli.main import app
 
@@ -169,8 +169,8 @@ def test_refuses_data_that_is_not_there_or_without_images(run: Run, data: Path, 
 
 
 def test_reading_and_measuring_import_no_torch() -> None:
-    modules = "mmeb, metrics, intervals, ranking, reranking, results, evaluate, embedding"
-    code = f"import sys; from tsembed_search.evaluation import {modules}; import tsembed_search.cli.eval"
+    code = "import sys; from tsembed_search.evaluation import evaluate, results; from tsembed_search.data import tasks"
+    code += "; from tsembed_search.ranking import metrics, similarity, reranking; import tsembed_search.cli.eval"
     code += "; print([name for name in ('torch', 'numpy', 'rich.table') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
