@@ -22,16 +22,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tsembed_search.paths import IndexAddress
 from tsembed_search.search.rerank import Candidate, Query, by_experts, with_routes
-from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.search.searcher import Searcher
+from tsembed_search.store import opening
 from tsembed_search.store.base import Point, Store, StoreSettings
-from tsembed_search.store.opening import open_store
 from tsembed_search.store.schema import point_id, route_fields
 
 MODELS = {"mini": (384, 6, 8), "large": (1536, 28, 8)}
@@ -85,7 +86,7 @@ def measure(items: int, rounds: int, dim: int, blocks: int, experts: int) -> dic
         )
     ]
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(Path(folder), name="benchmark", create=StoreSettings(dim))
+        store = opening.open_or_create(IndexAddress("benchmark", f"edge:{folder}"), StoreSettings(dim))
         fill(store, items, dim, blocks, experts)
         searcher = Searcher(store, experts=experts)
         ways = {

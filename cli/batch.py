@@ -19,7 +19,7 @@ from tsembed_search.wording import encoding_by_mark
 
 if TYPE_CHECKING:
     from tsembed_search.index import Index
-    from tsembed_search.search.searcher import Hit
+    from tsembed_search.search.results import Hit
 
 _BATCH = 64
 _LONGEST = 16 << 20  # bytes of a line; what has longer ones is something else, or never ends

@@ -29,6 +29,7 @@ HEAVY = ("torch", "transformers", "qdrant_client", "qdrant_edge", "peft", "sente
 EXAMPLES = ROOT / "examples"
 CORPUS = EXAMPLES / "corpus"
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(EXAMPLES.glob("*.md"))]
+DOCS += sorted((EXAMPLES / "mini").glob("*.md"))
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -122,7 +122,7 @@ def build_index(model: str, folder: Path, pictures: list[Picture], passages: lis
     from tsembed_search.indexer.pipeline import run_index
     from tsembed_search.indexer.report import IndexSettings
     from tsembed_search.model import registry
-    from tsembed_search.paths import index_folder
+    from tsembed_search.paths import IndexAddress
     from tsembed_search.store.base import StoreSettings
 
     for name in ("pictures", "passages"):
@@ -133,9 +133,9 @@ def build_index(model: str, folder: Path, pictures: list[Picture], passages: lis
         (folder / "passages" / f"{number}.txt").write_text(passage.text, encoding="utf-8")
     ref = registry.resolve(model)
     settings = IndexSettings(
-        folder=index_folder("quality"), paths=(folder,), fingerprint=ref.fingerprint, model=ref.name
+        address=IndexAddress("quality"), paths=(folder,), fingerprint=ref.fingerprint, model=ref.name
     )
-    opener = StoreOpener("quality", None, ref, StoreSettings(dim=0))
+    opener = StoreOpener(settings.address, ref, StoreSettings(dim=0))
     report = run_index(settings, embedder=lambda: Embedder.load(model), store=opener)
     typer.echo(f"indexed {report.items.embedded} items, skipped {report.files.skipped} files", err=True)
 

@@ -16,13 +16,14 @@ import numpy as np
 from PIL import Image
 
 from helpers.colours import DIM, FINGERPRINT, ColourBackbone
+from helpers.store_points import address_of
 from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.indexer.pipeline import run_index
 from tsembed_search.indexer.report import IndexReport, IndexSettings, Progress, Skipped
 from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.store import opening
 from tsembed_search.store.base import Record, Store, StoreSettings
-from tsembed_search.store.opening import open_store, store_exists
 
 
 class CountingBackbone(ColourBackbone):
@@ -62,7 +63,7 @@ def _new_store() -> Path:
     """An empty store to copy: making one takes a second."""
     folder = Path(tempfile.mkdtemp(prefix="tsembed-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    open_store(folder, name="test", create=StoreSettings(DIM)).close()
+    opening.open_or_create(address_of(folder), StoreSettings(DIM)).close()
     return folder
 
 
@@ -92,7 +93,7 @@ class Indexing:
         self.backbone.embedded = 0
         self.sink = Sink()
         return run_index(
-            IndexSettings(self.home, chosen, FINGERPRINT, "colours", **({"workers": 1} | settings)),
+            IndexSettings(address_of(self.home), chosen, FINGERPRINT, "colours", **({"workers": 1} | settings)),
             embedder=self.load,
             store=self.open,
             progress=self.sink,
@@ -111,11 +112,11 @@ class Indexing:
         return Embedder(self.backbone)
 
     def open(self, info: ModelInfo | None) -> Store | None:
-        if not store_exists(self.home, name="test"):
+        if not opening.exists(address_of(self.home)):
             if info is None:
                 return None
             self._create()
-        store = open_store(self.home, name="test")
+        store = opening.open(address_of(self.home))
         if not self.optimizes:
             # Small shards are rewritten as a whole; what that does is tested once.
             store.optimize = lambda: None  # type: ignore[method-assign]

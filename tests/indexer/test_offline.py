@@ -19,7 +19,8 @@ from tsembed_search.errors import UsageError
 from tsembed_search.indexer import offline
 from tsembed_search.indexer.report import IndexReport
 from tsembed_search.search.rerank import Query
-from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.search.searcher import Searcher
 
 NAMES = [f"{number}.txt" for number in range(6)]
 

@@ -13,6 +13,7 @@ from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.paths import IndexAddress
 from tsembed_search.ranking.routes import Agreement, shared_experts, top_experts
 from tsembed_search.search.usage import FIELDS, OTHERS, expert_usage
 from tsembed_search.store.base import Record
@@ -60,7 +61,7 @@ class TestIndex:
             maker.add(Item(image=solid(*rgb)), f"{colour}.png")
             maker.add(Item(f"all about {colour}"), f"notes/{colour}.txt", chunk=0)
         maker.add(Item("tulips"), "notes/red.txt", chunk=1)
-        yield Index("default", IndexMetadata.of(maker.embedder.info), store=maker.store, embedder=maker.embedder)
+        yield Index(IndexAddress(), IndexMetadata.of(maker.embedder.info), store=maker.store, embedder=maker.embedder)
 
     def test_hits_say_what_they_share(self, index: Index) -> None:
         route = index.embedder.embed([Item("red blue")], "query").routes[0]
@@ -121,7 +122,7 @@ class TestIndex:
                 assert share == pytest.approx(sum(name_of in top for top in tops) / len(tops))
 
     def test_an_index_without_experts(self, maker: Maker, embedder: Embedder) -> None:
-        plain = Index("default", IndexMetadata.of(embedder.info), store=maker.store, embedder=embedder)
+        plain = Index(IndexAddress(), IndexMetadata.of(embedder.info), store=maker.store, embedder=embedder)
         maker.add(Item("red"), "red.txt", chunk=0)
         assert plain.search("red").hits[0].shared_experts == []
         with pytest.raises(UsageError, match="no experts"):

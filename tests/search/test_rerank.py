@@ -21,16 +21,18 @@ from typer.testing import CliRunner, Result
 from helpers.colour_index import Maker, solid
 from helpers.colours import COLOURS, ColourBackbone
 from helpers.fault_server import FaultServer
+from helpers.store_points import address_of
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.paths import IndexAddress
 from tsembed_search.search.rerank import RERANKERS, Candidate, Query, by_experts, by_variety
-from tsembed_search.search.searcher import SearchOptions
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.store import opening
 from tsembed_search.store.base import Point, Record
-from tsembed_search.store.opening import open_store
 from tsembed_search.store.schema import IndexMetadata, route_fields
 
 QUERY = Query(np.array([1, 0], np.float32), np.array([1, 0], np.float32), "text")
@@ -104,7 +106,7 @@ class TestOptions:
             maker.add(Item(image=solid(*rgb)), f"{name}.png")
             maker.add(Item(f"all about {name}"), f"{name}.txt", chunk=0)
         metadata = replace(IndexMetadata.of(expert.info), route_weight=1.0)
-        return Index("default", metadata, store=maker.store, embedder=expert)
+        return Index(IndexAddress(), metadata, store=maker.store, embedder=expert)
 
     def test_the_models_own_weight_and_the_users(self, routed: Index) -> None:
         own = routed.search("about red", k=12, rerank="expert").hits
@@ -129,7 +131,7 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         ("rerank", "weight", "words"),
-        [("none", 0.5, "--rerank expert"), ("mmr", 0.0, "--rerank expert"), ("expert", 1.1, "between 0 and 1")],
+        [("none", 0.5, "rerank= expert"), ("mmr", 0.0, "rerank= expert"), ("expert", 1.1, "between 0 and 1")],
     )
     def test_weights_without_a_use(self, rerank: str, weight: float, words: str) -> None:
         with pytest.raises(UsageError, match=words):
@@ -225,7 +227,7 @@ class TestFromFilesWithACheckpoint:
         return json.loads(done.stdout)["hits"]  # type: ignore[no-any-return]
 
     def test_points_carry_routes(self, place: Path) -> None:
-        store = open_store(place / "home/indexes/default", name="default")
+        store = opening.open(address_of(place / "home/indexes/default"))
         records = list(store.scroll())
         assert IndexMetadata.from_json(store.metadata or {}).routes == (6, 4)
         store.close()
@@ -304,7 +306,7 @@ class TestOnAServer:
     """The same files and checkpoint into Qdrant's own client engine, over HTTP."""
 
     def test_the_same_routes_as_in_the_embedded_engine(self, place: Path, url: str) -> None:
-        stores = [open_store(place / "home/indexes/default", name="default", url=where) for where in (None, url)]
+        stores = [opening.open(IndexAddress("default", where)) for where in (f"edge:{place}/home/indexes", url)]
         here, there = ({record.id: record.payload for record in store.scroll()} for store in stores)
         for store in stores:
             store.close()

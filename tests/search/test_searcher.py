@@ -17,8 +17,10 @@ from tsembed_search.errors import IndexMismatchError, LoadError, StoreError, Usa
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.paths import IndexAddress
 from tsembed_search.search.rerank import RERANKERS, Query, Reranker
-from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.search.searcher import Searcher
 from tsembed_search.store.schema import IndexMetadata
 
 
@@ -97,7 +99,7 @@ def test_like_an_item_by_id_and_by_path_leaves_it_out(maker: Maker, index: Index
 
 def test_like_a_stored_item_loads_no_model(maker: Maker, embedder: Embedder) -> None:
     add_palette(maker)
-    unloaded = Index("default", IndexMetadata.of(embedder.info), store=maker.store)
+    unloaded = Index(IndexAddress(), IndexMetadata.of(embedder.info), store=maker.store)
     assert unloaded.search(like=str(maker.folder / "red.png"), k=1).hits
     assert unloaded._embedder is None
 
@@ -202,7 +204,7 @@ def test_routes_of_query_and_item_are_compared(maker: Maker) -> None:
     expert = Embedder(ColourBackbone(experts=True))
     maker.embedder = expert
     maker.add(Item("red"), "red.txt", chunk=0)
-    index = Index("default", IndexMetadata.of(expert.info), store=maker.store, embedder=expert)
+    index = Index(IndexAddress(), IndexMetadata.of(expert.info), store=maker.store, embedder=expert)
     hit = index.search("red").hits[0]
     assert hit.route_similarity == pytest.approx(1, abs=1e-3)
     assert hit.top_experts == ["b0e1"]
@@ -292,12 +294,12 @@ def test_an_index_of_another_model_says_what_to_do(maker: Maker) -> None:
 def test_calibration_is_the_models_or_else_the_indexs(maker: Maker, embedder: Embedder) -> None:
     add_palette(maker)
     plain = IndexMetadata("colours", embedder.info.fingerprint, embedder.info.dim)
-    without = Index("default", plain, store=maker.store).search(like=str(maker.folder / "red.png"), k=1).hits[0]
+    without = Index(IndexAddress(), plain, store=maker.store).search(like=str(maker.folder / "red.png"), k=1).hits[0]
     assert without.score == pytest.approx((without.similarity + 1) / 2)
-    loaded = Index("default", plain, store=maker.store, embedder=embedder).search(Item(image=solid(1, 1, 1)), k=1)
+    loaded = Index(IndexAddress(), plain, store=maker.store, embedder=embedder).search(Item(image=solid(1, 1, 1)), k=1)
     hit = loaded.hits[0]
     assert hit.score == pytest.approx(CALIBRATION.score(hit.similarity, "image", hit.kind))
-    kept = Index("default", IndexMetadata.of(embedder.info), store=maker.store)
+    kept = Index(IndexAddress(), IndexMetadata.of(embedder.info), store=maker.store)
     hit = kept.search(like=str(maker.folder / "red.png"), k=1).hits[0]
     assert hit.score == pytest.approx(CALIBRATION.score(hit.similarity, "image", hit.kind))
 

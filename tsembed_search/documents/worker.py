@@ -190,10 +190,6 @@ def limit_memory(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + memory,) * 2)
 
 
-if __name__ == "__main__":
-    main()
-
-
 _LENGTHS: Final = struct.Struct("<II")
 
 _MOST_HEADER: Final = 64 << 20
@@ -236,3 +232,7 @@ def _fill(stream: Any, view: memoryview) -> int:
             break
         done += read
     return done
+
+
+if __name__ == "__main__":
+    main()

@@ -3,86 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from tsembed_search.errors import UsageError
 from tsembed_search.items import KINDS, Kind
 from tsembed_search.ranking.routes import shared_experts
 from tsembed_search.ranking.scores import Calibration
 from tsembed_search.search.rerank import Candidate, Query, reranker, with_routes
-from tsembed_search.search.snippet import Span, snippet, weigh
+from tsembed_search.search.results import Hit, SearchOptions
+from tsembed_search.search.snippet import snippet, weigh
 from tsembed_search.store.base import Record, Store
 from tsembed_search.store.filters import Condition, Filter, all_of, matches
 from tsembed_search.store.schema import LIST, PACKED, has_route, stored_routes
 from tsembed_search.whereabouts import is_offline
 
-MOST_HITS = 10_000
 _SPARE = 20
 _MORE = 3
 _ORDERED_BY = ("sha", "path", "page", "chunk")
 
 _Found = tuple[float, float, str, Kind]
 """A point that was found: its score and its cosine, both negated so that the best come first, its id and its kind."""
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What is wanted of a search. `k` hits at most, each with a `score` (0..1) of at least `min_score`.
-
-    Unless `all_chunks`, a page of a document, a document without pages and a picture give one hit each. `route_weight`
-    (0..1) is how much routes count, for a reranking that uses them.
-    """
-
-    k: int = 10
-    where: Filter | None = None
-    min_score: float | None = None
-    all_chunks: bool = False
-    rerank: str = "none"
-    route_weight: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.k <= MOST_HITS:
-            raise UsageError(f"{self.k} is not a number of hits.", f"Ask for 1 to {MOST_HITS}.")
-        if self.min_score is not None and not 0 <= self.min_score <= 1:
-            raise UsageError(f"{self.min_score} is not a score.", "Scores lie between 0 and 1.")
-        uses_routes = reranker(self.rerank).uses_routes
-        if self.route_weight is not None:
-            if not uses_routes:
-                raise UsageError(f"With rerank {self.rerank}, routes have no weight.", "Give it with: --rerank expert")
-            if not 0 <= self.route_weight <= 1:
-                raise UsageError(f"{self.route_weight} is not a route weight.", "Weights lie between 0 and 1.")
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer. `score` (0..1) means the same for every kind; `similarity` is the raw cosine.
-
-    `route_similarity` is how alike the routing of query and item is, 0 for a model without experts. `path` is absolute,
-    `also_at` lists further places of the same content. `marks` are the (start, end) of the query's words in `snippet`.
-    `top_experts` are those that the item uses most, `shared_experts` those that it shares with the query. `offline`
-    says that the file is out of reach now, because its disk is away.
-    """
-
-    rank: int
-    score: float
-    similarity: float
-    route_similarity: float
-    id: str
-    kind: Kind
-    path: str
-    page: int | None
-    chunk: int | None
-    snippet: str | None
-    top_experts: list[str] = field(default_factory=list)
-    also_at: list[str] = field(default_factory=list)
-    marks: list[Span] = field(default_factory=list)
-    shared_experts: list[str] = field(default_factory=list)
-    offline: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 class Searcher:
@@ -151,7 +91,7 @@ class Searcher:
         """The best points of one kind for each query. Those that the engine had to read to find them go into `read`."""
         import numpy as np
 
-        where = all_of([Condition("kind", "=", kind), options.where])
+        where = all_of([Condition("kind", "=", kind), options.filter])
         vectors = np.stack([query.vector for query in queries])
         rows = self.store.search(vectors, limit, where, offset=offset, fields=())
         if not reranker(options.rerank).needs_vectors:
@@ -189,7 +129,7 @@ class Searcher:
         if options.min_score is not None:
             ranked = [candidate for candidate in ranked if candidate.score >= options.min_score]
         ranked = self._whole(ranked[: options.k], options)
-        return self._dressed(query, ranked if chosen.uses_routes else with_routes(query, ranked), options.where)
+        return self._dressed(query, ranked if chosen.uses_routes else with_routes(query, ranked), options.filter)
 
     def _whole(self, ranked: list[Candidate], options: SearchOptions) -> list[Candidate]:
         """The hits with all of their payload, where only a part was read of each candidate."""
