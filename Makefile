@@ -6,13 +6,14 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types mini clean
+.PHONY: help setup demo test lint types sizes mini clean
 
 help:
 	@echo "make demo    install, index examples/corpus, and search it"
 	@echo "make test    install, and run the tests (ARGS='tests/store -k edge' runs some of them)"
 	@echo "make lint    check style and formatting"
 	@echo "make types   check types"
+	@echo "make sizes   say how large modules and functions are, by folder"
 	@echo "make mini    train the model that ships as mini again, into .cache/mini (an hour on two cores)"
 	@echo "make clean   remove what make made: .venv, .cache, build folders"
 
@@ -43,6 +44,9 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	@.ci/types
+
+sizes: $(INSTALLED)
+	@$(BIN)/python tests/house_report.py
 
 # From the data packages to the checkpoint; what is done already is not done again.
 mini: $(INSTALLED)
