@@ -6,9 +6,9 @@ A condition on a field with several values holds when at least one of them satis
 have one value per place where a content was found, `expert` one per leading expert. A condition on a field without a
 value (the page of a picture) does not hold. `a!=b` is exactly `not a=b`.
 
-Path patterns are those of shells and `.gitignore`: `*` and `?` stay within one folder name or file name, `**` stands for
-any number of folders, `[abc]` and `[!abc]` for one character. A pattern that starts with `/` (or a drive, `C:/`) is
-matched from the start of the path; any other may start at any folder. A pattern that names a folder matches everything
+Path patterns are those of shells and `.gitignore`: `*` and `?` stay within one folder name or file name, `**` stands
+for any number of folders, `[abc]` and `[!abc]` for one character. A pattern that starts with `/` (or a drive, `C:/`) is
+matched from the start of the path; any other may start at any folder. A pattern that names a folder matches all that is
 in it: `holiday` finds `/pics/holiday/2019/a.jpg`. Upper and lower case differ.
 """
 

@@ -82,4 +82,4 @@ def _open_copy(folder: Path, settings: StoreSettings, metadata: dict[str, Any]) 
         return EdgeStore(folder, settings, metadata, shard.load(copy / "points", settings), stack.pop_all())
 
 
-ENGINE: Final = EdgeEngine()
+EDGE: Final = EdgeEngine()

@@ -35,7 +35,7 @@ class EdgeStore(FilteredStore[Any]):
         opened: Any,
         copy: ExitStack | None = None,
     ) -> None:
-        """Take over an `opened` shard; where the index cannot be written, one of a copy, which closing `copy` deletes."""
+        """Take over an open shard; where the index cannot be written, that of a copy, which closing `copy` deletes."""
         self._folder = folder
         self._settings = settings
         self._metadata = metadata

@@ -65,5 +65,5 @@ class MemoryEngine(QdrantEngine):
         return self._open
 
 
-ENGINE: Final = QdrantEngine()
+QDRANT: Final = QdrantEngine()
 MEMORY: Final = MemoryEngine()
