@@ -31,7 +31,7 @@ def test_what_has_a_route() -> None:
     assert len(fields[PACKED_ROUTE]) == 8
     assert has_route(fields) and has_route({PACKED_ROUTE: fields[PACKED_ROUTE]})
     assert not has_route({}) and not has_route({ROUTE: [], PACKED_ROUTE: ""}) and not has_route({PACKED_ROUTE: None})
-    assert stored_routes([], 6).shape == (0, 6)
+    assert stored_routes([], 6).shape == (0, 6) and stored_routes([], 0).shape == (0, 0)
 
 
 @pytest.mark.parametrize(

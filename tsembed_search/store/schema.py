@@ -151,7 +151,7 @@ def stored_routes(payloads: Sequence[Mapping[str, Any]], size: int) -> NDArray[n
 
     # All at once: number by number, it takes five times as long.
     joined = b"".join([_unpacked(payload[PACKED_ROUTE], size) for payload in payloads])
-    return np.frombuffer(joined, dtype="<f2").reshape(-1, size).astype(np.float32)
+    return np.frombuffer(joined, dtype="<f2").reshape(len(payloads), size).astype(np.float32)
 
 
 def _unpacked(packed: str, size: int) -> bytes:
