@@ -1,4 +1,4 @@
-"""Fits mini's table of word vectors for picture classes: `python -m soft_caption OUT`.
+"""Fits mini's table of word vectors for picture classes: `python examples/mini/soft_caption.py OUT`.
 
 No picture is needed. Class probabilities p are drawn at random (a class, its neighbours in meaning, noise); the target
 is what MiniLM makes of the class names themselves, averaged by p (ConSE, Norouzi et al., arXiv 1312.5650), and for a

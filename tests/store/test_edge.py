@@ -29,7 +29,7 @@ import os, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from helpers.store_points import make_points
-from tsembed_search.store.edge import EdgeStore
+from tsembed_search.store.edge.store import EdgeStore
 store = EdgeStore.open(Path(sys.argv[1]))
 store.upsert(make_points(300))
 store.delete([make_points(1)[0].id])

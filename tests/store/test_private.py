@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from helpers.store_points import DIM
+from helpers.store_points import DIM, address_of
 from tsembed_search import private
 from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.ownership import owned
+from tsembed_search.store import opening
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import shard as index_file
 from tsembed_search.store.edge.store import EdgeStore
-from tsembed_search.store.opening import salvage
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
 
@@ -86,7 +86,7 @@ def _write(folder: Path, points: list[Point]) -> None:
 def _salvage(folder: Path, points: list[Point]) -> None:
     (next((folder / "points" / "segments").iterdir()) / "segment.json").write_text("{")
     with owned(folder, "testing"):
-        salvage(folder)
+        opening.salvage(address_of(folder))
 
 
 def _metadata(folder: Path, points: list[Point]) -> None:

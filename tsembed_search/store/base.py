@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
-import numpy as np
-
 from tsembed_search.errors import StoreError
 from tsembed_search.store.filters import Filter
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from tsembed_search.paths import IndexAddress
 
 
 Payload = dict[str, Any]
@@ -151,6 +151,37 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+class Engine(Protocol):
+    """A kind of store, as `opening.STORES` has it: it makes and opens the stores of indexes.
+
+    Every method raises `StoreError` with words for a user when the engine fails.
+    """
+
+    def exists(self, address: IndexAddress) -> bool:
+        """Tell whether the index has a store."""
+        ...
+
+    def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
+        """Return what the index says about itself; None when there is no store."""
+        ...
+
+    def open(self, address: IndexAddress, *, writing: bool = False) -> Store:
+        """Open the store; `writing`: a long run of changes begins. Raises `StoreError` when there is none."""
+        ...
+
+    def create(self, address: IndexAddress, settings: StoreSettings) -> Store:
+        """Make a new store and open it for writing. Raises `StoreError` when there is one already."""
+        ...
+
+    def delete(self, address: IndexAddress) -> None:
+        """Delete the store and its points. Raises `IndexBusyError` while another process has it open."""
+        ...
+
+    def salvage(self, address: IndexAddress) -> int:
+        """Replace a damaged store by one of all that can be read; returns how many points that are."""
+        ...
+
+
 _USUAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -171,6 +202,8 @@ def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[
 
     Raises `StoreError` for an id that is no UUID, and a vector of another size, not finite or zero.
     """
+    import numpy as np
+
     ids = [check_id(point.id) for point in points]
     for point in points:
         if np.shape(point.vector) != (dim,):
@@ -186,6 +219,8 @@ def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[
 
 def check_queries(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     """Query vectors `[Q, dim]` float32. Raises `StoreError` for another shape or numbers that are not finite."""
+    import numpy as np
+
     queries = np.asarray(vectors, dtype=np.float32)
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise StoreError(f"Queries of shape {list(queries.shape)} do not fit an index of vectors [N, {dim}].")
