@@ -47,7 +47,7 @@ class Patterns:
         return bool(found)
 
     def check(self, where: str) -> None:
-        """Raise `UsageError` for a pattern that makes no sense. `where` they stand is for the message."""
+        """Raise `UsageError` for a pattern that makes no sense. `where` names the patterns in the message."""
         from pathspec import GitIgnoreSpec
         from pathspec.patterns.gitignore import GitIgnorePatternError
 
@@ -61,7 +61,7 @@ class Patterns:
                 self._read.append((regex.search, read.include))
         except (GitIgnorePatternError, re.error) as error:
             raise UsageError(
-                f"A pattern of {where} makes no sense: {error}.", "Patterns are those of .gitignore."
+                f"One of {where} makes no sense: {error}.", "Patterns are those of .gitignore."
             ) from error
 
     def say(self, rel: str, *, is_folder: bool = False) -> bool | None:
