@@ -19,6 +19,8 @@ from tsembed_search.trainer.optimizer import Updater
 from tsembed_search.trainer.validation import Validation
 from tsembed_search.trainer.watch import DivergedError
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 FAST = ("optimizer.rate=1e30", "warmup=0")
 
 

@@ -20,6 +20,8 @@ from tsembed_search.trainer.data import DataSet, load
 from tsembed_search.trainer.data_check import Report, check
 from tsembed_search.trainer.rows import Row
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 COLOURS = ("red", "green", "blue", "grey")
 GOOD: list[dict[str, Any]] = [{"query": f"question {at}", "positive": f"answer {at}"} for at in range(12)]
 

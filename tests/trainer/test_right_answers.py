@@ -30,6 +30,8 @@ from tsembed_search.trainer.sampler import Pick
 from tsembed_search.trainer.setup import precision
 from tsembed_search.trainer.validation import Embedded, Embedding, Ranking, rank_tasks, ranks_of, score
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:

@@ -19,6 +19,8 @@ from tsembed_search.errors import UsageError
 from tsembed_search.trainer import folder, recipe
 from tsembed_search.trainer.data import load
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 Change = Callable[[Path], object]
 
 

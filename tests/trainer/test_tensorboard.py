@@ -16,6 +16,8 @@ from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.tensorboard import TensorBoard, packages
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 SHORT = ("steps=4", "validate_every=2")
 
 
