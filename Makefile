@@ -6,13 +6,14 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types mini clean
+.PHONY: help setup demo test lint types sizes mini clean
 
 help:
 	@echo "make demo    install, index examples/corpus, and search it"
 	@echo "make test    install, and run the tests (ARGS='tests/store -k edge' runs some of them)"
 	@echo "make lint    check style and formatting"
 	@echo "make types   check types"
+	@echo "make sizes   say how large modules and functions are, by folder"
 	@echo "make mini    train the model that ships as mini again, into .cache/mini (an hour on two cores)"
 	@echo "make clean   remove what make made: .venv, .cache, build folders"
 
@@ -44,11 +45,14 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	@.ci/types
 
+sizes: $(INSTALLED)
+	@$(BIN)/python tests/house_report.py
+
 # From the data packages to the checkpoint; what is done already is not done again.
 mini: $(INSTALLED)
-	@$(BIN)/tsembed data mini-mmeb --public --out .cache/mini-mmeb-public
-	@$(BIN)/python -m tsembed_search.trainer.shipped .cache/mini-mmeb-public .cache/mini
-	@$(BIN)/python benchmarks/calibrate.py --model .cache/mini/mini --write
+	@$(BIN)/python examples/mini/data.py --public --out .cache/mini-mmeb-public
+	@$(BIN)/python examples/mini/train.py .cache/mini-mmeb-public .cache/mini
+	@$(BIN)/python examples/mini/calibrate.py --model .cache/mini/mini --write
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = asked.only.split(",") if asked.only else list(CHECKS)
     if unknown := [name for name in chosen if name not in CHECKS]:
         parser.error(f"there is no check called {unknown[0]}; there are {', '.join(CHECKS)}")
-    from tsembed_search.model.backbones.device import pick
+    from tsembed_search.model.backbone import pick
 
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(str(pick(asked.device)), Path(folder), asked.quick)

@@ -23,16 +23,18 @@ import numpy as np
 import typer
 from PIL import Image
 
-from tsembed_search import Embedder, Item
-from tsembed_search.images import open_image
-from tsembed_search.indexer.batching import Pool
-from tsembed_search.indexer.chunking import Chunker, paragraphs
+from tsembed_search.documents.chunking import Chunker, paragraphs
+from tsembed_search.documents.pictures import open_image
 from tsembed_search.indexer.pipeline import run_index
 from tsembed_search.indexer.report import IndexReport, IndexSettings
-from tsembed_search.model.backbones.protocol import Prepared
+from tsembed_search.indexer.stages import Pool
+from tsembed_search.items import Item
+from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.registry import ModelRef, resolve
+from tsembed_search.paths import IndexAddress
+from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
-from tsembed_search.store.opening import open_store, store_exists
 
 Model = tuple[Embedder, ModelRef]
 WORDS = (
@@ -87,14 +89,15 @@ def model_alone(embedder: Embedder, prepared: list[Prepared]) -> float:
 def pipeline(embedder: Embedder, ref: ModelRef, folder: Path) -> IndexReport:
     """A whole run into a new index."""
     home = Path(tempfile.mkdtemp())
+    address = IndexAddress("benchmark", f"edge:{home}")
 
     def opened(info: Any) -> Any:
-        if info is None and not store_exists(home, name="benchmark"):
-            return None
-        return open_store(home, name="benchmark", create=StoreSettings(info.dim) if info else None)
+        if info is not None:
+            return opening.open_or_create(address, StoreSettings(info.dim))
+        return opening.open(address) if opening.exists(address) else None
 
     try:
-        settings = IndexSettings(home, (folder,), ref.fingerprint, ref.name)
+        settings = IndexSettings(address, (folder,), ref.fingerprint, ref.name)
         return run_index(settings, embedder=lambda: embedder, store=opened)
     finally:
         shutil.rmtree(home)

@@ -45,8 +45,8 @@ from torch.nn import functional
 
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_encoder import HIDDEN, MiniEncoder
-from tsembed_search.model.moe_lora import Adapters, AdapterSettings, GatedLinear, attach
-from tsembed_search.model.routing import RouterSettings
+from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.moe_lora import Adapters, GatedLinear, attach
 
 EXPERTS = 8
 SUBJECTS = {"block_1536": (1536, 16, "layers"), "mini": (HIDDEN, 4, "encoder.layer")}

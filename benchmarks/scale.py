@@ -30,9 +30,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsembed_search.search.filters import Filter, parse_where
+from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Payload, Point, StoreSettings
-from tsembed_search.store.edge import EdgeStore
+from tsembed_search.store.edge.store import EdgeStore
+from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import point_id
 
 BATCH = 256

@@ -17,8 +17,8 @@ import torch
 from real_size import SIZES, model
 from torch import Tensor
 
-from tsembed_search.model.moe_lora import AdapterSettings, attach
-from tsembed_search.model.routing import RouterSettings
+from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.moe_lora import attach
 
 _TOKENS = 128
 _BLOCKS = 2

@@ -1,4 +1,7 @@
-"""`tsembed doctor`."""
+"""`tsembed doctor`.
+
+What `tsembed doctor` says of a GPU: what it can do, and what that means for models and recipes.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tsembed_search import private
-from tsembed_search.cli import doctor_gpu, options, render
+from tsembed_search import private, wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.render import text as render
 from tsembed_search.cli.status import what_is_remembered
-from tsembed_search.config import DEFAULT_MODEL, home, index_folder
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, TsembedError
+from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, home
 from tsembed_search.version import __version__
 from tsembed_search.whereabouts import absence
 
 if TYPE_CHECKING:
+    import torch
+
     from tsembed_search.model.registry import ModelRef
+
 
 EXAMPLES = examples(
     ("is all well?", "tsembed doctor"),
@@ -29,14 +36,20 @@ EXAMPLES = examples(
     ("after a disk was full or a backup was restored", "tsembed doctor --repair"),
 )
 
+
 State = Literal["ok", "slow", "problem"]
+
 _MARKS = {"ok": ("✓", "green"), "slow": ("!", "yellow"), "problem": ("✗", "bold red")}
+
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "numpy", "qdrant-edge-py", "qdrant-client", "pillow",
     "pypdfium2", "selectolax", "markdown-it-py", "charset-normalizer", "typer", "rich", "textual-image",
 )  # fmt: skip
+
 _LITTLE_SPACE = 1e9
+
 _LARGE_FOR_CPU = 1e9
+
 _MANY_POINTS = 20_000
 
 
@@ -64,10 +77,11 @@ def doctor(
 
     Says what is wrong or would be slow, why, and what to do. Exits with 1 when something is wrong.
     """
+    address = IndexAddress(index, options.store_of(url))
     if repair:
-        _repair(index, url)
+        _repair(address)
     with render.working("Looking", quiet=json):
-        findings = _examine(index, url, model, device)
+        findings = _examine(address, model, device)
     sound = all(finding.state != "problem" for finding in findings)
     if json:
         render.print_json({"ok": sound, "findings": [asdict(finding) for finding in findings]})
@@ -77,37 +91,37 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _repair(name: str, url: str | None) -> None:
-    from tsembed_search.indexer.removal import rescue
+def _repair(address: IndexAddress) -> None:
+    from tsembed_search.indexer.mending import rescue
 
     try:
-        files, items = _rebuilt(name, url)
+        files, items = _rebuilt(address)
     except DamagedIndexError as error:
-        rescue(index_folder(name, url), error, render.remark)
-        files, items = _rebuilt(name, url)
-    told = f"{render.count_words(files, 'file')}, {render.count_words(items, 'item')}"
-    render.remark(f"The manifest of the index {name} was made again from the index: {told}.")
+        rescue(address, error, render.remark)
+        files, items = _rebuilt(address)
+    told = f"{wording.count_words(files, 'file')}, {wording.count_words(items, 'item')}"
+    render.remark(f"The manifest of the index {address.name} was made again from the index: {told}.")
 
 
-def _rebuilt(name: str, url: str | None) -> tuple[int, int]:
+def _rebuilt(address: IndexAddress) -> tuple[int, int]:
     from tsembed_search.index import Index
-    from tsembed_search.indexer.removal import repair
+    from tsembed_search.indexer.mending import repair
 
-    with Index.open(name, url) as index, render.working("Repairing"):
-        return repair(index_folder(name, url), index.store)
+    with Index.open(address.name, store=address.store) as index, render.working("Repairing"):
+        return repair(address.folder, index.store)
 
 
-def _examine(index: str, url: str | None, model: str | None, device: str) -> list[Finding]:
+def _examine(address: IndexAddress, model: str | None, device: str) -> list[Finding]:
     """Every check; one that fails is itself a finding, and the others go on."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("software", _software),
         ("storage", _storage),
-        ("privacy", lambda: _privacy(index, url)),
+        ("privacy", lambda: _privacy(address)),
         ("terminal", _terminal),
         ("device", lambda: _device(device)),
-        ("index", lambda: _index(index, url)),
-        ("folders", lambda: _folders(index, url)),
-        ("model", lambda: _model(index, url, model)),
+        ("index", lambda: _index(address)),
+        ("folders", lambda: _folders(address)),
+        ("model", lambda: _model(address, model)),
     ]
     findings: list[Finding] = []
     for name, check in checks:
@@ -140,7 +154,7 @@ def _storage() -> Iterator[Finding]:
     folder = home()
     existing = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # noqa: PTH110
     free = shutil.disk_usage(existing).free
-    detail = f"{folder}, {render.size_words(free)} free"
+    detail = f"{folder}, {wording.size_words(free)} free"
     if not os.path.isdir(existing):  # noqa: PTH112
         yield Finding("storage", "problem", f"{existing} is no folder.", "Set TSEMBED_HOME to a folder.")
     elif not os.access(existing, os.W_OK):
@@ -152,8 +166,8 @@ def _storage() -> Iterator[Finding]:
         yield Finding("storage", "ok", detail)
 
 
-def _privacy(name: str, url: str | None) -> Iterator[Finding]:
-    folder = index_folder(name, url)
+def _privacy(address: IndexAddress) -> Iterator[Finding]:
+    folder = address.folder
     if not os.path.isdir(folder):  # noqa: PTH112 - `Path.is_dir` raises where it may not look
         return
     if private.is_open_to_others(folder):
@@ -165,7 +179,7 @@ def _privacy(name: str, url: str | None) -> Iterator[Finding]:
 
 
 def _terminal() -> Iterator[Finding]:
-    from tsembed_search.cli.pictures import describe_terminal
+    from tsembed_search.cli.render.thumbnails import describe_terminal
 
     yield Finding("thumbnails", "ok", describe_terminal())
 
@@ -173,39 +187,39 @@ def _terminal() -> Iterator[Finding]:
 def _device(name: str) -> Iterator[Finding]:
     import torch
 
-    from tsembed_search.model.backbones import device
+    from tsembed_search.model import backbone as device
 
     chosen = device.pick(name)
     threads = torch.get_num_threads()
     if chosen.type != "cpu":
-        yield Finding("device", "ok", *doctor_gpu.words(chosen))
+        yield Finding("device", "ok", *words(chosen))
         return
     if (reason := device.unusable_gpu()) is not None:
         yield Finding("device", "slow", f"CPU, though {reason.partition(': ')[0]}", reason.partition(": ")[2] + ".")
         return
-    detail = f"CPU, {render.count_words(threads, 'thread')} of {render.count_words(os.cpu_count() or 1, 'core')}"
+    detail = f"CPU, {wording.count_words(threads, 'thread')} of {wording.count_words(os.cpu_count() or 1, 'core')}"
     if threads < (os.cpu_count() or 1) // 2:
         yield Finding("device", "slow", detail, "OMP_NUM_THREADS or a CPU limit keeps the model from using all cores.")
     else:
         yield Finding("device", "ok", detail)
 
 
-def _index(name: str, url: str | None) -> Iterator[Finding]:
+def _index(address: IndexAddress) -> Iterator[Finding]:
     from tsembed_search.index import Index
-    from tsembed_search.store.opening import store_exists
+    from tsembed_search.store.opening import exists
 
-    if not store_exists(index_folder(name, url), url=url, name=name):
-        yield Finding("index", "ok", f"{name}: not made yet", "Make it with: tsembed index FOLDER")
+    if not exists(address):
+        yield Finding("index", "ok", f"{address.name}: not made yet", "Make it with: tsembed index FOLDER")
         return
     try:
-        with Index.open(name, url) as index:
+        with Index.open(address.name, store=address.store) as index:
             status = index.status()
     except IndexBusyError as error:
         yield Finding("index", "slow", error.message, error.hint)
         return
     points, graph = status.store.points, status.store.indexed
-    kinds = ", ".join(render.count_words(count, kind) for kind, count in status.items.items()) or "empty"
-    detail = f"{name}: {kinds}; {status.store.engine}; made by {status.metadata.model}"
+    kinds = ", ".join(wording.count_words(count, kind) for kind, count in status.items.items()) or "empty"
+    detail = f"{address.name}: {kinds}; {status.store.engine}; made by {status.metadata.model}"
     if points > _MANY_POINTS and graph < points / 2:
         advice = "Most items are compared one by one. `tsembed index` builds the search graph when a run ends."
         yield Finding("index", "slow", detail, advice)
@@ -213,22 +227,22 @@ def _index(name: str, url: str | None) -> Iterator[Finding]:
         yield Finding("index", "ok", detail)
 
 
-def _folders(name: str, url: str | None) -> Iterator[Finding]:
-    for folder in what_is_remembered(name, url).offline:
+def _folders(address: IndexAddress) -> Iterator[Finding]:
+    for folder in what_is_remembered(address).offline:
         why = absence(folder) or "Files of it were missing when the index was last updated."
         advice = "Its files stay in the index. Connect its disk; or remove them: tsembed index FOLDER --prune-empty"
         yield Finding("folders", "slow", f"{folder} is offline. {why}", advice)
 
 
-def _model(index: str, url: str | None, model: str | None) -> Iterator[Finding]:
+def _model(address: IndexAddress, model: str | None) -> Iterator[Finding]:
     import torch
 
     from tsembed_search.model import registry
 
-    name = model or _model_of(index, url) or DEFAULT_MODEL
+    name = model or _model_of(address) or DEFAULT_MODEL
     ref = registry.resolve(name)
     bytes_ = sum(path.stat().st_size for path in _checked_weights(ref))
-    detail = f"{ref.name} ({ref.family}, {ref.fingerprint}), {render.size_words(bytes_)} of weights, checked"
+    detail = f"{ref.name} ({ref.family}, {ref.fingerprint}), {wording.size_words(bytes_)} of weights, checked"
     if bytes_ > _LARGE_FOR_CPU and not torch.cuda.is_available():
         advice = "This model is large and there is no GPU: expect seconds per item. The model `mini` is made for CPUs."
         yield Finding("model", "slow", detail, advice)
@@ -243,7 +257,8 @@ def _checked_weights(ref: ModelRef) -> list[Path]:
     What `mini` is made of is compared with its checksums; nothing says what the files of another model should be.
     """
     from tsembed_search.model import checkpoint
-    from tsembed_search.model.backbones import mini_spec, weights
+    from tsembed_search.model import files as weights
+    from tsembed_search.model.backbones import mini_spec
 
     if ref.folder is None:
         return [mini_spec.verified(name) for name in mini_spec.FILES]
@@ -254,12 +269,12 @@ def _checked_weights(ref: ModelRef) -> list[Path]:
     return files if base == ref else [*files, *_checked_weights(base)]
 
 
-def _model_of(name: str, url: str | None) -> str | None:
+def _model_of(address: IndexAddress) -> str | None:
     """The model that made the index, or None when there is no such index or it cannot be asked."""
     from tsembed_search.index import Index
 
     try:
-        with Index.open(name, url) as index:
+        with Index.open(address.name, store=address.store) as index:
             return index.metadata.model
     except TsembedError:
         return None
@@ -268,7 +283,7 @@ def _model_of(name: str, url: str | None) -> str | None:
 def _print(findings: list[Finding]) -> None:
     if not render.is_terminal():
         for finding in findings:
-            print("\t".join(map(render.shown, (finding.state, finding.name, finding.detail, finding.advice))).rstrip())
+            print("\t".join(map(wording.shown, (finding.state, finding.name, finding.detail, finding.advice))).rstrip())
         return
     from rich.table import Table
     from rich.text import Text
@@ -279,8 +294,46 @@ def _print(findings: list[Finding]) -> None:
     table.add_column(overflow="fold")
     for finding in findings:
         mark, style = _MARKS[finding.state]
-        words = Text(render.shown(finding.detail))
+        words = Text(wording.shown(finding.detail))
         if finding.advice:
-            words.append("\n→ " + render.shown(finding.advice), style=style if finding.state != "ok" else "dim")
+            words.append("\n→ " + wording.shown(finding.advice), style=style if finding.state != "ok" else "dim")
         table.add_row(Text(mark, style=style), Text(finding.name, style="bold"), words)
     render.console().print(table)
+
+
+def words(device: torch.device) -> tuple[str, str]:
+    """The GPU in words: its abilities, and advice that follows from them, which may be empty."""
+    import torch
+
+    from tsembed_search.model import backbone as devices
+    from tsembed_search.model.backbones import hf
+
+    free = devices.free_bytes(device) or 0
+    parts = [devices.describe(device), f"{free / 1e9:.1f} GB free"]
+    native = devices.has_bfloat16(device)
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        parts.append(f"compute capability {major}.{minor}")
+    parts.append("bfloat16" if native else "no bfloat16: large models run in float32, slower and with twice the memory")
+    attention = {"flash_attention_2": "flash attention", "sdpa": "PyTorch's own attention"}[hf.attention(device)]
+    return f"{', '.join(parts)}, {attention}", _for_recipes(free, device)
+
+
+def _for_recipes(free: int, device: torch.device) -> str:
+    """What of the recipes for models of two billion parameters fits."""
+    from tsembed_search.model.backbone import has_bfloat16
+    from tsembed_search.model.backbones.budget import LEAST_TOKENS, TWO_BILLION, TWO_BILLION_BYTES
+
+    if device.type == "mps":
+        return "Training does not run on the GPU of a Mac yet: tsembed train --device cpu."
+    factor = 1 if has_bfloat16(device) else 2
+    left = free // factor - TWO_BILLION_BYTES
+    if left < 2 * LEAST_TOKENS * TWO_BILLION.checkpointed:
+        return "The recipes for models of two billion parameters (mmeb-...) do not fit; those for mini do."
+    plain, checkpointed = (TWO_BILLION.training_tokens(left, checkpointing) for checkpointing in (False, True))
+    if left < 2 * LEAST_TOKENS * TWO_BILLION.training:
+        return f"The recipes mmeb-... fit with --set run.checkpointing=true --set batch.tokens={checkpointed}."
+    return (
+        f"The recipes mmeb-... fit with batch.tokens of {plain} or less, or of {checkpointed} with "
+        "--set run.checkpointing=true."
+    )

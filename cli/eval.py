@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from tsembed_search.cli import options, render
+from tsembed_search import wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import examples
-from tsembed_search.config import DEFAULT_MODEL
+from tsembed_search.cli.render import text as render
+from tsembed_search.data.records import Instructions
 from tsembed_search.errors import UsageError
-from tsembed_search.evaluation.records import Instructions
+from tsembed_search.paths import DEFAULT_MODEL
 from tsembed_search.wording import rate_words
 
 if TYPE_CHECKING:
+    from tsembed_search.data.tasks import EvaluationData
     from tsembed_search.evaluation.evaluate import Reranking
-    from tsembed_search.evaluation.mmeb import EvaluationData
     from tsembed_search.evaluation.results import Evaluation, TaskScores
 
 EXAMPLES = examples(
@@ -103,8 +105,8 @@ def evaluate(
 
     Reads MMEB's layouts and plain pairs. Every candidate is ranked; a tie counts against the model.
     """
-    from tsembed_search.cli.rows import tell_left_out
-    from tsembed_search.evaluation.mmeb import load
+    from tsembed_search.cli.render.text import tell_left_out
+    from tsembed_search.data.tasks import load
     from tsembed_search.evaluation.results import compared
     from tsembed_search.model import registry
 
@@ -135,7 +137,7 @@ def evaluate(
     if json:
         render.print_json(document(data, found, first, second, difference))
         return
-    from tsembed_search.cli import eval_table
+    from tsembed_search.cli.render import figures as eval_table
 
     eval_table.show(first, second, difference)
     if not quiet:
@@ -195,8 +197,8 @@ def _measured(
     cannot be reranked like this is not.
     """
     from tsembed_search.evaluation.evaluate import evaluate as measure
-    from tsembed_search.evaluation.metrics import METRICS
     from tsembed_search.model.embedder import Embedder
+    from tsembed_search.ranking.metrics import METRICS
 
     started = time.perf_counter()
     with render.working(f"Loading {name}", quiet=quiet):
@@ -228,7 +230,7 @@ def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=render.console(stderr=True), transient=True) as bar:
-        number = bar.add_task(render.shown(what), total=1, visible=False)
+        number = bar.add_task(wording.shown(what), total=1, visible=False)
         yield lambda done, total: bar.update(number, completed=done, total=total, visible=True)
 
 
@@ -236,7 +238,7 @@ class _Lines:
     """Progress for logs."""
 
     def __init__(self, what: str) -> None:
-        self._what = render.shown(what)
+        self._what = wording.shown(what)
         self._started = self._last = time.monotonic()
 
     def tell(self, done: int, total: int) -> None:
@@ -252,15 +254,15 @@ def _remarks(first: Evaluation, second: Evaluation | None, fewer: bool) -> list[
     said = []
     for one in (first, *([second] if second else [])):
         if one.unread.items:
-            what = f"{render.count_words(one.unread.items, 'item')} could not be read"
-            lost = f"{render.count_words(one.unread.queries, 'query', 'queries')} left out"
+            what = f"{wording.count_words(one.unread.items, 'item')} could not be read"
+            lost = f"{wording.count_words(one.unread.queries, 'query', 'queries')} left out"
             said.append(f"{what}, {lost}: {one.unread.examples[0]}")
             break
     if fewer:
         said.append("Not all queries or candidates were used: such figures compare with none but themselves.")
     queries = sum(len(task.queries) for task in first.tasks)
-    spent = ", ".join(f"{what} {render.time_words(seconds)}" for what, seconds in first.seconds.items())
-    return [*said, f"{render.count_words(queries, 'query', 'queries')}, in percent, with 95% intervals ({spent})"]
+    spent = ", ".join(f"{what} {wording.time_words(seconds)}" for what, seconds in first.seconds.items())
+    return [*said, f"{wording.count_words(queries, 'query', 'queries')}, in percent, with 95% intervals ({spent})"]
 
 
 def _write_csv(path: Path, result: Evaluation) -> None:

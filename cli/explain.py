@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsembed_search.cli import options, render
+from tsembed_search import wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tsembed_search.index import Explanation
     from tsembed_search.items import Item
-    from tsembed_search.search.experts import Agreement
+    from tsembed_search.ranking.routes import Agreement
+    from tsembed_search.search.results import Explanation
 
 EXAMPLES = examples(
     ("the best hit of a search", "tsembed explain a red bicycle in the snow 1"),
@@ -55,13 +57,16 @@ def explain(
 
     *query, hit = words
     asked = _asked(query, image)
-    with Index.open(index, url, model, device, wait=wait) as opened, render.working("Comparing", quiet=quiet):
+    with (
+        Index.open(index, store=options.store_of(url), model=model, device=device, wait=wait) as opened,
+        render.working("Comparing", quiet=quiet),
+    ):
         found = opened.explain(asked, hit)
     if json:
-        render.print_json(as_json(asked, image, found))
+        render.print_json(found.to_json())
         return
     screen = render.console()
-    from tsembed_search.cli.experts_draw import draws
+    from tsembed_search.cli.render.experts import draws
 
     if draws(screen):
         print_drawing(screen, asked, found)
@@ -81,24 +86,12 @@ def _asked(words: Sequence[str] | None, image: Path | None) -> Item:
     return asked
 
 
-def as_json(asked: Item, image: Path | None, found: Explanation) -> dict[str, Any]:
-    """The document of `explain --json`."""
-    hit = found.hit.to_json()
-    del hit["rank"]
-    return {
-        "query": {"text": asked.text, "image": str(image) if image else None},
-        "hit": hit,
-        **found.agreement.to_json(),
-        "seconds": dict(found.seconds),
-    }
-
-
 def plain_lines(found: Explanation) -> list[str]:
     """What the drawing says, in words: a line for the hit, one per block, one for the experts that count most."""
     hit, agreement = found.hit, found.agreement
     page = f"  page {hit.page}" if hit.page is not None else ""
     lines = [
-        f"{render.shown(render.shortened(hit.path, render.here()))}{page}",
+        f"{wording.shown(render.shortened(hit.path, render.here()))}{page}",
         f"similarity {hit.similarity:.3f}  routes {agreement.similarity:+.3f}",
     ]
     for block, total in enumerate(agreement.blocks.tolist()):
@@ -110,13 +103,13 @@ def print_drawing(screen: Console, asked: Item, found: Explanation) -> None:
     """Per block: what it adds, as a bar, and a cell per expert with the query above and the hit below."""
     from rich.text import Text
 
-    from tsembed_search.cli.experts_draw import LESS, MORE, pair_cell, signed_bar
+    from tsembed_search.cli.render.experts import LESS, MORE, pair_cell, signed_bar
 
     hit, agreement = found.hit, found.agreement
     facts = Text.assemble((hit.kind, "dim"), (f" · page {hit.page}" if hit.page is not None else "", "dim"))
     facts.append(f" · similarity {hit.similarity:.2f} · routes {agreement.similarity:+.2f}")
     if asked.text:
-        screen.print(Text(render.shown(asked.text), style="italic", overflow="fold"))
+        screen.print(Text(wording.shown(asked.text), style="italic", overflow="fold"))
     screen.print(render.path_text(hit.path, relative_to=render.here(), style="bold"))
     screen.print(facts, end="\n\n")
     experts = agreement.query.shape[1]

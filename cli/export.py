@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from tsembed_search.cli import options, render
+from tsembed_search import wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import examples
+from tsembed_search.cli.render import text as render
 from tsembed_search.errors import UsageError
 
 EXAMPLES = examples(
@@ -51,6 +53,6 @@ def export(
             }
         )
     elif not quiet:
-        print(render.shown(str(done.folder)))
+        print(wording.shown(str(done.folder)))
         render.remark("The uniform mixture of the experts, without routers: its vectors are not the checkpoint's.")
         render.remark(done.use)

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsembed_search.cli import options, render
+from tsembed_search import wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples, same_index
-from tsembed_search.cli.progress import progress_sink, rate_words
-from tsembed_search.config import DEFAULT_MODEL, index_folder
+from tsembed_search.cli.render import text as render
+from tsembed_search.cli.render.progress import progress_sink
 from tsembed_search.errors import UsageError
 from tsembed_search.indexer.report import PageMode
+from tsembed_search.paths import DEFAULT_MODEL, IndexAddress
 from tsembed_search.store.base import Quantize, StoreSettings
+from tsembed_search.wording import rate_words
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.report import IndexReport, IndexSettings, ItemCounts, Offline, Skipped
@@ -88,9 +91,10 @@ def index(
 
     if no_prune and prune_empty:
         raise UsageError("--no-prune and --prune-empty exclude each other.", "Choose one of them.")
-    ref = _model(name, url, model)
+    address = IndexAddress(name, options.store_of(url))
+    ref = _model(address, model)
     settings = IndexSettings(
-        folder=index_folder(name, url),
+        address=address,
         paths=tuple(paths),
         fingerprint=ref.fingerprint,
         model=ref.name,
@@ -107,7 +111,7 @@ def index(
         workers=workers,
         time_limit=time_limit,
     )
-    opener = StoreOpener(name, url, ref, StoreSettings(0, quantize, shards, replicas))
+    opener = StoreOpener(address, ref, StoreSettings(0, quantize, shards, replicas))
     sink, display = progress_sink(quiet=quiet)
     try:
         with display:
@@ -124,13 +128,13 @@ def index(
         print_summary(report, settings, name, url)
 
 
-def _model(name: str, url: str | None, model: str | None) -> ModelRef:
+def _model(address: IndexAddress, model: str | None) -> ModelRef:
     """The model asked for, or the one that made the index, or the default for a new one."""
     from tsembed_search.index import metadata_of
     from tsembed_search.model import registry
 
     if model is None:
-        known = metadata_of(name, url)
+        known = metadata_of(address)
         return registry.resolve(known.model, known.fingerprint) if known else registry.resolve(DEFAULT_MODEL)
     return registry.resolve(model)
 
@@ -155,7 +159,7 @@ def summary_lines(report: IndexReport, settings: IndexSettings, name: str, url: 
     if not files.seen and not files.removed:
         if away:
             return away
-        folders = ", ".join(render.shown(str(path)) for path in settings.paths)
+        folders = ", ".join(wording.shown(str(path)) for path in settings.paths)
         return [
             f"There is nothing to index in {folders}: no pictures, texts or PDFs.",
             "Hidden files and what ignore files exclude are left out; see --hidden and --include.",
@@ -170,8 +174,8 @@ def summary_lines(report: IndexReport, settings: IndexSettings, name: str, url: 
         return [f"Nothing was changed. A run would find: {told}.", *_skips(report.skipped), *spaced]
     speed = f", {rate_words(report.items_per_second)} items/s" if items.embedded else ""
     lines = [
-        f"{render.count_words(files.seen, 'file')} in {render.time_words(report.seconds)}{speed}: {told}.",
-        f"{_changes(items)}The index {name} has {render.count_words(items.total, 'item')}.",
+        f"{wording.count_words(files.seen, 'file')} in {wording.time_words(report.seconds)}{speed}: {told}.",
+        f"{_changes(items)}The index {name} has {wording.count_words(items.total, 'item')}.",
         *_skips(report.skipped),
     ]
     if files.skipped:
@@ -185,14 +189,14 @@ def _offline(offline: Sequence[Offline], name: str, url: str | None) -> list[str
     """What is offline, why, and what to do, safe to show."""
     if not offline:
         return []
-    kept = render.count_words(sum(one.files for one in offline), "file")
+    kept = wording.count_words(sum(one.files for one in offline), "file")
     lines = [f"Offline. Kept in the index, though not there now: {kept}."]
     for one in offline:
-        lines.append(f"        {render.shown(one.path)}: {render.shown(one.reason)}")
+        lines.append(f"        {wording.shown(one.path)}: {wording.shown(one.reason)}")
     which = shlex.quote(offline[0].path) if len(offline) == 1 else "FOLDER"
     lines.append("Is a disk not connected? Connect it and run the same command again; nothing is embedded twice.")
     lines.append(
-        f"To remove them from the index: tsembed index {render.shown(which)} --prune-empty{same_index(name, url)}"
+        f"To remove them from the index: tsembed index {wording.shown(which)} --prune-empty{same_index(name, url)}"
     )
     return lines
 
@@ -213,10 +217,10 @@ def _skips(skipped: Sequence[Skipped]) -> list[str]:
     lines = ["", "Skipped:"]
     ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     for reason, paths in ordered[:_MOST_REASONS]:
-        named = ", ".join(render.shown(render.shortened(path, render.here())) for path in paths[:_EXAMPLES_PER_REASON])
+        named = ", ".join(wording.shown(render.shortened(path, render.here())) for path in paths[:_EXAMPLES_PER_REASON])
         more = f" and {len(paths) - _EXAMPLES_PER_REASON:,} more" if len(paths) > _EXAMPLES_PER_REASON else ""
-        lines.append(f"{len(paths):>6,}  {render.shown(reason)}")
+        lines.append(f"{len(paths):>6,}  {wording.shown(reason)}")
         lines.append(f"        {named}{more}")
     if len(ordered) > _MOST_REASONS:
-        lines.append(f"        and {render.count_words(len(ordered) - _MOST_REASONS, 'more reason')}")
+        lines.append(f"        and {wording.count_words(len(ordered) - _MOST_REASONS, 'more reason')}")
     return lines

@@ -17,17 +17,17 @@ from tsembed_search.cli import (
     explain,
     export,
     index,
-    listing,
     models,
     options,
-    remove,
-    render,
     search,
     status,
     surroundings,
     train,
 )
 from tsembed_search.cli import eval as evaluation
+from tsembed_search.cli import ls as listing
+from tsembed_search.cli import rm as remove
+from tsembed_search.cli.render import text as render
 from tsembed_search.errors import TsembedError, UsageError
 from tsembed_search.paths import NoCurrentFolderError, current_folder_is_gone
 from tsembed_search.version import __version__

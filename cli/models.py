@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsembed_search.cli import options, render
+from tsembed_search import wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import examples
-from tsembed_search.config import DEFAULT_MODEL
+from tsembed_search.cli.render import text as render
+from tsembed_search.paths import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -55,7 +57,7 @@ def models(
         _print_table(known)
     else:
         for model in known:
-            print("\t".join(map(render.shown, (model.name, _family(model), model.where, PROMPTS[model.prompt]))))
+            print("\t".join(map(wording.shown, (model.name, _family(model), model.where, PROMPTS[model.prompt]))))
 
 
 def _known(folder: Path) -> KnownModel:
@@ -85,8 +87,8 @@ def _print_table(known: list[KnownModel]) -> None:
     for heading in ("model", "family", "where", "prompt"):
         table.add_column(heading, overflow="fold")
     for model in known:
-        name = Text(render.shown(model.name), style="bold" if model.where != "on the hub" else "")
+        name = Text(wording.shown(model.name), style="bold" if model.where != "on the hub" else "")
         if model.name == DEFAULT_MODEL:
             name.append(" (default)", style="dim")
-        table.add_row(name, Text(render.shown(_family(model))), Text(model.where, style="dim"), _prompt(model))
+        table.add_row(name, Text(wording.shown(_family(model))), Text(model.where, style="dim"), _prompt(model))
     render.console().print(table)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 
-from tsembed_search.config import DEFAULT_INDEX, home
+from tsembed_search.paths import DEFAULT_INDEX, home
 
 
 def index_names(incomplete: str) -> list[str]:
@@ -27,7 +28,7 @@ def model_names(incomplete: str) -> list[str]:
 def where_fields(incomplete: str) -> list[str]:
     """Completions of the last condition of a filter: its fields, and the kinds."""
     from tsembed_search.items import KINDS
-    from tsembed_search.search.filters import PAYLOAD_KEYS
+    from tsembed_search.store.filters import PAYLOAD_KEYS
 
     head, _, word = incomplete.rpartition(" ")
     head += " " if head else ""
@@ -38,9 +39,16 @@ def where_fields(incomplete: str) -> list[str]:
 
 def rerankers(incomplete: str) -> list[str]:
     """Names of the ways to rerank that begin with `incomplete`."""
-    from tsembed_search.search.rerank import RERANKERS
+    from tsembed_search.ranking.reranking import RERANKERS
 
-    return [name for name in RERANKERS if name.startswith(incomplete)]
+    return [name for name in RERANKERS.names() if name.startswith(incomplete)]
+
+
+def store_of(url: str | None) -> str:
+    """The store that `--url` means: a Qdrant server, or the engine on this machine."""
+    if url is None:
+        return "edge"
+    return url if re.match(r"[\w+.-]+:/", url) else f"http://{url}"
 
 
 def same_index(name: str, url: str | None) -> str:

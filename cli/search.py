@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsembed_search.cli import options, render
-from tsembed_search.cli.hits import hits_json, plain_lines, print_hits
+from tsembed_search import wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.render import text as render
+from tsembed_search.cli.render.hits import plain_lines, print_hits
 from tsembed_search.errors import LoadError, TsembedError, UsageError
 from tsembed_search.paths import existing
 
 if TYPE_CHECKING:
-    from tsembed_search.cli.pictures import Drawer
-    from tsembed_search.index import Index, SearchResult
+    from tsembed_search.cli.render.thumbnails import Drawer
+    from tsembed_search.index import Index
     from tsembed_search.items import Item
-    from tsembed_search.search.filters import Filter
-    from tsembed_search.search.query import Hit
+    from tsembed_search.search.results import Hit, SearchResult
+    from tsembed_search.store.filters import Filter
 
 EXAMPLES = examples(
     ("by words", "tsembed search a red bicycle in the snow"),
@@ -95,7 +97,7 @@ def search(
     Prints the best hits with scores from 0 to 1. Exits with 1 when nothing is found.
     """
     from tsembed_search.index import Index
-    from tsembed_search.search.rerank import reranker
+    from tsembed_search.ranking.reranking import RERANKERS
 
     asked = query_item(query, image)
     _check(asked, like, queries, json=json, paths=paths, nul=nul, opens=open_hit)
@@ -110,15 +112,18 @@ def search(
     if queries is not None:
         from tsembed_search.cli.batch import search_batch
 
-        with Index.open(index, url, model, device, wait=wait) as opened:
+        with Index.open(index, store=options.store_of(url), model=model, device=device, wait=wait) as opened:
             raise typer.Exit(search_batch(opened, queries, wanted))
     draw = None if json or paths or nul else _drawer(images)
-    with Index.open(index, url, model, device, wait=wait) as opened, render.working("Searching", quiet=quiet):
+    with (
+        Index.open(index, store=options.store_of(url), model=model, device=device, wait=wait) as opened,
+        render.working("Searching", quiet=quiet),
+    ):
         result = opened.search(asked, like=like, **wanted)
         why = "" if result.hits or quiet else _why_nothing(opened, wanted)
-        idle = reranker(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0
+        idle = RERANKERS.get(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0
     if json:
-        render.print_json(hits_json(result.hits, result.seconds))
+        render.print_json(result.to_json())
     elif paths or nul:
         render.print_paths(dict.fromkeys(hit.path for hit in result.hits), end="\0" if nul else "\n")
     else:
@@ -170,7 +175,8 @@ def _check(
 
 
 def _filter(where: Sequence[str] | None) -> Filter | None:
-    from tsembed_search.search.filters import all_of, parse_where
+    from tsembed_search.search.where import parse_where
+    from tsembed_search.store.filters import all_of
 
     return all_of([parse_where(text) for text in where or ()])
 
@@ -179,7 +185,7 @@ def _drawer(images: bool | None) -> Drawer | None:
     """Only a terminal, or the wish for one, is worth the import."""
     if images is None and not render.is_terminal():
         return None
-    from tsembed_search.cli.pictures import drawer
+    from tsembed_search.cli.render.thumbnails import drawer
 
     return drawer(images)
 
@@ -191,8 +197,8 @@ def _show(result: SearchResult, draw: Drawer | None, quiet: bool) -> None:
         return
     print_hits(result.hits, draw)
     if result.hits and not quiet:
-        spent = ", ".join(f"{what} {render.time_words(time)}" for what, time in result.seconds.items())
-        render.remark(f"{render.count_words(len(result.hits), 'hit')} ({spent})")
+        spent = ", ".join(f"{what} {wording.time_words(time)}" for what, time in result.seconds.items())
+        render.remark(f"{wording.count_words(len(result.hits), 'hit')} ({spent})")
 
 
 def _why_nothing(index: Index, wanted: Mapping[str, Any]) -> str:
@@ -218,7 +224,7 @@ def _open(hits: Sequence[Hit], number: int) -> None:
     from tsembed_search.paths import file_path
 
     if number > len(hits):
-        raise UsageError(f"There is no hit number {number}.", f"Found: {render.count_words(len(hits), 'hit')}.")
+        raise UsageError(f"There is no hit number {number}.", f"Found: {wording.count_words(len(hits), 'hit')}.")
     path = file_path(hits[number - 1].path)
     if not path.exists():
         raise LoadError(

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsembed_search.cli import options, render
+from tsembed_search import wording
+from tsembed_search.cli import options
 from tsembed_search.cli.options import examples
+from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
-    from tsembed_search.trainer.data import DataSet
+    from tsembed_search.data.training import DataSet
     from tsembed_search.trainer.job import TrainReport
     from tsembed_search.trainer.log import Observer
     from tsembed_search.trainer.settings import Recipe
@@ -78,12 +80,12 @@ def train(
 
     The base model stays as it is; adapters are trained and saved with the run, ready for --model.
     """
-    from tsembed_search.cli.rows import tell_left_out
+    from tsembed_search.cli.render.text import tell_left_out
     from tsembed_search.trainer import recipe as recipes
+    from tsembed_search.trainer.distributed import AgreedError, LostProcessError
     from tsembed_search.trainer.job import Job, Stopped
     from tsembed_search.trainer.loop import train as run
-    from tsembed_search.trainer.ranks import AgreedError, LostProcessError
-    from tsembed_search.trainer.watch import DivergedError
+    from tsembed_search.trainer.schedule import DivergedError
 
     speaks = os.environ.get("RANK", "0") == "0"
     changes = [*(set_ or ()), *([f"run.steps={max_steps}"] if max_steps else [])]
@@ -95,7 +97,7 @@ def train(
         return
     with _one_voice():
         if tensorboard:
-            from tsembed_search.trainer.tensorboard import TensorBoard, packages
+            from tsembed_search.trainer.log import TensorBoard, packages
 
             packages()
         resolved, sources = _resumed(out, recipe, changes, data) if resume else (None, data or [])
@@ -149,7 +151,7 @@ def train(
 
 def summary_lines(report: TrainReport) -> list[str]:
     """What a run came to, for people, safe to show."""
-    lines = [f"{render.count_words(report.steps, 'step')} in {render.time_words(report.seconds)}: {report.reason}."]
+    lines = [f"{wording.count_words(report.steps, 'step')} in {wording.time_words(report.seconds)}: {report.reason}."]
     if report.validation is not None and report.before is not None:
         gained = report.validation.hit - report.before.hit
         lines.append(
@@ -162,7 +164,7 @@ def summary_lines(report: TrainReport) -> list[str]:
             "Nothing was measured, for no rows were held out that could be. How good the model is, is not known."
         )
     if report.checkpoint is not None:
-        path = render.shown(str(report.checkpoint))
+        path = wording.shown(str(report.checkpoint))
         lines += [f"The model is in {path}. Use it: tsembed index PATH --index NEW --model {path}"]
     return lines
 
@@ -211,16 +213,16 @@ def _one_voice() -> Iterator[None]:
 
 def _named(name: str | None, changes: Sequence[str]) -> Recipe:
     """The recipe asked for; without one the default, for what it says about data."""
-    from tsembed_search.trainer import folder
+    from tsembed_search.trainer import job as folder
     from tsembed_search.trainer import recipe as recipes
 
     return folder.placed(recipes.load(name or "tsembed", changes))
 
 
 def _suited(asked: Recipe, loaded: DataSet, changes: Sequence[str], device: str, *, quiet: bool) -> Recipe:
-    from tsembed_search.trainer import folder
+    from tsembed_search.trainer import job as folder
     from tsembed_search.trainer import recipe as recipes
-    from tsembed_search.trainer.suited import suited
+    from tsembed_search.trainer.recipe import suited
 
     found, why = suited(loaded.train, gpu=_on_gpu(device))
     if not quiet:
@@ -229,7 +231,7 @@ def _suited(asked: Recipe, loaded: DataSet, changes: Sequence[str], device: str,
 
 
 def _on_gpu(device: str) -> bool:
-    from tsembed_search.model.backbones.device import pick
+    from tsembed_search.model.backbone import pick
 
     return pick(device).type == "cuda"
 
@@ -239,7 +241,7 @@ def _resumed(
 ) -> tuple[Recipe, list[str]]:
     """What the run in `out` was begun with, and what was asked to be otherwise now."""
     from tsembed_search.errors import UsageError
-    from tsembed_search.trainer import folder
+    from tsembed_search.trainer import job as folder
     from tsembed_search.trainer import recipe as recipes
 
     if out is None:
@@ -250,8 +252,8 @@ def _resumed(
 
 
 def _load(sources: Sequence[str], recipe: Recipe, seed: int | None, *, quiet: bool) -> DataSet:
+    from tsembed_search.data.training import load
     from tsembed_search.errors import UsageError
-    from tsembed_search.trainer.data import load
 
     said = recipe.data
     for folder in said.images:
@@ -284,7 +286,7 @@ def _free(name: str) -> Path:
 def _display(steps: int, *, quiet: bool) -> tuple[AbstractContextManager[object], Observer | None]:
     if quiet:
         return nullcontext(), None
-    from tsembed_search.trainer.display import Display
+    from tsembed_search.cli.render.training import Display
 
     display = Display(steps, render.console(stderr=True))
     return display, display.update
@@ -293,7 +295,7 @@ def _display(steps: int, *, quiet: bool) -> tuple[AbstractContextManager[object]
 def _dry_run(
     data: Sequence[str], name: str | None, changes: Sequence[str], device: str, *, json: bool, quiet: bool
 ) -> None:
-    from tsembed_search.cli.rows import tell_left_out
+    from tsembed_search.cli.render.text import tell_left_out
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.dry_run import dry_run
 
@@ -309,7 +311,7 @@ def _dry_run(
         render.print_json(replace(report, checkpoint=None).to_json() | {"dry_run": True} | said)
         return
     about = f": {asked.about}" if asked.about else "."
-    print(render.shown(f"{asked.name}{about}"))
+    print(wording.shown(f"{asked.name}{about}"))
     print(f"Walked through {report.steps} steps of both kinds on a tiny random model. All went well; nothing is kept.")
     for key, value in asked.expected.items():
-        print(render.shown(f"{key.replace('_', ' ')}: {value}"))
+        print(wording.shown(f"{key.replace('_', ' ')}: {value}"))

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tsembed_search.ignore_files import is_ignored
-from tsembed_search.indexer.crawl import Found, stored_time
-from tsembed_search.indexer.loaders import FORMATS
+from tsembed_search.documents.crawl import Found, is_ignored, stored_time
+from tsembed_search.documents.document import FORMATS
 from tsembed_search.indexer.manifest import UNSURE, FileRow, Manifest, range_of
 from tsembed_search.indexer.report import PageMode
 

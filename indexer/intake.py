@@ -10,16 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from tsembed_search.documents.crawl import Found, signature
+from tsembed_search.documents.document import HEAD, extension_of, format_of
+from tsembed_search.documents.worker import CHANGED, TooSlow, open_regular, unreadable
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.changes import Changes, valid_recipes, wants_pages
-from tsembed_search.indexer.crawl import Found, signature
-from tsembed_search.indexer.flow import Flow, Stopped
-from tsembed_search.indexer.jobs import InFlight, Job
-from tsembed_search.indexer.loaders import HEAD, extension_of, format_of
+from tsembed_search.indexer.jobs import Flow, InFlight, Job, Stopped
 from tsembed_search.indexer.manifest import FileRow, Manifest, row_of
-from tsembed_search.indexer.meter import Meter
-from tsembed_search.indexer.report import IndexSettings
-from tsembed_search.indexer.worker import CHANGED, TooSlow, open_regular, unreadable
+from tsembed_search.indexer.report import IndexSettings, Meter
 
 _PIECE: Final = 1 << 20
 _PORTION: Final = 200

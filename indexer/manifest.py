@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsembed_search import private
+from tsembed_search.documents.crawl import Found, stored_time
 from tsembed_search.errors import StoreError
-from tsembed_search.indexer.crawl import Found, stored_time
-from tsembed_search.private_copy import copied
+from tsembed_search.private import copied
 
 NAME: Final = "manifest.sqlite"
 UNSURE: Final = -1

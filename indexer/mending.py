@@ -1,30 +1,43 @@
 """Bringing manifest and store to agree: after a kill, after one of them was restored or lost, and at the end of a run.
 
 Cheap checks come first: both keep the generation of the last run that changed them, and the number of points.
+
+Taking files out of an index, as if they had vanished from the disk.
 """
 
 from __future__ import annotations
 
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsembed_search.indexer.loaders import IMAGE
-from tsembed_search.indexer.manifest import Content, FileRow, Manifest, packed, unpacked
-from tsembed_search.indexer.places import place_of
+from tsembed_search.documents.document import IMAGE
+from tsembed_search.errors import StoreError
+from tsembed_search.indexer.manifest import NAME, Content, FileRow, Manifest, packed, unpacked
+from tsembed_search.ownership import owned
 from tsembed_search.paths import file_path
-from tsembed_search.search.filters import Condition
-from tsembed_search.store.opening import salvage
+from tsembed_search.store import opening
+from tsembed_search.store.filters import Condition
+from tsembed_search.store.schema import place_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tsembed_search.errors import DamagedIndexError
+    from tsembed_search.paths import IndexAddress
     from tsembed_search.store.base import Record, Store
 
+
 _SALVAGED: Final = "salvaged"  # see `store/salvage.py`
+
 _GENERATION: Final = "generation"
+
 _NEXT_GENERATION: Final = "next_generation"
+
 _GROUP: Final = 200
 
 
@@ -43,10 +56,10 @@ def agree(manifest: Manifest, store: Store, note: Callable[[str], None]) -> None
     rebuild_manifest(manifest, store)
 
 
-def salvaged(folder: Path, error: DamagedIndexError, note: Callable[[str], None]) -> None:
-    """Rescues what can be read of the embedded store in `folder`, which gave `error`. The caller owns the index."""
+def salvaged(address: IndexAddress, error: DamagedIndexError, note: Callable[[str], None]) -> None:
+    """Rescues what can be read of a store that gave `error`. The caller owns the index."""
     note(f"{error.message} What can be read is being kept; the rest will be embedded again.")
-    kept = salvage(folder)
+    kept = opening.salvage(address)
     note(f"{kept:,} items were kept.")
 
 
@@ -154,3 +167,81 @@ def sweep(manifest: Manifest, store: Store, tick: Callable[[], None]) -> int:
             tick()
         manifest.drop(content.sha for content in contents)
     return removed
+
+
+@dataclass(frozen=True)
+class Removed:
+    """How many files left the index, and how many points left the store: a content with another place stays."""
+
+    files: int
+    items: int
+
+
+def remove_files(folder: Path, store: Store, paths: Iterable[str], *, wait: float | None = 0.0) -> Removed:
+    """Takes these files (absolute paths, as the system spells them) out of the index in `folder`; the disk is not
+    touched. The next run over them adds them again.
+
+    Raises `IndexBusyError` while another process owns the index, and `StoreError`.
+    """
+    with owned(folder, "removing", wait=wait), closing(Manifest(folder / NAME)) as manifest:
+        agree(manifest, store, _unheard)
+        known = [path for path in paths if manifest.file(path) is not None]
+        if not known:
+            return Removed(0, 0)
+        begin_changes(manifest, store)
+        manifest.forget(known)
+        items = sweep(manifest, store, _untold)
+        update_places(manifest, store, _untold)
+        return Removed(len(known), items)
+
+
+def remove_index(address: IndexAddress, *, wait: float | None = 0.0) -> None:
+    """Deletes the store, and then what is remembered of it in the index's folder.
+
+    Raises `IndexBusyError` while another process owns the index, and `StoreError`.
+    """
+    with owned(address.folder, "removing", wait=wait):
+        opening.delete(address)
+        _forget_manifest(address.folder)
+    shutil.rmtree(address.folder, ignore_errors=True)
+
+
+def rescue(
+    address: IndexAddress, error: DamagedIndexError, note: Callable[[str], None], *, wait: float | None = 0.0
+) -> None:
+    """Keeps what can be read of a store that gave `error`.
+
+    Raises `IndexBusyError` while another process owns the index, and `StoreError`.
+    """
+    with owned(address.folder, "repairing", wait=wait):
+        salvaged(address, error, note)
+
+
+def repair(folder: Path, store: Store, *, wait: float | None = 0.0) -> tuple[int, int]:
+    """Makes the manifest of the index in `folder` again from what the store has; returns (files, points).
+
+    A manifest that is damaged is replaced. Raises `IndexBusyError` while another process owns the index.
+    """
+    with owned(folder, "repairing", wait=wait):
+        _forget_manifest(folder)
+        with closing(Manifest(folder / NAME)) as manifest:
+            points = rebuild_manifest(manifest, store)
+            return manifest.counts()[0], points
+
+
+def _forget_manifest(folder: Path) -> None:
+    for path in folder.glob(f"{NAME}*"):
+        try:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"Cannot remove {path}: {error.strerror or error}.", "Check who owns the index's folder and its files."
+            ) from error
+
+
+def _unheard(message: str) -> None:
+    """Mending tells of itself only to who watches."""
+
+
+def _untold() -> None:
+    """No progress is shown."""

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tsembed_search.documents.crawl import is_below
 from tsembed_search.indexer.changes import Changes
-from tsembed_search.indexer.crawl import is_below
 from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Offline
 from tsembed_search.whereabouts import absence, disk_of

@@ -1,7 +1,7 @@
 """The indexing run: crawl, load, batch, embed, store.
 
     report = run_index(
-        IndexSettings(folder, paths=(Path("photos"),), fingerprint=ref.fingerprint, model=ref.name),
+        IndexSettings(address, paths=(Path("photos"),), fingerprint=ref.fingerprint, model=ref.name),
         embedder=lambda: Embedder(registry.load(ref, device)),  # called once, and only when something must be embedded
         store=opener,  # see `StoreOpener`
         progress=sink,
@@ -27,20 +27,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tsembed_search.documents.crawl import Crawl, Found, Problem, Selection
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, IndexMismatchError
 from tsembed_search.indexer import mending
 from tsembed_search.indexer.changes import Changes, valid_recipes
-from tsembed_search.indexer.crawl import Crawl, Found, Problem
-from tsembed_search.indexer.embedding import embed_all
-from tsembed_search.indexer.feeding import Feeder
-from tsembed_search.indexer.flow import Flow, Stopped
-from tsembed_search.indexer.ignore import Selection
 from tsembed_search.indexer.intake import Intake
-from tsembed_search.indexer.jobs import Job
+from tsembed_search.indexer.jobs import Flow, Job, Stopped
 from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
-from tsembed_search.indexer.meter import Meter
 from tsembed_search.indexer.offline import Guard
-from tsembed_search.indexer.report import IndexReport, IndexSettings, Interrupted, ProgressSink, Silent
+from tsembed_search.indexer.report import IndexReport, IndexSettings, Interrupted, Meter, ProgressSink, Silent
+from tsembed_search.indexer.stages import Feeder, embed_all
 from tsembed_search.indexer.writing import Writer
 from tsembed_search.interrupts import Interrupts
 from tsembed_search.ownership import Owner, owned
@@ -48,7 +44,7 @@ from tsembed_search.paths import indexed_form
 from tsembed_search.whereabouts import OFFLINE
 
 if TYPE_CHECKING:
-    from tsembed_search.model.backbones.protocol import ModelInfo
+    from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.store.base import Store
 
@@ -164,7 +160,7 @@ class _Run:
                 if self._settings.dry_run or rescued:
                     raise
                 rescued = True
-                mending.salvaged(self._settings.folder, error, self._meter.note)
+                mending.salvaged(self._settings.address, error, self._meter.note)
             except IndexBusyError:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
@@ -344,7 +340,7 @@ class _Run:
         """Measures how scores of different kinds compare, for a model that does not say so itself."""
         if self._store is None or self._embedder is None or self._embedder.info.calibration is not None:
             return
-        from tsembed_search.search.measure import measured_calibration
+        from tsembed_search.search.calibrate import measured_calibration
 
         measured = measured_calibration(self._store, self._embedder)
         if measured is not None:

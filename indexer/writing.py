@@ -8,18 +8,16 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from tsembed_search.indexer.flow import Flow, Stopped
-from tsembed_search.indexer.jobs import End, Entry, InFlight, Job
+from tsembed_search.indexer.jobs import End, Entry, Flow, InFlight, Job, Stopped
 from tsembed_search.indexer.manifest import Content, FileRow, Manifest, row_of, unpacked
-from tsembed_search.indexer.meter import Meter
-from tsembed_search.indexer.places import place_of
-from tsembed_search.search.experts import top_experts
+from tsembed_search.indexer.report import Meter
+from tsembed_search.ranking.routes import top_experts
 from tsembed_search.store.base import Point
-from tsembed_search.store.routes import route_fields
+from tsembed_search.store.schema import place_of, route_fields
 
 if TYPE_CHECKING:
     from tsembed_search.items import Embeddings
-    from tsembed_search.model.backbones.protocol import ModelInfo
+    from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.store.base import Store
 
 # Batches that wait to be written.

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsembed_search.html_pages import page_text, shown_page
-from tsembed_search.web_labels import declared_codecs
+from tsembed_search.documents.encoding_tables import declared_codecs
+from tsembed_search.documents.formats.html import page_text, shown_page
 
 SEEN = "The heron nests behind the old paper mill."
 MORE = "<p>Other words that stand on the page and fill it a little.</p>"

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsembed_search.indexer.chunking import tiled
-from tsembed_search.indexer.loaders.markdown import blocks
-from tsembed_search.markdown_pages import front_matter, parse
+from tsembed_search.documents.chunking import tiled
+from tsembed_search.documents.formats.markdown import blocks, front_matter, parse
 
 
 def shown(source: str) -> str:

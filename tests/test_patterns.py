@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tsembed_search.data.folder import folder_rows
+from tsembed_search.documents.crawl import IGNORE_FILE, Crawl, Found, Selection
 from tsembed_search.errors import UsageError
-from tsembed_search.ignore_files import IGNORE_FILE
-from tsembed_search.indexer.crawl import Crawl, Found
-from tsembed_search.indexer.ignore import Selection
-from tsembed_search.trainer.data_folder import folder_rows
 
 PRIVATE = ("private/codes.txt", "private/deep/codes.txt")
 

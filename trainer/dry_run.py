@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tsembed_search.data.rows import Row, Task
 from tsembed_search.items import Item
+from tsembed_search.model.backbones import tiny
 from tsembed_search.trainer import recipe as recipes
-from tsembed_search.trainer import tiny
 from tsembed_search.trainer.job import Job, TrainReport
 from tsembed_search.trainer.log import Observer
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.rows import Row, Task
 from tsembed_search.trainer.settings import Recipe
 
 _STEPS = 4

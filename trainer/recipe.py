@@ -4,6 +4,8 @@ extends = "tsembed"        a recipe of this package, or a file beside this one
 about = "one line"
 [stages]
 switch = 0.0
+
+A recipe for whoever names none: by how much data there is, and on what it will be trained.
 """
 
 from __future__ import annotations
@@ -18,11 +20,25 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from tsembed_search.data.rows import Task
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer import settings
 from tsembed_search.trainer.settings import TABLES, Recipe
 
 _DEPTH = 8  # recipes that extend recipes
+
+_RENAMED = {
+    "loss.both_directions": "loss.symmetric",
+    "loss.keep": "loss.distillation_weight",
+    "loss.keep_queries": "loss.query_distillation_weight",
+    "negatives.keep": "negatives.top_k",
+    "negatives.explicit": "negatives.hard_negatives",
+    "optimizer.rate": "optimizer.learning_rate",
+    "optimizer.router_rate": "optimizer.router_learning_rate",
+    "optimizer.projector_rate": "optimizer.projector_learning_rate",
+    "batch.mixing": "batch.task_temperature",
+}
+"""Keys by the names that they once had, for the hints of errors."""
 
 
 def names() -> list[str]:
@@ -78,7 +94,8 @@ def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = 
         hints = get_type_hints(type(part), include_extras=True)
         for key in values:
             if key not in hints:
-                raise UsageError(f"{file} has an unknown key, {table}.{key}.", _near(key, [*hints, *_leaves()]))
+                hint = _near(f"{table}.{key}", [*hints, *_leaves()])
+                raise UsageError(f"{file} has an unknown key, {table}.{key}.", hint)
         checked = {key: _typed(f"{table}.{key}", value, hints[key]) for key, value in values.items()}
         new[table] = replace(part, **checked)
     resolved = replace(recipe, **new)
@@ -174,6 +191,9 @@ def _leaves() -> list[str]:
 
 def _near(name: str, known: Sequence[str]) -> str:
     """A hint with what is spelled like `name`, or all there is to choose from."""
+    renamed = [new for old, new in _RENAMED.items() if name in (old, old.rpartition(".")[2])]
+    if renamed:
+        return f"It is called {' or '.join(renamed)} now."
     by_leaf = {one.rpartition(".")[2]: one for one in known} | {one: one for one in known}
     near = list(dict.fromkeys(by_leaf[match] for match in difflib.get_close_matches(name, by_leaf, 3, 0.6)))
     if near:
@@ -231,3 +251,34 @@ def _words(hint: Any) -> str:
         return f"a table of names, each with {_words(choices[1])}"
     named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
     return named[hint]
+
+
+_FEW_TASKS = 3  # with fewer, experts have no tasks to part
+
+_FEW_ROWS = 1000
+
+_PASSES_OF_FEW, _PASSES_OF_MANY = 10, 3
+
+_STEPS_ON_CPU, _STEPS_ON_GPU = (30, 600), (100, 5000)
+
+
+def suited(tasks: Sequence[Task], gpu: bool) -> tuple[Recipe, str]:
+    """The recipe, and why that one, in words.
+
+    Few tasks or rows get the single LoRA. The batch leaves each step something to choose from; steps go through the
+    data a few times, within what a machine does in about an hour.
+    """
+    rows = sum(len(task) for task in tasks)
+    few = len(tasks) < _FEW_TASKS or rows < _FEW_ROWS
+    chosen = load("lora" if few else "tsembed")
+    identities = len({task.identity(row) for task in tasks for row in range(len(task))})
+    size = max(2, min(256 if gpu else chosen.batch.size, identities // 2))
+    least, most = _STEPS_ON_GPU if gpu else _STEPS_ON_CPU
+    steps = min(most, max(least, round((_PASSES_OF_FEW if few else _PASSES_OF_MANY) * rows / size)))
+    every = max(1, steps // 6)
+    changes: dict[str, dict[str, Any]] = {
+        "batch": {"size": size, "sub_batch": min(chosen.batch.sub_batch, size)},
+        "run": {"steps": steps, "validate_every": every, "checkpoint_every": every},
+    }
+    why = f"{rows:,} rows of {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: the recipe {chosen.name}"
+    return apply(chosen, changes), f"{why}, {steps} steps of {size} rows."

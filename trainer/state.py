@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model.appearing import flush
+from tsembed_search.model.files import flush
 
 if TYPE_CHECKING:
     from torch import Tensor

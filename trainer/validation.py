@@ -1,10 +1,16 @@
 """How good the model is on rows that it is not trained on: every query against the targets of its task's other rows.
 
 Quick and the same every time, to steer a run by; `tsembed eval` measures what one reports.
+
+What is measured when training is over: the mean route, which centres kappa, and lambda, what kappa is worth.
+
+Figures on a run that decide nothing: memory, and whether tasks pull shared weights the same way.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,13 +24,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsembed_search.evaluation.sameness import content, question
+from tsembed_search.data.rows import Row, Task
+from tsembed_search.data.sameness import content, question
 from tsembed_search.items import Item, Role
-from tsembed_search.model.backbones.protocol import Adaptable, Prepared, Traced
-from tsembed_search.model.batching import batches, in_fitting_parts
-from tsembed_search.trainer.features import Preparer
-from tsembed_search.trainer.ranks import Ranks
-from tsembed_search.trainer.rows import Row, Task
+from tsembed_search.model.backbone import Prepared, Trainable
+from tsembed_search.model.embedder import batches, in_fitting_parts
+from tsembed_search.model.routing import Traced, centred
+from tsembed_search.trainer import gradcache
+from tsembed_search.trainer.batches.features import Preparer
+from tsembed_search.trainer.batches.loader import read
+from tsembed_search.trainer.batches.sampler import Sampler
+from tsembed_search.trainer.distributed import Processes
+from tsembed_search.trainer.losses import base as masks
+from tsembed_search.trainer.losses.base import Side
+from tsembed_search.trainer.losses.contrastive import InfoNCE, Pairs
+from tsembed_search.trainer.packing import POSITIVE, QUERY, Labels
+from tsembed_search.trainer.settings import BatchSettings
 
 _AT_ONCE = 128  # items that are prepared together
 
@@ -80,7 +95,7 @@ class Embedding:
     """The model, for measuring: no dropout, no noise, no gradients; training mode afterwards."""
 
     def __init__(
-        self, backbone: Adaptable, preparer: Preparer, precision: Callable[[], AbstractContextManager[object]]
+        self, backbone: Trainable, preparer: Preparer, precision: Callable[[], AbstractContextManager[object]]
     ) -> None:
         self._backbone = backbone
         self._preparer = preparer
@@ -175,7 +190,7 @@ def _judged(queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row])
 
 
 def measure(
-    embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Ranks
+    embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Processes
 ) -> tuple[Validation, dict[str, Ranking]]:
     """Validates; each process takes a part of the tasks, and all of them know the result. Also gives the process's own
     rankings.
@@ -213,3 +228,150 @@ def ranks_of(scores: Tensor, correct: Tensor, wrong: Tensor | None = None) -> ND
 def _mean(values: Iterable[float]) -> float:
     found = list(values)
     return sum(found) / len(found) if found else 0.0
+
+
+WEIGHTS = tuple(round(0.05 * step, 2) for step in range(13))
+
+"""The lambdas that are tried."""
+
+_RERANKED = 100  # hits, as in searching
+
+_ROWS = 300
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`weight`: the lambda to use. `tried`: (lambda, mean over tasks of the MRR). `queries`: over how many."""
+
+    weight: float
+    tried: tuple[tuple[float, float], ...]
+    queries: int
+
+
+def mean_route(embedding: Embedding, tasks: Sequence[Task], seed: int) -> tuple[Tensor, int, dict[str, Tensor]]:
+    """The mean raw route `[L·E]` of queries and targets, as many from each task; of how many items; and per task."""
+    per_task = max(1, _ROWS // max(1, len(tasks)))
+    routes = {}
+    for number, task in enumerate(tasks):
+        chosen = np.random.default_rng([seed, 3, number]).permutation(len(task))[:per_task]
+        rows = [task[int(row)] for row in chosen]
+        wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in rows]
+        wanted += [(row.positive, "document") for row in rows]
+        if wanted:
+            routes[task.name] = embedding.embed(wanted)[0].routes
+    everything = torch.cat(list(routes.values()))
+    return everything.mean(0), len(everything), {name: own.mean(0) for name, own in routes.items()}
+
+
+def sweep(rankings: Mapping[str, Ranking], mean: Tensor) -> Sweep | None:
+    """Finds lambda, as `--rerank expert` applies it to the first hundred hits: the one with the best MRR, if that is
+    better than without reranking by more than one standard error of the difference; otherwise 0.
+
+    None when there is nothing to measure on.
+    """
+    if not rankings:
+        return None
+    tasks = rankings.values()
+    inverse = [[1 / one.places(reranked(one, weight, mean)) for one in tasks] for weight in WEIGHTS]
+    means = [float(np.mean([one.mean() for one in each])) for each in inverse]
+    best = int(np.argmax(means))
+    gains = [now - before for now, before in zip(inverse[best], inverse[0], strict=True)]
+    error = np.sqrt(sum(gain.var() / len(gain) for gain in gains)) / len(gains)
+    chosen = WEIGHTS[best] if means[best] - means[0] > error else 0.0
+    return Sweep(chosen, tuple(zip(WEIGHTS, means, strict=True)), sum(len(gain) for gain in gains))
+
+
+def reranked(ranking: Ranking, weight: float, mean: Tensor) -> Tensor:
+    """Scores `[Q, C]`: `(1 - weight) · cosine + weight · kappa` for each query's first hundred, above all others."""
+    kappa = centred(ranking.queries.routes, mean) @ centred(ranking.candidates.routes, mean).T
+    return mixed(ranking, kappa, weight)
+
+
+def mixed(ranking: Ranking, likeness: Tensor, weight: float) -> Tensor:
+    """The same for any `likeness` `[Q, C]` in kappa's place."""
+    cosine = ranking.queries.vectors @ ranking.candidates.vectors.T
+    scores = (1 - weight) * cosine + weight * likeness
+    if cosine.shape[1] <= _RERANKED:
+        return scores
+    first = cosine.topk(_RERANKED, dim=1).indices
+    return (cosine - 4).scatter(1, first, scores.gather(1, first))
+
+
+_diagnostics_ROWS = 8
+
+_MOST_TASKS = 24
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that tensors took on the GPU so far, or else the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def task_gradients(
+    backbone: Trainable,
+    preparer: Preparer,
+    tasks: Sequence[Task],
+    temperature: float,
+    margin: float | None,
+    seed: int,
+    *,
+    tokens: int,
+    device: torch.device,
+    precision: Callable[[], AbstractContextManager[object]],
+) -> dict[str, Tensor]:
+    """The gradient of the experts' weights, flat, for a few rows of each task alone, without dropout and noise.
+
+    Of the first two dozen tasks with two targets or more. Takes no more memory than a step: no more
+    than `tokens` have gradients at once. Clears the gradients that
+    there are. Raises `gradcache.TooLargeError`.
+    """
+    assert backbone.adapters is not None
+    parameters = list(backbone.adapters.expert_parameters())
+    loss = InfoNCE(temperature).to(device)
+    found = {}
+    backbone.train(True)  # in which blocks are checkpointed
+    backbone.adapters.calm()
+    for task in tasks[:_MOST_TASKS]:
+        if len({task.identity(row) for row in range(len(task))}) < 2:
+            continue
+        picks = Sampler([task], BatchSettings(_diagnostics_ROWS, _diagnostics_ROWS), seed).next()
+        items, labels, *_ = read([task], picks, preparer, 0)
+        if len(items) < 4:
+            continue
+
+        def contrast(packed: Tensor, labels: Labels = labels) -> Tensor:
+            vectors = packed[:, : backbone.info.dim]
+            queries, documents = (vectors[labels.of(role).to(vectors.device)] for role in (QUERY, POSITIVE))
+            asked, right = (labels.table[labels.of(role)] for role in (QUERY, POSITIVE))
+            possible = masks.candidates(asked, right, answers=labels.answers).to(vectors.device)
+            valid = masks.without_false(possible, (queries @ documents.T).detach(), margin)
+            found: Tensor = loss(Pairs(queries, documents, Side(valid)))
+            return found
+
+        clear(backbone.adapters.parameters())
+        gradcache.backward(_traced(backbone), items, contrast, tokens, device, precision)
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+        found[task.name] = torch.cat([gradient.float().flatten().cpu() for gradient in gradients])
+    clear(backbone.adapters.parameters())
+    backbone.train(True)
+    return found
+
+
+def clear(parameters: Iterable[Tensor]) -> None:
+    """Clear the gradients that there are."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def _traced(backbone: Trainable) -> Callable[[Sequence[Prepared]], Traced]:
+    return lambda batch: backbone.trace(batch, losses=False)
+
+
+def cosines(vectors: Mapping[str, Tensor]) -> list[list[float]]:
+    """The cosine of each two."""
+    unit = torch.nn.functional.normalize(torch.stack(list(vectors.values())), dim=-1)
+    cosine: list[list[float]] = (unit @ unit.T).tolist()
+    return cosine

@@ -1,6 +1,21 @@
-"""The errors a user can meet. Each message says what happened; `hint` says what to do about it."""
+"""The errors a user can meet. Each message says what happened; `hint` says what to do about it.
+
+A hint names a setting in braces, such as `{model}`: every way in has its own spelling of it. Python reads `model=`, the
+command line `--model`, a server the field `model`.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+_SETTING: Final = re.compile(r"\{([a-z][a-z_]*)\}")
+
+
+def spelled(hint: str, spelling: Callable[[str], str] = "{}=".format) -> str:
+    """Return a hint with its settings as `spelling` writes them, by default as Python's arguments."""
+    return _SETTING.sub(lambda found: spelling(found[1]), hint)
 
 
 class TsembedError(Exception):
@@ -18,7 +33,7 @@ class TsembedError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        return f"{self.message} {spelled(self.hint)}".strip()
 
 
 class UsageError(TsembedError):

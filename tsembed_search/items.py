@@ -14,15 +14,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+
 Kind = Literal["image", "text", "page"]
+
 """What an indexed item is: a picture, a chunk of text, or a document page rendered as a picture."""
+
 
 KINDS: tuple[Kind, ...] = ("image", "text", "page")
 
+
 Role = Literal["query", "document"]
+
 """Models may prompt a query differently from what it searches for."""
 
+
 Modality = Literal["text", "image", "joint"]
+
 """What a query consists of."""
 
 
@@ -71,3 +78,40 @@ class Embeddings:
 
     def __len__(self) -> int:
         return int(self.vectors.shape[0])
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a picture is shaped before it reaches the model.
+
+    `size` `(H, W)`: exactly that, the aspect ratio kept by white bars when `pad`, else not. Without `size` the aspect
+    ratio is kept, the sides are multiples of `multiple` and the area lies within `min_pixels` and `max_pixels` (both in
+    pixels).
+    """
+
+    size: tuple[int, int] | None = None
+    pad: bool = False
+    multiple: int = 1
+    min_pixels: int = 0
+    max_pixels: int = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How text is measured: a `tokenizers` JSON file and the most tokens of content that one item may have.
+
+    `max_tokens` leaves room for the special tokens and the prompt that the model adds.
+    """
+
+    tokenizer_file: Path
+    max_tokens: int
+    overlap: int = 32
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """All that a decoding worker needs to know of a model. `reads_pages`: it understands a rendered page by eye."""
+
+    image: ImageSpec
+    text: TextSpec
+    reads_pages: bool = False

@@ -1,6 +1,8 @@
 """File paths as an index keeps them: absolute, with forward slashes, and valid Unicode whatever the bytes are.
 
 And names as people type them.
+
+Where data lives, and the names of things on disk.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tsembed_search.errors import UsageError
@@ -110,3 +113,63 @@ def file_path(indexed: str) -> Path:
     if "\\udc" not in indexed or path.exists():
         return path
     return Path(_SPELLED_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), indexed))
+
+
+DEFAULT_INDEX = "default"
+
+DEFAULT_MODEL = "mini"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)(?::/|$)")
+
+
+def home() -> Path:
+    """`$TSEMBED_HOME`, or the platform's user data folder when that is not set or empty. It need not exist yet."""
+    value = os.environ.get("TSEMBED_HOME", "")
+    if value.strip():
+        return absolute(value)
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("tsembed", appauthor=False))
+
+
+@dataclass(frozen=True)
+class IndexAddress:
+    """Say where an index is: its name, and the store that keeps its points.
+
+    `store` is a URI, whose scheme names an entry of `store.opening.STORES`: `edge` is the embedded engine in the user's
+    data folder, `edge:/some/folder` the same below that folder; `http://host:6333` is a Qdrant server or cluster, and
+    `memory` an engine that forgets everything when the process ends. Other packages add schemes.
+
+    Raises `UsageError` when the name could not be a folder's.
+    """
+
+    name: str = DEFAULT_INDEX
+    store: str = "edge"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"{self.name!r} cannot name an index.", "Use up to 64 letters, digits, dots, dashes and underscores."
+            )
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of `store`. A host and port without one are those of an HTTP server."""
+        found = _SCHEME.match(self.store)
+        return found[1] if found else "http"
+
+    @property
+    def folder(self) -> Path:
+        """The index's folder: its points, and what this machine remembers of it. It need not exist."""
+        if self.scheme == "edge":
+            parent = self.store.partition(":")[2]
+            return (absolute(parent) if parent else home() / "indexes") / self.name
+        server = re.sub(r"[^A-Za-z0-9.-]+", "_", self.store.rstrip("/").rpartition("@")[2])
+        return home() / "servers" / server / self.name
+
+    @property
+    def place(self) -> str:
+        """Words for people that say where the points are: a folder or a server's address."""
+        return str(self.folder) if self.scheme == "edge" else self.store

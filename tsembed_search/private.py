@@ -3,20 +3,25 @@
 The index's folder lets nobody else in, so what lies below is out of reach at any moment, however the engine makes its
 files. The files are closed to others as well, for the day when somebody copies them elsewhere. On a disk that knows no
 rights, none are taken away.
+
+A copy of what cannot be written, to read it: neither the engine nor SQLite opens files on a read-only disk.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, BinaryIO, Final
 
-from tsembed_search.config import home
+from tsembed_search.errors import StoreError
+from tsembed_search.paths import home
 
 _OTHERS: Final = 0o077
+
 _HAS_RIGHTS: Final = os.name != "nt"
 
 
@@ -95,3 +100,48 @@ def _close(path: Path) -> None:
 def _change(path: Path, mode: int) -> None:
     with suppress(OSError):
         path.chmod(mode)
+
+
+_BLOCK: Final = 1 << 20
+
+_ZEROS: Final = bytes(_BLOCK)
+
+
+@contextmanager
+def copied(paths: Iterable[Path]) -> Iterator[Path]:
+    """A temporary folder, for this user alone, with a copy of these files and folders; it is deleted at the end.
+
+    Raises `StoreError` when there is no room for it, or a file may not be read.
+    """
+    with ExitStack() as stack:
+        try:
+            temporary = tempfile.TemporaryDirectory(prefix="tsembed-", ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(temporary))
+            for path in paths:
+                _copy(path, folder / path.name)
+        except OSError as error:
+            raise StoreError(
+                f"The index cannot be written where it is, nor be copied to be read: {error.strerror or error}.",
+                "Check who owns it. Or copy it to a disk that can be written, and set TSEMBED_HOME to that folder.",
+            ) from error
+        yield folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        target.mkdir(0o700)
+        for path in source.iterdir():
+            _copy(path, target / path.name)
+        return
+    with source.open("rb") as read, target.open("wb") as write:
+        _copy_sparse(read, write)
+
+
+def _copy_sparse(read: BinaryIO, write: BinaryIO) -> None:
+    """Leaves holes where there are zeros: the engine's files are hundreds of megabytes of them."""
+    while block := read.read(_BLOCK):
+        if block == _ZEROS[: len(block)]:
+            write.seek(len(block), 1)
+        else:
+            write.write(block)
+    write.truncate()

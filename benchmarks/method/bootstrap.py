@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from runs import METRICS, Floats, Json
 
-from tsembed_search.evaluation.intervals import RESAMPLES, means_of_draws
 from tsembed_search.evaluation.results import TaskScores
+from tsembed_search.ranking.metrics import RESAMPLES, means_of_draws
 
 _SEED: Final = 20_26
 

@@ -42,9 +42,9 @@ class Recorder:
 
 def make(run: Run, data: Path, out: Path) -> None:
     """Trains a run of the plan, or goes on with it, and notes its path."""
-    from tsembed_search.trainer import folder as run_folder
+    from tsembed_search.data.training import load
+    from tsembed_search.trainer import job as run_folder
     from tsembed_search.trainer import recipe as recipes
-    from tsembed_search.trainer.data import load
     from tsembed_search.trainer.job import Job
     from tsembed_search.trainer.loop import train
 

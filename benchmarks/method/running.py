@@ -66,8 +66,8 @@ def commands(run: Run, data: Path, out: Path) -> list[list[str]]:
 
 def test(folder: Path, data: Path, splits: Sequence[str] = ("test", "unseen_test")) -> dict[str, Any]:
     """Measures a run's model on splits that it was not chosen by, query by query."""
+    from tsembed_search.data.tasks import load
     from tsembed_search.evaluation.evaluate import evaluate
-    from tsembed_search.evaluation.mmeb import load
 
     tasks = load([data], splits=splits, limit=_QUERIES).tasks
     embedder = remembering(str(folder / "model") if (folder / "model").is_dir() else str(folder))
@@ -89,7 +89,7 @@ def test(folder: Path, data: Path, splits: Sequence[str] = ("test", "unseen_test
 def remembering(model: str) -> Any:
     """An embedder that lets no picture pass the frozen vision tower twice, in one process or many."""
     from tsembed_search.model import registry
-    from tsembed_search.trainer import features
+    from tsembed_search.trainer.batches import features
 
     return features.remembering(registry.resolve(model))
 

@@ -67,7 +67,7 @@ def measured(folder: Path, data: Path) -> Json:
 
 def embedded(model: Path, data: Path) -> Embedded:
     """Embeds some validation queries of each task, and one right candidate of each."""
-    from tsembed_search.evaluation.mmeb import load
+    from tsembed_search.data.tasks import load
 
     embedder = running.remembering(str(model))
     tasks = load([data], splits=("validation",), limit=ROWS).tasks
@@ -220,7 +220,7 @@ def _embed(embedder: Any, items: Sequence[Any], role: str) -> tuple[Floats, Floa
     """Vectors, raw gates and centred routes of items, all of which can be read."""
     import torch
 
-    from tsembed_search.model.batching import batches
+    from tsembed_search.model.embedder import batches
     from tsembed_search.model.routing import centred
 
     backbone = embedder.backbone

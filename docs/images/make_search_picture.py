@@ -13,9 +13,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from tsembed_search import Index, Item
-from tsembed_search.cli.hits import print_hits
-from tsembed_search.cli.pictures import Drawer, half_blocks
+from tsembed_search.cli.render.hits import print_hits
+from tsembed_search.cli.render.thumbnails import Drawer, half_blocks
+from tsembed_search.index import Index
+from tsembed_search.items import Item
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 100

@@ -7,12 +7,12 @@ from pathlib import Path
 import ablations
 import bootstrap
 import conflict
-import made_up
 import numpy as np
 import pytest
 import runs
 import variants
 
+from helpers import made_up
 from tsembed_search.evaluation.results import TaskScores
 
 SEEDS = (0, 1, 2)

@@ -168,8 +168,8 @@ def test_cost_counts_what_is_kept() -> None:
     import torch
     from cost import kept, latencies
 
-    from tsembed_search.model.moe_lora import AdapterSettings, attach
-    from tsembed_search.model.routing import RouterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+    from tsembed_search.model.moe_lora import attach
 
     def bytes_of(rank: int) -> int:
         model: Any = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.ModuleDict()])})

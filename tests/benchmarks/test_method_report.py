@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import cost
-import made_up
 import pytest
 import reporting
 import specialisation
 
+from helpers import made_up
 from tsembed_search.trainer import plots
 from tsembed_search.trainer.plots import Bars
 

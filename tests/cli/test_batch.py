@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from tsembed_search.cli import render
+from tsembed_search.cli.render import text as render
 from tsembed_search.errors import UsageError
 from tsembed_search.items import Item
-from tsembed_search.search.filters import parse_where
+from tsembed_search.search.where import parse_where
 
 Run = Callable[..., Result]
 GOOD = b'{"id": "good", "text": "all about red"}'

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from tsembed_search.search.filters import PAYLOAD_KEYS, parse_where
+from tsembed_search.search.where import parse_where
+from tsembed_search.store.filters import PAYLOAD_KEYS
 
 DOCS = Path(__file__).parents[2] / "docs"
 Run = Callable[..., Result]

@@ -11,11 +11,9 @@ import typer
 from typer.testing import Result
 
 from tsembed_search.cli.main import app
-from tsembed_search.config import home
+from tsembed_search.documents.crawl import Crawl, Selection
 from tsembed_search.errors import UsageError
-from tsembed_search.indexer.crawl import Crawl
-from tsembed_search.indexer.ignore import Selection
-from tsembed_search.paths import absolute
+from tsembed_search.paths import absolute, home
 
 Run = Callable[..., Result]
 

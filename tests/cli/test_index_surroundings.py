@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import Result
 
-from tsembed_search.cli import remove
+from tsembed_search.cli import rm as remove
 from tsembed_search.indexer.manifest import NAME
 
 Run = Callable[..., Result]

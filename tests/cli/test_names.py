@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import Result
 
 from tsembed_search.paths import existing, name_form
-from tsembed_search.store import index_file
+from tsembed_search.store.edge import shard as index_file
 
 Run = Callable[..., Result]
 COLOURS = ("--model", "colours", "--workers", "1", "--quiet")
@@ -163,9 +163,8 @@ FIELDS = {
 
 
 def test_a_filter_means_the_same_to_every_command(run: Run, palette: Path) -> None:
-    from colours import FINGERPRINT
-
-    from tsembed_search.search.filters import PAYLOAD_KEYS
+    from helpers.colours import FINGERPRINT
+    from tsembed_search.store.filters import PAYLOAD_KEYS
 
     assert set(FIELDS) == set(PAYLOAD_KEYS), "a new field needs a line here"
     whole = set(run("ls", "--paths").stdout.splitlines())

@@ -17,10 +17,12 @@ from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
 
-from tsembed_search.cli import pictures, render
-from tsembed_search.cli.hits import hit_text, plain_lines, print_hits, score_bar
+from tsembed_search import wording
+from tsembed_search.cli.render import text as render
+from tsembed_search.cli.render import thumbnails as pictures
+from tsembed_search.cli.render.hits import hit_text, plain_lines, print_hits, score_bar
 from tsembed_search.errors import UsageError
-from tsembed_search.search.query import Hit
+from tsembed_search.search.results import Hit
 
 ANY_TEXT = st.text(st.characters(), max_size=60)
 NASTY = [
@@ -53,17 +55,17 @@ def is_inert(text: str) -> bool:
 @given(ANY_TEXT)
 @example("".join(NASTY))
 def test_shown_text_is_inert_and_says_the_same_twice(text: str) -> None:
-    assert is_inert(render.shown(text))
-    assert render.shown(render.shown(text)) == render.shown(text)
+    assert is_inert(wording.shown(text))
+    assert wording.shown(wording.shown(text)) == wording.shown(text)
 
 
 @pytest.mark.parametrize("text", ["Grüße.txt", "写真 2024.jpg", "👩‍👩‍👧.png", "naïve café [final] (2).pdf", "मुंबई"])
 def test_ordinary_names_are_left_alone(text: str) -> None:
-    assert render.shown(text) == text
+    assert wording.shown(text) == text
 
 
 def test_escapes_say_what_was_there() -> None:
-    assert render.shown("a\nb\x1b\u202e\udcff") == "a\\nb\\x1b\\u202e\\xff"
+    assert wording.shown("a\nb\x1b\u202e\udcff") == "a\\nb\\x1b\\u202e\\xff"
 
 
 @given(ANY_TEXT, ANY_TEXT)
@@ -163,14 +165,14 @@ def test_complaints_are_one_block_on_stderr(capsys: pytest.CaptureFixture[str]) 
     [(0.0123, "12 ms"), (1.26, "1.3 s"), (59, "59 s"), (61, "1 min 1 s"), (3599.9, "1 h 0 min"), (7500, "2 h 5 min")],
 )
 def test_durations_for_people(value: float, words: str) -> None:
-    assert render.time_words(value) == words
+    assert wording.time_words(value) == words
 
 
 @pytest.mark.parametrize(
     ("value", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (123456, "123 kB"), (5e12, "5.0 TB")]
 )
 def test_sizes_for_people(value: float, words: str) -> None:
-    assert render.size_words(value) == words
+    assert wording.size_words(value) == words
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (4000, 10), (10, 4000), (300, 200), (200, 300)])
@@ -237,7 +239,7 @@ def test_thumbnails_of_pictures_and_pages_but_not_of_what_is_gone_or_broken(tmp_
 
 def test_rendering_pages_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renderer that hangs costs some seconds, and what it had drawn before is shown."""
-    from tsembed_search.cli import page_pictures
+    from tsembed_search.cli.render import page_pictures
 
     Image.new("RGB", (20, 30), "blue").save(tmp_path / "book.pdf")
     os.mkfifo(tmp_path / "hangs.pdf")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colour_index import solid
-from colours import COLOURS, ColourBackbone
 from PIL import Image
 
-from tsembed_search.evaluation import embedding
-from tsembed_search.evaluation.embedding import Distinct, embed_items
+from helpers.colour_index import solid
+from helpers.colours import COLOURS, ColourBackbone
+from tsembed_search.evaluation import evaluate as embedding
+from tsembed_search.evaluation.evaluate import Distinct, embed_items
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colour_index import solid
-from colours import COLOURS, ColourBackbone
 from PIL import Image
 
+from helpers.colour_index import solid
+from helpers.colours import COLOURS, ColourBackbone
+from tsembed_search.data.rows import RankingTask
 from tsembed_search.errors import TooLargeError, UsageError
 from tsembed_search.evaluation.evaluate import Reranking, evaluate
-from tsembed_search.evaluation.metrics import METRICS
 from tsembed_search.evaluation.results import compared, csv_rows, groups
-from tsembed_search.evaluation.tasks import RankingTask
 from tsembed_search.items import Embeddings, Item
-from tsembed_search.model.backbones.protocol import Prepared
+from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.ranking.metrics import METRICS
 
 WORDS = list(COLOURS)
 

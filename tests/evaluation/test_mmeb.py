@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tsembed_search.data.rows import RankingTask
+from tsembed_search.data.sources import meta_task
+from tsembed_search.data.tasks import distribution, load
 from tsembed_search.errors import UsageError
-from tsembed_search.evaluation.mmeb import distribution, load
-from tsembed_search.evaluation.sources import meta_task
-from tsembed_search.evaluation.tasks import RankingTask
 
 
 def write(path: Path, *rows: Any) -> Path:

@@ -1,12 +1,3 @@
-from __future__ import annotations
+"""Fixtures of the tests of faults."""
 
-from collections.abc import Iterator
-
-import pytest
-from indexing import Indexing, fast_folder
-
-
-@pytest.fixture
-def indexing() -> Iterator[Indexing]:
-    with fast_folder() as folder:
-        yield Indexing(folder)
+from helpers.fixtures import indexing as indexing

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from bad_files import GOOD, KINDS, READ, write_corpus
-from indexing import Indexing
-from killable import Killable
+
+from helpers.bad_files import GOOD, KINDS, READ, write_corpus
+from helpers.indexing import Indexing
+from helpers.killable import Killable
 
 MOST_MEMORY = 1500 << 20
 

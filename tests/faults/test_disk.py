@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from indexing import Indexing
 
+from helpers.indexing import Indexing
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer import manifest as manifest_module
-from tsembed_search.store import edge_shard
+from tsembed_search.store.edge import shard as edge_shard
 
 
 def fill(indexing: Indexing) -> None:

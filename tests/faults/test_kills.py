@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from indexing import Indexing, copy_index
-from killable import SPOTS, Killable
+
+from helpers.indexing import Indexing, copy_index
+from helpers.killable import SPOTS, Killable
 
 # The full number of kills: TSEMBED_KILLS=100.
 KILLS = int(os.environ.get("TSEMBED_KILLS", "20"))

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
-from indexing import Indexing, fast_folder
-from killable import SPOTS, Killable
+
+from helpers.indexing import Indexing, fast_folder
+from helpers.killable import SPOTS, Killable
 
 EXAMPLES = int(os.environ.get("TSEMBED_SEQUENCES", "6"))
 NAMES = st.sampled_from(["a", "b", "c", "sub/a", "sub/b", "sub/deep/c"])

@@ -1,38 +1,22 @@
-"""One thread, and what the tests on a simulated GPU share."""
+"""What the tests on a simulated GPU share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 from PIL import Image
 
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Several threads on tiny tensors cost more than they bring."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from helpers.fixtures import model_folder as model_folder
+from helpers.fixtures import one_thread as one_thread
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """The folder of a family's tiny model."""
-    made: dict[str, str] = {}
-
-    def folder(family: str) -> str:
-        if family not in made:
-            made[family] = str(tiny_models.make(family, tmp_path_factory.mktemp(family)))
-        return made[family]
-
-    return folder
+def tiny(model_folder: Callable[[str], Path]) -> Callable[[str], str]:
+    """The folder of a family's tiny model, as a person would name it."""
+    return lambda family: str(model_folder(family))
 
 
 @pytest.fixture(scope="session")

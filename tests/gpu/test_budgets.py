@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import real_size
 import torch
-from device_simulation import GIB, SimulatedGPU
 
-from tsembed_search import Embedder, Item
+from helpers.device_simulation import GIB, SimulatedGPU
+from tsembed_search.items import Item
 from tsembed_search.model import registry
 from tsembed_search.model.backbones import budget
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.moe_lora import attach
 from tsembed_search.trainer import recipe, setup
 from tsembed_search.trainer.settings import Adapter
@@ -116,7 +117,7 @@ def test_mini_asks_the_card(free: int) -> None:
             parameter.requires_grad_(True)
         for checkpointing in (False, True):
             if checkpointing:
-                backbone.checkpoint()
+                backbone.enable_gradient_checkpointing()
             backbone.train(True)
 
             def there_and_back() -> None:

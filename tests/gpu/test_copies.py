@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_simulation import SimulatedGPU
 
-from tsembed_search import Embedder, Item
+from helpers.device_simulation import SimulatedGPU
+from tsembed_search.items import Item
 from tsembed_search.model import registry
 from tsembed_search.model.backbones import mini
-from tsembed_search.trainer import features
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.trainer.batches import features
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 
-from tsembed_search import Embedder, Item
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.items import Item
+from tsembed_search.model import backbone as device
 from tsembed_search.model import registry
-from tsembed_search.model.backbones import device, hf
+from tsembed_search.model.backbones import hf
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import setup
 from tsembed_search.trainer.settings import Adapter
 
@@ -120,8 +122,7 @@ def test_precision_of_training(name: str, capability: tuple[int, int], bfloat16:
 
 
 def test_training_on_a_mac_is_refused(tmp_path: Path) -> None:
-    from training_data import job
-
+    from helpers.training_data import job
     from tsembed_search.trainer.loop import train
 
     with SimulatedGPU(kind="mps"), pytest.raises(UsageError, match="GPU of a Mac"):
@@ -148,7 +149,7 @@ def test_a_seed_means_the_same_adapters_everywhere(base: str, tiny: Callable[[st
 
 
 def test_a_launcher_may_show_each_process_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tsembed_search.trainer import ranks
+    from tsembed_search.trainer import distributed as ranks
 
     begun: list[str] = []
     monkeypatch.setattr(ranks.dist, "init_process_group", lambda backend, **_: begun.append(backend))
@@ -164,7 +165,7 @@ def test_a_launcher_may_show_each_process_one_gpu(monkeypatch: pytest.MonkeyPatc
 
 
 def test_gradients_are_exchanged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tsembed_search.trainer import ranks
+    from tsembed_search.trainer import distributed as ranks
 
     exchanged: list[int] = []
 

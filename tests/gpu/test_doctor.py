@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import real_size
 import torch
-from device_simulation import SimulatedGPU
 
-from tsembed_search.cli import doctor, doctor_gpu
+from helpers.device_simulation import SimulatedGPU
+from tsembed_search.cli import doctor
+from tsembed_search.cli import doctor as doctor_gpu
 from tsembed_search.model.backbones import budget
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 
+from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item, Role
+from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.backbones import mini
-from tsembed_search.model.backbones.protocol import Prepared
-from tsembed_search.trainer import features
+from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.settings import Adapter
 
 
@@ -56,7 +56,7 @@ def test_files_and_arrays_and_texts_together(projector: bool, bfloat16: bool, pi
         for _ in range(2):  # the second time nothing is looked at
             found = backbone.trace(ready, losses=False).vectors
             assert found.is_cuda and (found.float().cpu() * expected).sum(1).min() > 0.99
-        plain = backbone.plain(ready)
+        plain = backbone.without_adapters(ready)
         assert plain.is_cuda and plain.shape == expected.shape
 
 

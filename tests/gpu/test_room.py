@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device_simulation import SimulatedGPU
 from PIL import Image
-from training_data import Listed, job, same, two_tasks, weights
 
-from tsembed_search import Embedder
+from helpers.device_simulation import SimulatedGPU
+from helpers.training_data import Listed, job, same, two_tasks, weights
+from tsembed_search.data.rows import Row
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.model import registry
-from tsembed_search.model.backbones.protocol import Prepared
-from tsembed_search.trainer import diagnostics, features, folder, gradcache, loop, setup
+from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.trainer import gradcache, loop, setup
+from tsembed_search.trainer import job as folder
+from tsembed_search.trainer import validation as diagnostics
+from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
-from tsembed_search.trainer.rows import Row
 from tsembed_search.trainer.settings import Adapter
 from tsembed_search.trainer.validation import Embedding
 
@@ -46,7 +49,7 @@ def trained(job: Job, limit: int = 2**40) -> tuple[TrainReport, int]:
 
 
 @pytest.mark.parametrize(
-    "overrides", [pytest.param((), marks=pytest.mark.slow), ("run.checkpointing=true", "loss.keep=1")]
+    "overrides", [pytest.param((), marks=pytest.mark.slow), ("run.checkpointing=true", "loss.distillation_weight=1")]
 )
 def test_pieces_too_large_are_halved_once(
     overrides: tuple[str, ...], tiny: Callable[[str], str], tmp_path: Path

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from device_simulation import SimulatedGPU
+
+from helpers.device_simulation import SimulatedGPU
 
 
 def test_knows_where_tensors_are() -> None:

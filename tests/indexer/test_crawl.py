@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tsembed_search.documents.crawl import Crawl, Found, Problem, Selection, is_ignored
 from tsembed_search.errors import UsageError
-from tsembed_search.ignore_files import is_ignored
-from tsembed_search.indexer.crawl import Crawl, Found, Problem
-from tsembed_search.indexer.ignore import Selection
 
 
 def make(root: Path, *names: str) -> None:

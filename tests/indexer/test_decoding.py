@@ -6,15 +6,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import ill_worker
 import numpy as np
 import pytest
-from indexing import Indexing
-from test_loaders import INPUTS
 
+from helpers import ill_worker
+from helpers.indexing import Indexing
+from helpers.reading import INPUTS
+from tsembed_search.documents import crawl as ignore
+from tsembed_search.documents import decoders as decoding
+from tsembed_search.documents import document as loaders
+from tsembed_search.documents.decoders import Decoder, Request, Transient, Watch
 from tsembed_search.errors import LoadError, TsembedError
-from tsembed_search.indexer import changes, decoding, ignore, loaders
-from tsembed_search.indexer.decoding import Decoder, Request, Transient, Watch
+from tsembed_search.indexer import changes
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from indexing import Indexing
 
-from tsembed_search.indexer.crawl import signature, stored_time
+from helpers.indexing import Indexing
+from tsembed_search.documents import worker
+from tsembed_search.documents.crawl import signature, stored_time
 from tsembed_search.indexer.manifest import Manifest, row_of
-from tsembed_search.search.filters import matches, parse_where
+from tsembed_search.search.where import parse_where
+from tsembed_search.store.filters import matches
 
 TEXT = "all about red"
 # Seconds since 1970: the limits of 32 and 63 bits, of nanoseconds in 63 bits, of the calendar, of years 1 and 9999.
@@ -56,7 +58,7 @@ def test_whatever_a_disk_says_can_be_remembered(tmp_path: Path, facts: tuple[int
     class Stat:
         st_size, st_mtime_ns, st_ino = facts
 
-    from tsembed_search.indexer.crawl import Found
+    from tsembed_search.documents.crawl import Found
 
     stat: Any = Stat
     found = Found("/a/b.txt", "/a", *signature(stat))
@@ -113,7 +115,7 @@ def test_a_file_that_grows_while_it_is_read_is_left_to_the_next_run(
 
     path = indexing.write("growing.txt", TEXT)
     indexing.write("good.txt", "all about blue")
-    opened = intake.open_regular
+    opened = worker.open_regular
 
     def growing(name: str) -> Any:
         if name == str(path):

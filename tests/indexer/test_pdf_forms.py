@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reading import looks_like, pictures, read, words
-from tiny_pdf import Annotation, Stream, pixels_of, sheet
 
-from tsembed_search.cli.page_pictures import page_pictures
+from helpers.reading import looks_like, pictures, read, words
+from helpers.tiny_pdf import Annotation, Stream, pixels_of, sheet
+from tsembed_search.cli.render.page_pictures import page_pictures
+from tsembed_search.data.folder import folder_rows
+from tsembed_search.documents.document import PDF
 from tsembed_search.errors import LoadError
-from tsembed_search.indexer.loaders import PDF
-from tsembed_search.trainer.data_folder import folder_rows
 
 WIDGET = b"/Subtype /Widget /DA (/F1 12 Tf 0 g) "
 Rect = tuple[float, float, float, float]

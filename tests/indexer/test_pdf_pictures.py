@@ -8,11 +8,11 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageOps
-from reading import looks_like, pictures, read, words
-from tiny_pdf import Stream, pixels_of, sheet
 
+from helpers.reading import looks_like, pictures, read, words
+from helpers.tiny_pdf import Stream, pixels_of, sheet
+from tsembed_search.documents.document import PDF
 from tsembed_search.errors import LoadError
-from tsembed_search.indexer.loaders import PDF
 
 WIDE, HIGH = 480, 320
 TEXT = b"BT /F1 12 Tf 40 270 Td (Words) Tj ET "

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tsembed_search.documents.pictures import open_image
 from tsembed_search.errors import LoadError
-from tsembed_search.images import open_image
-from tsembed_search.search.like import item_of_file
+from tsembed_search.search.queries import item_of_file
 
 MEGABYTE = 1 << 20
 

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reading import looks_like, pictures, read
 
-from tsembed_search.cli.pictures import thumbnails
+from helpers.reading import looks_like, pictures, read
+from tsembed_search.cli.render.thumbnails import thumbnails
+from tsembed_search.documents.document import IMAGE, Unit
+from tsembed_search.documents.formats import image as loader
+from tsembed_search.documents.pictures import open_image
 from tsembed_search.errors import LoadError
-from tsembed_search.images import open_image
-from tsembed_search.indexer.loaders import IMAGE
-from tsembed_search.indexer.loaders import image as loader
-from tsembed_search.indexer.loaders.unit import Unit
-from tsembed_search.search.query import Hit
+from tsembed_search.search.results import Hit
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 

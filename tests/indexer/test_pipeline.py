@@ -14,23 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from indexing import Indexing
 
+from helpers.indexing import TEXT, Indexing, fill
 from tsembed_search.errors import IndexBusyError, IndexMismatchError, ModelError, StoreError, UsageError
 from tsembed_search.indexer.report import Interrupted
 from tsembed_search.items import Item, Role
-from tsembed_search.model.backbones.protocol import Prepared
+from tsembed_search.model.backbone import Prepared
 from tsembed_search.ownership import owned, owner_of
-
-TEXT = "The red house stands on a green hill.\n\n" + "Blue water runs below it. " * 20
-
-
-def fill(indexing: Indexing) -> None:
-    indexing.picture("red.png", "red")
-    indexing.picture("sub/blue.jpg", "blue")
-    indexing.write("notes.txt", TEXT)
-    indexing.write("sub/guide.md", "# Guide\n\nWhite snow.\n\n## Part\n\nBlack coal.\n")
-    indexing.write("page.html", "<title>T</title><nav>Menu</nav><p>Yellow sun.</p><script>x()</script>")
 
 
 def test_a_first_run_indexes_everything(indexing: Indexing) -> None:

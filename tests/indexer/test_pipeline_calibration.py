@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 
-from indexing import Indexing
-
-from tsembed_search.model.calibration import Calibration
-from tsembed_search.search.measure import FEWEST
+from helpers.indexing import Indexing
+from tsembed_search.ranking.scores import Calibration
+from tsembed_search.search.calibrate import FEWEST
 
 
 def fill(indexing: Indexing) -> None:

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_loaders import INPUTS
-from tiny_pdf import Page, pdf
 
+from helpers.reading import INPUTS
+from helpers.tiny_pdf import Page, pdf
+from tsembed_search.documents.decoders import Decoder, Request
+from tsembed_search.documents.document import Unit, extension_of, format_of
 from tsembed_search.errors import LoadError
-from tsembed_search.indexer.decoding import Decoder, Request
-from tsembed_search.indexer.loaders import extension_of, format_of
-from tsembed_search.indexer.loaders.unit import Unit
 
 SENTENCE = "The harbour office keeps paper copies for ten years."
 SIGNATURES = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsembed_search.model.backbones.protocol import Prepared
-from tsembed_search.model.batching import batches
+from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.embedder import batches
 
 
 @given(

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_registry import Folders, edit, put_in_cache
-from test_registry import hub_cache as hub_cache
 
+from helpers.model_folders import Folders, edit, put_in_cache
+from helpers.model_folders import hub_cache as hub_cache
 from tsembed_search.errors import ModelError, TsembedError
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint, registry
@@ -212,7 +212,7 @@ def test_a_disk_that_fails(number: int, copy: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: Any) -> Any:
         raise OSError(number, "the disk says no")
 
-    monkeypatch.setattr("tsembed_search.model.backbones.weights.weight_files", fail)
+    monkeypatch.setattr("tsembed_search.model.files.weight_files", fail)
     for ask in (lambda: registry.resolve(copy), lambda: registry.load(ref, "cpu")):
         with pytest.raises(ModelError, match="cannot be read"):
             ask()

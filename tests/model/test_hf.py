@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from helpers import tiny_models
+from tsembed_search.documents.pictures import open_image
+from tsembed_search.documents.pixels import OpenedImage
 from tsembed_search.errors import LoadError, ModelError
-from tsembed_search.images import OpenedImage, open_image
 from tsembed_search.items import Item
 from tsembed_search.model import registry
 from tsembed_search.model.backbones import hf

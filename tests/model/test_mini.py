@@ -10,10 +10,11 @@ import torch
 from naive_tower import NaiveTower
 from PIL import Image, ImageDraw
 
-from tsembed_search import Embedder, Item
 from tsembed_search.errors import ModelError
+from tsembed_search.items import Item
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_vision import VisionTower
+from tsembed_search.model.embedder import Embedder
 
 TEXTS = [
     "a red apple",

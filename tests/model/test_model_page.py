@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tsembed_search import Embedder
-from tsembed_search.model.moe_lora import AdapterSettings
-from tsembed_search.model.routing import RouterSettings
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
 
 PAGE = (Path(__file__).parents[2] / "docs/model.md").read_text("utf-8")
 

@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from helpers import tiny_models
 from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
 from tsembed_search.model import registry
 from tsembed_search.model.backbones import hf
-from tsembed_search.model.moe_lora import Adapters, AdapterSettings, GatedLinear, attach
-from tsembed_search.model.routing import RouterSettings, load_balance
+from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.moe_lora import Adapters, GatedLinear, attach
+from tsembed_search.model.routing import load_balance
 
 WIDTH = 24
 LEVELS = ["token", "sequence"]
@@ -534,7 +535,7 @@ class TestFamilies:
         results = []
         for checkpointed in (False, True):
             if checkpointed:
-                backbone.checkpoint()
+                backbone.enable_gradient_checkpointing()
             backbone.train()
             traced = backbone.trace(batch)
             balance = load_balance(traced.probabilities, traced.choices)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
-from test_registry import Folders, edit, put_in_cache
-from test_registry import hub_cache as hub_cache
 
+from helpers import tiny_models
+from helpers.model_folders import Folders, edit, put_in_cache
+from helpers.model_folders import hub_cache as hub_cache
 from tsembed_search.errors import ModelError, UnsupportedModelError
 from tsembed_search.model import checkpoint, export, registry
 from tsembed_search.model.backbones import families, origin

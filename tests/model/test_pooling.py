@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tsembed_search.model.pooling import last_token, mean, unit
+from tsembed_search.model.backbones.hf import last_token, mean, unit
 
 HIDDEN = torch.arange(24.0).view(2, 4, 3)
 LENGTHS = torch.tensor([4, 2])

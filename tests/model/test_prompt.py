@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, processors
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model.backbones import families
-from tsembed_search.model.backbones.prompt import Prompt
+from tsembed_search.model.backbones.inputs import Prompt
 
 Folders = Callable[[str], Path]
 CHATML = families.by_name("qwen2-vl").template

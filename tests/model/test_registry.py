@@ -13,39 +13,20 @@ from typing import Any
 import httpx
 import huggingface_hub
 import pytest
-import tiny_models
 from huggingface_hub import errors
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from helpers import tiny_models
+from helpers.model_folders import Folders, edit, put_in_cache
+from helpers.model_folders import hub_cache as hub_cache
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint, registry
 from tsembed_search.model.backbones import families
-
-Folders = Callable[[str], Path]
 
 
 @pytest.fixture
 def copy(model_folder: Folders, tmp_path: Path) -> Path:
     return shutil.copytree(model_folder("qwen2-vl"), tmp_path / "copy")
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache, and no network."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
-
-
-def put_in_cache(cache: Path, name: str, folder: Path, revision: str = "main") -> Path:
-    """Lays a model out as the hub's own client does."""
-    home = cache / f"models--{name.replace('/', '--')}"
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    (home / "refs").mkdir(parents=True)
-    (home / "refs" / revision).write_text(commit)
-    return shutil.copytree(folder, home / "snapshots" / commit)
 
 
 class TestNames:
@@ -280,7 +261,3 @@ class TestFingerprint:
         before = registry.resolve(model_folder("qwen2-vl")).fingerprint
         monkeypatch.setattr(families, "PIPELINE_VERSION", 99)
         assert registry.resolve(model_folder("qwen2-vl")).fingerprint != before
-
-
-def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))

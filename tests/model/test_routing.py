@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from tsembed_search.model.routing import Gates, Router, RouterSettings, Trace, centred, counted_tokens, load_balance
+from tsembed_search.model.expert_settings import RouterSettings
+from tsembed_search.model.routing import Gates, Router, Trace, centred, counted_tokens, load_balance
 
 
 def test_load_balance() -> None:

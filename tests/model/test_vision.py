@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsembed_search.items import Item
-from tsembed_search.model.backbones.protocol import ImageSpec
+from helpers import tiny_models
+from tsembed_search.documents.pixels import target_size
+from tsembed_search.items import ImageSpec, Item
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.pixels import target_size
 
 CPU = torch.device("cpu")
 SIZES = [(64, 100), (30, 200), (150, 90), (20, 20), (32, 32), (97, 31)]

@@ -9,9 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsembed_search.errors import UsageError
-from tsembed_search.search.filters import And, Condition, Filter, Not, Or, all_of, matches, parse_where
-from tsembed_search.search.globs import is_key, literals, path_keys, path_matches, wanted_keys, wild_literals
-from tsembed_search.search.where import parse
+from tsembed_search.search.where import parse, parse_where
+from tsembed_search.store.filters import (
+    And,
+    Condition,
+    Filter,
+    Not,
+    Or,
+    all_of,
+    is_key,
+    literals,
+    matches,
+    path_keys,
+    path_matches,
+    wanted_keys,
+    wild_literals,
+)
 
 NOW = datetime(2024, 3, 15, 12, 0).astimezone()
 

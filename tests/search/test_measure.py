@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from colour_index import Maker
-from colours import COLOURS
 
+from helpers.colour_index import Maker
+from helpers.colours import COLOURS
 from tsembed_search.items import Item
-from tsembed_search.model.calibration import Calibration
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.search.measure import FEWEST, measured_calibration
+from tsembed_search.ranking.scores import Calibration
+from tsembed_search.search.calibrate import FEWEST, measured_calibration
 
 WORDS = "harbour bridge meadow lantern copper violin winter garden engine letter market forest river candle".split()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from store_points import make_points
 
+from helpers.store_points import make_points
 from tsembed_search.store.base import Point
 
 

@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fault_server import Fault, FaultServer
-from store_points import DIM, make_queries
 
+from helpers.fault_server import Fault, FaultServer
+from helpers.store_points import DIM, make_queries
 from tsembed_search.errors import StoreError, UsageError
-from tsembed_search.store import cluster
-from tsembed_search.store import connection as connection_module
 from tsembed_search.store.base import Point, StoreSettings
-from tsembed_search.store.cluster import Cluster
-from tsembed_search.store.connection import WRITING, Connection, Patience
-from tsembed_search.store.server import ServerStore
+from tsembed_search.store.qdrant import connection as cluster
+from tsembed_search.store.qdrant import connection as connection_module
+from tsembed_search.store.qdrant.connection import WRITING, Cluster, Connection, Patience
+from tsembed_search.store.qdrant.store import ServerStore
 
 SOON = Patience(total=30.0, first=0.01, longest=0.1, stuck=1.0, told=0.2, again=5.0)
 HASTY = Patience(total=0.5, first=0.01, longest=0.1, told=0.1)

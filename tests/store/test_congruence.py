@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_points import DIM, EXTS, KINDS, make_points, make_queries, nearest
 
+from helpers.store_points import DIM, EXTS, KINDS, make_points, make_queries, nearest
 from tsembed_search.errors import StoreError
-from tsembed_search.search.filters import And, Condition, Filter, Not, Or, matches, parse_where
-from tsembed_search.search.rerank import Candidate, Query, with_routes
+from tsembed_search.ranking.similarity import similarity
+from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, Record, Store, StoreSettings
-from tsembed_search.store.connection import MEMORY, Connection
-from tsembed_search.store.edge import EdgeStore
-from tsembed_search.store.routes import stored_routes
-from tsembed_search.store.server import ServerStore
+from tsembed_search.store.edge.store import EdgeStore
+from tsembed_search.store.filters import And, Condition, Filter, Not, Or, matches
+from tsembed_search.store.qdrant.connection import MEMORY, Connection
+from tsembed_search.store.qdrant.store import ServerStore
+from tsembed_search.store.schema import stored_routes
 
 FILTERS = [
     None,
@@ -84,8 +85,8 @@ def store(
             made = ServerStore.create(Connection(MEMORY), "test", settings)
         else:
             if request.param == "edge with a graph":
-                patch.setattr("tsembed_search.store.edge_shard.INDEXING_THRESHOLD_KB", 10)
-                patch.setattr("tsembed_search.store.edge.INDEXING_THRESHOLD_KB", 10)
+                patch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 10)
+                patch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 10)
             made = EdgeStore.create(tmp_path_factory.mktemp("edge"), settings)
         made.upsert(points)
         if settings.path_keys:
@@ -199,15 +200,15 @@ def test_parts_of_payloads_come_back(store: Store, points: list[Point]) -> None:
 
 def test_kappas_are_the_same_to_the_bit(store: Store, points: list[Point]) -> None:
     """Of either form of a route: engines must not order by experts differently."""
-    query = Query(points[0].vector, stored_routes([points[0].payload], 8)[0], "text")
+    route = stored_routes([points[0].payload], 8)[0]
     for form in ("packed_route", "route"):
         records = store.retrieve([point.id for point in points], fields=[form])
-        own = [Record(point.id, {form: point.payload[form]}) for point in points]
         stored, expected = (
-            with_routes(query, [Candidate(one, "text", 0.5) for one in each]) for each in (records, own)
+            similarity(route[None], stored_routes(payloads, len(route)))[0]
+            for payloads in ([one.payload for one in records], [{form: point.payload[form]} for point in points])
         )
-        assert [one.route_similarity for one in stored] == [one.route_similarity for one in expected]
-        assert stored[0].route_similarity == pytest.approx(1, abs=1e-3)
+        assert stored.tolist() == expected.tolist()
+        assert stored[0] == pytest.approx(1, abs=1e-3)
 
 
 def test_extreme_arguments(store: Store, points: list[Point]) -> None:

@@ -12,13 +12,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from store_points import DIM, make_points, make_queries, nearest
 
+from helpers.store_points import DIM, make_points, make_queries, nearest
 from tsembed_search.errors import StoreError
-from tsembed_search.search.filters import matches, parse_where
-from tsembed_search.store import edge_shard, optimizer
+from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, StoreSettings
-from tsembed_search.store.edge import EdgeStore
+from tsembed_search.store.edge import graph as optimizer
+from tsembed_search.store.edge import shard as edge_shard
+from tsembed_search.store.edge.store import EdgeStore
+from tsembed_search.store.filters import matches
 from tsembed_search.store.schema import PAYLOAD_INDEXES
 
 ROOT = Path(__file__).parents[2]
@@ -26,8 +28,8 @@ ADD_AND_DIE = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from store_points import make_points
-from tsembed_search.store.edge import EdgeStore
+from helpers.store_points import make_points
+from tsembed_search.store.edge.store import EdgeStore
 store = EdgeStore.open(Path(sys.argv[1]))
 store.upsert(make_points(300))
 store.delete([make_points(1)[0].id])
@@ -62,7 +64,7 @@ def test_reopened_it_holds_the_same(tmp_path: Path, points: list[Point]) -> None
 def test_acknowledged_points_survive_a_kill(tmp_path: Path) -> None:
     EdgeStore.create(tmp_path, StoreSettings(DIM)).close()
     child = subprocess.run(
-        [sys.executable, "-c", ADD_AND_DIE, tmp_path, Path(__file__).parent], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", ADD_AND_DIE, tmp_path, ROOT / "tests"], capture_output=True, text=True, cwd=ROOT
     )
     assert (child.stdout, child.returncode) == ("acknowledged\n", 9), child.stderr
     store = EdgeStore.open(tmp_path)
@@ -79,7 +81,7 @@ def test_a_second_process_is_told_that_the_index_is_busy(tmp_path: Path, store: 
     open_it = (
         "import sys; from pathlib import Path\n"
         "from tsembed_search.errors import IndexBusyError\n"
-        "from tsembed_search.store.edge import EdgeStore\n"
+        "from tsembed_search.store.edge.store import EdgeStore\n"
         "try: EdgeStore.open(Path(sys.argv[1]))\n"
         "except IndexBusyError as error: print(error)\n"
     )
@@ -106,7 +108,7 @@ def test_graph_and_quantisation_find_the_nearest(
     made = make_points(1550, dim=64)
     many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 100)
-    monkeypatch.setattr("tsembed_search.store.edge.INDEXING_THRESHOLD_KB", 100)
+    monkeypatch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 100)
     store = EdgeStore.create(tmp_path, StoreSettings(64, quantize))  # type: ignore[arg-type]
     for start in range(0, len(many), 500):
         store.upsert(many[start : start + 500])
@@ -127,7 +129,7 @@ def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made = make_points(1550, dim=64)
     many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 20)
-    monkeypatch.setattr("tsembed_search.store.selectivity.FEW", 50)  # else all would be scanned
+    monkeypatch.setattr("tsembed_search.store.translate.FEW", 50)  # else all would be scanned
     store = EdgeStore.create(tmp_path, StoreSettings(64))
     store.upsert(many)
     store.optimize()
@@ -157,7 +159,7 @@ def test_a_folder_of_few_points_is_searched_well(tmp_path: Path, monkeypatch: py
     assert store.info().indexed == len(many)
     where = parse_where("path~/pictures/few")
     for few in (20_000, 10):  # a scan, then a detour
-        monkeypatch.setattr("tsembed_search.store.selectivity.FEW", few)
+        monkeypatch.setattr("tsembed_search.store.translate.FEW", few)
         hits = 0
         for query, found in zip(queries, store.search(queries, 10, where), strict=True):
             hits += len({hit.id for hit in found} & set(list(nearest(many, query, where))[:10]))
@@ -171,7 +173,7 @@ def test_an_older_index_gets_its_path_keys_when_it_changes(
     store = EdgeStore.create(tmp_path, StoreSettings(DIM, path_keys=False))
     bare = [replace(point, payload={**point.payload, "path_keys": []}) for point in points]
     with monkeypatch.context() as patch:
-        patch.setattr("tsembed_search.store.edge.with_path_keys", dict)
+        patch.setattr("tsembed_search.store.schema.with_path_keys", dict)
         store.upsert(bare)
     store.close()
     settings = json.loads((tmp_path / "index.json").read_text())
@@ -201,7 +203,7 @@ def test_an_interrupted_optimisation_loses_nothing(
     store: EdgeStore, points: list[Point], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.upsert(points)
-    monkeypatch.setattr("tsembed_search.store.edge.INDEXING_THRESHOLD_KB", 1)
+    monkeypatch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 1)
 
     def interrupted(self: subprocess.Popen[bytes]) -> None:
         raise KeyboardInterrupt
@@ -216,7 +218,7 @@ def test_an_interrupted_optimisation_loses_nothing(
 
 def test_a_failed_optimisation_says_so(store: EdgeStore, points: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
     store.upsert(points)
-    monkeypatch.setattr("tsembed_search.store.edge.INDEXING_THRESHOLD_KB", 1)
+    monkeypatch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 1)
     monkeypatch.setattr(optimizer.sys, "executable", "/bin/false")  # type: ignore[attr-defined]
     with pytest.raises(StoreError, match=r"search graph .* failed: exit status 1.*Nothing is lost"):
         store.optimize()

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from store_points import DIM
 
+from helpers.store_points import DIM, address_of
 from tsembed_search import private
 from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.ownership import owned
-from tsembed_search.store import index_file
+from tsembed_search.store import opening
 from tsembed_search.store.base import Point, StoreSettings
-from tsembed_search.store.edge import EdgeStore
-from tsembed_search.store.opening import salvage
+from tsembed_search.store.edge import shard as index_file
+from tsembed_search.store.edge.store import EdgeStore
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
 
@@ -86,7 +86,7 @@ def _write(folder: Path, points: list[Point]) -> None:
 def _salvage(folder: Path, points: list[Point]) -> None:
     (next((folder / "points" / "segments").iterdir()) / "segment.json").write_text("{")
     with owned(folder, "testing"):
-        salvage(folder)
+        opening.salvage(address_of(folder))
 
 
 def _metadata(folder: Path, points: list[Point]) -> None:
@@ -153,7 +153,7 @@ def test_a_disk_without_rights(tmp_path: Path, points: list[Point], monkeypatch:
 
 
 def test_pictures_that_training_has_seen_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tsembed_search.trainer import features
+    from tsembed_search.trainer.batches import features
 
     monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
     with umask(0o022):
@@ -167,7 +167,7 @@ def test_rows_that_training_reads_are_private(tmp_path: Path, monkeypatch: pytes
     import pyarrow
     from pyarrow import parquet
 
-    from tsembed_search.evaluation.parquet import as_json_lines
+    from tsembed_search.data.parquet import as_json_lines
 
     monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
     picture = {"bytes": b"\x89PNG\r\n\x1a\n and so on", "path": None}

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import store_points
-from store_points import DIM, make_queries
 
-from tsembed_search import private_copy
+from helpers import store_points
+from helpers.store_points import DIM, make_queries
+from tsembed_search import private as private_copy
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
 from tsembed_search.ownership import owned
-from tsembed_search.store import edge_shard
 from tsembed_search.store.base import Point, StoreSettings
-from tsembed_search.store.edge import EdgeStore
+from tsembed_search.store.edge import shard as edge_shard
+from tsembed_search.store.edge.store import EdgeStore
 
 SOME_ID = "00000000-0000-0000-0000-000000000001"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsembed_search.errors import StoreError
-from tsembed_search.store.routes import LIST, PACKED, has_route, route_fields, stored_routes
+from tsembed_search.store.schema import LIST, PACKED, has_route, route_fields, stored_routes
 
 
 @given(seed=st.integers(0, 1000), size=st.sampled_from([1, 6, 48, 224, 896]), sparse=st.booleans())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tsembed_search.search.filters import parse_where
-from tsembed_search.store.selectivity import Walk, walk
+from tsembed_search.search.where import parse_where
+from tsembed_search.store.translate import Walk, walk
 
 
 @pytest.mark.parametrize("text", ["kind=image", "page<=3", "kind=text and modified>=@1", "not ext=pdf"])

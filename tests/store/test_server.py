@@ -11,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_server import Fault, FaultServer
-from store_points import DIM, make_points, make_queries, nearest
 
+from helpers.fault_server import Fault, FaultServer
+from helpers.store_points import DIM, make_points, make_queries, nearest
 from tsembed_search.errors import IndexMismatchError, StoreError, UsageError
-from tsembed_search.search.filters import matches, parse_where
-from tsembed_search.store import connection as connection_module
+from tsembed_search.paths import IndexAddress
+from tsembed_search.search.where import parse_where
+from tsembed_search.store import opening
 from tsembed_search.store.base import Point, StoreSettings
-from tsembed_search.store.connection import Connection, Patience
-from tsembed_search.store.opening import open_store, store_exists
+from tsembed_search.store.filters import matches
+from tsembed_search.store.qdrant import connection as connection_module
+from tsembed_search.store.qdrant.connection import Connection, Patience
+from tsembed_search.store.qdrant.store import ServerStore
 from tsembed_search.store.schema import PAYLOAD_INDEXES
-from tsembed_search.store.server import ServerStore
 
 QUICK = Patience(total=20.0, first=0.01, longest=0.1)
 HASTY = Patience(total=0.2, first=0.01, longest=0.1)
@@ -146,9 +148,9 @@ def test_a_run_waits_for_answers_as_long_as_for_changes(
     server: FaultServer, points: list[Point], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection.__init__, "__defaults__", (HASTY, QUICK))
-    run = open_store(NOWHERE, url=server.url, name="pics", create=StoreSettings(DIM))
+    run = opening.open_or_create(IndexAddress("pics", server.url), StoreSettings(DIM))
     run.upsert(points)
-    search = open_store(NOWHERE, url=server.url, name="pics")
+    search = opening.open(IndexAddress("pics", server.url))
     for store, patient in ((run, True), (search, False)):
         server.stop()
         back = threading.Timer(1.0, server.start)
@@ -185,15 +187,15 @@ def test_a_refusal_is_not_tried_again(server: FaultServer, points: list[Point]) 
 def test_a_wrong_key_is_explained_and_never_shown(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.api_key = "right-key"
     with pytest.raises(StoreError, match=r"wants an API key.*QDRANT_API_KEY"):
-        open_store(NOWHERE, url=server.url, name="pics")
+        opening.open(IndexAddress("pics", server.url))
     monkeypatch.setenv("QDRANT_API_KEY", "wrong-secret")
     with pytest.warns(UserWarning, match="insecure"), pytest.raises(StoreError, match="not accepted") as caught:
-        open_store(NOWHERE, url=server.url, name="pics")
+        opening.open(IndexAddress("pics", server.url))
     assert "wrong-secret" not in str(caught.value)
     assert len(server.requests) == 2
     monkeypatch.setenv("QDRANT_API_KEY", "right-key\n")
     with pytest.warns(UserWarning, match="insecure"):
-        assert store_exists(NOWHERE, url=server.url, name="pics") is False
+        assert opening.exists(IndexAddress("pics", server.url)) is False
 
 
 def test_an_unreachable_server_is_explained(server: FaultServer) -> None:
@@ -261,7 +263,7 @@ def test_what_other_servers_answer_is_explained(
     server.constant = answer
     for ask in (
         lambda: ServerStore.open(connect(server, HASTY), "pics"),
-        lambda: store_exists(NOWHERE, url=server.url, name="pics"),
+        lambda: opening.exists(IndexAddress("pics", server.url)),
     ):
         with pytest.raises(StoreError, match=r"Cannot .* on http|version") as caught:
             ask()
@@ -287,16 +289,16 @@ def test_a_missing_index_is_explained(server: FaultServer) -> None:
 def test_a_foreign_collection_is_left_alone(server: FaultServer, body: dict[str, object]) -> None:
     server.obey("PUT", "/collections/tsembed-pics", body)
     with pytest.raises(StoreError, match="was not made by tsembed"):
-        open_store(NOWHERE, url=server.url, name="pics", create=StoreSettings(DIM))
+        opening.open_or_create(IndexAddress("pics", server.url), StoreSettings(DIM))
 
 
 def test_another_layout_or_size_is_explained(server: FaultServer) -> None:
     make_store(server)
     with pytest.raises(IndexMismatchError, match="vectors of 16 numbers; this model makes 99"):
-        open_store(NOWHERE, url=server.url, name="pics", create=StoreSettings(99))
+        opening.open_or_create(IndexAddress("pics", server.url), StoreSettings(99))
     server.engine.update_collection("tsembed-pics", metadata={"tsembed": {"schema": 99}})
     with pytest.raises(StoreError, match="layout 99"):
-        open_store(NOWHERE, url=server.url, name="pics")
+        opening.open(IndexAddress("pics", server.url))
 
 
 def test_an_index_is_not_created_twice(server: FaultServer) -> None:

@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.fixtures import one_thread as one_thread
+
 if TYPE_CHECKING:
-    from tsembed_search.model.backbones.protocol import Adaptable
+    from tsembed_search.model.backbone import Trainable
     from tsembed_search.trainer.settings import Adapter
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Several threads on tiny tensors cost more than they bring, and sums in another order are other numbers."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +32,14 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def adapted() -> Callable[[Adapter], Adaptable]:
+def adapted() -> Callable[[Adapter], Trainable]:
     """Makes mini with adapters that do something: B is not zero. Always with the same weights."""
     import torch
 
     from tsembed_search.model.backbones import mini
 
-    def make(settings: Adapter) -> Adaptable:
-        backbone: Adaptable = mini.load("cpu")
+    def make(settings: Adapter) -> Trainable:
+        backbone: Trainable = mini.load("cpu")
         torch.manual_seed(0)
         adapters = backbone.adapt(settings.settings())
         with torch.no_grad():

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
-from run_records import EVIL, records, write_log
 
+from helpers.run_records import EVIL, records, write_log
 from tsembed_search.errors import ModelError
 from tsembed_search.model.checkpoint import MARKER
 from tsembed_search.trainer import card

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsembed_search.data.gathering import StoredTask, groups, held_out
+from tsembed_search.data.rows import Row, Task
+from tsembed_search.data.training import load
 from tsembed_search.errors import UsageError
-from tsembed_search.trainer.data import load
-from tsembed_search.trainer.data_split import groups, held_out
-from tsembed_search.trainer.data_tasks import StoredTask
-from tsembed_search.trainer.rows import Row, Task
 
 
 def write(path: Path, rows: Sequence[Any]) -> Path:

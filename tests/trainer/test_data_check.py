@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from tsembed_search.cli.main import app
-from tsembed_search.trainer.data_check import check
+from tsembed_search.data.check import check
 
 
 def run(*arguments: object) -> Result:

@@ -9,13 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_pdf import Page, pdf
 
+from helpers.tiny_pdf import Page, pdf
+from tsembed_search.data.folder import (
+    FolderRow,
+    Passage,
+    Shown,
+    folder_rows,
+    html_pairs,
+    markdown_pairs,
+    page_passage,
+    sidecar_caption,
+    telling_name,
+)
+from tsembed_search.data.training import load
 from tsembed_search.errors import UsageError
-from tsembed_search.trainer.data import load
-from tsembed_search.trainer.data_folder import FolderRow, folder_rows, page_passage, sidecar_caption
-from tsembed_search.trainer.data_names import telling_name
-from tsembed_search.trainer.data_pages import Passage, Shown, html_pairs, markdown_pairs
 
 LONG = "Water the roses in the early morning, before the sun stands high, and never on the leaves themselves. "
 

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tsembed_search.errors import UsageError
-from tsembed_search.evaluation.layouts import RowReader
-from tsembed_search.evaluation.parquet import as_json_lines
-from tsembed_search.evaluation.records import (
+from tsembed_search.data.layouts import RowReader
+from tsembed_search.data.parquet import as_json_lines
+from tsembed_search.data.records import (
     BadRow,
     Images,
     Problem,
@@ -25,9 +24,10 @@ from tsembed_search.evaluation.records import (
     stream,
     without_image_token,
 )
-from tsembed_search.evaluation.sameness import Copies
-from tsembed_search.evaluation.sources import TaskFile, has_rows, meta_task, task_files
-from tsembed_search.trainer.data_rows import kept, row_of
+from tsembed_search.data.rows import kept, row_of
+from tsembed_search.data.sameness import Copies
+from tsembed_search.data.sources import TaskFile, has_rows, meta_task, task_files
+from tsembed_search.errors import UsageError
 
 FIELDS = (
     "qry", "qry_image_path", "qry_inst", "pos_text", "pos_image_path", "neg_text", "neg_image_path", "qry_text",

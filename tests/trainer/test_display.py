@@ -6,9 +6,9 @@ import io
 
 import pytest
 from rich.console import Console
-from run_records import records
 
-from tsembed_search.trainer.display import Display, State, draw, heat
+from helpers.run_records import records
+from tsembed_search.cli.render.training import Display, State, draw, heat
 
 
 def console(*, terminal: bool, width: int = 80) -> tuple[Console, io.StringIO]:

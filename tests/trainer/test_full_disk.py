@@ -11,10 +11,10 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from training_data import job, same, weights
 
-from tsembed_search.trainer import loop
-from tsembed_search.trainer.disk import DiskError, in_words
+from helpers.training_data import job, same, weights
+from tsembed_search.trainer.job import DiskError, in_words
+from tsembed_search.trainer.log import Log
 from tsembed_search.trainer.loop import train
 
 pytestmark = pytest.mark.usefixtures("small_base")
@@ -41,7 +41,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, after: int
             if left < 0:
                 raise OSError(number, os.strerror(number), str(file))
 
-    write_text, save_file, log = Path.write_text, safetensors.torch.save_file, loop.Log.write
+    write_text, save_file, log = Path.write_text, safetensors.torch.save_file, Log.write
 
     def writing(self: Path, *given: Any, **named: Any) -> int:
         check(self)
@@ -62,7 +62,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, after: int
 
     monkeypatch.setattr(Path, "write_text", writing)
     monkeypatch.setattr(safetensors.torch, "save_file", saving)
-    monkeypatch.setattr(loop.Log, "write", logging)
+    monkeypatch.setattr(Log, "write", logging)
 
 
 @pytest.mark.parametrize(

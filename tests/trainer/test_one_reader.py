@@ -12,13 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tsembed_search.cli.main import app
-from tsembed_search.evaluation.mmeb import EvaluationData
-from tsembed_search.evaluation.mmeb import load as load_evaluation
-from tsembed_search.evaluation.records import MOST_LINE_BYTES, Problem, Record, stream
-from tsembed_search.evaluation.sources import task_files
-from tsembed_search.trainer.data import DataSet, load
-from tsembed_search.trainer.data_check import Report, check
-from tsembed_search.trainer.rows import Row
+from tsembed_search.data.check import Report, check
+from tsembed_search.data.records import MOST_LINE_BYTES, Problem, Record, stream
+from tsembed_search.data.rows import Row
+from tsembed_search.data.sources import task_files
+from tsembed_search.data.tasks import EvaluationData
+from tsembed_search.data.tasks import load as load_evaluation
+from tsembed_search.data.training import DataSet, load
 
 pytestmark = pytest.mark.usefixtures("small_base")
 

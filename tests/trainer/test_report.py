@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from run_records import records, write_log
 
+from helpers.run_records import records, write_log
 from tsembed_search.trainer import report
 from tsembed_search.trainer.plots import Line, heat_map, lines, number
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from training_data import small
 from typer.testing import CliRunner
 
+from helpers.training_data import small
 from tsembed_search.cli.main import app
+from tsembed_search.data.training import load
 from tsembed_search.errors import UsageError
-from tsembed_search.trainer import folder, recipe
-from tsembed_search.trainer.data import load
+from tsembed_search.trainer import job as folder
+from tsembed_search.trainer import recipe
 
 pytestmark = pytest.mark.usefixtures("small_base")
 

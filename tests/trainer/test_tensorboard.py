@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_data import job, listed
 
+from helpers.training_data import job, listed
 from tsembed_search.errors import TsembedError, UsageError
 from tsembed_search.trainer.job import Job, Stopped
-from tsembed_search.trainer.log import read
+from tsembed_search.trainer.log import TensorBoard, packages, read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.tensorboard import TensorBoard, packages
 
 pytestmark = pytest.mark.usefixtures("small_base")
 
@@ -94,8 +93,8 @@ class TestCurves:
 
     @pytest.mark.parametrize("why", ["one target", "no rows", "taken", "dimensions", "pictures"])
     def test_a_run_that_is_refused_leaves_nothing(self, why: str, tmp_path: Path) -> None:
+        from tsembed_search.data.rows import Row
         from tsembed_search.items import Item
-        from tsembed_search.trainer.rows import Row
 
         out = tmp_path / "run"
         changes: dict[str, Any] = {

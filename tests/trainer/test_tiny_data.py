@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from training_data import job, listed, small
 
+from helpers.training_data import job, listed, small
+from tsembed_search.data.training import DataSet, load
 from tsembed_search.errors import UsageError
-from tsembed_search.trainer.data import DataSet, load
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tsembed_search.evaluation.intervals import Estimate, over_tasks
-from tsembed_search.evaluation.sources import META_TASKS
-from tsembed_search.evaluation.tasks import Distribution
+from tsembed_search.data.rows import Distribution
+from tsembed_search.data.sources import META_TASKS
+from tsembed_search.ranking.metrics import Estimate, over_tasks
 
 if TYPE_CHECKING:
     import numpy as np

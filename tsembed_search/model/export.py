@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint
-from tsembed_search.model.appearing import appearing
-from tsembed_search.model.backbones import origin, weights
+from tsembed_search.model import files as weights
+from tsembed_search.model.backbones import origin
+from tsembed_search.model.files import appearing
 
 if TYPE_CHECKING:
     from tsembed_search.model.checkpoint import Checkpoint

@@ -15,7 +15,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -23,41 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model.routing import Gate, Router, RouterSettings, Routing, Trace
+from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.model.routing import Gate, Router, Routing, Trace
 
-PROJECTIONS = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    *("query", "key", "value", "dense"),
-)
-"""What the projections are called in most decoders, and in BERT's encoder."""
 _NAME = "default"  # PEFT's name for the only adapter
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """`rank` r per expert; `alpha` scales the adapters by alpha / r. `shared`: one more expert, for every token.
-
-    `projections`: names (`q_proj`) or patterns of paths within a block (`mlp.*`). `blocks`: which ones, None for all.
-    `projector`: what the model sees pictures with is trained, too; only `mini` has a projector to train.
-    """
-
-    router: RouterSettings = field(default_factory=RouterSettings)
-    rank: int = 4
-    alpha: float = 8.0
-    dropout: float = 0.0
-    shared: bool = False
-    projections: tuple[str, ...] = PROJECTIONS
-    blocks: tuple[int, ...] | None = None
-    projector: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ModelError(f"An expert cannot have rank {self.rank}.", "Use 1 or more.")
-
-    @property
-    def width(self) -> int:
-        """Rows of A: all experts' ranks together."""
-        return (self.router.experts + self.shared) * self.rank
 
 
 class GatedLinear(nn.Module):

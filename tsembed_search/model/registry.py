@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from tsembed_search.config import home
 from tsembed_search.errors import ModelError, UnsupportedModelError
-from tsembed_search.model import checkpoint
-from tsembed_search.model.backbones import families, hub, origin, weights
-from tsembed_search.model.backbones.protocol import Backbone
-from tsembed_search.paths import existing
+from tsembed_search.model import checkpoint, hub
+from tsembed_search.model import files as weights
+from tsembed_search.model.backbone import Backbone
+from tsembed_search.model.backbones import families, origin
+from tsembed_search.paths import existing, home
 from tsembed_search.wording import shown
 
 if TYPE_CHECKING:

@@ -15,54 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsembed_search.errors import ModelError
-from tsembed_search.model.backbones.protocol import Traced
+from tsembed_search.model.expert_settings import RouterSettings, Tokens
 
-Tokens = Literal["all", "last", "text", "image"]
-
-
-@dataclass(frozen=True)
-class RouterSettings:
-    """`experts` E. `level`: one gate per token or per item. `temperature` tau: small makes gates sharp. `top_k`: only
-    that many experts per gate, renormalised (None: all). `noise`: deviation of what is added to the logits in training.
-    `tokens`: those that an item's route is made of, see `counted_tokens`. At token level it is the mean of their gates;
-    at sequence level the gate is that of their mean.
-
-    Raises `ModelError` for values that make no sense.
-    """
-
-    experts: int = 8
-    level: Literal["token", "sequence"] = "sequence"
-    temperature: float = 0.3
-    top_k: int | None = None
-    noise: float = 0.0
-    tokens: Tokens = "all"
-
-    def __post_init__(self) -> None:
-        if self.experts < 1:
-            raise ModelError(f"There cannot be {self.experts} experts.", "Use one or more.")
-        if self.level not in ("token", "sequence"):
-            raise ModelError(f"{self.level!r} is not a level of routing.", "Use token or sequence.")
-        if self.tokens not in get_args(Tokens):
-            raise ModelError(
-                f"{self.tokens!r} does not say which tokens a route is made of.", f"Use {', '.join(get_args(Tokens))}."
-            )
-        if self.top_k is not None and not 1 <= self.top_k <= self.experts:
-            raise ModelError(
-                f"A gate cannot choose {self.top_k} of {self.experts} experts.",
-                f"Set top_k to a number from 1 to {self.experts}, or leave it out.",
-            )
-        if not self.temperature > 0 or not self.noise >= 0:
-            raise ModelError(
-                f"A router cannot have temperature {self.temperature} and noise {self.noise}.",
-                "The temperature has to be above 0, the noise 0 or more.",
-            )
+if TYPE_CHECKING:
+    import torch
 
 
 class Gates(NamedTuple):
@@ -311,3 +273,20 @@ def _share(real: Tensor | None) -> Tensor | None:
     if real is None:
         return None
     return real.float() / real.sum(1, keepdim=True).clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A batch in training, in its order and with gradients, on the model's device.
+
+    `vectors` `[B, D]` as `forward` gives them. `routes` `[B, L·E]` raw: not centred, each block's E numbers sum to 1.
+    `probabilities` `[B, L, E]`: each item's mean probabilities, before top-k. `choices` `[B, L, E]`: the share of its
+    tokens that liked each expert best, without gradient. `z`: the mean square of the routers' log-sum-exp. Together the
+    last three make the routing losses (`routing.load_balance`, and `z` itself); without `losses` they are empty and 0.
+    """
+
+    vectors: torch.Tensor
+    routes: torch.Tensor
+    probabilities: torch.Tensor
+    choices: torch.Tensor
+    z: torch.Tensor

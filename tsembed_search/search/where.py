@@ -6,27 +6,37 @@
     op         = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~" | "!~"
 
 A value with spaces, commas, brackets or quotes goes in single or double quotes; inside, the quote is doubled.
+
+Dates as people write them, read as spans of time.
+
+A date stands for the whole of it, in local time: `2024-01-31` is that day, `2024-01` that month, `2024` that year,
+`2024-01-31T10:30` that minute; `today` and `yesterday` are days. `30d` is the moment 30 days ago (also `min`, `h`, `w`,
+`mo` of 30 days, `y` of 365), and `@1706659200` a moment in seconds since 1970.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, NoReturn
 
 from tsembed_search.errors import UsageError
 from tsembed_search.items import KINDS
 from tsembed_search.paths import absolute
-from tsembed_search.search import moments
-from tsembed_search.search.filters import And, Condition, Filter, Not, Op, Or, all_of
+from tsembed_search.store.filters import And, Condition, Filter, Not, Op, Or, all_of
 
 MAX_DEPTH: Final = 40
+
 _EQUAL: Final = ("=", "!=", "in")
+
 _ORDER: Final = ("<", "<=", ">", ">=")
+
 _OPS: Final = (*_EQUAL, "~", *_ORDER)
+
 _FIELDS: Final = {
     "kind": _EQUAL,
     "path": (*_EQUAL, "~"),
@@ -37,14 +47,20 @@ _FIELDS: Final = {
     "sha": _EQUAL,
     "model": _EQUAL,
 }
+
 _ALIASES: Final = {
     "type": "kind", "file": "path", "name": "path", "folder": "path", "extension": "ext", "suffix": "ext",
     "pages": "page", "mtime": "modified", "date": "modified", "time": "modified", "experts": "expert", "hash": "sha",
 }  # fmt: skip
+
 _SPACE = re.compile(r"\s*")
+
 _WORD = re.compile(r"[^\W\d][\w.-]*")
+
 _OPERATOR = re.compile(r"!=|!~|==|<=|>=|[=<>~]")
+
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"|\'((?:[^\']|\'\')*)\'')
+
 _VALUE = re.compile(r"""[^\s()"',]+""")
 
 
@@ -267,7 +283,7 @@ def _read_page(raw: str, now: datetime) -> float:
 
 def _read_modified(raw: str, now: datetime) -> tuple[float, float]:
     try:
-        return moments.read_span(raw, now)
+        return read_span(raw, now)
     except ValueError as error:
         raise ValueError(f"{raw!r} is not a date") from error
 
@@ -294,7 +310,7 @@ def _example(field: str) -> str:
         "path": 'For example path~"holiday/*.jpg" or path=/home/me/notes.txt.',
         "ext": "For example ext=pdf or ext in (jpg, png).",
         "page": "For example page<=3.",
-        "modified": f"For example modified>=2024-01-31. A date is {moments.EXPECTED.removeprefix('a date such as ')}.",
+        "modified": f"For example modified>=2024-01-31. A date is {EXPECTED.removeprefix('a date such as ')}.",
         "expert": "For example expert=b3e5.",
     }
     return examples.get(field, f"For example {field}=abc.")
@@ -302,3 +318,77 @@ def _example(field: str) -> str:
 
 def _either(ops: Sequence[str]) -> str:
     return f"{', '.join(ops[:-1])} or {ops[-1]}"
+
+
+_UNITS = {"min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "mo": 30 * 86400, "y": 365 * 86400}
+
+_AGO = re.compile(r"(\d{1,9})\s?(min|mo|h|d|w|y)")
+
+_EPOCH = re.compile(r"@(-?\d{1,12}(?:\.\d+)?(?:e[+-]?\d{1,3})?)")
+
+_MONTH = re.compile(r"(\d{4})(?:-(\d{1,2}))?")
+
+
+EXPECTED = "a date such as 2024-01-31, 2024-01, 2024, 2024-01-31T10:30, today, yesterday, or 30d for 30 days ago"
+
+
+def read_span(text: str, now: datetime) -> tuple[float, float]:
+    """(start, end) of the span of time that `text` names, in seconds since 1970; equal when it is one moment.
+
+    `now` is a local time with its zone. Raises `ValueError` for anything that is not a date.
+    """
+    text = text.strip().lower()
+    if match := _AGO.fullmatch(text):
+        moment = now.timestamp() - int(match[1]) * _UNITS[match[2]]
+        return moment, moment
+    if match := _EPOCH.fullmatch(text):
+        moment = float(match[1])
+        if not math.isfinite(moment):
+            raise ValueError(f"{text} is too large")
+        return moment, moment
+    try:
+        start, end = _calendar(text, now)
+    except OverflowError as error:
+        raise ValueError(f"{text} lies outside the calendar") from error
+    return _seconds(start), _seconds(end)
+
+
+def _seconds(moment: datetime) -> float:
+    """Seconds since 1970. In years that the system's clock does not have, as in year 1, zones are left out."""
+    try:
+        return moment.timestamp()
+    except (OverflowError, OSError, ValueError):
+        return moment.replace(tzinfo=UTC).timestamp()
+
+
+def _calendar(text: str, now: datetime) -> tuple[datetime, datetime]:
+    if text in ("today", "yesterday"):
+        day = now.date() - timedelta(days=text == "yesterday")
+        return _midnight(day), _midnight(day + timedelta(days=1))
+    if match := _MONTH.fullmatch(text):
+        year, month = int(match[1]), int(match[2] or 1)
+        first = date(year, month, 1)
+        after = date(year + 1, 1, 1) if month == 12 or not match[2] else date(year, month + 1, 1)
+        return _midnight(first), _midnight(after)
+    if "t" not in text and " " not in text:
+        day = date.fromisoformat(text)
+        return _midnight(day), _midnight(day + timedelta(days=1))
+    start = datetime.fromisoformat(text.upper())
+    clock = re.split(r"[t ]", text, maxsplit=1)[1]
+    digits = len(re.sub(r"[^\d:].*", "", clock).replace(":", ""))
+    # Hours, minutes or seconds were given; a fraction of a second is a moment.
+    length = 0 if "." in clock else {2: 3600, 4: 60}.get(digits, 1)
+    return start, start + timedelta(seconds=length)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time())
+
+
+def parse_where(text: str) -> Filter:
+    """Reads an expression such as `kind=image and (path~"holiday/*.jpg" or modified>=30d)`; see `where.py`.
+
+    Raises `UsageError` that says where, what was expected and what may have been meant.
+    """
+
+    return parse(text)

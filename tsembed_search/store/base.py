@@ -1,20 +1,34 @@
-"""The store protocol, and what passes through it."""
+"""The store protocol, and what passes through it.
+
+What every engine refuses, checked before anything is sent: engines differ in what they let through.
+
+The search graph's settings, the same on every engine. `benchmarks/scale.py` measures what they give.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
-from tsembed_search.search.filters import Filter
+from tsembed_search.errors import StoreError
+from tsembed_search.store.filters import Filter
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tsembed_search.paths import IndexAddress
+
+
 Payload = dict[str, Any]
 
+
 Quantize = Literal["none", "scalar", "binary"]
+
 """How vectors are compressed for the first pass of a search: not at all, to 8 bits or to 1 bit per dimension. The
 original vectors are kept, and every score that a search returns is computed from them.
 """
@@ -135,3 +149,106 @@ class Store(Protocol):
     def info(self) -> StoreInfo: ...
 
     def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """A kind of store, as `opening.STORES` has it: it makes and opens the stores of indexes.
+
+    Every method raises `StoreError` with words for a user when the engine fails.
+    """
+
+    def exists(self, address: IndexAddress) -> bool:
+        """Tell whether the index has a store."""
+        ...
+
+    def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
+        """Return what the index says about itself; None when there is no store."""
+        ...
+
+    def open(self, address: IndexAddress, *, writing: bool = False) -> Store:
+        """Open the store; `writing`: a long run of changes begins. Raises `StoreError` when there is none."""
+        ...
+
+    def create(self, address: IndexAddress, settings: StoreSettings) -> Store:
+        """Make a new store and open it for writing. Raises `StoreError` when there is one already."""
+        ...
+
+    def delete(self, address: IndexAddress) -> None:
+        """Delete the store and its points. Raises `IndexBusyError` while another process has it open."""
+        ...
+
+    def salvage(self, address: IndexAddress) -> int:
+        """Replace a damaged store by one of all that can be read; returns how many points that are."""
+        ...
+
+
+_USUAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def check_id(id: str) -> str:
+    """The id in its usual spelling. Raises `StoreError` when it is not a UUID."""
+    if isinstance(id, str) and _USUAL.fullmatch(id):
+        return id
+    try:
+        return str(uuid.UUID(id))
+    except (ValueError, AttributeError, TypeError):
+        raise StoreError(
+            f"{id!r} is not an item's id.", "Ids look like 1b4e28ba-2fa1-51d2-883f-0016d3cca427."
+        ) from None
+
+
+def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[np.float32]]:
+    """The ids, and the vectors as one array `[N, dim]` float32.
+
+    Raises `StoreError` for an id that is no UUID, and a vector of another size, not finite or zero.
+    """
+    import numpy as np
+
+    ids = [check_id(point.id) for point in points]
+    for point in points:
+        if np.shape(point.vector) != (dim,):
+            raise StoreError(
+                f"Item {point.id} has a vector of shape {np.shape(point.vector)}; the index holds [{dim}]."
+            )
+    vectors = np.stack([np.asarray(point.vector, dtype=np.float32) for point in points])
+    bad = ~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+    if bad.any():
+        raise StoreError(f"The vector of item {ids[int(bad.argmax())]} is zero or not finite: the model is at fault.")
+    return ids, vectors
+
+
+def check_queries(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """Query vectors `[Q, dim]` float32. Raises `StoreError` for another shape or numbers that are not finite."""
+    import numpy as np
+
+    queries = np.asarray(vectors, dtype=np.float32)
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise StoreError(f"Queries of shape {list(queries.shape)} do not fit an index of vectors [N, {dim}].")
+    if not np.isfinite(queries).all():
+        raise StoreError("A query's vector is not finite: the model is at fault.")
+    return queries
+
+
+def check_payload(what: str, payload: Mapping[str, Any]) -> None:
+    """Raises `StoreError` unless the payload is JSON: no NaN, no bytes, no broken text."""
+    try:
+        json.dumps(payload, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"Cannot store {what}: {error}.") from error
+
+
+HNSW_M: Final = 16
+
+HNSW_EF_CONSTRUCT: Final = 100
+
+HNSW_EF: Final = 128
+
+FILTERED_HNSW_EF: Final = 96
+
+"""Candidates that a search keeps. Those of a filtered search cost more, for each is looked up in a payload index, and
+most filters have links of their own in the graph: fewer suffice."""
+
+
+OVERSAMPLING: Final = {"none": 1.0, "scalar": 2.0, "binary": 16.0}
+
+"""How many times the wanted number of hits is scored again with the original vectors: enough for recall@10 of 0.99."""

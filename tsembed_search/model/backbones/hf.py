@@ -2,6 +2,8 @@
 
 Sequences are padded on the right. In a causal decoder no real token can see what comes after it, so an item needs no
 attention mask (which keeps the fastest attention kernels usable) and its vector does not depend on its neighbours.
+
+From the hidden states of a sequence to one vector of unit length.
 """
 
 from __future__ import annotations
@@ -15,23 +17,27 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
+from tsembed_search.documents.pictures import open_image
 from tsembed_search.errors import ModelError
-from tsembed_search.images import open_image
-from tsembed_search.items import Item, Role
-from tsembed_search.model import pooling
-from tsembed_search.model.backbones import budget, families, weights
-from tsembed_search.model.backbones import device as devices
-from tsembed_search.model.backbones.prompt import Prompt
-from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, TextSpec, Traced
-from tsembed_search.model.backbones.vision import VISIONS, Picture, Vision
-from tsembed_search.model.moe_lora import Adapters, AdapterSettings, attach
-from tsembed_search.model.routing import centred, counted_tokens
+from tsembed_search.items import InputSpec, Item, Role, TextSpec
+from tsembed_search.model import backbone as devices
+from tsembed_search.model import files as weights
+from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
+from tsembed_search.model.backbones import budget, families
+from tsembed_search.model.backbones.inputs import VISIONS, Picture, Prompt, Vision
+from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.model.moe_lora import Adapters, attach
+from tsembed_search.model.routing import Traced, centred, counted_tokens
 
 if TYPE_CHECKING:
     from tsembed_search.model.registry import ModelRef
 
+
 _ROOMY = 4 * 2**30  # bytes of free memory
+
 _CPU_TOKENS = 2048  # a batch that keeps two or more cores busy
 
 
@@ -105,7 +111,7 @@ class TransformersBackbone:
         """Turns dropout and router noise on or off."""
         self.model.train(mode)
 
-    def checkpoint(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
         settings: dict[str, Any] = {"use_reentrant": False}
         if self.adapters is not None:
@@ -134,7 +140,7 @@ class TransformersBackbone:
             return trace.finished(self._vectors(batch))
 
     @torch.no_grad()
-    def plain(self, batch: Sequence[Prepared]) -> torch.Tensor:
+    def without_adapters(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """The model without its experts: `[B, D]`."""
         assert self.adapters is not None
         with self.adapters.off():
@@ -167,7 +173,7 @@ class TransformersBackbone:
                 f"The model {self.info.name} cannot be run: {weights.brief(error)}.",
                 "Its configuration does not fit its weights, or this version of transformers: download it again.",
             ) from error
-        return pooling.unit(pooling.last_token(hidden, self._move(lengths)))
+        return unit(last_token(hidden, self._move(lengths)))
 
     def _instruction(self, item: Item, role: Role) -> str:
         if item.instruction is not None:
@@ -367,3 +373,19 @@ def _padded_positions(items: Sequence[Inputs], longest: int) -> torch.Tensor:
         if item.positions is not None:
             padded[:, row, : item.positions.shape[1]] = item.positions
     return torch.from_numpy(padded)
+
+
+def last_token(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """The hidden state of each item's last real token. `hidden` `[B, T, d]`, padded on the right; `lengths` `[B]`."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+
+
+def mean(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """The mean over each item's real tokens. `hidden` `[B, T, d]`, padded on the right; `lengths` `[B]`."""
+    real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+    return torch.where(real[..., None], hidden, 0).sum(1) / lengths[:, None].to(hidden.dtype)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """`[B, d]` in any precision to float32 rows of unit length."""
+    return functional.normalize(vectors.float(), dim=-1)

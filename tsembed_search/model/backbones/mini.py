@@ -7,7 +7,7 @@ a picture, or a picture with a text go through one forward pass and one mean poo
     [CLS] w1 w2 ... [SEP]        [CLS] i1 i2 i3 i4 [SEP]        [CLS] i1 i2 i3 i4 w1 w2 ... [SEP]
 
 The table was fitted without a single picture-text pair, so that a soft caption means to MiniLM what the class names
-mean (`trainer/soft_caption.py`; the target is ConSE, Norouzi et al., arXiv 1312.5650).
+mean (`examples/mini/soft_caption.py`; the target is ConSE, Norouzi et al., arXiv 1312.5650).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tsembed_search.items import Item, Role
+from tsembed_search.items import InputSpec, Item, Role
+from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared, free_bytes, pick
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.budget import Needs
-from tsembed_search.model.backbones.device import free_bytes, pick
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
-from tsembed_search.model.backbones.mini_projector import FEATURES, Projector, parts
-from tsembed_search.model.backbones.mini_vision import SLICE, VisionTower
-from tsembed_search.model.backbones.protocol import Encoded, InputSpec, ModelInfo, Prepared, Traced
+from tsembed_search.model.backbones.mini_vision import FEATURES, SLICE, Projector, VisionTower, parts
+from tsembed_search.model.routing import Traced
 
 if TYPE_CHECKING:
-    from tsembed_search.model.moe_lora import Adapters, AdapterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings
+    from tsembed_search.model.moe_lora import Adapters
 
 TEMPERATURE = 1.5
 TOP_CLASSES = 100
@@ -147,7 +147,7 @@ class Mini:
             return Prepared(len(ids) + 2 + _CAPTION_TOKENS, _Input(ids, None, seen))
         pixels = None
         if item.image is not None:
-            from tsembed_search.images import open_image
+            from tsembed_search.documents.pictures import open_image
 
             pixels = torch.from_numpy(open_image(item.image, self._spec.image).pixels)
         return Prepared(len(ids) + 2 + (0 if pixels is None else _PICTURE_TOKENS), _Input(ids, pixels))
@@ -169,7 +169,7 @@ class Mini:
         return self._traced(self._groups(batch, keep=True), losses)
 
     @torch.no_grad()
-    def plain(self, batch: Sequence[Prepared]) -> Tensor:
+    def without_adapters(self, batch: Sequence[Prepared]) -> Tensor:
         """The model without its experts, but with its projector: `[B, 384]`. Keeps what it saw, as `trace` does."""
         assert self.adapters is not None
         with self.adapters.off():
@@ -226,7 +226,7 @@ class Mini:
         """Turns dropout and router noise on or off. The base itself has none."""
         self.encoder.train(mode)
 
-    def checkpoint(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory: in training mode, layers are computed again in the backward pass."""
         assert self.adapters is not None
         self.encoder.context_fn = self.adapters.routing.checkpoint_context

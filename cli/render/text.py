@@ -1,0 +1,180 @@
+"""How results and messages look: every word that comes from a file or a user passes through `shown` first.
+
+What was not taken of rows, as every command that reads rows tells it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsembed_search import wording
+from tsembed_search.cli import surroundings
+from tsembed_search.errors import spelled
+from tsembed_search.paths import indexed_form
+from tsembed_search.wording import shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from tsembed_search.data.layouts import Unread
+    from tsembed_search.data.records import Problem
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console on stdout or stderr that neither guesses at markup nor colours words by itself."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def is_terminal(*, stderr: bool = False) -> bool:
+    """Whether people look at the stream. `NO_COLOR` and `TERM=dumb` are left to rich."""
+    stream = sys.stderr if stderr else sys.stdout
+    return stream is not None and stream.isatty()
+
+
+def tell(text: str) -> None:
+    """A line on stderr. Where that cannot be written, the command goes on without: its result matters more."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        surroundings.discard(sys.stderr)
+
+
+def remark(*lines: str) -> None:
+    """Lines for people on stderr, dim in a terminal; empty ones are left out."""
+    text = "\n".join(shown(line) for line in lines if line)
+    if not is_terminal(stderr=True):
+        tell(text)
+        return
+    from rich.text import Text
+
+    console(stderr=True).print(Text(text, style="dim"))
+
+
+@contextmanager
+def working(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """Shows on a terminal's stderr that something is going on; it vanishes when done."""
+    if quiet or not is_terminal(stderr=True):
+        yield
+        return
+    with console(stderr=True).status(shown(what) + " …"):
+        yield
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON document on one line of stdout; pure ASCII, so that no data acts on a terminal or breaks an encoding.
+
+    It is valid whatever the data: half of a surrogate pair is spelled `\\udcff`, a number that is not finite is null.
+    """
+    sys.stdout.write(json.dumps(_valid(document), ensure_ascii=True, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def _valid(value: Any) -> Any:
+    """`value` with nothing that JSON does not have."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_valid(key): _valid(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(entry) for entry in value]
+    return value
+
+
+def print_paths(paths: Iterable[str], *, end: str) -> None:
+    """Paths only, each followed by `end`, as the bytes that the file system knows: what `xargs -0` and its like read.
+
+    A terminal gets them safe to show instead.
+    """
+    if is_terminal():
+        for path in paths:
+            print(shown(path))
+        return
+    from tsembed_search.paths import file_path
+
+    sys.stdout.flush()
+    for path in paths:
+        sys.stdout.buffer.write(os.fsencode(file_path(path)) + end.encode())
+    sys.stdout.buffer.flush()
+
+
+def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
+    """An error as one block on stderr: what happened, and what to do about it."""
+    lines = [shown(line) for line in message.splitlines()] or [""]
+    hints = [shown(line) for line in spelled(hint, lambda name: "--" + name.replace("_", "-")).splitlines()]
+    if not is_terminal(stderr=True):
+        tell("\n".join([label + lines[0], *lines[1:], *hints]))
+        return
+    from rich.text import Text
+
+    text = Text.assemble((label, "bold red"), "\n".join(lines))
+    if hints:
+        text.append("\n" + "\n".join(hints), style="dim")
+    console(stderr=True).print(text)
+
+
+def link_to(path: str) -> str:
+    """The `file://` address of an absolute path, safe inside an OSC 8 link."""
+    from tsembed_search.paths import file_path
+
+    # What is no path of this system (a surrogate that stands for no byte) becomes one before it is encoded.
+    return file_path(indexed_form(Path(path))).as_uri()
+
+
+def path_text(path: str, *, relative_to: str | None = None, style: str = "") -> Text:
+    """A path for rich, clickable where the terminal can, shortened to be relative to a folder it lies in."""
+    from rich.style import Style
+    from rich.text import Text
+
+    label = shortened(path, relative_to)
+    return Text(shown(label), style=Style.parse(style) + Style(link=link_to(path)), overflow="fold")
+
+
+def shortened(path: str, relative_to: str | None) -> str:
+    """`path` relative to a folder that holds it, or as it is."""
+    if relative_to:
+        folder = relative_to.rstrip("/") + "/"
+        if path.startswith(folder) and len(path) > len(folder):
+            return path[len(folder) :]
+    return path
+
+
+def here() -> str | None:
+    """The current folder, in the form of indexed paths; None where it was deleted or is the root."""
+    try:
+        folder = indexed_form(Path.cwd())
+    except OSError:
+        return None
+    return folder if folder != "/" else None
+
+
+_MOST_SHOWN = 5
+
+
+def tell_left_out(problems: Sequence[Problem], unread: Sequence[Unread], count: int, *, quiet: bool) -> None:
+    """Names rows that were left out, `count` in all, and fields that nothing reads; the first of them even when quiet
+    is asked for: they change what is learned and what is measured.
+    """
+    most = 1 if quiet else _MOST_SHOWN
+    said = []
+    if count:
+        what = "row" if any(problem.line for problem in problems) else "file"
+        said = [f"{wording.count_words(count, what)} left out:", *(f"  {problem}" for problem in problems[:most])]
+        if count > most:
+            said.append(f"  ... and {count - most:,} more. All of them: tsembed data check DATA --json")
+    said += map(str, unread[:most])
+    if len(unread) > most:
+        said.append(f"... and {wording.count_words(len(unread) - most, 'more file')} with fields that nothing reads.")
+    if said:
+        remark(*said)

@@ -1,0 +1,219 @@
+"""Thumbnails in the terminal: kitty's protocol, sixel (which iTerm2 also knows), else half-block characters."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsembed_search.errors import LoadError, UsageError
+from tsembed_search.items import ImageSpec
+from tsembed_search.paths import file_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.measure import Measurement
+
+    from tsembed_search.search.results import Hit
+
+    Pixels = NDArray[np.uint8]
+
+COLUMNS, ROWS = 16, 6
+"""The most character cells that a thumbnail takes."""
+_GAP = 2
+_SOURCE = ImageSpec(max_pixels=512 * 512)
+
+
+class HalfBlocks:
+    """A rich renderable: a cell shows two pixels, the upper as its foreground, the lower as its background.
+
+    `pixels` is uint8 RGB `[2 · rows, columns, 3]`.
+    """
+
+    def __init__(self, pixels: Pixels) -> None:
+        self.pixels = pixels
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.color import Color
+        from rich.segment import Segment
+        from rich.style import Style
+
+        for upper, lower in zip(self.pixels[::2], self.pixels[1::2], strict=True):
+            for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
+                yield Segment("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
+            yield Segment.line()
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
+        return Measurement(self.pixels.shape[1], self.pixels.shape[1])
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Prints hits with thumbnails beside them. `draw` turns RGB pixels `[H, W, 3]` into a renderable.
+
+    A terminal that `overlays` draws a picture over what is already there (sixel). Rich cannot lay that out in columns,
+    so the words are printed first, indented, and then the picture into the free space.
+    """
+
+    draw: Callable[[Pixels], RenderableType]
+    overlays: bool = False
+    least_width: int = 50
+
+    def print_beside(self, screen: Console, pixels: Pixels | None, words: RenderableType) -> None:
+        """The words of a hit with its thumbnail, or with free space where none can be had."""
+        picture = None if pixels is None else self.draw(pixels)
+        if self.overlays:
+            self._print_over(screen, picture, words)
+            return
+        from rich.table import Table
+
+        row = Table.grid(padding=(0, _GAP, 0, 0), expand=True)
+        row.add_column(width=COLUMNS)
+        row.add_column(ratio=1)
+        row.add_row(picture or "", words)
+        screen.print(row)
+        screen.print()
+
+    def _print_over(self, screen: Console, picture: RenderableType | None, words: RenderableType) -> None:
+        from rich.control import Control
+        from rich.padding import Padding
+        from rich.segment import SegmentLines, Segments
+
+        lines = screen.render_lines(Padding(words, (0, 0, 0, COLUMNS + _GAP)))
+        screen.print(SegmentLines(lines, new_lines=True), end="")
+        height = len(lines) if picture is None else max(len(lines), ROWS)
+        below = height - len(lines) + 1
+        screen.print("\n" * below, end="")
+        if picture is not None:
+            segments = list(screen.render(picture))
+            drawn = sum(segment.text.count("\n") for segment in segments if not segment.control)
+            screen.control(Control.move(0, -(len(lines) + below)))
+            screen.print(Segments(segments), end="")
+            screen.control(Control.move(0, len(lines) + below - drawn))
+
+
+def describe_terminal() -> str:
+    """How thumbnails would be shown, in words."""
+    chosen = drawer(None)
+    if chosen is None:
+        return "none (not a terminal, or one without colours)"
+    if chosen.draw is half_blocks:
+        return "half-block characters (the terminal knows neither kitty's protocol nor sixel)"
+    return "sixel" if chosen.overlays else "kitty's graphics protocol"
+
+
+def drawer(wanted: bool | None) -> Drawer | None:
+    """How this terminal shows thumbnails, or None for not at all. `wanted`: `--images`, `--no-images` or neither.
+
+    The terminal is asked what it can draw, but only one that can answer: stdin and stdout are the same terminal's and
+    this process is in its foreground. Raises `UsageError` for `--images` without a terminal.
+    """
+    if wanted is False:
+        return None
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        if wanted:
+            raise UsageError("--images needs a terminal that shows colours.", "Leave it out, or do not redirect.")
+        return None
+    if _can_ask():
+        # Importing the package asks the terminal, with a time limit of a tenth of a second per question.
+        from textual_image.renderable import Image, SixelImage, TGPImage
+
+        if Image in (SixelImage, TGPImage):
+            return Drawer(_pixel_drawing(Image), overlays=Image is SixelImage)
+    if os.environ.get("NO_COLOR") and not wanted:
+        return None
+    return Drawer(half_blocks)
+
+
+def _can_ask() -> bool:
+    if not sys.stdin.isatty() or sys.__stdin__ is not sys.stdin or sys.__stdout__ is not sys.stdout:
+        return False
+    if os.name == "nt":
+        return True
+    try:
+        # A terminal without a size cannot tell how large a cell is either.
+        return os.tcgetpgrp(0) == os.getpgrp() and os.get_terminal_size(1).columns > 0
+    except OSError:
+        return False
+
+
+def _pixel_drawing(image: Any) -> Callable[[Pixels], RenderableType]:
+    from PIL import Image
+
+    def draw(pixels: Pixels) -> RenderableType:
+        columns, rows = fit(pixels.shape[1], pixels.shape[0], _cell_shape())
+        drawn: RenderableType = image(Image.fromarray(pixels), width=columns, height=rows)
+        return drawn
+
+    return draw
+
+
+def _cell_shape() -> float:
+    """The height of this terminal's character cells over their width; 2 where it does not say."""
+    if sys.platform == "win32":
+        return 2.0
+    import fcntl
+    import struct
+    import termios
+
+    try:
+        rows, columns, width, height = struct.unpack("HHHH", fcntl.ioctl(1, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        return 2.0
+    return height / rows * columns / width if rows and width and height else 2.0
+
+
+def half_blocks(pixels: Pixels) -> HalfBlocks:
+    """RGB pixels `[H, W, 3]` as characters: what any terminal with colours can show."""
+    import numpy as np
+    from PIL import Image
+
+    columns, rows = fit(pixels.shape[1], pixels.shape[0], 2.0)
+    small = Image.fromarray(pixels).resize((columns, 2 * rows), Image.Resampling.LANCZOS)
+    return HalfBlocks(np.asarray(small))
+
+
+def fit(width: int, height: int, cell_shape: float) -> tuple[int, int]:
+    """The columns and rows, at most `COLUMNS` and `ROWS`, that a picture of that shape fills.
+
+    `cell_shape` is a character cell's height over its width.
+    """
+    scale = min(COLUMNS / width, ROWS * cell_shape / height)
+    return max(1, min(COLUMNS, round(width * scale))), max(1, min(ROWS, round(height * scale / cell_shape)))
+
+
+def thumbnails(hits: Sequence[Hit]) -> dict[int, Pixels]:
+    """Small pictures of hits, by rank, uint8 RGB `[H, W, 3]`: of picture files and their pages, and of pages of PDFs.
+
+    Texts have none, nor have files that cannot be read now.
+    """
+    from tsembed_search.cli.render.page_pictures import page_pictures
+
+    found: dict[int, Pixels] = {}
+    for hit in hits:
+        # What lies on a page of a document has a number there; a page of a picture file is a picture itself.
+        if hit.kind == "image" and hit.chunk is None:
+            pixels = _small(file_path(hit.path), hit.page or 1)
+            if pixels is not None:
+                found[hit.rank] = pixels
+    pages = {
+        hit.rank: (str(file_path(hit.path)), hit.page) for hit in hits if hit.page is not None and hit.rank not in found
+    }
+    rendered = page_pictures(list(pages.values()))
+    return found | {rank: rendered[page] for rank, page in pages.items() if page in rendered}
+
+
+def _small(path: Path, page: int) -> Pixels | None:
+    from tsembed_search.documents.pictures import open_image
+
+    try:
+        return open_image(path, _SOURCE, page=page).pixels
+    except LoadError:
+        return None

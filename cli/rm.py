@@ -1,0 +1,117 @@
+"""`tsembed rm`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Set
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tsembed_search import wording
+from tsembed_search.cli import options
+from tsembed_search.cli.ls import selection
+from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.render import text as render
+from tsembed_search.cli.status import what_is_remembered
+from tsembed_search.errors import UsageError
+from tsembed_search.paths import IndexAddress
+
+if TYPE_CHECKING:
+    from tsembed_search.indexer.mending import Removed
+    from tsembed_search.store.base import Record
+
+EXAMPLES = examples(
+    ("a file, or a folder with everything in it", "tsembed rm ~/Pictures/2009"),
+    ("look first", "tsembed rm --where 'ext=gif' --dry-run"),
+    ("a whole index", "tsembed rm --all --index old"),
+)
+
+
+def rm(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Files and folders.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", "-w", metavar="EXPR", help="Only matches.", autocompletion=options.where_fields),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole index.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before most of an index goes.")] = False,
+    wait: options.Wait = False,
+    index: options.IndexName = INDEX,
+    url: options.Url = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Take files out of the index. Nothing on the disk is touched.
+
+    Files that are still there come back with the next `tsembed index` of their folder; to keep them out, exclude them.
+    Asks before more than half of an index goes.
+    Exits with 1 when nothing matches.
+    """
+    from tsembed_search.index import Index
+    from tsembed_search.indexer.mending import Removed, remove_files, remove_index
+    from tsembed_search.paths import file_path
+    from tsembed_search.search.listing import FILE_FIELDS, files_of
+
+    if everything == bool(paths or where):
+        raise UsageError("Say what to remove.", "Give paths, --where EXPR, or --all for the whole index.")
+    chosen = selection(paths, where)
+    patience = None if wait else 0.0
+    address = IndexAddress(index, options.store_of(url))
+    with Index.open(index, store=address.store, wait=wait) as opened:
+        records = list(opened.store.scroll(chosen, fields=FILE_FIELDS))
+        found = files_of(records, chosen)
+        gone = {file.path for file in found}
+        # A content that lies in another place, too, stays.
+        removed = Removed(len(found), sum(_leaves(record, gone) for record in records))
+        whole = _whole(address, opened.store.count())
+    if not dry_run:
+        # Nobody else has to wait for the answer: the index is closed in the meantime.
+        if everything or 2 * removed.files > whole.files or 2 * removed.items > whole.items:
+            _confirm(index, removed, whole, everything=everything, yes=yes)
+        if everything:
+            remove_index(address, wait=patience)
+        elif found:
+            names = [str(file_path(file.path)) for file in found]
+            with Index.open(index, store=address.store, wait=wait) as opened:
+                removed = remove_files(address.folder, opened.store, names, wait=patience)
+    if json:
+        render.print_json({"files": removed.files, "items": removed.items, "dry_run": dry_run})
+    elif not quiet:
+        print(_told(removed, index, everything=everything, dry_run=dry_run))
+    if not found and not everything:
+        if not quiet:
+            render.remark(f"Nothing indexed matches {chosen}.")
+        raise typer.Exit(1)
+
+
+def _told(removed: Removed, index: str, *, everything: bool, dry_run: bool) -> str:
+    files_, items = wording.count_words(removed.files, "file"), wording.count_words(removed.items, "item")
+    verb = "Would remove" if dry_run else "Removed"
+    if everything:
+        return f"{verb} the index {index}: {files_}, {items}."
+    return f"{verb} {files_} ({items}) from the index {index}."
+
+
+def _leaves(record: Record, paths: Set[str]) -> bool:
+    return {place["path"] for place in record.payload["places"]} <= paths
+
+
+def _whole(address: IndexAddress, items: int) -> Removed:
+    """How much there is in the index. Where this machine does not know its files, they are as many as its items."""
+    from tsembed_search.indexer.mending import Removed
+
+    known = what_is_remembered(address).files
+    return Removed(known or items, items)
+
+
+def _confirm(index: str, removed: Removed, whole: Removed, *, everything: bool, yes: bool) -> None:
+    """Asks before more than half of an index goes; refuses where nobody can answer."""
+    if yes or not removed.files + removed.items + everything:
+        return
+    part = f"{removed.files:,} of {whole.files:,} files ({removed.items:,} of {whole.items:,} items)"
+    what = f"the whole index {index}: {part}" if everything else f"{part} of the index {index}"
+    if not sys.stdin.isatty():
+        raise UsageError(f"This would remove {what}.", "Add --yes if that is meant.")
+    typer.confirm(f"Remove {wording.shown(what)}?", abort=True, err=True)

@@ -1,0 +1,239 @@
+"""From jobs to items that are ready for the model: decoding processes, then preparing, each beside the other.
+
+The model's stage: batches out of prepared items, one after the other, in the thread that runs the index.
+
+Batches out of a stream, as soon as there is one: items wait in groups of similar length until a group is full.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from tsembed_search.documents.decoders import Decoder, Request, Transient, Watch
+from tsembed_search.documents.document import Unit
+from tsembed_search.errors import LoadError, ModelError
+from tsembed_search.indexer.jobs import End, Entry, Flow, Job, Ready
+from tsembed_search.indexer.report import Meter
+from tsembed_search.indexer.writing import Writer
+from tsembed_search.items import Item
+from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.embedder import batches
+from tsembed_search.store.schema import point_id
+
+if TYPE_CHECKING:
+    from tsembed_search.indexer.report import IndexSettings
+    from tsembed_search.items import Embeddings
+    from tsembed_search.model.backbone import Prepared
+    from tsembed_search.model.embedder import Embedder
+
+
+# Decoded pictures that wait to be prepared, and prepared items that wait for the model.
+_DECODED: Final = 32
+
+_PREPARED: Final = 64
+
+
+class Feeder:
+    """Reads the contents in `jobs` and fills `ready`, which ends with None."""
+
+    def __init__(
+        self, settings: IndexSettings, embedder: Embedder, jobs: queue.Queue[Job | None], workers: int, meter: Meter
+    ) -> None:
+        self.ready: queue.Queue[Ready | End | None] = queue.Queue(_PREPARED)
+        self._fingerprint = settings.fingerprint
+        self._embedder = embedder
+        self._jobs = jobs
+        self._decoded: queue.Queue[tuple[Entry, Unit] | End | None] = queue.Queue(_DECODED)
+        self._meter = meter
+        self._decoders = [
+            Decoder(
+                embedder.inputs,
+                memory=settings.memory,
+                time_limit=settings.time_limit,
+                on_note=lambda path, text: meter.skip(path, text, whole=False),
+            )
+            for _ in range(workers)
+        ]
+        self._working = workers
+        self._lock = threading.Lock()
+        self._watch: Watch | None = None
+
+    def start(self, flow: Flow) -> None:
+        """Begins, in threads."""
+        self._watch = Watch(self._decoders)
+        for number, decoder in enumerate(self._decoders):
+            flow.start(lambda decoder=decoder: self._decode(flow, decoder), f"decode {number}")  # type: ignore[misc]
+        flow.start(lambda: self._prepare(flow), "prepare")
+
+    def kill(self) -> None:
+        """Ends the decoding processes; threads that wait for them go on."""
+        if self._watch is not None:
+            self._watch.stop()
+
+    def close(self) -> None:
+        """Frees what is left, once the threads have ended."""
+        for decoder in self._decoders:
+            decoder.close()
+
+    def _decode(self, flow: Flow, decoder: Decoder) -> None:
+        while (job := flow.get(self._jobs)) is not None:
+            self._meter.current = job.found.path
+            try:
+                self._decode_one(flow, decoder, job)
+            except LoadError as error:
+                if flow.stopped:
+                    return
+                job.failure, job.again = str(error), isinstance(error, Transient)
+            flow.put(self._decoded, End(job))
+        # The end is for every decoder; the last one passes it on.
+        flow.put(self._jobs, None)
+        with self._lock:
+            self._working -= 1
+            last = self._working == 0
+        if last:
+            flow.put(self._decoded, None)
+
+    def _decode_one(self, flow: Flow, decoder: Decoder, job: Job) -> None:
+        found = job.found
+        signature = found.size, found.mtime_ns, found.inode
+        sha = job.sha.hex()
+        for unit in decoder.load(Request(found.path, signature, job.format.name, job.pages)):
+            id = uuid.UUID(point_id(sha, unit.page, unit.chunk, self._fingerprint))
+            job.ids += id.bytes
+            if job.reusable and id.bytes in job.known:
+                job.reused += 1
+                continue
+            job.sent += 1
+            flow.put(self._decoded, (Entry(job, replace(unit, pixels=None), str(id)), unit))
+
+    def _prepare(self, flow: Flow) -> None:
+        while (message := flow.get(self._decoded)) is not None:
+            if isinstance(message, End):
+                flow.put(self.ready, message)
+                continue
+            entry, unit = message
+            try:
+                item = Item(unit.reads or unit.text, unit.pixels)
+                prepared = self._embedder.prepare(item)
+            except LoadError as error:
+                entry.job.failure = entry.job.failure or str(error)
+                continue
+            flow.put(self.ready, Ready(entry, prepared))
+        flow.put(self.ready, None)
+
+
+Batch = Sequence[tuple[Entry, "Prepared"]]
+
+
+def embed_all(
+    embedder: Embedder, flow: Flow, ready: queue.Queue[Ready | End | None], writer: Writer, meter: Meter
+) -> None:
+    """Embeds what comes through `ready` until None, and hands it to the writer. Raises `Stopped`, `ModelError`."""
+    pool: Pool[Entry] = Pool(embedder.batch_tokens)
+    while (message := flow.get(ready, meter.tick)) is not None:
+        if isinstance(message, End):
+            writer.take(message)
+            continue
+        for batch in pool.add(message.entry, message.prepared):
+            _embed(embedder, batch, writer)
+        meter.tick()
+    for batch in pool.rest():
+        if flow.stopped:
+            return
+        _embed(embedder, batch, writer)
+        meter.tick()
+
+
+def _embed(embedder: Embedder, batch: Batch, writer: Writer) -> None:
+    # Of a file that failed midway nothing more is wanted.
+    wanted = [(entry, prepared) for entry, prepared in batch if entry.job.failure is None]
+    if not wanted:
+        return
+    for part, embeddings in _encoded(embedder, wanted):
+        writer.take(([entry for entry, _ in part], embeddings))
+
+
+def _encoded(embedder: Embedder, batch: Batch) -> Iterator[tuple[Batch, Embeddings]]:
+    """The batch, or when the model fails on it each item alone: one that it cannot take fails its file, not the run."""
+    try:
+        embeddings, too_large = embedder.encode_fitting([prepared for _, prepared in batch])
+    except ModelError:
+        if len(batch) == 1:
+            raise
+    else:
+        for place, error in too_large.items():
+            batch[place][0].job.failure = _reason(error)
+        yield [pair for place, pair in enumerate(batch) if place not in too_large], embeddings
+        return
+    failed: list[tuple[Entry, ModelError]] = []
+    for entry, prepared in batch:
+        try:
+            yield [(entry, prepared)], embedder.encode([prepared])
+        except ModelError as error:
+            failed.append((entry, error))
+    if len(failed) == len(batch):
+        raise failed[0][1]
+    for entry, reason in failed:
+        entry.job.failure = _reason(reason)
+
+
+def _reason(error: ModelError) -> str:
+    return f"The model cannot embed it: {error}"
+
+
+T = TypeVar("T")
+
+
+# Lengths within a group differ by this factor at most, so that at most this share of a batch is padding.
+_SPREAD: Final = 1.2
+
+# What waits, in batches: more finds fuller groups, less holds less memory.
+_WAITING: Final = 6
+
+
+class Pool(Generic[T]):
+    """Collects items until some of similar length fill the budget of one batch.
+
+    `model.batching.batches` sorts a window of a stream; this gives the first batch without waiting for a window, and
+    bounds what waits by tokens (hence by bytes), not by count.
+    """
+
+    def __init__(self, budget_tokens: int) -> None:
+        self._budget = budget_tokens
+        self._groups: dict[int, list[tuple[T, Prepared]]] = {}
+        self._longest: dict[int, int] = {}
+        self._tokens = 0
+
+    def add(self, item: T, prepared: Prepared) -> Iterator[list[tuple[T, Prepared]]]:
+        """Takes one item; gives the batches that are due now (seldom more than one)."""
+        key = math.ceil(math.log(max(1, prepared.tokens), _SPREAD))
+        group = self._groups.setdefault(key, [])
+        longest = max(self._longest.get(key, 0), prepared.tokens)
+        if group and (len(group) + 1) * longest > self._budget:
+            yield self._take(key)
+            group, longest = self._groups.setdefault(key, []), prepared.tokens
+        group.append((item, prepared))
+        self._longest[key] = longest
+        self._tokens += prepared.tokens
+        while self._tokens > _WAITING * self._budget and len(self._groups) > 1:
+            yield self._take(max(self._groups, key=lambda each: len(self._groups[each]) * self._longest[each]))
+
+    def rest(self) -> Iterator[list[tuple[T, Prepared]]]:
+        """Everything that still waits, in as few batches as the budget allows."""
+        waiting = [each for group in self._groups.values() for each in group]
+        self._groups.clear()
+        self._longest.clear()
+        self._tokens = 0
+        yield from batches(waiting, self._budget, max(1, len(waiting)))
+
+    def _take(self, key: int) -> list[tuple[T, Prepared]]:
+        group = self._groups.pop(key)
+        self._longest.pop(key)
+        self._tokens -= sum(prepared.tokens for _, prepared in group)
+        return group

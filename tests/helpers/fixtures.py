@@ -1,0 +1,43 @@
+"""Fixtures of several folders of tests. A folder's `conftest.py` imports those that it wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.indexing import Indexing, fast_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads on tiny tensors cost more than they bring, and sums in another order are other numbers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def indexing() -> Iterator[Indexing]:
+    """An empty index and an empty folder of files."""
+    with fast_folder() as folder:
+        yield Indexing(folder)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's tiny model, made once. Read it; copy it before changing it."""
+    from helpers import tiny_models
+
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = tiny_models.make(family, tmp_path_factory.mktemp("models") / family)
+        return made[family]
+
+    return folder

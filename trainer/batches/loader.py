@@ -1,0 +1,152 @@
+"""Batches ready for the model: drawn, read and labelled while the step before is being computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tsembed_search.data.rows import Row, Task
+from tsembed_search.data.sameness import question
+from tsembed_search.errors import LoadError, UsageError
+from tsembed_search.items import Item, Role
+from tsembed_search.model.backbone import Prepared
+from tsembed_search.trainer.batches.features import Preparer
+from tsembed_search.trainer.batches.sampler import Pick, Sampler
+from tsembed_search.trainer.distributed import Processes
+from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels, label, labels
+
+
+@dataclass(frozen=True)
+class Load:
+    """This process's part of a batch: `items` `[N]` with their `labels`, queries first, then positives, then negatives.
+
+    `bare`: places of queries that are texts without an instruction, as people type them. `tasks`: rows per task of the
+    whole batch. `skipped`: why rows were left out. `sampler`: where it was afterwards.
+    """
+
+    items: list[Prepared]
+    labels: Labels
+    bare: list[int]
+    tasks: dict[str, int]
+    skipped: list[str]
+    sampler: dict[str, Any]
+
+    def without(self, place: int, why: str) -> Load:
+        """The load without the item at a place: without its row if it is a query or a positive."""
+        rows = len(self.labels.of(QUERY))
+        dropped = {place} if place >= 2 * rows else {place % rows, place % rows + rows}
+        kept = [at for at in range(len(self.items)) if at not in dropped]
+        bare = [at - (at > min(dropped)) for at in self.bare if at not in dropped]
+        return replace(
+            self,
+            items=[self.items[at] for at in kept],
+            labels=replace(self.labels, table=self.labels.table[kept]),
+            bare=bare,
+            skipped=[*self.skipped, why],
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all items."""
+        return sum(item.tokens for item in self.items)
+
+
+class Loader:
+    """Gives one `Load` after another, prepared one ahead in a thread. `hard_negatives`: per row, at most."""
+
+    def __init__(self, sampler: Sampler, preparer: Preparer, ranks: Processes, hard_negatives: int) -> None:
+        self._sampler = sampler
+        self._preparer = preparer
+        self._ranks = ranks
+        self._explicit = hard_negatives
+        self._thread = ThreadPoolExecutor(1, "load")
+        self._next: Future[Load] | None = None
+
+    def peek(self) -> None:
+        """Load the part that comes next. Raises what `next` does."""
+        self._next = self._next or self._thread.submit(self._load)
+        self._check(self._next.result())
+
+    def next(self) -> Load:
+        """The next part of a batch. Raises `UsageError`, in every process, when hardly any row of the batch can be
+        read.
+        """
+        current = self._next or self._thread.submit(self._load)
+        load = current.result()
+        self._check(load)
+        self._next = self._thread.submit(self._load)
+        return load
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self) -> Load:
+        picks = self._sampler.next()
+        tasks = Counter(self._sampler.tasks[pick.task].name for pick in picks)
+        own = self._ranks.own(picks)
+        items, found, skipped, bare = read(self._sampler.tasks, own, self._preparer, self._explicit)
+        return Load(items, found, bare, dict(tasks), skipped, self._sampler.state())
+
+    def _check(self, load: Load) -> None:
+        """What is too little is judged by the whole batch: a part may be one row, or none."""
+        rows, lost = sum(load.tasks.values()), int(self._ranks.sum(float(len(load.skipped))))
+        if 2 * lost > rows or (lost and rows - lost < 2):
+            first = next(line for part in self._ranks.collect(load.skipped[:1]) for line in part)
+
+            def refuse() -> None:
+                raise UsageError(
+                    f"{lost} of {rows} rows cannot be read. The first: {first}",
+                    "Are the pictures where the data says? Check it: tsembed data check DATA",
+                )
+
+            self._ranks.together(refuse)
+
+
+def read(
+    tasks: Sequence[Task], picks: Sequence[Pick], preparer: Preparer, hard_negatives: int
+) -> tuple[list[Prepared], Labels, list[str], list[int]]:
+    """Items of some rows, their labels, a line for each row that was left out because it cannot be read, and the places
+    of queries that are texts without an instruction.
+    """
+    rows: list[tuple[Row, int]] = []
+    skipped: list[str] = []
+    for pick in picks:
+        try:
+            rows.append((tasks[pick.task][pick.row], pick.task))
+        except LoadError as error:
+            skipped.append(error.message)
+    wanted: list[tuple[Item, Role]] = []
+    for row, _ in rows:
+        wanted += [(row.query, "query"), (row.positive, "document")]
+        wanted += [(negative, "document") for negative in row.negatives[:hard_negatives]]
+    prepared = iter(preparer.prepare(wanted))
+    by_role: dict[int, list[tuple[Prepared, list[int]]]] = {QUERY: [], POSITIVE: [], NEGATIVE: []}
+    bare: list[int] = []
+    answers: set[tuple[int, int]] = set()
+    for row, task in rows:
+        query, positive, *negatives = (next(prepared) for _ in range(2 + len(row.negatives[:hard_negatives])))
+        # A row counts as a whole: without one of its negatives it would say something else.
+        failed = next((one for one in (query, positive, *negatives) if isinstance(one, LoadError)), None)
+        if failed is not None:
+            skipped.append(f"{_origin(row)}{failed.message}")
+            continue
+        if row.query.image is None and not row.query.instruction:
+            bare.append(len(by_role[QUERY]))
+        asked = question(row.query)
+        answers |= {(asked, right) for right in row.answers}
+        for role, item, ready in ((QUERY, row.query, query), (POSITIVE, row.positive, positive)):
+            assert isinstance(ready, Prepared)
+            by_role[role].append((ready, label(role, item, task, row.identity, asked)))
+        for item, ready in zip(row.negatives, negatives, strict=False):
+            assert isinstance(ready, Prepared)
+            by_role[NEGATIVE].append((ready, label(NEGATIVE, item, task)))
+    flat = [pair for role in (QUERY, POSITIVE, NEGATIVE) for pair in by_role[role]]
+    return [ready for ready, _ in flat], labels([one for _, one in flat], answers), skipped, bare
+
+
+def _origin(row: Row) -> str:
+    return f"{row.origin}: " if row.origin else ""

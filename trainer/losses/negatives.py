@@ -1,0 +1,105 @@
+"""Which negatives matter: expert-aware negative sampling (EANS), and what it is compared with.
+
+That items which use the same experts make informative negatives is the paper's (TSEmbed, arXiv 2603.04772). The form is
+ours: with a score c_ij of each valid negative,
+
+    weight    w_ij proportional to exp(beta · c_ij), scaled to a mean of 1 over the valid negatives of row i
+    sample    only the `top_k` valid negatives of the highest score stay valid
+
+where c is kappa, the likeness of a negative's route to the query's or to its target's (`eans`); kappa dealt out anew
+among the negatives of each row (`shuffled`, a control: as sharp, and knows nothing); or the cosine (`llave`, after Lan
+et al., arXiv 2503.04812). No gradient passes through scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tsembed_search.trainer.losses.base import Side
+from tsembed_search.trainer.settings import NegativeSettings
+
+Score = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+
+
+def _eans(kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator) -> Tensor:
+    return kappa
+
+
+def _shuffled(kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator) -> Tensor:
+    return shuffled(kappa, valid, chance)
+
+
+def _llave(kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator) -> Tensor:
+    return cosine
+
+
+SCORES: dict[str, Score] = {"eans": _eans, "shuffled": _shuffled, "llave": _llave}
+
+
+@torch.no_grad()
+def weighted(
+    settings: NegativeSettings, kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator | None = None
+) -> Side:
+    """The negatives of one direction with their weights, or fewer of them. All tensors are `[B, M]`.
+
+    `chance` decides how `shuffled` deals; it has to be the same in every process.
+    """
+    if settings.weighting == "none":
+        return Side(valid)
+    generator = chance or torch.Generator().manual_seed(0)
+    scores = SCORES[settings.weighting](kappa.detach(), cosine.detach(), valid, generator)
+    if settings.mode == "sample":
+        return Side(best(scores, valid, settings.top_k))
+    return Side(valid, log_weights(scores, valid, settings.beta))
+
+
+def log_weights(scores: Tensor, valid: Tensor, beta: float) -> Tensor:
+    """`log w` `[B, M]`: `beta · scores`, less the logarithm of the mean weight over the row's valid negatives.
+
+    What is not valid has 0. With beta 0 all are exactly 0.
+    """
+    if beta == 0:
+        return torch.zeros_like(scores)
+    sharp = (beta * scores).masked_fill(~valid, -torch.inf)
+    mean = sharp.logsumexp(dim=1, keepdim=True) - valid.sum(dim=1, keepdim=True).log()
+    return (sharp - mean).masked_fill(~valid, 0.0)
+
+
+def best(scores: Tensor, valid: Tensor, top_k: int) -> Tensor:
+    """`valid` `[B, M]` with only the `top_k` highest scores of each row."""
+    if top_k >= scores.shape[1]:
+        return valid
+    places = scores.masked_fill(~valid, -math.inf).topk(top_k, dim=1).indices
+    return valid & torch.zeros_like(valid).scatter(1, places, True)
+
+
+def shuffled(scores: Tensor, valid: Tensor, chance: torch.Generator) -> Tensor:
+    """`scores` `[B, M]` with those of each row's valid places dealt out anew among these places."""
+    keys = torch.rand(scores.shape, generator=chance).to(scores.device)
+    dealt = keys.masked_fill(~valid, 2.0).argsort(dim=1)  # the row's valid places in random order, then the others
+    places = (~valid).to(torch.int8).argsort(dim=1, stable=True)  # the same places in their order
+    return scores.scatter(1, places, scores.gather(1, dealt))
+
+
+class Queue:
+    """The documents of the last steps, as more negatives to choose from: rows of `representations` without gradient.
+
+    They were embedded by the model as it was then, which is why a queue is short.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.packed: Tensor | None = None
+        self.labels: Tensor | None = None
+
+    def add(self, packed: Tensor, labels: Tensor) -> None:
+        """Takes in documents `packed` `[M, W]` with `labels` `[M, 5]`; the oldest ones leave."""
+        if self.size == 0:
+            return
+        if self.packed is not None and self.labels is not None:
+            packed, labels = torch.cat([self.packed, packed]), torch.cat([self.labels, labels])
+        self.packed, self.labels = packed[-self.size :].detach().clone(), labels[-self.size :].clone()

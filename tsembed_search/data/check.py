@@ -1,0 +1,268 @@
+"""Looking a data set over before it is trained on: what there is, what is wrong with it, and what will go wrong."""
+
+from __future__ import annotations
+
+import collections
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from tsembed_search.data.gathering import Gathered, Reading, read_files
+from tsembed_search.data.layouts import Unread
+from tsembed_search.data.records import Instructions, Problem
+from tsembed_search.data.rows import KEYS, Row, hashed
+from tsembed_search.data.sameness import Copies, content, question
+from tsembed_search.data.sources import TaskFile
+from tsembed_search.data.training import TRAIN_SPLITS, own_files, sources_found
+from tsembed_search.errors import LoadError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Level = Literal["error", "warning"]
+
+_FEW_IDENTITIES: Final = 16
+_BAD_SHARE: Final = 0.05
+_DUPLICATE_SHARE: Final = 0.05
+_LONG_TEXT: Final = 400
+_SAMPLE: Final = 40
+_SHARED: Final = ("target", "query image", "target image", "query", "group")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong. An `error` keeps from training; a `warning` makes it worse."""
+
+    level: Level
+    text: str
+
+
+@dataclass
+class TaskReport:
+    """What a task has in one split. `words`: the median and the largest number of words of its queries and targets;
+    `kinds`: how many rows of which query and target (`text to image`). `damaged`: of the images that were opened.
+    """
+
+    name: str
+    meta: str
+    split: str
+    rows: int = 0
+    identities: int = 0
+    largest_identity: int = 0
+    duplicates: int = 0
+    with_negatives: int = 0
+    with_instruction: int = 0
+    kinds: collections.Counter[str] = field(default_factory=collections.Counter)
+    words: dict[str, tuple[int, int]] = field(default_factory=dict)
+    bad: collections.Counter[str] = field(default_factory=collections.Counter)
+    opened: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return {
+            "task": self.name, "meta": self.meta, "split": self.split or "train", "rows": self.rows,
+            "bad": self.bad.total(), "missing_images": self.bad["image"], "duplicates": self.duplicates,
+            "identities": self.identities, "largest_identity": self.largest_identity,
+            "with_negatives": self.with_negatives, "with_instruction": self.with_instruction, "kinds": dict(self.kinds),
+            "words": {side: {"median": median, "most": most} for side, (median, most) in self.words.items()},
+            "images_opened": self.opened, "images_damaged": len(self.damaged),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What rows of two splits have in common: `what` is `target image` and the like, `rows` how many of `other`'s rows
+    have one that training sees. `example`: a row of `other`.
+    """
+
+    other: str
+    what: str
+    rows: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found: tasks by split, bad rows, what splits share, and what it means."""
+
+    tasks: list[TaskReport]
+    problems: list[Problem]
+    leaks: list[Leak]
+    findings: list[Finding]
+    unread: list[Unread] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be trained on."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+
+@dataclass
+class _Tally:
+    """A task's numbers while its rows are read."""
+
+    report: TaskReport
+    query_words: array[int] = field(default_factory=lambda: array("L"))
+    target_words: array[int] = field(default_factory=lambda: array("L"))
+    rows: array[int] = field(default_factory=lambda: array("Q"))
+    images: dict[int, Path] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        query, target = row.query, row.positive
+        self.report.kinds[f"{query.modality} to {target.modality}"] += 1
+        self.report.with_negatives += bool(row.negatives)
+        self.report.with_instruction += bool(query.instruction)
+        self.rows.append(hashed(question(query), content(target)))
+        for item, words in ((query, self.query_words), (target, self.target_words)):
+            if item.text:
+                words.append(len(item.text.split()))
+            if item.image is not None:
+                self._sample(item.image)
+
+    def _sample(self, image: Path) -> None:
+        """Keeps the images with the lowest hashes: a fair sample that is always the same."""
+        draw = hashed("sample", image)
+        if len(self.images) < _SAMPLE or draw < max(self.images):
+            self.images[draw] = image
+            if len(self.images) > _SAMPLE:
+                del self.images[max(self.images)]
+
+
+def check(
+    sources: Sequence[str | Path],
+    *,
+    images: Sequence[Path] = (),
+    instructions: Instructions | None = None,
+    open_images: bool = True,
+    progress: Callable[[str, int], None] = lambda task, rows: None,
+) -> Report:
+    """Reads all splits of the sources, and opens a sample of each task's images.
+
+    Raises `UsageError` when a source is missing or holds nothing that could be trained on.
+    """
+    files, folders = sources_found(sources)
+    copies = Copies()
+    tallies: dict[tuple[str, str], _Tally] = {}
+
+    def tally(gathered_or_file: Gathered | TaskFile, name: str, row: Row) -> None:
+        key = (name, gathered_or_file.split)
+        if key not in tallies:
+            tallies[key] = _Tally(TaskReport(name, gathered_or_file.meta, gathered_or_file.split))
+        tallies[key].add(row)
+
+    reading = read_files(
+        files, images=images, instructions=instructions, strict=False, copies=copies, progress=progress,
+        each=lambda file, task, row: tally(file, task, row),
+    )  # fmt: skip
+    for folder in folders:
+        parts, problems = own_files(folder, (), copies, progress)
+        reading.problems.extend(problems)
+        for gathered, store in parts:
+            reading.gathered[gathered.name, gathered.split] = gathered
+            for place in range(len(gathered)):
+                tally(gathered, gathered.name, store.row(place, 0))
+    for file in files:
+        bad = reading.bad[file.path]
+        if bad:
+            key = (file.task, file.split)
+            tallies.setdefault(key, _Tally(TaskReport(file.task, file.meta, file.split))).report.bad.update(bad)
+    reports = [_finished(one, reading, open_images) for _, one in sorted(tallies.items(), key=lambda item: item[0])]
+    leaks = list(_leaks(reading))
+    findings = [*_findings(reports, leaks), *(Finding("warning", str(one)) for one in reading.unread)]
+    return Report(reports, reading.problems, leaks, findings, reading.unread)
+
+
+def _finished(tally: _Tally, reading: Reading, open_images: bool) -> TaskReport:
+    import numpy as np
+
+    report = tally.report
+    gathered = reading.gathered.get((report.name, report.split))
+    if gathered is None:
+        return report
+    report.rows = len(gathered)
+    _, counts = np.unique(gathered.table()[:, 0], return_counts=True)
+    report.identities, report.largest_identity = len(counts), int(counts.max())
+    report.duplicates = len(tally.rows) - len(set(tally.rows))
+    for side, words in (("query", tally.query_words), ("target", tally.target_words)):
+        if words:
+            report.words[side] = (int(np.median(words)), max(words))
+    if open_images:
+        report.opened = len(tally.images)
+        report.damaged = list(_damaged(tally.images.values()))
+    return report
+
+
+def _damaged(images: Any) -> Iterator[str]:
+    from tsembed_search.documents.pictures import open_image
+    from tsembed_search.items import ImageSpec
+
+    for image in images:
+        try:
+            open_image(image, ImageSpec((64, 64)))
+        except LoadError as error:
+            yield error.message
+
+
+def _leaks(reading: Reading) -> Iterator[Leak]:
+    """What other splits have that training has, too."""
+    import numpy as np
+
+    train = [one for one in reading.gathered.values() if one.split in TRAIN_SPLITS]
+    others = sorted({one.split for one in reading.gathered.values()} - set(TRAIN_SPLITS))
+    if not train or not others:
+        return
+    seen = [np.unique(np.concatenate([one.tied()[:, kind] for one in train])) for kind in range(KEYS)]
+    # An image is the same image whichever side of a row it is on.
+    pictures = np.union1d(seen[1], seen[2])
+    seen[1] = seen[2] = pictures
+    for split in others:
+        for kind in (1, 2, 0, 3, 4):
+            rows, example = 0, ""
+            for one in (gathered for gathered in reading.gathered.values() if gathered.split == split):
+                keys: NDArray[np.uint64] = one.tied()[:, kind]
+                shared = np.flatnonzero(np.isin(keys, seen[kind]) & (keys != 0))
+                rows += len(shared)
+                if len(shared) and not example:
+                    example = f"{one.name}, line {one.lines[int(shared[0])]}"
+            if rows:
+                yield Leak(split, _SHARED[kind], rows, example)
+
+
+def _findings(reports: Sequence[TaskReport], leaks: Sequence[Leak]) -> Iterator[Finding]:
+    train = [report for report in reports if report.split in TRAIN_SPLITS]
+    if not any(report.rows for report in train):
+        yield Finding("error", "There is nothing to train on: no training row can be used.")
+    elif sum(report.identities for report in train) < 2:
+        yield Finding("error", "There is nothing to tell apart: all training rows have the same target.")
+    for report in reports:
+        name = report.name if report.split in TRAIN_SPLITS else f"{report.name} ({report.split})"
+        bad, total = report.bad.total(), report.rows + report.bad.total()
+        if bad > 0.25 * total and bad >= 3:
+            yield Finding("error", f"{name}: {bad:,} of {total:,} rows cannot be used.")
+        elif bad > _BAD_SHARE * total:
+            yield Finding("warning", f"{name}: {bad:,} of {total:,} rows cannot be used.")
+        if report.damaged:
+            yield Finding(
+                "warning",
+                f"{name}: {len(report.damaged)} of {report.opened} images that were opened are damaged. "
+                f"{report.damaged[0]}",
+            )
+        if report.split in TRAIN_SPLITS and 0 < report.identities < _FEW_IDENTITIES:
+            targets = "one target" if report.identities == 1 else f"{report.identities} different targets"
+            rows = "one row" if report.identities == 1 else f"{report.identities} rows"
+            yield Finding("warning", f"{name} has {targets}, so that a batch takes no more than {rows} of it.")
+        if report.duplicates > _DUPLICATE_SHARE * max(report.rows, 1):
+            yield Finding("warning", f"{name}: {report.duplicates:,} rows are there more than once.")
+        for side, (_, most) in report.words.items():
+            if most > _LONG_TEXT:
+                yield Finding("warning", f"{name}: a {side} has {most:,} words; models cut long texts.")
+    for leak in leaks:
+        yield Finding(
+            "warning",
+            f"{leak.other}: {leak.rows:,} with a {leak.what} that training has, too ({leak.example}). What is measured "
+            "on it will be too good.",
+        )

@@ -1,0 +1,190 @@
+"""What training reads: rows of a query and what it should find, in named tasks.
+
+A row of any layout as a training row, and what ties it to other rows.
+
+What evaluation ranks: queries, candidates, and which candidates are right.
+
+All right answers of each query, of whatever rows: none of them is a negative of that query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from tsembed_search.data.layouts import Fields
+from tsembed_search.data.sameness import Copies, content, picture_content, question
+from tsembed_search.items import Item
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A query, its positive, and hard negatives if the data names some.
+
+    `identity`: what the positive is. Rows of one identity never serve each other as negatives, never meet in one batch,
+    and all fall on the same side of a split, unless it is a label (see `data_split`). `origin`: file and line, for
+    messages. `answers`: the contents (`sameness.content`) that are right for the query, where other rows name some
+    more; none of them is a negative. Images are paths, not yet opened.
+    """
+
+    query: Item
+    positive: Item
+    identity: str
+    negatives: tuple[Item, ...] = ()
+    origin: str = ""
+    answers: frozenset[int] = frozenset()
+
+
+class Task(Protocol):
+    """Rows of one kind. `meta`: its meta-task (`classification`, `vqa`, `retrieval`, `grounding`), or "". `weight`:
+    how often it is drawn, relative to the others.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def meta(self) -> str: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Row: ...
+
+    def identity(self, row: int) -> str:
+        """The row's identity, without building the row."""
+        ...
+
+
+KEYS: Final = 5
+
+"""So many keys tie a row to others at most; see `Ties`."""
+
+MARKS: Final = 3
+
+"""So many numbers say what a row holds; see `kept`."""
+
+
+@dataclass(frozen=True)
+class Ties:
+    """What ties a row to others, as 64-bit hashes, 0 for none. `identity`: of the target. `query_image`, `image`: of
+    its two images. `query`: of a query that is text alone. `group`: what the row says that it belongs to.
+    """
+
+    identity: int
+    query_image: int
+    image: int
+    query: int
+    group: int
+
+    @property
+    def keys(self) -> tuple[int, int, int, int, int]:
+        """All of them, `KEYS` numbers."""
+        return self.identity, self.query_image, self.image, self.query, self.group
+
+
+def hashed(*parts: object) -> int:
+    """64 bits of some texts, never 0."""
+    data = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") or 1
+
+
+def row_of(fields: Fields, *, origin: str = "") -> Row:
+    """The training row that the fields make. A row that brings its own candidates trains on the right one of them."""
+    negatives = () if fields.own else fields.negatives
+    return Row(fields.query, fields.positive, f"{_identity(fields):016x}", negatives, origin)
+
+
+def kept(fields: Fields, copies: Copies) -> tuple[Ties, tuple[int, int, int]]:
+    """What ties a row to others, and its marks: what it asks, what is right for that, and all that it holds, wherever
+    its files lie; `MARKS` numbers. A picture is tied under the first name that `copies` knows it by.
+    """
+    query, positive = fields.query, fields.positive
+    items = (query, positive, *fields.negatives)
+    pictures = [picture_content(item.image) for item in items]
+    asked, found = copies.first(query.image, pictures[0]), copies.first(positive.image, pictures[1])
+    ties = Ties(
+        identity=_identity(fields),
+        query_image=hashed("image", asked) if asked else 0,
+        image=hashed("image", found) if found else 0,
+        query=hashed("text", query.text) if query.image is None else 0,
+        group=hashed("group", fields.group) if fields.group else 0,
+    )
+    parts = (
+        part for item, picture in zip(items, pictures, strict=True) for part in (item.text, picture, item.instruction)
+    )
+    marks = question(query, pictures[0]), content(positive, pictures[1]), hashed(fields.identity, *parts)
+    return ties, marks
+
+
+def _identity(fields: Fields) -> int:
+    if fields.identity:
+        return hashed("identity", fields.identity)
+    return hashed("target", (fields.positive.text or "").casefold(), fields.positive.image or "")
+
+
+Distribution = Literal["in", "out", ""]
+
+"""Whether models are usually trained on data like the task's (`in`) or not (`out`), where the benchmark says so."""
+
+
+@dataclass(frozen=True)
+class RankingTask:
+    """Q queries over C candidates. `meta`: the meta-task that this one belongs to, or "".
+
+    `choices`: for each query the places in `candidates` that are ranked for it; None when all are, for every query.
+    `correct`: for each query the places of its right candidates, at least one. `left_out`: for each query the places
+    that are not ranked for it: the query itself, among what other rows bring. None: there are none.
+    """
+
+    name: str
+    meta: str
+    queries: Sequence[Item]
+    candidates: Sequence[Item]
+    correct: Sequence[frozenset[int]]
+    choices: Sequence[Sequence[int]] | None = None
+    distribution: Distribution = ""
+    left_out: Sequence[frozenset[int]] | None = None
+
+
+class Answers:
+    """Of N rows, what each asks (`question`), the identity of its target and its content, `[N]` each.
+
+    Right for a query are the targets of all rows that ask the same, and whatever has the identity of one of these.
+    """
+
+    def __init__(self, asked: Numbers, identities: Numbers, contents: Numbers) -> None:
+        self._identities = _Values(asked, identities)
+        self._contents = _Values(identities, contents)
+
+    def of(self, asked: int) -> frozenset[int]:
+        """The contents that are right for a query; empty where its one row says it all."""
+        found = {content for identity in self._identities.of(asked) for content in self._contents.of(identity)}
+        return frozenset(found) if len(found) > 1 else frozenset()
+
+
+class _Values:
+    """The distinct values of each key."""
+
+    def __init__(self, keys: Numbers, values: Numbers) -> None:
+        import numpy as np
+
+        pairs = np.unique(np.stack([keys, values], axis=1), axis=0)
+        self._keys, self._values = np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+
+    def of(self, key: int) -> list[int]:
+        import numpy as np
+
+        start, end = (int(np.searchsorted(self._keys, np.uint64(key), side)) for side in ("left", "right"))
+        found: list[int] = self._values[start:end].tolist()
+        return found

@@ -1,0 +1,296 @@
+"""Cutting text into chunks that fit a model: along headings, then paragraphs, then sentences, then words.
+
+A loader gives `Block`s in order; `Chunker.chunks` gives `Chunk`s whose `text` is the source from `start` to `end`.
+Everything streams: no more than one chunk and one block are held.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Final
+
+from tsembed_search.text_form import one_form
+
+if TYPE_CHECKING:
+    from tsembed_search.items import TextSpec
+
+TARGET_TOKENS: Final = 384
+"""The most tokens of a chunk, whatever the model can read: a longer passage is about too many things to be found."""
+
+LONGEST_BLOCK: Final = 8192
+"""In characters. Loaders cut longer paragraphs, so that a file without a line break streams too."""
+
+# A section shorter than this share of a chunk may be joined by the next one.
+_SHORT: Final = 1 / 6
+# A paragraph is kept whole by starting a new chunk when the one before is at least this full.
+_HALF: Final = 1 / 2
+# Headings may take up to this share of what the model reads.
+_CONTEXT: Final = 1 / 6
+# Sentences end as in Western and East Asian writing, with their closing quotes and brackets; a single letter before the
+# stop is an initial ("J. Smith").
+_SENTENCES: Final = re.compile(r"(?<![.!?…])(?<!\b[A-Za-z])[.!?…]++[\"'”’»)\]]*+\s+|[。！？]+[」』）]*\s*")
+_PARAGRAPHS: Final = re.compile(r"\n[ \t]*\n\s*")
+_LINES: Final = re.compile(r"\n\s*")
+_WORDS: Final = re.compile(r"\s+")
+_WORDS_APART: Final = re.compile(r"\S+\s*|\s+")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A paragraph, a heading, a list item, a table ...: text from `start` (in characters of the source), with what
+    separates it from the next block.
+
+    `heading`: its level, 0 for none, and `title` its words without markup. `lines`: its line breaks mean something
+    (lists, tables, code). `glued`: it is the rest of the block before, which was cut for its length.
+    """
+
+    start: int
+    text: str
+    heading: int = 0
+    title: str = ""
+    lines: bool = False
+    glued: bool = False
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`text` is the source's characters `start` to `end`; `headings` are those it stands under, outermost first."""
+
+    start: int
+    end: int
+    text: str
+    headings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Atom:
+    """What is not cut any more: a sentence, a line, or part of one that is too long for a chunk."""
+
+    start: int
+    text: str
+    tokens: int
+
+
+class _Pack:
+    """The chunk being filled. Its first `carried` atoms are the end of the chunk before."""
+
+    def __init__(self) -> None:
+        self.atoms: list[_Atom] = []
+        self.tokens = 0
+        self.carried = 0
+        self.headings: tuple[str, ...] = ()
+
+    @property
+    def end(self) -> int | None:
+        """Where the next block starts if there is no gap; None when empty."""
+        return self.atoms[-1].start + len(self.atoms[-1].text) if self.atoms else None
+
+    def add(self, atom: _Atom, headings: tuple[str, ...]) -> None:
+        """Appends. The headings are those of the chunk's first new atom."""
+        if len(self.atoms) == self.carried:
+            self.headings = headings
+        self.atoms.append(atom)
+        self.tokens += atom.tokens
+
+    def take(self, overlap: int = 0) -> Chunk | None:
+        """The chunk, without surrounding blanks, or None if it has nothing new; then begins anew with its last atoms,
+        up to `overlap` tokens of them (the very last may have twice as many, for long sentences).
+        """
+        text = "".join(atom.text for atom in self.atoms)
+        new = any(not atom.text.isspace() for atom in self.atoms[self.carried :])
+        chunk = None
+        if new:
+            start = self.atoms[0].start + len(text) - len(text.lstrip())
+            chunk = Chunk(start, start + len(text.strip()), text.strip(), self.headings)
+        kept: list[_Atom] = []
+        for atom in reversed(self.atoms[1:]):
+            if sum(each.tokens for each in kept) + atom.tokens > (overlap if kept else 2 * overlap):
+                break
+            kept.insert(0, atom)
+        self.atoms, self.carried = kept, len(kept)
+        self.tokens = sum(atom.tokens for atom in kept)
+        return chunk
+
+
+class Chunker:
+    """Cuts text for one model."""
+
+    def __init__(self, spec: TextSpec) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(spec.tokenizer_file))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._most = spec.max_tokens
+        self._limit = min(spec.max_tokens, TARGET_TOKENS)
+        self._overlap = min(spec.overlap, self._limit // 8)
+
+    def count(self, text: str) -> int:
+        """How many tokens the model sees."""
+        return len(self._tokenizer.encode(one_form(text), add_special_tokens=False).ids)
+
+    def with_headings(self, text: str, headings: Iterable[str]) -> str:
+        """The text below its headings, as many of the innermost as leave room for all of the text."""
+        room = min(self._most - self.count(text), round(self._limit * _CONTEXT))
+        kept: list[str] = []
+        for heading in reversed([one for one in dict.fromkeys(headings) if one and one not in text]):
+            room -= self.count(heading) + 1
+            if room < 0:
+                break
+            kept.insert(0, heading)
+        return "\n".join([*kept, text])
+
+    def chunks(self, blocks: Iterable[Block]) -> Iterator[Chunk]:
+        """The chunks of a text, in order. A gap between two blocks is never inside a chunk."""
+        end = -1
+        for chunk in self._packed(blocks):
+            # Halving a chunk that begins with the end of the one before may leave nothing new in its first half.
+            if chunk.end > end:
+                yield chunk
+                end = chunk.end
+
+    def _packed(self, blocks: Iterable[Block]) -> Iterator[Chunk]:
+        pack = _Pack()
+        path: dict[int, str] = {}
+        for block in blocks:
+            if pack.atoms and (block.start != pack.end or (block.heading and pack.tokens >= self._limit * _SHORT)):
+                yield from self._fitted(pack.take())
+            if block.heading:
+                path = {level: text for level, text in path.items() if level < block.heading}
+                path[block.heading] = block.title or block.text.strip()
+            atoms = self._atoms(block)
+            size = sum(atom.tokens for atom in atoms)
+            whole = size <= self._limit and not block.glued
+            if whole and pack.tokens + size > self._limit and pack.tokens >= self._limit * _HALF:
+                yield from self._fitted(pack.take(min(self._overlap, self._limit - size)))
+            for atom in atoms:
+                if pack.tokens + atom.tokens > self._limit:
+                    yield from self._fitted(pack.take(min(self._overlap, (self._limit - atom.tokens) // 2)))
+                pack.add(atom, tuple(path.values()))
+        yield from self._fitted(pack.take())
+
+    def _atoms(self, block: Block) -> list[_Atom]:
+        """The sentences or lines of a block; those too long for a chunk are cut at lines, then words, then tokens."""
+        tokens = self._token_starts(block.text)
+
+        def size(span: tuple[int, int]) -> int:
+            return bisect_left(tokens, span[1]) - bisect_left(tokens, span[0])
+
+        spans = list(_pieces(block.text, (0, len(block.text)), _LINES if block.lines else _SENTENCES))
+        for pattern in (_LINES, _SENTENCES, _WORDS):
+            spans = [
+                part
+                for span in spans
+                for part in (_pieces(block.text, span, pattern) if size(span) > self._limit else (span,))
+            ]
+        spans = [part for span in spans for part in self._cut_at_tokens(span, tokens)]
+        return [_Atom(block.start + span[0], block.text[span[0] : span[1]], size(span)) for span in spans]
+
+    def _token_starts(self, text: str) -> list[int]:
+        """Where the tokens that the model sees begin in `text`: exact at words, near within one that it reads longer or
+        shorter than it is written.
+        """
+        formed = one_form(text)
+        starts = [start for start, _ in self._tokenizer.encode(formed, add_special_tokens=False).offsets]
+        if len(formed) == len(text):
+            return starts
+        words = [found.span() for found in _WORDS_APART.finditer(text)]
+        begins = list(accumulate((len(one_form(text[left:right])) for left, right in words), initial=0))
+        places = (min(bisect_right(begins, start), len(words)) - 1 for start in starts)
+        return [
+            min(words[place][0] + start - begins[place], words[place][1] - 1)
+            for place, start in zip(places, starts, strict=True)
+        ]
+
+    def _cut_at_tokens(self, span: tuple[int, int], tokens: list[int]) -> Iterable[tuple[int, int]]:
+        inside = tokens[bisect_left(tokens, span[0]) : bisect_left(tokens, span[1])]
+        return pairwise([span[0], *dict.fromkeys(inside[self._limit :: self._limit]), span[1]])
+
+    def _fitted(self, chunk: Chunk | None) -> Iterator[Chunk]:
+        """Halves a chunk that is longer on its own than its parts were in their block, as can happen inside words."""
+        if chunk is None:
+            return
+        if self.count(chunk.text) <= self._most or len(chunk.text) < 2:
+            yield chunk
+            return
+        middle = len(chunk.text) // 2
+        blank = chunk.text.rfind(" ", middle // 2, middle)
+        at = blank if blank > 0 else middle
+        for left, right in ((0, at), (at, len(chunk.text))):
+            text = chunk.text[left:right]
+            start = chunk.start + left + len(text) - len(text.lstrip())
+            if text.strip():
+                yield from self._fitted(Chunk(start, start + len(text.strip()), text.strip(), chunk.headings))
+
+
+def _pieces(text: str, span: tuple[int, int], pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """Spans that tile `span`, each ending where the pattern does."""
+    left = span[0]
+    for found in pattern.finditer(text, *span):
+        if left < found.end() < span[1]:
+            yield left, found.end()
+            left = found.end()
+    if left < span[1]:
+        yield left, span[1]
+
+
+def paragraphs(pieces: Iterable[str]) -> Iterator[Block]:
+    """The paragraphs of plain text that comes in pieces. Long ones are cut at a line, a sentence or a blank."""
+    start, rest, glued = 0, "", False
+    for piece in pieces:
+        rest += piece
+        done = 0
+        for found in _PARAGRAPHS.finditer(rest):
+            # What ends the text so far may go on with the next piece.
+            if found.end() == len(rest):
+                break
+            for text, is_rest in _short_enough(rest[done : found.end()]):
+                yield Block(start, text, glued=glued or is_rest)
+                start, glued = start + len(text), False
+            done = found.end()
+        rest = rest[done:]
+        while len(rest) > 2 * LONGEST_BLOCK:
+            at = _cut_place(rest)
+            yield Block(start, rest[:at], glued=glued)
+            start, rest, glued = start + at, rest[at:], True
+    for text, is_rest in _short_enough(rest):
+        yield Block(start, text, glued=glued or is_rest)
+        start += len(text)
+
+
+def _short_enough(text: str) -> Iterator[tuple[str, bool]]:
+    glued = False
+    while len(text) > LONGEST_BLOCK:
+        at = _cut_place(text)
+        yield text[:at], glued
+        text, glued = text[at:], True
+    if text:
+        yield text, glued
+
+
+def _cut_place(text: str) -> int:
+    """Where to cut within the first `LONGEST_BLOCK` characters: after the last line, else sentence, else word."""
+    for pattern in (_LINES, _SENTENCES, _WORDS):
+        ends = [found.end() for found in pattern.finditer(text, LONGEST_BLOCK // 2, LONGEST_BLOCK)]
+        if ends:
+            return ends[-1]
+    return LONGEST_BLOCK
+
+
+def tiled(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks one after the other, as offsets in the text that they make together: a blank line between them, but
+    none after a block that ends its line itself.
+    """
+    at = 0
+    for block in blocks:
+        text = block.text if block.text.endswith("\n") else block.text + "\n\n"
+        if len(text) <= LONGEST_BLOCK or block.heading:
+            yield Block(at, text, block.heading, block.title, block.lines)
+        else:
+            for part in paragraphs([text]):
+                yield Block(at + part.start, part.text, lines=block.lines, glued=part.glued)
+        at += len(text)

@@ -1,0 +1,245 @@
+"""Decoding beside the model: processes that read files, each watched, so that a bad file takes down only itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import IO, TYPE_CHECKING, Any, Final, cast
+
+from tsembed_search.documents import worker as wire
+from tsembed_search.documents.document import Unit
+from tsembed_search.documents.worker import TooSlow
+from tsembed_search.errors import LoadError, TsembedError
+
+if TYPE_CHECKING:
+    from tsembed_search.items import InputSpec
+
+WORKER = ("-P", "-m", "tsembed_search.documents.worker")
+"""Arguments to Python. -P: a file in the current folder must not pass for a module."""
+
+_STARTUP_SECONDS: Final = 120.0
+_WATCH_SECONDS: Final = 0.2
+# One thread each, and little memory that is reserved and never used: many of these run beside the model.
+_ENVIRONMENT: Final = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MALLOC_ARENA_MAX": "2",
+    "PYTHONIOENCODING": "utf-8",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One file to decode: its path as the system spells it, its `signature` (see `worker.py`), how to read it."""
+
+    path: str
+    signature: tuple[int, int, int]
+    format: str
+    pages: bool
+
+
+class Transient(LoadError):
+    """A file that cannot be read now, but may be readable the next time as it is."""
+
+
+class _Crashed(LoadError):
+    """The process died by itself."""
+
+
+class Decoder:
+    """One decoding process, started when first used and again whenever it has died.
+
+    `load` is called by one thread; `check` and `kill` may be called by others.
+    """
+
+    def __init__(
+        self, inputs: InputSpec, *, memory: int, time_limit: float, on_note: Callable[[str, str], None]
+    ) -> None:
+        self._inputs = inputs
+        self._memory = memory
+        self._limit = time_limit
+        self._on_note = on_note
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._deadline: float | None = None
+        self._late = False
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def load(self, request: Request) -> Iterator[Unit]:
+        """The units of a file as they are decoded. Raises `LoadError` with the reason when it cannot be read."""
+        used = self._process
+        given = False
+        try:
+            for unit in self._load(request):
+                given = True
+                yield unit
+        except _Crashed:
+            # The process may have been ill since another file; only a fresh one proves that this file is to blame.
+            if given or used is None:
+                raise
+            yield from self._load(request)
+
+    def _load(self, request: Request) -> Iterator[Unit]:
+        process = self._running()
+        try:
+            wire.send(cast("Any", process.stdin), asdict(request))
+        except BrokenPipeError:
+            raise self._died(process) from None
+        while True:
+            header, body = self._next(process, self._limit)
+            if header["is"] == "unit":
+                yield _unit(header, body)
+            elif header["is"] == "note":
+                self._on_note(request.path, str(header["text"]))
+            elif header["is"] == "failed":
+                raise (Transient if header["again"] else LoadError)(str(header["reason"]))
+            elif header["is"] == "done":
+                return
+
+    def check(self) -> None:
+        """Ends the process if it has been silent for too long; `load` then says so."""
+        with self._lock:
+            if self._deadline is not None and time.monotonic() > self._deadline and self._process is not None:
+                self._late = True
+                self._process.kill()
+
+    def kill(self) -> None:
+        """Ends the process for good; a thread that is in `load` gets a `LoadError`."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """Frees what is left after `kill`, when no thread is in `load` any more."""
+        if self._process is not None:
+            _close(self._process)
+            self._process = None
+        if self._errors is not None:
+            self._errors.close()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        process = self._started()
+        text = asdict(self._inputs.text) | {"tokenizer_file": os.fspath(self._inputs.text.tokenizer_file)}
+        settings = {"image": asdict(self._inputs.image), "text": text, "memory": self._memory}
+        try:
+            wire.send(cast("Any", process.stdin), settings)
+            self._next(process, _STARTUP_SECONDS)
+        except (BrokenPipeError, LoadError) as error:
+            if self._stopped:
+                raise
+            raise TsembedError(
+                f"A decoding process cannot start: {self._last_words() or error}",
+                "Check the installation with `tsembed doctor`.",
+            ) from error
+        return process
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        self._errors = self._errors or tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
+        with self._lock:
+            if self._stopped:
+                raise LoadError("The run is being stopped.")
+            self._process = subprocess.Popen(
+                [sys.executable, *WORKER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=os.environ | _ENVIRONMENT,
+                bufsize=1 << 16,
+            )
+            return self._process
+
+    def _next(self, process: subprocess.Popen[bytes], limit: float) -> tuple[dict[str, Any], bytearray]:
+        with self._lock:
+            self._deadline = time.monotonic() + limit
+        try:
+            message = wire.receive(cast("Any", process.stdout))
+        except ValueError:
+            process.kill()
+            message = None
+        with self._lock:
+            self._deadline = None
+            late = self._late
+        if message is None or late:
+            raise self._died(process)
+        return message
+
+    def _died(self, process: subprocess.Popen[bytes]) -> LoadError:
+        with self._lock:
+            late, self._late = self._late, False
+            self._process = None
+        code = _close(process)
+        if late:
+            return TooSlow(self._limit)
+        if code == -signal.SIGKILL:
+            return LoadError("Its decoder was killed, perhaps because memory ran out.", "Save a smaller copy of it.")
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return _Crashed(f"Its decoder crashed over it ({name}).", "The file is damaged or crafted; save it again.")
+
+    def _last_words(self) -> str:
+        if self._errors is None:
+            return ""
+        self._errors.seek(0)
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+class Watch:
+    """A thread that ends decoders which are silent for too long."""
+
+    def __init__(self, decoders: list[Decoder]) -> None:
+        self._decoders = decoders
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._done.wait(_WATCH_SECONDS):
+            for decoder in self._decoders:
+                decoder.check()
+
+    def stop(self) -> None:
+        """Ends the watch and all decoders."""
+        self._done.set()
+        self._thread.join()
+        for decoder in self._decoders:
+            decoder.kill()
+
+
+def _close(process: subprocess.Popen[bytes]) -> int:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            # Something may still be on its way to a process that is gone.
+            with suppress(BrokenPipeError):
+                stream.close()
+    return process.wait()
+
+
+def _unit(header: dict[str, Any], body: bytearray) -> Unit:
+    import numpy as np
+
+    pixels = np.frombuffer(body, np.uint8).reshape(header["shape"]) if body else None
+    return Unit(
+        header["kind"],
+        header["page"],
+        header["chunk"],
+        header["text"],
+        header["start"],
+        header["end"],
+        header["reads"],
+        pixels,
+        header["width"],
+        header["height"],
+    )

@@ -1,0 +1,379 @@
+"""The pictures on a page of a PDF, each as the viewer shows it.
+
+A page turns, mirrors, squashes and cuts its pictures, and a scan often lies on it in pieces: strips, tiles, or layers
+of paper and ink. Pieces are put together by drawing their part of the page.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+
+from tsembed_search.documents.pixels import content_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from tsembed_search.documents.document import Loading
+
+# Below this (in pixels) it is an icon, a rule or a bullet; beyond this shape a border or one strip of many.
+_SMALLEST_SIDE: Final = 64
+_LONGEST_SHAPE: Final = 8.0
+# With one bit per pixel a picture needs more of them to show something: signatures and single words stay out.
+_SMALLEST_BITS: Final = 128
+_MOST_PICTURES: Final = 50
+_MOST_PIECES: Final = 1_000
+"""Of a page; more are not compared in pairs."""
+_MOST_OF_PAGE: Final = 0.4
+# Of a box: less than this may lie outside of what is shown, or of another box.
+_SLACK: Final = 0.1
+# Seams are looked for in a drawing of this size; a step of fewer greys is none.
+_SEAMS: Final = (512, 512)
+_STEP: Final = 8
+_LONGEST_CLIP: Final = 500
+# What pypdfium2 meets when a crafted file says that something has no size, or an endless one.
+NONSENSE: Final = (ZeroDivisionError, OverflowError, ValueError)
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top in points, on the page as it is shown, from its lower left corner."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """An image on the page. `matrix`: from the unit square to the page as shown. `box`: all of it, `seen`: what is
+    not cut away. `width`, `height`: its pixels along the page's axes.
+    """
+
+    image: Any
+    matrix: Any
+    box: Box
+    seen: Box
+    width: float
+    height: float
+    is_bits: bool
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Width and height of what is seen, in the image's own pixels."""
+        wide, high = _size(self.box)
+        shown = _size(self.seen)
+        return round(self.width * shown[0] / wide), round(self.height * shown[1] / high)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is shown, and the pixels that it has in the file."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+def pictures(page: Any, number: int, loading: Loading, seen: set[bytes]) -> Iterator[Picture]:
+    """Yield the pictures of a `pypdfium2.PdfPage` without icons, rules, and what an earlier page had too.
+
+    `seen`: digests of the pictures of the document so far, which is added to.
+    """
+    import pypdfium2
+
+    given = 0
+    pieces = list(_pieces(page, number, loading))
+    for group in _pictures_of(pieces, page, loading):
+        try:
+            width, height = _pixels(group)
+            # Rendering holds the decoded picture and the result, four bytes a pixel each; of bits less.
+            if width * height * (2 if all(piece.is_bits for piece in group) else 8) > loading.memory:
+                loading.note(f"A picture of {width:,} x {height:,} pixels on page {number} is too large.")
+                continue
+            if _is_known(group, seen):
+                continue
+            if given == _MOST_PICTURES:
+                loading.note(f"Page {number} has more than {_MOST_PICTURES} pictures; the rest is left out.")
+                return
+            if len(group) == 1 and not group[0].is_bits:
+                image = _upright(group[0])
+                width, height = image.size
+            else:
+                image = _part(page, _union(group), width, height, loading)
+        except (pypdfium2.PdfiumError, *NONSENSE):
+            loading.note(f"A picture on page {number} cannot be read.")
+            continue
+        given += 1
+        yield Picture(image, width, height)
+        loading.alive()
+
+
+def _pieces(page: Any, number: int, loading: Loading) -> Iterator[_Piece]:
+    """The images on a page of which something is seen."""
+    import pypdfium2
+    import pypdfium2.raw as pdfium
+
+    shown = _shown(page)
+    sheet = (0.0, 0.0, *page.get_size())
+    for image in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE]):
+        try:
+            width, height = image.get_px_size()
+            matrix, seen = image.get_matrix(), sheet
+            inside = [image]
+            while (outer := inside[-1].container) is not None:
+                inside.append(outer)
+            above = [one.get_matrix() for one in inside[1:]] + [shown]
+            for level, one in enumerate(inside):
+                clip = _clip(one)
+                if clip is not None:
+                    for step in above[level:]:
+                        clip = step.on_rect(*clip)
+                    seen = _meet(seen, clip)
+            for step in above:
+                matrix = matrix.multiply(step)
+            box = matrix.on_rect(0, 0, 1, 1)
+            seen = _meet(seen, box)
+            if not _area(seen) or not all(map(math.isfinite, box)):
+                continue
+            if abs(matrix.a) + abs(matrix.d) < abs(matrix.b) + abs(matrix.c):
+                width, height = height, width
+            is_bits = image.get_metadata().bits_per_pixel == 1
+            yield _Piece(image, matrix, box, seen, width, height, is_bits)
+        except (pypdfium2.PdfiumError, *NONSENSE):
+            loading.note(f"A picture on page {number} cannot be read.")
+
+
+def _shown(page: Any) -> Any:
+    """The matrix from the page's own coordinates to the page as it is shown."""
+    from pypdfium2 import PdfMatrix
+
+    left, bottom, right, top = page.get_bbox()
+    turns = {
+        0: (1, 0, 0, 1, -left, -bottom),
+        90: (0, -1, 1, 0, -bottom, right),
+        180: (-1, 0, 0, -1, right, top),
+        270: (0, 1, -1, 0, top, -left),
+    }
+    rotation = page.get_rotation()
+    upright = PdfMatrix(*turns[rotation])
+    wide = (top - bottom) if rotation in (90, 270) else (right - left)
+    # A page may have a unit of its own.
+    unit = page.get_width() / wide
+    return upright.scale(unit, unit)
+
+
+def _clip(shape: Any) -> Box | None:
+    """The box of what an object is clipped to, in the coordinates around it; None where it is not, or not simply."""
+    import pypdfium2.raw as pdfium
+
+    path = pdfium.FPDFPageObj_GetClipPath(shape)
+    if not path:
+        return None
+    box: Box | None = None
+    for index in range(min(max(pdfium.FPDFClipPath_CountPaths(path), 0), _LONGEST_CLIP)):
+        count = pdfium.FPDFClipPath_CountPathSegments(path, index)
+        if not 0 < count <= _LONGEST_CLIP:
+            continue
+        across, along = [], []
+        x, y = ctypes.c_float(), ctypes.c_float()
+        for segment in range(count):
+            if pdfium.FPDFPathSegment_GetPoint(pdfium.FPDFClipPath_GetPathSegment(path, index, segment), x, y):
+                across.append(x.value)
+                along.append(y.value)
+        if across:
+            corners = (min(across), min(along), max(across), max(along))
+            box = corners if box is None else _meet(box, corners)
+    return box
+
+
+def _meet(one: Box, other: Box) -> Box:
+    """What two boxes have in common; a box without area where that is nothing."""
+    left, bottom = max(one[0], other[0]), max(one[1], other[1])
+    return left, bottom, max(left, min(one[2], other[2])), max(bottom, min(one[3], other[3]))
+
+
+def _size(box: Box) -> tuple[float, float]:
+    return box[2] - box[0], box[3] - box[1]
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _union(group: Sequence[_Piece]) -> Box:
+    lefts, bottoms, rights, tops = zip(*(piece.seen for piece in group), strict=True)
+    return min(lefts), min(bottoms), max(rights), max(tops)
+
+
+def _pixels(group: Sequence[_Piece]) -> tuple[int, int]:
+    """Width and height of the whole in pixels as dense as the densest piece of some size."""
+    if len(group) == 1:
+        return group[0].pixels
+    wide, high = _size(_union(group))
+    large = max(_area(piece.seen) for piece in group)
+    some = [piece for piece in group if _area(piece.seen) >= large / 2]
+    return (
+        round(max(piece.width / _size(piece.box)[0] for piece in some) * wide),
+        round(max(piece.height / _size(piece.box)[1] for piece in some) * high),
+    )
+
+
+def _is_let_in(group: Sequence[_Piece]) -> bool:
+    """Whether it is large enough, and no rule."""
+    width, height = _pixels(group)
+    wide, high = _size(_union(group))
+    least = _SMALLEST_BITS if all(piece.is_bits for piece in group) else _SMALLEST_SIDE
+    longest = max(max(width, height) / max(min(width, height), 1), max(wide, high) / max(min(wide, high), 1e-6))
+    return min(width, height) >= least and longest <= _LONGEST_SHAPE
+
+
+def _pictures_of(pieces: list[_Piece], page: Any, loading: Loading) -> Iterator[list[_Piece]]:
+    """The pieces of each picture, in the order of the page."""
+    left_out: list[_Piece] = []
+    for group in _groups(pieces):
+        let_in = [_is_let_in([piece]) for piece in group]
+        # Photos that touch are photos.
+        is_one = not all(let_in) or len(group) == 1 or _has_layers(group) or _goes_on(group, page, loading)
+        if _is_let_in(group) and is_one:
+            yield group
+            continue
+        yield from ([piece] for piece in compress(group, let_in))
+        left_out += [piece for piece, is_alone in zip(group, let_in, strict=True) if not is_alone]
+    # What makes no pictures may still be the page, in pieces with gaps.
+    sheet = page.get_width() * page.get_height()
+    if sum(_area(piece.seen) for piece in left_out) >= _MOST_OF_PAGE * sheet and _is_let_in(left_out):
+        yield left_out
+
+
+def _goes_on(group: Sequence[_Piece], page: Any, loading: Loading) -> bool:
+    """Whether what is drawn goes on from piece to piece: on most seams there is no more of a step than beside them."""
+    import pypdfium2
+
+    whole = _union(group)
+    try:
+        drawn = np.asarray(_part(page, whole, *_SEAMS, loading).convert("L"), np.int16)
+    except (pypdfium2.PdfiumError, *NONSENSE):
+        return False
+    high, wide = drawn.shape
+    across, along = wide / _size(whole)[0], high / _size(whole)[1]
+    steps = []
+    for piece in group:
+        left, right = ((side - whole[0]) * across for side in piece.seen[::2])
+        top, bottom = ((whole[3] - side) * along for side in piece.seen[:0:-2])
+        for lines, at, first, last in ((drawn, bottom, left, right), (drawn.T, right, top, bottom)):
+            seam, part = round(at), slice(round(first), round(last))
+            if 4 <= seam < len(lines) - 4:
+                rows = lines[seam - 4 : seam + 4, part]
+                step = np.abs(rows[5] - rows[2]).mean()
+                steps.append(
+                    step <= _STEP + 2 * max(np.abs(rows[2] - rows[0]).mean(), np.abs(rows[7] - rows[5]).mean())
+                )
+    return bool(np.mean(steps) > 0.5) if steps else True
+
+
+def _has_layers(group: Sequence[_Piece]) -> bool:
+    return sum(_area(piece.seen) for piece in group) > (1 + _SLACK) * _area(_union(group))
+
+
+def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+    """Pieces that belong together: side by side with a common edge, or on top of each other."""
+    if not 1 < len(pieces) <= _MOST_PIECES:
+        yield from ([piece] for piece in pieces)
+        return
+    joined = _belong(pieces)
+    waiting = dict.fromkeys(range(len(pieces)))
+    while waiting:
+        found = [next(iter(waiting))]
+        del waiting[found[0]]
+        for one in found:
+            more = [other for other in np.flatnonzero(joined[one]).tolist() if other in waiting]
+            found += more
+            for other in more:
+                del waiting[other]
+        yield [pieces[one] for one in sorted(found)]
+
+
+def _belong(pieces: list[_Piece]) -> NDArray[np.bool_]:
+    """Whether two pieces are parts of one picture, `[N, N]`."""
+    left, bottom, right, top = np.array([piece.seen for piece in pieces], np.float64).T
+    across, along = np.array([[piece.width, piece.height] / np.array(_size(piece.box)) for piece in pieces]).T
+    # Pieces are often laid a pixel over each other.
+    fine = np.clip(1 / np.minimum(across, along), 0.5, 1.5)
+    slack = np.maximum(fine[:, None], fine[None])
+
+    def near(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return cast("NDArray[np.bool_]", np.abs(values[:, None] - others[None]) <= slack)
+
+    def alike(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return cast("NDArray[np.bool_]", np.abs(np.log(values)[:, None] - np.log(values)[None]) <= _SLACK)
+
+    stacked = near(left, left) & near(right, right) & (near(bottom, top) | near(top, bottom)) & alike(across)
+    side_by_side = near(bottom, bottom) & near(top, top) & (near(left, right) | near(right, left)) & alike(along)
+    wide = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
+    high = np.minimum(top[:, None], top) - np.maximum(bottom[:, None], bottom)
+    common = np.maximum(wide, 0) * np.maximum(high, 0)
+    area = (right - left) * (top - bottom)
+    same_place = common >= (1 - _SLACK) * np.maximum(area[:, None], area)
+    # Ink on paper: the layer of the letters may be smaller than the page, but lies on it.
+    bits = np.array([piece.is_bits for piece in pieces])
+    ink = (common >= (1 - _SLACK) * area[:, None]) & bits[:, None]
+    return cast("NDArray[np.bool_]", stacked | side_by_side | same_place | ink | ink.T)
+
+
+def _is_known(group: Sequence[_Piece], seen: set[bytes]) -> bool:
+    """Whether the document had the same picture before: logos and backgrounds come on every page."""
+    whole = hashlib.sha256()
+    for piece in group:
+        data = piece.image.get_data()
+        whole.update(hashlib.sha256(ctypes.string_at(data, len(data))).digest())
+        if piece.seen != piece.box:
+            whole.update(repr([round(side) for side in piece.seen]).encode())
+    digest = whole.digest()
+    if digest in seen:
+        return True
+    seen.add(digest)
+    return False
+
+
+def _upright(piece: _Piece) -> Image.Image:
+    """An image at its own resolution, turned and stretched as on the page, and cut to what is seen of it."""
+    from pypdfium2 import PdfMatrix
+
+    wide, high = _size(piece.box)
+    # As many pixels as it has, in the shape that it is shown in.
+    fine = math.sqrt(piece.width * piece.height / (wide * high))
+    width, height = max(1, round(wide * fine)), max(1, round(high * fine))
+    matrix, own = piece.matrix, piece.image.get_matrix()
+    across, along = width / wide, height / high
+    piece.image.set_matrix(
+        PdfMatrix(
+            matrix.a * across, matrix.b * along, matrix.c * across, matrix.d * along,
+            (matrix.e - piece.box[0]) * across, (matrix.f - piece.box[1]) * along,
+        )
+    )  # fmt: skip
+    try:
+        image = piece.image.get_bitmap(render=True, scale_to_original=False).to_pil()
+    finally:
+        piece.image.set_matrix(own)
+    left, bottom, right, top = piece.seen
+    if _area(piece.seen) >= (1 - _SLACK / 2) * wide * high:
+        return cast("Image.Image", image.copy())
+    across, along = image.width / wide, image.height / high
+    cut = (left - piece.box[0]) * across, (piece.box[3] - top) * along, (right - piece.box[0]) * across, 0
+    lower = (piece.box[3] - bottom) * along
+    return cast("Image.Image", image.crop((round(cut[0]), round(cut[1]), round(cut[2]), round(lower))))
+
+
+def _part(page: Any, box: Box, width: int, height: int, loading: Loading) -> Image.Image:
+    """A part of the page, drawn with up to `width` x `height` pixels: no more than the model can use."""
+    wide, high = _size(box)
+    target = content_size(width, height, loading.inputs.image)
+    enough = 2 * max(target[0] / wide, target[1] / high)
+    scale = min(max(width / wide, height / high), enough)
+    scale = min(scale, math.sqrt(loading.memory / (8 * wide * high)))
+    around = box[0], box[1], page.get_width() - box[2], page.get_height() - box[3]
+    image = page.render(scale=scale, crop=tuple(max(0.0, side) for side in around), may_draw_forms=False).to_pil()
+    return cast("Image.Image", image.copy())

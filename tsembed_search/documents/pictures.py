@@ -1,0 +1,268 @@
+"""Opening pictures: whatever a file holds becomes upright RGB pixels of the size that a model wants, or a `LoadError`.
+
+The content decides what a file is, never its name. Large pictures are reduced while they are decoded where the format
+allows it, and refused before decoding when they would not fit in memory. What is broken beside the pixels is left out.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
+
+from tsembed_search.documents.picture_parts import pixel_parts, tiff_pages
+from tsembed_search.documents.pixels import (
+    OpenedImage,
+    content_size,
+    is_sideways,
+    orientation,
+    shaped,
+    shaped_array,
+    target_size,
+)
+from tsembed_search.errors import LoadError
+from tsembed_search.items import ImageSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    Source = Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
+
+T = TypeVar("T")
+
+# Formats with a signature whose decoders are native and run no other program (EPS would start Ghostscript).
+_FORMATS: Final = (
+    "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO", "CUR", "ICNS", "DIB", "PSD",
+    "PCX", "QOI", "DDS", "SGI",
+)  # fmt: skip
+_BYTES_PER_PIXEL: Final = {"1": 1, "L": 1, "P": 1, "LA": 4, "PA": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}
+# Decoders of these hold a second whole picture while they work.
+_DECODED_TWICE: Final = frozenset({"WEBP", "AVIF", "JPEG2000", "HEIF", "ICNS", "ICO"})
+_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+_SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\1\0", b"8BPS")
+_SMALLER: Final = "Save a smaller copy of it."
+_DEFAULT_MEMORY: Final = 2 << 30
+
+
+__all__ = ["OpenedImage", "open_image", "open_pages", "target_size"]
+
+
+def open_image(source: Source, spec: ImageSpec | None, *, memory: int | None = None, page: int = 1) -> OpenedImage:
+    """Decode a picture and shape it by `spec` (None: its own size).
+
+    `source` is a path, a file's bytes, an open binary file, a `PIL.Image.Image` or uint8 RGB pixels `[H, W, 3]`. Only
+    the first frame of an animation is read; transparency is laid on white. `memory`: the most bytes that decoding may
+    take (None: two gigabytes, or half of what is free if that is less). `page` counts from 1.
+
+    Raises `LoadError` for anything that is not a picture that can be read.
+    """
+    if not isinstance(source, Path):
+        return _open(source, spec, memory, page)
+    try:
+        with source.open("rb") as file:
+            return _open(file, spec, memory, page)
+    except OSError as error:
+        raise LoadError(f"Cannot read {source}: {error.strerror or error}.") from error
+    except LoadError as error:
+        raise LoadError(f"Cannot read {source}: {error.message}", error.hint) from error
+
+
+def open_pages(
+    file: BinaryIO, spec: ImageSpec | None, *, memory: int | None = None
+) -> Iterator[OpenedImage | LoadError]:
+    """Decode the pages of a picture file one by one, as `open_image` does; most have one.
+
+    A page that cannot be read is given as its error. Raises `LoadError` where no page can be found.
+    """
+    reader = _Reader(file, memory)
+    for frame in reader.frames():
+        try:
+            yield reader.read(frame, spec)
+        except LoadError as error:
+            yield error
+
+
+def _open(
+    source: bytes | BinaryIO | Image.Image | NDArray[np.uint8], spec: ImageSpec | None, memory: int | None, page: int
+) -> OpenedImage:
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(source, np.ndarray):
+        return shaped_array(source, spec)
+    if isinstance(source, Image.Image):
+        return shaped(source, spec, source.size)
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+    reader = _Reader(source, memory)
+    for frame in islice(reader.frames(), page - 1, page):
+        return reader.read(frame, spec)
+    raise LoadError(f"It has no page {page}.")
+
+
+class _Reader:
+    """A picture file that is open. A page that fails is tried again with nothing in it but what makes its pixels."""
+
+    def __init__(self, file: BinaryIO, memory: int | None) -> None:
+        self._file = file
+        self._memory = memory or _memory()
+        self._image: Image.Image | None = None
+
+    def frames(self) -> Iterator[int]:
+        """The numbers, from 0, of the frames that are pages, and not frames of an animation, sizes, or layers."""
+        self._file.seek(0)
+        head = self._file.read(64)
+        if _is_heif(head):
+            yield from range(_translated(lambda: getattr(self._at(0), "n_frames", 1)))
+        else:
+            yield from tiff_pages(self._file)
+
+    def read(self, frame: int, spec: ImageSpec | None) -> OpenedImage:
+        """Decode a frame."""
+        try:
+            return _translated(lambda: _decoded(self._at(frame), spec, self._memory))
+        except _BrokenError:
+            self._image = None
+            parts = pixel_parts(self._file, self._memory // 4, frame)
+            if parts is None:
+                raise
+        return _translated(lambda: _decoded(_identified(io.BytesIO(parts)), spec, self._memory))
+
+    def _at(self, frame: int) -> Image.Image:
+        if self._image is None:
+            self._image = _identified(self._file)
+        if frame:
+            self._image.seek(frame)
+        return self._image
+
+
+class _BrokenError(LoadError):
+    """What is in the file makes no sense."""
+
+
+def _translated(step: Callable[[], T]) -> T:
+    """Run a step; what a library raises over a file becomes a `LoadError`."""
+    from PIL import Image
+
+    try:
+        # Pillow warns of each oddity that it gets over; what it does not get over is an error.
+        with warnings.catch_warnings(action="ignore"):
+            return step()
+    except LoadError:
+        raise
+    except MemoryError as error:
+        raise LoadError("The picture needs more memory to decode than there is.", _SMALLER) from error
+    except Image.DecompressionBombError as error:
+        raise LoadError("The picture has far too many pixels to decode.", _SMALLER) from error
+    except OSError as error:
+        if error.errno is not None and error.strerror:
+            raise LoadError(f"Reading it failed: {error.strerror}.", "Check the disk and the permissions.") from error
+        raise _damaged(error) from error
+    # Decoders meet crafted files with nearly any exception there is, from struct.error to RecursionError.
+    except Exception as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: BaseException) -> LoadError:
+    detail = " ".join(str(error).split())[:120].rstrip(".")
+    if "could not create decoder" in detail:
+        # All that the WebP decoder ever says.
+        return _BrokenError("The picture is damaged, or needs more memory to decode than there is.", _SMALLER)
+    if "truncated" in detail or "EOF" in detail or isinstance(error, EOFError):
+        return _BrokenError("The picture is cut short: its data ends too early.", "Restore it from a backup.")
+    return _BrokenError(f"The picture is damaged ({detail or type(error).__name__}).", "Restore it from a backup.")
+
+
+def _identified(file: BinaryIO) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    file.seek(0)
+    head = file.read(64)
+    if not head:
+        raise LoadError("The file is empty.")
+    formats: tuple[str, ...] = _FORMATS
+    if _is_heif(head):
+        _register_heif()
+        formats = ("HEIF",)
+    file.seek(0)
+    try:
+        return Image.open(file, formats=formats)
+    except UnidentifiedImageError as error:
+        raise _unknown(head) from error
+
+
+def _is_heif(head: bytes) -> bool:
+    # An AVIF may name the general format first.
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head
+
+
+def _register_heif() -> None:
+    try:
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+    except ImportError:
+        raise LoadError("HEIC pictures need an extra package.", "Install it with `pip install pillow-heif`.") from None
+    register_heif_opener()
+
+
+def _unknown(head: bytes) -> LoadError:
+    if b"<svg" in head.lower() or head.lstrip().startswith((b"<?xml", b"<!DOCTYPE svg")):
+        return LoadError("It is a drawing (SVG), not a picture of pixels.", "Export it as PNG.")
+    if head.startswith(_SIGNATURES) or head[4:8] == b"ftyp":
+        return _BrokenError("The picture is damaged: its header makes no sense.", "Restore it from a backup.")
+    return LoadError("It is not a picture in a format that can be read.", "Save it as JPEG, PNG or WebP.")
+
+
+def _memory() -> int:
+    """Bytes that one picture may take when the caller does not say."""
+    if not sys.platform.startswith("linux"):
+        return _DEFAULT_MEMORY
+    return min(_DEFAULT_MEMORY, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+
+
+def _decoded(image: Image.Image, spec: ImageSpec | None, memory: int) -> OpenedImage:
+    full = image.size
+    if image.format in ("JPEG", "MPO") and spec is not None:
+        _draft(image, spec)
+    needed = _bytes_needed(image, full)
+    if needed > memory:
+        raise LoadError(
+            f"The picture has {full[0]:,} x {full[1]:,} pixels and would take {_amount(needed)} of memory; "
+            f"{_amount(memory)} are allowed.",
+            _SMALLER,
+        )
+    image.load()
+    # Loading turns a TIFF upright; a draft has its reduced size from the start.
+    return shaped(image, spec, image.size if image.format == "TIFF" else full)
+
+
+def _draft(image: Image.Image, spec: ImageSpec) -> None:
+    """Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than needed."""
+    width, height = image.size
+    turned = is_sideways(orientation(image))
+    wide, high = content_size(height, width, spec) if turned else content_size(width, height, spec)
+    image.draft(None, (high, wide) if turned else (wide, high))
+
+
+def _bytes_needed(image: Image.Image, full: tuple[int, int]) -> int:
+    pixels = image.width * image.height
+    each = _BYTES_PER_PIXEL.get(image.mode, 4)
+    # Palettes become RGBA, and deep greys are scaled as floats, before they are made smaller.
+    extra = {"P": 4, "PA": 4, "1": 1}.get(image.mode, 9 if image.mode.startswith(("I", "F")) else 0)
+    if image.format in _DECODED_TWICE:
+        extra += each
+    needed = pixels * (each + extra)
+    if image.info.get("progressive"):
+        # All coefficients are kept until the last scan has come: three components of two bytes.
+        needed += full[0] * full[1] * 6
+    return needed
+
+
+def _amount(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MB"

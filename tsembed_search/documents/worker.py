@@ -1,0 +1,238 @@
+"""A decoding process: reads files that it is told, one after the other, and sends what is in them.
+
+Started as `python -m tsembed_search.documents.worker`. It imports neither torch nor transformers, ends when the run
+that started it ends, and may die or hang over a bad file: see `decoders.py`.
+
+Messages between the run and its decoding processes: a JSON header, then raw bytes. Never a pickle.
+
+A decoder reads hostile files, so what it sends is parsed as data and never executed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import stat
+import struct
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from tsembed_search.documents.chunking import Chunker
+from tsembed_search.documents.crawl import signature
+from tsembed_search.documents.document import FORMATS, HEAD, IMAGE, PDF, Format, Loading, Unit, extension_of, formats_of
+from tsembed_search.errors import LoadError
+from tsembed_search.items import ImageSpec, InputSpec, TextSpec
+
+CHANGED = LoadError("It changed while it was read.", "The next run takes it.")
+
+
+class TooSlow(LoadError):
+    """A file took more than `limit` seconds."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(
+            f"Reading it took more than {limit:g} seconds.", "Allow more with --time-limit and --retry-skipped."
+        )
+
+
+def main() -> None:
+    """Serves until the other side closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    # Whatever libraries print must not get between the messages.
+    out = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
+    os.dup2(2, 1)
+    settings = receive(sys.stdin.buffer)
+    if settings is None:
+        return
+    try:
+        _serve(sys.stdin.buffer, out, settings[0])
+    except BrokenPipeError:
+        # The run is gone; there is nobody to tell.
+        os._exit(0)
+
+
+def _serve(requests: BinaryIO, out: BinaryIO, settings: dict[str, Any]) -> None:
+    inputs = _inputs(settings)
+    memory = int(settings["memory"])
+    formats = {format.name: format for format in FORMATS}
+    chunker = functools.cache(lambda: Chunker(inputs.text))
+    limit_memory(memory)
+    send(out, {"is": "ready"})
+    while (message := receive(requests)) is not None:
+        request = message[0]
+        job = functools.partial(
+            Loading,
+            inputs=inputs,
+            chunker=chunker,
+            pages=bool(request["pages"]),
+            # Pillow and numpy hold a result beside the decoded picture.
+            memory=memory * 3 // 5,
+            note=lambda text: send(out, {"is": "note", "text": text}),
+            alive=lambda: send(out, {"is": "alive"}),
+        )
+        send(out, _answer(request, formats[request["format"]], job, out))
+
+
+def _answer(request: dict[str, Any], format: Format, job: Any, out: BinaryIO) -> dict[str, Any]:
+    """Sends the units of one file; returns the message that ends it."""
+    try:
+        with open_regular(request["path"]) as file:
+            if signature(os.fstat(file.fileno())) != tuple(request["signature"]):
+                raise CHANGED
+            for unit in _units(file, request["path"], format, job):
+                _send_unit(out, unit)
+            if signature(os.fstat(file.fileno())) != tuple(request["signature"]):
+                raise CHANGED
+    except LoadError as error:
+        # Damage is often seen only because the file is being written at this moment.
+        changed = error is CHANGED or not _same(request)
+        error = CHANGED if changed else error
+        return {"is": "failed", "reason": str(error), "again": changed}
+    except OSError as error:
+        return {"is": "failed", "reason": unreadable(error), "again": True}
+    except MemoryError:
+        return {"is": "failed", "reason": "It needs more memory than a decoder may use.", "again": False}
+    except BrokenPipeError:
+        raise
+    # Loaders stand on large libraries; what these raise on a crafted file must not end the run.
+    except Exception as error:  # noqa: BLE001
+        detail = " ".join(str(error).split())[:100]
+        return {"is": "failed", "reason": f"Reading it failed ({type(error).__name__}: {detail}).", "again": False}
+    return {"is": "done"}
+
+
+def _units(file: BinaryIO, path: str, format: Format, job: Any) -> Iterator[Unit]:
+    """The units of a file. What cannot be opened in its format may only look like it: the next is tried.
+
+    Raises `LoadError` with the reason of the format that says most: "binary data" is true of every damaged picture.
+    """
+    others = [one for one in formats_of(extension_of(Path(path).name), file.read(HEAD)) if one is not format]
+    reasons: list[tuple[bool, LoadError]] = []
+    for one in (format, *others):
+        file.seek(0)
+        given = False
+        try:
+            for unit in one.load(job(file)):
+                given = True
+                yield unit
+        except LoadError as error:
+            if given:
+                raise
+            reasons.append((one in (IMAGE, PDF), error))
+        else:
+            return
+    raise next((error for binary, error in reasons if binary), reasons[0][1])
+
+
+def _same(request: dict[str, Any]) -> bool:
+    try:
+        return signature(Path(request["path"]).stat()) == tuple(request["signature"])
+    except OSError:
+        return False
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Opens a file that must be a regular one by now: opening a pipe would block, and a device could do anything."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
+    number = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise LoadError("It is not a regular file.")
+    return os.fdopen(number, "rb")
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be read, in words for a user."""
+    if isinstance(error, PermissionError):
+        return "Permission to read it is denied. Change its permissions."
+    if isinstance(error, FileNotFoundError):
+        return "It vanished before it could be read."
+    return f"Reading it failed: {error.strerror or error}."
+
+
+def _send_unit(out: BinaryIO, unit: Unit) -> None:
+    header: dict[str, Any] = {
+        "is": "unit", "kind": unit.kind, "page": unit.page, "chunk": unit.chunk, "text": unit.text,
+        "start": unit.start, "end": unit.end, "reads": unit.reads, "width": unit.width, "height": unit.height,
+    }  # fmt: skip
+    if unit.pixels is None:
+        send(out, header)
+        return
+    header["shape"] = unit.pixels.shape
+    send(out, header, unit.pixels.data.cast("B"))
+
+
+def _inputs(settings: dict[str, Any]) -> InputSpec:
+    image, text = dict(settings["image"]), dict(settings["text"])
+    if image["size"] is not None:
+        image["size"] = tuple(image["size"])
+    text["tokenizer_file"] = Path(text["tokenizer_file"])
+    return InputSpec(ImageSpec(**image), TextSpec(**text))
+
+
+def limit_memory(memory: int) -> None:
+    """Lets this process use that much address space beyond what it has now, where the system can say so."""
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    from PIL import Image
+
+    # Our own limits are stricter and say more; Pillow's would also count pixels that a draft never decodes.
+    Image.MAX_IMAGE_PIXELS = None
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + memory,) * 2)
+
+
+_LENGTHS: Final = struct.Struct("<II")
+
+_MOST_HEADER: Final = 64 << 20
+
+_MOST_BODY: Final = 1 << 30
+
+
+def send(stream: BinaryIO, header: dict[str, Any], body: bytes | memoryview = b"") -> None:
+    """Writes one message and flushes it."""
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    stream.write(_LENGTHS.pack(len(text), len(body)) + text)
+    if body:
+        stream.write(body)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytearray] | None:
+    """Reads one message, or None when the other side is gone. Raises `ValueError` for what is no message."""
+    lengths = stream.read(_LENGTHS.size)
+    if len(lengths) < _LENGTHS.size:
+        return None
+    header_size, body_size = _LENGTHS.unpack(lengths)
+    if header_size > _MOST_HEADER or body_size > _MOST_BODY:
+        raise ValueError("not a message")
+    text = stream.read(header_size)
+    body = bytearray(body_size)
+    if len(text) < header_size or _fill(stream, memoryview(body)) < body_size:
+        return None
+    header = json.loads(text)
+    if not isinstance(header, dict):
+        raise ValueError("not a message")
+    return header, body
+
+
+def _fill(stream: Any, view: memoryview) -> int:
+    done = 0
+    while done < len(view):
+        read = stream.readinto(view[done:])
+        if not read:
+            break
+        done += read
+    return done
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The contract between a model and everything that uses one.
+
+A model says what it is (`ModelInfo`) and what its inputs must look like (`InputSpec`, small, picklable and free of
+torch, so that decoding workers can shape inputs without loading the model), turns items into `Prepared` inputs on the
+CPU, and embeds batches of those.
+
+Which device a model runs on, in which precision, and how much fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tsembed_search.errors import ModelError
+from tsembed_search.items import InputSpec, Item, Role
+
+if TYPE_CHECKING:
+    import torch
+
+    from tsembed_search.model.expert_settings import AdapterSettings
+    from tsembed_search.model.moe_lora import Adapters
+    from tsembed_search.model.routing import Traced
+    from tsembed_search.ranking.scores import Calibration
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is. `fingerprint` covers base, adapter, pooling, prompt and resolution: two models whose vectors
+    may be compared have the same one, and an index holds vectors of one fingerprint only.
+
+    `routes`: (L adapted blocks, E experts), or None without experts. `route_weight`: how much routes should count when
+    hits are reranked by them (0..1), or None where that was not measured.
+    """
+
+    name: str
+    fingerprint: str
+    dim: int
+    parameters: int
+    device: str
+    dtype: str
+    routes: tuple[int, int] | None = None
+    calibration: Calibration | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+    route_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One item ready for the model. `tokens` is what it costs, in tokens of the model's sequence (a picture's patches
+    count as what they cost): the unit of batch budgets.
+    """
+
+    tokens: int
+    data: Any
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`vectors` `[B, D]`, unit length, float32, on the model's device; `routes` `[B, L·E]` likewise, or None."""
+
+    vectors: torch.Tensor
+    routes: torch.Tensor | None = None
+
+
+class Backbone(Protocol):
+    """A multimodal encoder. `prepare` is cheap CPU work; `forward` runs without gradients unless asked otherwise.
+
+    An item's vector is the same alone and in any batch (cosine at least 0.9999 in float32).
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def inputs(self) -> InputSpec: ...
+
+    @property
+    def batch_tokens(self) -> int:
+        """A token budget per batch (padding included) that suits the model and its device."""
+        ...
+
+    def prepare(self, item: Item, role: Role = "document") -> Prepared: ...
+
+    def forward(self, batch: Sequence[Prepared]) -> Encoded: ...
+
+
+class Trainable(Backbone, Protocol):
+    """A backbone that can carry MoE-LoRA adapters, and so be trained. `adapt` puts fresh ones on it."""
+
+    info: ModelInfo
+    adapters: Adapters | None
+
+    @property
+    def blocks(self) -> torch.nn.ModuleList:
+        """The transformer blocks that adapters go into."""
+        ...
+
+    def adapt(self, settings: AdapterSettings) -> Adapters: ...
+
+    def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
+        """The model on a batch, for training. Gradients flow to adapters and routers. Needs adapters."""
+        ...
+
+    def without_adapters(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        """The model without its experts on a batch: vectors `[B, D]`, without gradients. Needs adapters."""
+        ...
+
+    def train(self, mode: bool = True) -> None:
+        """Turns dropout and router noise on or off."""
+        ...
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
+        ...
+
+    def training_tokens(self, checkpointing: bool = False) -> int:
+        """A budget of padded tokens with gradients at once that suits the model and its device."""
+        ...
+
+
+_ELSEWHERE = "Use --device auto or --device cpu."
+
+
+def pick(name: str = "auto") -> torch.device:
+    """`auto` (the first CUDA GPU, else the CPU), `cpu`, `cuda`, `cuda:i` or `mps`, the GPU of a Mac.
+
+    Raises `ModelError` when there is none such.
+    """
+    import torch
+
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ModelError("The device mps does not exist: this is no Mac whose GPU PyTorch can use.", _ELSEWHERE)
+        return torch.device("mps")
+    count = torch.cuda.device_count() if unusable_gpu() is None else 0
+    if name == "auto":
+        return torch.device("cuda:0" if count else "cpu")
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()) or name.endswith(":"):
+        raise ModelError(f"{name!r} is not a device.", "Use auto, cpu, cuda, cuda:1 or mps.")
+    index = int(number or 0)
+    if index >= count:
+        found = f"there are {count}" if count else unusable_gpu() or "there is no GPU that this PyTorch can use"
+        raise ModelError(f"The device {name} does not exist: {found}.", _ELSEWHERE)
+    return torch.device("cuda", index)
+
+
+def unusable_gpu() -> str | None:
+    """Why the GPUs of this machine cannot be used, in words; None when they can, or when there are none.
+
+    PyTorch counts GPUs without asking the driver whether it can run this build.
+    """
+    import torch
+
+    if torch.cuda.is_available() or not torch.cuda.device_count():
+        return None
+    return (
+        f"there is a GPU, but its driver does not run this PyTorch, which was built for CUDA {torch.version.cuda}: "
+        "update the driver, or install a PyTorch for an older CUDA"
+    )
+
+
+def describe(device: torch.device) -> str:
+    """`cpu`, or `cuda:0 (NVIDIA H200)`."""
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 itself: NVIDIA's do from compute capability 8 on (2020), AMD's all do.
+
+    Older ones accept it, and then are slower than in float32.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def weights_dtype(device: torch.device) -> torch.dtype:
+    """The precision that a large model's weights are held in: bfloat16 where the device has it, float32 elsewhere.
+
+    float16 is not chosen: these models were trained in bfloat16, and some of their activations exceed its range.
+    """
+    import torch
+
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory of a GPU that is free now; None on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return None
+
+
+def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises `ModelError` when the weights of a model, `parameters` numbers, do not fit on a GPU, and says why."""
+    free, needed = free_bytes(device), parameters * dtype.itemsize
+    if free is None or needed < free:
+        return
+    why = "" if has_bfloat16(device) or dtype.itemsize < 4 else " (this GPU has no bfloat16, which would take half)"
+    raise ModelError(
+        f"The weights of {name} take {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}{why}, "
+        f"and {describe(device)} has {free / 1e9:.1f} GB free.",
+        "Use a smaller model, a larger GPU, or --device cpu.",
+    )

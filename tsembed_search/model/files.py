@@ -1,0 +1,200 @@
+"""Weight files: which ones a model folder has, whether they are whole, and what tells two sets of weights apart.
+
+Folders that appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tsembed_search.errors import ModelError
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+_SAMPLE = 512  # bytes read from the middle of each tensor
+
+_HEADER_LIMIT = 100_000_000  # safetensors' own limit, bytes
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises `ModelError` when it cannot be read or is not an object."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {brief(error)}.", "Download the model again.") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} does not hold a JSON object.", "Download the model again.")
+    return data
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, sorted.
+
+    Raises `ModelError` when there are none, when a shard that the index names is missing, or when the weights are
+    pickled: a pickle can run any code when it is opened.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(
+            isinstance(name, str) and Path(name).name for name in shards.values()
+        ):
+            raise ModelError(f"{index} does not say which weight files there are.", "Download the model again.")
+        files = sorted({folder / Path(name).name for name in shards.values()})
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise ModelError(
+                f"{folder} lacks {len(missing)} of its {len(files)} weight files, {missing[0]} among them.",
+                "Download the model again.",
+            )
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    refuse_pickles(folder)
+    raise ModelError(
+        f"{folder} holds no weights.",
+        "A model has one or more .safetensors files; pickled weights are neither downloaded nor opened.",
+    )
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises `ModelError` when a folder that lacks safetensors weights has pickled ones: say why they are not used."""
+    pickled = [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]
+    if pickled:
+        raise ModelError(
+            f"The weights in {folder} are pickled ({pickled[0]}), and opening a pickle can run any code.",
+            "Use a version of the model with safetensors weights, or convert it where you trust it.",
+        )
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file: tensor name to dtype, shape and `data_offsets` (bytes after the header).
+
+    Raises `ModelError` when the file is not safetensors or shorter than its header says.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= _HEADER_LIMIT:
+                raise ValueError("no safetensors header")
+            header = json.loads(stream.read(length))
+            if not isinstance(header, dict):
+                raise ValueError("no safetensors header")
+            end = 8 + length + max((_end(entry) for name, entry in header.items() if name != "__metadata__"), default=0)
+            size = file.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(
+            f"{file} is not a readable safetensors file: {brief(error)}.", "Download the model again."
+        ) from error
+    if size != end:
+        raise ModelError(f"{file} has {size} bytes where its header promises {end}.", "Download the model again.")
+    header["__start__"] = 8 + length
+    return header
+
+
+def _end(entry: Any) -> int:
+    """Where a tensor's bytes end. Raises `KeyError`, `TypeError` or `ValueError` for an entry that describes none."""
+    first, last = entry["data_offsets"]
+    if not (isinstance(entry["dtype"], str) and isinstance(entry["shape"], list) and 0 <= first <= last):
+        raise ValueError("a tensor without a place")
+    return int(last)
+
+
+def numbers(files: Iterable[Path]) -> int:
+    """How many numbers weight files hold, by their headers, less a language-model head. Raises `ModelError`."""
+    headers = (read_header(file) for file in files)
+    return sum(
+        math.prod(entry["shape"])
+        for header in headers
+        for name, entry in header.items()
+        if name not in ("__metadata__", "__start__") and not name.startswith("lm_head")
+    )
+
+
+def content_identity(files: Iterable[Path]) -> str:
+    """A hash that tells weights apart without reading all of them: every header, and a sample from every tensor.
+
+    A fine-tuned copy differs in some tensor's sample; a renamed or moved copy is the same. Sharding does not matter.
+    """
+    tensors: dict[str, bytes] = {}
+    for file in files:
+        header = read_header(file)
+        start = header.pop("__start__")
+        header.pop("__metadata__", None)
+        with file.open("rb") as stream:
+            for name, entry in header.items():
+                first, last = entry["data_offsets"]
+                stream.seek(start + max(first, (first + last - _SAMPLE) // 2))
+                sample = stream.read(min(_SAMPLE, last - first))
+                tensors[name] = f"{entry['dtype']}{entry['shape']}".encode() + sample
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + b"\0" + tensors[name])
+    return digest.hexdigest()
+
+
+def brief(error: BaseException, longest: int = 200) -> str:
+    """A library's error in one line."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+    return line if len(line) <= longest else line[:longest] + " …"
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex characters over JSON-able parts."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a small file (a configuration, a tokenizer), in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def appearing(folder: str | Path, replaces: str | None = None) -> Iterator[tuple[Path, Path]]:
+    """A new folder to fill, and where it will be: when it is filled, it takes its place at once.
+
+    What is there already is replaced if it holds a file called `replaces`; else raises `ModelError`, unless it is
+    empty. Where something is replaced, a crash between two renames can leave it as `.NAME.old` beside where it was.
+    """
+    target = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - resolve() would follow links
+    known = replaces is not None and (target / replaces).is_file()
+    if target.exists() and not known and not (target.is_dir() and not any(target.iterdir())):
+        what = " and is not a checkpoint" if replaces else " and is not empty"
+        raise ModelError(f"{target} exists{what}.", "Choose another folder, or empty this one.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (target.with_name(f".{target.name}.{what}") for what in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new, target
+        for path in [*new.rglob("*"), new]:
+            flush(path)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+        flush(target.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """To the disk: a rename that survives a power cut is worth nothing when the files did not."""
+    if os.name == "nt" and path.is_dir():
+        return
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,152 @@
+"""Routes as numbers: experts by name, where the routing of a query and of an item agree, and how experts are used.
+
+A route is a vector `[L·E]`, centred and of unit length, so it says how much more (or less) than usual an item uses each
+of the E experts of each of the L adapted blocks. Expert 5 of block 3, both counted from 0, is called `b3e5`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TOP = 8
+"""At most so many experts are an item's top experts."""
+
+
+def top_experts(route: Any, experts: int, most: int = TOP) -> list[str]:
+    """Return the experts that are used most above the average, as `b3e5` (block 3, expert 5), the foremost first.
+
+    `route` `[L·E]`, centred; `experts` E. At most `most` of them; those at or below the average never.
+    """
+    import numpy as np
+
+    order = np.argsort(-np.asarray(route), kind="stable")[:most]
+    return [f"b{place // experts}e{place % experts}" for place in order.tolist() if route[place] > 0]
+
+
+def shared_experts(query: Any, item: Any, experts: int) -> list[str]:
+    """Return the experts that both use above the average, at most eight; the one that adds most to kappa first."""
+    import numpy as np
+
+    query, item = np.asarray(query), np.asarray(item)
+    return top_experts(np.where((query > 0) & (item > 0), query * item, 0.0), experts)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The routes of a query and an item, expert by expert: `query` and `item` `[L, E]`."""
+
+    query: NDArray[np.float64]
+    item: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, query: Any, item: Any, shape: tuple[int, int]) -> Agreement:
+        """From two routes `[L·E]` of a model whose routes have `shape` (L, E)."""
+        import numpy as np
+
+        return cls(*(np.asarray(route, dtype=np.float64).reshape(shape) for route in (query, item)))
+
+    @property
+    def experts(self) -> NDArray[np.float64]:
+        """What each expert adds to the routes' similarity: `[L, E]`, which sums to it."""
+        return self.query * self.item
+
+    @property
+    def blocks(self) -> NDArray[np.float64]:
+        """What each block adds to it: `[L]`."""
+        total: NDArray[np.float64] = self.experts.sum(axis=1)
+        return total
+
+    @property
+    def similarity(self) -> float:
+        """The similarity of the two routes, -1 to 1."""
+        return float(self.experts.sum())
+
+    def shared(self, most: int = TOP) -> list[tuple[str, float]]:
+        """Return the experts that both use above the average, with what they add; the largest first."""
+        both = (self.query > 0) & (self.item > 0)
+        return self._named(self.experts * both, most)
+
+    def opposed(self, most: int = TOP) -> list[tuple[str, float]]:
+        """Return the experts that one uses above and the other below the average, with what they take away."""
+        return [(name, -value) for name, value in self._named(-self.experts, most)]
+
+    def _named(self, values: NDArray[np.float64], most: int) -> list[tuple[str, float]]:
+        experts = values.shape[1]
+        names = top_experts(values.reshape(-1), experts, most)
+        places = (name[1:].split("e") for name in names)
+        return [(name, float(values[int(block), int(e)])) for name, (block, e) in zip(names, places, strict=True)]
+
+    def to_json(self) -> dict[str, Any]:
+        """`blocks`, each with what it adds and with its experts; `shared_experts`."""
+        return {
+            "blocks": [
+                {
+                    "block": number,
+                    "agreement": float(total),
+                    "experts": [
+                        {"expert": place, "query": float(a), "hit": float(b), "agreement": float(a * b)}
+                        for place, (a, b) in enumerate(zip(query, item, strict=True))
+                    ],
+                }
+                for number, (total, query, item) in enumerate(zip(self.blocks, self.query, self.item, strict=True))
+            ],
+            "shared_experts": [name for name, _ in self.shared()],
+        }
+
+
+Of = Literal["all", "kind", "folder"]
+Group = tuple[Of, str]
+"""What items have in common: nothing, a kind or a folder, and its name."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a number of `items` use the experts. What they share is `of`: nothing, a kind or a folder; `name` says which.
+
+    `share` `[L, E]`: the share of them that have an expert among their top experts. `mean` `[L, E]`: their mean route.
+    """
+
+    of: Of
+    name: str
+    items: int
+    share: NDArray[np.float64]
+    mean: NDArray[np.float64]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        arrays = {"share": self.share.tolist(), "mean": self.mean.tolist()}
+        return {"of": self.of, "name": self.name, "items": self.items, **arrays}
+
+
+def expert_usage(
+    portions: Iterable[tuple[Sequence[Sequence[Group]], NDArray[np.float32]]], shape: tuple[int, int]
+) -> dict[Group, Usage]:
+    """Return the usage by each group of items, in the order in which groups first appear.
+
+    Items come in portions: each one's groups, and their routes `[N, L·E]`; `shape` is (L, E). Memory does not grow with
+    the number of items.
+    """
+    import numpy as np
+
+    sums: dict[Group, NDArray[np.float64]] = {}  # of each group: top experts, routes `[2, L·E]`
+    items: dict[Group, int] = {}
+    for groups, raw in portions:
+        routes = raw.astype(np.float64)
+        order = np.argsort(-routes, axis=1, kind="stable")[:, :TOP]
+        top = np.zeros_like(routes)
+        np.put_along_axis(top, order, (np.take_along_axis(routes, order, axis=1) > 0).astype(float), axis=1)
+        members: dict[Group, list[int]] = {}
+        for row, own in enumerate(groups):
+            for group in own:
+                members.setdefault(group, []).append(row)
+        for group, rows in members.items():
+            items[group] = items.get(group, 0) + len(rows)
+            sums[group] = sums.get(group, 0.0) + np.stack([top[rows].sum(axis=0), routes[rows].sum(axis=0)])
+    means = {group: (total / items[group]).reshape(2, *shape) for group, total in sums.items()}
+    return {group: Usage(*group, items[group], *mean) for group, mean in means.items()}

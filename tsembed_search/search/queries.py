@@ -1,0 +1,226 @@
+"""Queries: of words and pictures, of what is like an item, and of the lines of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from tsembed_search.errors import LoadError, TsembedError, UsageError
+from tsembed_search.items import Item, Modality, Role
+from tsembed_search.paths import NoCurrentFolderError, absolute, current_folder_is_gone, existing, indexed_form, typed
+from tsembed_search.ranking.reranking import Query
+from tsembed_search.store.filters import Condition
+from tsembed_search.wording import encoding_by_mark
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tsembed_search.model.embedder import Embedder
+    from tsembed_search.store.base import Record, Store
+
+_MOST_TEXT: Final = 200_000
+_MOST_PICTURE: Final = 1 << 30
+_LONGEST: Final = 16 << 20  # bytes of a line; what has longer ones is something else, or never ends
+_SHAPE: Final = (
+    'A line looks like {"id": 1, "text": "a red bicycle", "image": "photo.jpg"}; text or image may be missing.'
+)
+
+
+def embedded_queries(embedder: Embedder, items: Sequence[Item], role: Role = "query") -> list[Query]:
+    """Embed items, together, as queries."""
+    embedded = embedder.embed(items, role)
+    return [
+        Query(vector, route, item.modality, item.text or "", _changed_content(item))
+        for item, vector, route in zip(items, embedded.vectors, embedded.routes, strict=True)
+    ]
+
+
+def query_like(like: str, store: Store, embedder: Callable[[], Embedder]) -> Query:
+    """Return the query for what is like an item of the index, by its id or by its file's path, or like a file that is
+    not in it, which is embedded. The item itself is left out.
+
+    Raises `UsageError` when it is none of these, `LoadError` for a file that cannot be searched with.
+    """
+    if records := stored_records(store, like):
+        return _mean_query(records)
+    path = typed(like)
+    if not path.is_file():
+        raise UsageError(
+            f"{like!r} is neither the id of an item, nor an indexed path, nor a file.",
+            "The list of files says what is indexed; hits say their ids.",
+        )
+    return embedded_queries(embedder(), [item_of_file(path)], "document")[0]
+
+
+def stored_records(store: Store, like: str) -> list[Record]:
+    """Return the points, with vectors, of an item of the index: by its id, or all of a file's by its path."""
+    with suppress(ValueError):
+        id = str(uuid.UUID(like))
+        return store.retrieve([id], with_vectors=True)
+    here = indexed_form(absolute(like))
+    found = list(store.scroll(Condition("path", "=", here), with_vectors=True))
+    # Two names may differ in their form only: then the one that was typed is meant.
+    return [one for one in found if any(place["path"] == here for place in one.payload["places"])] or found
+
+
+def item_of_file(path: Path) -> Item:
+    """Return a picture or a plain text as an item. Raises `LoadError` for anything else."""
+    from tsembed_search.documents.pictures import open_image
+
+    try:
+        return Item(image=open_image(path, None).pixels)
+    except LoadError as error:
+        text = _plain_text(path)
+        if not text:
+            raise LoadError(
+                f"{path} is neither a picture nor plain text. {error.message}",
+                "To search with a document, index it first.",
+            ) from error
+        return Item(text=text)
+
+
+@dataclass(frozen=True)
+class BatchQuery:
+    """One line of a file of queries. `where` is `FILE:LINE`, for messages."""
+
+    id: Any
+    item: Item
+    where: str
+
+
+def read_queries(stream: BinaryIO, name: str, folder: Path) -> Iterator[BatchQuery | TsembedError]:
+    """Read JSON Lines `{"id","text","image"}`: queries, or what is wrong with a line. `id` defaults to its number.
+
+    `name` is the file's, for messages; the path of an image is relative to `folder`. Blank lines are skipped. Raises
+    `UsageError` where a line has no end: that is no file of queries.
+    """
+    for number, line in enumerate(_lines(stream), 1):
+        if line.strip():
+            try:
+                yield _read_query(line, number, f"{name}:{number}", folder)
+            except TsembedError as error:
+                yield error
+
+
+def _changed_content(item: Item) -> frozenset[str]:
+    """The hash of the picture file that a query's words ask to see changed, else nothing. A search that found that very
+    file would find it first, and it is the one picture that cannot be meant.
+    """
+    if item.modality != "joint" or not isinstance(item.image, Path):
+        return frozenset()
+    # A file of that size is no picture that could be indexed, whatever it begins with.
+    with suppress(OSError), item.image.open("rb") as file:
+        if os.fstat(file.fileno()).st_size <= _MOST_PICTURE:
+            return frozenset({hashlib.file_digest(file, "sha256").hexdigest()})
+    return frozenset()
+
+
+def _mean_query(records: Sequence[Record]) -> Query:
+    """One query for a whole item: the mean direction of its points of the first kind (a document's text, say)."""
+    import numpy as np
+
+    kinds = [record.payload["kind"] for record in records]
+    kind = "text" if "text" in kinds else kinds[0]
+    chosen = [record for record in records if record.payload["kind"] == kind]
+    vectors = np.stack([record.vector for record in chosen if record.vector is not None])
+    routes = np.array([record.payload.get("route") or [] for record in chosen], dtype=np.float32)
+    modality: Modality = "text" if kind == "text" else "image"
+    without = frozenset(record.payload["sha"] for record in records)
+    return Query(_unit(vectors.mean(axis=0)), _unit(routes.mean(axis=0)), modality, without=without)
+
+
+def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    import numpy as np
+
+    length = float(np.linalg.norm(vector))
+    return (vector / length if length > 0 else vector).astype(np.float32)
+
+
+def _plain_text(path: Path) -> str:
+    """The beginning of a UTF-8 file, or nothing when it is not one."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_TEXT).decode("utf-8-sig", "strict")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return "" if "\0" in text else text.strip()
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """The lines of a text in UTF-8, or in what its byte-order mark says. Bytes that are none become lone surrogates."""
+    line = stream.readline(_LONGEST)
+    encoding = encoding_by_mark(line)
+    if encoding != "utf-8-sig":
+        yield from (line + stream.read(_LONGEST)).decode(encoding, "replace").split("\n")
+        return
+    while line:
+        if len(line) == _LONGEST:
+            raise UsageError(f"A line of the queries has more than {_LONGEST:,} bytes.", _SHAPE)
+        yield line.decode(encoding, "surrogateescape")
+        encoding = "utf-8"
+        line = stream.readline(_LONGEST)
+
+
+def _read_query(line: str, number: int, where: str, folder: Path) -> BatchQuery:
+    data = _json(line, where)
+    if unknown := sorted(set(data) - {"id", "text", "image"}):
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}.", _SHAPE)
+    text, image = data.get("text"), data.get("image")
+    for key, value in (("text", text), ("image", image)):
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{where}: {key!r} must be a string.", _SHAPE)
+    picture = existing(folder / image) if image else None
+    if picture is not None and not picture.is_file():
+        if not picture.is_absolute() and current_folder_is_gone():
+            raise UsageError(f"{where}: there is no file {picture}. {NoCurrentFolderError()}")
+        raise UsageError(f"{where}: there is no file {picture}.", "Paths are relative to the file with the queries.")
+    try:
+        item = Item(text or None, picture)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", _SHAPE) from None
+    return BatchQuery(data.get("id", number), item, where)
+
+
+def _json(line: str, where: str) -> dict[str, Any]:
+    """A line as strict JSON: no NaN, no key twice, and an `id` that can be given back in an answer."""
+    try:
+        line.encode()
+        data = json.loads(line, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_each_once)
+        # What is given back in the answer must be JSON, too: half of a surrogate pair is not.
+        json.dumps(data.get("id") if isinstance(data, dict) else None, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        what = "the id is no valid text" if error.object != line else "it is not in UTF-8"
+        raise UsageError(f"{where}: {what} (character {error.start + 1}).", _SHAPE) from None
+    except RecursionError:
+        raise UsageError(f"{where}: too many brackets inside each other.", _SHAPE) from None
+    except ValueError as error:
+        raise UsageError(f"{where}: not JSON: {error}.", _SHAPE) from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{where}: a JSON object is needed.", _SHAPE)
+    return data
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _no_number(digits)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return data

@@ -1,0 +1,123 @@
+"""Rescuing what can be read from an embedded store that the engine cannot open or read any more.
+
+The readable points of every segment go into a new shard; what is missing is embedded again by the next run over its
+files. The write-ahead log is left out: a part of it may be what is damaged, and the manifest knows what was in it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tsembed_search.store.base import StoreSettings
+from tsembed_search.store.edge import shard as edge_shard
+from tsembed_search.store.edge import shard as index_file
+
+SALVAGED: Final = "salvaged"
+"""In the metadata of an index: changes whenever points may have been lost, so that the manifest is compared anew."""
+
+_PAGE: Final = 256
+
+
+def salvage(folder: Path) -> int:
+    """Replaces the shard in `folder` by one of all that can be read; returns how many points that are.
+
+    A salvage that is cut short is begun again by the next one. The caller owns the index (`ownership.owned`). Raises
+    `IndexBusyError` when another process has the shard open, and `StoreError` when the disk is full or `index.json`
+    cannot be read.
+    """
+    settings, metadata = index_file.read(folder)
+    points, fresh, probe, old = (folder / f"points{end}" for end in ("", ".salvaged", ".probe", ".damaged"))
+    with edge_shard.explained("rescue the index in", folder):
+        if not points.exists() and fresh.exists():  # cut short while the two were exchanged
+            fresh.rename(points)
+            shutil.rmtree(old, ignore_errors=True)
+            return _count(points, settings)
+        if not points.is_dir():  # a file in its place holds nothing that could be read
+            points.unlink(missing_ok=True)
+        points.mkdir(exist_ok=True)
+        if opened := _unless_damaged(edge_shard.load, points, settings):  # or another process has it
+            opened.close()
+        _give_back(probe, points)
+        for left in (fresh, old):
+            shutil.rmtree(left, ignore_errors=True)
+        edge_shard.need_space(folder, edge_shard.WRITE_RESERVE + 2 * edge_shard.disk_bytes(points))
+        shard = edge_shard.create(fresh, settings)
+        for segment in sorted((points / "segments").glob("*")):
+            if (segment / "version.info").exists():
+                _copy(segment, probe, shard, settings)
+            _give_back(probe, points)
+        count = int(shard.info().points_count)
+        shard.flush()
+        shard.close()
+        # Before the exchange: a manifest that is compared needlessly does no harm.
+        index_file.write(folder, settings, {**metadata, SALVAGED: uuid.uuid4().hex})
+        points.rename(old)
+        fresh.rename(points)
+        shutil.rmtree(old)
+    return count
+
+
+def _copy(segment: Path, probe: Path, target: Any, settings: StoreSettings) -> None:
+    """Copies one segment's points. It is opened alone, so that what ails the others does not matter."""
+    import qdrant_edge as engine
+
+    (probe / "segments").mkdir(parents=True, exist_ok=True)
+    segment.rename(probe / "segments" / segment.name)
+    shard = _unless_damaged(edge_shard.load, probe, settings)
+    if shard is None:
+        return
+    try:
+        for ids in _pages(shard):
+            for part in (ids, *([id] for id in ids)):
+                found = _unless_damaged(shard.retrieve, part, True, True)
+                if found is not None:
+                    made = [engine.Point(each.id, each.vector, each.payload or {}) for each in found]
+                    target.update(engine.UpdateOperation.upsert_points(made))
+                    if part is ids:  # else one by one, to leave out only those that cannot be read
+                        break
+    finally:
+        shard.close()
+
+
+def _pages(shard: Any) -> Iterator[list[Any]]:
+    import qdrant_edge as engine
+
+    offset = None
+    while True:
+        request = engine.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False, with_vector=False)
+        answer = _unless_damaged(shard.scroll, request)
+        if answer is None:
+            return
+        page, offset = answer
+        yield [each.id for each in page]
+        if offset is None:
+            return
+
+
+def _unless_damaged(action: Callable[..., Any], *values: Any) -> Any:
+    """What `action(*values)` returns; None when the engine finds damage."""
+    try:
+        return action(*values)
+    except BaseException as error:  # a panic in the engine's native code is one
+        if not edge_shard.is_damage(error):
+            raise
+        return None
+
+
+def _give_back(probe: Path, points: Path) -> None:
+    """Returns a segment that was being looked at to its place."""
+    for segment in (probe / "segments").glob("*"):
+        segment.rename(points / "segments" / segment.name)
+    shutil.rmtree(probe, ignore_errors=True)
+
+
+def _count(points: Path, settings: StoreSettings) -> int:
+    shard = edge_shard.load(points, settings)
+    try:
+        return int(shard.info().points_count)
+    finally:
+        shard.close()

@@ -1,0 +1,247 @@
+"""Making, opening and explaining a Qdrant Edge shard: its settings, its disk space, its errors in words.
+
+`index.json`: settings of an embedded store and metadata of its index, which the engine itself cannot keep.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from tsembed_search import private
+from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
+from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
+from tsembed_search.store.schema import PATH_KEYS, PATH_KEYS_VERSION, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+
+INDEXING_THRESHOLD_KB: Final = 20_000
+
+"""Vectors of this many kilobytes are searched in 2 to 3 ms without HNSW, so a smaller index does without."""
+
+
+FLUSH_BYTES: Final = 64 << 20
+
+"""Points since the last flush are in the write-ahead log only; a flush keeps the log, and re-opening, short."""
+
+
+OPEN_RESERVE: Final = 32 << 20
+
+WRITE_RESERVE: Final = 128 << 20
+
+"""Free bytes needed to open and to write. The engine maps files into memory: on a full disk it would die by SIGBUS."""
+
+
+# What may pass, as the engine spells it: a lock, a full disk, rights; and the system's own trouble (input and output,
+# memory, open files, read-only).
+_NOT_DAMAGE: Final = (
+    *("WouldBlock", "No space left", "Permission denied"),
+    *(f"os error {number})" for number in (5, 12, 23, 24, 30)),
+)
+
+_UNWRITABLE: Final = ("Permission denied", *(f"os error {number})" for number in (1, 13, 30)))
+
+_REPAIR: Final = (
+    "Run `tsembed doctor --repair`: it keeps what can be read, and the next `tsembed index` embeds the rest again."
+)
+
+
+def create(folder: Path, settings: StoreSettings) -> Any:
+    """A new shard with its payload indexes. Raises `StoreError` when there are points in the folder already."""
+    import qdrant_edge as engine
+
+    need_space(folder.parent, WRITE_RESERVE)
+    _remove_unfinished(folder)
+    shard = engine.EdgeShard.create(os.fspath(folder), _config(settings))
+    make_payload_indexes(shard)
+    shard.flush()
+    return shard
+
+
+def make_payload_indexes(shard: Any) -> None:
+    """Makes those that are missing, and makes anew those of an older version."""
+    import qdrant_edge as engine
+
+    for key, kind in PAYLOAD_INDEXES.items():
+        shard.update(engine.UpdateOperation.create_field_index(key, _index_parameters(key, kind)))
+
+
+def load(folder: Path, settings: StoreSettings) -> Any:
+    """The shard in a folder, with this program's engine settings."""
+    import qdrant_edge as engine
+
+    if not folder.is_dir():
+        raise DamagedIndexError(f"The items of this index are missing: {folder} does not exist.", _REPAIR)
+    need_space(folder, OPEN_RESERVE)
+    return engine.EdgeShard.load(os.fspath(folder), _config(settings))
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Raises `StoreError` unless `size` bytes are free. The engine cannot be asked to: see `WRITE_RESERVE`."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise StoreError(
+            f"The disk of {folder} is full: {free >> 20} MiB are free, {-(-size >> 20)} MiB are needed.",
+            "Free some space and run the command again; nothing that was indexed is lost.",
+        )
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the files occupy; the engine's are sparse, so their sizes say little."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            continue
+        total += getattr(facts, "st_blocks", -(-facts.st_size // 512)) * 512
+    return total
+
+
+@contextmanager
+def explained(doing: str, folder: Path) -> Iterator[None]:
+    """Whatever fails inside becomes a `StoreError` that says what was being done to which index."""
+    try:
+        yield
+    except BaseException as error:
+        if not _native(error) and not isinstance(error, OSError | ValueError | TypeError | OverflowError):
+            raise
+        raise _in_words(error, doing, folder) from error
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether the engine could not make sense of its files, rather than not get at them."""
+    return _native(error) and not any(reason in str(error) for reason in _NOT_DAMAGE)
+
+
+def is_unwritable(error: BaseException) -> bool:
+    """Whether what failed was to open files for writing: on a read-only disk, or without the right to."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return _native(error) and any(reason in str(error) for reason in _UNWRITABLE)
+
+
+def _native(error: BaseException) -> bool:
+    """The engine raises bare `Exception`s, and a panic in its native code arrives as a `BaseException`."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+def _config(settings: StoreSettings) -> Any:
+    import qdrant_edge as engine
+
+    quantization = {
+        "none": None,
+        "scalar": engine.ScalarQuantizationConfig(engine.ScalarType.Int8, quantile=0.99, memory=engine.Memory.Pinned),
+        "binary": engine.BinaryQuantizationConfig(
+            query_encoding=engine.BinaryQuantizationQueryEncoding.Scalar8Bits, memory=engine.Memory.Pinned
+        ),
+    }[settings.quantize]
+    return engine.EdgeConfig(
+        vectors={VECTOR_NAME: engine.EdgeVectorParams(size=settings.dim, distance=engine.Distance.Cosine)},
+        hnsw_config=engine.HnswIndexConfig(HNSW_M, HNSW_EF_CONSTRUCT, full_scan_threshold=INDEXING_THRESHOLD_KB),
+        quantization_config=quantization,
+        optimizers=engine.EdgeOptimizersConfig(indexing_threshold=INDEXING_THRESHOLD_KB, default_segment_number=1),
+    )
+
+
+def _index_parameters(key: str, kind: str) -> Any:
+    """Payload indexes stay in files that the system caches: a tenth of the memory, for searches as fast.
+
+    The graph gets links of its own among points that share a value: without them, filtered searches took three to five
+    times as long at 100,000 items. It gets none for a key that is the same for all points or different for each, and
+    none for paths, of whose folders there are many. Prefixes would be values, too.
+    """
+    import qdrant_edge as engine
+
+    on_disk, path = engine.Memory.Cold, "places[].path"
+    linked = key not in ("model", "sha", path, PATH_KEYS)
+    return {
+        "keyword": engine.KeywordIndexParams(prefix=key == path, memory=on_disk, enable_hnsw=linked),
+        "integer": engine.IntegerIndexParams(lookup=True, range=True, memory=on_disk),
+        "float": engine.FloatIndexParams(memory=on_disk),
+    }[kind]
+
+
+def _remove_unfinished(shard_folder: Path) -> None:
+    """Clears what a creation that was cut short has left; refuses when there are points in it."""
+    import qdrant_edge as engine
+
+    if not shard_folder.exists():
+        return
+    # The engine writes a segment's version last, and cannot open a shard of nothing but half made segments.
+    if any((shard_folder / "segments").glob("*/version.info")):
+        shard = engine.EdgeShard.load(os.fspath(shard_folder))
+        points = shard.info().points_count
+        shard.close()
+        if points:
+            raise StoreError(
+                f"{shard_folder} holds {points} items, but the index.json beside it is missing.",
+                "Restore that file from a backup, or delete the folder and index again.",
+            )
+    shutil.rmtree(shard_folder)
+
+
+def _in_words(error: BaseException, doing: str, folder: Path) -> StoreError:
+    text = str(error).strip()
+    if "WouldBlock" in text:
+        return IndexBusyError(
+            f"Another process is using the index in {folder}.", "Wait until it has finished, or choose another --index."
+        )
+    if "No space left" in text:
+        return StoreError(f"Cannot {doing} {folder}: the disk is full.", "Free some space and run the command again.")
+    if isinstance(error, PermissionError) or "Permission denied" in text:
+        return StoreError(f"Cannot {doing} {folder}: permission denied.", "Check who owns the folder and its files.")
+    if isinstance(error, OSError):
+        return StoreError(f"Cannot {doing} {folder}: {error.strerror or text}.")
+    if isinstance(error, ValueError | TypeError | OverflowError):
+        return StoreError(f"Cannot {doing} {folder}: {text.splitlines()[0] if text else type(error).__name__}.")
+    said = f"Cannot {doing} {folder}: {text or type(error).__name__}."
+    return DamagedIndexError(said, _REPAIR) if is_damage(error) else StoreError(said, "Run the command again.")
+
+
+NAME = "index.json"
+
+
+def read(folder: Path) -> tuple[StoreSettings, dict[str, Any]]:
+    """The settings and the metadata. Raises `StoreError` when there is no index or its file cannot be read."""
+    path = folder / NAME
+    damaged = "Restore it from a backup, or delete the folder and index again."
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if data["schema"] != SCHEMA_VERSION:
+            raise StoreError(
+                f"The index in {folder} has layout {data['schema']}; this program knows {SCHEMA_VERSION}.",
+                "Update tsembed, or index again under another name.",
+            )
+        settings = StoreSettings(**data["store"], path_keys=data.get(PATH_KEYS) == PATH_KEYS_VERSION)
+        return settings, dict(data["metadata"])
+    except FileNotFoundError:
+        raise StoreError(f"There is no index in {folder}.", "Make one with `tsembed index PATH`.") from None
+    except OSError as error:
+        raise StoreError(f"Cannot read {path}: {error.strerror}.", "Check the permissions of the folder.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: {error}.", damaged) from error
+
+
+def write(folder: Path, settings: StoreSettings, metadata: Mapping[str, Any]) -> None:
+    """Replaces the file as a whole: whoever reads it, even after a power cut, sees the old or the new one."""
+    store = asdict(settings)
+    # Beside the others, so that a version that knows nothing of it drops it when it writes: its points have none.
+    path_keys = PATH_KEYS_VERSION if store.pop(PATH_KEYS) else False
+    data = {"schema": SCHEMA_VERSION, "store": store, PATH_KEYS: path_keys, "metadata": dict(metadata)}
+    text = json.dumps(data, indent=2, allow_nan=False)
+    temporary = folder / f"index.json.{uuid.uuid4().hex}"
+    try:
+        with private.open_file(temporary, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
