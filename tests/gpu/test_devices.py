@@ -14,7 +14,7 @@ from helpers.device_simulation import SimulatedGPU
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.model import backbone as device
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbones import hf
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import setup
@@ -135,7 +135,7 @@ def test_a_seed_means_the_same_adapters_everywhere(base: str, tiny: Callable[[st
     settings = Adapter(rank=2, projector=base == "mini-base").settings()
 
     def drawn(where: str) -> tuple[dict[str, torch.Tensor], list[bool]]:
-        backbone: Any = registry.load(registry.resolve(name), where)
+        backbone: Any = loading.load(registry.resolve(name), where)
         setup.seed_step(1, 0, 0)
         adapters = backbone.adapt(settings)
         state = adapters.expert_state() | adapters.router_state()

@@ -33,7 +33,7 @@ from tsembed_search.model.moe_lora import Adapters, attach
 from tsembed_search.model.routing import Traced, centred, counted_tokens
 
 if TYPE_CHECKING:
-    from tsembed_search.model.registry import ModelRef
+    from tsembed_search.model.backbone import ModelRef
 
 
 _ROOMY = 4 * 2**30  # bytes of free memory
