@@ -33,7 +33,7 @@ from torch.nn.functional import normalize
 
 from tsembed_search.data import training as training_data
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbone import Adaptable
+from tsembed_search.model.backbone import Trainable
 from tsembed_search.trainer import setup
 from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.validation import Embedding, Ranking, mixed, rank_tasks
@@ -182,7 +182,7 @@ def main(
 ) -> None:
     """Tries all forms on the validation rows."""
     ref = registry.resolve(Path(model) if "/" in model else model)
-    backbone = cast(Adaptable, registry.load(ref, "cpu"))
+    backbone = cast(Trainable, registry.load(ref, "cpu"))
     assert backbone.adapters is not None, f"{model} has no experts"
     preparer = features.preparer(backbone, checkpoint.base_behind(ref).fingerprint, True, None)
     embedding = Embedding(backbone, preparer, setup.precision("float32", torch.device("cpu")))

@@ -25,7 +25,7 @@ from tsembed_search.data.rows import RankingTask
 from tsembed_search.data.tasks import load as load_tasks
 from tsembed_search.evaluation.evaluate import evaluate
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbone import Adaptable
+from tsembed_search.model.backbone import Trainable
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.batches.features import remembering
@@ -77,7 +77,7 @@ def with_share(source: Path, tasks: Sequence[RankingTask], out: Path) -> float:
     """Saves the checkpoint with the share of its projector's change that finds most in `tasks`; says which."""
     ref = registry.resolve(source)
     embedder = remembering(ref)
-    backbone = cast(Adaptable, embedder.backbone)
+    backbone = cast(Trainable, embedder.backbone)
     assert backbone.adapters is not None
     whole = {name: tensor.clone() for name, tensor in backbone.adapters.projector_state().items()}
     found: dict[float, float] = {}
@@ -112,7 +112,7 @@ def finished(whole: Path, eyes: Path, out: Path, seed: int, unseen: dict[str, fl
     said, first = checkpoint.read(whole), checkpoint.read(eyes)
     checkpoint.save(
         out,
-        cast(Adaptable, registry.load(ref, "cpu")),
+        cast(Trainable, registry.load(ref, "cpu")),
         checkpoint.base_behind(ref),
         route_weight=0.0,
         data={"sources": ["python examples/mini/data.py --public"], "tasks": said.data["tasks"]},

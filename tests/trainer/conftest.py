@@ -11,7 +11,7 @@ import pytest
 from helpers.fixtures import one_thread as one_thread
 
 if TYPE_CHECKING:
-    from tsembed_search.model.backbone import Adaptable
+    from tsembed_search.model.backbone import Trainable
     from tsembed_search.trainer.settings import Adapter
 
 
@@ -22,14 +22,14 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def adapted() -> Callable[[Adapter], Adaptable]:
+def adapted() -> Callable[[Adapter], Trainable]:
     """Makes mini with adapters that do something: B is not zero. Always with the same weights."""
     import torch
 
     from tsembed_search.model.backbones import mini
 
-    def make(settings: Adapter) -> Adaptable:
-        backbone: Adaptable = mini.load("cpu")
+    def make(settings: Adapter) -> Trainable:
+        backbone: Trainable = mini.load("cpu")
         torch.manual_seed(0)
         adapters = backbone.adapt(settings.settings())
         with torch.no_grad():

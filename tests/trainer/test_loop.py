@@ -22,14 +22,21 @@ from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.schedule import DivergedError, Watch
+from tsembed_search.trainer.schedule import DivergedError, DivergenceMonitor
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     """A short run, long enough to learn its rows by heart. Read it only."""
     out = tmp_path_factory.mktemp("runs") / "first"
-    overrides = ("steps=24", "optimizer.rate=0.001", "validate_every=8", "checkpoint_every=8", "queue=4", "margin=none")
+    overrides = (
+        "steps=24",
+        "learning_rate=0.001",
+        "validate_every=8",
+        "checkpoint_every=8",
+        "queue=4",
+        "margin=none",
+    )
     return out, train(job(out, *overrides, sources=("somewhere",)))
 
 
@@ -65,7 +72,7 @@ class TestWholeRun:
         assert kinds[0] == "run" and kinds[-1] == "end"
         assert (kinds.count("step"), kinds.count("validation"), kinds.count("checkpoint")) == (24, 4, 3)
         header = records(out, "run")[0]
-        assert header["recipe"]["optimizer"]["rate"] == 0.001
+        assert header["recipe"]["optimizer"]["learning_rate"] == 0.001
         assert (
             header["model"]["routes"] == [6, 4] and header["model"]["trainable"] == 6 * (8 * 2 * 4 * 4 - 0) * 1
         ) or True
@@ -132,7 +139,13 @@ def test_without_validation(tmp_path: Path) -> None:
 
 def test_early_stop_keeps_the_best(tmp_path: Path) -> None:
     """A rate of almost nothing improves nothing, so the second validation in vain ends the run."""
-    overrides = ("steps=50", "optimizer.rate=1e-12", "router_rate=0", "validate_every=1", "patience=2")
+    overrides = (
+        "steps=50",
+        "learning_rate=1e-12",
+        "router_learning_rate=0",
+        "validate_every=1",
+        "patience=2",
+    )
     report = train(job(tmp_path / "run", *overrides))
     assert (report.steps, report.reason) == (2, "early stop")
     assert records(tmp_path / "run", "end")[0]["best_step"] == 0
@@ -160,7 +173,7 @@ class TestDiverging:
         assert train(job(tmp_path / "run", resume=True)).steps == 6
 
     def test_spike(self) -> None:
-        watch = Watch(4.0)
+        watch = DivergenceMonitor(4.0)
 
         def step(loss: float) -> None:
             record = {"step": 1, "stage": 1, "loss": loss, "gradient_norm": 1.0, "parts": {}, "rates": {}, "tasks": {}}
@@ -174,7 +187,7 @@ class TestDiverging:
             step(9.0)
 
     def test_no_spikes_wanted(self) -> None:
-        watch = Watch(0.0)
+        watch = DivergenceMonitor(0.0)
         for loss in [1.0] * 30 + [100.0] * 5:
             record = {"step": 1, "stage": 1, "loss": loss, "gradient_norm": 1.0, "parts": {}, "rates": {}, "tasks": {}}
             watch.check(record, "")
@@ -217,7 +230,16 @@ class TestRefusals:
 class TestGoingOnFromACheckpoint:
     def test_its_adapters_are_trained_on(self, tmp_path: Path) -> None:
         first = train(job(tmp_path / "first", "steps=2", "adapter.rank=2")).checkpoint
-        again = train(job(tmp_path / "again", f"base={first}", "steps=2", "adapter.rank=4", "rate=0", "router_rate=0"))
+        again = train(
+            job(
+                tmp_path / "again",
+                f"base={first}",
+                "steps=2",
+                "adapter.rank=4",
+                "learning_rate=0",
+                "router_learning_rate=0",
+            )
+        )
         assert first and again.checkpoint
         assert same(weights(first), weights(again.checkpoint)), "with rates of 0 nothing moves"
         assert checkpoint.read(again.checkpoint).base == checkpoint.read(first).base
@@ -243,7 +265,14 @@ class TestTheProjector:
     def test_learns_alone(self, tmp_path: Path) -> None:
         """Experts and routers at rest: what changes is how pictures are seen, and nothing else."""
         tasks = self.pictures(tmp_path)
-        settings = ("steps=12", "projector=true", "rate=0", "router_rate=0", "projector_rate=0.0005", "margin=none")
+        settings = (
+            "steps=12",
+            "projector=true",
+            "learning_rate=0",
+            "router_learning_rate=0",
+            "projector_learning_rate=0.0005",
+            "margin=none",
+        )
         report = train(job(tmp_path / "run", *settings, train=tasks, held_out=tasks))
         assert report.checkpoint and report.before and report.validation
         assert report.validation.mrr > report.before.mrr
@@ -281,8 +310,8 @@ def test_documents_and_bare_queries_are_held_to_what_they_were(tmp_path: Path) -
     before = {name: base.embed(items).vectors for name, items in sides.items()}
     drift = {}
     for keep in (0, 10):
-        held = (f"loss.keep={keep}", f"loss.keep_queries={keep}")
-        settings = ("steps=16", "optimizer.rate=0.001", "margin=none", "validate_every=16", *held)
+        held = (f"loss.distillation_weight={keep}", f"loss.query_distillation_weight={keep}")
+        settings = ("steps=16", "learning_rate=0.001", "margin=none", "validate_every=16", *held)
         report = train(job(tmp_path / str(keep), *settings, train=[told, bare], held_out=[told]))
         after = Embedder.load(str(report.checkpoint), "cpu")
         drift[keep] = {
@@ -290,7 +319,7 @@ def test_documents_and_bare_queries_are_held_to_what_they_were(tmp_path: Path) -
         }
         assert report.before and report.validation and report.validation.hit > report.before.hit
         parts = records(tmp_path / str(keep), "step")[-1]["parts"]
-        assert ("keep" in parts) == ("keep_queries" in parts) == bool(keep)
+        assert ("distillation" in parts) == ("query_distillation" in parts) == bool(keep)
     for name in sides:
         assert drift[10][name] < drift[0][name] / 3, name
 
@@ -298,6 +327,6 @@ def test_documents_and_bare_queries_are_held_to_what_they_were(tmp_path: Path) -
 def test_a_few_bad_rows_are_left_out(tmp_path: Path) -> None:
     tasks = two_tasks()
     tasks[0].rows[3] = replace(tasks[0].rows[3], positive=Item(image=tmp_path / "gone.png"))
-    report = train(job(tmp_path / "run", "steps=4", "mixing=1", train=tasks))
+    report = train(job(tmp_path / "run", "steps=4", "task_temperature=1", train=tasks))
     notes = [record["message"] for record in records(tmp_path / "run", "note")]
     assert report.steps == 4 and notes and all(note.startswith("A row is left out. words:4: ") for note in notes)

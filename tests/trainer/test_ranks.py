@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from helpers.training_data import Listed, few_targets, job, two_tasks, weights
-from tsembed_search.trainer.distributed import Ranks
+from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.packing import Labels
 
 TESTS = Path(__file__).parents[1]
-HELD = ("loss.keep=1", "keep_queries=2")
+HELD = ("loss.distillation_weight=1", "query_distillation_weight=2")
 EXACT = ("steps=5", "dropout=0", "noise=0", "learn_temperature=true", "queue=5", *HELD, "validate_every=5")
 
 
@@ -114,7 +114,7 @@ def test_what_ends_one_process_ends_all_with_one_message(trouble: str, tmp_path:
         before += "f.Preparer._one = f.CachingPreparer._one = lambda self, wanted: LoadError('It is gone.')\n"
         words = "4 of 4 rows cannot be read"
     if trouble == "diverged":
-        settings += ["--set", "optimizer.rate=1e30", "--set", "warmup=0"]
+        settings += ["--set", "optimizer.learning_rate=1e30", "--set", "warmup=0"]
         words, expected = "has diverged", 1
     if trouble == "disk":
         before = "from tsembed_search.trainer import state\n"
@@ -144,13 +144,13 @@ def test_what_ends_one_process_ends_all_with_one_message(trouble: str, tmp_path:
 def test_parts_are_the_whole() -> None:
     for rows in (0, 1, 7, 8):
         for count in (1, 2, 3):
-            parts = [list(Ranks(rank, count).own(range(rows))) for rank in range(count)]
+            parts = [list(Processes(rank, count).own(range(rows))) for rank in range(count)]
             assert sum(parts, []) == list(range(rows))  # noqa: RUF017 - a few short lists
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_alone_nothing_is_exchanged() -> None:
-    alone = Ranks()
+    alone = Processes()
     packed = torch.ones(2, 3, requires_grad=True)
     labels = Labels(torch.zeros(2, 4, dtype=torch.int64))
     assert alone.gather(packed, labels) == (packed, labels)

@@ -117,7 +117,7 @@ class Searcher:
         """Order again, cut, and make hits."""
         reranker = RERANKERS.get(options.rerank)
         if reranker.uses_routes:
-            candidates = _routed(query, candidates)
+            candidates = routed(query, candidates)
         given = Given(options.route_weight or 0.0, model_of(options.rerank, self.device))
         ranked = reranker.order(query, candidates, given)
         if options.min_score is not None:
@@ -130,7 +130,7 @@ class Searcher:
 
     def _hits(self, query: Query, ranked: Sequence[Candidate], where: Filter | None) -> list[Hit]:
         """Candidates with their whole payload as hits."""
-        ranked = _routed(query, ranked)
+        ranked = routed(query, ranked)
         parts = snippets(query.words, [one.payload.get("text") or "" for one in ranked])
         pairs = enumerate(zip(ranked, parts, strict=True), 1)
         return [self._hit(rank, one, part, query.route, where) for rank, (one, part) in pairs]
@@ -194,8 +194,8 @@ def _one_per_group(query: Query, candidates: Sequence[Candidate], all_chunks: bo
     return list(first.values())
 
 
-def _routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates with their routes and kappas. Raises `StoreError` for a route of another size than the query's.
+def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates with their routes and kappas. Raises `StoreError` for a route of another size than the query's.
 
     All at once: for a hundred long routes, one product of matrices takes a fraction of the time of a hundred sums.
     """

@@ -169,7 +169,7 @@ class Mini:
         return self._traced(self._groups(batch, keep=True), losses)
 
     @torch.no_grad()
-    def plain(self, batch: Sequence[Prepared]) -> Tensor:
+    def without_adapters(self, batch: Sequence[Prepared]) -> Tensor:
         """The model without its experts, but with its projector: `[B, 384]`. Keeps what it saw, as `trace` does."""
         assert self.adapters is not None
         with self.adapters.off():
@@ -226,7 +226,7 @@ class Mini:
         """Turns dropout and router noise on or off. The base itself has none."""
         self.encoder.train(mode)
 
-    def checkpoint(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory: in training mode, layers are computed again in the backward pass."""
         assert self.adapters is not None
         self.encoder.context_fn = self.adapters.routing.checkpoint_context
