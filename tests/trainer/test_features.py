@@ -27,6 +27,8 @@ from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.settings import Adapter
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 Make = Callable[[Adapter], Trainable]
 
 

@@ -18,10 +18,12 @@ from tsembed_search.trainer.objective import Objective
 from tsembed_search.trainer.packing import POSITIVE, QUERY, Shape, label, labels, pack
 from tsembed_search.trainer.settings import Adapter, LossSettings, NegativeSettings
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 Make = Callable[[Adapter], Trainable]
 WORDS = "red apple on a wooden table by the sea where two old dogs sleep".split()
 TEXTS = [" ".join(random.Random(at).choices(WORDS, k=1 + at * 5 % 11)) for at in range(16)]
-SHAPE = Shape(384, 6, 4)
+SHAPE = Shape(384, 2, 4)
 LABELS = labels([label(QUERY if at < 8 else POSITIVE, Item(f"{at}"), 0, str(at % 8)) for at in range(16)])
 
 

@@ -195,7 +195,7 @@ def _one_per_group(query: Query, candidates: Sequence[Candidate], all_chunks: bo
 
 
 def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates with their routes and kappas. Raises `StoreError` for a route of another size than the query's.
+    """Return the candidates with their routes and kappas. Raises `StoreError` for a route of another size.
 
     All at once: for a hundred long routes, one product of matrices takes a fraction of the time of a hundred sums.
     """
