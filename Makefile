@@ -6,13 +6,14 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types mini clean
+.PHONY: help setup demo test lint types sizes mini clean
 
 help:
 	@echo "make demo    install, index examples/corpus, and search it"
 	@echo "make test    install, and run the tests (ARGS='tests/store -k edge' runs some of them)"
 	@echo "make lint    check style and formatting"
 	@echo "make types   check types"
+	@echo "make sizes   say how large modules and functions are, by folder"
 	@echo "make mini    train the model that ships as mini again, into .cache/mini (an hour on two cores)"
 	@echo "make clean   remove what make made: .venv, .cache, build folders"
 
@@ -35,7 +36,7 @@ demo: $(INSTALLED)
 
 # One process per core with one thread each: torch's own threads would wait for one another between tiny models.
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations=10 --durations-min=2 $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal --durations=10 --durations-min=2 $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
@@ -44,9 +45,12 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	@.ci/types
 
+sizes: $(INSTALLED)
+	@$(BIN)/python tests/house_report.py
+
 # From the data packages to the checkpoint; what is done already is not done again.
 mini: $(INSTALLED)
-	@$(BIN)/tsembed data mini-mmeb --public --out .cache/mini-mmeb-public
+	@$(BIN)/python examples/mini/data.py --public --out .cache/mini-mmeb-public
 	@$(BIN)/python examples/mini/train.py .cache/mini-mmeb-public .cache/mini
 	@$(BIN)/python examples/mini/calibrate.py --model .cache/mini/mini --write
 

@@ -32,8 +32,9 @@ from tsembed_search.items import Item
 from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.registry import ModelRef, resolve
+from tsembed_search.paths import IndexAddress
+from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
-from tsembed_search.store.opening import open_store, store_exists
 
 Model = tuple[Embedder, ModelRef]
 WORDS = (
@@ -88,14 +89,15 @@ def model_alone(embedder: Embedder, prepared: list[Prepared]) -> float:
 def pipeline(embedder: Embedder, ref: ModelRef, folder: Path) -> IndexReport:
     """A whole run into a new index."""
     home = Path(tempfile.mkdtemp())
+    address = IndexAddress("benchmark", f"edge:{home}")
 
     def opened(info: Any) -> Any:
-        if info is None and not store_exists(home, name="benchmark"):
-            return None
-        return open_store(home, name="benchmark", create=StoreSettings(info.dim) if info else None)
+        if info is not None:
+            return opening.open_or_create(address, StoreSettings(info.dim))
+        return opening.open(address) if opening.exists(address) else None
 
     try:
-        settings = IndexSettings(home, (folder,), ref.fingerprint, ref.name)
+        settings = IndexSettings(address, (folder,), ref.fingerprint, ref.name)
         return run_index(settings, embedder=lambda: embedder, store=opened)
     finally:
         shutil.rmtree(home)

@@ -22,16 +22,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsembed_search.search.rerank import Candidate, Query, by_experts, with_routes
-from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.paths import IndexAddress
+from tsembed_search.ranking.reranking import Candidate, Given, Query, by_experts
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.search.searcher import Searcher, routed
+from tsembed_search.store import opening
 from tsembed_search.store.base import Point, Store, StoreSettings
-from tsembed_search.store.opening import open_store
 from tsembed_search.store.schema import point_id, route_fields
 
 MODELS = {"mini": (384, 6, 8), "large": (1536, 28, 8)}
@@ -85,7 +86,7 @@ def measure(items: int, rounds: int, dim: int, blocks: int, experts: int) -> dic
         )
     ]
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(Path(folder), name="benchmark", create=StoreSettings(dim))
+        store = opening.open_or_create(IndexAddress("benchmark", f"edge:{folder}"), StoreSettings(dim))
         fill(store, items, dim, blocks, experts)
         searcher = Searcher(store, experts=experts)
         ways = {
@@ -94,14 +95,16 @@ def measure(items: int, rounds: int, dim: int, blocks: int, experts: int) -> dic
             "mmr": SearchOptions(rerank="mmr"),
         }
         records = store.search(queries[0].vector[None], 100)[0]
-        candidates = [Candidate(record, "image", record.score) for record in records]
+        candidates = [Candidate(one.id, "image", one.score, one.score, one.payload) for one in records]
         took: list[dict[str, NDArray[np.float64]]] = []
         for turn in range(rounds + 1):
             times = {
                 name: per_query(lambda query, way=way: searcher.search([query], way), queries)  # type: ignore[misc]
                 for name, way in (ways.items() if turn % 2 else reversed(ways.items()))
             }
-            times["reorder"] = per_query(lambda query: by_experts(query, with_routes(query, candidates), 0.3), queries)
+            times["reorder"] = per_query(
+                lambda query: by_experts(query, routed(query, candidates), Given(0.3)), queries
+            )
             took.append(times)
         store.close()
     del took[0]

@@ -1,8 +1,8 @@
 """Which form of likeness of experts helps a ranking: `python benchmarks/rerank_forms.py DATA [--model mini]`.
 
-DATA is the folder of `tsembed data mini-mmeb`. Each validation query is ranked against the targets of its task, and its
-first hundred again by `(1 - lambda) · cosine + lambda · likeness`, for these forms of likeness of routes (vectors
-`[L·E]`: L blocks, E experts; kappa is the cosine of two centred routes):
+DATA is the folder of `python examples/mini/data.py`. Each validation query is ranked against the targets of its task,
+and its first hundred again by `(1 - lambda) · cosine + lambda · likeness`, for these forms of likeness of routes
+(vectors `[L·E]`: L blocks, E experts; kappa is the cosine of two centred routes):
 
     kappa        as `--rerank expert` has it
     by side      kappa, of routes centred by the means of queries and of documents, each for itself
@@ -176,7 +176,7 @@ def _interval(gains: Mapping[str, Floats]) -> list[float]:
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="The folder of `tsembed data mini-mmeb`.")],
+    data: Annotated[Path, typer.Argument(help="The folder of `python examples/mini/data.py`.")],
     model: Annotated[str, typer.Option(help="A model with experts.")] = "mini",
     rows: Annotated[int, typer.Option(help="Validation queries per task, at most.")] = 200,
 ) -> None:

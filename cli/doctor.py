@@ -20,7 +20,7 @@ from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.status import what_is_remembered
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, TsembedError
-from tsembed_search.paths import DEFAULT_MODEL, home, index_folder
+from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, home
 from tsembed_search.version import __version__
 from tsembed_search.whereabouts import absence
 
@@ -77,10 +77,11 @@ def doctor(
 
     Says what is wrong or would be slow, why, and what to do. Exits with 1 when something is wrong.
     """
+    address = IndexAddress(index, options.store_of(url))
     if repair:
-        _repair(index, url)
+        _repair(address)
     with render.working("Looking", quiet=json):
-        findings = _examine(index, url, model, device)
+        findings = _examine(address, model, device)
     sound = all(finding.state != "problem" for finding in findings)
     if json:
         render.print_json({"ok": sound, "findings": [asdict(finding) for finding in findings]})
@@ -90,37 +91,37 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _repair(name: str, url: str | None) -> None:
+def _repair(address: IndexAddress) -> None:
     from tsembed_search.indexer.mending import rescue
 
     try:
-        files, items = _rebuilt(name, url)
+        files, items = _rebuilt(address)
     except DamagedIndexError as error:
-        rescue(index_folder(name, url), error, render.remark)
-        files, items = _rebuilt(name, url)
+        rescue(address, error, render.remark)
+        files, items = _rebuilt(address)
     told = f"{wording.count_words(files, 'file')}, {wording.count_words(items, 'item')}"
-    render.remark(f"The manifest of the index {name} was made again from the index: {told}.")
+    render.remark(f"The manifest of the index {address.name} was made again from the index: {told}.")
 
 
-def _rebuilt(name: str, url: str | None) -> tuple[int, int]:
+def _rebuilt(address: IndexAddress) -> tuple[int, int]:
     from tsembed_search.index import Index
     from tsembed_search.indexer.mending import repair
 
-    with Index.open(name, url) as index, render.working("Repairing"):
-        return repair(index_folder(name, url), index.store)
+    with Index.open(address.name, store=address.store) as index, render.working("Repairing"):
+        return repair(address.folder, index.store)
 
 
-def _examine(index: str, url: str | None, model: str | None, device: str) -> list[Finding]:
+def _examine(address: IndexAddress, model: str | None, device: str) -> list[Finding]:
     """Every check; one that fails is itself a finding, and the others go on."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("software", _software),
         ("storage", _storage),
-        ("privacy", lambda: _privacy(index, url)),
+        ("privacy", lambda: _privacy(address)),
         ("terminal", _terminal),
         ("device", lambda: _device(device)),
-        ("index", lambda: _index(index, url)),
-        ("folders", lambda: _folders(index, url)),
-        ("model", lambda: _model(index, url, model)),
+        ("index", lambda: _index(address)),
+        ("folders", lambda: _folders(address)),
+        ("model", lambda: _model(address, model)),
     ]
     findings: list[Finding] = []
     for name, check in checks:
@@ -165,8 +166,8 @@ def _storage() -> Iterator[Finding]:
         yield Finding("storage", "ok", detail)
 
 
-def _privacy(name: str, url: str | None) -> Iterator[Finding]:
-    folder = index_folder(name, url)
+def _privacy(address: IndexAddress) -> Iterator[Finding]:
+    folder = address.folder
     if not os.path.isdir(folder):  # noqa: PTH112 - `Path.is_dir` raises where it may not look
         return
     if private.is_open_to_others(folder):
@@ -203,22 +204,22 @@ def _device(name: str) -> Iterator[Finding]:
         yield Finding("device", "ok", detail)
 
 
-def _index(name: str, url: str | None) -> Iterator[Finding]:
+def _index(address: IndexAddress) -> Iterator[Finding]:
     from tsembed_search.index import Index
-    from tsembed_search.store.opening import store_exists
+    from tsembed_search.store.opening import exists
 
-    if not store_exists(index_folder(name, url), url=url, name=name):
-        yield Finding("index", "ok", f"{name}: not made yet", "Make it with: tsembed index FOLDER")
+    if not exists(address):
+        yield Finding("index", "ok", f"{address.name}: not made yet", "Make it with: tsembed index FOLDER")
         return
     try:
-        with Index.open(name, url) as index:
+        with Index.open(address.name, store=address.store) as index:
             status = index.status()
     except IndexBusyError as error:
         yield Finding("index", "slow", error.message, error.hint)
         return
     points, graph = status.store.points, status.store.indexed
     kinds = ", ".join(wording.count_words(count, kind) for kind, count in status.items.items()) or "empty"
-    detail = f"{name}: {kinds}; {status.store.engine}; made by {status.metadata.model}"
+    detail = f"{address.name}: {kinds}; {status.store.engine}; made by {status.metadata.model}"
     if points > _MANY_POINTS and graph < points / 2:
         advice = "Most items are compared one by one. `tsembed index` builds the search graph when a run ends."
         yield Finding("index", "slow", detail, advice)
@@ -226,19 +227,19 @@ def _index(name: str, url: str | None) -> Iterator[Finding]:
         yield Finding("index", "ok", detail)
 
 
-def _folders(name: str, url: str | None) -> Iterator[Finding]:
-    for folder in what_is_remembered(name, url).offline:
+def _folders(address: IndexAddress) -> Iterator[Finding]:
+    for folder in what_is_remembered(address).offline:
         why = absence(folder) or "Files of it were missing when the index was last updated."
         advice = "Its files stay in the index. Connect its disk; or remove them: tsembed index FOLDER --prune-empty"
         yield Finding("folders", "slow", f"{folder} is offline. {why}", advice)
 
 
-def _model(index: str, url: str | None, model: str | None) -> Iterator[Finding]:
+def _model(address: IndexAddress, model: str | None) -> Iterator[Finding]:
     import torch
 
     from tsembed_search.model import registry
 
-    name = model or _model_of(index, url) or DEFAULT_MODEL
+    name = model or _model_of(address) or DEFAULT_MODEL
     ref = registry.resolve(name)
     bytes_ = sum(path.stat().st_size for path in _checked_weights(ref))
     detail = f"{ref.name} ({ref.family}, {ref.fingerprint}), {wording.size_words(bytes_)} of weights, checked"
@@ -268,12 +269,12 @@ def _checked_weights(ref: ModelRef) -> list[Path]:
     return files if base == ref else [*files, *_checked_weights(base)]
 
 
-def _model_of(name: str, url: str | None) -> str | None:
+def _model_of(address: IndexAddress) -> str | None:
     """The model that made the index, or None when there is no such index or it cannot be asked."""
     from tsembed_search.index import Index
 
     try:
-        with Index.open(name, url) as index:
+        with Index.open(address.name, store=address.store) as index:
             return index.metadata.model
     except TsembedError:
         return None

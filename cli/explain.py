@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +16,9 @@ from tsembed_search.cli.render import text as render
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tsembed_search.index import Explanation
     from tsembed_search.items import Item
     from tsembed_search.ranking.routes import Agreement
+    from tsembed_search.search.results import Explanation
 
 EXAMPLES = examples(
     ("the best hit of a search", "tsembed explain a red bicycle in the snow 1"),
@@ -57,10 +57,13 @@ def explain(
 
     *query, hit = words
     asked = _asked(query, image)
-    with Index.open(index, url, model, device, wait=wait) as opened, render.working("Comparing", quiet=quiet):
+    with (
+        Index.open(index, store=options.store_of(url), model=model, device=device, wait=wait) as opened,
+        render.working("Comparing", quiet=quiet),
+    ):
         found = opened.explain(asked, hit)
     if json:
-        render.print_json(as_json(asked, image, found))
+        render.print_json(found.to_json())
         return
     screen = render.console()
     from tsembed_search.cli.render.experts import draws
@@ -81,18 +84,6 @@ def _asked(words: Sequence[str] | None, image: Path | None) -> Item:
     if asked is None:
         raise UsageError("The query is missing.", "Give the words, then the hit: tsembed explain a red bicycle 1")
     return asked
-
-
-def as_json(asked: Item, image: Path | None, found: Explanation) -> dict[str, Any]:
-    """The document of `explain --json`."""
-    hit = found.hit.to_json()
-    del hit["rank"]
-    return {
-        "query": {"text": asked.text, "image": str(image) if image else None},
-        "hit": hit,
-        **found.agreement.to_json(),
-        "seconds": dict(found.seconds),
-    }
 
 
 def plain_lines(found: Explanation) -> list[str]:

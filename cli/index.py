@@ -16,7 +16,7 @@ from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.progress import progress_sink
 from tsembed_search.errors import UsageError
 from tsembed_search.indexer.report import PageMode
-from tsembed_search.paths import DEFAULT_MODEL, index_folder
+from tsembed_search.paths import DEFAULT_MODEL, IndexAddress
 from tsembed_search.store.base import Quantize, StoreSettings
 from tsembed_search.wording import rate_words
 
@@ -91,9 +91,10 @@ def index(
 
     if no_prune and prune_empty:
         raise UsageError("--no-prune and --prune-empty exclude each other.", "Choose one of them.")
-    ref = _model(name, url, model)
+    address = IndexAddress(name, options.store_of(url))
+    ref = _model(address, model)
     settings = IndexSettings(
-        folder=index_folder(name, url),
+        address=address,
         paths=tuple(paths),
         fingerprint=ref.fingerprint,
         model=ref.name,
@@ -110,7 +111,7 @@ def index(
         workers=workers,
         time_limit=time_limit,
     )
-    opener = StoreOpener(name, url, ref, StoreSettings(0, quantize, shards, replicas))
+    opener = StoreOpener(address, ref, StoreSettings(0, quantize, shards, replicas))
     sink, display = progress_sink(quiet=quiet)
     try:
         with display:
@@ -127,13 +128,13 @@ def index(
         print_summary(report, settings, name, url)
 
 
-def _model(name: str, url: str | None, model: str | None) -> ModelRef:
+def _model(address: IndexAddress, model: str | None) -> ModelRef:
     """The model asked for, or the one that made the index, or the default for a new one."""
     from tsembed_search.index import metadata_of
     from tsembed_search.model import registry
 
     if model is None:
-        known = metadata_of(name, url)
+        known = metadata_of(address)
         return registry.resolve(known.model, known.fingerprint) if known else registry.resolve(DEFAULT_MODEL)
     return registry.resolve(model)
 

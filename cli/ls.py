@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +12,9 @@ from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.cli.render import text as render
-from tsembed_search.store.filters import CHECKED_KEYS
 
 if TYPE_CHECKING:
-    from tsembed_search.store.base import Record
+    from tsembed_search.search.results import File
     from tsembed_search.store.filters import Filter
 
 EXAMPLES = examples(
@@ -26,20 +23,6 @@ EXAMPLES = examples(
     ("what matches a filter", "tsembed ls --where 'ext=pdf and modified>=30d'"),
     ("how many pictures", "tsembed ls --where kind=image --paths | wc -l"),
 )
-FIELDS = ("bytes", *CHECKED_KEYS)
-
-
-@dataclass
-class File:
-    """An indexed file: how many items of each kind it has. `bytes` is its size, `modified` seconds since 1970,
-    `offline` says that its disk is away.
-    """
-
-    path: str
-    bytes: int
-    modified: float
-    offline: bool = False
-    items: Counter[str] = field(default_factory=Counter)
 
 
 def ls(
@@ -62,12 +45,13 @@ def ls(
     Exits with 1 when nothing matches.
     """
     from tsembed_search.index import Index
+    from tsembed_search.search.listing import FILE_FIELDS, files_of
 
     chosen = selection(paths_in, where)
-    with Index.open(index, url, wait=wait) as opened:
-        found = files(opened.store.scroll(chosen, fields=FIELDS), chosen, opened.offline())
+    with Index.open(index, store=options.store_of(url), wait=wait) as opened:
+        found = files_of(opened.store.scroll(chosen, fields=FILE_FIELDS), chosen, opened.offline())
     if json:
-        render.print_json({"files": [_as_json(file) for file in found]})
+        render.print_json({"files": [file.to_json() for file in found]})
     elif paths or nul:
         render.print_paths((file.path for file in found), end="\0" if nul else "\n")
     else:
@@ -91,37 +75,6 @@ def selection(paths: Sequence[str] | None, where: Sequence[str] | None) -> Filte
 def _literal(path: str) -> str:
     """The pattern that names this path and nothing else (and so what lies in it, if it is a folder)."""
     return re.sub(r"([*?[])", r"[\1]", path)
-
-
-def files(records: Iterable[Record], chosen: Filter | None, lost: Sequence[str] | None = None) -> list[File]:
-    """The files that hold these points, by path. A content in several places counts for each that is chosen. `lost` as
-    `Index.offline` gives it.
-    """
-    from tsembed_search.store.filters import matches
-    from tsembed_search.whereabouts import is_offline
-
-    found: dict[str, File] = {}
-    for record in records:
-        payload = record.payload
-        for place in payload["places"]:
-            if not matches(chosen, {**payload, **place, "places": [place]}):
-                continue
-            file = found.get(place["path"])
-            if file is None:
-                offline = lost is not None and is_offline(place, lost)
-                file = found[place["path"]] = File(place["path"], payload["bytes"], place["mtime"], offline)
-            file.items[payload["kind"]] += 1
-    return [found[path] for path in sorted(found)]
-
-
-def _as_json(file: File) -> dict[str, Any]:
-    return {
-        "path": file.path,
-        "bytes": file.bytes,
-        "modified": file.modified,
-        "items": dict(file.items),
-        "offline": file.offline,
-    }
 
 
 def _print(found: Sequence[File]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -38,9 +39,16 @@ def where_fields(incomplete: str) -> list[str]:
 
 def rerankers(incomplete: str) -> list[str]:
     """Names of the ways to rerank that begin with `incomplete`."""
-    from tsembed_search.search.rerank import RERANKERS
+    from tsembed_search.ranking.reranking import RERANKERS
 
-    return [name for name in RERANKERS if name.startswith(incomplete)]
+    return [name for name in RERANKERS.names() if name.startswith(incomplete)]
+
+
+def store_of(url: str | None) -> str:
+    """The store that `--url` means: a Qdrant server, or the engine on this machine."""
+    if url is None:
+        return "edge"
+    return url if re.match(r"[\w+.-]+:/", url) else f"http://{url}"
 
 
 def same_index(name: str, url: str | None) -> str:

@@ -10,12 +10,12 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.ls import FIELDS, files, selection
+from tsembed_search.cli.ls import selection
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.status import what_is_remembered
 from tsembed_search.errors import UsageError
-from tsembed_search.paths import index_folder
+from tsembed_search.paths import IndexAddress
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.mending import Removed
@@ -50,30 +50,32 @@ def rm(
     Exits with 1 when nothing matches.
     """
     from tsembed_search.index import Index
-    from tsembed_search.indexer.mending import Removed, remove_files
+    from tsembed_search.indexer.mending import Removed, remove_files, remove_index
     from tsembed_search.paths import file_path
+    from tsembed_search.search.listing import FILE_FIELDS, files_of
 
     if everything == bool(paths or where):
         raise UsageError("Say what to remove.", "Give paths, --where EXPR, or --all for the whole index.")
     chosen = selection(paths, where)
     patience = None if wait else 0.0
-    with Index.open(index, url, wait=wait) as opened:
-        records = list(opened.store.scroll(chosen, fields=FIELDS))
-        found = files(records, chosen)
+    address = IndexAddress(index, options.store_of(url))
+    with Index.open(index, store=address.store, wait=wait) as opened:
+        records = list(opened.store.scroll(chosen, fields=FILE_FIELDS))
+        found = files_of(records, chosen)
         gone = {file.path for file in found}
         # A content that lies in another place, too, stays.
         removed = Removed(len(found), sum(_leaves(record, gone) for record in records))
-        whole = _whole(index, url, opened.store.count())
+        whole = _whole(address, opened.store.count())
     if not dry_run:
         # Nobody else has to wait for the answer: the index is closed in the meantime.
         if everything or 2 * removed.files > whole.files or 2 * removed.items > whole.items:
             _confirm(index, removed, whole, everything=everything, yes=yes)
         if everything:
-            _remove_index(index, url, patience)
+            remove_index(address, wait=patience)
         elif found:
             names = [str(file_path(file.path)) for file in found]
-            with Index.open(index, url, wait=wait) as opened:
-                removed = remove_files(index_folder(index, url), opened.store, names, wait=patience)
+            with Index.open(index, store=address.store, wait=wait) as opened:
+                removed = remove_files(address.folder, opened.store, names, wait=patience)
     if json:
         render.print_json({"files": removed.files, "items": removed.items, "dry_run": dry_run})
     elif not quiet:
@@ -92,23 +94,15 @@ def _told(removed: Removed, index: str, *, everything: bool, dry_run: bool) -> s
     return f"{verb} {files_} ({items}) from the index {index}."
 
 
-def _remove_index(index: str, url: str | None, wait: float | None) -> None:
-    from tsembed_search.indexer.mending import remove_index
-    from tsembed_search.store.opening import delete_store
-
-    folder = index_folder(index, url)
-    remove_index(folder, lambda: delete_store(folder, url=url, name=index), wait=wait)
-
-
 def _leaves(record: Record, paths: Set[str]) -> bool:
     return {place["path"] for place in record.payload["places"]} <= paths
 
 
-def _whole(index: str, url: str | None, items: int) -> Removed:
+def _whole(address: IndexAddress, items: int) -> Removed:
     """How much there is in the index. Where this machine does not know its files, they are as many as its items."""
     from tsembed_search.indexer.mending import Removed
 
-    known = what_is_remembered(index, url).files
+    known = what_is_remembered(address).files
     return Removed(known or items, items)
 
 

@@ -14,15 +14,15 @@ from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.render.hits import hits_json, plain_lines, print_hits
+from tsembed_search.cli.render.hits import plain_lines, print_hits
 from tsembed_search.errors import LoadError, TsembedError, UsageError
 from tsembed_search.paths import existing
 
 if TYPE_CHECKING:
     from tsembed_search.cli.render.thumbnails import Drawer
-    from tsembed_search.index import Index, SearchResult
+    from tsembed_search.index import Index
     from tsembed_search.items import Item
-    from tsembed_search.search.searcher import Hit
+    from tsembed_search.search.results import Hit, SearchResult
     from tsembed_search.store.filters import Filter
 
 EXAMPLES = examples(
@@ -97,7 +97,7 @@ def search(
     Prints the best hits with scores from 0 to 1. Exits with 1 when nothing is found.
     """
     from tsembed_search.index import Index
-    from tsembed_search.search.rerank import reranker
+    from tsembed_search.ranking.reranking import RERANKERS
 
     asked = query_item(query, image)
     _check(asked, like, queries, json=json, paths=paths, nul=nul, opens=open_hit)
@@ -112,15 +112,18 @@ def search(
     if queries is not None:
         from tsembed_search.cli.batch import search_batch
 
-        with Index.open(index, url, model, device, wait=wait) as opened:
+        with Index.open(index, store=options.store_of(url), model=model, device=device, wait=wait) as opened:
             raise typer.Exit(search_batch(opened, queries, wanted))
     draw = None if json or paths or nul else _drawer(images)
-    with Index.open(index, url, model, device, wait=wait) as opened, render.working("Searching", quiet=quiet):
+    with (
+        Index.open(index, store=options.store_of(url), model=model, device=device, wait=wait) as opened,
+        render.working("Searching", quiet=quiet),
+    ):
         result = opened.search(asked, like=like, **wanted)
         why = "" if result.hits or quiet else _why_nothing(opened, wanted)
-        idle = reranker(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0
+        idle = RERANKERS.get(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0
     if json:
-        render.print_json(hits_json(result.hits, result.seconds))
+        render.print_json(result.to_json())
     elif paths or nul:
         render.print_paths(dict.fromkeys(hit.path for hit in result.hits), end="\0" if nul else "\n")
     else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,13 +14,12 @@ from tsembed_search.cli import options
 from tsembed_search.cli.options import INDEX, examples, same_index
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.experts import print_usage, usage_json, usage_of
-from tsembed_search.paths import index_folder
+from tsembed_search.paths import IndexAddress
 from tsembed_search.whereabouts import absence, offline_folders
 
 if TYPE_CHECKING:
-    from tsembed_search.index import IndexStatus
-    from tsembed_search.search.usage import Usage
-    from tsembed_search.store.schema import IndexMetadata
+    from tsembed_search.ranking.routes import Usage
+    from tsembed_search.search.results import IndexStatus
 
 EXAMPLES = examples(
     ("how large, made by which model, when", "tsembed status"),
@@ -39,7 +38,7 @@ class Remembered:
     """
 
     files: int = 0
-    roots: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     offline: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -57,14 +56,14 @@ def status(
     """Say what an index holds: files, items, folders, model, disk space, and what was skipped."""
     from tsembed_search.errors import IndexBusyError, UsageError
     from tsembed_search.index import Index
+    from tsembed_search.search.results import IndexStatus
 
     if skipped and experts:
         raise UsageError("--skipped and --experts exclude each other.", "Choose one of them.")
-    known: IndexStatus | None = None
     usage: list[Usage] = []
-    busy = ""
-    with Index.open(index, url, wait=wait) as opened:
-        metadata = opened.metadata
+    address = IndexAddress(index, options.store_of(url))
+    with Index.open(index, store=address.store, wait=wait) as opened:
+        known = IndexStatus(index, opened.metadata)
         shape = opened.routes() if experts else None
         try:
             known = opened.status()
@@ -74,24 +73,24 @@ def status(
             # What lies beside the engine can still be told, and a person who asks during a long run wants to know it.
             if experts:
                 raise
-            busy = error.message
-    remembered = what_is_remembered(index, url)
+            known = replace(known, busy=error.message)
+    known = replace(known, **vars(what_is_remembered(address)))
     if json:
-        document = _as_json(index, metadata, known, remembered, busy)
+        document = known.to_json()
         render.print_json(document if shape is None else document | {"experts": usage_json(shape, usage)})
     elif shape is not None:
         print_usage(usage)
     elif skipped:
-        _print_skipped(remembered.skipped)
+        _print_skipped(known.skipped)
     else:
-        _print(_rows(index, url, metadata, known, remembered, busy))
+        _print(_rows(known, url))
 
 
-def what_is_remembered(name: str, url: str | None) -> Remembered:
+def what_is_remembered(address: IndexAddress) -> Remembered:
     """Nothing, when this machine has never indexed into it."""
     from tsembed_search.indexer.manifest import NAME, manifest_to_read
 
-    path = index_folder(name, url) / NAME
+    path = address.folder / NAME
     if not os.path.exists(path):  # noqa: PTH110 - `Path.exists` raises where it may not look
         return Remembered()
     with manifest_to_read(path) as manifest:
@@ -100,57 +99,33 @@ def what_is_remembered(name: str, url: str | None) -> Remembered:
         return Remembered(manifest.counts()[0], roots, offline_folders(roots, lost), manifest.skipped())
 
 
-def _as_json(
-    name: str, metadata: IndexMetadata, known: IndexStatus | None, remembered: Remembered, busy: str
-) -> dict[str, Any]:
-    return {
-        "index": name,
-        "model": metadata.model,
-        "fingerprint": metadata.fingerprint,
-        "dim": metadata.dim,
-        "created_at": metadata.created_at,
-        "files": remembered.files,
-        "folders": remembered.roots,
-        "offline": remembered.offline,
-        "skipped": [{"path": path, "reason": reason} for path, reason in remembered.skipped],
-        "items": known.items if known else None,
-        "total": known.store.points if known else None,
-        "engine": known.store.engine if known else None,
-        "graph_items": known.store.indexed if known else None,
-        "place": known.place if known else None,
-        "details": dict(known.store.details) if known else None,
-        "busy": busy or None,
-    }
-
-
-def _rows(
-    name: str, url: str | None, metadata: IndexMetadata, known: IndexStatus | None, remembered: Remembered, busy: str
-) -> list[tuple[str, str]]:
+def _rows(known: IndexStatus, url: str | None) -> list[tuple[str, str]]:
     """What is told to people, as (label, words)."""
+    metadata, store = known.metadata, known.store
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(metadata.created_at))
-    rows = [("index", name), ("model", f"{metadata.model} ({metadata.dim} dimensions)"), ("made", made)]
-    if known is not None:
-        counts = [wording.count_words(count, kind) for kind, count in sorted(known.items.items())]
-        rows.append(("items", f"{known.store.points:,}" + (f" ({', '.join(counts)})" if counts else "")))
-    if remembered.files or remembered.roots or url is None:
-        rows.append(("files", f"{remembered.files:,}"))
-    rows += [("folder", root) for root in remembered.roots[:_MOST_FOLDERS]]
-    if len(remembered.roots) > _MOST_FOLDERS:
-        rows.append(("", f"and {wording.count_words(len(remembered.roots) - _MOST_FOLDERS, 'more folder')}"))
-    for folder in remembered.offline[:_MOST_FOLDERS]:
+    rows = [("index", known.name), ("model", f"{metadata.model} ({metadata.dim} dimensions)"), ("made", made)]
+    if store is not None:
+        counts = [wording.count_words(count, kind) for kind, count in sorted((known.items or {}).items())]
+        rows.append(("items", f"{store.points:,}" + (f" ({', '.join(counts)})" if counts else "")))
+    if known.files or known.folders or url is None:
+        rows.append(("files", f"{known.files:,}"))
+    rows += [("folder", root) for root in known.folders[:_MOST_FOLDERS]]
+    if len(known.folders) > _MOST_FOLDERS:
+        rows.append(("", f"and {wording.count_words(len(known.folders) - _MOST_FOLDERS, 'more folder')}"))
+    for folder in known.offline[:_MOST_FOLDERS]:
         rows.append(("offline", folder if absence(folder) else f"{folder} (when the index was last updated)"))
-    if remembered.skipped:
-        count = wording.count_words(len(remembered.skipped), "file")
-        rows.append(("skipped", f"{count}; see: tsembed status --skipped{same_index(name, url)}"))
-    if known is not None:
-        size = known.store.details.get("disk_bytes")
-        rows.append(("engine", known.store.engine))
-        rows.append(("place", known.place + (f", {wording.size_words(float(size))}" if size else "")))
-        quantize = known.store.details.get("quantize", "none")
-        rows.append(("search graph", f"{known.store.indexed:,} items" if known.store.indexed else "not needed yet"))
+    if known.skipped:
+        count = wording.count_words(len(known.skipped), "file")
+        rows.append(("skipped", f"{count}; see: tsembed status --skipped{same_index(known.name, url)}"))
+    if store is not None:
+        size = store.details.get("disk_bytes")
+        rows.append(("engine", store.engine))
+        rows.append(("place", f"{known.place}" + (f", {wording.size_words(float(size))}" if size else "")))
+        quantize = store.details.get("quantize", "none")
+        rows.append(("search graph", f"{store.indexed:,} items" if store.indexed else "not needed yet"))
         rows += [("compressed", quantize)] if quantize != "none" else []
-    if busy:
-        rows.append(("busy", busy))
+    if known.busy:
+        rows.append(("busy", known.busy))
     return rows
 
 

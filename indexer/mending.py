@@ -15,19 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsembed_search.documents.document import IMAGE
+from tsembed_search.documents.document import FORMATS
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer.manifest import NAME, Content, FileRow, Manifest, packed, unpacked
 from tsembed_search.ownership import owned
 from tsembed_search.paths import file_path
+from tsembed_search.store import opening
 from tsembed_search.store.filters import Condition
-from tsembed_search.store.opening import salvage
 from tsembed_search.store.schema import place_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tsembed_search.errors import DamagedIndexError
+    from tsembed_search.paths import IndexAddress
     from tsembed_search.store.base import Record, Store
 
 
@@ -55,10 +56,10 @@ def agree(manifest: Manifest, store: Store, note: Callable[[str], None]) -> None
     rebuild_manifest(manifest, store)
 
 
-def salvaged(folder: Path, error: DamagedIndexError, note: Callable[[str], None]) -> None:
-    """Rescues what can be read of the embedded store in `folder`, which gave `error`. The caller owns the index."""
+def salvaged(address: IndexAddress, error: DamagedIndexError, note: Callable[[str], None]) -> None:
+    """Rescues what can be read of a store that gave `error`. The caller owns the index."""
     note(f"{error.message} What can be read is being kept; the rest will be embedded again.")
-    kept = salvage(folder)
+    kept = opening.salvage(address)
     note(f"{kept:,} items were kept.")
 
 
@@ -132,7 +133,9 @@ def _settle(manifest: Manifest) -> None:
             recipe, pending, before = known.pop(sha, ("", 1, b""))
             if pending or _ids(before) != _ids(points):
                 single = bool(whole) and len(points) == 16
-                corrected.append(Content(sha, IMAGE.recipe(pages=False) if single else recipe, not single, points))
+                corrected.append(
+                    Content(sha, FORMATS.get("image").recipe(pages=False) if single else recipe, not single, points)
+                )
         corrected += [Content(sha, recipe, True, b"") for sha, (recipe, _, _) in known.items()]
     manifest.correct(corrected)
 
@@ -194,24 +197,26 @@ def remove_files(folder: Path, store: Store, paths: Iterable[str], *, wait: floa
         return Removed(len(known), items)
 
 
-def remove_index(folder: Path, delete_store: Callable[[], None], *, wait: float | None = 0.0) -> None:
-    """Deletes the store, by calling `delete_store`, and then what is remembered of it in `folder`.
-
-    Raises `IndexBusyError` while another process owns the index, and what `delete_store` raises.
-    """
-    with owned(folder, "removing", wait=wait):
-        delete_store()
-        _forget_manifest(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def rescue(folder: Path, error: DamagedIndexError, note: Callable[[str], None], *, wait: float | None = 0.0) -> None:
-    """Keeps what can be read of the embedded store in `folder`, which gave `error`.
+def remove_index(address: IndexAddress, *, wait: float | None = 0.0) -> None:
+    """Deletes the store, and then what is remembered of it in the index's folder.
 
     Raises `IndexBusyError` while another process owns the index, and `StoreError`.
     """
-    with owned(folder, "repairing", wait=wait):
-        salvaged(folder, error, note)
+    with owned(address.folder, "removing", wait=wait):
+        opening.delete(address)
+        _forget_manifest(address.folder)
+    shutil.rmtree(address.folder, ignore_errors=True)
+
+
+def rescue(
+    address: IndexAddress, error: DamagedIndexError, note: Callable[[str], None], *, wait: float | None = 0.0
+) -> None:
+    """Keeps what can be read of a store that gave `error`.
+
+    Raises `IndexBusyError` while another process owns the index, and `StoreError`.
+    """
+    with owned(address.folder, "repairing", wait=wait):
+        salvaged(address, error, note)
 
 
 def repair(folder: Path, store: Store, *, wait: float | None = 0.0) -> tuple[int, int]:

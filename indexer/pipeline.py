@@ -1,7 +1,7 @@
 """The indexing run: crawl, load, batch, embed, store.
 
     report = run_index(
-        IndexSettings(folder, paths=(Path("photos"),), fingerprint=ref.fingerprint, model=ref.name),
+        IndexSettings(address, paths=(Path("photos"),), fingerprint=ref.fingerprint, model=ref.name),
         embedder=lambda: Embedder(registry.load(ref, device)),  # called once, and only when something must be embedded
         store=opener,  # see `StoreOpener`
         progress=sink,
@@ -160,7 +160,7 @@ class _Run:
                 if self._settings.dry_run or rescued:
                     raise
                 rescued = True
-                mending.salvaged(self._settings.folder, error, self._meter.note)
+                mending.salvaged(self._settings.address, error, self._meter.note)
             except IndexBusyError:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise

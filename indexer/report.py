@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from tsembed_search.errors import TsembedError
-from tsembed_search.paths import indexed_form
+from tsembed_search.paths import IndexAddress, indexed_form
 
 PageMode = Literal["auto", "always", "never"]
 
@@ -27,7 +27,7 @@ Stage = Literal["checking", "crawling", "loading the model", "embedding", "clean
 class IndexSettings:
     """What to index, and how.
 
-    `folder`: the index's own folder, where its manifest and lock live (made when missing). `paths`: files and folders.
+    `address`: the index's; its folder, where manifest and lock live, is made when missing. `paths`: files and folders.
     `fingerprint` and `model`: the model's, from its `ModelRef`, so that a run with nothing to embed never loads it.
 
     `include` and `exclude` are gitignore-style patterns; with `include`, only files that match are read, whatever their
@@ -40,7 +40,7 @@ class IndexSettings:
     giving anything. `memory`: the most bytes of address space that one decoding process may use beyond its own code.
     """
 
-    folder: Path
+    address: IndexAddress
     paths: tuple[Path, ...]
     fingerprint: str
     model: str
@@ -58,6 +58,11 @@ class IndexSettings:
     time_limit: float = 60.0
     memory: int = 896 << 20
     points_per_write: int = 128
+
+    @property
+    def folder(self) -> Path:
+        """The index's own folder."""
+        return self.address.folder
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Self
 from tsembed_search.errors import IndexBusyError, ModelError, StoreError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.ownership import owner_of
-from tsembed_search.paths import DEFAULT_INDEX, index_folder, typed
+from tsembed_search.paths import DEFAULT_INDEX, IndexAddress
+from tsembed_search.ranking.reranking import RERANKERS, Query
 from tsembed_search.ranking.routes import Agreement
-from tsembed_search.search.queries import changed_content, item_of_file, stored_query, stored_records
-from tsembed_search.search.rerank import Query, reranker
-from tsembed_search.search.searcher import Hit, Searcher, SearchOptions
-from tsembed_search.search.where import parse_where
+from tsembed_search.ranking.similarity import similarity
+from tsembed_search.search.queries import embedded_queries, query_like, stored_records
+from tsembed_search.search.results import Explanation, Hit, IndexStatus, SearchOptions, SearchResult
+from tsembed_search.search.searcher import Searcher
+from tsembed_search.store import opening
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
 from tsembed_search.whereabouts import OFFLINE
@@ -27,56 +29,17 @@ if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.registry import ModelRef
-    from tsembed_search.store.base import Record, Store, StoreInfo, StoreSettings
+    from tsembed_search.store.base import Record, Store, StoreSettings
 
 _BETWEEN_TRIES = 0.1
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds."""
-
-    hits: list[Hit]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """A hit, and where the routing of query and hit agrees. `seconds` as in `SearchResult`."""
-
-    hit: Hit
-    agreement: Agreement
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class IndexStatus:
-    """An index's facts. `items` counts points by kind; `place` is its folder or its server's address."""
-
-    name: str
-    place: str
-    metadata: IndexMetadata
-    items: dict[str, int]
-    store: StoreInfo
-
-
-def metadata_of(name: str, url: str | None = None) -> IndexMetadata | None:
-    """What the index `name` says about its model; None when there is no index, or none that was finished.
+def metadata_of(address: IndexAddress) -> IndexMetadata | None:
+    """What the index says about its model; None when there is no index, or none that was finished.
 
     An embedded index is not opened for this, only its file of settings is read.
     """
-    from tsembed_search.store.opening import open_store, store_exists
-
-    folder = index_folder(name, url)
-    if not store_exists(folder, url=url, name=name):
-        return None
-    if url is None:
-        from tsembed_search.store.edge import shard as index_file
-
-        _, raw = index_file.read(folder)
-    else:
-        with closing(open_store(folder, url=url, name=name)) as store:
-            raw = store.metadata
+    raw = opening.metadata(address)
     return IndexMetadata.from_json(raw) if raw else None
 
 
@@ -87,8 +50,7 @@ class StoreOpener:
     `model` is the one to index with; `settings` are those of a new index, whose `dim` is the model's.
     """
 
-    name: str
-    url: str | None
+    address: IndexAddress
     model: ModelRef
     settings: StoreSettings
 
@@ -97,17 +59,14 @@ class StoreOpener:
 
         Raises `IndexMismatchError` when another model made the index.
         """
-        known = metadata_of(self.name, self.url)
+        known = metadata_of(self.address)
         if known is not None:
-            known.check(self.name, self.model.name, self.model.fingerprint)
-        elif info is None:
+            known.check(self.address.name, self.model.name, self.model.fingerprint)
+            return opening.open(self.address, writing=True)
+        if info is None:
             return None
-        from tsembed_search.store.opening import open_store
-
-        create = replace(self.settings, dim=info.dim) if info else None
-        store = open_store(index_folder(self.name, self.url), url=self.url, name=self.name, create=create)
-        if known is None and info is not None:
-            store.write_metadata(IndexMetadata.of(info).to_json())
+        store = opening.open_or_create(self.address, replace(self.settings, dim=info.dim))
+        store.write_metadata(IndexMetadata.of(info).to_json())
         return store
 
 
@@ -120,19 +79,18 @@ class Index:
 
     def __init__(
         self,
-        name: str,
+        address: IndexAddress,
         metadata: IndexMetadata,
         *,
         store: Store | None = None,
         model: str | None = None,
         device: str = "auto",
         embedder: Embedder | None = None,
-        url: str | None = None,
         wait: bool = False,
     ) -> None:
-        self.name = name
+        self.address = address
+        self.name = address.name
         self.metadata = metadata
-        self.url = url
         self.wait = wait
         self._store = store
         self._model = model
@@ -144,22 +102,23 @@ class Index:
     def open(
         cls,
         name: str = DEFAULT_INDEX,
-        url: str | None = None,
+        *,
+        store: str = "edge",
         model: str | None = None,
         device: str = "auto",
-        *,
         embedder: Embedder | None = None,
         wait: bool = False,
     ) -> Index:
-        """The index `name` on this machine, or on the Qdrant server at `url`.
+        """Open the index `name` in `store`: on this machine, or on the Qdrant server at `http://...` (`IndexAddress`).
 
         `model` defaults to the one that made the index; `embedder` is one that is loaded already. Raises `StoreError`
         when there is no such index and `IndexMismatchError` when another model made it.
         """
-        metadata = metadata_of(name, url)
+        address = IndexAddress(name, store)
+        metadata = metadata_of(address)
         if metadata is None:
-            raise StoreError(f"There is no index called {name!r}.", _other_indexes(name, url))
-        index = cls(name, metadata, model=model, device=device, embedder=embedder, url=url, wait=wait)
+            raise StoreError(f"There is no index called {name!r}.", _other_indexes(address))
+        index = cls(address, metadata, model=model, device=device, embedder=embedder, wait=wait)
         index._check_model()
         return index
 
@@ -183,7 +142,7 @@ class Index:
         Raises `UsageError` for a query of nothing and for a reranking that the index cannot do, `LoadError` for a file
         that cannot be read.
         """
-        options = self._options(SearchOptions(k, _parsed(where), min_score, all_chunks, rerank, route_weight))
+        options = self._options(SearchOptions(k, where, min_score, all_chunks, rerank, route_weight))
         if like is None:
             if query is None:
                 raise UsageError("There is nothing to search for.", "Give a text, an image, or both; or like=.")
@@ -195,7 +154,7 @@ class Index:
                 "To combine a picture with a text, give the picture as an image: --image FILE, or Item(text, image).",
             )
         with self._timed() as seconds:
-            wanted = self._like(str(like))
+            wanted = query_like(str(like), self.store, lambda: self.embedder)
             found = self._searcher().search([wanted], options)[0]
         return SearchResult(found, seconds)
 
@@ -211,7 +170,7 @@ class Index:
         route_weight: float | None = None,
     ) -> list[list[Hit]]:
         """The hits of each query, in their order; embedded in batches. Otherwise like `search`."""
-        options = self._options(SearchOptions(k, _parsed(where), min_score, all_chunks, rerank, route_weight))
+        options = self._options(SearchOptions(k, where, min_score, all_chunks, rerank, route_weight))
         return self._run(queries, options)[0]
 
     def explain(self, query: Item | str, hit: str) -> Explanation:
@@ -223,7 +182,8 @@ class Index:
         """
         shape = self.routes("Index")
         with self._timed() as seconds:
-            wanted = self._embed([Item(query) if isinstance(query, str) else query], "query")[0]
+            asked = Item(query) if isinstance(query, str) else query
+            wanted = self._embed([asked], "query")[0]
             searcher = self._searcher()
             record = self._chosen(searcher, wanted, hit)
             found = searcher.hit(wanted, record)
@@ -233,7 +193,7 @@ class Index:
                 "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
             )
         route = stored_routes([record.payload], len(wanted.route))[0]
-        return Explanation(found, Agreement.of(wanted.route, route, shape), seconds)
+        return Explanation(asked, found, Agreement.of(wanted.route, route, shape), seconds)
 
     def routes(self, otherwise: str = "Index") -> tuple[int, int]:
         """(L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise` begins
@@ -250,7 +210,7 @@ class Index:
         """The folders that were offline when the index was last brought up to date; None for an index on a server that
         this machine has never written to, whose files are another machine's.
         """
-        if self.url is not None and not index_folder(self.name, self.url).exists():
+        if not self.address.folder.exists():
             return None
         told = self.store.metadata.get(OFFLINE)
         return [str(path) for path in told] if isinstance(told, list) else []
@@ -259,9 +219,8 @@ class Index:
         """Counts and facts. Loads no model."""
         store = self.store
         info = store.info()
-        place = self.url or str(index_folder(self.name))
         items = {kind: count for kind, count in store.facet("kind").items() if count}
-        return IndexStatus(self.name, place, self.metadata, items, info)
+        return IndexStatus(self.name, self.metadata, items, info, self.address.place)
 
     def close(self) -> None:
         """Closes the store. Closing twice does no harm."""
@@ -286,15 +245,12 @@ class Index:
         return self._store
 
     def _opened(self) -> Store:
-        from tsembed_search.store.opening import open_store
-
-        folder = index_folder(self.name, self.url)
         while True:
             try:
-                return open_store(folder, url=self.url, name=self.name)
+                return opening.open(self.address)
             except IndexBusyError as error:
                 if not self.wait:
-                    owner = owner_of(folder)
+                    owner = owner_of(self.address.folder)
                     raise IndexBusyError(
                         f"The index {self.name!r} is in use by {owner or 'another process'}.",
                         "Wait until it has finished (--wait does), or choose another --index.",
@@ -340,11 +296,11 @@ class Index:
         # A newer version of the model may know better than the one that made the index.
         own = self._embedder.info.calibration if self._embedder else None
         experts = (self.metadata.routes or (0, 0))[1]
-        return Searcher(self.store, own or self.metadata.calibration, experts, self.offline())
+        return Searcher(self.store, own or self.metadata.calibration, experts, self.offline(), self._device)
 
     def _options(self, options: SearchOptions) -> SearchOptions:
         """The options with the model's own route weight where it is wanted and not given. Raises `UsageError`."""
-        if not reranker(options.rerank).uses_routes:
+        if not RERANKERS.get(options.rerank).uses_routes:
             return options
         self.routes(f"Search without --rerank {options.rerank}, or index")
         if options.route_weight is not None:
@@ -367,26 +323,12 @@ class Index:
     def _embed(self, items: Sequence[Item], role: Role) -> list[Query]:
         embedder = self.embedder
         with self._clock("embed"):
-            embedded = embedder.embed(items, role)
-        rows = zip(items, embedded.vectors, embedded.routes, strict=True)
-        return [
-            Query(vector, route, item.modality, item.text or "", changed_content(item)) for item, vector, route in rows
-        ]
-
-    def _like(self, like: str) -> Query:
-        """The query for what is alike to an item of this index, or to a file that is not in it."""
-        if stored := stored_query(self.store, like):
-            return stored
-        path = typed(like)
-        if not path.is_file():
-            raise UsageError(
-                f"{like!r} is neither the id of an item, nor an indexed path, nor a file.",
-                "`tsembed ls` lists what is indexed; `tsembed search --json` shows ids.",
-            )
-        return self._embed([item_of_file(path)], "document")[0]
+            return embedded_queries(embedder, items, role)
 
     def _chosen(self, searcher: Searcher, query: Query, hit: str) -> Record:
         """The item, with its vector, that `explain` is asked about."""
+        import numpy as np
+
         if hit.isascii() and hit.isdecimal():
             hits = searcher.search([query], SearchOptions(max(1, int(hit))))[0]
             if not 1 <= int(hit) <= len(hits):
@@ -398,7 +340,8 @@ class Index:
                 f"{hit!r} is neither the id of an item nor an indexed path.",
                 "`tsembed ls` lists what is indexed; `tsembed search --json` shows ids.",
             )
-        return max(records, key=lambda record: float(record.vector @ query.vector) if record.vector is not None else -1)
+        vectors = np.stack([record.vector for record in records if record.vector is not None])
+        return records[int(similarity(query.vector[None], vectors)[0].argmax())]
 
     @contextmanager
     def _timed(self) -> Iterator[dict[str, float]]:
@@ -415,16 +358,11 @@ class Index:
         self._seconds[what] += time.perf_counter() - started
 
 
-def _parsed(where: str | Filter | None) -> Filter | None:
-    return parse_where(where) if isinstance(where, str) else where
-
-
-def _other_indexes(name: str, url: str | None) -> str:
+def _other_indexes(address: IndexAddress) -> str:
     """What to do when there is no index of that name: make it, or use one that there is."""
-    from tsembed_search.store.opening import store_exists
-
-    folders = [] if url else sorted(index_folder(name).parent.glob("*"))
-    others = [folder.name for folder in folders if store_exists(folder, name=folder.name)]
-    option = ("" if name == DEFAULT_INDEX else f" --index {name}") + (f" --url {url}" if url else "")
+    folders = sorted(address.folder.parent.glob("*")) if address.scheme == "edge" else []
+    others = [folder.name for folder in folders if (folder / "index.json").exists()]
+    named = "" if address.name == DEFAULT_INDEX else f" --index {address.name}"
+    option = named + ("" if address.scheme == "edge" else f" --url {address.store}")
     make = f"Make it with: tsembed index FOLDER{option}"
     return f"{make}\nThere are: {', '.join(others[:10])}" if others else make

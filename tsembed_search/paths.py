@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tsembed_search.errors import UsageError
@@ -120,6 +121,8 @@ DEFAULT_MODEL = "mini"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)(?::/|$)")
+
 
 def home() -> Path:
     """`$TSEMBED_HOME`, or the platform's user data folder when that is not set or empty. It need not exist yet."""
@@ -131,16 +134,42 @@ def home() -> Path:
     return Path(platformdirs.user_data_dir("tsembed", appauthor=False))
 
 
-def index_folder(name: str = DEFAULT_INDEX, url: str | None = None) -> Path:
-    """The folder of the index called `name`; of one on a server, where what this machine remembers of it is kept.
+@dataclass(frozen=True)
+class IndexAddress:
+    """Say where an index is: its name, and the store that keeps its points.
+
+    `store` is a URI, whose scheme names an entry of `store.opening.STORES`: `edge` is the embedded engine in the user's
+    data folder, `edge:/some/folder` the same below that folder; `http://host:6333` is a Qdrant server or cluster, and
+    `memory` an engine that forgets everything when the process ends. Other packages add schemes.
 
     Raises `UsageError` when the name could not be a folder's.
     """
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot name an index.", "Use up to 64 letters, digits, dots, dashes and underscores."
-        )
-    if url is None:
-        return home() / "indexes" / name
-    server = re.sub(r"[^A-Za-z0-9.-]+", "_", url.rstrip("/").rpartition("@")[2])
-    return home() / "servers" / server / name
+
+    name: str = DEFAULT_INDEX
+    store: str = "edge"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"{self.name!r} cannot name an index.", "Use up to 64 letters, digits, dots, dashes and underscores."
+            )
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of `store`. A host and port without one are those of an HTTP server."""
+        found = _SCHEME.match(self.store)
+        return found[1] if found else "http"
+
+    @property
+    def folder(self) -> Path:
+        """The index's folder: its points, and what this machine remembers of it. It need not exist."""
+        if self.scheme == "edge":
+            parent = self.store.partition(":")[2]
+            return (absolute(parent) if parent else home() / "indexes") / self.name
+        server = re.sub(r"[^A-Za-z0-9.-]+", "_", self.store.rstrip("/").rpartition("@")[2])
+        return home() / "servers" / server / self.name
+
+    @property
+    def place(self) -> str:
+        """Words for people that say where the points are: a folder or a server's address."""
+        return str(self.folder) if self.scheme == "edge" else self.store

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tsembed_search.cli.render.text import console, here, path_text, shortened
 from tsembed_search.wording import count_words, shown
@@ -13,16 +13,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from tsembed_search.cli.render.thumbnails import Drawer
-    from tsembed_search.search.searcher import Hit
+    from tsembed_search.search.results import Hit
 
 _BAR = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _KIND_STYLES = {"image": "magenta", "text": "cyan", "page": "yellow"}
-
-
-def hits_json(hits: Sequence[Hit], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The document of `search --json`."""
-    return {"hits": [hit.to_json() for hit in hits], "seconds": dict(seconds)}
 
 
 def plain_lines(hits: Sequence[Hit]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsembed_search import wording
 from tsembed_search.cli import surroundings
+from tsembed_search.errors import spelled
 from tsembed_search.paths import indexed_form
 from tsembed_search.wording import shown
 
@@ -111,7 +112,7 @@ def print_paths(paths: Iterable[str], *, end: str) -> None:
 def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
     """An error as one block on stderr: what happened, and what to do about it."""
     lines = [shown(line) for line in message.splitlines()] or [""]
-    hints = [shown(line) for line in hint.splitlines()]
+    hints = [shown(line) for line in spelled(hint, lambda name: "--" + name.replace("_", "-")).splitlines()]
     if not is_terminal(stderr=True):
         tell("\n".join([label + lines[0], *lines[1:], *hints]))
         return

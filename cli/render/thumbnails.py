@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.measure import Measurement
 
-    from tsembed_search.search.searcher import Hit
+    from tsembed_search.search.results import Hit
 
     Pixels = NDArray[np.uint8]
 

@@ -8,8 +8,9 @@ Builds one real index of openclipart pictures and encyclopaedia leads with the i
 - for a model with experts, the searches of the mixed index again, reranked by experts (`--route-weight`), against those
   that are not.
 
-For a model that was trained on `tsembed data mini-mmeb`, `--without FOLDER` leaves out the pictures that its training
-rows show or name. Prints one JSON object last. Intervals are 95%, bootstrapped over queries; differences are paired.
+For a model that was trained on `python examples/mini/data.py`, `--without FOLDER` leaves out the pictures that its
+training rows show or name. Prints one JSON object last. Intervals are 95%, bootstrapped over queries; differences are
+paired.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ import numpy as np
 import torch
 import typer
 from calibrate import Matrix, embed, images, titles
-from composed import composed_queries
 from numpy.typing import NDArray
-from public_data import Passage, Picture, emoji, leads, openclipart
+from public_data import Passage, Picture, composed_queries, emoji, leads, openclipart
 
 from tsembed_search.index import Index
 from tsembed_search.items import Item
@@ -122,7 +122,7 @@ def build_index(model: str, folder: Path, pictures: list[Picture], passages: lis
     from tsembed_search.indexer.pipeline import run_index
     from tsembed_search.indexer.report import IndexSettings
     from tsembed_search.model import registry
-    from tsembed_search.paths import index_folder
+    from tsembed_search.paths import IndexAddress
     from tsembed_search.store.base import StoreSettings
 
     for name in ("pictures", "passages"):
@@ -133,9 +133,9 @@ def build_index(model: str, folder: Path, pictures: list[Picture], passages: lis
         (folder / "passages" / f"{number}.txt").write_text(passage.text, encoding="utf-8")
     ref = registry.resolve(model)
     settings = IndexSettings(
-        folder=index_folder("quality"), paths=(folder,), fingerprint=ref.fingerprint, model=ref.name
+        address=IndexAddress("quality"), paths=(folder,), fingerprint=ref.fingerprint, model=ref.name
     )
-    opener = StoreOpener("quality", None, ref, StoreSettings(dim=0))
+    opener = StoreOpener(settings.address, ref, StoreSettings(dim=0))
     report = run_index(settings, embedder=lambda: Embedder.load(model), store=opener)
     typer.echo(f"indexed {report.items.embedded} items, skipped {report.files.skipped} files", err=True)
 

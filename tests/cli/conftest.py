@@ -11,11 +11,12 @@ from typer.testing import CliRunner, Result
 
 from helpers.colour_index import Maker, solid
 from helpers.colours import COLOURS, ColourBackbone
+from helpers.store_points import address_of
 from tsembed_search.items import Item
 from tsembed_search.model import registry
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
-from tsembed_search.store.opening import open_store
 from tsembed_search.store.schema import IndexMetadata
 
 Run = Callable[..., Result]
@@ -29,7 +30,7 @@ def palette(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (files / "notes").mkdir(parents=True)
     embedder = Embedder(ColourBackbone())
     for name in ("default", "empty"):
-        store = open_store(root / "home/indexes" / name, name=name, create=StoreSettings(embedder.info.dim))
+        store = opening.open_or_create(address_of(root / "home/indexes" / name), StoreSettings(embedder.info.dim))
         store.write_metadata(IndexMetadata.of(embedder.info).to_json())
         if name == "default":
             maker = Maker(store, embedder, files)
@@ -48,7 +49,7 @@ def palette(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(palette: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs `tsembed ARGUMENTS` in this process; stdout and stderr of the result are apart."""
     monkeypatch.setenv("TSEMBED_HOME", str(palette.parent / "home"))
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load"))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load"))
     monkeypatch.chdir(palette)
     from tsembed_search.cli.main import app
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,8 @@ from typer.testing import CliRunner, Result
 
 from helpers.colour_index import Maker, solid
 from helpers.colours import COLOURS, ColourBackbone
+from helpers.indexing import copy_index
+from helpers.store_points import address_of
 from tsembed_search.cli import explain
 from tsembed_search.cli.render import experts
 from tsembed_search.cli.render.hits import print_hits
@@ -22,8 +23,8 @@ from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model import registry
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
-from tsembed_search.store.opening import open_store
 from tsembed_search.store.schema import IndexMetadata
 
 Run = Callable[..., Result]
@@ -39,7 +40,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with an index `default` of a model with experts."""
     root = tmp_path_factory.mktemp("routed")
     embedder = Embedder(ColourBackbone(experts=True))
-    store = open_store(root / "indexes/default", name="default", create=StoreSettings(embedder.info.dim))
+    store = opening.open_or_create(address_of(root / "indexes/default"), StoreSettings(embedder.info.dim))
     store.write_metadata(IndexMetadata.of(embedder.info).to_json())
     maker = Maker(store, embedder, root / "files")
     for colour, rgb in COLOURS.items():
@@ -52,7 +53,9 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_routed(routed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("TSEMBED_HOME", str(routed))
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load_experts"))
+    monkeypatch.setitem(
+        registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load_experts")
+    )
     from tsembed_search.cli.main import app
 
     yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -90,9 +93,9 @@ class TestReranking:
     def test_a_weight_of_zero_is_said(
         self, run_routed: Run, routed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
     ) -> None:
-        shutil.copytree(routed, tmp_path / "home")
+        copy_index(routed, tmp_path / "home")
         monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
-        store = open_store(tmp_path / "home/indexes/default", name="default")
+        store = opening.open(address_of(tmp_path / "home/indexes/default"))
         store.write_metadata({**store.metadata, "route_weight": weight})
         store.close()
         done = run_routed("search", "red", "--rerank", "expert")

@@ -15,10 +15,12 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import Result
 
+from helpers.store_points import address_of
 from tsembed_search.cli.index import summary_lines
 from tsembed_search.cli.render import progress
 from tsembed_search.indexer.report import FileCounts, IndexReport, IndexSettings, ItemCounts, Progress, Skipped
 from tsembed_search.ownership import owned
+from tsembed_search.paths import IndexAddress
 
 Run = Callable[..., Result]
 COLOURS = ("--model", "colours", "--workers", "1")
@@ -164,9 +166,9 @@ def test_index_in_use_is_said_with_its_owner(run: Run, palette: Path) -> None:
 
 
 def test_search_waits_for_an_index_in_use(run: Run, palette: Path) -> None:
-    from tsembed_search.store.opening import open_store
+    from tsembed_search.store import opening
 
-    store = open_store(palette.parent / "home/indexes/default", name="default")
+    store = opening.open(address_of(palette.parent / "home/indexes/default"))
     try:
         refused = run("search", "red")
         assert refused.exit_code == 1 and "in use by" in refused.stderr and "--wait" in refused.stderr
@@ -188,7 +190,7 @@ def report(**skips: int) -> IndexReport:
 
 
 def test_summary_groups_what_was_skipped_by_reason() -> None:
-    settings = IndexSettings(Path("/i"), (Path(),), "f", "colours")
+    settings = IndexSettings(IndexAddress("i"), (Path(),), "f", "colours")
     lines = summary_lines(report(cut=1, locked=4), settings, "default")
     assert lines[0] == "1,203 files in 1 min 1 s, 21.3 items/s: 1,200 added, 3 updated, 5 skipped."
     assert lines[1] == "Items: 1,300 embedded. The index default has 4,000 items."

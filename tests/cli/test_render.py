@@ -22,7 +22,7 @@ from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render import thumbnails as pictures
 from tsembed_search.cli.render.hits import hit_text, plain_lines, print_hits, score_bar
 from tsembed_search.errors import UsageError
-from tsembed_search.search.searcher import Hit
+from tsembed_search.search.results import Hit
 
 ANY_TEXT = st.text(st.characters(), max_size=60)
 NASTY = [

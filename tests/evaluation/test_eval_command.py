@@ -24,8 +24,10 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("colours", "helpers.colours:load"))
-    monkeypatch.setitem(registry._BUILT_INS, "routed", registry._BuiltIn("colours", "test_eval_command:load_routed"))
+    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load"))
+    monkeypatch.setitem(
+        registry._BUILT_INS, "routed", registry._BuiltIn("helpers.colours", "test_eval_command:load_routed")
+    )
     monkeypatch.setitem(sys.modules, "test_eval_command", sys.modules[__name__])
     from tsembed_search.cli.main import app
 
@@ -168,9 +170,14 @@ def test_refuses_data_that_is_not_there_or_without_images(run: Run, data: Path, 
     assert "None of the images" in done.stderr and "naming.jsonl:1" in done.stderr
 
 
-def test_reading_and_measuring_import_no_torch() -> None:
-    modules = "mmeb, metrics, intervals, ranking, reranking, results, evaluate, embedding"
-    code = f"import sys; from tsembed_search.evaluation import {modules}; import tsembed_search.cli.eval"
-    code += "; print([name for name in ('torch', 'numpy', 'rich.table') if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("modules", "without"),
+    [
+        ("tsembed_search.cli.eval", ("torch", "numpy", "rich.table")),
+        ("tsembed_search.evaluation.evaluate, tsembed_search.data.tasks, tsembed_search.ranking.metrics", ("torch",)),
+    ],
+)
+def test_reading_and_measuring_import_no_torch(modules: str, without: tuple[str, ...]) -> None:
+    code = f"import sys, {modules}; print([name for name in {without} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -22,8 +22,9 @@ from helpers.indexing import Indexing, fast_folder
 from helpers.random_files import CHANGES, FORMATS, Changed, change_file
 from tsembed_search.items import Item
 from tsembed_search.paths import indexed_form
-from tsembed_search.search.rerank import Query
-from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.ranking.reranking import Query
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.search.searcher import Searcher
 
 ALIKE = 0.8
 """The least cosine of a file to what it says. One whose letters are read wrongly stays below .3."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers.device_simulation import SimulatedGPU
+from helpers.store_points import address_of
 from tsembed_search.errors import ModelError, TooLargeError
 from tsembed_search.evaluation.evaluate import Distinct, embed_items
 from tsembed_search.indexer.pipeline import run_index
@@ -18,8 +19,8 @@ from tsembed_search.indexer.report import IndexSettings
 from tsembed_search.items import Embeddings, Item
 from tsembed_search.model.backbone import ModelInfo, Prepared
 from tsembed_search.model.embedder import Embedder, in_fitting_parts
+from tsembed_search.store import opening
 from tsembed_search.store.base import Store, StoreSettings
-from tsembed_search.store.opening import open_store
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
 SMALL = [Item(f"text {number:02}") for number in range(32)]
@@ -80,10 +81,10 @@ def test_indexing_goes_on(tmp_path: Path, tiny: Callable[[str], str]) -> None:
         for at in range(6):
             (files / f"{at}.txt").write_text(f"text {at:02}")
         (files / "large.txt").write_text(LARGE.text or "")
-        settings = IndexSettings(tmp_path / "index", (files,), embedder.info.fingerprint, "tiny", workers=1)
+        settings = IndexSettings(address_of(tmp_path / "index"), (files,), embedder.info.fingerprint, "tiny", workers=1)
 
         def store(info: ModelInfo | None) -> Store | None:
-            return info and open_store(tmp_path / "index", name="test", create=StoreSettings(info.dim))
+            return info and opening.open_or_create(address_of(tmp_path / "index"), StoreSettings(info.dim))
 
         with room_for(embedder, gpu, items):
             report = run_index(settings, embedder=lambda: embedder, store=store)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tsembed_search.paths import IndexAddress
 from tsembed_search.store.base import Payload, Point
 from tsembed_search.store.filters import Filter, matches
 from tsembed_search.store.schema import point_id, route_fields, with_path_keys
@@ -18,6 +20,11 @@ FOLDERS = (
     *("/pics/holiday", "/pics/holiday/2019", "/pics/my-holiday", "/docs", "/docs/a b", "/docs/ünï(1)"),
     *("/docs/Zu\u0308rich", "/docs/Zürich", "/docs/Cafe\u0301/Müller"),
 )
+
+
+def address_of(folder: Path) -> IndexAddress:
+    """The address of an embedded index in a folder of its own."""
+    return IndexAddress(folder.name, f"edge:{folder.parent}")
 
 
 def make_payload(number: int, rng: np.random.Generator) -> Payload:

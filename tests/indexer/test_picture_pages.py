@@ -17,7 +17,7 @@ from tsembed_search.documents.document import IMAGE, Unit
 from tsembed_search.documents.formats import image as loader
 from tsembed_search.documents.pictures import open_image
 from tsembed_search.errors import LoadError
-from tsembed_search.search.searcher import Hit
+from tsembed_search.search.results import Hit
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 

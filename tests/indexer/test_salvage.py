@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from helpers.indexing import Indexing, fill
+from helpers.store_points import address_of
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
 from tsembed_search.indexer.mending import repair, rescue
+from tsembed_search.store import opening
 from tsembed_search.store.base import Store
 from tsembed_search.store.edge import salvage
 from tsembed_search.store.edge import shard as index_file
-from tsembed_search.store.opening import open_store
 
 
 def emptied(pattern: str) -> Callable[[Path], None]:
@@ -53,7 +54,7 @@ def test_the_next_run_mends_it(indexing: Indexing, what: str) -> None:
     damage, lost = DAMAGES[what]
     damage(indexing.home)
     with pytest.raises(DamagedIndexError, match=r"doctor --repair"):
-        open_store(indexing.home, name="test")
+        opening.open(address_of(indexing.home))
     with pytest.raises(DamagedIndexError):
         indexing.run(dry_run=True)
     report = indexing.run()
@@ -76,7 +77,7 @@ def test_what_cannot_be_read_alone_is_lost_alone(indexing: Indexing) -> None:
     page.write_bytes(content)
     with pytest.raises(DamagedIndexError) as caught, open_and_close(indexing) as store:
         list(store.scroll())
-    rescue(indexing.home, caught.value, lambda message: None)
+    rescue(address_of(indexing.home), caught.value, lambda message: None)
     with open_and_close(indexing) as store:
         kept = repair(indexing.home, store)[1]
     assert 0 < kept < 7
@@ -176,5 +177,5 @@ def test_places_that_only_the_lost_log_told_are_found_again(indexing: Indexing) 
 
 @contextmanager
 def open_and_close(indexing: Indexing) -> Iterator[Store]:
-    with closing(open_store(indexing.home, name="test")) as store:
+    with closing(opening.open(address_of(indexing.home))) as store:
         yield store

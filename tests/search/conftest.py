@@ -9,10 +9,12 @@ import pytest
 
 from helpers.colour_index import Maker
 from helpers.colours import ColourBackbone
+from helpers.store_points import address_of
 from tsembed_search.index import Index
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.paths import IndexAddress
+from tsembed_search.store import opening
 from tsembed_search.store.base import Store, StoreSettings
-from tsembed_search.store.opening import open_store
 from tsembed_search.store.schema import IndexMetadata
 
 
@@ -29,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def store(home: Path, embedder: Embedder) -> Iterator[Store]:
     """The index called `default`. Making one takes the engine a second, so tests share it and clear it."""
-    store = open_store(home / "indexes" / "default", name="default", create=StoreSettings(embedder.info.dim))
+    store = opening.open_or_create(address_of(home / "indexes" / "default"), StoreSettings(embedder.info.dim))
     store.write_metadata(IndexMetadata.of(embedder.info).to_json())
     yield store
     store.close()
@@ -46,4 +48,4 @@ def maker(store: Store, home: Path, embedder: Embedder, tmp_path: Path, monkeypa
 @pytest.fixture
 def index(maker: Maker, embedder: Embedder) -> Index:
     """The same index, opened for searching through the same store."""
-    return Index("default", IndexMetadata.of(embedder.info), store=maker.store, embedder=embedder)
+    return Index(IndexAddress(), IndexMetadata.of(embedder.info), store=maker.store, embedder=embedder)

@@ -13,8 +13,9 @@ from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.paths import IndexAddress
 from tsembed_search.ranking.routes import Agreement, shared_experts, top_experts
-from tsembed_search.search.usage import FIELDS, OTHERS, expert_usage
+from tsembed_search.search.listing import OTHERS, USAGE_FIELDS, usage_of
 from tsembed_search.store.base import Record
 from tsembed_search.store.schema import IndexMetadata, route_fields, stored_routes
 
@@ -60,7 +61,7 @@ class TestIndex:
             maker.add(Item(image=solid(*rgb)), f"{colour}.png")
             maker.add(Item(f"all about {colour}"), f"notes/{colour}.txt", chunk=0)
         maker.add(Item("tulips"), "notes/red.txt", chunk=1)
-        yield Index("default", IndexMetadata.of(maker.embedder.info), store=maker.store, embedder=maker.embedder)
+        yield Index(IndexAddress(), IndexMetadata.of(maker.embedder.info), store=maker.store, embedder=maker.embedder)
 
     def test_hits_say_what_they_share(self, index: Index) -> None:
         route = index.embedder.embed([Item("red blue")], "query").routes[0]
@@ -99,8 +100,8 @@ class TestIndex:
             index.explain("red", hit.id)
 
     def test_usage(self, index: Index) -> None:
-        records = list(index.store.scroll(fields=FIELDS))
-        groups = {(one.of, one.name.rpartition("/")[2]): one for one in expert_usage(records, ROUTES)}
+        records = list(index.store.scroll(fields=USAGE_FIELDS))
+        groups = {(one.of, one.name.rpartition("/")[2]): one for one in usage_of(records, ROUTES)}
         assert set(groups) == {
             ("all", ""), ("kind", "text"), ("kind", "image"), ("folder", "files"), ("folder", "notes"),
         }  # fmt: skip
@@ -121,7 +122,7 @@ class TestIndex:
                 assert share == pytest.approx(sum(name_of in top for top in tops) / len(tops))
 
     def test_an_index_without_experts(self, maker: Maker, embedder: Embedder) -> None:
-        plain = Index("default", IndexMetadata.of(embedder.info), store=maker.store, embedder=embedder)
+        plain = Index(IndexAddress(), IndexMetadata.of(embedder.info), store=maker.store, embedder=embedder)
         maker.add(Item("red"), "red.txt", chunk=0)
         assert plain.search("red").hits[0].shared_experts == []
         with pytest.raises(UsageError, match="no experts"):
@@ -134,7 +135,7 @@ def record(rel: str, size: int = 6, root: str = "/r") -> Record:
 
 def test_usage_of_many_folders_stays_small() -> None:
     stream = (record(f"folder{number}/a.txt") for number in range(3000))
-    groups = expert_usage(stream, ROUTES)
+    groups = usage_of(stream, ROUTES)
     folders = [group for group in groups if group.of == "folder"]
     assert len(folders) == 201
     assert folders[-1].name == OTHERS
@@ -144,6 +145,6 @@ def test_usage_of_many_folders_stays_small() -> None:
 
 
 def test_usage_refuses_routes_of_another_size_and_skips_none() -> None:
-    assert expert_usage([Record("a", {"kind": "text", "root": "/", "rel": "a"})], ROUTES) == []
+    assert usage_of([Record("a", {"kind": "text", "root": "/", "rel": "a"})], ROUTES) == []
     with pytest.raises(StoreError, match="7 numbers, where the model has 6"):
-        expert_usage([record("a"), record("b", 7)], ROUTES)
+        usage_of([record("a"), record("b", 7)], ROUTES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from tsembed_search.errors import IndexMismatchError, LoadError, StoreError, Usa
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.search.rerank import RERANKERS, Query, Reranker
-from tsembed_search.search.searcher import Searcher, SearchOptions
+from tsembed_search.paths import IndexAddress
+from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query, Reranker
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.search.searcher import Searcher
 from tsembed_search.store.schema import IndexMetadata
 
 
@@ -97,7 +100,7 @@ def test_like_an_item_by_id_and_by_path_leaves_it_out(maker: Maker, index: Index
 
 def test_like_a_stored_item_loads_no_model(maker: Maker, embedder: Embedder) -> None:
     add_palette(maker)
-    unloaded = Index("default", IndexMetadata.of(embedder.info), store=maker.store)
+    unloaded = Index(IndexAddress(), IndexMetadata.of(embedder.info), store=maker.store)
     assert unloaded.search(like=str(maker.folder / "red.png"), k=1).hits
     assert unloaded._embedder is None
 
@@ -202,7 +205,7 @@ def test_routes_of_query_and_item_are_compared(maker: Maker) -> None:
     expert = Embedder(ColourBackbone(experts=True))
     maker.embedder = expert
     maker.add(Item("red"), "red.txt", chunk=0)
-    index = Index("default", IndexMetadata.of(expert.info), store=maker.store, embedder=expert)
+    index = Index(IndexAddress(), IndexMetadata.of(expert.info), store=maker.store, embedder=expert)
     hit = index.search("red").hits[0]
     assert hit.route_similarity == pytest.approx(1, abs=1e-3)
     assert hit.top_experts == ["b0e1"]
@@ -226,15 +229,12 @@ def test_a_reranker_sees_more_than_k_and_decides(maker: Maker, index: Index, mon
     add_palette(maker)
     seen: list[int] = []
 
-    def backwards(query: Query, candidates: list, weight: float) -> list:
+    def backwards(query: Query, candidates: Sequence[Candidate], given: Given) -> list[Candidate]:
         seen.append(len(candidates))
-        assert all(candidate.record.vector is not None for candidate in candidates)
+        assert all(candidate.vector is not None for candidate in candidates)
         return list(reversed(candidates))
 
-    monkeypatch.setattr(
-        "tsembed_search.search.rerank.RERANKERS",
-        {**RERANKERS, "backwards": Reranker(backwards, depth=8, needs_vectors=True)},
-    )
+    monkeypatch.setitem(RERANKERS._entries, "backwards", Reranker(backwards, depth=8, needs_vectors=True))
     best_last = index.search("red", k=2, rerank="backwards").hits
     assert seen == [8]
     assert [hit.id for hit in best_last] == [hit.id for hit in reversed(index.search("red", k=8).hits)][:2]
@@ -292,12 +292,12 @@ def test_an_index_of_another_model_says_what_to_do(maker: Maker) -> None:
 def test_calibration_is_the_models_or_else_the_indexs(maker: Maker, embedder: Embedder) -> None:
     add_palette(maker)
     plain = IndexMetadata("colours", embedder.info.fingerprint, embedder.info.dim)
-    without = Index("default", plain, store=maker.store).search(like=str(maker.folder / "red.png"), k=1).hits[0]
+    without = Index(IndexAddress(), plain, store=maker.store).search(like=str(maker.folder / "red.png"), k=1).hits[0]
     assert without.score == pytest.approx((without.similarity + 1) / 2)
-    loaded = Index("default", plain, store=maker.store, embedder=embedder).search(Item(image=solid(1, 1, 1)), k=1)
+    loaded = Index(IndexAddress(), plain, store=maker.store, embedder=embedder).search(Item(image=solid(1, 1, 1)), k=1)
     hit = loaded.hits[0]
     assert hit.score == pytest.approx(CALIBRATION.score(hit.similarity, "image", hit.kind))
-    kept = Index("default", IndexMetadata.of(embedder.info), store=maker.store)
+    kept = Index(IndexAddress(), IndexMetadata.of(embedder.info), store=maker.store)
     hit = kept.search(like=str(maker.folder / "red.png"), k=1).hits[0]
     assert hit.score == pytest.approx(CALIBRATION.score(hit.similarity, "image", hit.kind))
 

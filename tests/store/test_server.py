@@ -15,10 +15,12 @@ import pytest
 from helpers.fault_server import Fault, FaultServer
 from helpers.store_points import DIM, make_points, make_queries, nearest
 from tsembed_search.errors import IndexMismatchError, StoreError, UsageError
+from tsembed_search.paths import IndexAddress
 from tsembed_search.search.where import parse_where
+from tsembed_search.store import opening
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.filters import matches
-from tsembed_search.store.opening import open_store, store_exists
+from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant import connection as connection_module
 from tsembed_search.store.qdrant.connection import Connection, Patience
 from tsembed_search.store.qdrant.store import ServerStore
@@ -42,7 +44,9 @@ def connect(server: FaultServer, patience: Patience = QUICK) -> Connection:
 
 
 def make_store(server: FaultServer, patience: Patience = QUICK, **settings: object) -> ServerStore:
-    return ServerStore.create(connect(server, patience), "pics", StoreSettings(DIM, **settings))  # type: ignore[arg-type]
+    connection = connect(server, patience)
+    collection.create(connection, "pics", StoreSettings(DIM, **settings))  # type: ignore[arg-type]
+    return ServerStore(connection, "pics")
 
 
 def check_whole(store: ServerStore, points: list[Point]) -> None:
@@ -73,7 +77,7 @@ def test_everything_works_over_http(server: FaultServer, points: list[Point]) ->
     store.write_metadata({"model": "mini", "old": 1})
     store.write_metadata({"model": "mini"})
     store.close()
-    again = ServerStore.open(connect(server), "pics")
+    again = ServerStore(connect(server), "pics")
     assert again.metadata == {"model": "mini"}
     assert again.settings == StoreSettings(DIM)
     assert (again.info().points, again.info().details["url"]) == (10, server.url)
@@ -86,7 +90,7 @@ def test_what_is_chosen_at_creation_reaches_the_server(server: FaultServer) -> N
     assert (body["shard_number"], body["replication_factor"]) == (3, 2)
     assert "binary" in body["quantization_config"]
     assert body["vectors"]["dense"] == {"size": DIM, "distance": "Cosine"}
-    store = ServerStore.open(connect(server), "pics")
+    store = ServerStore(connect(server), "pics")
     assert store.settings.quantize == "binary"
     store.search(make_queries(1), 10)
     (search,) = server.bodies("query/batch")[-1]["searches"]
@@ -147,9 +151,9 @@ def test_a_run_waits_for_answers_as_long_as_for_changes(
     server: FaultServer, points: list[Point], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection.__init__, "__defaults__", (HASTY, QUICK))
-    run = open_store(NOWHERE, url=server.url, name="pics", create=StoreSettings(DIM))
+    run = opening.open_or_create(IndexAddress("pics", server.url), StoreSettings(DIM))
     run.upsert(points)
-    search = open_store(NOWHERE, url=server.url, name="pics")
+    search = opening.open(IndexAddress("pics", server.url))
     for store, patient in ((run, True), (search, False)):
         server.stop()
         back = threading.Timer(1.0, server.start)
@@ -186,22 +190,22 @@ def test_a_refusal_is_not_tried_again(server: FaultServer, points: list[Point]) 
 def test_a_wrong_key_is_explained_and_never_shown(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.api_key = "right-key"
     with pytest.raises(StoreError, match=r"wants an API key.*QDRANT_API_KEY"):
-        open_store(NOWHERE, url=server.url, name="pics")
+        opening.open(IndexAddress("pics", server.url))
     monkeypatch.setenv("QDRANT_API_KEY", "wrong-secret")
     with pytest.warns(UserWarning, match="insecure"), pytest.raises(StoreError, match="not accepted") as caught:
-        open_store(NOWHERE, url=server.url, name="pics")
+        opening.open(IndexAddress("pics", server.url))
     assert "wrong-secret" not in str(caught.value)
     assert len(server.requests) == 2
     monkeypatch.setenv("QDRANT_API_KEY", "right-key\n")
     with pytest.warns(UserWarning, match="insecure"):
-        assert store_exists(NOWHERE, url=server.url, name="pics") is False
+        assert opening.exists(IndexAddress("pics", server.url)) is False
 
 
 def test_an_unreachable_server_is_explained(server: FaultServer) -> None:
     connection = connect(server, HASTY)
     server.stop()
     with pytest.raises(StoreError, match=r"cannot be reached.*Is the server running"):
-        ServerStore.open(connection, "pics")
+        ServerStore(connection, "pics")
 
 
 @pytest.mark.parametrize(
@@ -234,10 +238,10 @@ def test_credentials_in_an_address_are_not_shown() -> None:
 def test_a_server_that_is_no_qdrant_is_explained(server: FaultServer) -> None:
     server.faults.append(Fault("status", "GET /$", times=9, status=404))
     with pytest.raises(StoreError, match="not a Qdrant server"):
-        ServerStore.open(connect(server), "pics")
+        ServerStore(connect(server), "pics")
     server.faults[:] = [Fault("status", "GET /$", times=9, status=200)]
     with pytest.raises(StoreError, match="Cannot ask for the version"):
-        ServerStore.open(connect(server), "pics")
+        ServerStore(connect(server), "pics")
 
 
 @pytest.mark.parametrize(
@@ -261,8 +265,8 @@ def test_what_other_servers_answer_is_explained(
 ) -> None:
     server.constant = answer
     for ask in (
-        lambda: ServerStore.open(connect(server, HASTY), "pics"),
-        lambda: store_exists(NOWHERE, url=server.url, name="pics"),
+        lambda: ServerStore(connect(server, HASTY), "pics"),
+        lambda: opening.exists(IndexAddress("pics", server.url)),
     ):
         with pytest.raises(StoreError, match=r"Cannot .* on http|version") as caught:
             ask()
@@ -271,7 +275,7 @@ def test_what_other_servers_answer_is_explained(
 
 def test_a_missing_index_is_explained(server: FaultServer) -> None:
     with pytest.raises(StoreError, match=r"no index called 'pics' on http"):
-        ServerStore.open(connect(server), "pics")
+        ServerStore(connect(server), "pics")
 
 
 @pytest.mark.parametrize(
@@ -288,16 +292,16 @@ def test_a_missing_index_is_explained(server: FaultServer) -> None:
 def test_a_foreign_collection_is_left_alone(server: FaultServer, body: dict[str, object]) -> None:
     server.obey("PUT", "/collections/tsembed-pics", body)
     with pytest.raises(StoreError, match="was not made by tsembed"):
-        open_store(NOWHERE, url=server.url, name="pics", create=StoreSettings(DIM))
+        opening.open_or_create(IndexAddress("pics", server.url), StoreSettings(DIM))
 
 
 def test_another_layout_or_size_is_explained(server: FaultServer) -> None:
     make_store(server)
     with pytest.raises(IndexMismatchError, match="vectors of 16 numbers; this model makes 99"):
-        open_store(NOWHERE, url=server.url, name="pics", create=StoreSettings(99))
+        opening.open_or_create(IndexAddress("pics", server.url), StoreSettings(99))
     server.engine.update_collection("tsembed-pics", metadata={"tsembed": {"schema": 99}})
     with pytest.raises(StoreError, match="layout 99"):
-        open_store(NOWHERE, url=server.url, name="pics")
+        opening.open(IndexAddress("pics", server.url))
 
 
 def test_an_index_is_not_created_twice(server: FaultServer) -> None:
@@ -318,14 +322,14 @@ def test_a_creation_cut_short_is_completed(server: FaultServer) -> None:
     with pytest.raises(StoreError, match="Cannot index the field"):
         make_store(server)
     server.faults.clear()
-    ServerStore.open(connect(server), "pics")
+    ServerStore(connect(server), "pics")
     assert server.indexes["tsembed-pics"].keys() == PAYLOAD_INDEXES.keys()
 
 
 def test_an_old_server_is_refused(server: FaultServer) -> None:
     server.version = "1.15.4"
     with pytest.raises(StoreError, match=r"version 1\.15\.4; 1\.16 or newer"):
-        ServerStore.open(connect(server), "pics")
+        ServerStore(connect(server), "pics")
 
 
 def test_an_older_server_is_not_asked_for_what_it_lacks(server: FaultServer, points: list[Point]) -> None:
@@ -350,11 +354,12 @@ def test_a_real_server(points: list[Point]) -> None:
     connection, name = Connection(url), f"test-{uuid.uuid4().hex}"
     try:
         for quantize in ("none", "scalar", "binary"):
-            store = ServerStore.create(connection, name, StoreSettings(DIM, quantize))  # type: ignore[arg-type]
+            collection.create(connection, name, StoreSettings(DIM, quantize))  # type: ignore[arg-type]
+            store = ServerStore(connection, name)
             store.upsert(points)
             store.write_metadata({"a": 1, "b": 2})
             store.write_metadata({"a": 2})
-            again = ServerStore.open(connection, name)
+            again = ServerStore(connection, name)
             assert (again.metadata, again.settings) == ({"a": 2}, StoreSettings(DIM, quantize))  # type: ignore[arg-type]
             check_whole(again, points)
             for text in ("kind=image", "path~holiday/*.jpg", "path~/pics", "page!=3", "modified>=@1700000300"):
@@ -367,25 +372,3 @@ def test_a_real_server(points: list[Point]) -> None:
             connection.client.delete_collection(f"tsembed-{name}")
     finally:
         connection.client.delete_collection(f"tsembed-{name}")
-
-
-def test_an_older_index_gets_its_path_keys(server: FaultServer, points: list[Point]) -> None:
-    store = make_store(server, path_keys=False)
-    store.upsert(points)
-    for point in points:
-        server.engine.delete_payload("tsembed-pics", ["path_keys"], [point.id])
-    del server.indexes["tsembed-pics"]["path_keys"]
-    where = parse_where("path~holiday or path~/docs")
-    expected = {point.id for point in points if matches(where, point.payload)}
-    searching = ServerStore.open(connect(server), "pics")
-    assert {record.id for record in searching.scroll(where)} == expected
-    assert "path_keys" not in server.indexes["tsembed-pics"], "whoever searches changes nothing"
-    store.optimize()
-    again = ServerStore.open(connect(server), "pics")
-    assert again.settings.path_keys
-    assert "path_keys" in server.indexes["tsembed-pics"]
-    assert {record.id for record in again.scroll(where)} == expected
-    check_whole(again, points)
-    asked = len(server.requests)
-    again.optimize()
-    assert len(server.requests) == asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,16 @@ from helpers.fixtures import one_thread as one_thread
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import Trainable
     from tsembed_search.model.expert_settings import AdapterSettings
+
+
+@pytest.fixture(scope="module")
+def small_base() -> Iterator[None]:
+    """Mini with two of its six layers: how a run begins, goes on and ends does not depend on how deep a model is."""
+    from tsembed_search.model.backbones import mini_encoder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mini_encoder, "_LAYERS", 2)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from tsembed_search.trainer.settings import LossSettings, NegativeSettings, Reci
 Make = Callable[[AdapterSettings], Trainable]
 WORDS = "red apple on a wooden table by the sea where two old dogs sleep".split()
 TEXTS = [" ".join(random.Random(at).choices(WORDS, k=1 + at * 5 % 11)) for at in range(16)]
-SHAPE = Shape(384, 6, 4)
+SHAPE = Shape(384, 2, 4)
 LABELS = labels([label(QUERY if at < 8 else POSITIVE, Item(f"{at}"), 0, str(at % 8)) for at in range(16)])
 
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tsembed_search.errors import ModelError
 from tsembed_search.items import InputSpec, Item, Role
-from tsembed_search.model.routing import Traced
 
 if TYPE_CHECKING:
     import torch
 
     from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import Adapters
+    from tsembed_search.model.routing import Traced
     from tsembed_search.ranking.scores import Calibration
 
 

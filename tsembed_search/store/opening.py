@@ -1,83 +1,83 @@
-"""Opening and creating stores: the one place that knows which engines there are."""
+"""The kinds of stores, and opening the one that an index's address names."""
 
 from __future__ import annotations
 
-from contextlib import closing
-from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.errors import IndexMismatchError
-from tsembed_search.store.base import Store, StoreSettings
+from tsembed_search.registry import Registry
+
+if TYPE_CHECKING:
+    from tsembed_search.paths import IndexAddress
+    from tsembed_search.store.base import Engine, Store, StoreSettings
+
+STORES: Final[Registry[Engine]] = Registry(
+    "store",
+    "tsembed.stores",
+    {
+        "edge": "tsembed_search.store.edge.engine:EDGE",
+        "http": "tsembed_search.store.qdrant.engine:QDRANT",
+        "https": "tsembed_search.store.qdrant.engine:QDRANT",
+        "memory": "tsembed_search.store.qdrant.engine:MEMORY",
+    },
+)
+"""Engines by the scheme of `IndexAddress.store`."""
 
 
-def open_store(folder: Path, *, url: str | None = None, name: str, create: StoreSettings | None = None) -> Store:
-    """The store of the index `name`: embedded in `folder`, or on the Qdrant server at `url`.
+def exists(address: IndexAddress) -> bool:
+    """Tell whether the index has a store. Raises `StoreError` when that cannot be found out."""
+    return STORES.get(address.scheme).exists(address)
 
-    `url` `:memory:` is an in-memory engine, for tests. With `create` a missing store is made with these settings; an
-    existing one is opened as it is. Raises `StoreError` when there is none and `create` is None, and
-    `IndexMismatchError` when the existing one holds vectors of another size.
+
+def metadata(address: IndexAddress) -> dict[str, Any] | None:
+    """Return what the index says about itself, None when there is none. An embedded index is not opened for this.
+
+    Raises `StoreError` when it cannot be read.
     """
-    store = _open(folder, url, name, create)
-    if create is not None and store.dim != create.dim:
+    return STORES.get(address.scheme).metadata(address)
+
+
+def open(address: IndexAddress, *, writing: bool = False) -> Store:
+    """Open the store of an index; `writing` says that a long run of changes begins.
+
+    Raises `StoreError` when there is none, and `IndexBusyError` while another process has it open.
+    """
+    return STORES.get(address.scheme).open(address, writing=writing)
+
+
+def create(address: IndexAddress, settings: StoreSettings) -> Store:
+    """Make a new store and open it for writing. Raises `StoreError` when there is one already."""
+    return STORES.get(address.scheme).create(address, settings)
+
+
+def open_or_create(address: IndexAddress, settings: StoreSettings) -> Store:
+    """Open the store for writing; make it with these settings when it is missing.
+
+    Raises `IndexMismatchError` when there is one that holds vectors of another size.
+    """
+    if not exists(address):
+        return create(address, settings)
+    store = open(address, writing=True)
+    if store.dim != settings.dim:
         store.close()
         raise IndexMismatchError(
-            f"The index {name!r} holds vectors of {store.dim} numbers; this model makes {create.dim}.",
-            "Choose the model that made the index (--model), or another index (--index).",
+            f"The index {address.name!r} holds vectors of {store.dim} numbers; this model makes {settings.dim}.",
+            "Choose the model that made the index: {model}, or another index: {index}.",
         )
     return store
 
 
-def _open(folder: Path, url: str | None, name: str, create: StoreSettings | None) -> Store:
-    if url is not None:
-        from tsembed_search.store.qdrant.connection import Connection
-        from tsembed_search.store.qdrant.store import ServerStore
+def delete(address: IndexAddress) -> None:
+    """Delete the store of an index with everything in it; nothing else that lies in its folder.
 
-        connection = Connection(url)
-        if create is not None and not ServerStore.exists(connection, name):
-            store = ServerStore.create(connection, name, create)
-        else:
-            store = ServerStore.open(connection, name)
-        if create is not None:  # an index run has begun: from now on its questions can wait, as its changes can
-            connection.reading = connection.writing
-        return store
-    from tsembed_search.store.edge.store import EdgeStore
-
-    if create is not None and not EdgeStore.exists(folder):
-        return EdgeStore.create(folder, create)
-    return EdgeStore.open(folder)
-
-
-def store_exists(folder: Path, *, url: str | None = None, name: str) -> bool:
-    """Whether the index `name` has a store. Raises `StoreError` when a server cannot be asked."""
-    if url is not None:
-        from tsembed_search.store.qdrant.connection import Connection
-        from tsembed_search.store.qdrant.store import ServerStore
-
-        with closing(Connection(url)) as connection:
-            return ServerStore.exists(connection, name)
-    from tsembed_search.store.edge.store import EdgeStore
-
-    return EdgeStore.exists(folder)
-
-
-def delete_store(folder: Path, *, url: str | None = None, name: str) -> None:
-    """Deletes the store of the index `name` with everything in it; nothing else that lies in `folder`.
-
-    Raises `IndexBusyError` while another process has it open, and `StoreError`.
+    Raises `IndexBusyError` while another process has it open, and `StoreError` when there is none.
     """
-    if url is not None:
-        from tsembed_search.store.qdrant import collection
-        from tsembed_search.store.qdrant.connection import Connection
-
-        with closing(Connection(url)) as connection:
-            collection.delete(connection, name)
-        return
-    from tsembed_search.store.edge.store import EdgeStore
-
-    EdgeStore.delete_all(folder)
+    STORES.get(address.scheme).delete(address)
 
 
-def salvage(folder: Path) -> int:
-    """Rescues what can be read of a damaged embedded store; returns how many points. See `store/salvage.py`."""
-    from tsembed_search.store.edge import salvage
+def salvage(address: IndexAddress) -> int:
+    """Rescue what can be read of a damaged store; returns how many points that are.
 
-    return salvage.salvage(folder)
+    The caller owns the index (`ownership.owned`). Raises `StoreError` when the store has nothing to rescue from.
+    """
+    return STORES.get(address.scheme).salvage(address)

@@ -7,7 +7,7 @@ a picture, or a picture with a text go through one forward pass and one mean poo
     [CLS] w1 w2 ... [SEP]        [CLS] i1 i2 i3 i4 [SEP]        [CLS] i1 i2 i3 i4 w1 w2 ... [SEP]
 
 The table was fitted without a single picture-text pair, so that a soft caption means to MiniLM what the class names
-mean (`trainer/soft_caption.py`; the target is ConSE, Norouzi et al., arXiv 1312.5650).
+mean (`examples/mini/soft_caption.py`; the target is ConSE, Norouzi et al., arXiv 1312.5650).
 """
 
 from __future__ import annotations

@@ -209,9 +209,10 @@ class Connection:
         self._given_up.clear()
 
     def close(self) -> None:
+        """End the connection. The in-memory engine stays, with what is in it."""
         if not self.in_memory:
             self._asker.close()
-        self.client.close()
+            self.client.close()
 
     def _in_words(self, error: Exception, doing: str, nodes: Cluster | None = None) -> Exception:
         from qdrant_client.common.client_exceptions import QdrantException

@@ -1,0 +1,186 @@
+"""What is wanted of a search, and what an index answers. Each answer has the JSON form that `--json` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tsembed_search.errors import UsageError
+from tsembed_search.items import Item, Kind
+from tsembed_search.ranking.reranking import RERANKERS
+from tsembed_search.ranking.routes import Agreement
+from tsembed_search.search.snippet import Span
+from tsembed_search.search.where import parse_where
+from tsembed_search.store.base import StoreInfo
+from tsembed_search.store.filters import Filter
+from tsembed_search.store.schema import IndexMetadata
+
+MOST_HITS: Final = 10_000
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is wanted of a search. `k` hits at most, each with a `score` (0..1) of at least `min_score`.
+
+    `where` filters, as text (`kind=image and page<3`) or as a filter; a text is read at once. Unless `all_chunks`, a
+    page of a document, a document without pages and a picture give one hit each. `rerank` names a reranking;
+    `route_weight` (0..1) is how much routes count, for one that uses them, by default the model's own.
+
+    Raises `UsageError` for values that make no sense.
+    """
+
+    k: int = 10
+    where: str | Filter | None = None
+    min_score: float | None = None
+    all_chunks: bool = False
+    rerank: str = "none"
+    route_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= MOST_HITS:
+            raise UsageError(f"{self.k} is not a number of hits.", f"Ask for 1 to {MOST_HITS}.")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise UsageError(f"{self.min_score} is not a score.", "Scores lie between 0 and 1.")
+        uses_routes = RERANKERS.get(self.rerank).uses_routes
+        if self.route_weight is not None:
+            if not uses_routes:
+                raise UsageError(f"With rerank {self.rerank}, routes have no weight.", "Give it with {rerank} expert.")
+            if not 0 <= self.route_weight <= 1:
+                raise UsageError(f"{self.route_weight} is not a route weight.", "Weights lie between 0 and 1.")
+        if isinstance(self.where, str):
+            object.__setattr__(self, "where", parse_where(self.where))
+
+    @property
+    def filter(self) -> Filter | None:
+        """`where`, read."""
+        assert not isinstance(self.where, str)
+        return self.where
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer. `score` (0..1) means the same for every kind; `similarity` is the raw cosine.
+
+    `route_similarity` is how alike the routing of query and item is, 0 for a model without experts. `path` is absolute,
+    `also_at` lists further places of the same content. `marks` are the (start, end) of the query's words in `snippet`.
+    `top_experts` are those that the item uses most, `shared_experts` those that it shares with the query. `offline`
+    says that the file is out of reach now, because its disk is away.
+    """
+
+    rank: int
+    score: float
+    similarity: float
+    route_similarity: float
+    id: str
+    kind: Kind
+    path: str
+    page: int | None
+    chunk: int | None
+    snippet: str | None
+    top_experts: list[str] = field(default_factory=list)
+    also_at: list[str] = field(default_factory=list)
+    marks: list[Span] = field(default_factory=list)
+    shared_experts: list[str] = field(default_factory=list)
+    offline: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds."""
+
+    hits: list[Hit]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of `search --json`."""
+        return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds)}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A hit for a query, and where the routing of the two agrees. `seconds` as in `SearchResult`."""
+
+    query: Item
+    hit: Hit
+    agreement: Agreement
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of `explain --json`. A picture without a file is null there."""
+        hit = self.hit.to_json()
+        del hit["rank"]
+        image = str(self.query.image) if isinstance(self.query.image, Path) else None
+        asked = {"text": self.query.text, "image": image}
+        return {"query": asked, "hit": hit, **self.agreement.to_json(), "seconds": dict(self.seconds)}
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """An index's facts.
+
+    `items` counts points by kind, `place` is the index's folder or its server's address, `store` is what the engine
+    says; all three are None while another process works on the index, which `busy` says in words. `files`, `folders`,
+    `offline` (folders that are away now) and `skipped` (path, reason) are what this machine remembers of its files.
+    """
+
+    name: str
+    metadata: IndexMetadata
+    items: dict[str, int] | None = None
+    store: StoreInfo | None = None
+    place: str | None = None
+    files: int = 0
+    folders: list[str] = field(default_factory=list)
+    offline: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    busy: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of `status --json`."""
+        store = self.store
+        return {
+            "index": self.name,
+            "model": self.metadata.model,
+            "fingerprint": self.metadata.fingerprint,
+            "dim": self.metadata.dim,
+            "created_at": self.metadata.created_at,
+            "files": self.files,
+            "folders": self.folders,
+            "offline": self.offline,
+            "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
+            "items": self.items,
+            "total": store.points if store else None,
+            "engine": store.engine if store else None,
+            "graph_items": store.indexed if store else None,
+            "place": self.place,
+            "details": dict(store.details) if store else None,
+            "busy": self.busy or None,
+        }
+
+
+@dataclass
+class File:
+    """An indexed file: how many items of each kind it has. `bytes` is its size, `modified` seconds since 1970,
+    `offline` says that its disk is away.
+    """
+
+    path: str
+    bytes: int
+    modified: float
+    offline: bool = False
+    items: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return an entry of `ls --json`."""
+        return {
+            "path": self.path,
+            "bytes": self.bytes,
+            "modified": self.modified,
+            "items": dict(self.items),
+            "offline": self.offline,
+        }
