@@ -40,7 +40,7 @@ class Owner:
         return f"process {self.pid} ({self.doing}), since {clock}, {ago} ago"
 
 
-class owned:  # noqa: N801 - reads as what a `with` does
+class owned:
     """Own the index in `folder` (made when missing), from here until `release` or the end of a `with` block.
 
     Whoever holds one can hand it on, to another thread too. `wait`: seconds to wait for another owner; None: as long as

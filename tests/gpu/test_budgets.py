@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tsembed_search.model.backbones import budget
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.moe_lora import attach
 from tsembed_search.trainer import recipe, setup
-from tsembed_search.trainer.settings import Adapter
+from tsembed_search.trainer.settings import Recipe
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
 SIZES = list(real_size.SIZES)
@@ -67,7 +68,7 @@ def test_training_stays_below_what_is_reckoned(size: str, checkpointing: bool) -
     with SimulatedGPU() as gpu:
         inner = on_gpu(gpu, size)
         decoder = inner.text_model if size.startswith("smol") else inner.language_model
-        adapters = attach(decoder, Adapter(rank=4, dropout=0.1).settings(), "layers")
+        adapters = attach(decoder, replace(Recipe().adapter, rank=4, dropout=0.1), "layers")
         for parameter in adapters.parameters():
             parameter.requires_grad_(True)
         decoder.train(True)
@@ -112,7 +113,7 @@ def test_mini_asks_the_card(free: int) -> None:
         text = backbone.prepare(Item("word " * 250))
         each = peak_of(gpu, lambda: backbone.forward([text] * 4)) / 4
         assert backbone.batch_tokens // text.tokens * each < gpu.limit - gpu.live
-        backbone.adapt(Adapter().settings())
+        backbone.adapt(Recipe().adapter)
         for parameter in backbone.adapters.parameters():
             parameter.requires_grad_(True)
         for checkpointing in (False, True):

@@ -23,10 +23,10 @@ from tsembed_search.model.backbone import ModelRef
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.ranking.scores import Calibration, Logistic
 
-SETTINGS = AdapterSettings(RouterSettings(4, "sequence", 0.3), rank=2, alpha=4.0, dropout=0.1)
+SETTINGS = AdapterSettings(4, "sequence", 0.3, rank=2, alpha=4.0, dropout=0.1)
 CALIBRATION = Calibration({("text", "image"): Logistic(12.0, -3.0)}, "made up")
 
 
@@ -163,7 +163,7 @@ class TestPeft:
         """PEFT, with the encoder that it is given, does what ours does when every gate is uniform."""
         from peft import PeftModel
 
-        backbone = trained(settings=AdapterSettings(SETTINGS.router, 2, 4.0, **changes))
+        backbone = trained(settings=AdapterSettings(4, rank=2, alpha=4.0, **changes))
         folder = checkpoint.save(tmp_path / "saved", backbone, registry.resolve("mini-base"))
         for weight in backbone.adapters.router_parameters():
             torch.nn.init.zeros_(weight)
@@ -182,7 +182,7 @@ class TestMini:
     @pytest.mark.parametrize("level", ["token", "sequence"])
     def test_alone_as_in_a_batch(self, level: Any) -> None:
         """Texts, pictures, and both: two groups in one forward pass, and each row gets its own route."""
-        embedder = Embedder(trained(settings=AdapterSettings(RouterSettings(4, level), 2)))
+        embedder = Embedder(trained(settings=AdapterSettings(4, level, rank=2)))
         together, backwards = embedder.embed(items()), embedder.embed(items()[::-1])
         alone = [embedder.embed([item]) for item in items()]
         assert together.routes.shape == (6, 24)
@@ -195,7 +195,7 @@ class TestMini:
         assert (together.routes @ together.routes.T).min() < 0.99
 
     def test_dropout_and_noise_are_off(self) -> None:
-        noisy = AdapterSettings(RouterSettings(4, noise=2.0), rank=2, dropout=0.5)
+        noisy = AdapterSettings(4, noise=2.0, rank=2, dropout=0.5)
         embedder = Embedder(trained(settings=noisy))
         first, second = embedder.embed(items()[:2]), embedder.embed(items()[:2])
         assert np.array_equal(first.vectors, second.vectors)

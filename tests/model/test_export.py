@@ -21,10 +21,10 @@ from tsembed_search.model import checkpoint, export, loading, registry
 from tsembed_search.model.backbone import Trainable
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.expert_settings import AdapterSettings
 
 TEXTS = ["a red apple", "two dogs run along the beach"]
-SETTINGS = AdapterSettings(RouterSettings(4), rank=2, shared=True)
+SETTINGS = AdapterSettings(4, rank=2, shared=True)
 
 
 def trained(folder: Path, base: str | Path) -> Path:

@@ -199,7 +199,7 @@ def save(
     _check_finite({**experts, **routers, **projector})
     mean = tuple(routers.pop("mean").tolist())
     of = Base.of(base)
-    method = json.loads(json.dumps(asdict(adapters.settings)))
+    method = json.loads(json.dumps(adapters.settings.to_json()))
     said = Checkpoint(of, method, mean, route_weight, calibration, data or {}, recipe or {}, metrics or {})
     _check_numbers("The checkpoint", said)
     peft = adapters.peft_config() | {"base_model_name_or_path": of.name, "revision": of.revision}
@@ -228,15 +228,10 @@ _AGAIN = "Copy the checkpoint again, all of its files, or make it again."
 
 def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
     """The settings that a checkpoint's adapters were made with. Raises `ModelError` for those that make no sense."""
-    from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings
 
-    method = said.method
     try:
-        router = RouterSettings(**method["router"])
-        given = {**method, "router": router, "projections": tuple(method["projections"])}
-        if given["blocks"] is not None:
-            given["blocks"] = tuple(given["blocks"])
-        return AdapterSettings(**given)
+        return AdapterSettings.from_json(said.method)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_settings(folder, error) from error
 

@@ -134,7 +134,7 @@ class TransformersBackbone:
         assert self.adapters is not None
         lengths = torch.tensor([one.tokens for one in batch])
         real = self._move(torch.arange(int(lengths.max())) < lengths[:, None])
-        tokens = self.adapters.settings.router.tokens
+        tokens = self.adapters.settings.tokens
         counted = None if tokens == "all" else counted_tokens(tokens, real, self._move(self._of_images(batch)))
         with self.adapters.tracing(real, counted, losses) as trace:
             return trace.finished(self._vectors(batch))

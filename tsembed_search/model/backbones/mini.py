@@ -183,7 +183,7 @@ class Mini:
 
         assert self.adapters is not None
         parts: list[tuple[list[int], Traced]] = []
-        tokens = self.adapters.settings.router.tokens
+        tokens = self.adapters.settings.tokens
         for rows, words, real, image in batch.groups:
             counted = None
             if tokens != "all":
