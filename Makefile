@@ -36,7 +36,7 @@ demo: $(INSTALLED)
 
 # One process per core with one thread each: torch's own threads would wait for one another between tiny models.
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations=10 --durations-min=2 $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal --durations=10 --durations-min=2 $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
@@ -50,7 +50,7 @@ sizes: $(INSTALLED)
 
 # From the data packages to the checkpoint; what is done already is not done again.
 mini: $(INSTALLED)
-	@$(BIN)/tsembed data mini-mmeb --public --out .cache/mini-mmeb-public
+	@$(BIN)/python examples/mini/data.py --public --out .cache/mini-mmeb-public
 	@$(BIN)/python examples/mini/train.py .cache/mini-mmeb-public .cache/mini
 	@$(BIN)/python examples/mini/calibrate.py --model .cache/mini/mini --write
 

@@ -22,7 +22,7 @@ from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
 from tsembed_search.model import backbone as devices
 from tsembed_search.model import registry
-from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import dry_run, gradcache, recipe, setup
 from tsembed_search.trainer.job import Job, Stopped
@@ -186,7 +186,7 @@ def steps(setting: Setting) -> Iterator[Line]:
         )
 
 
-def _adapted(place: str, where: str, *, checkpointing: bool = False, dropout: float = 0.0) -> Adaptable:
+def _adapted(place: str, where: str, *, checkpointing: bool = False, dropout: float = 0.0) -> Trainable:
     backbone: Any = registry.load(registry.resolve(place), where)
     setup.seed_step(0, 0, 0)
     adapters = backbone.adapt(Adapter(rank=4, dropout=dropout, noise=0.0).settings())
@@ -195,12 +195,12 @@ def _adapted(place: str, where: str, *, checkpointing: bool = False, dropout: fl
     for parameter in adapters.parameters():
         parameter.requires_grad_(True)
     if checkpointing:
-        backbone.checkpoint()
+        backbone.enable_gradient_checkpointing()
     backbone.train(True)
     return backbone  # type: ignore[no-any-return]
 
 
-def _gradient(backbone: Adaptable, items: Sequence[Prepared], tokens: int, where: str) -> Tensor:
+def _gradient(backbone: Trainable, items: Sequence[Prepared], tokens: int, where: str) -> Tensor:
     assert backbone.adapters is not None
     place, parameters = torch.device(where), list(backbone.adapters.expert_parameters())
     for parameter in backbone.adapters.parameters():
@@ -256,7 +256,7 @@ def pieces(setting: Setting) -> Iterator[Line]:
 
 
 def _memory_of(
-    name: str, plain: Adaptable, less: Adaptable, items: Sequence[Prepared], setting: Setting
+    name: str, plain: Trainable, less: Trainable, items: Sequence[Prepared], setting: Setting
 ) -> Iterator[Line]:
     peaks = []
     for backbone in (plain, less):

@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsembed_search.paths import IndexAddress
-from tsembed_search.search.rerank import Candidate, Query, by_experts, with_routes
+from tsembed_search.ranking.reranking import Candidate, Given, Query, by_experts
 from tsembed_search.search.results import SearchOptions
-from tsembed_search.search.searcher import Searcher
+from tsembed_search.search.searcher import Searcher, routed
 from tsembed_search.store import opening
 from tsembed_search.store.base import Point, Store, StoreSettings
 from tsembed_search.store.schema import point_id, route_fields
@@ -95,14 +95,16 @@ def measure(items: int, rounds: int, dim: int, blocks: int, experts: int) -> dic
             "mmr": SearchOptions(rerank="mmr"),
         }
         records = store.search(queries[0].vector[None], 100)[0]
-        candidates = [Candidate(record, "image", record.score) for record in records]
+        candidates = [Candidate(one.id, "image", one.score, one.score, one.payload) for one in records]
         took: list[dict[str, NDArray[np.float64]]] = []
         for turn in range(rounds + 1):
             times = {
                 name: per_query(lambda query, way=way: searcher.search([query], way), queries)  # type: ignore[misc]
                 for name, way in (ways.items() if turn % 2 else reversed(ways.items()))
             }
-            times["reorder"] = per_query(lambda query: by_experts(query, with_routes(query, candidates), 0.3), queries)
+            times["reorder"] = per_query(
+                lambda query: by_experts(query, routed(query, candidates), Given(0.3)), queries
+            )
             took.append(times)
         store.close()
     del took[0]

@@ -1,8 +1,8 @@
 """Which form of likeness of experts helps a ranking: `python benchmarks/rerank_forms.py DATA [--model mini]`.
 
-DATA is the folder of `tsembed data mini-mmeb`. Each validation query is ranked against the targets of its task, and its
-first hundred again by `(1 - lambda) · cosine + lambda · likeness`, for these forms of likeness of routes (vectors
-`[L·E]`: L blocks, E experts; kappa is the cosine of two centred routes):
+DATA is the folder of `python examples/mini/data.py`. Each validation query is ranked against the targets of its task,
+and its first hundred again by `(1 - lambda) · cosine + lambda · likeness`, for these forms of likeness of routes
+(vectors `[L·E]`: L blocks, E experts; kappa is the cosine of two centred routes):
 
     kappa        as `--rerank expert` has it
     by side      kappa, of routes centred by the means of queries and of documents, each for itself
@@ -33,7 +33,7 @@ from torch.nn.functional import normalize
 
 from tsembed_search.data import training as training_data
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbone import Adaptable
+from tsembed_search.model.backbone import Trainable
 from tsembed_search.trainer import setup
 from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.validation import Embedding, Ranking, mixed, rank_tasks
@@ -176,13 +176,13 @@ def _interval(gains: Mapping[str, Floats]) -> list[float]:
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="The folder of `tsembed data mini-mmeb`.")],
+    data: Annotated[Path, typer.Argument(help="The folder of `python examples/mini/data.py`.")],
     model: Annotated[str, typer.Option(help="A model with experts.")] = "mini",
     rows: Annotated[int, typer.Option(help="Validation queries per task, at most.")] = 200,
 ) -> None:
     """Tries all forms on the validation rows."""
     ref = registry.resolve(Path(model) if "/" in model else model)
-    backbone = cast(Adaptable, registry.load(ref, "cpu"))
+    backbone = cast(Trainable, registry.load(ref, "cpu"))
     assert backbone.adapters is not None, f"{model} has no experts"
     preparer = features.preparer(backbone, checkpoint.base_behind(ref).fingerprint, True, None)
     embedding = Embedding(backbone, preparer, setup.precision("float32", torch.device("cpu")))

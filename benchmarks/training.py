@@ -35,7 +35,7 @@ from torch.nn import functional
 from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
 from tsembed_search.model import registry
-from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.trainer import gradcache, recipe
 from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.batches.loader import read
@@ -44,7 +44,7 @@ from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.objective import Objective
 from tsembed_search.trainer.packing import Labels, Shape
-from tsembed_search.trainer.settings import Negatives, Recipe
+from tsembed_search.trainer.settings import NegativeSettings, Recipe
 
 WORDS = "river village music church station season family water house king battle school red apple old dog sea".split()
 _WHOLE = 10**9  # a budget that makes one piece
@@ -81,17 +81,17 @@ def settings(size: int, *overrides: str) -> Recipe:
     return recipe.load("tsembed", [*fixed, *overrides])
 
 
-def model(chosen: Recipe) -> Adaptable:
+def model(chosen: Recipe) -> Trainable:
     """Mini with adapters, in training mode."""
     torch.manual_seed(0)
     backbone: Any = registry.load(registry.resolve("mini-base"), "cpu")
     backbone.adapt(chosen.adapter.settings())
     backbone.train(True)
-    adaptable: Adaptable = backbone
-    return adaptable
+    trainable: Trainable = backbone
+    return trainable
 
 
-def batches(backbone: Adaptable, chosen: Recipe, count: int) -> list[tuple[list[Prepared], Labels]]:
+def batches(backbone: Trainable, chosen: Recipe, count: int) -> list[tuple[list[Prepared], Labels]]:
     """The batches that a run would see."""
     sampler = Sampler(TASKS, chosen.batch, chosen.run.seed)
     preparer = features.Preparer(backbone, 1)
@@ -135,13 +135,13 @@ def whole_run(size: int, steps: int) -> float:
     return sum(items[1:]) / (times[-1] - times[0])
 
 
-def step_time(backbone: Adaptable, batch: tuple[list[Prepared], Labels], weighting: str, tokens: int = _WHOLE) -> float:
+def step_time(backbone: Trainable, batch: tuple[list[Prepared], Labels], weighting: str, tokens: int = _WHOLE) -> float:
     """Seconds of one step's loss and gradients."""
     chosen = settings(2)
     assert backbone.adapters is not None
     objective = Objective(
         chosen.loss,
-        Negatives(weighting),
+        NegativeSettings(weighting),
         Shape(backbone.info.dim, *backbone.adapters.shape),  # type: ignore[arg-type]
     )
     items, labels = batch

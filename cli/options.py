@@ -39,9 +39,9 @@ def where_fields(incomplete: str) -> list[str]:
 
 def rerankers(incomplete: str) -> list[str]:
     """Names of the ways to rerank that begin with `incomplete`."""
-    from tsembed_search.search.rerank import RERANKERS
+    from tsembed_search.ranking.reranking import RERANKERS
 
-    return [name for name in RERANKERS if name.startswith(incomplete)]
+    return [name for name in RERANKERS.names() if name.startswith(incomplete)]
 
 
 def store_of(url: str | None) -> str:

@@ -52,7 +52,7 @@ def rm(
     from tsembed_search.index import Index
     from tsembed_search.indexer.mending import Removed, remove_files, remove_index
     from tsembed_search.paths import file_path
-    from tsembed_search.search.results import FILE_FIELDS, files_of
+    from tsembed_search.search.listing import FILE_FIELDS, files_of
 
     if everything == bool(paths or where):
         raise UsageError("Say what to remove.", "Give paths, --where EXPR, or --all for the whole index.")

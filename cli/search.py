@@ -97,7 +97,7 @@ def search(
     Prints the best hits with scores from 0 to 1. Exits with 1 when nothing is found.
     """
     from tsembed_search.index import Index
-    from tsembed_search.search.rerank import reranker
+    from tsembed_search.ranking.reranking import RERANKERS
 
     asked = query_item(query, image)
     _check(asked, like, queries, json=json, paths=paths, nul=nul, opens=open_hit)
@@ -121,7 +121,7 @@ def search(
     ):
         result = opened.search(asked, like=like, **wanted)
         why = "" if result.hits or quiet else _why_nothing(opened, wanted)
-        idle = reranker(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0
+        idle = RERANKERS.get(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0
     if json:
         render.print_json(result.to_json())
     elif paths or nul:

@@ -18,8 +18,8 @@ from tsembed_search.paths import IndexAddress
 from tsembed_search.whereabouts import absence, offline_folders
 
 if TYPE_CHECKING:
+    from tsembed_search.ranking.routes import Usage
     from tsembed_search.search.results import IndexStatus
-    from tsembed_search.search.usage import Usage
 
 EXAMPLES = examples(
     ("how large, made by which model, when", "tsembed status"),

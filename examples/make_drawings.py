@@ -1,9 +1,9 @@
 """Chooses the drawings of `drawings/` by chance: `python examples/make_drawings.py MINI_MMEB OPENCLIPART`.
 
-MINI_MMEB is the folder of `tsembed data mini-mmeb --public`, and OPENCLIPART the folder of the drawings' SVG files, as
-Debian's `openclipart-svg` has them. The drawings are of the test split, so that no model of ours has seen them in
-training. Of those of things, with titles in words that the model knows, forty are drawn with one seed, and none was
-exchanged. Prints the rows that belong into `LICENSES.md`.
+MINI_MMEB is the folder of `python examples/mini/data.py --public`, and OPENCLIPART the folder of the drawings' SVG
+files, as Debian's `openclipart-svg` has them. The drawings are of the test split, so that no model of ours has seen
+them in training. Of those of things, with titles in words that the model knows, forty are drawn with one seed, and none
+was exchanged. Prints the rows that belong into `LICENSES.md`.
 """
 
 from __future__ import annotations

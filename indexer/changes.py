@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tsembed_search.documents.crawl import Found, is_ignored, stored_time
-from tsembed_search.documents.document import FORMATS
+from tsembed_search.documents.document import formats
 from tsembed_search.indexer.manifest import UNSURE, FileRow, Manifest, range_of
 from tsembed_search.indexer.report import PageMode
 
@@ -192,7 +192,7 @@ def valid_recipes(pages: PageMode, reads_pages: bool | None) -> list[str]:
     """The recipes whose result need not be made again. `auto` keeps pages that were asked for once."""
     wanted = wants_pages(pages, reads_pages)
     recipes = [""]
-    for format in FORMATS:
+    for format in formats():
         if not format.pages or not wanted:
             recipes.append(format.recipe(pages=False))
         if format.pages and (wanted or pages == "auto"):

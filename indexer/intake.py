@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tsembed_search.documents.crawl import Found, signature
-from tsembed_search.documents.document import HEAD, extension_of, format_of
+from tsembed_search.documents.document import HEAD, extension_of, format_of, formats_of
 from tsembed_search.documents.worker import CHANGED, TooSlow, open_regular, unreadable
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.changes import Changes, valid_recipes, wants_pages
@@ -80,21 +80,21 @@ class Intake:
             reason = unreadable(error) if isinstance(error, OSError) else str(error)
             self._meter.skip(found.path, reason)
             if isinstance(error, TooSlow) and not self._settings.dry_run:
-                recipe = format_of(extension_of(Path(found.path).name), b"").recipe(pages=False)
+                recipe = format_of(extension_of(Path(found.path).name)).recipe(pages=False)
                 self._manifest.skip([row_of(found, None, recipe, reason)])
             return None
         known = self._manifest.content(sha)
         if known is not None and not known.pending and known.recipe in self._recipes:
             self._place(found, sha, known.recipe, old, sure, len(known.points) // 16)
             return None
-        format = format_of(extension_of(Path(found.path).name), head)
+        formats = formats_of(extension_of(Path(found.path).name), head)
         if self.in_flight.joined(sha, found, sure):
             return None
-        pages = format.pages and self._pages_of(old)
-        recipe = format.recipe(pages=pages)
+        pages = formats[0].pages and self._pages_of(old)
+        recipe = formats[0].recipe(pages=pages)
         points = known.points if known is not None else b""
         job = Job(
-            found, sha, format, recipe, pages, sure,
+            found, sha, formats, recipe, pages, sure,
             known=frozenset(points[at : at + 16] for at in range(0, len(points), 16)),
             reusable=known is not None and known.recipe in (recipe, ""),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsembed_search.documents.document import IMAGE
+from tsembed_search.documents.document import FORMATS
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer.manifest import NAME, Content, FileRow, Manifest, packed, unpacked
 from tsembed_search.ownership import owned
@@ -133,7 +133,9 @@ def _settle(manifest: Manifest) -> None:
             recipe, pending, before = known.pop(sha, ("", 1, b""))
             if pending or _ids(before) != _ids(points):
                 single = bool(whole) and len(points) == 16
-                corrected.append(Content(sha, IMAGE.recipe(pages=False) if single else recipe, not single, points))
+                corrected.append(
+                    Content(sha, FORMATS.get("image").recipe(pages=False) if single else recipe, not single, points)
+                )
         corrected += [Content(sha, recipe, True, b"") for sha, (recipe, _, _) in known.items()]
     manifest.correct(corrected)
 

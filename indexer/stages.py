@@ -103,7 +103,8 @@ class Feeder:
         found = job.found
         signature = found.size, found.mtime_ns, found.inode
         sha = job.sha.hex()
-        for unit in decoder.load(Request(found.path, signature, job.format.name, job.pages)):
+        names = tuple(format.name for format in job.formats)
+        for unit in decoder.units(Request(found.path, names, signature, job.pages)):
             id = uuid.UUID(point_id(sha, unit.page, unit.chunk, self._fingerprint))
             job.ids += id.bytes
             if job.reusable and id.bytes in job.known:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tsembed_search.errors import UsageError
 from tsembed_search.items import Item
-from tsembed_search.search.snippet import snippet, weigh
+from tsembed_search.search.snippet import snippets
 from tsembed_search.text_form import one_form
 
 SAME = [
@@ -86,10 +86,12 @@ class TestMarks:
         ],
     )
     def test_words_are_marked_in_any_form(self, query: str, text: str, marked: str) -> None:
-        found = snippet(text, weigh(query, [text]))
+        found = snippets(query, [text])[0]
+        assert found is not None
         assert [found.text[start:end] for start, end in found.marks] == [marked]
 
     @given(st.text(max_size=80), st.text(max_size=12))
     def test_marks_lie_in_the_text(self, text: str, query: str) -> None:
-        found = snippet(text, weigh(query, [text]))
+        found = snippets(query, [f"{text}."])[0]
+        assert found is not None
         assert all(0 <= start < end <= len(found.text) for start, end in found.marks)

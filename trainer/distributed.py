@@ -55,7 +55,7 @@ def _exchange() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """This process is number `rank` of `count`. `device` is where what they exchange lies."""
 
     rank: int = 0
@@ -157,13 +157,13 @@ class Ranks:
         return [each[: int(count)] for each, count in zip(found, counts, strict=True)]
 
 
-def join(device: str = "auto") -> tuple[Ranks, str]:
+def join(device: str = "auto") -> tuple[Processes, str]:
     """Joins the processes that torchrun or accelerate started, by their environment variables; without them, this
     process is the only one. Also gives the device to load the model on. Raises `UsageError`.
     """
     count, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
     if count == 1:
-        return Ranks(), device
+        return Processes(), device
     local = _number("LOCAL_RANK", rank)
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda"):
@@ -184,7 +184,7 @@ def join(device: str = "auto") -> tuple[Ranks, str]:
             "Start them with torchrun or accelerate. For one process, unset WORLD_SIZE.",
         ) from error
     place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
-    return Ranks(dist.get_rank(), count, place), f"cuda:{local}" if on_gpu else "cpu"
+    return Processes(dist.get_rank(), count, place), f"cuda:{local}" if on_gpu else "cpu"
 
 
 def _number(variable: str, default: int) -> int:

@@ -31,7 +31,7 @@ class TooLargeError(Exception):
         self.places = places
 
 
-class Chance:
+class RngState:
     """The random number generators that a forward pass may use, as they are now: torch's on CPU and GPU, Python's."""
 
     def __init__(self, device: torch.device) -> None:
@@ -72,7 +72,7 @@ def backward(
         for batch in batches(enumerate(items), tokens, lookahead=max(1, len(items)))
     ]
     cached: list[Tensor] = []
-    chances: list[Chance] = []
+    states: list[RngState] = []
 
     def run(piece: Sequence[Prepared]) -> Tensor:
         # A context of its own: autocast would reuse weights that it has cast without gradients.
@@ -84,7 +84,7 @@ def backward(
     def all_pieces() -> None:
         nonlocal at
         for _, piece in pieces[:-1]:
-            chances.append(Chance(device))
+            states.append(RngState(device))
             with torch.no_grad():
                 cached.append(run(piece))
             at += 1
@@ -97,10 +97,10 @@ def backward(
         gradients = torch.split_with_sizes(whole.grad[order], [len(places) for places, _ in pieces])
         torch.autograd.backward(last, gradients[-1])
         del last
-        after = Chance(device)
+        after = RngState(device)
         at = 0
-        for (_, piece), gradient, chance in zip(pieces[:-1], gradients[:-1], chances, strict=True):
-            chance.restore()
+        for (_, piece), gradient, state in zip(pieces[:-1], gradients[:-1], states, strict=True):
+            state.restore()
             torch.autograd.backward(run(piece), gradient)
             at += 1
         after.restore()

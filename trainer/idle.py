@@ -32,9 +32,9 @@ def remarks(recipe: Recipe, chosen: Collection[str], met: Situation) -> list[str
 def _idle(recipe: Recipe, met: Situation) -> Iterator[tuple[tuple[str, ...], str]]:
     """Keys without effect, and why. The first reason of several comes last."""
     run, negatives, stages, optimizer = recipe.run, recipe.negatives, recipe.stages, recipe.optimizer
-    weights = ("negatives.beta", "negatives.compared_with", "negatives.mode", "negatives.keep")
+    weights = ("negatives.beta", "negatives.compared_with", "negatives.mode", "negatives.top_k")
     if negatives.mode == "weight":
-        yield ("negatives.keep",), "negatives.mode = weight weighs all of them"
+        yield ("negatives.top_k",), "negatives.mode = weight weighs all of them"
     else:
         yield ("negatives.beta",), "negatives.mode = sample weighs nothing"
     if negatives.weighting == "llave":
@@ -48,11 +48,14 @@ def _idle(recipe: Recipe, met: Situation) -> Iterator[tuple[tuple[str, ...], str
     if met.experts == 1:
         router = ("level", "temperature", "top_k", "noise", "tokens")
         yield tuple(f"adapter.{key}" for key in router), "there is one expert, so nothing is routed"
-        yield ("loss.balance", "loss.z", "optimizer.router_rate", "stages.router_factor"), "there is one expert"
+        yield (
+            ("loss.balance", "loss.z", "optimizer.router_learning_rate", "stages.router_factor"),
+            "there is one expert",
+        )
         if negatives.weighting in ("eans", "shuffled"):
             yield ("negatives.weighting", *weights), "there is one expert, so no two items differ in theirs"
     if not met.projector:
-        yield ("optimizer.projector_rate",), "the projector is not trained, see adapter.projector"
+        yield ("optimizer.projector_learning_rate",), "the projector is not trained, see adapter.projector"
     if met.dim in recipe.loss.dimensions:
         yield ("loss.dimensions",), f"{met.dim} is the whole vector, which is trained anyway"
     if recipe.batch.sub_batch > recipe.batch.size:

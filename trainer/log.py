@@ -9,8 +9,8 @@ Whoever shows a run (the live display, the report, TensorBoard) reads these reco
     model {name, dim, parameters, trainable, routes [L, E]},
     data {sources, tasks [{name, meta, rows, identities, weight}], validation [{name, meta, rows}], problems}
 `step` (every step)
-    step (from 1), stage (1 or 2), loss (what was minimised), parts {contrastive, balance, z, keep, keep_queries}
-    (unweighted; those that are used),
+    step (from 1), stage (1 or 2), loss (what was minimised), parts {contrastive, balance, z, distillation,
+    query_distillation} (unweighted; those that are used),
     rates {experts, router, projector}, temperature, gradient_norm, rows, items (embedded), tokens, tasks {name: rows},
     seconds (in training since the run began, over resumes), items_per_second (a moving mean), seconds_left,
     expert_load [L][E] (mean gates), routing_entropy (0..1: 1 is uniform, the mean over items and blocks),

@@ -31,10 +31,10 @@ from tsembed_search.trainer.idle import Situation, remarks
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import NAME, Log
 from tsembed_search.trainer.objective import Objective, Outcome
-from tsembed_search.trainer.optimizer import Updater
+from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.packing import Shape
 from tsembed_search.trainer.passing import Passes
-from tsembed_search.trainer.schedule import DivergedError, Switch, Watch, finite_vectors
+from tsembed_search.trainer.schedule import DivergedError, DivergenceMonitor, StageSchedule, finite_vectors
 from tsembed_search.trainer.validation import Embedding, Sweep, Validation, mean_route, sweep
 
 _SMOOTH = 0.9  # of the rate that is shown
@@ -65,7 +65,7 @@ def train(job: Job) -> TrainReport:
 class _Run:
     """One process's side of a run. Threads and files are put on `closing`, to be ended with it."""
 
-    def __init__(self, job: Job, group: ranks.Ranks, device: str, closing: ExitStack) -> None:
+    def __init__(self, job: Job, group: ranks.Processes, device: str, closing: ExitStack) -> None:
         self.job, self.recipe, self.ranks = job, job.recipe, group
         settings = job.recipe.run
         group.together(lambda: self._check_and_load(device))
@@ -73,14 +73,14 @@ class _Run:
         self.shape = Shape(self.backbone.info.dim, *self.adapters.shape)
         self.precision = setup.precision(settings.precision, self.device)
         self.objective = Objective(job.recipe.loss, job.recipe.negatives, self.shape, settings.seed).to(self.device)
-        self.updater = Updater(job.recipe.optimizer, self.adapters, self.objective, settings.steps)
-        self.switch = Switch(job.recipe.stages, settings.steps)
-        self.watch = Watch(settings.spike)
-        group.same(self.updater.shared)
+        self.optimizer = Optimizer(job.recipe.optimizer, self.adapters, self.objective, settings.steps)
+        self.stages = StageSchedule(job.recipe.stages, settings.steps)
+        self.monitor = DivergenceMonitor(settings.spike)
+        group.same(self.optimizer.shared)
         self.passes = Passes(
             self.backbone,
             self.objective,
-            self.updater,
+            self.optimizer,
             group,
             job.recipe.loss,
             settings.seed,
@@ -91,7 +91,7 @@ class _Run:
         )
         self.preparer = features.preparer(self.backbone, self.base.fingerprint, settings.cache, settings.workers)
         closing.callback(self.preparer.close)
-        self.loader = Loader(self.sampler, self.preparer, group, job.recipe.negatives.explicit)
+        self.loader = Loader(self.sampler, self.preparer, group, job.recipe.negatives.hard_negatives)
         closing.callback(self.loader.close)
         self.embedding = Embedding(self.backbone, self.preparer, self.precision)
         self.sampled: dict[str, Any] = self.sampler.state()
@@ -163,7 +163,7 @@ class _Run:
             self.log.cut(0)
         self._announce(None if found is None else self.step)
         if self.recipe.run.checkpointing:
-            self.backbone.checkpoint()
+            self.backbone.enable_gradient_checkpointing()
         if self.recipe.run.compile:
             setup.compile_model(self.backbone)
         self.backbone.train(True)
@@ -174,18 +174,18 @@ class _Run:
         """One step of the optimiser."""
         started = time.perf_counter()
         step, load = self.step + 1, self.loader.next()
-        was, stage = self.switch.at, self.switch.stage(step)
-        if self.switch.at != was:
-            self.log.write("stage", step=step, stage=stage, reason=self.switch.reason)
+        was, stage = self.stages.at, self.stages.stage(step)
+        if self.stages.at != was:
+            self.log.write("stage", step=step, stage=stage, reason=self.stages.reason)
         outcome, load = self.passes.step(load, stage, step)
-        self.ranks.sum_gradients(self.updater.shared)
-        rates, norm = self.updater.step(step, self.switch.router_factor(stage))
+        self.ranks.sum_gradients(self.optimizer.shared)
+        rates, norm = self.optimizer.step(step, self.stages.router_factor(stage))
         self.objective.bound()
         record = self._record(step, stage, load, outcome, rates, norm, time.perf_counter() - started)
-        self.watch.check(record, self._safe())
-        if not self.updater.finite():
-            raise self.watch.diverged("weights are not finite", record, self._safe())
-        self.switch.observe(record["routing_entropy"])
+        self.monitor.check(record, self._safe())
+        if not self.optimizer.finite():
+            raise self.monitor.diverged("weights are not finite", record, self._safe())
+        self.stages.observe(record["routing_entropy"])
         self.step, self.sampled, self.load, self.record = step, load.sampler, load, record
         self.log.write("step", **record)
 
@@ -254,7 +254,7 @@ class _Run:
                 raise ModelError(
                     f"Before any step, vectors of {self.recipe.model.base} are not finite.", "Train from another model."
                 )
-            raise self.watch.diverged("vectors are not finite", self.record, self._safe())
+            raise self.monitor.diverged("vectors are not finite", self.record, self._safe())
 
     def _tell(self) -> None:
         """Notes what there is to remark."""
@@ -275,7 +275,7 @@ class _Run:
         if self.load is not None and self.saved != self.step:
             self._check_vectors(finite_vectors(self.backbone, self.load.items, self.precision))
         if self.ranks.first and self.saved != self.step:
-            tensors = self._weights() | state.named("adam.", self.updater.state())
+            tensors = self._weights() | state.named("adam.", self.optimizer.state())
             tensors |= state.named("objective.", self.objective.extra_state())
             older = self.best_weights if self.best is not None and self.best[0] != self.step else None
             path = state.save(self.job.out, self.step, tensors, self._facts(), older)
@@ -287,8 +287,8 @@ class _Run:
         return {
             "step": self.step,
             "sampler": self.sampled,
-            "switch": self.switch.state(),
-            "watch": self.watch.state(),
+            "switch": self.stages.state(),
+            "watch": self.monitor.state(),
             "seconds": self.seconds,
             "items": self.items,
             "skipped": self.skipped,
@@ -328,13 +328,13 @@ class _Run:
 
     def _take_over(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self._load_weights(tensors)
-        self.updater.restore(state.part(tensors, "adam."))
+        self.optimizer.restore(state.part(tensors, "adam."))
         self.objective.restore(
             {name: tensor.to(self.device) for name, tensor in state.part(tensors, "objective.").items()}
         )
         self.sampler.restore(facts["sampler"])
-        self.switch.restore(facts["switch"])
-        self.watch.restore(facts["watch"])
+        self.stages.restore(facts["switch"])
+        self.monitor.restore(facts["watch"])
         self.step, self.sampled, self.seconds = facts["step"], facts["sampler"], facts["seconds"]
         self.items, self.skipped, self.waited = facts["items"], facts["skipped"], facts["waited"]
         self.validated = facts["validated"]
@@ -385,7 +385,7 @@ class _Run:
             return None
         mean, items, per_task = mean_route(self.embedding, self.job.train, self.recipe.run.seed)
         if not bool(torch.isfinite(mean).all()):
-            raise self.watch.diverged("routes are not finite", self.record, self._safe())
+            raise self.monitor.diverged("routes are not finite", self.record, self._safe())
         self.adapters.mean.copy_(mean)
         rankings = self.rankings
         if self.ranks.count > 1 or not rankings or self.best is None or self.best[0] != self.validated:
@@ -427,10 +427,10 @@ class _Run:
             self.log.write("gradients", tasks=list(found), cosine=diagnostics.cosines(found))
 
     def _report(self, reason: str, path: Path | None, found: Sweep | None) -> TrainReport:
-        recent = self.watch.losses[-10:]
+        recent = self.monitor.losses[-10:]
         return TrainReport(
             steps=self.step,
-            stage_switch=self.switch.at,
+            stage_switch=self.stages.at,
             loss=sum(recent) / len(recent) if recent else None,
             before=self.before,
             validation=self.best[1] if self.best and path else self.last,
@@ -459,7 +459,7 @@ class _Run:
         """The first record of the log."""
         self.log.write(
             "run",
-            **setup.header(self.job, self.backbone, self.updater.shared, self.tasks),
+            **setup.header(self.job, self.backbone, self.optimizer.shared, self.tasks),
             precision="float32" if self.precision is nullcontext else "bfloat16",
             ranks=self.ranks.count,
             resumed_from=resumed_from,

@@ -16,7 +16,7 @@ from tsembed_search.trainer.losses import negatives as eans
 from tsembed_search.trainer.losses.base import Side
 from tsembed_search.trainer.losses.contrastive import InfoNCE, Matryoshka, Pairs
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels, Shape, unpack
-from tsembed_search.trainer.settings import Loss, Negatives
+from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 _MEMORY = 0.99  # of the running mean of routes
 
@@ -43,7 +43,7 @@ class Objective(nn.Module):
     mean: Tensor
     seen: Tensor
 
-    def __init__(self, loss: Loss, negatives: Negatives, shape: Shape, seed: int = 0) -> None:
+    def __init__(self, loss: LossSettings, negatives: NegativeSettings, shape: Shape, seed: int = 0) -> None:
         super().__init__()
         self.settings = loss
         self.negatives = negatives
@@ -116,7 +116,7 @@ class Objective(nn.Module):
     ) -> tuple[Pairs, Tensor]:
         """The pairs with their masks, and the cosines `[B, M]`. `possible` `[B, M]`: what could be a negative."""
         count = len(queries)
-        settings = self.negatives if stage == 2 else Negatives(weighting="none")
+        settings = self.negatives if stage == 2 else NegativeSettings(weighting="none")
         chance = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         cosine = queries.detach() @ documents.detach().T
 
@@ -125,7 +125,7 @@ class Objective(nn.Module):
             return eans.weighted(settings, kappa, cosine, valid, chance)
 
         backward = None
-        if self.settings.both_directions:
+        if self.settings.symmetric:
             backward = side(possible[:, :count].T, cosine[:, :count].T, kappa[1])
         return Pairs(queries, documents, side(possible, cosine, kappa[0]), backward), cosine
 

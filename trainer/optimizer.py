@@ -9,23 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from tsembed_search.model.moe_lora import Adapters
-from tsembed_search.trainer.settings import Optimizer
+from tsembed_search.trainer.settings import OptimizerSettings
 
 _SCALE_RATE = 1e-3  # of a learned temperature
 
 
-class Updater:
+class Optimizer:
     """AdamW over experts, routers and, where they are trained, the projector and the temperature. `total`: of steps."""
 
-    def __init__(self, settings: Optimizer, adapters: Adapters, loss: nn.Module, total: int) -> None:
+    def __init__(self, settings: OptimizerSettings, adapters: Adapters, loss: nn.Module, total: int) -> None:
         self.settings = settings
         self.total = total
         self.shared = list(adapters.parameters())
         """Those whose gradients are summed over processes."""
         groups = {
-            "experts": (list(adapters.expert_parameters()), settings.rate, settings.weight_decay),
-            "router": (list(adapters.router_parameters()), settings.router_rate, 0.0),
-            "projector": (list(adapters.projector_parameters()), settings.projector_rate, settings.weight_decay),
+            "experts": (list(adapters.expert_parameters()), settings.learning_rate, settings.weight_decay),
+            "router": (list(adapters.router_parameters()), settings.router_learning_rate, 0.0),
+            "projector": (
+                list(adapters.projector_parameters()),
+                settings.projector_learning_rate,
+                settings.weight_decay,
+            ),
             "temperature": ([one for one in loss.parameters() if one.requires_grad], _SCALE_RATE, 0.0),
         }
         self._peaks = [(name, rate) for name, (parameters, rate, _) in groups.items() if parameters]
@@ -85,7 +89,7 @@ class Updater:
         return [parameter for group in self._adam.param_groups for parameter in group["params"]]
 
 
-def schedule(settings: Optimizer, step: int, total: int) -> float:
+def schedule(settings: OptimizerSettings, step: int, total: int) -> float:
     """The share of the peak rate at a step (from 1): up during the warm-up, then down to 0 after the last step, unless
     it is constant.
     """

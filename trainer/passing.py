@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model.backbone import Adaptable
+from tsembed_search.model.backbone import Trainable
 from tsembed_search.model.embedder import free_memory
 from tsembed_search.trainer import gradcache, setup
 from tsembed_search.trainer.batches.loader import Load
-from tsembed_search.trainer.distributed import Ranks
+from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.losses.distillation import held
 from tsembed_search.trainer.objective import Objective, Outcome
-from tsembed_search.trainer.optimizer import Updater
+from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.packing import Shape, unpack
-from tsembed_search.trainer.settings import Loss
+from tsembed_search.trainer.settings import LossSettings
 
 
 @dataclass
@@ -30,11 +30,11 @@ class Passes:
     not fit, or without an item that does not fit alone. `remarks`: what a person should know of that, to be told.
     """
 
-    backbone: Adaptable
+    backbone: Trainable
     objective: Objective
-    updater: Updater
-    ranks: Ranks
-    loss: Loss
+    optimizer: Optimizer
+    ranks: Processes
+    loss: LossSettings
     seed: int
     shape: Shape
     tokens: int
@@ -52,7 +52,7 @@ class Passes:
         while self.ranks.sum(float(too_large is not None)) > 0:
             load = self._lighter(load, too_large)
             self.objective.restore(before)
-            self.updater.clear()
+            self.optimizer.clear()
             outcome, too_large = self._once(load, stage, step)
         return outcome, load
 

@@ -27,6 +27,19 @@ from tsembed_search.trainer.settings import TABLES, Recipe
 
 _DEPTH = 8  # recipes that extend recipes
 
+_RENAMED = {
+    "loss.both_directions": "loss.symmetric",
+    "loss.keep": "loss.distillation_weight",
+    "loss.keep_queries": "loss.query_distillation_weight",
+    "negatives.keep": "negatives.top_k",
+    "negatives.explicit": "negatives.hard_negatives",
+    "optimizer.rate": "optimizer.learning_rate",
+    "optimizer.router_rate": "optimizer.router_learning_rate",
+    "optimizer.projector_rate": "optimizer.projector_learning_rate",
+    "batch.mixing": "batch.task_temperature",
+}
+"""Keys by the names that they once had, for the hints of errors."""
+
 
 def names() -> list[str]:
     """The recipes that come with the package."""
@@ -81,7 +94,8 @@ def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = 
         hints = get_type_hints(type(part), include_extras=True)
         for key in values:
             if key not in hints:
-                raise UsageError(f"{file} has an unknown key, {table}.{key}.", _near(key, [*hints, *_leaves()]))
+                hint = _near(f"{table}.{key}", [*hints, *_leaves()])
+                raise UsageError(f"{file} has an unknown key, {table}.{key}.", hint)
         checked = {key: _typed(f"{table}.{key}", value, hints[key]) for key, value in values.items()}
         new[table] = replace(part, **checked)
     resolved = replace(recipe, **new)
@@ -177,6 +191,9 @@ def _leaves() -> list[str]:
 
 def _near(name: str, known: Sequence[str]) -> str:
     """A hint with what is spelled like `name`, or all there is to choose from."""
+    renamed = [new for old, new in _RENAMED.items() if name in (old, old.rpartition(".")[2])]
+    if renamed:
+        return f"It is called {' or '.join(renamed)} now."
     by_leaf = {one.rpartition(".")[2]: one for one in known} | {one: one for one in known}
     near = list(dict.fromkeys(by_leaf[match] for match in difflib.get_close_matches(name, by_leaf, 3, 0.6)))
     if near:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from tsembed_search.errors import TsembedError
-from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import batches, in_fitting_parts
 from tsembed_search.model.routing import Traced
-from tsembed_search.trainer.settings import Stages
+from tsembed_search.trainer.settings import StageSettings
 
 _WINDOW = 20  # steps over which entropy is averaged
 
@@ -29,10 +29,10 @@ _SETTLED = 0.01  # how little the mean may move from one window to the next
 _EARLIEST = 0.1  # share of the steps before which nothing counts as settled
 
 
-class Switch:
+class StageSchedule:
     """Says which stage a step belongs to. `total` is the number of planned steps."""
 
-    def __init__(self, settings: Stages, total: int) -> None:
+    def __init__(self, settings: StageSettings, total: int) -> None:
         self._settings = settings
         self._total = total
         self._entropies: list[float] = []
@@ -87,7 +87,7 @@ class DivergedError(TsembedError):
     """Training has gone wrong: something is not finite, or a loss is far above what it was. All processes raise it."""
 
 
-class Watch:
+class DivergenceMonitor:
     """`spike`: how many times the median of recent losses is too much, three times in a row (0: never)."""
 
     def __init__(self, spike: float) -> None:
@@ -126,14 +126,14 @@ class Watch:
             f"Training has diverged. It stopped at step {record['step']} of stage {record['stage']}: {what}.\n"
             f"Losses before: {recent}. Norm of the gradient: {record['gradient_norm']:.3g}. Rates: {rates}.\n"
             f"Rows of the batch: {tasks}.",
-            f"{checkpoint} Train with a lower rate (--set optimizer.rate=...), a longer warm-up, or a higher "
+            f"{checkpoint} Train with a lower rate (--set optimizer.learning_rate=...), a longer warm-up, or a higher "
             "temperature of the loss; look at the rows of these tasks with tsembed data check.",
         )
 
 
 @torch.no_grad()
 def finite_vectors(
-    backbone: Adaptable, items: Sequence[Prepared], precision: Callable[[], AbstractContextManager[object]]
+    backbone: Trainable, items: Sequence[Prepared], precision: Callable[[], AbstractContextManager[object]]
 ) -> bool:
     """Say if the model, as it is now, gives finite vectors and routes for some of these items.
 

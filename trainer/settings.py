@@ -56,7 +56,7 @@ NumberOrNone = Annotated[int, Range(0, 1_000_000)]
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSettings:
     """What of the data is used: see `data.load`. `validation`: the share of identities held out, or how many rows.
     `weights`, `caps`: per task, or pattern of names, how often it is drawn and how many rows it has at most. `only`:
     the tasks that are read, none means all. `images`: folders to look for images in first. `instructions`: they go
@@ -72,7 +72,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelSettings:
     """`base`: a model's name, hub name or folder, which stays frozen. A checkpoint's adapters are trained on, as they
     are: then the recipe's own `adapter` table does not count.
     """
@@ -120,54 +120,55 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Loss:
-    """`temperature` tau of InfoNCE, `learn_temperature`: where it starts from. `both_directions`: queries compete for a
+class LossSettings:
+    """`temperature` tau of InfoNCE, `learn_temperature`: where it starts from. `symmetric`: queries compete for a
     document, too. `dimensions`: Matryoshka prefixes that are trained besides the whole vector. `margin`: a candidate
     whose cosine is above the positive's by more than that is taken for a false negative (None: never). `scope`:
     negatives come from the whole batch, or from the query's own task. `balance`, `z`: weights of the routing losses.
-    `keep`, `keep_queries`: how much documents, and queries that are texts without an instruction, are held to what they
+    `distillation_weight`, `query_distillation_weight`: how much documents, and queries that are texts without an
+    instruction, are held to what they
     are without experts, so that what the base knows is not lost.
     """
 
     temperature: Temperature = 0.05
     learn_temperature: bool = False
-    both_directions: bool = True
+    symmetric: bool = True
     dimensions: tuple[Number, ...] = ()
     margin: Annotated[float, Range(0, 2)] | None = 0.3
     scope: Literal["batch", "task"] = "batch"
     balance: Weight = 0.01
     z: Weight = 0.0001
-    keep: Weight = 0.0
-    keep_queries: Weight = 0.0
+    distillation_weight: Weight = 0.0
+    query_distillation_weight: Weight = 0.0
 
 
 @dataclass(frozen=True)
-class Negatives:
+class NegativeSettings:
     """What decides which negatives count, in stage 2. `weighting`: `none` is InfoNCE, `eans` by likeness of experts,
     `shuffled` is EANS with its weights dealt out anew within each row, `llave` by likeness of vectors. `beta`: how
     sharply. `compared_with`: whose experts those of a negative are compared with, the query's or its target's. `mode`:
-    `weight` all, or `sample` the `keep` best. `queue`: documents of past steps that join the pool. `explicit`: hard
-    negatives taken from a row of the data, at most.
+    `weight` all, or `sample` the `top_k` best. `queue`: documents of past steps that join the pool. `hard_negatives`:
+    taken from a row of the data, at most.
     """
 
     weighting: Literal["none", "eans", "shuffled", "llave"] = "eans"
     beta: Annotated[float, Range(0, 10_000)] = 3.0
     compared_with: Literal["query", "target"] = "target"
     mode: Literal["weight", "sample"] = "weight"
-    keep: Number = 32
+    top_k: Number = 32
     queue: NumberOrNone = 0
-    explicit: NumberOrNone = 1
+    hard_negatives: NumberOrNone = 1
 
 
 @dataclass(frozen=True)
-class Optimizer:
-    """AdamW. `rate` of the experts, `router_rate` of the routers, `projector_rate` of the projector. `warmup`: a share
+class OptimizerSettings:
+    """AdamW. `learning_rate` is that of the experts. `warmup`: a share
     of the steps (below 1) or a number. `clip`: the largest norm of the gradient (0: any).
     """
 
-    rate: LearningRate = 1e-3
-    router_rate: LearningRate = 1e-3
-    projector_rate: LearningRate = 1e-3
+    learning_rate: LearningRate = 1e-3
+    router_learning_rate: LearningRate = 1e-3
+    projector_learning_rate: LearningRate = 1e-3
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup: ShareOrNumber = 0.1
     weight_decay: Annotated[float, Range(0, 1000)] = 0.0
@@ -177,7 +178,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Stages:
+class StageSettings:
     """`switch`: when stage 2 begins, as a share of the steps (0: at once, 1: never), or `auto`: when the routing
     entropy has settled, at the latest after `latest`. `router_factor`: how fast routers go on learning (0: frozen).
     """
@@ -188,20 +189,21 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """`size`: rows of a global batch, over all ranks. `sub_batch`: rows of one task that come together. `mixing`: tasks
-    are drawn in proportion to weight · rows^(1/mixing); 1 is by size, infinity is evenly. `tokens`: padded tokens that
+class BatchSettings:
+    """`size`: rows of a global batch, over all ranks. `sub_batch`: rows of one task that come together.
+    `task_temperature`: tasks are drawn in proportion to weight · rows^(1/task_temperature); 1 is by size, infinity is
+    evenly. `tokens`: padded tokens that
     are computed with gradients at once (None: what suits the device).
     """
 
     size: Annotated[int, Range(2, 1_000_000)] = 64
     sub_batch: Number = 16
-    mixing: Annotated[float, Range(0.1, math.inf)] = 2.0
+    task_temperature: Annotated[float, Range(0.1, math.inf)] = 2.0
     tokens: Annotated[int, Range(1, 1e9)] | None = None
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSettings:
     """`steps`, `seed`. `precision`: auto is bfloat16 on a GPU. `checkpointing`: recompute blocks to save memory.
     `compile`: through torch.compile. `checkpoint_every`, `validate_every`: steps (0: only at the end).
     `validation_rows`: at most, per task. `patience`: validations without a new best before it stops (0: never).
@@ -229,15 +231,15 @@ class Recipe:
 
     name: str = "tsembed"
     about: str = ""
-    data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
     adapter: Adapter = field(default_factory=Adapter)
-    loss: Loss = field(default_factory=Loss)
-    negatives: Negatives = field(default_factory=Negatives)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    stages: Stages = field(default_factory=Stages)
-    batch: Batch = field(default_factory=Batch)
-    run: Run = field(default_factory=Run)
+    loss: LossSettings = field(default_factory=LossSettings)
+    negatives: NegativeSettings = field(default_factory=NegativeSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    stages: StageSettings = field(default_factory=StageSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    run: RunSettings = field(default_factory=RunSettings)
     expected: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -251,7 +253,7 @@ def check(recipe: Recipe) -> None:
         if not allowed.holds(number):
             raise UsageError(f"{key} cannot be {repr(number)[:40]}.", allowed.advice(number))
     adapter, loss, optimizer = recipe.adapter, recipe.loss, recipe.optimizer
-    fastest = max(optimizer.rate, optimizer.projector_rate)
+    fastest = max(optimizer.learning_rate, optimizer.projector_learning_rate)
     for fine, what, advice in (
         (_share_or_whole(recipe.data.validation), "data.validation", "Use a share below 1, or a whole number of rows."),
         (_share_or_whole(optimizer.warmup), "optimizer.warmup", "Use a share below 1, or a whole number of steps."),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tsembed_search.errors import ModelError, UsageError
-from tsembed_search.model.backbone import Adaptable, has_bfloat16
+from tsembed_search.model.backbone import Trainable, has_bfloat16
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.settings import Recipe
@@ -21,7 +21,7 @@ from tsembed_search.version import __version__
 _PROGRAMS = 32  # with gradients and without, with padding and without, and so on: all that one part may be compiled to
 
 
-def adapted(backbone: Any, recipe: Recipe) -> Adaptable:
+def adapted(backbone: Any, recipe: Recipe) -> Trainable:
     """The backbone with fresh adapters, always the same ones for a seed, or with those that it has: training goes on
     from a checkpoint. Raises `ModelError` when it can carry none, and `UsageError` when the recipe asks for what the
     model does not have.
@@ -40,14 +40,14 @@ def adapted(backbone: Any, recipe: Recipe) -> Adaptable:
             raise UsageError(
                 f"The adapter table does not suit {recipe.model.base}. {error.message}", error.hint
             ) from error
-    adaptable: Adaptable = backbone
-    dim = adaptable.info.dim
+    trainable: Trainable = backbone
+    dim = trainable.info.dim
     if beyond := [one for one in recipe.loss.dimensions if one > dim]:
         raise UsageError(
             f"loss.dimensions cannot have {beyond[0]}: vectors of {recipe.model.base} have {dim} numbers.",
             f"Use numbers below {dim}.",
         )
-    return adaptable
+    return trainable
 
 
 def weights_dtype(precision: str) -> torch.dtype | None:
@@ -67,7 +67,7 @@ def precision(name: str, device: torch.device) -> Callable[[], AbstractContextMa
     return lambda: torch.autocast(device.type, torch.bfloat16)
 
 
-def compile_model(backbone: Adaptable, **options: Any) -> None:
+def compile_model(backbone: Trainable, **options: Any) -> None:
     """Runs the parts of the model's blocks, attention and what follows it, through torch.compile from now on.
 
     Only them: they are where the time goes. A vision tower asks for numbers midway, and checkpointing, which happens
@@ -91,7 +91,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     random.seed(number)
 
 
-def header(job: Job, backbone: Adaptable, trained: Sequence[Tensor], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def header(job: Job, backbone: Trainable, trained: Sequence[Tensor], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the first record of the log says of recipe, model and data."""
     info = backbone.info
     return {

@@ -27,19 +27,19 @@ from torch import Tensor
 from tsembed_search.data.rows import Row, Task
 from tsembed_search.data.sameness import content, question
 from tsembed_search.items import Item, Role
-from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import batches, in_fitting_parts
 from tsembed_search.model.routing import Traced, centred
 from tsembed_search.trainer import gradcache
 from tsembed_search.trainer.batches.features import Preparer
 from tsembed_search.trainer.batches.loader import read
 from tsembed_search.trainer.batches.sampler import Sampler
-from tsembed_search.trainer.distributed import Ranks
+from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.losses import base as masks
 from tsembed_search.trainer.losses.base import Side
 from tsembed_search.trainer.losses.contrastive import InfoNCE, Pairs
 from tsembed_search.trainer.packing import POSITIVE, QUERY, Labels
-from tsembed_search.trainer.settings import Batch
+from tsembed_search.trainer.settings import BatchSettings
 
 _AT_ONCE = 128  # items that are prepared together
 
@@ -95,7 +95,7 @@ class Embedding:
     """The model, for measuring: no dropout, no noise, no gradients; training mode afterwards."""
 
     def __init__(
-        self, backbone: Adaptable, preparer: Preparer, precision: Callable[[], AbstractContextManager[object]]
+        self, backbone: Trainable, preparer: Preparer, precision: Callable[[], AbstractContextManager[object]]
     ) -> None:
         self._backbone = backbone
         self._preparer = preparer
@@ -190,7 +190,7 @@ def _judged(queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row])
 
 
 def measure(
-    embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Ranks
+    embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Processes
 ) -> tuple[Validation, dict[str, Ranking]]:
     """Validates; each process takes a part of the tasks, and all of them know the result. Also gives the process's own
     rankings.
@@ -311,7 +311,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def task_gradients(
-    backbone: Adaptable,
+    backbone: Trainable,
     preparer: Preparer,
     tasks: Sequence[Task],
     temperature: float,
@@ -337,7 +337,7 @@ def task_gradients(
     for task in tasks[:_MOST_TASKS]:
         if len({task.identity(row) for row in range(len(task))}) < 2:
             continue
-        picks = Sampler([task], Batch(_diagnostics_ROWS, _diagnostics_ROWS), seed).next()
+        picks = Sampler([task], BatchSettings(_diagnostics_ROWS, _diagnostics_ROWS), seed).next()
         items, labels, *_ = read([task], picks, preparer, 0)
         if len(items) < 4:
             continue
@@ -366,7 +366,7 @@ def clear(parameters: Iterable[Tensor]) -> None:
         parameter.grad = None
 
 
-def _traced(backbone: Adaptable) -> Callable[[Sequence[Prepared]], Traced]:
+def _traced(backbone: Trainable) -> Callable[[Sequence[Prepared]], Traced]:
     return lambda batch: backbone.trace(batch, losses=False)
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Self
 from tsembed_search.errors import IndexBusyError, ModelError, StoreError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.ownership import owner_of
-from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, typed
+from tsembed_search.paths import DEFAULT_INDEX, IndexAddress
+from tsembed_search.ranking.reranking import RERANKERS, Query
 from tsembed_search.ranking.routes import Agreement
-from tsembed_search.search.queries import changed_content, item_of_file, stored_query, stored_records
-from tsembed_search.search.rerank import Query, reranker
+from tsembed_search.ranking.similarity import similarity
+from tsembed_search.search.queries import embedded_queries, query_like, stored_records
 from tsembed_search.search.results import Explanation, Hit, IndexStatus, SearchOptions, SearchResult
 from tsembed_search.search.searcher import Searcher
 from tsembed_search.store import opening
@@ -153,7 +154,7 @@ class Index:
                 "To combine a picture with a text, give the picture as an image: --image FILE, or Item(text, image).",
             )
         with self._timed() as seconds:
-            wanted = self._like(str(like))
+            wanted = query_like(str(like), self.store, lambda: self.embedder)
             found = self._searcher().search([wanted], options)[0]
         return SearchResult(found, seconds)
 
@@ -295,11 +296,11 @@ class Index:
         # A newer version of the model may know better than the one that made the index.
         own = self._embedder.info.calibration if self._embedder else None
         experts = (self.metadata.routes or (0, 0))[1]
-        return Searcher(self.store, own or self.metadata.calibration, experts, self.offline())
+        return Searcher(self.store, own or self.metadata.calibration, experts, self.offline(), self._device)
 
     def _options(self, options: SearchOptions) -> SearchOptions:
         """The options with the model's own route weight where it is wanted and not given. Raises `UsageError`."""
-        if not reranker(options.rerank).uses_routes:
+        if not RERANKERS.get(options.rerank).uses_routes:
             return options
         self.routes(f"Search without --rerank {options.rerank}, or index")
         if options.route_weight is not None:
@@ -322,26 +323,12 @@ class Index:
     def _embed(self, items: Sequence[Item], role: Role) -> list[Query]:
         embedder = self.embedder
         with self._clock("embed"):
-            embedded = embedder.embed(items, role)
-        rows = zip(items, embedded.vectors, embedded.routes, strict=True)
-        return [
-            Query(vector, route, item.modality, item.text or "", changed_content(item)) for item, vector, route in rows
-        ]
-
-    def _like(self, like: str) -> Query:
-        """The query for what is alike to an item of this index, or to a file that is not in it."""
-        if stored := stored_query(self.store, like):
-            return stored
-        path = typed(like)
-        if not path.is_file():
-            raise UsageError(
-                f"{like!r} is neither the id of an item, nor an indexed path, nor a file.",
-                "`tsembed ls` lists what is indexed; `tsembed search --json` shows ids.",
-            )
-        return self._embed([item_of_file(path)], "document")[0]
+            return embedded_queries(embedder, items, role)
 
     def _chosen(self, searcher: Searcher, query: Query, hit: str) -> Record:
         """The item, with its vector, that `explain` is asked about."""
+        import numpy as np
+
         if hit.isascii() and hit.isdecimal():
             hits = searcher.search([query], SearchOptions(max(1, int(hit))))[0]
             if not 1 <= int(hit) <= len(hits):
@@ -353,7 +340,8 @@ class Index:
                 f"{hit!r} is neither the id of an item nor an indexed path.",
                 "`tsembed ls` lists what is indexed; `tsembed search --json` shows ids.",
             )
-        return max(records, key=lambda record: float(record.vector @ query.vector) if record.vector is not None else -1)
+        vectors = np.stack([record.vector for record in records if record.vector is not None])
+        return records[int(similarity(query.vector[None], vectors)[0].argmax())]
 
     @contextmanager
     def _timed(self) -> Iterator[dict[str, float]]:

@@ -1,6 +1,6 @@
 """The experiment: what each part of the method brings. `python benchmarks/method --help`.
 
-    tsembed data mini-mmeb --out mini-mmeb
+    python examples/mini/data.py --out mini-mmeb
     python benchmarks/method train --data mini-mmeb --out runs          # resumable; every table, or --table NAME
     python benchmarks/method report --data mini-mmeb --out runs --docs docs/results/method
     python benchmarks/method follow isolated/vqa-0 --data mini-mmeb --out runs   # one run, with its adapters' path
@@ -19,7 +19,7 @@ import running
 import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-Data = Annotated[Path, typer.Option("--data", help="The folder of `tsembed data mini-mmeb`.")]
+Data = Annotated[Path, typer.Option("--data", help="The folder of `python examples/mini/data.py`.")]
 Out = Annotated[Path, typer.Option("--out", help="Where the runs are.")]
 Docs = Annotated[Path, typer.Option("--docs", help="Where tables, figures and plots go.")]
 

@@ -14,7 +14,7 @@ COMMON = (
     "model.base=mini-base",
     "adapter.projector=true",
     "adapter.dropout=0",
-    "optimizer.projector_rate=0.0002",
+    "optimizer.projector_learning_rate=0.0002",
     "batch.size=32",
     "batch.sub_batch=8",
     "run.steps=120",
@@ -106,10 +106,16 @@ def isolated(seeds: Sequence[int] = (0,)) -> list[Run]:
             share = len(tasks) / sum(map(len, METAS.values()))
             steps = round(share * steps_of(COMMON))
             only = f"data.only=[{', '.join(repr(task).replace(chr(39), chr(34)) for task in tasks)}]"
-            changes = (*variant("lora")[1], "batch.mixing=inf", only, f"run.steps={steps}", "run.checkpoint_every=5")
+            changes = (
+                *variant("lora")[1],
+                "batch.task_temperature=inf",
+                only,
+                f"run.steps={steps}",
+                "run.checkpoint_every=5",
+            )
             found.append(Run(f"isolated/{meta}-{seed}", "lora", changes, seed, tested=True, followed=True))
         for name, like in (("joint", "lora"), ("joint-experts", "tsembed")):
-            changes = (*variant(like)[1], "batch.mixing=inf", "run.checkpoint_every=5")
+            changes = (*variant(like)[1], "batch.task_temperature=inf", "run.checkpoint_every=5")
             found.append(Run(f"isolated/{name}-{seed}", like, changes, seed, tested=True, followed=True))
     return found
 

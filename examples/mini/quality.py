@@ -8,8 +8,9 @@ Builds one real index of openclipart pictures and encyclopaedia leads with the i
 - for a model with experts, the searches of the mixed index again, reranked by experts (`--route-weight`), against those
   that are not.
 
-For a model that was trained on `tsembed data mini-mmeb`, `--without FOLDER` leaves out the pictures that its training
-rows show or name. Prints one JSON object last. Intervals are 95%, bootstrapped over queries; differences are paired.
+For a model that was trained on `python examples/mini/data.py`, `--without FOLDER` leaves out the pictures that its
+training rows show or name. Prints one JSON object last. Intervals are 95%, bootstrapped over queries; differences are
+paired.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ import numpy as np
 import torch
 import typer
 from calibrate import Matrix, embed, images, titles
-from composed import composed_queries
 from numpy.typing import NDArray
-from public_data import Passage, Picture, emoji, leads, openclipart
+from public_data import Passage, Picture, composed_queries, emoji, leads, openclipart
 
 from tsembed_search.index import Index
 from tsembed_search.items import Item

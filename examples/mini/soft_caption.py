@@ -1,10 +1,10 @@
-"""Fits mini's table of word vectors for picture classes: `python -m soft_caption OUT`.
+"""Fits mini's table of word vectors for picture classes: `python examples/mini/soft_caption.py OUT`.
 
 No picture is needed. Class probabilities p are drawn at random (a class, its neighbours in meaning, noise); the target
 is what MiniLM makes of the class names themselves, averaged by p (ConSE, Norouzi et al., arXiv 1312.5650), and for a
 picture with a word ("red"), what it makes of the names with that word. The table [1000, 4, 384] learns to give MiniLM
 input vectors `p @ table` that lead there: textual inversion (Gal et al., arXiv 2208.01618), for every class at once.
-Takes about ten minutes on two cores. `benchmarks/quality.py` measures the result.
+Takes about ten minutes on two cores. `quality.py` measures the result.
 """
 
 from __future__ import annotations

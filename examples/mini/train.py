@@ -1,7 +1,8 @@
 """Makes the model that ships as `mini`: `python examples/mini/train.py DATA OUT`.
 
-DATA is the folder of `tsembed data mini-mmeb --public`. Two halves, each a recipe: `mini-eyes` trains the projector on
-pictures with titles, `mini` trains experts on all tasks, while documents and bare texts are held where they are.
+DATA is the folder of `python examples/mini/data.py --public`. Two halves, each a recipe: `mini-eyes` trains the
+projector on pictures with titles, `mini` trains experts on all tasks, while documents and bare texts are held where
+they are.
 
 Pictures of a kind that training never sees decide how far the first half goes. A head that was trained on clip art sees
 clip art better and photographs worse; between the untrained and the trained weights lie some that are better at both
@@ -24,7 +25,7 @@ from tsembed_search.data.rows import RankingTask
 from tsembed_search.data.tasks import load as load_tasks
 from tsembed_search.evaluation.evaluate import evaluate
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbone import Adaptable
+from tsembed_search.model.backbone import Trainable
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.batches.features import remembering
@@ -32,6 +33,7 @@ from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.settings import Recipe
 
+HERE = Path(__file__).parent
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 BASE = "mini-base"
 _METRICS = ("hit@1", "recall@10")
@@ -47,10 +49,10 @@ The default model of TSEmbed: MiniLM's encoder and EfficientNet-Lite2's eye (`mi
 four experts of rank 2 in each of six blocks, with one router each. English texts, pictures, and both at once, in 384
 dimensions.
 
-**Trained on** eleven tasks of `tsembed data mini-mmeb --public`: openclipart (public domain), Fluent emoji and their
-labels (MIT), Fashion-MNIST (MIT), easy-VQA (MIT), WordNet (its own permissive licence). No share-alike or GPL data.
-Weights: Apache-2.0. `tsembed.json` has both recipes and all settings; `python examples/mini/train.py` makes
-it again.
+**Trained on** eleven tasks of `python examples/mini/data.py --public`: openclipart (public domain), Fluent emoji and
+their labels (MIT), Fashion-MNIST (MIT), easy-VQA (MIT), WordNet (its own permissive licence). No share-alike or GPL
+data. Weights: Apache-2.0. `tsembed.json` has both recipes and all settings; `python examples/mini/train.py` makes it
+again.
 
 **How good it is**, with intervals, and what it cannot do: `docs/results/mini.md` in the repository. In short: it finds
 drawings, icons and objects by what they show better than its base does, and texts nearly as well as MiniLM (recall@10
@@ -75,7 +77,7 @@ def with_share(source: Path, tasks: Sequence[RankingTask], out: Path) -> float:
     """Saves the checkpoint with the share of its projector's change that finds most in `tasks`; says which."""
     ref = registry.resolve(source)
     embedder = remembering(ref)
-    backbone = cast(Adaptable, embedder.backbone)
+    backbone = cast(Trainable, embedder.backbone)
     assert backbone.adapters is not None
     whole = {name: tensor.clone() for name, tensor in backbone.adapters.projector_state().items()}
     found: dict[float, float] = {}
@@ -110,10 +112,10 @@ def finished(whole: Path, eyes: Path, out: Path, seed: int, unseen: dict[str, fl
     said, first = checkpoint.read(whole), checkpoint.read(eyes)
     checkpoint.save(
         out,
-        cast(Adaptable, registry.load(ref, "cpu")),
+        cast(Trainable, registry.load(ref, "cpu")),
         checkpoint.base_behind(ref),
         route_weight=0.0,
-        data={"sources": ["tsembed data mini-mmeb --public"], "tasks": said.data["tasks"]},
+        data={"sources": ["python examples/mini/data.py --public"], "tasks": said.data["tasks"]},
         recipe={
             "made_by": "python examples/mini/train.py",
             "seed": seed,
@@ -126,17 +128,17 @@ def finished(whole: Path, eyes: Path, out: Path, seed: int, unseen: dict[str, fl
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="The folder of `tsembed data mini-mmeb --public`.")],
+    data: Annotated[Path, typer.Argument(help="The folder of `python examples/mini/data.py --public`.")],
     out: Annotated[Path, typer.Argument(help="Where runs and the model go.")],
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
 ) -> None:
     """Trains, chooses and saves OUT/mini. What is done already is not done again."""
     unseen = load_tasks([data], splits=["unseen_validation"]).tasks
-    eyes = run(recipes.load("mini-eyes", [f"run.seed={seed}"]), data, out / "eyes-run")
+    eyes = run(recipes.load(str(HERE / "mini-eyes.toml"), [f"run.seed={seed}"]), data, out / "eyes-run")
     if not (out / "eyes").is_dir():
         with_share(eyes, unseen, out / "eyes")
     base = f"model.base={json.dumps(str(out / 'eyes'))}"
-    whole = run(recipes.load("mini", [f"run.seed={seed}", base]), data, out / "run")
+    whole = run(recipes.load(str(HERE / "mini.toml"), [f"run.seed={seed}", base]), data, out / "run")
     named = {"before": BASE, "after": str(whole)}
     figures = {what: measured(remembering(registry.resolve(name)), unseen) for what, name in named.items()}
     typer.echo(f"of unseen kinds found: {figures['before']:.4f} before, {figures['after']:.4f} after", err=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from helpers.colour_index import Maker, solid
 from helpers.colours import COLOURS, ColourBackbone
+from helpers.indexing import copy_index
 from helpers.store_points import address_of
 from tsembed_search.cli import explain
 from tsembed_search.cli.render import experts
@@ -93,7 +93,7 @@ class TestReranking:
     def test_a_weight_of_zero_is_said(
         self, run_routed: Run, routed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
     ) -> None:
-        shutil.copytree(routed, tmp_path / "home")
+        copy_index(routed, tmp_path / "home")
         monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
         store = opening.open(address_of(tmp_path / "home/indexes/default"))
         store.write_metadata({**store.metadata, "route_weight": weight})

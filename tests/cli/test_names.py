@@ -12,7 +12,6 @@ from PIL import Image
 from typer.testing import Result
 
 from tsembed_search.paths import existing, name_form
-from tsembed_search.store.edge import shard as index_file
 
 Run = Callable[..., Result]
 COLOURS = ("--model", "colours", "--workers", "1", "--quiet")
@@ -127,22 +126,6 @@ def test_two_files_whose_names_differ_in_form_only(run: Run, fresh: Path) -> Non
     for form in FORMS:
         like = run("search", "--like", form("Café.txt"), "--paths", "-k", "1").stdout.strip()
         assert Path(like).is_file() and Path(like).name != form("Café.txt"), "the one that was typed is left out"
-
-
-def test_an_index_of_before_finds_the_same_and_is_mended_by_the_next_run(run: Run, on_disk: Path) -> None:
-    run("index", ".", *COLOURS)
-    folder = on_disk.parent / "home/indexes/default"
-    file = folder / index_file.NAME
-    data = json.loads(file.read_text())
-    file.write_text(json.dumps({**data, "path_keys": True}))
-    assert not index_file.read(folder)[0].path_keys
-    for form in FORMS:
-        assert listed(run, "-w", form("path~Zürich/*.txt")) == [composed(CAFE)]
-        assert listed(run, form("Zürich")) == [composed(CAFE)]
-    (on_disk / "more.txt").write_text("white")
-    run("index", ".", "--quiet")
-    assert index_file.read(folder)[0].path_keys
-    assert listed(run, "-w", "path~*Zür*") == [composed(CAFE)]
 
 
 def test_bytes_that_are_no_text_have_a_form_too() -> None:

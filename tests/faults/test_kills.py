@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.indexing import Indexing
+from helpers.indexing import Indexing, copy_index
 from helpers.killable import SPOTS, Killable
 
 # The full number of kills: TSEMBED_KILLS=100.
@@ -63,7 +63,7 @@ def prepared(indexing: Indexing, killable: Killable) -> Indexing:
 def test_kills_at_every_stage(prepared: Indexing, killable: Killable, tmp_path: Path) -> None:
     expected = prepared.scratch()
     saved = tmp_path / "saved"
-    shutil.copytree(prepared.home, saved)
+    copy_index(prepared.home, saved)
     calls = killable.run(prepared.files, prepared.home)["calls"]
     assert prepared.points() == expected
     assert all(calls.values()), "each spot is passed, or killing there proves nothing"
@@ -72,7 +72,7 @@ def test_kills_at_every_stage(prepared: Indexing, killable: Killable, tmp_path: 
     killed = 0
     for number in range(KILLS):
         shutil.rmtree(prepared.home)
-        shutil.copytree(saved, prepared.home)
+        copy_index(saved, prepared.home)
         if chance.random() < BY_CLOCK:
             kill = {"seconds": chance.uniform(0.0, 0.6)}
         else:

@@ -22,7 +22,7 @@ from helpers.indexing import Indexing, fast_folder
 from helpers.random_files import CHANGES, FORMATS, Changed, change_file
 from tsembed_search.items import Item
 from tsembed_search.paths import indexed_form
-from tsembed_search.search.rerank import Query
+from tsembed_search.ranking.reranking import Query
 from tsembed_search.search.results import SearchOptions
 from tsembed_search.search.searcher import Searcher
 

@@ -117,7 +117,7 @@ def test_mini_asks_the_card(free: int) -> None:
             parameter.requires_grad_(True)
         for checkpointing in (False, True):
             if checkpointing:
-                backbone.checkpoint()
+                backbone.enable_gradient_checkpointing()
             backbone.train(True)
 
             def there_and_back() -> None:

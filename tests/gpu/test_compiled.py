@@ -31,7 +31,7 @@ def test_few_programs_for_all_lengths(checkpointing: bool, tiny: Callable[[str],
     ]
     expected = [backbone.trace(items).vectors.detach() for items in batches]
     if checkpointing:
-        backbone.checkpoint()
+        backbone.enable_gradient_checkpointing()
     setup.compile_model(backbone, backend="eager")
 
     def run(items: Any) -> torch.Tensor:

@@ -14,26 +14,26 @@ import torch
 from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item
 from tsembed_search.model import registry, routing
-from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.trainer import setup
 from tsembed_search.trainer.settings import Adapter
 
 TEXTS = [f"text {number} with some more words" for number in range(8)]
 
 
-def adapted(base: str, *, checkpointing: bool) -> Adaptable:
+def adapted(base: str, *, checkpointing: bool) -> Trainable:
     backbone: Any = registry.load(registry.resolve(base))
     torch.manual_seed(0)
     backbone.adapt(Adapter(rank=2, dropout=0.1).settings())
     for parameter in backbone.adapters.parameters():
         parameter.requires_grad_(True)
     if checkpointing:
-        backbone.checkpoint()
+        backbone.enable_gradient_checkpointing()
     backbone.train(True)
     return backbone  # type: ignore[no-any-return]
 
 
-def passed(backbone: Adaptable, items: Sequence[Prepared], precision: Callable[[], Any]) -> None:
+def passed(backbone: Trainable, items: Sequence[Prepared], precision: Callable[[], Any]) -> None:
     """One pass there and back."""
     with precision():
         traced = backbone.trace(items)

@@ -56,7 +56,7 @@ def test_files_and_arrays_and_texts_together(projector: bool, bfloat16: bool, pi
         for _ in range(2):  # the second time nothing is looked at
             found = backbone.trace(ready, losses=False).vectors
             assert found.is_cuda and (found.float().cpu() * expected).sum(1).min() > 0.99
-        plain = backbone.plain(ready)
+        plain = backbone.without_adapters(ready)
         assert plain.is_cuda and plain.shape == expected.shape
 
 

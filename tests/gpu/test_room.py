@@ -49,7 +49,7 @@ def trained(job: Job, limit: int = 2**40) -> tuple[TrainReport, int]:
 
 
 @pytest.mark.parametrize(
-    "overrides", [pytest.param((), marks=pytest.mark.slow), ("run.checkpointing=true", "loss.keep=1")]
+    "overrides", [pytest.param((), marks=pytest.mark.slow), ("run.checkpointing=true", "loss.distillation_weight=1")]
 )
 def test_pieces_too_large_are_halved_once(
     overrides: tuple[str, ...], tiny: Callable[[str], str], tmp_path: Path

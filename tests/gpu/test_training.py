@@ -62,7 +62,7 @@ def test_whole_run(base: str, precision: str, pictures: list[Path], tmp_path: Pa
     """Stages, pieces, checkpointing, queue, validation, calibration, saving; stopped, resumed, and trained on."""
     out, overrides = (
         tmp_path / "run",
-        ("queue=4", "run.checkpointing=true", f"run.precision={precision}", "loss.keep=0.5"),
+        ("queue=4", "run.checkpointing=true", f"run.precision={precision}", "loss.distillation_weight=0.5"),
     )
     with pytest.raises(Stopped):
         stops = iter([False, False, False, True])
@@ -83,8 +83,14 @@ def test_whole_run(base: str, precision: str, pictures: list[Path], tmp_path: Pa
 
 def test_training_on_moves_every_weight(tiny: Callable[[str], str], pictures: list[Path], tmp_path: Path) -> None:
     """A step at a gentle rate is less than a weight's last digit in bfloat16."""
-    gentle = ("optimizer.rate=1e-6", "router_rate=1e-6", "steps=3", "run.precision=bfloat16", "warmup=0")
-    first, _ = train(job(tmp_path / "first", tiny("qwen2-vl"), pictures, "optimizer.rate=0.01", "steps=2"))
+    gentle = (
+        "optimizer.learning_rate=1e-6",
+        "router_learning_rate=1e-6",
+        "steps=3",
+        "run.precision=bfloat16",
+        "warmup=0",
+    )
+    first, _ = train(job(tmp_path / "first", tiny("qwen2-vl"), pictures, "optimizer.learning_rate=0.01", "steps=2"))
     on, _ = train(job(tmp_path / "on", str(first.checkpoint), pictures, *gentle, held_out=[]))
     assert first.checkpoint is not None and on.checkpoint is not None
     before, after = weights(first.checkpoint), weights(on.checkpoint)

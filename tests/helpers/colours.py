@@ -15,7 +15,7 @@ import numpy as np
 
 from tsembed_search.items import ImageSpec, InputSpec, Item, Role, TextSpec
 from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
-from tsembed_search.ranking.scores import Calibration, Line
+from tsembed_search.ranking.scores import Calibration, Logistic
 
 DIM = 64
 ROUTES = (2, 3)
@@ -31,12 +31,12 @@ COLOURS = {
 # With this, a matching picture and a matching text have the same score.
 CALIBRATION = Calibration(
     {
-        ("text", "text"): Line(10.0, -5.0),
-        ("text", "image"): Line(18.0, -5.0),
-        ("image", "image"): Line(10.0, -5.0),
-        ("image", "text"): Line(18.0, -5.0),
-        ("joint", "image"): Line(18.0, -5.0),
-        ("joint", "text"): Line(10.0, -5.0),
+        ("text", "text"): Logistic(10.0, -5.0),
+        ("text", "image"): Logistic(18.0, -5.0),
+        ("image", "image"): Logistic(10.0, -5.0),
+        ("image", "text"): Logistic(18.0, -5.0),
+        ("joint", "image"): Logistic(18.0, -5.0),
+        ("joint", "text"): Logistic(10.0, -5.0),
     },
     "made up",
 )

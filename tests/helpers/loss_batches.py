@@ -9,7 +9,7 @@ from torch.nn import functional
 from tsembed_search.items import Item
 from tsembed_search.trainer.objective import Objective
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels, Shape, label, labels
-from tsembed_search.trainer.settings import Loss, Negatives
+from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 SHAPE = Shape(8, 2, 3)
 
@@ -34,5 +34,5 @@ def a_batch(identities: list[str], tasks: list[int] | None = None, negatives: in
     return labels(rows)
 
 
-def objective(loss: Loss | None = None, negatives: Negatives | None = None) -> Objective:
-    return Objective(loss or Loss(), negatives or Negatives(), SHAPE)
+def objective(loss: LossSettings | None = None, negatives: NegativeSettings | None = None) -> Objective:
+    return Objective(loss or LossSettings(), negatives or NegativeSettings(), SHAPE)

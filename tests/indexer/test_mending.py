@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from helpers.indexing import TEXT, Indexing, fill
+from helpers.indexing import TEXT, Indexing, copy_index, fill
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer.manifest import NAME, packed, unpacked
 from tsembed_search.indexer.mending import rebuild_manifest
@@ -80,13 +80,13 @@ def test_a_store_that_is_behind_is_brought_forward(indexing: Indexing) -> None:
     fill(indexing)
     indexing.run()
     saved = indexing.files.parent / "saved"
-    shutil.copytree(indexing.home / "points", saved / "points")
+    copy_index(indexing.home / "points", saved / "points")
     shutil.copy(indexing.home / "index.json", saved)
     indexing.picture("red.png", "green")
     indexing.write("new.txt", "new words")
     indexing.run()
     shutil.rmtree(indexing.home / "points")
-    shutil.copytree(saved / "points", indexing.home / "points")
+    copy_index(saved / "points", indexing.home / "points")
     shutil.copy(saved / "index.json", indexing.home)
     report = indexing.run()
     assert report.items.embedded == 2 and indexing.points() == indexing.scratch()

@@ -18,7 +18,7 @@ from tsembed_search.documents import crawl
 from tsembed_search.errors import UsageError
 from tsembed_search.indexer import offline
 from tsembed_search.indexer.report import IndexReport
-from tsembed_search.search.rerank import Query
+from tsembed_search.ranking.reranking import Query
 from tsembed_search.search.results import SearchOptions
 from tsembed_search.search.searcher import Searcher
 

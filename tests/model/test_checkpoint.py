@@ -23,10 +23,10 @@ from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
-from tsembed_search.ranking.scores import Calibration, Line
+from tsembed_search.ranking.scores import Calibration, Logistic
 
 SETTINGS = AdapterSettings(RouterSettings(4, "sequence", 0.3), rank=2, alpha=4.0, dropout=0.1)
-CALIBRATION = Calibration({("text", "image"): Line(12.0, -3.0)}, "made up")
+CALIBRATION = Calibration({("text", "image"): Logistic(12.0, -3.0)}, "made up")
 
 
 def picture(seed: int) -> Image.Image:
@@ -79,7 +79,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 def test_a_calibration_can_be_given_later(copy: Path) -> None:
     before = registry.resolve(copy).fingerprint
-    calibration = Calibration({("image", "text"): Line(3.0, 1.5)}, "measured later")
+    calibration = Calibration({("image", "text"): Logistic(3.0, 1.5)}, "measured later")
     checkpoint.calibrate(copy, calibration)
     assert checkpoint.read(copy).calibration == calibration and registry.resolve(copy).fingerprint == before
     assert Embedder.load(str(copy), "cpu").info.calibration == calibration

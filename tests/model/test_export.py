@@ -18,7 +18,7 @@ from helpers import tiny_models
 from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint, export, registry
-from tsembed_search.model.backbone import Adaptable
+from tsembed_search.model.backbone import Trainable
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
@@ -41,7 +41,7 @@ def trained(folder: Path, base: str | Path) -> Path:
 
 def uniform(folder: Path) -> Embedder:
     """The checkpoint with routers that know no preference."""
-    backbone: Adaptable = checkpoint.load(registry.resolve(folder), "cpu")
+    backbone: Trainable = checkpoint.load(registry.resolve(folder), "cpu")
     assert backbone.adapters is not None
     for weight in backbone.adapters.router_parameters():
         nn.init.zeros_(weight)

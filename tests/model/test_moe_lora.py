@@ -535,7 +535,7 @@ class TestFamilies:
         results = []
         for checkpointed in (False, True):
             if checkpointed:
-                backbone.checkpoint()
+                backbone.enable_gradient_checkpointing()
             backbone.train()
             traced = backbone.trace(batch)
             balance = load_balance(traced.probabilities, traced.choices)

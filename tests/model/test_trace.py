@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tsembed_search.items import Item
 from tsembed_search.model import registry
-from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.backbones import hf, mini
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
@@ -40,9 +40,9 @@ ITEMS = [
 ]
 
 
-def adaptable(name: str, level: str, folder: Callable[[str], Path], **router: Any) -> tuple[Adaptable, Adapters]:
+def trainable(name: str, level: str, folder: Callable[[str], Path], **router: Any) -> tuple[Trainable, Adapters]:
     """A model with random adapters that do something: B is not zero."""
-    backbone: Adaptable = mini.load("cpu") if name == "mini-base" else hf.load(registry.resolve(folder(name)), "cpu")
+    backbone: Trainable = mini.load("cpu") if name == "mini-base" else hf.load(registry.resolve(folder(name)), "cpu")
     settings = AdapterSettings(RouterSettings(4, level, **router), rank=2, dropout=0.1)  # type: ignore[arg-type]
     torch.manual_seed(0)
     adapters = backbone.adapt(settings)
@@ -53,7 +53,7 @@ def adaptable(name: str, level: str, folder: Callable[[str], Path], **router: An
     return backbone, adapters
 
 
-def prepared(backbone: Adaptable) -> list[Prepared]:
+def prepared(backbone: Trainable) -> list[Prepared]:
     return [backbone.prepare(item) for item in ITEMS]
 
 
@@ -63,7 +63,7 @@ class TestTrace:
     def test_gives_what_forward_gives_in_the_batch_s_order(
         self, name: str, level: str, model_folder: Callable[[str], Path]
     ) -> None:
-        backbone, adapters = adaptable(name, level, model_folder)
+        backbone, adapters = trainable(name, level, model_folder)
         batch = prepared(backbone)
         traced, encoded = backbone.trace(batch), backbone.forward(batch)
         torch.testing.assert_close(traced.vectors, encoded.vectors)
@@ -85,7 +85,7 @@ class TestTrace:
     def test_gradients_reach_adapters_and_routers_from_every_part(
         self, name: str, level: str, model_folder: Callable[[str], Path]
     ) -> None:
-        backbone, adapters = adaptable(name, level, model_folder)
+        backbone, adapters = trainable(name, level, model_folder)
         Embedder(backbone).embed(ITEMS)  # what it loads in inference mode must not end up in a graph
         losses: list[Callable[[Traced], torch.Tensor]] = [
             lambda traced: (traced.vectors @ traced.vectors.T).square().sum(),
@@ -104,13 +104,13 @@ class TestTrace:
         assert all(gradient.abs().sum() > 0 for gradient in found)
 
     def test_checkpointing_changes_nothing(self, name: str, level: str, model_folder: Callable[[str], Path]) -> None:
-        backbone, adapters = adaptable(name, level, model_folder, noise=0.3)
+        backbone, adapters = trainable(name, level, model_folder, noise=0.3)
         parameters = [*adapters.expert_parameters(), *adapters.router_parameters()]
         batch = prepared(backbone)
         results: list[Sequence[torch.Tensor]] = []
         for checkpointed in (False, True):
             if checkpointed:
-                backbone.checkpoint()
+                backbone.enable_gradient_checkpointing()
             backbone.train()
             torch.manual_seed(3)
             traced = backbone.trace(batch)
@@ -126,7 +126,7 @@ def test_routes_by_some_of_the_tokens(name: str, level: str, model_folder: Calla
     """The same alone and in a batch under every choice of tokens, and each choice is another route."""
     found: dict[str, torch.Tensor] = {}
     for tokens in ("all", "last", "text", "image"):
-        backbone, _ = adaptable(name, level, model_folder, tokens=tokens)
+        backbone, _ = trainable(name, level, model_folder, tokens=tokens)
         batch = prepared(backbone)
         with torch.inference_mode():
             together = backbone.trace(batch)
@@ -143,7 +143,7 @@ def test_routes_by_some_of_the_tokens(name: str, level: str, model_folder: Calla
 
 
 def test_mini_looks_at_a_picture_once(monkeypatch: pytest.MonkeyPatch, model_folder: Callable[[str], Path]) -> None:
-    backbone, _ = adaptable("mini-base", "sequence", model_folder)
+    backbone, _ = trainable("mini-base", "sequence", model_folder)
     batch = prepared(backbone)
     backbone.forward(batch)  # which leaves it as it was
     first = backbone.trace(batch).vectors
@@ -154,7 +154,7 @@ def test_mini_looks_at_a_picture_once(monkeypatch: pytest.MonkeyPatch, model_fol
 
 
 def test_without_losses_there_are_none(model_folder: Callable[[str], Path]) -> None:
-    backbone, _ = adaptable("mini-base", "sequence", model_folder)
+    backbone, _ = trainable("mini-base", "sequence", model_folder)
     traced = backbone.trace(prepared(backbone), losses=False)
     assert traced.probabilities.numel() == traced.choices.numel() == 0
     assert traced.z.item() == 0

@@ -15,7 +15,7 @@ from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.paths import IndexAddress
 from tsembed_search.ranking.routes import Agreement, shared_experts, top_experts
-from tsembed_search.search.usage import FIELDS, OTHERS, expert_usage
+from tsembed_search.search.listing import OTHERS, USAGE_FIELDS, usage_of
 from tsembed_search.store.base import Record
 from tsembed_search.store.schema import IndexMetadata, route_fields, stored_routes
 
@@ -100,8 +100,8 @@ class TestIndex:
             index.explain("red", hit.id)
 
     def test_usage(self, index: Index) -> None:
-        records = list(index.store.scroll(fields=FIELDS))
-        groups = {(one.of, one.name.rpartition("/")[2]): one for one in expert_usage(records, ROUTES)}
+        records = list(index.store.scroll(fields=USAGE_FIELDS))
+        groups = {(one.of, one.name.rpartition("/")[2]): one for one in usage_of(records, ROUTES)}
         assert set(groups) == {
             ("all", ""), ("kind", "text"), ("kind", "image"), ("folder", "files"), ("folder", "notes"),
         }  # fmt: skip
@@ -135,7 +135,7 @@ def record(rel: str, size: int = 6, root: str = "/r") -> Record:
 
 def test_usage_of_many_folders_stays_small() -> None:
     stream = (record(f"folder{number}/a.txt") for number in range(3000))
-    groups = expert_usage(stream, ROUTES)
+    groups = usage_of(stream, ROUTES)
     folders = [group for group in groups if group.of == "folder"]
     assert len(folders) == 201
     assert folders[-1].name == OTHERS
@@ -145,6 +145,6 @@ def test_usage_of_many_folders_stays_small() -> None:
 
 
 def test_usage_refuses_routes_of_another_size_and_skips_none() -> None:
-    assert expert_usage([Record("a", {"kind": "text", "root": "/", "rel": "a"})], ROUTES) == []
+    assert usage_of([Record("a", {"kind": "text", "root": "/", "rel": "a"})], ROUTES) == []
     with pytest.raises(StoreError, match="7 numbers, where the model has 6"):
-        expert_usage([record("a"), record("b", 7)], ROUTES)
+        usage_of([record("a"), record("b", 7)], ROUTES)

@@ -7,11 +7,10 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -29,72 +28,11 @@ from tsembed_search.model import checkpoint
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
 from tsembed_search.paths import IndexAddress
-from tsembed_search.search.rerank import RERANKERS, Candidate, Query, by_experts, by_variety
+from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query, Reranker
 from tsembed_search.search.results import SearchOptions
 from tsembed_search.store import opening
-from tsembed_search.store.base import Point, Record
+from tsembed_search.store.base import Record
 from tsembed_search.store.schema import IndexMetadata, route_fields
-
-QUERY = Query(np.array([1, 0], np.float32), np.array([1, 0], np.float32), "text")
-
-
-def candidate(id: str, score: float, kappa: float = 0.0, angle: float = 0.0) -> Candidate:
-    vector = np.array([np.cos(angle), np.sin(angle)], np.float32)
-    return Candidate(Record(id, {}, score=2 * score - 1, vector=vector), "image", score, kappa)
-
-
-def ids(candidates: list[Candidate]) -> list[str]:
-    return [one.record.id for one in candidates]
-
-
-class TestByExperts:
-    CANDIDATES = (candidate("a", 0.9, -0.8), candidate("b", 0.8, 0.9), candidate("c", 0.3, 1.0))
-
-    @pytest.mark.parametrize("weight", [0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
-    def test_order_is_the_methods(self, weight: float) -> None:
-        """Uncalibrated, the score is (1 + cosine) / 2, and the order that of (1 - w) cosine + w kappa."""
-        found = by_experts(QUERY, self.CANDIDATES, weight)
-        method = {
-            one.record.id: (1 - weight) * one.record.score + weight * one.route_similarity for one in self.CANDIDATES
-        }
-        assert ids(found) == sorted(method, key=lambda id: -method[id])
-        for one in found:
-            assert one.score == pytest.approx((1 + method[one.record.id]) / 2)
-
-    def test_ends(self) -> None:
-        assert ids(by_experts(QUERY, self.CANDIDATES, 0.0)) == ["a", "b", "c"]
-        assert ids(by_experts(QUERY, self.CANDIDATES, 1.0)) == ["c", "b", "a"]
-        assert by_experts(QUERY, [], 0.5) == []
-
-    def test_equals_keep_their_order(self) -> None:
-        same = [candidate(name, 0.5, 0.5) for name in "dacb"]
-        assert ids(by_experts(QUERY, same, 0.7)) == list("dacb")
-
-    def test_rounding_leaves_scores_in_range(self) -> None:
-        assert by_experts(QUERY, [candidate("a", 1.0, 1.0000002)], 1.0)[0].score == 1.0
-
-
-class TestByVariety:
-    def test_what_is_alike_moves_down(self) -> None:
-        found = by_variety(QUERY, [candidate("a", 0.9), candidate("twin", 0.89), candidate("b", 0.8, angle=1.4)], 0.0)
-        assert ids(found) == ["a", "b", "twin"]
-        assert [one.score for one in found] == [0.9, 0.8, 0.89]
-
-    def test_beyond_a_hundred_nothing_moves(self) -> None:
-        many = [candidate(str(place), 1 - place / 500, angle=place % 7) for place in range(130)]
-        found = by_variety(QUERY, many, 0.0)
-        assert sorted(ids(found), key=int) == ids(many)
-        assert ids(found)[:100] != ids(many)[:100]
-        assert ids(found)[100:] == ids(many)[100:]
-        assert by_variety(QUERY, [], 0.0) == []
-
-    def test_in_an_index(self, maker: Maker, index: Index) -> None:
-        for number in range(4):
-            maker.add(Item("red"), f"red{number}.txt", chunk=0)
-        maker.add(Item("red tulip"), "tulip.txt", chunk=0)
-        assert [hit.path.rpartition("/")[2] for hit in index.search("red", k=2, rerank="mmr").hits] == [
-            "red0.txt", "tulip.txt"
-        ]  # fmt: skip
 
 
 class TestOptions:
@@ -107,6 +45,14 @@ class TestOptions:
             maker.add(Item(f"all about {name}"), f"{name}.txt", chunk=0)
         metadata = replace(IndexMetadata.of(expert.info), route_weight=1.0)
         return Index(IndexAddress(), metadata, store=maker.store, embedder=expert)
+
+    def test_variety(self, maker: Maker, index: Index) -> None:
+        for number in range(4):
+            maker.add(Item("red"), f"red{number}.txt", chunk=0)
+        maker.add(Item("red tulip"), "tulip.txt", chunk=0)
+        assert [hit.path.rpartition("/")[2] for hit in index.search("red", k=2, rerank="mmr").hits] == [
+            "red0.txt", "tulip.txt"
+        ]  # fmt: skip
 
     def test_the_models_own_weight_and_the_users(self, routed: Index) -> None:
         own = routed.search("about red", k=12, rerank="expert").hits
@@ -143,40 +89,13 @@ class TestOptions:
         with pytest.raises(StoreError, match="routing vector of 2 numbers, where the model has 6"):
             routed.search("red", k=12)
 
-    @pytest.mark.parametrize("wanted", [{"k": 4}, {"k": 4, "where": "path~'**/*e*'"}, {"k": 12}, {"k": 120}])
-    def test_items_of_older_indexes(
-        self, routed: Index, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Items without a packed route, some or all of them, rank as with it."""
-        monkeypatch.setattr(
-            "tsembed_search.search.rerank.RERANKERS", {**RERANKERS, "expert": replace(RERANKERS["expert"], depth=8)}
-        )
-        ask = partial(routed.search, "about red", rerank="expert", route_weight=0.6, **wanted)
-        packed = ask().hits
-        assert len({hit.route_similarity for hit in packed}) > 2
-        for number, record in enumerate(routed.store.scroll()):
-            older = {key: value for key, value in record.payload.items() if key != "packed_route"}
-            vector = routed.store.retrieve([record.id], fields=(), with_vectors=True)[0].vector
-            assert vector is not None
-            routed.store.upsert([Point(record.id, vector, older)])
-            if number in (4, 11):
-                found = ask().hits
-                assert [hit.id for hit in found] == [hit.id for hit in packed]
-                assert [hit.shared_experts for hit in found] == [hit.shared_experts for hit in packed]
-                for name in ("score", "route_similarity"):
-                    assert [getattr(hit, name) for hit in found] == pytest.approx(
-                        [getattr(hit, name) for hit in packed], abs=1e-3
-                    )
-
     @pytest.mark.parametrize("rerank", ["none", "expert", "mmr"])
     def test_only_the_best_of_all_kinds_are_read(
         self, maker: Maker, routed: Index, rerank: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Reading is what a search costs. It is bounded by what is asked for, however much the index holds."""
-        monkeypatch.setattr(
-            "tsembed_search.search.rerank.RERANKERS",
-            {name: replace(one, depth=min(one.depth, 8)) for name, one in RERANKERS.items()},
-        )
+        shallow = replace(RERANKERS.get(rerank), depth=min(RERANKERS.get(rerank).depth, 8))
+        monkeypatch.setitem(RERANKERS._entries, rerank, shallow)
         read: list[int] = []
         retrieve = type(routed.store).retrieve
 
@@ -200,6 +119,40 @@ class TestOptions:
         assert IndexMetadata.from_json(json.loads(json.dumps(routed.metadata.to_json()))) == routed.metadata
         older = {name: value for name, value in routed.metadata.to_json().items() if name != "route_weight"}
         assert IndexMetadata.from_json(older).route_weight is None
+
+
+class CrossEncoder:
+    """Reads query and text together, as a model would: the share of the query's letters that the text has."""
+
+    loaded: ClassVar[list[str]] = []
+
+    def __init__(self, device: str) -> None:
+        self.loaded.append(device)
+
+    def __call__(self, words: str, text: str) -> float:
+        return sum(letter in text for letter in words) / len(words)
+
+
+def by_reading(query: Query, candidates: Sequence[Candidate], given: Given) -> list[Candidate]:
+    """A reranker as another package would write it: it asks for texts and for a model, and has new scores."""
+    scored = [one._replace(score=given.model(query.words, one.payload["text"] or "")) for one in candidates]
+    return sorted(scored, key=lambda one: -one.score)
+
+
+def test_a_cross_encoder_is_one_function_and_one_line(
+    maker: Maker, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, text in enumerate(["red", "zzz", "der", "re"]):
+        maker.add(Item(text), f"{number}.txt", chunk=0)
+    reading = Reranker(by_reading, depth=50, fields=("text",), load=CrossEncoder)
+    monkeypatch.setitem(RERANKERS._entries, "reading", reading)
+    hits = index.search("red", k=3, rerank="reading").hits
+    assert [(hit.path.rpartition("/")[2], hit.score) for hit in hits] == [
+        ("0.txt", 1.0), ("2.txt", 1.0), ("3.txt", pytest.approx(2 / 3))
+    ]  # fmt: skip
+    assert hits[0].snippet == "red"
+    assert index.search_many(["red"], k=3, rerank="reading")[0] == hits
+    assert CrossEncoder.loaded == ["auto"], "loaded once"
 
 
 def tsembed(root: Path, *arguments: object) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.paths import IndexAddress
-from tsembed_search.search.rerank import RERANKERS, Query, Reranker
+from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query, Reranker
 from tsembed_search.search.results import SearchOptions
 from tsembed_search.search.searcher import Searcher
 from tsembed_search.store.schema import IndexMetadata
@@ -228,15 +229,12 @@ def test_a_reranker_sees_more_than_k_and_decides(maker: Maker, index: Index, mon
     add_palette(maker)
     seen: list[int] = []
 
-    def backwards(query: Query, candidates: list, weight: float) -> list:
+    def backwards(query: Query, candidates: Sequence[Candidate], given: Given) -> list[Candidate]:
         seen.append(len(candidates))
-        assert all(candidate.record.vector is not None for candidate in candidates)
+        assert all(candidate.vector is not None for candidate in candidates)
         return list(reversed(candidates))
 
-    monkeypatch.setattr(
-        "tsembed_search.search.rerank.RERANKERS",
-        {**RERANKERS, "backwards": Reranker(backwards, depth=8, needs_vectors=True)},
-    )
+    monkeypatch.setitem(RERANKERS._entries, "backwards", Reranker(backwards, depth=8, needs_vectors=True))
     best_last = index.search("red", k=2, rerank="backwards").hits
     assert seen == [8]
     assert [hit.id for hit in best_last] == [hit.id for hit in reversed(index.search("red", k=8).hits)][:2]

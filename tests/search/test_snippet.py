@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsembed_search.search.snippet import Snippet, snippet, weigh
+from tsembed_search.search.snippet import Snippet, snippets
 
 FILLER = "lorem ipsum dolor sit amet consectetur " * 10
+
+
+def snippet(query: str, text: str, width: int = 200, others: Sequence[str] = ()) -> Snippet:
+    found = snippets(query, [text, *others], width)[0]
+    assert found is not None
+    return found
 
 
 def marked(part: Snippet) -> list[str]:
@@ -17,7 +25,7 @@ def marked(part: Snippet) -> list[str]:
 
 def test_stretch_with_most_of_the_query_wins() -> None:
     text = f"A bicycle. {FILLER} In the snow stood a red bicycle. {FILLER} Red paint."
-    part = snippet(text, weigh("red bicycle in the snow", [text]), 80)
+    part = snippet("red bicycle in the snow", text, 80)
     assert marked(part) == ["snow", "red", "bicycle"]
     assert part.text.startswith("… ") and part.text.endswith(" …")
 
@@ -25,7 +33,7 @@ def test_stretch_with_most_of_the_query_wins() -> None:
 def test_rare_word_outweighs_a_common_one() -> None:
     text = f"harvest harvest harvest {FILLER} the quince {FILLER}"
     others = ["harvest here", "harvest there", "a harvest"]
-    assert marked(snippet(text, weigh("quince harvest", [text, *others]), 60)) == ["quince"]
+    assert marked(snippet("quince harvest", text, 60, others)) == ["quince"]
 
 
 @pytest.mark.parametrize(
@@ -36,24 +44,28 @@ def test_rare_word_outweighs_a_common_one() -> None:
     ],
 )  # fmt: skip
 def test_endings_case_and_accents_do_not_matter(query: str, text: str) -> None:
-    assert len(marked(snippet(text, weigh(query, [text])))) == 1
+    assert len(marked(snippet(query, text))) == 1
 
 
-@pytest.mark.parametrize(("query", "text"), [("cat", "category"), ("art", "part"), ("party", "parts"), ("12", "123")])
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [("cat", "category"), ("art", "part"), ("car", "carpet"), ("red", "redwood"), ("party", "parts"), ("12", "123")],
+)
 def test_other_words_are_not_marked(query: str, text: str) -> None:
-    assert marked(snippet(text, weigh(query, [text]))) == []
+    assert marked(snippet(query, text)) == []
 
 
 def test_empty_words_are_marked_only_when_there_is_nothing_else() -> None:
     text = "the cat and the dog"
-    assert marked(snippet(text, weigh("the dog", [text]))) == ["dog"]
-    assert marked(snippet(text, weigh("the", [text]))) == ["the", "the"]
+    assert marked(snippet("the dog", text)) == ["dog"]
+    assert marked(snippet("the", text)) == ["the", "the"]
 
 
 def test_without_a_match_it_is_the_beginning() -> None:
-    part = snippet(FILLER, weigh("zebra", [FILLER]), 50)
+    part = snippet("zebra", FILLER, 50)
     assert part.text.startswith("lorem ipsum") and part.text.endswith(" …")
-    assert snippet("short\n text", {}) == Snippet("short text")
+    assert snippet("", "short\n text") == Snippet("short text")
+    assert snippets("zebra", ["", "zebra"]) == [None, Snippet("zebra", ((0, 5),))]
 
 
 @given(
@@ -62,7 +74,7 @@ def test_without_a_match_it_is_the_beginning() -> None:
     st.integers(5, 120),
 )
 def test_any_text_gives_a_stretch_of_it_with_marks_inside(text: str, query: str, width: int) -> None:
-    part = snippet(text, weigh(query, [text]), width)
+    part = snippet(query, text or " ", width)
     flat = " ".join(text.split())
     core = part.text.removeprefix("… ").removesuffix(" …")
     assert core in flat

@@ -15,11 +15,13 @@ from tsembed_search.errors import ModelError
 from tsembed_search.trainer import loop
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.optimizer import Updater
+from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.schedule import DivergedError
 from tsembed_search.trainer.validation import Validation
 
-FAST = ("optimizer.rate=1e30", "warmup=0")
+pytestmark = pytest.mark.usefixtures("small_base")
+
+FAST = ("optimizer.learning_rate=1e30", "warmup=0")
 
 
 def finite(run: Path) -> bool:
@@ -55,16 +57,16 @@ def test_at_a_rate_beyond_all_measure(overrides: tuple[str, ...], measured: bool
 
 def test_weights_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state before stays, and the run goes on from there."""
-    step = Updater.step
+    step = Optimizer.step
 
-    def overflowing(self: Updater, number: int, router_factor: float = 1.0) -> Any:
+    def overflowing(self: Optimizer, number: int, router_factor: float = 1.0) -> Any:
         found = step(self, number, router_factor)
         if number == 5:
             with torch.no_grad():
                 self.shared[0].view(-1)[0] = math.inf
         return found
 
-    monkeypatch.setattr(Updater, "step", overflowing)
+    monkeypatch.setattr(Optimizer, "step", overflowing)
     out = tmp_path / "run"
     with pytest.raises(DivergedError, match="step 5 of stage 2: weights are not finite") as caught:
         train(job(out))

@@ -17,7 +17,7 @@ from tsembed_search.trainer.losses import negatives as eans
 from tsembed_search.trainer.losses.base import Side
 from tsembed_search.trainer.losses.contrastive import InfoNCE, Pairs
 from tsembed_search.trainer.packing import unpack
-from tsembed_search.trainer.settings import Loss, Negatives
+from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 
 def scores_and_mask(seed: int, rows: int = 5, columns: int = 9) -> tuple[Tensor, Tensor]:
@@ -29,10 +29,10 @@ def scores_and_mask(seed: int, rows: int = 5, columns: int = 9) -> tuple[Tensor,
 @pytest.mark.parametrize("both", [True, False])
 @pytest.mark.parametrize("dimensions", [(), (4,)])
 def test_beta_zero_is_infonce(weighting: Any, both: bool, dimensions: tuple[int, ...]) -> None:
-    loss = Loss(both_directions=both, dimensions=dimensions)
+    loss = LossSettings(symmetric=both, dimensions=dimensions)
     rows, batch = packed(16), a_batch(list("abcdef"), negatives=4)
     plain, weighted, sharp = (
-        objective(loss, Negatives(kind, beta))(rows, batch, 2, 0).total
+        objective(loss, NegativeSettings(kind, beta))(rows, batch, 2, 0).total
         for kind, beta in (("none", 1.0), (weighting, 0.0), (weighting, 1.0))
     )
     assert torch.equal(plain, weighted)
@@ -42,8 +42,8 @@ def test_beta_zero_is_infonce(weighting: Any, both: bool, dimensions: tuple[int,
 def test_stage_one_is_infonce() -> None:
     rows, batch = packed(12), a_batch(list("abcdef"))
     assert torch.equal(
-        objective(negatives=Negatives("eans"))(rows, batch, 1, 0).total,
-        objective(negatives=Negatives("none"))(rows, batch, 2, 0).total,
+        objective(negatives=NegativeSettings("eans"))(rows, batch, 1, 0).total,
+        objective(negatives=NegativeSettings("none"))(rows, batch, 2, 0).total,
     )
 
 
@@ -51,7 +51,7 @@ def test_stage_one_is_infonce() -> None:
 def test_experts_are_compared_with_the_targets(queue: int) -> None:
     """Documents count by how like their experts are to the right one's; queries by how like to the right query's."""
     rows, batch = packed(14), a_batch(list("abcd"), negatives=2)
-    made = objective(negatives=Negatives("eans", 1.0, "target", queue=queue))
+    made = objective(negatives=NegativeSettings("eans", 1.0, "target", queue=queue))
     made(packed(10, seed=7), a_batch(list("wxyz"), negatives=2), 1, 0)  # fills the queue, moves the mean
     earlier = made.queue.packed
     found = made(rows[:10], batch, 2, 1).total
@@ -118,14 +118,14 @@ def test_sampling_keeps_the_best() -> None:
 
 
 def test_sampling_from_a_queue_prefers_the_same_experts() -> None:
-    settings = Negatives("eans", mode="sample", keep=2)
+    settings = NegativeSettings("eans", mode="sample", top_k=2)
     side = eans.weighted(settings, *scores_and_mask(5)[:1], torch.zeros(5, 9), scores_and_mask(5)[1])
     assert (side.valid.sum(1) <= 2).all() and side.log_weights is None
 
 
 def test_no_gradient_through_scores() -> None:
     rows, batch = packed(12).requires_grad_(), a_batch(list("abcdef"))
-    objective(Loss(balance=0.0, z=0.0), Negatives("eans", 5.0))(rows, batch, 2, 0).total.backward()
+    objective(LossSettings(balance=0.0, z=0.0), NegativeSettings("eans", 5.0))(rows, batch, 2, 0).total.backward()
     assert rows.grad is not None
     assert not rows.grad[:, 8:].any()
 
@@ -134,5 +134,5 @@ def test_one_expert_makes_it_infonce() -> None:
     """Routes that are all alike say nothing, and then EANS says nothing."""
     rows, batch = packed(12), a_batch(list("abcdef"))
     rows[:, 8:14] = 1 / 3
-    eans_, plain = (objective(negatives=Negatives(kind))(rows, batch, 2, 0).total for kind in ("eans", "none"))
+    eans_, plain = (objective(negatives=NegativeSettings(kind))(rows, batch, 2, 0).total for kind in ("eans", "none"))
     torch.testing.assert_close(eans_, plain)

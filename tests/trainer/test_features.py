@@ -20,14 +20,16 @@ from tsembed_search import private
 from tsembed_search.data.rows import Row
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
-from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.backbones import mini
 from tsembed_search.trainer.batches.features import Preparer, preparer
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.settings import Adapter
 
-Make = Callable[[Adapter], Adaptable]
+pytestmark = pytest.mark.usefixtures("small_base")
+
+Make = Callable[[Adapter], Trainable]
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def pictures(tmp_path: Path) -> list[Path]:
     return files
 
 
-def vectors(backbone: Adaptable, prepared: list[Prepared | LoadError]) -> torch.Tensor:
+def vectors(backbone: Trainable, prepared: list[Prepared | LoadError]) -> torch.Tensor:
     with torch.no_grad():
         return backbone.trace([one for one in prepared if isinstance(one, Prepared)], losses=False).vectors
 

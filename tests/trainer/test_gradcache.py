@@ -11,22 +11,24 @@ import torch
 from torch import Tensor
 
 from tsembed_search.items import Item
-from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.routing import Traced
 from tsembed_search.trainer import gradcache
 from tsembed_search.trainer.objective import Objective
 from tsembed_search.trainer.packing import POSITIVE, QUERY, Shape, label, labels, pack
-from tsembed_search.trainer.settings import Adapter, Loss, Negatives
+from tsembed_search.trainer.settings import Adapter, LossSettings, NegativeSettings
 
-Make = Callable[[Adapter], Adaptable]
+pytestmark = pytest.mark.usefixtures("small_base")
+
+Make = Callable[[Adapter], Trainable]
 WORDS = "red apple on a wooden table by the sea where two old dogs sleep".split()
 TEXTS = [" ".join(random.Random(at).choices(WORDS, k=1 + at * 5 % 11)) for at in range(16)]
-SHAPE = Shape(384, 6, 4)
+SHAPE = Shape(384, 2, 4)
 LABELS = labels([label(QUERY if at < 8 else POSITIVE, Item(f"{at}"), 0, str(at % 8)) for at in range(16)])
 
 
 def objective() -> Objective:
-    return Objective(Loss(temperature=0.2, balance=0.5, z=0.1), Negatives("eans", 2.0), SHAPE)
+    return Objective(LossSettings(temperature=0.2, balance=0.5, z=0.1), NegativeSettings("eans", 2.0), SHAPE)
 
 
 def loss_over(objective: Objective, stage: int = 2) -> Callable[[Tensor], Tensor]:
@@ -41,7 +43,7 @@ def loss_over(objective: Objective, stage: int = 2) -> Callable[[Tensor], Tensor
 
 
 def gradients(
-    backbone: Adaptable,
+    backbone: Trainable,
     tokens: int,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     trace: Callable[[Sequence[Prepared]], Traced] | None = None,
@@ -82,7 +84,7 @@ def test_replays_dropout_and_noise(checkpointing: bool, amp: bool, adapted: Make
     """
     backbone = adapted(Adapter(rank=2, dropout=0.3, noise=1.0))
     if checkpointing:
-        backbone.checkpoint()
+        backbone.enable_gradient_checkpointing()
     backbone.train()
 
     def precision() -> AbstractContextManager[object]:
@@ -98,7 +100,7 @@ def test_replays_dropout_and_noise(checkpointing: bool, amp: bool, adapted: Make
 
 
 def with_graphs(
-    backbone: Adaptable, tokens: int, precision: Callable[[], AbstractContextManager[object]] = nullcontext
+    backbone: Trainable, tokens: int, precision: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> list[Tensor]:
     """The gradients when every piece keeps its graph."""
     from tsembed_search.model.embedder import batches

@@ -16,7 +16,7 @@ from tsembed_search.trainer.losses import base as masks
 from tsembed_search.trainer.losses.base import Side
 from tsembed_search.trainer.losses.contrastive import InfoNCE, Matryoshka, Pairs
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, Labels, label, labels
-from tsembed_search.trainer.settings import Loss, Negatives
+from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 WIDTH = 8 + 3 * 6 + 1
 
@@ -123,8 +123,8 @@ class TestMasks:
         rows[4, :8] = rows[0, :8]  # the hard negative is what query 0 looks like
         rows[4, :8] += 0.01
         rows.requires_grad_()
-        loss = Loss(dimensions=dimensions, margin=0.05, balance=0.0, z=0.0)
-        outcome = objective(loss, Negatives(weighting, mode=mode))(rows, batch, 2, 0)
+        loss = LossSettings(dimensions=dimensions, margin=0.05, balance=0.0, z=0.0)
+        outcome = objective(loss, NegativeSettings(weighting, mode=mode))(rows, batch, 2, 0)
         outcome.total.backward()
         assert rows.grad is not None
         assert not rows.grad[[0, 2]].any(), "query 0 has no negative that is one"
@@ -135,7 +135,7 @@ class TestMasks:
 class TestObjective:
     def test_parts(self) -> None:
         rows, batch = packed(12), a_batch(list("abcdef"))
-        outcome = objective(Loss(balance=0.5, z=0.1))(rows, batch, 1, 0)
+        outcome = objective(LossSettings(balance=0.5, z=0.1))(rows, batch, 1, 0)
         parts = {name: float(part) for name, part in outcome.parts.items()}
         assert parts["z"] == 1.5 and parts["balance"] >= 0.9
         assert float(outcome.total) == pytest.approx(parts["contrastive"] + 0.5 * parts["balance"] + 0.15, rel=1e-5)
@@ -169,7 +169,7 @@ class TestObjective:
         queries, documents = unit(4, 8), unit(4, 8, seed=3)
         rows = packed(8)
         rows[:4, :8], rows[4:, :8] = queries, documents
-        figures = objective(Loss(margin=None))(rows, a_batch(list("abcd")), 1, 0).figures
+        figures = objective(LossSettings(margin=None))(rows, a_batch(list("abcd")), 1, 0).figures
         cosine = queries @ documents.T
         hardest = cosine.masked_fill(torch.eye(4, dtype=torch.bool), -9).amax(1).mean()
         torch.testing.assert_close(figures["hardness"], hardest)
@@ -178,21 +178,21 @@ class TestObjective:
         assert not math.isnan(float(figures["kappa_cosine_correlation"]))
 
     def test_queue(self) -> None:
-        plain, queued = objective(), objective(negatives=Negatives(queue=5))
+        plain, queued = objective(), objective(negatives=NegativeSettings(queue=5))
         for step in range(2):
             rows, batch = packed(12, seed=step * 9), a_batch([f"{step}{one}" for one in "abcdef"])
             a, b = plain(rows, batch, 1, step), queued(rows, batch, 1, step)
         assert b.parts["contrastive"] > a.parts["contrastive"], "five more negatives compete"
         state = {name: tensor.clone() for name, tensor in queued.extra_state().items()}
         assert state["queue.packed"].shape == (5, WIDTH)
-        again = objective(negatives=Negatives(queue=5))
+        again = objective(negatives=NegativeSettings(queue=5))
         again.restore(state)
         rows, batch = packed(12, seed=99), a_batch(list("uvwxyz"))
         assert torch.equal(again(rows, batch, 1, 2).total, queued(rows, batch, 1, 2).total)
 
     def test_a_queue_holds_no_negatives_of_its_own_kind(self) -> None:
         """Documents that come again are known by what they are."""
-        queued = objective(negatives=Negatives(queue=6))
+        queued = objective(negatives=NegativeSettings(queue=6))
         rows, batch = packed(12), a_batch(list("abcdef"))
         first, second = queued(rows, batch, 1, 0), queued(rows, batch, 1, 1)
         assert second.parts["contrastive"] > first.parts["contrastive"]

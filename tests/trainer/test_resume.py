@@ -19,6 +19,8 @@ from tsembed_search.trainer.log import Log, read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.validation import Validation
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 LONG = ("steps=8", "switch=0.5", "queue=6", "learn_temperature=true", "dimensions=[64]", "noise=0.5", "dropout=0.2")
 
 
@@ -204,7 +206,7 @@ def test_a_damaged_state_is_told(text: str, tmp_path: Path) -> None:
 
 
 def test_an_early_stop_is_one_after_a_kill_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = ("steps=50", "optimizer.rate=1e-12", "router_rate=0", "validate_every=1", "patience=2")
+    settings = ("steps=50", "optimizer.learning_rate=1e-12", "router_learning_rate=0", "validate_every=1", "patience=2")
 
     def die(*_: Any) -> None:
         raise MemoryError
@@ -253,7 +255,7 @@ def test_a_finished_run_is_finished_again(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"overrides": ("optimizer.rate=0.5",)}, r"begun with optimizer.rate = 0.001, not 0.5"),
+        ({"overrides": ("optimizer.learning_rate=0.5",)}, r"begun with optimizer.learning_rate = 0.001, not 0.5"),
         ({"train": [listed("other", ["a", "b", "c"])]}, r"other data: 36 rows of 2 tasks then, 3 rows of 1 tasks now"),
     ],
 )
@@ -261,4 +263,4 @@ def test_another_recipe_or_other_data(whole: Path, change: dict[str, object], wo
     overrides = change.pop("overrides", ())
     with pytest.raises(UsageError, match=words):
         train(job(whole, *LONG, *overrides, resume=True, **change))  # type: ignore[misc]
-    assert json.loads((whole / "run.json").read_text())["recipe"]["optimizer"]["rate"] == 0.001
+    assert json.loads((whole / "run.json").read_text())["recipe"]["optimizer"]["learning_rate"] == 0.001

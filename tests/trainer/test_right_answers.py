@@ -23,11 +23,13 @@ from tsembed_search.ranking.similarity import rank
 from tsembed_search.trainer.batches.features import preparer
 from tsembed_search.trainer.batches.loader import read
 from tsembed_search.trainer.batches.sampler import Pick
-from tsembed_search.trainer.distributed import Ranks
+from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.losses import base as masks
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels
 from tsembed_search.trainer.setup import precision
 from tsembed_search.trainer.validation import Embedded, Embedding, Ranking, rank_tasks, ranks_of, score, sweep
+
+pytestmark = pytest.mark.usefixtures("small_base")
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def batch(tasks: Sequence[Task]) -> Labels:
 
     picks = [Pick(place, row, 0) for place, task in enumerate(tasks) for row in range(len(task))]
     prepares = preparer(mini.load("cpu"), "test", cache=False, workers=1)
-    items, found, skipped, _ = read(tasks, picks, prepares, explicit=2)
+    items, found, skipped, _ = read(tasks, picks, prepares, hard_negatives=2)
     prepares.close()
     assert len(items) == len(found.table) and not skipped
     return found
@@ -170,8 +172,8 @@ def test_so_does_validation(pictures: Path, name: str, adapted: Callable[[Any], 
 def test_processes_know_what_the_others_rows_know(monkeypatch: pytest.MonkeyPatch) -> None:
     """The answers are gathered with the labels, however many each process has."""
     parts = [torch.arange(2 * count).reshape(count, 2) for count in (0, 3)]
-    group = Ranks(0, 2)
-    monkeypatch.setattr(Ranks, "_gather", lambda self, tensor: parts if tensor.shape[1] == 2 else [tensor, tensor])
+    group = Processes(0, 2)
+    monkeypatch.setattr(Processes, "_gather", lambda self, tensor: parts if tensor.shape[1] == 2 else [tensor, tensor])
     own = Labels(torch.zeros(1, 5, dtype=torch.int64), parts[0])
     _, labels = group.gather(torch.zeros(1, 3), own)
     assert torch.equal(labels.answers, parts[1]) and labels.table.shape == (2, 5)

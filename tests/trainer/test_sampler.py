@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from helpers.training_data import Listed, listed
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer.batches.sampler import Pick, Sampler
-from tsembed_search.trainer.settings import Batch
+from tsembed_search.trainer.settings import BatchSettings
 
 
-def drawn(tasks: list[Listed], batch: Batch, seed: int, steps: int) -> list[list[Pick]]:
+def drawn(tasks: list[Listed], batch: BatchSettings, seed: int, steps: int) -> list[list[Pick]]:
     sampler = Sampler(tasks, batch, seed)
     return [sampler.next() for _ in range(steps)]
 
@@ -43,9 +43,9 @@ def test_no_identity_twice_and_one_task_per_sub_batch(
     tasks = [listed(f"t{place}", [f"i{one}" for one in ids]) for place, ids in enumerate(identities)]
     if len({one for ids in identities for one in ids}) < 2:
         with pytest.raises(UsageError):
-            Sampler(tasks, Batch(size, sub_batch), seed)
+            Sampler(tasks, BatchSettings(size, sub_batch), seed)
         return
-    for batch in drawn(tasks, Batch(size, sub_batch), seed, 12):
+    for batch in drawn(tasks, BatchSettings(size, sub_batch), seed, 12):
         targets = [tasks[pick.task].identity(pick.row) for pick in batch]
         assert len(set(targets)) == len(targets) <= size
         assert len({pick.identity for pick in batch}) == len(batch)
@@ -54,39 +54,39 @@ def test_no_identity_twice_and_one_task_per_sub_batch(
 
 
 def test_sub_batches_hold_one_task() -> None:
-    for batch in drawn(TASKS, Batch(24, 8, mixing=1), 0, 30):
+    for batch in drawn(TASKS, BatchSettings(24, 8, task_temperature=1), 0, 30):
         changes = sum(a.task != b.task for a, b in pairwise(batch))
         assert changes <= 24 // 5, "rows of a task come together"
 
 
 def test_same_seed_same_batches() -> None:
-    first, again, other = (drawn(TASKS, Batch(16, 4), seed, 20) for seed in (3, 3, 4))
+    first, again, other = (drawn(TASKS, BatchSettings(16, 4), seed, 20) for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
 
 def test_resumed_goes_on_as_if_nothing_had_happened() -> None:
-    whole = drawn(TASKS, Batch(16, 4), 7, 30)
-    before = Sampler(TASKS, Batch(16, 4), 7)
+    whole = drawn(TASKS, BatchSettings(16, 4), 7, 30)
+    before = Sampler(TASKS, BatchSettings(16, 4), 7)
     for _ in range(11):
         before.next()
     state: dict[str, Any] = json.loads(json.dumps(before.state()))
-    after = Sampler(TASKS, Batch(16, 4), 7)
+    after = Sampler(TASKS, BatchSettings(16, 4), 7)
     after.restore(state)
     assert [after.next() for _ in range(19)] == whole[11:]
 
 
 def test_every_row_has_its_turn() -> None:
     """A round through a task of pairs draws each row once, whatever the batch; classes come equally often."""
-    batches = drawn([TASKS[0]], Batch(10, 10), 0, 8)
+    batches = drawn([TASKS[0]], BatchSettings(10, 10), 0, 8)
     for round_ in (batches[:4], batches[4:]):
         assert sorted(pick.row for batch in round_ for pick in batch) == list(range(40))
-    rows = [pick.row for batch in drawn([TASKS[1]], Batch(64, 16), 0, 20) for pick in batch]
+    rows = [pick.row for batch in drawn([TASKS[1]], BatchSettings(64, 16), 0, 20) for pick in batch]
     assert set(Counter(rows).values()) == {1}, "twenty batches of five classes take each of the hundred rows once"
 
 
 def test_shared_identities_do_not_pile_up() -> None:
-    sampler = Sampler(TASKS, Batch(40, 8), 0)
+    sampler = Sampler(TASKS, BatchSettings(40, 8), 0)
     for _ in range(200):
         sampler.next()
     assert max(len(waiting) for _, _, waiting in sampler.state()["cursors"]) <= 40
@@ -95,9 +95,9 @@ def test_shared_identities_do_not_pile_up() -> None:
 def test_mixing() -> None:
     tasks = [listed("large", [f"a{i}" for i in range(900)]), listed("small", [f"b{i}" for i in range(100)])]
 
-    def share(mixing: float, weight: float = 1.0) -> float:
+    def share(task_temperature: float, weight: float = 1.0) -> float:
         weighted = [tasks[0], listed("small", [f"b{i}" for i in range(100)], weight=weight)]
-        picks = [pick for batch in drawn(weighted, Batch(8, 4, mixing), 0, 400) for pick in batch]
+        picks = [pick for batch in drawn(weighted, BatchSettings(8, 4, task_temperature), 0, 400) for pick in batch]
         return sum(pick.task == 1 for pick in picks) / len(picks)
 
     assert share(1.0) == pytest.approx(0.1, abs=0.04)
@@ -121,4 +121,4 @@ def test_mixing() -> None:
 )
 def test_refusals(tasks: list[Listed], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Sampler(tasks, Batch(), 0)
+        Sampler(tasks, BatchSettings(), 0)

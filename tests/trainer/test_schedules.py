@@ -8,36 +8,38 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsembed_search.trainer.optimizer import schedule
-from tsembed_search.trainer.schedule import Switch
-from tsembed_search.trainer.settings import Optimizer, Stages
+from tsembed_search.trainer.schedule import StageSchedule
+from tsembed_search.trainer.settings import OptimizerSettings, StageSettings
 from tsembed_search.trainer.validation import WEIGHTS, Embedded, Ranking, ranks_of, reranked, score, sweep
 
 
 class TestSchedule:
     @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
     def test_up_then_down(self, kind: str) -> None:
-        rates = [schedule(Optimizer(schedule=kind, warmup=10), step, 100) for step in range(1, 101)]  # type: ignore[arg-type]
+        rates = [schedule(OptimizerSettings(schedule=kind, warmup=10), step, 100) for step in range(1, 101)]  # type: ignore[arg-type]
         assert rates[:10] == sorted(rates[:10]) and rates[0] > 0
         assert rates[10] == max(rates) == pytest.approx(1)
         assert rates[10:] == sorted(rates[10:], reverse=True)
         assert (rates[-1] == 1) if kind == "constant" else (0 < rates[-1] < 0.02)
 
     def test_warmup_as_a_share_and_as_a_number(self) -> None:
-        share, number = (Optimizer(warmup=warmup) for warmup in (0.25, 10))
+        share, number = (OptimizerSettings(warmup=warmup) for warmup in (0.25, 10))
         assert [schedule(share, step, 40) for step in range(1, 41)] == [schedule(number, s, 40) for s in range(1, 41)]
-        assert schedule(Optimizer(warmup=100), 1, 1) == 1, "a run shorter than its warm-up has a step at the full rate"
+        assert schedule(OptimizerSettings(warmup=100), 1, 1) == 1, (
+            "a run shorter than its warm-up has a step at the full rate"
+        )
 
 
 class TestStages:
     def test_by_share(self) -> None:
         for share, first in ((0.0, 1), (0.3, 4), (0.5, 6), (1.0, None)):
-            switch = Switch(Stages(share), 10)
+            switch = StageSchedule(StageSettings(share), 10)
             stages = [switch.stage(step) for step in range(1, 11)]
             assert stages == [1] * ((first or 11) - 1) + [2] * (11 - (first or 11))
             assert switch.at == first
 
     def test_when_entropy_has_settled(self) -> None:
-        switch = Switch(Stages("auto", latest=0.9), 400)
+        switch = StageSchedule(StageSettings("auto", latest=0.9), 400)
         entropies = [max(0.5, 1 - step / 100) for step in range(400)]
         stages = []
         for step, entropy in enumerate(entropies, 1):
@@ -47,14 +49,14 @@ class TestStages:
         assert switch.at is not None and 60 < switch.at < 100 and "settled at 0.5" in switch.reason
 
     def test_at_the_latest(self) -> None:
-        switch = Switch(Stages("auto", latest=0.5), 100)
+        switch = StageSchedule(StageSettings("auto", latest=0.5), 100)
         for step in range(1, 101):
             switch.stage(step)
             switch.observe(step / 100)
         assert switch.at == 51 and "not settled" in switch.reason
 
     def test_going_on(self) -> None:
-        whole, resumed = (Switch(Stages("auto"), 400) for _ in range(2))
+        whole, resumed = (StageSchedule(StageSettings("auto"), 400) for _ in range(2))
         for step in range(1, 200):
             whole.stage(step)
             whole.observe(0.5)
@@ -66,7 +68,7 @@ class TestStages:
         assert resumed.state() == whole.state() and whole.at == 41
 
     def test_routers_slow_down(self) -> None:
-        switch = Switch(Stages(0.5, router_factor=0.2), 10)
+        switch = StageSchedule(StageSettings(0.5, router_factor=0.2), 10)
         assert (switch.router_factor(1), switch.router_factor(2)) == (1, 0.2)
 
 

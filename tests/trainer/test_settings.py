@@ -88,13 +88,13 @@ def test_made_by_hand_it_is_refused_as_well(key: str, found: tuple[Range, type, 
     [
         (["data.validation=1.5"], "data.validation.*a share below 1, or a whole number of rows"),
         (["warmup=2.5"], "optimizer.warmup.*whole number of steps"),
-        (["top_k=9"], "adapter.top_k: a gate cannot choose 9 of 4 experts.*from 1 to 4"),
+        (["adapter.top_k=9"], "adapter.top_k: a gate cannot choose 9 of 4 experts.*from 1 to 4"),
         (["projections=[]"], "adapter.projections"),
         (["blocks=[]"], "adapter.blocks"),
         (["dimensions=[64, 64]"], "loss.dimensions.*once"),
         (["loss.scope=task", "sub_batch=1"], "batch.sub_batch.*2 or more"),
         (["learn_temperature=true", "loss.temperature=0.005"], "loss.temperature.*0.01 or more"),
-        (["optimizer.rate=0.01", "weight_decay=150"], "weight_decay.*100 or less"),
+        (["optimizer.learning_rate=0.01", "weight_decay=150"], "weight_decay.*100 or less"),
         (["base="], "model.base"),
         (["data.only=['']"], "data.only"),
     ],
@@ -104,7 +104,9 @@ def test_values_that_do_not_go_together(overrides: list[str], words: str) -> Non
         recipe.load("tsembed", overrides)
 
 
-@pytest.mark.parametrize("override", ["mixing=inf", "spike=0", "loss.temperature=0.005", "validation=0.5", "clip=0"])
+@pytest.mark.parametrize(
+    "override", ["task_temperature=inf", "spike=0", "loss.temperature=0.005", "validation=0.5", "clip=0"]
+)
 def test_values_at_the_edge_are_taken(override: str) -> None:
     assert recipe.load("tsembed", [override])
 
@@ -117,11 +119,11 @@ class TestIdle:
         [
             ("lora", ["beta=2"], {}, "negatives.beta has no effect: stage 2 never begins"),
             ("moe", ["switch=0.5", "beta=2"], {}, "negatives.beta has no effect: negatives.weighting is none"),
-            ("tsembed", ["negatives.keep=3"], {}, "negatives.keep has no effect: negatives.mode = weight"),
+            ("tsembed", ["negatives.top_k=3"], {}, "negatives.top_k has no effect: negatives.mode = weight"),
             ("tsembed", ["mode=sample", "beta=3"], {}, "negatives.beta has no effect"),
             ("tsembed", ["experts=1", "noise=0.2"], {"experts": 1}, "adapter.noise has no effect: there is one expert"),
             ("tsembed", ["latest=0.2"], {}, "stages.latest has no effect"),
-            ("tsembed", ["projector_rate=1"], {}, "optimizer.projector_rate has no effect"),
+            ("tsembed", ["projector_learning_rate=1"], {}, "optimizer.projector_learning_rate has no effect"),
             ("tsembed", ["sub_batch=128"], {}, "batch.sub_batch has no effect: a batch has 64 rows"),
             ("tsembed", ["batch.size=256"], {}, "batch.size has no effect: no more than 100"),
             ("tsembed", ["patience=3"], {"measured": False}, "run.patience has no effect: nothing is measured"),

@@ -15,7 +15,7 @@ from tsembed_search.items import Item, Role
 from tsembed_search.model.backbone import Prepared
 from tsembed_search.trainer.batches.features import Preparer
 from tsembed_search.trainer.batches.sampler import Pick, Sampler
-from tsembed_search.trainer.distributed import Ranks
+from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels, label, labels
 
 
@@ -55,13 +55,13 @@ class Load:
 
 
 class Loader:
-    """Gives one `Load` after another, prepared one ahead in a thread. `explicit`: hard negatives per row, at most."""
+    """Gives one `Load` after another, prepared one ahead in a thread. `hard_negatives`: per row, at most."""
 
-    def __init__(self, sampler: Sampler, preparer: Preparer, ranks: Ranks, explicit: int) -> None:
+    def __init__(self, sampler: Sampler, preparer: Preparer, ranks: Processes, hard_negatives: int) -> None:
         self._sampler = sampler
         self._preparer = preparer
         self._ranks = ranks
-        self._explicit = explicit
+        self._explicit = hard_negatives
         self._thread = ThreadPoolExecutor(1, "load")
         self._next: Future[Load] | None = None
 
@@ -107,7 +107,7 @@ class Loader:
 
 
 def read(
-    tasks: Sequence[Task], picks: Sequence[Pick], preparer: Preparer, explicit: int
+    tasks: Sequence[Task], picks: Sequence[Pick], preparer: Preparer, hard_negatives: int
 ) -> tuple[list[Prepared], Labels, list[str], list[int]]:
     """Items of some rows, their labels, a line for each row that was left out because it cannot be read, and the places
     of queries that are texts without an instruction.
@@ -122,13 +122,13 @@ def read(
     wanted: list[tuple[Item, Role]] = []
     for row, _ in rows:
         wanted += [(row.query, "query"), (row.positive, "document")]
-        wanted += [(negative, "document") for negative in row.negatives[:explicit]]
+        wanted += [(negative, "document") for negative in row.negatives[:hard_negatives]]
     prepared = iter(preparer.prepare(wanted))
     by_role: dict[int, list[tuple[Prepared, list[int]]]] = {QUERY: [], POSITIVE: [], NEGATIVE: []}
     bare: list[int] = []
     answers: set[tuple[int, int]] = set()
     for row, task in rows:
-        query, positive, *negatives = (next(prepared) for _ in range(2 + len(row.negatives[:explicit])))
+        query, positive, *negatives = (next(prepared) for _ in range(2 + len(row.negatives[:hard_negatives])))
         # A row counts as a whole: without one of its negatives it would say something else.
         failed = next((one for one in (query, positive, *negatives) if isinstance(one, LoadError)), None)
         if failed is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tsembed_search.data.rows import Task
 from tsembed_search.errors import UsageError
-from tsembed_search.trainer.settings import Batch
+from tsembed_search.trainer.settings import BatchSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,14 +71,14 @@ class Sampler:
     Raises `UsageError` when there are no rows, or fewer than two identities to tell apart.
     """
 
-    def __init__(self, tasks: Sequence[Task], batch: Batch, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], batch: BatchSettings, seed: int) -> None:
         self.tasks = tasks
         self._batch = batch
         self._seed = seed
         self._step = 0
         if not any(len(task) for task in tasks):
             raise UsageError("There is no data to train on: no task has a row.", "Check it: tsembed data check DATA")
-        shares = np.array([max(0.0, task.weight) * len(task) ** (1 / batch.mixing) for task in tasks])
+        shares = np.array([max(0.0, task.weight) * len(task) ** (1 / batch.task_temperature) for task in tasks])
         if not shares.sum() > 0:
             raise UsageError(
                 "There is no data to train on: no task has a weight above 0.", "Give one of them a weight."

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tsembed_search.model.backbone import Adaptable, Prepared
+from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import batches, in_fitting_parts
 from tsembed_search.trainer.batches.loader import Load
-from tsembed_search.trainer.distributed import Ranks
+from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE
-from tsembed_search.trainer.settings import Loss
+from tsembed_search.trainer.settings import LossSettings
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Held:
     places: Tensor
     vectors: Tensor
     total: float
-    ranks: Ranks
+    ranks: Processes
 
     def drift(self, vectors: Tensor) -> Tensor:
         """How far they are from there: the mean over them of one less the cosine, 0 of none.
@@ -44,10 +44,10 @@ class Held:
 
 
 def held(
-    backbone: Adaptable,
+    backbone: Trainable,
     load: Load,
-    loss: Loss,
-    ranks: Ranks,
+    loss: LossSettings,
+    ranks: Processes,
     tokens: int,
     device: torch.device,
     precision: Callable[[], AbstractContextManager[object]],
@@ -56,8 +56,8 @@ def held(
     Every process has to call it, since they count together. `precision` makes a context for each forward pass.
     """
     kinds = (
-        ("keep", loss.keep, load.labels.of(POSITIVE, NEGATIVE).tolist()),
-        ("keep_queries", loss.keep_queries, load.bare),
+        ("distillation", loss.distillation_weight, load.labels.of(POSITIVE, NEGATIVE).tolist()),
+        ("query_distillation", loss.query_distillation_weight, load.bare),
     )
     found = []
     for part, weight, places in kinds:
@@ -67,7 +67,7 @@ def held(
 
             def plain(batch: Sequence[tuple[int, Prepared]]) -> torch.Tensor:
                 with precision():
-                    return backbone.plain([one for _, one in batch]).float()
+                    return backbone.without_adapters([one for _, one in batch]).float()
 
             fits = []  # an item that is too large by itself is not held
             for batch in batches(chosen, tokens, max(1, len(places))):

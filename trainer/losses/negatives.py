@@ -4,7 +4,7 @@ That items which use the same experts make informative negatives is the paper's 
 ours: with a score c_ij of each valid negative,
 
     weight    w_ij proportional to exp(beta · c_ij), scaled to a mean of 1 over the valid negatives of row i
-    sample    only the `keep` valid negatives of the highest score stay valid
+    sample    only the `top_k` valid negatives of the highest score stay valid
 
 where c is kappa, the likeness of a negative's route to the query's or to its target's (`eans`); kappa dealt out anew
 among the negatives of each row (`shuffled`, a control: as sharp, and knows nothing); or the cosine (`llave`, after Lan
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tsembed_search.trainer.losses.base import Side
-from tsembed_search.trainer.settings import Negatives
+from tsembed_search.trainer.settings import NegativeSettings
 
 Score = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
 
@@ -42,7 +42,7 @@ SCORES: dict[str, Score] = {"eans": _eans, "shuffled": _shuffled, "llave": _llav
 
 @torch.no_grad()
 def weighted(
-    settings: Negatives, kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator | None = None
+    settings: NegativeSettings, kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator | None = None
 ) -> Side:
     """The negatives of one direction with their weights, or fewer of them. All tensors are `[B, M]`.
 
@@ -53,7 +53,7 @@ def weighted(
     generator = chance or torch.Generator().manual_seed(0)
     scores = SCORES[settings.weighting](kappa.detach(), cosine.detach(), valid, generator)
     if settings.mode == "sample":
-        return Side(best(scores, valid, settings.keep))
+        return Side(best(scores, valid, settings.top_k))
     return Side(valid, log_weights(scores, valid, settings.beta))
 
 
@@ -69,11 +69,11 @@ def log_weights(scores: Tensor, valid: Tensor, beta: float) -> Tensor:
     return (sharp - mean).masked_fill(~valid, 0.0)
 
 
-def best(scores: Tensor, valid: Tensor, keep: int) -> Tensor:
-    """`valid` `[B, M]` with only the `keep` highest scores of each row."""
-    if keep >= scores.shape[1]:
+def best(scores: Tensor, valid: Tensor, top_k: int) -> Tensor:
+    """`valid` `[B, M]` with only the `top_k` highest scores of each row."""
+    if top_k >= scores.shape[1]:
         return valid
-    places = scores.masked_fill(~valid, -math.inf).topk(keep, dim=1).indices
+    places = scores.masked_fill(~valid, -math.inf).topk(top_k, dim=1).indices
     return valid & torch.zeros_like(valid).scatter(1, places, True)
 
 

@@ -86,7 +86,7 @@ class Backbone(Protocol):
     def forward(self, batch: Sequence[Prepared]) -> Encoded: ...
 
 
-class Adaptable(Backbone, Protocol):
+class Trainable(Backbone, Protocol):
     """A backbone that can carry MoE-LoRA adapters, and so be trained. `adapt` puts fresh ones on it."""
 
     info: ModelInfo
@@ -103,7 +103,7 @@ class Adaptable(Backbone, Protocol):
         """The model on a batch, for training. Gradients flow to adapters and routers. Needs adapters."""
         ...
 
-    def plain(self, batch: Sequence[Prepared]) -> torch.Tensor:
+    def without_adapters(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """The model without its experts on a batch: vectors `[B, D]`, without gradients. Needs adapters."""
         ...
 
@@ -111,7 +111,7 @@ class Adaptable(Backbone, Protocol):
         """Turns dropout and router noise on or off."""
         ...
 
-    def checkpoint(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
         ...
 

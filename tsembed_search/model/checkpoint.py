@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model import files as weights
-from tsembed_search.model.backbone import Adaptable, Backbone
+from tsembed_search.model.backbone import Backbone, Trainable
 from tsembed_search.model.files import appearing, flush
 from tsembed_search.ranking.scores import Calibration
 
@@ -147,7 +147,7 @@ def reference(name: str, folder: Path) -> ModelRef:
     return ModelRef(name, said.base.family, identity, folder)
 
 
-def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Adaptable:
+def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Trainable:
     """Loads the base on a device, in `dtype` (see `registry.load`), and puts the adapters on it, in float32.
 
     Raises `ModelError` when the base is not there or is another one than the adapters were made for, when the settings
@@ -158,7 +158,7 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
     assert ref.folder is not None
     said = read(ref.folder)
     settings = settings_of(said, ref.folder)
-    backbone = _adaptable(registry.load(base_of(said, ref.name), device, dtype), said.base.name)
+    backbone = _trainable(registry.load(base_of(said, ref.name), device, dtype), said.base.name)
     try:
         adapters = backbone.adapt(settings)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # values of the wrong kind
@@ -199,7 +199,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def save(
     folder: str | Path,
-    backbone: Adaptable,
+    backbone: Trainable,
     base: ModelRef,
     *,
     route_weight: float | None = None,
@@ -267,7 +267,7 @@ def create(
     from tsembed_search.model.expert_settings import AdapterSettings
 
     ref = registry.resolve(base)
-    backbone = _adaptable(registry.load(ref, device), ref.name)
+    backbone = _trainable(registry.load(ref, device), ref.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone.adapt(settings or AdapterSettings())
@@ -277,14 +277,14 @@ def create(
 _AGAIN = "Copy the checkpoint again, all of its files, or make it again."
 
 
-def _adaptable(backbone: Backbone, name: str) -> Adaptable:
+def _trainable(backbone: Backbone, name: str) -> Trainable:
     """Raises `ModelError` for a model that cannot carry adapters, or carries some already."""
     if not hasattr(backbone, "adapt"):
         raise ModelError(f"{name} cannot carry adapters.", "Use mini or a transformers model as the base.")
-    adaptable = cast(Adaptable, backbone)
-    if adaptable.adapters is not None:
+    trainable = cast(Trainable, backbone)
+    if trainable.adapters is not None:
         raise ModelError(f"{name} has adapters already.", "Use the model that it is based on.")
-    return adaptable
+    return trainable
 
 
 def base_of(said: Checkpoint, name: str) -> ModelRef:

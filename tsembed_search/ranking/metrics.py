@@ -7,7 +7,7 @@ candidate first. Scores closer than `TIE` are equal: float32 does not tell them 
 Formulas as in `trec_eval` with binary relevance; nDCG after Järvelin and Kekäläinen, *Cumulated gain-based evaluation
 of IR techniques*, TOIS 2002.
 
-Bootstrap intervals: how far a mean over queries could have been off by the choice of queries.
+Intervals: how far a mean over queries could have been off by the choice of queries.
 
 Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993: queries are drawn anew with replacement, and the mean of
 each draw is taken; the interval spans the middle 95% of those means. For a mean over tasks, queries are drawn anew
@@ -16,6 +16,7 @@ within each task. Two models are compared by the differences on the same queries
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Collection, Sequence
@@ -30,18 +31,12 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-
 
 TIE: Final = 1e-6
-
 METRICS: Final = ("hit@1", "recall@10", "ndcg@10", "mrr")
-
 """What is reported unless more is asked for."""
-
+RESAMPLES: Final = 2000
+_AT_ONCE: Final = 1 << 22
 _NAME: Final = re.compile(r"(hit|recall|ndcg)@([1-9]\d*)|mrr")
 
 
@@ -171,11 +166,6 @@ def by_score(rows: Ints, scores: NDArray[np.floating]) -> Ints:
     return np.lexsort((-scores, rows))
 
 
-RESAMPLES: Final = 2000
-
-_AT_ONCE: Final = 1 << 22
-
-
 @dataclass(frozen=True)
 class Estimate:
     """A mean with its 95% interval."""
@@ -188,6 +178,14 @@ class Estimate:
     def excludes_zero(self) -> bool:
         """Whether a difference is clear of chance, as far as the choice of queries goes."""
         return self.low > 0 or self.high < 0
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Return the 95% interval of a share among `count` (Wilson, *Probable inference*, JASA 1927)."""
+    z = 1.96
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def means_of_draws(values: Floats, name: str, resamples: int = RESAMPLES) -> Floats:

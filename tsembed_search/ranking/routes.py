@@ -1,4 +1,4 @@
-"""Experts by name, and where the routing of a query and of an item agree.
+"""Routes as numbers: experts by name, where the routing of a query and of an item agree, and how experts are used.
 
 A route is a vector `[L·E]`, centred and of unit length, so it says how much more (or less) than usual an item uses each
 of the E experts of each of the L adapted blocks. Expert 5 of block 3, both counted from 0, is called `b3e5`.
@@ -6,8 +6,9 @@ of the E experts of each of the L adapted blocks. Expert 5 of block 3, both coun
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +19,7 @@ TOP = 8
 
 
 def top_experts(route: Any, experts: int, most: int = TOP) -> list[str]:
-    """The experts that are used most above the average, as `b3e5` (block 3, expert 5), the foremost first.
+    """Return the experts that are used most above the average, as `b3e5` (block 3, expert 5), the foremost first.
 
     `route` `[L·E]`, centred; `experts` E. At most `most` of them; those at or below the average never.
     """
@@ -29,7 +30,7 @@ def top_experts(route: Any, experts: int, most: int = TOP) -> list[str]:
 
 
 def shared_experts(query: Any, item: Any, experts: int) -> list[str]:
-    """The experts that both use above the average; the one that adds most to their similarity first. At most eight."""
+    """Return the experts that both use above the average, at most eight; the one that adds most to kappa first."""
     import numpy as np
 
     query, item = np.asarray(query), np.asarray(item)
@@ -67,12 +68,12 @@ class Agreement:
         return float(self.experts.sum())
 
     def shared(self, most: int = TOP) -> list[tuple[str, float]]:
-        """The experts that both use above the average, with what they add; the largest first."""
+        """Return the experts that both use above the average, with what they add; the largest first."""
         both = (self.query > 0) & (self.item > 0)
         return self._named(self.experts * both, most)
 
     def opposed(self, most: int = TOP) -> list[tuple[str, float]]:
-        """The experts that one uses above and the other below the average, with what they take away."""
+        """Return the experts that one uses above and the other below the average, with what they take away."""
         return [(name, -value) for name, value in self._named(-self.experts, most)]
 
     def _named(self, values: NDArray[np.float64], most: int) -> list[tuple[str, float]]:
@@ -97,3 +98,55 @@ class Agreement:
             ],
             "shared_experts": [name for name, _ in self.shared()],
         }
+
+
+Of = Literal["all", "kind", "folder"]
+Group = tuple[Of, str]
+"""What items have in common: nothing, a kind or a folder, and its name."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a number of `items` use the experts. What they share is `of`: nothing, a kind or a folder; `name` says which.
+
+    `share` `[L, E]`: the share of them that have an expert among their top experts. `mean` `[L, E]`: their mean route.
+    """
+
+    of: Of
+    name: str
+    items: int
+    share: NDArray[np.float64]
+    mean: NDArray[np.float64]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        arrays = {"share": self.share.tolist(), "mean": self.mean.tolist()}
+        return {"of": self.of, "name": self.name, "items": self.items, **arrays}
+
+
+def expert_usage(
+    portions: Iterable[tuple[Sequence[Sequence[Group]], NDArray[np.float32]]], shape: tuple[int, int]
+) -> dict[Group, Usage]:
+    """Return the usage by each group of items, in the order in which groups first appear.
+
+    Items come in portions: each one's groups, and their routes `[N, L·E]`; `shape` is (L, E). Memory does not grow with
+    the number of items.
+    """
+    import numpy as np
+
+    sums: dict[Group, NDArray[np.float64]] = {}  # of each group: top experts, routes `[2, L·E]`
+    items: dict[Group, int] = {}
+    for groups, raw in portions:
+        routes = raw.astype(np.float64)
+        order = np.argsort(-routes, axis=1, kind="stable")[:, :TOP]
+        top = np.zeros_like(routes)
+        np.put_along_axis(top, order, (np.take_along_axis(routes, order, axis=1) > 0).astype(float), axis=1)
+        members: dict[Group, list[int]] = {}
+        for row, own in enumerate(groups):
+            for group in own:
+                members.setdefault(group, []).append(row)
+        for group, rows in members.items():
+            items[group] = items.get(group, 0) + len(rows)
+            sums[group] = sums.get(group, 0.0) + np.stack([top[rows].sum(axis=0), routes[rows].sum(axis=0)])
+    means = {group: (total / items[group]).reshape(2, *shape) for group, total in sums.items()}
+    return {group: Usage(*group, items[group], *mean) for group, mean in means.items()}

@@ -8,49 +8,80 @@ item of some kind to a logit; its logistic is the score that people see.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
 from tsembed_search.items import Kind, Modality
 
 
 @dataclass(frozen=True)
-class Line:
-    """`logit = slope · cosine + offset`."""
+class Logistic:
+    """The score of a cosine: the logistic of `slope · cosine + offset`."""
 
     slope: float
     offset: float
 
+    @classmethod
+    def at(cls, cosine: float, slope: float) -> Self:
+        """Return the one that scores 0.5 at `cosine`, where a typical hit of the kind lies, and is so steep."""
+        return cls(slope, -slope * cosine)
+
+    @classmethod
+    def through(cls, low: tuple[float, float], high: tuple[float, float]) -> Self:
+        """Return the one through two (cosine, score), of a typical wrong and a typical right answer."""
+        logits = [math.log(score / (1 - score)) for _, score in (low, high)]
+        slope = (logits[1] - logits[0]) / (high[0] - low[0])
+        return cls(slope, logits[1] - slope * high[0])
+
+    def stretched(self, factor: float, shift: float) -> Self:
+        """Return the one for a kind that competes with this one's as `factor · cosine + shift`."""
+        return type(self)(self.slope * factor, self.slope * shift + self.offset)
+
     def score(self, similarity: float) -> float:
-        """The logistic of the logit: a number in (0, 1) that grows with the cosine."""
+        """Return the logistic of the logit: a number in (0, 1) that grows with the cosine."""
         logit = self.slope * similarity + self.offset
         return 1.0 / (1.0 + math.exp(-logit)) if logit > -700 else 0.0
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """One `Line` per (query modality, item kind). `source` says how it was found, for people."""
+    """One `Logistic` per (query modality, item kind). `source` says how it was found, for people."""
 
-    lines: Mapping[tuple[Modality, Kind], Line] = field(default_factory=dict)
+    lines: Mapping[tuple[Modality, Kind], Logistic] = field(default_factory=dict)
     source: str = ""
 
     def score(self, similarity: float, modality: Modality, kind: Kind) -> float:
-        """The calibrated score of one hit. Without a line for the pair: the cosine mapped from [-1, 1] to [0, 1]."""
+        """Return the calibrated score of one hit; without a line for the pair, (1 + cosine) / 2."""
         line = self.lines.get((modality, kind))
         return line.score(similarity) if line else (similarity + 1.0) / 2.0
 
     def to_json(self) -> dict[str, object]:
-        """A JSON form that `from_json` reads back."""
+        """Return a JSON form that `from_json` reads back."""
         lines = {f"{m}>{k}": [line.slope, line.offset] for (m, k), line in self.lines.items()}
         return {"source": self.source, "lines": lines}
 
     @staticmethod
     def from_json(data: Mapping[str, object]) -> Calibration:
-        """The inverse of `to_json`."""
-        lines: dict[tuple[Modality, Kind], Line] = {}
+        """Read the inverse of `to_json`."""
+        lines: dict[tuple[Modality, Kind], Logistic] = {}
         raw = data.get("lines")
         if isinstance(raw, Mapping):
             for pair, (slope, offset) in raw.items():
                 modality, _, kind = str(pair).partition(">")
-                lines[(modality, kind)] = Line(float(slope), float(offset))  # type: ignore[index]
+                lines[(modality, kind)] = Logistic(float(slope), float(offset))  # type: ignore[index]
         return Calibration(lines, str(data.get("source", "")))
+
+
+class Scored(NamedTuple):
+    """A point that a search found, with its calibrated score and its cosine."""
+
+    id: str
+    kind: Kind
+    score: float
+    similarity: float
+
+
+def merged(found: Iterable[Scored], most: int) -> list[Scored]:
+    """Return the best of points of several kinds, at most so many, the best first."""
+    return sorted(found, key=lambda one: (-one.score, -one.similarity, one.id))[:most]

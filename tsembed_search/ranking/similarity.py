@@ -1,27 +1,41 @@
-"""Exact rankings of many candidates in little memory: scores are computed block by block and never kept.
+"""Similarity: the one place where vectors of queries and of items are compared. And exact rankings in little memory.
 
-What is kept of each query is where its right candidates came out and, for reranking, its best wrong ones.
+A ranking of many candidates computes scores block by block and never keeps them. What is kept of each query is where
+its right candidates came out and, for reranking, its best wrong ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tsembed_search.ranking.metrics import TIE, Ranks, by_score, places_of, starts_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     Ints = NDArray[np.int64]
     Matrix = NDArray[np.float32]
+    Vectors = TypeVar("Vectors", Matrix, Tensor)
 
-DEPTH: Final = 100
-"""How many hits are reranked."""
 _QUERIES: Final = 256
 _CANDIDATES: Final = 8192
+
+
+def similarity(queries: Vectors, items: Vectors) -> Vectors:
+    """Return the cosines `[Q, N]` of unit vectors `[Q, D]` and `[N, D]`, of arrays as of tensors."""
+    return queries @ items.T
+
+
+def pair_similarity(one: Matrix, other: Matrix) -> Matrix:
+    """Return the cosines `[B]` of unit vectors `[B, D]`, row by row."""
+    import numpy as np
+
+    pairs: Matrix = np.einsum("nd,nd->n", one, other)
+    return pairs
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,14 @@ class Ranked:
     right_scores: Matrix
     wrong: Ints
     wrong_scores: Matrix
+
+    @property
+    def rows(self) -> Ints:
+        """`[R]`: the query of each right candidate."""
+        import numpy as np
+
+        sizes = np.diff(self.ranks.starts)
+        return np.repeat(np.arange(len(sizes)), sizes)
 
 
 def rank(
@@ -124,18 +146,17 @@ class _Block:
 
     def find_right(self, candidates: Matrix | Rows) -> None:
         """Notes the scores of the right candidates: what the others are counted against."""
-        import numpy as np
 
         for start in range(0, len(self.right), _CANDIDATES):
             part = slice(start, start + _CANDIDATES)
-            pairs = np.einsum("nd,nd->n", self.queries[self.rows[part]], candidates[self.right[part]])
+            pairs = pair_similarity(self.queries[self.rows[part]], candidates[self.right[part]])
             self.right_scores[part] = pairs
 
     def add(self, candidates: Matrix, places: int | Ints) -> None:
         """Counts candidates `[c, D]`; `places`: where they are among all, or where the first is."""
         import numpy as np
 
-        scores = self.queries @ candidates.T
+        scores = similarity(self.queries, candidates)
         if not np.isfinite(scores).all():  # every comparison with NaN is false, and what is right would come first
             raise ValueError("scores are not finite")
         if isinstance(places, int):

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from tsembed_search.items import KINDS, Item, Kind, Modality
-from tsembed_search.ranking.scores import Calibration, Line
+from tsembed_search.ranking.scores import Calibration, Logistic
 from tsembed_search.store.filters import Condition
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def measured_calibration(store: Store, embedder: Embedder) -> Calibration | None
             # One rank lower: the picture itself is in the index.
             typical["image", kind] = _typical(store, pictures, kind, _RANK + 1)
             typical["joint", kind] = (typical["text", kind] + typical["image", kind]) / 2
-    lines = {pair: Line(SLOPE, -SLOPE * cosine) for pair, cosine in typical.items()}
+    lines = {pair: Logistic.at(cosine, SLOPE) for pair, cosine in typical.items()}
     return Calibration(lines, "measured on the index")
 
 

@@ -1,34 +1,70 @@
-"""Queries for what is like an item, of the index or of a file that is not in it, and what a query leaves out."""
+"""Queries: of words and pictures, of what is like an item, and of the lines of a file."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from tsembed_search.errors import LoadError
-from tsembed_search.items import Item, Modality
-from tsembed_search.paths import absolute, indexed_form
-from tsembed_search.search.rerank import Query
+from tsembed_search.errors import LoadError, TsembedError, UsageError
+from tsembed_search.items import Item, Modality, Role
+from tsembed_search.paths import NoCurrentFolderError, absolute, current_folder_is_gone, existing, indexed_form, typed
+from tsembed_search.ranking.reranking import Query
 from tsembed_search.store.filters import Condition
+from tsembed_search.wording import encoding_by_mark
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tsembed_search.model.embedder import Embedder
     from tsembed_search.store.base import Record, Store
 
-_MOST_TEXT = 200_000
-_MOST_PICTURE = 1 << 30
+_MOST_TEXT: Final = 200_000
+_MOST_PICTURE: Final = 1 << 30
+_LONGEST: Final = 16 << 20  # bytes of a line; what has longer ones is something else, or never ends
+_SHAPE: Final = (
+    'A line looks like {"id": 1, "text": "a red bicycle", "image": "photo.jpg"}; text or image may be missing.'
+)
+
+
+def embedded_queries(embedder: Embedder, items: Sequence[Item], role: Role = "query") -> list[Query]:
+    """Embed items, together, as queries."""
+    embedded = embedder.embed(items, role)
+    return [
+        Query(vector, route, item.modality, item.text or "", _changed_content(item))
+        for item, vector, route in zip(items, embedded.vectors, embedded.routes, strict=True)
+    ]
+
+
+def query_like(like: str, store: Store, embedder: Callable[[], Embedder]) -> Query:
+    """Return the query for what is like an item of the index, by its id or by its file's path, or like a file that is
+    not in it, which is embedded. The item itself is left out.
+
+    Raises `UsageError` when it is none of these, `LoadError` for a file that cannot be searched with.
+    """
+    if records := stored_records(store, like):
+        return _mean_query(records)
+    path = typed(like)
+    if not path.is_file():
+        raise UsageError(
+            f"{like!r} is neither the id of an item, nor an indexed path, nor a file.",
+            "The list of files says what is indexed; hits say their ids.",
+        )
+    return embedded_queries(embedder(), [item_of_file(path)], "document")[0]
 
 
 def stored_records(store: Store, like: str) -> list[Record]:
-    """The points, with vectors, of an item of the index: by its id, or all of a file's by its path."""
-    if id := _as_id(like):
+    """Return the points, with vectors, of an item of the index: by its id, or all of a file's by its path."""
+    with suppress(ValueError):
+        id = str(uuid.UUID(like))
         return store.retrieve([id], with_vectors=True)
     here = indexed_form(absolute(like))
     found = list(store.scroll(Condition("path", "=", here), with_vectors=True))
@@ -36,30 +72,8 @@ def stored_records(store: Store, like: str) -> list[Record]:
     return [one for one in found if any(place["path"] == here for place in one.payload["places"])] or found
 
 
-def stored_query(store: Store, like: str) -> Query | None:
-    """The query for an item of the index, by its id or by its file's path; None when there is no such item.
-
-    A file of many points gives their mean direction: of its text, if it has any. The item itself is left out.
-    """
-    records = stored_records(store, like)
-    return _mean_query(records) if records else None
-
-
-def changed_content(item: Item) -> frozenset[str]:
-    """The hash of the picture file that a query's words ask to see changed, else nothing. A search that found that very
-    file would find it first, and it is the one picture that cannot be meant.
-    """
-    if item.modality != "joint" or not isinstance(item.image, Path):
-        return frozenset()
-    # A file of that size is no picture that could be indexed, whatever it begins with.
-    with suppress(OSError), item.image.open("rb") as file:
-        if os.fstat(file.fileno()).st_size <= _MOST_PICTURE:
-            return frozenset({hashlib.file_digest(file, "sha256").hexdigest()})
-    return frozenset()
-
-
 def item_of_file(path: Path) -> Item:
-    """A picture or a plain text as an item. Raises `LoadError` for anything else."""
+    """Return a picture or a plain text as an item. Raises `LoadError` for anything else."""
     from tsembed_search.documents.pictures import open_image
 
     try:
@@ -72,6 +86,42 @@ def item_of_file(path: Path) -> Item:
                 "To search with a document, index it first.",
             ) from error
         return Item(text=text)
+
+
+@dataclass(frozen=True)
+class BatchQuery:
+    """One line of a file of queries. `where` is `FILE:LINE`, for messages."""
+
+    id: Any
+    item: Item
+    where: str
+
+
+def read_queries(stream: BinaryIO, name: str, folder: Path) -> Iterator[BatchQuery | TsembedError]:
+    """Read JSON Lines `{"id","text","image"}`: queries, or what is wrong with a line. `id` defaults to its number.
+
+    `name` is the file's, for messages; the path of an image is relative to `folder`. Blank lines are skipped. Raises
+    `UsageError` where a line has no end: that is no file of queries.
+    """
+    for number, line in enumerate(_lines(stream), 1):
+        if line.strip():
+            try:
+                yield _read_query(line, number, f"{name}:{number}", folder)
+            except TsembedError as error:
+                yield error
+
+
+def _changed_content(item: Item) -> frozenset[str]:
+    """The hash of the picture file that a query's words ask to see changed, else nothing. A search that found that very
+    file would find it first, and it is the one picture that cannot be meant.
+    """
+    if item.modality != "joint" or not isinstance(item.image, Path):
+        return frozenset()
+    # A file of that size is no picture that could be indexed, whatever it begins with.
+    with suppress(OSError), item.image.open("rb") as file:
+        if os.fstat(file.fileno()).st_size <= _MOST_PICTURE:
+            return frozenset({hashlib.file_digest(file, "sha256").hexdigest()})
+    return frozenset()
 
 
 def _mean_query(records: Sequence[Record]) -> Query:
@@ -105,8 +155,72 @@ def _plain_text(path: Path) -> str:
     return "" if "\0" in text else text.strip()
 
 
-def _as_id(text: str) -> str | None:
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """The lines of a text in UTF-8, or in what its byte-order mark says. Bytes that are none become lone surrogates."""
+    line = stream.readline(_LONGEST)
+    encoding = encoding_by_mark(line)
+    if encoding != "utf-8-sig":
+        yield from (line + stream.read(_LONGEST)).decode(encoding, "replace").split("\n")
+        return
+    while line:
+        if len(line) == _LONGEST:
+            raise UsageError(f"A line of the queries has more than {_LONGEST:,} bytes.", _SHAPE)
+        yield line.decode(encoding, "surrogateescape")
+        encoding = "utf-8"
+        line = stream.readline(_LONGEST)
+
+
+def _read_query(line: str, number: int, where: str, folder: Path) -> BatchQuery:
+    data = _json(line, where)
+    if unknown := sorted(set(data) - {"id", "text", "image"}):
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}.", _SHAPE)
+    text, image = data.get("text"), data.get("image")
+    for key, value in (("text", text), ("image", image)):
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{where}: {key!r} must be a string.", _SHAPE)
+    picture = existing(folder / image) if image else None
+    if picture is not None and not picture.is_file():
+        if not picture.is_absolute() and current_folder_is_gone():
+            raise UsageError(f"{where}: there is no file {picture}. {NoCurrentFolderError()}")
+        raise UsageError(f"{where}: there is no file {picture}.", "Paths are relative to the file with the queries.")
     try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        return None
+        item = Item(text or None, picture)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", _SHAPE) from None
+    return BatchQuery(data.get("id", number), item, where)
+
+
+def _json(line: str, where: str) -> dict[str, Any]:
+    """A line as strict JSON: no NaN, no key twice, and an `id` that can be given back in an answer."""
+    try:
+        line.encode()
+        data = json.loads(line, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_each_once)
+        # What is given back in the answer must be JSON, too: half of a surrogate pair is not.
+        json.dumps(data.get("id") if isinstance(data, dict) else None, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        what = "the id is no valid text" if error.object != line else "it is not in UTF-8"
+        raise UsageError(f"{where}: {what} (character {error.start + 1}).", _SHAPE) from None
+    except RecursionError:
+        raise UsageError(f"{where}: too many brackets inside each other.", _SHAPE) from None
+    except ValueError as error:
+        raise UsageError(f"{where}: not JSON: {error}.", _SHAPE) from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{where}: a JSON object is needed.", _SHAPE)
+    return data
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _no_number(digits)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return data

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tsembed_search.errors import UsageError
 from tsembed_search.items import Item, Kind
+from tsembed_search.ranking.reranking import RERANKERS
 from tsembed_search.ranking.routes import Agreement
-from tsembed_search.search.rerank import reranker
 from tsembed_search.search.snippet import Span
 from tsembed_search.search.where import parse_where
-from tsembed_search.store.base import Record, StoreInfo
-from tsembed_search.store.filters import CHECKED_KEYS, Filter, matches
+from tsembed_search.store.base import StoreInfo
+from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import IndexMetadata
-from tsembed_search.whereabouts import is_offline
 
 MOST_HITS: Final = 10_000
-FILE_FIELDS: Final = ("bytes", *CHECKED_KEYS)
-"""The payload fields that `files_of` reads."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class SearchOptions:
             raise UsageError(f"{self.k} is not a number of hits.", f"Ask for 1 to {MOST_HITS}.")
         if self.min_score is not None and not 0 <= self.min_score <= 1:
             raise UsageError(f"{self.min_score} is not a score.", "Scores lie between 0 and 1.")
-        uses_routes = reranker(self.rerank).uses_routes
+        uses_routes = RERANKERS.get(self.rerank).uses_routes
         if self.route_weight is not None:
             if not uses_routes:
                 raise UsageError(f"With rerank {self.rerank}, routes have no weight.", "Give it with {rerank} expert.")
@@ -188,22 +184,3 @@ class File:
             "items": dict(self.items),
             "offline": self.offline,
         }
-
-
-def files_of(records: Iterable[Record], chosen: Filter | None, lost: Sequence[str] | None = None) -> list[File]:
-    """Return the files that hold these points, by path. A content in several places counts for each that is chosen.
-
-    `lost` are the folders that are known to be offline; None where nothing can be said about files.
-    """
-    found: dict[str, File] = {}
-    for record in records:
-        payload = record.payload
-        for place in payload["places"]:
-            if not matches(chosen, {**payload, **place, "places": [place]}):
-                continue
-            file = found.get(place["path"])
-            if file is None:
-                offline = lost is not None and is_offline(place, lost)
-                file = found[place["path"]] = File(place["path"], payload["bytes"], place["mtime"], offline)
-            file.items[payload["kind"]] += 1
-    return [found[path] for path in sorted(found)]

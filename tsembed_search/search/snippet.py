@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
+from typing import Final
 
 from tsembed_search.text_form import one_form
 
-WIDTH = 200
+WIDTH: Final = 200
 """The default length of a snippet in characters: about three lines of a terminal."""
 
 Span = tuple[int, int]
 
-_WORD = re.compile(r"\w+")
 # Scripts written without spaces: a word may begin anywhere, so two neighbouring characters stand for one.
-_UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
-)
+_SCRIPTS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_UNSPACED = re.compile(f"[{_SCRIPTS}]+")
+_WORD = re.compile(r"\w+")
+_SPACED_WORD = re.compile(rf"[^\W{_SCRIPTS}]+")
 # A character with what belongs to it: accents, voice marks of kana, what nobody sees.
 _BELONGS = "[\u0300-\u036f\u3099\u309a\uff9e\uff9f\u00ad\u200b\u2060]"
 _CLUSTER = re.compile(f"([\x00-\x7f]+)(?!{_BELONGS})|.{_BELONGS}*", re.DOTALL)
@@ -29,8 +31,6 @@ _EMPTY = frozenset(
     "a an and are as at be by can did do does for from had has have how i in is it its my of on or our that the their "
     "there these they this to was we were what when where which who why will with you your".split()
 )
-_LEAST_PREFIX = 3
-_MOST_ENDING = 4
 _LEAD = 0.3
 
 
@@ -42,49 +42,72 @@ class Snippet:
     marks: tuple[Span, ...] = ()
 
 
-def weigh(query: str, texts: Sequence[str]) -> dict[str, float]:
-    """The query's words and how much each tells: a word that few of `texts` contain tells more."""
-    weights: dict[str, float] = {}
-    for word in _words(query):
-        holding = sum(bool(_find(word, text)) for text in texts)
-        weights[word] = math.log(1 + (len(texts) + 1) / (holding + 1))
-    return weights
+def snippets(query: str, texts: Sequence[str], width: int = WIDTH) -> list[Snippet | None]:
+    """Return of each text the stretch of at most about `width` characters that has the most of the query's words.
 
-
-def snippet(text: str, weights: Mapping[str, float], width: int = WIDTH) -> Snippet:
-    """The stretch of at most about `width` characters of `text` that covers the most of the words' weight.
-
-    Among equals the earliest wins; without a match it is the text's beginning. No word is cut in two.
+    A word that few of the texts contain tells more. Case, accents and English endings do not matter (Porter's stemmer
+    for English, as Snowball has it). Among equals the earliest stretch wins; without a match it is the text's
+    beginning. No word is cut in two. None for an empty text.
     """
-    flat = " ".join(text.split())
-    found = sorted((span, word) for word in weights for span in _find(word, flat))
-    start, end = _window(found, weights, len(flat), width)
-    start, end = _at_words(flat, start, end)
-    head, tail = ("… " if start else ""), (" …" if end < len(flat) else "")
+    from Stemmer import Stemmer  # a new one for each call: they are not for several threads
+
+    stemmed = Stemmer("english").stemWords
+    words = _words(query)
+    pairs = [word for word in words if _UNSPACED.fullmatch(word)]
+    stems = dict.fromkeys(stemmed([word for word in words if not _UNSPACED.fullmatch(word)]))
+    flat = [" ".join(text.split()) for text in texts]
+    found = [_find(text, stems, pairs, stemmed) for text in flat]
+    holding = [{word for _, word in own} for own in found]
+    weights = {
+        word: math.log(1 + (len(texts) + 1) / (sum(word in own for own in holding) + 1)) for word in (*stems, *pairs)
+    }
+    rows = zip(texts, flat, found, strict=True)
+    return [_snippet(text, own, weights, width) if whole else None for whole, text, own in rows]
+
+
+def _find(
+    text: str, stems: Collection[str], pairs: Sequence[str], stemmed: Callable[[list[str]], list[str]]
+) -> list[tuple[Span, str]]:
+    """Where words of the query are in a text, in order: by their stems, or as pairs of characters."""
+    folded, spans = _folded(text)
+    words = list(_SPACED_WORD.finditer(folded)) if stems else []
+    stem_of = stemmed([one[0] for one in words])
+    found = [(one.span(), stem) for one, stem in zip(words, stem_of, strict=True) if stem in stems]
+    found += [(one.span(), pair) for pair in pairs for one in re.finditer(re.escape(pair), folded)]
+    if spans is not None:
+        found = [((spans[start][0], spans[end - 1][1]), word) for (start, end), word in found]
+    return sorted(found)
+
+
+def _snippet(text: str, found: Sequence[tuple[Span, str]], weights: Mapping[str, float], width: int) -> Snippet:
+    start, end = _window(found, weights, len(text), width)
+    start, end = _at_words(text, start, end)
+    head, tail = ("… " if start else ""), (" …" if end < len(text) else "")
     marks = _merged([(a, b) for (a, b), _ in found if a >= start and b <= end])
     shift = len(head) - start
-    return Snippet(head + flat[start:end] + tail, tuple((a + shift, b + shift) for a, b in marks))
+    return Snippet(head + text[start:end] + tail, tuple((a + shift, b + shift) for a, b in marks))
 
 
 def _window(
     found: Sequence[tuple[Span, str]], weights: Mapping[str, float], length: int, width: int
 ) -> tuple[int, int]:
     """The best stretch, as (start, end): a match near its beginning, with some context before it."""
-    best, first = -1.0, 0
-    for index, ((start, _), _) in enumerate(found):
-        inside = {word for (_, end), word in found[index:] if end <= start + width}
-        gain = sum(weights[word] for word in inside)
-        if gain > best + 1e-9:
-            best, first = gain, index
     if not found or length <= width:
         return 0, min(width, length)
+    best, first = -1.0, 0
+    for index, ((start, _), _) in enumerate(found):
+        last = start + width
+        near = takewhile(lambda one, last=last: one[0][0] < last, found[index : index + width])  # type: ignore[misc]
+        gain = sum(weights[word] for word in {word for (_, end), word in near if end <= last})
+        if gain > best + 1e-9:
+            best, first = gain, index
     start = found[first][0][0]
     reach = max(end for (_, end), _ in found[first:] if end <= max(start + width, found[first][0][1]))
     start = max(0, min(start - int(width * _LEAD), length - width))
     return max(start, reach - width), min(length, max(start + width, reach))
 
 
-def _at_words(text: str, start: int, end: int) -> tuple[int, int]:
+def _at_words(text: str, start: int, end: int) -> Span:
     """Moves both ends to the nearest space within the stretch, if one is near: a long word is cut after all."""
     if start > 0 and not text[start - 1].isspace():
         space = text.find(" ", start, start + 30)
@@ -101,31 +124,8 @@ def _words(query: str) -> list[str]:
     for word in _WORD.findall(_folded(query)[0]):
         for run in _UNSPACED.findall(word):
             words.update(dict.fromkeys(run[i : i + 2] for i in range(max(1, len(run) - 1))))
-        words.update(dict.fromkeys(rest for rest in _UNSPACED.split(word) if rest))
+        words.update(dict.fromkeys(_SPACED_WORD.findall(word)))
     return [word for word in words if word not in _EMPTY] or list(words)
-
-
-def _find(word: str, text: str) -> list[Span]:
-    """Where a folded word occurs in `text`: as a word or with another ending; anywhere in an unspaced script."""
-    folded, spans = _folded(text)
-    if _UNSPACED.fullmatch(word):
-        found = [match.span() for match in re.finditer(re.escape(word), folded)]
-    else:
-        found = [match.span() for match in _WORD.finditer(folded) if _same_stem(word, match[0])]
-    return found if spans is None else [(spans[start][0], spans[end - 1][1]) for start, end in found]
-
-
-def _same_stem(one: str, other: str) -> bool:
-    """Whether two folded words are the same up to a short ending: apple, apples; city, cities; bake, baking."""
-    if one == other:
-        return True
-    short, long = sorted((one, other), key=len)
-    if len(short) < _LEAST_PREFIX or not short.isalpha() or len(long) - len(short) > _MOST_ENDING:
-        return False
-    if long.startswith(short):
-        return True
-    stem, changed = short[:-1], {"e": ("i",), "y": ("i",)}.get(short[-1], ())
-    return len(stem) >= _LEAST_PREFIX and long.startswith(tuple(stem + letter for letter in changed))
 
 
 @lru_cache(maxsize=4096)
@@ -134,7 +134,6 @@ def _folded_cluster(cluster: str) -> str:
     return "".join(part for part in decomposed if not unicodedata.combining(part))
 
 
-@lru_cache(maxsize=64)
 def _folded(text: str) -> tuple[str, list[Span] | None]:
     """The text in one form, without case and accents, and the span in `text` of each of its characters (None: where
     they are).

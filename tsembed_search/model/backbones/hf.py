@@ -111,7 +111,7 @@ class TransformersBackbone:
         """Turns dropout and router noise on or off."""
         self.model.train(mode)
 
-    def checkpoint(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
         settings: dict[str, Any] = {"use_reentrant": False}
         if self.adapters is not None:
@@ -140,7 +140,7 @@ class TransformersBackbone:
             return trace.finished(self._vectors(batch))
 
     @torch.no_grad()
-    def plain(self, batch: Sequence[Prepared]) -> torch.Tensor:
+    def without_adapters(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """The model without its experts: `[B, D]`."""
         assert self.adapters is not None
         with self.adapters.off():

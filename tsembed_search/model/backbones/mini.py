@@ -7,7 +7,7 @@ a picture, or a picture with a text go through one forward pass and one mean poo
     [CLS] w1 w2 ... [SEP]        [CLS] i1 i2 i3 i4 [SEP]        [CLS] i1 i2 i3 i4 w1 w2 ... [SEP]
 
 The table was fitted without a single picture-text pair, so that a soft caption means to MiniLM what the class names
-mean (`trainer/soft_caption.py`; the target is ConSE, Norouzi et al., arXiv 1312.5650).
+mean (`examples/mini/soft_caption.py`; the target is ConSE, Norouzi et al., arXiv 1312.5650).
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Mini:
         return self._traced(self._groups(batch, keep=True), losses)
 
     @torch.no_grad()
-    def plain(self, batch: Sequence[Prepared]) -> Tensor:
+    def without_adapters(self, batch: Sequence[Prepared]) -> Tensor:
         """The model without its experts, but with its projector: `[B, 384]`. Keeps what it saw, as `trace` does."""
         assert self.adapters is not None
         with self.adapters.off():
@@ -226,7 +226,7 @@ class Mini:
         """Turns dropout and router noise on or off. The base itself has none."""
         self.encoder.train(mode)
 
-    def checkpoint(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory: in training mode, layers are computed again in the backward pass."""
         assert self.adapters is not None
         self.encoder.context_fn = self.adapters.routing.checkpoint_context

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tsembed_search.errors import ModelError
 from tsembed_search.items import ImageSpec, InputSpec, Kind, Modality, TextSpec
-from tsembed_search.ranking.scores import Calibration, Line
+from tsembed_search.ranking.scores import Calibration, Logistic
 
 DIM = 384
 MAX_TOKENS = 256
@@ -81,13 +81,13 @@ def inputs() -> InputSpec:
     return InputSpec(image, TextSpec(file_path("tokenizer"), max_tokens=MAX_TOKENS - 2), reads_pages=False)
 
 
-# Printed by `benchmarks/calibrate.py`: logit = slope * cosine + offset.
-_LINES: dict[tuple[Modality, Kind], Line] = {
-    ("text", "text"): Line(15.146, -7.241),
-    ("text", "image"): Line(19.689, -7.619),
-    ("image", "image"): Line(53.395, -50.45),
-    ("image", "text"): Line(15.146, -4.589),
-    ("joint", "image"): Line(15.146, -9.472),
-    ("joint", "text"): Line(15.146, -4.602),
+# Printed by `examples/mini/calibrate.py`: logit = slope * cosine + offset.
+_LINES: dict[tuple[Modality, Kind], Logistic] = {
+    ("text", "text"): Logistic(15.146, -7.241),
+    ("text", "image"): Logistic(19.689, -7.619),
+    ("image", "image"): Logistic(53.395, -50.45),
+    ("image", "text"): Logistic(15.146, -4.589),
+    ("joint", "image"): Logistic(15.146, -9.472),
+    ("joint", "text"): Logistic(15.146, -4.602),
 }
 CALIBRATION = Calibration(_LINES, "benchmarks/calibrate.py")

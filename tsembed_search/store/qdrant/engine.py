@@ -36,18 +36,14 @@ class QdrantEngine:
         from tsembed_search.store.qdrant.store import ServerStore
 
         connection = self._connection(address)
-        store = ServerStore.open(connection, address.name)
+        store = ServerStore(connection, address.name)
         if writing:  # a run has begun: from now on its questions can wait, as its changes can
             connection.reading = connection.writing
         return store
 
     def create(self, address: IndexAddress, settings: StoreSettings) -> ServerStore:
-        connection = self._connection(address)
-        collection.create(connection, address.name, settings)
-        connection.reading = connection.writing
-        from tsembed_search.store.qdrant.store import ServerStore
-
-        return ServerStore.open(connection, address.name)
+        collection.create(self._connection(address), address.name, settings)
+        return self.open(address, writing=True)
 
     def delete(self, address: IndexAddress) -> None:
         with closing(self._connection(address)) as connection:
@@ -69,5 +65,5 @@ class MemoryEngine(QdrantEngine):
         return self._open
 
 
-ENGINE: Final = QdrantEngine()
+QDRANT: Final = QdrantEngine()
 MEMORY: Final = MemoryEngine()

@@ -70,7 +70,7 @@ def test_the_model_in_the_package_is_what_its_recipes_say() -> None:
     assert folder is not None
     said = checkpoint.read(folder)
     for half, name in (("eyes", "mini-eyes"), ("experts", "mini")):
-        wanted = json.loads(json.dumps(recipe.to_json(recipe.load(name))))
+        wanted = json.loads(json.dumps(recipe.to_json(recipe.load(str(shipped.HERE / f"{name}.toml")))))
         for table in ("loss", "optimizer", "batch", "stages", "negatives"):
             assert said.recipe[half][table] == wanted[table], f"{name} has changed since mini was made: make mini"
     assert said.calibration is not None and said.calibration.lines

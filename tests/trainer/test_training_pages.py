@@ -16,7 +16,7 @@ from tsembed_search.data.folder import TASKS as FOLDER_TASKS
 from tsembed_search.data.layouts import RowReader
 from tsembed_search.data.records import Images
 from tsembed_search.data.rows import row_of
-from tsembed_search.trainer.settings import Data
+from tsembed_search.trainer.settings import DataSettings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text("utf-8")
@@ -48,7 +48,7 @@ def test_the_report_of_the_page_has_the_fields_of_the_real_one(tmp_path: Path) -
 
 def test_the_recipe_of_the_page_has_keys_that_exist() -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert set(tomllib.loads(block)["data"]) <= {field.name for field in fields(Data)}
+    assert set(tomllib.loads(block)["data"]) <= {field.name for field in fields(DataSettings)}
 
 
 def test_every_task_is_on_the_page() -> None:

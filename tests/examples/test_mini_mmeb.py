@@ -1,4 +1,4 @@
-"""The set that `tsembed data mini-mmeb` builds: its pieces on small fixtures, and a build from made-up packages."""
+"""The set that `examples/mini/data.py` builds: its pieces on small fixtures, and a build from made-up packages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 
+import data
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,6 @@ from mini_mmeb.writing import eval_rows, train_rows
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
-from tsembed_search.cli.main import app
 from tsembed_search.data.check import check
 from tsembed_search.data.layouts import RowReader
 from tsembed_search.data.records import Images, Record, stream
@@ -273,9 +273,7 @@ def test_what_cannot_be_fetched_is_said_and_can_be_left_out(tmp_path: Path, monk
         Packages(tmp_path / "cache").npm("some@1.0")
     assert not [path for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".partial")]
     made_up(tmp_path)
-    done = CliRunner().invoke(
-        app, ["data", "mini-mmeb", "--out", str(tmp_path / "set"), "--cache", str(tmp_path / "packages")]
-    )
+    done = CliRunner().invoke(data.app, ["--out", str(tmp_path / "set"), "--cache", str(tmp_path / "packages")])
     assert done.exit_code == 1 and "--skip-missing" in done.stderr
     (task,) = (task for task in TASKS if task.name == "gloss")
     built = build(tmp_path / "set", tmp_path / "packages", tasks=[task, *TASKS[-3:-2]], skip_missing=True)
