@@ -233,10 +233,10 @@ def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
     try:
         return AdapterSettings.from_json(said.method)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _no_settings(folder, error) from error
+        raise no_settings(folder, error) from error
 
 
-def _no_settings(folder: Path, error: Exception) -> ModelError:
+def no_settings(folder: Path, error: Exception) -> ModelError:
     return ModelError(f"The settings in {folder / MARKER} are not those of adapters: {weights.brief(error)}.", _AGAIN)
 
 
