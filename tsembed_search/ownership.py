@@ -1,8 +1,8 @@
 """One writer per index: a lock that names its owner, and is free as soon as the owner is gone, however it ended.
 
 The operating system holds the lock on an open file; what the file says only names the owner, so a stale file means
-nothing. `filelock` does not do: it opens the file for writing, so on a disk that can only be read it cannot tell whether
-another machine owns the index.
+nothing. `filelock` does not do: it opens the file for writing, so where the disk can only be read it cannot tell whether
+somebody else, who may write there, owns the index.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Owner:
         return f"process {self.pid} ({self.doing}), since {clock}, {ago} ago"
 
 
-class owned:  # noqa: N801 - reads as what a `with` does
+class owned:
     """Own the index in `folder` (made when missing), from here until `release` or the end of a `with` block.
 
     Whoever holds one can hand it on, to another thread too. `wait`: seconds to wait for another owner; None: as long as

@@ -47,6 +47,12 @@ def valid_text(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def brief(error: BaseException, longest: int = 200) -> str:
+    """Return another library's error in one line."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+    return line if len(line) <= longest else line[:longest] + " …"
+
+
 def encoding_by_mark(data: bytes) -> str:
     """The codec for a text that begins with `data`: what its byte-order mark says, else UTF-8. It drops the mark."""
     return next((codec for mark, codec in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
