@@ -88,12 +88,12 @@ def _in_words(error: Exception, name: str, revision: str | None, kind: Kind) -> 
         error,
         errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | httpx.HTTPError | ConnectionError,
     ):
-        option = "" if kind == "model" else "--repo-type dataset "
+        by_hand = f" (`hf download {name}`)" if kind == "model" else ""
         instead = "; or use `mini`, which needs no download" if kind == "model" else ""
         return said(
             f"{wanted} is not on this machine and the hub cannot be reached.",
-            f"Download it where there is a network (`hf download {option}{name}`), copy the folder here and give its "
-            f"path as the {what}{instead}.",
+            f"Download it where there is a network{by_hand}, copy the folder here and give its path as the {what}"
+            f"{instead}.",
         )
     # A disk that is full or read-only, a broken transfer.
     return said(
