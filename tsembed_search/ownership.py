@@ -1,8 +1,8 @@
 """One writer per index: a lock that names its owner, and is free as soon as the owner is gone, however it ended.
 
 The operating system holds the lock on an open file; what the file says only names the owner, so a stale file means
-nothing. `filelock` does not do: it opens the file for writing, so where the disk can only be read it cannot tell whether
-somebody else, who may write there, owns the index.
+nothing. `filelock` does not do: it opens the file for writing, so on a disk that can only be read it cannot tell
+whether another machine owns the index.
 """
 
 from __future__ import annotations

@@ -102,12 +102,12 @@ def _other_form(folder: Path, name: str) -> str:
 
 
 def typed(path: str | Path) -> Path:
-    """Return the path that a person typed, from the root, as the disk spells it. Raises `UsageError` as `absolute` does."""
+    """Return the path that a person typed, from the root, as the disk spells it. Raises like `absolute`."""
     return existing(absolute(path))
 
 
 def indexed_form(path: Path) -> str:
-    """Return a path as text for an index: a byte that is not UTF-8 (a lone surrogate in Python) is spelled `\\udcXX`."""
+    """Return a path as text for an index: a byte that is not UTF-8 (in Python a lone surrogate) is `\\udcXX`."""
     return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
@@ -120,7 +120,7 @@ def file_path(indexed: str) -> Path:
 
 
 def home() -> Path:
-    """Return `$TSEMBED_HOME`, or the platform's user data folder when that is not set or empty. It need not exist yet."""
+    """Return `$TSEMBED_HOME`, or the user data folder when that is not set or empty. It need not exist yet."""
     value = os.environ.get("TSEMBED_HOME", "")
     if value.strip():
         return absolute(value)

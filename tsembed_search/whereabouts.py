@@ -27,7 +27,7 @@ def absence(folder: str | Path) -> str:
 
 
 def is_offline(place: Mapping[str, Any], lost: Sequence[str] = ()) -> bool:
-    """Tell whether the file at a place (`path` and `root`, as an index has them) is out of reach because its disk is, rather than deleted.
+    """Tell whether the file at a place (its `path` and `root`) is out of reach because its disk is, not deleted.
 
     That is so when it is not there, and the folder that held it is not either, or is empty (as a mount point without
     its disk is), or is one of `lost` or below it.

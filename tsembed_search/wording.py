@@ -17,7 +17,7 @@ _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def shown(text: str) -> str:
-    """Return `text` as it is safe to show: no control code, line break, text-direction mark or undecodable byte is left.
+    """Return `text` as it is safe to show: without control codes, line breaks, text-direction marks and broken bytes.
 
     Those are written as escapes (`\\n`, `\\x1b`, `\\u202e`); a byte that was not UTF-8 (a surrogate escape) is `\\xff`.
     Characters beyond Unicode's assigned planes are escaped too: terminals use them to place pictures.
