@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tsembed_search import hub
 from tsembed_search.errors import ModelError, UnsupportedModelError
-from tsembed_search.model import checkpoint, hub
+from tsembed_search.model import checkpoint
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import BuiltIn, ModelRef
 from tsembed_search.model.backbones import families, origin
@@ -170,11 +171,11 @@ def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
         except ModelError:
             pass  # a download that was interrupted: go on with it
     try:
-        folder = hub.download(repository, revision, hub.SETTINGS)
+        folder = hub.download(repository, revision, hub.MODEL_SETTINGS)
     except ModelError as error:
         raise ModelError(error.message, f"{error.hint} {_suggest(repository, nothing='')}".strip()) from error
     _format_of(name, folder).check(name, folder)
-    folder = hub.download(repository, revision)
+    folder = hub.download(repository, revision, hub.MODEL_FILES)
     try:
         return _read_folder(name, folder)
     except ModelError as error:  # without a network, an interrupted download comes back as it is
