@@ -189,7 +189,7 @@ def test_every_family_is_looked_at(family: str, model_folder: Folders, tmp_path:
 @pytest.mark.parametrize("sign", TUNED)
 def test_a_tuned_checkpoint_is_warned_of(sign: str, copy: Path, warnings: Callable[[], list[str]]) -> None:
     TUNED[sign](copy)
-    ref = registry.resolve(copy)
+    registry.resolve(copy)
     (message,) = warnings()
     assert "seems to be tuned" in message and "`tsembed eval`" in message
     assert prompt("copy", copy) == "unknown"
