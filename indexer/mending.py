@@ -133,7 +133,9 @@ def _settle(manifest: Manifest) -> None:
             recipe, pending, before = known.pop(sha, ("", 1, b""))
             if pending or _ids(before) != _ids(points):
                 single = bool(whole) and len(points) == 16
-                corrected.append(Content(sha, FORMATS.get("image").recipe(pages=False) if single else recipe, not single, points))
+                corrected.append(
+                    Content(sha, FORMATS.get("image").recipe(pages=False) if single else recipe, not single, points)
+                )
         corrected += [Content(sha, recipe, True, b"") for sha, (recipe, _, _) in known.items()]
     manifest.correct(corrected)
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from typing import Final
+
 _LEGACY: Final = (
     "cp1252", "cp1250", "iso8859_2", "cp1251", "koi8_r", "cp866", "cp1253", "cp1254", "cp1255", "cp1256", "cp874",
     "cp932", "euc_jp", "gb18030", "big5", "cp949", "cp437", "cp850", "mac_roman",

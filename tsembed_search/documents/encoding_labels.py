@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
+
 _LABELS: Final = {
     "utf_8": "unicode-1-1-utf-8 unicode11utf8 unicode20utf8 utf-8 utf8 x-unicode20utf8 "
     # A page whose label could be read is not written in UTF-16.

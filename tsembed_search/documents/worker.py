@@ -1,7 +1,7 @@
 """A decoding process: reads the files that it is told, one after the other, and sends what is in them.
 
 Started as `python -m tsembed_search.documents.worker`. It imports neither torch nor transformers, ends when the process
-that started it ends, and may die or hang over a bad file: see `decoders.py`. A message is a JSON header, then raw bytes.
+that started it ends, and may die or hang over a bad file: see `decoders.py`. A message is a JSON header, then bytes.
 A decoder reads hostile files, so what it sends is parsed as data and never executed.
 """
 

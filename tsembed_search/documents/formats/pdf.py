@@ -283,6 +283,4 @@ def _judge(head: bytes) -> Sign:
     return Sign.CERTAIN if _BEGINS.search(head) else Sign.LIKELY
 
 
-FORMAT = Format(
-    "pdf", 2, frozenset({"pdf"}), units, pages=True, sections=sections, preview=preview, judge=_judge
-)
+FORMAT = Format("pdf", 2, frozenset({"pdf"}), units, pages=True, sections=sections, preview=preview, judge=_judge)
