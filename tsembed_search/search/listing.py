@@ -10,7 +10,7 @@ from tsembed_search.items import KINDS
 from tsembed_search.ranking.routes import Group, Usage, expert_usage
 from tsembed_search.search.results import File
 from tsembed_search.store.filters import CHECKED_KEYS, Filter, matches
-from tsembed_search.store.schema import LIST, has_route, stored_routes
+from tsembed_search.store.schema import PACKED_ROUTE, has_route, stored_routes
 from tsembed_search.whereabouts import is_offline
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FILE_FIELDS: Final = ("bytes", *CHECKED_KEYS)
 """The payload fields that `files_of` reads."""
-USAGE_FIELDS: Final = ("kind", "root", "rel", LIST)
+USAGE_FIELDS: Final = ("kind", "root", "rel", PACKED_ROUTE)
 """The payload fields that `usage_of` reads."""
 OTHERS: Final = "(other folders)"
 _PORTION = 1024

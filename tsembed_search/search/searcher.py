@@ -17,7 +17,7 @@ from tsembed_search.search.results import Hit, SearchOptions
 from tsembed_search.search.snippet import Snippet, snippets
 from tsembed_search.store.base import Record, Store
 from tsembed_search.store.filters import Condition, Filter, all_of, matches
-from tsembed_search.store.schema import PACKED, has_route, stored_routes
+from tsembed_search.store.schema import PACKED_ROUTE, has_route, stored_routes
 from tsembed_search.whereabouts import is_offline
 
 _SPARE: Final = 20
@@ -164,7 +164,7 @@ def _fields(reranker: Reranker, options: SearchOptions) -> tuple[str, ...] | Non
     """What of the candidates' payloads is read, None for all: a reranking looks at many more than it shows."""
     if reranker.depth <= options.k:
         return None
-    return (*_ORDERED_BY, *reranker.fields, *([PACKED] if reranker.uses_routes else []))
+    return (*_ORDERED_BY, *reranker.fields, *([PACKED_ROUTE] if reranker.uses_routes else []))
 
 
 def _candidates(points: Iterable[Scored], read: Mapping[str, Record]) -> list[Candidate]:
@@ -195,7 +195,7 @@ def _one_per_group(query: Query, candidates: Sequence[Candidate], all_chunks: bo
 
 
 def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates with their routes and kappas. Raises `StoreError` for a route of another size than the query's.
+    """Return the candidates with their routes and kappas. Raises `StoreError` for a route of another size.
 
     All at once: for a hundred long routes, one product of matrices takes a fraction of the time of a hundred sums.
     """
