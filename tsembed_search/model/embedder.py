@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tsembed_search.errors import LoadError, ModelError, TooLargeError
 from tsembed_search.items import Embeddings, InputSpec, Item, Role
+from tsembed_search.model import loading
 from tsembed_search.model.backbone import Backbone, ModelInfo, Prepared
 from tsembed_search.paths import DEFAULT_MODEL
 
@@ -46,7 +47,7 @@ class Embedder:
         """Loads a model by name, hub name or folder on `auto`, `cpu`, `cuda` or `cuda:i`. Raises `ModelError`."""
         from tsembed_search.model import registry
 
-        return cls(registry.load(registry.resolve(name_or_path), device))
+        return cls(loading.load(registry.resolve(name_or_path), device))
 
     @property
     def info(self) -> ModelInfo:
