@@ -86,7 +86,7 @@ def model(chosen: Recipe) -> Trainable:
     """Mini with adapters, in training mode."""
     torch.manual_seed(0)
     backbone: Any = loading.load(registry.resolve("mini-base"), "cpu")
-    backbone.adapt(chosen.adapter.settings())
+    backbone.adapt(chosen.adapter)
     backbone.train(True)
     trainable: Trainable = backbone
     return trainable
