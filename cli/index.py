@@ -136,7 +136,7 @@ def _model(address: IndexAddress, model: str | None) -> ModelRef:
 
     if model is None:
         known = metadata_of(address)
-        return registry.resolve(known.model, known.fingerprint) if known else registry.resolve(DEFAULT_MODEL)
+        return registry.resolve(known.model, known=True) if known else registry.resolve(DEFAULT_MODEL)
     return registry.resolve(model)
 
 

@@ -275,7 +275,7 @@ class Index:
             ref = registry.resolve(self._model)
         else:
             try:
-                ref = registry.resolve(self.metadata.model, self.metadata.fingerprint)
+                ref = registry.resolve(self.metadata.model, known=True)
             except ModelError as error:
                 raise ModelError(
                     f"The index {self.name!r} was made by the model {self.metadata.model}. {error.message}",
