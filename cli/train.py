@@ -39,9 +39,9 @@ _TIME_TO_SPEAK = 5.0  # seconds
 
 def recipe_names(incomplete: str) -> list[str]:
     """Names of recipes that begin with `incomplete`."""
-    from tsembed_search.trainer.recipe import names
+    from tsembed_search.trainer.recipe import RECIPES
 
-    return [name for name in names() if name.startswith(incomplete)]
+    return [name for name in RECIPES.names() if name.startswith(incomplete)]
 
 
 def train(

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import checkpoint, registry
-from tsembed_search.trainer import card, gradcache, setup, state, validation
+from tsembed_search.model import checkpoint, loading, registry
+from tsembed_search.ranking.reranking import Sweep
 from tsembed_search.trainer import distributed as ranks
+from tsembed_search.trainer import gradcache, setup, state, validation
 from tsembed_search.trainer import job as disk
 from tsembed_search.trainer import job as folder
 from tsembed_search.trainer import recipe as recipes
@@ -29,13 +30,13 @@ from tsembed_search.trainer.batches.loader import Load, Loader
 from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.idle import Situation, remarks
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
-from tsembed_search.trainer.log import NAME, Log
+from tsembed_search.trainer.log import NAME, Log, untrained
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.packing import Shape
 from tsembed_search.trainer.passing import Passes
 from tsembed_search.trainer.schedule import DivergedError, DivergenceMonitor, StageSchedule, finite_vectors
-from tsembed_search.trainer.validation import Embedding, Sweep, Validation, mean_route, sweep
+from tsembed_search.trainer.validation import Embedding, Validation, mean_route, route_weight
 
 _SMOOTH = 0.9  # of the rate that is shown
 _FEW_QUERIES = 20
@@ -121,9 +122,9 @@ class _Run:
             elif self.ranks.first:
                 folder.check_free(self.job.out)
         self.start = registry.resolve(self.recipe.model.base)
-        self.base = checkpoint.base_behind(self.start)
+        self.base = loading.base_behind(self.start)
         self.backbone = setup.adapted(
-            registry.load(self.start, device, setup.weights_dtype(self.recipe.run.precision)), self.recipe
+            loading.load(self.start, device, setup.weights_dtype(self.recipe.run.precision)), self.recipe
         )
         assert self.backbone.adapters is not None
         self.adapters = self.backbone.adapters
@@ -224,12 +225,7 @@ class _Run:
         rows = self.recipe.run.validation_rows
         found, rankings = validation.measure(self.embedding, self.job.held_out, rows, self.ranks)
         self._check_vectors(
-            math.isfinite(found.hit + found.mrr)
-            and all(
-                bool(torch.isfinite(part.vectors).all() and torch.isfinite(part.routes).all())
-                for ranking in rankings.values()
-                for part in (ranking.queries, ranking.candidates)
-            )
+            math.isfinite(found.hit + found.mrr) and all(ranking.finite for ranking in rankings.values())
         )
         self._tell()
         self.validated, self.rankings = self.step, rankings
@@ -376,7 +372,7 @@ class _Run:
             self._compare_tasks()  # with the model on disk: whatever happens now, it is there
         self._end(report)
         if self.ranks.first:
-            card.write(path, self.job.out)
+            checkpoint.describe(path, untrained(self.job.out))
         return report
 
     def _calibrate(self) -> Sweep | None:
@@ -390,9 +386,9 @@ class _Run:
         rankings = self.rankings
         if self.ranks.count > 1 or not rankings or self.best is None or self.best[0] != self.validated:
             rankings = validation.rank_tasks(self.embedding, self.job.held_out, self.recipe.run.validation_rows)
-        found = sweep(rankings, mean)
+        found = route_weight(rankings, mean)
         if found is not None:
-            tried = [list(pair) for pair in found.tried]
+            tried = [list(pair) for pair in found.curve]
             self.log.write("calibration", sweep=tried, items=items, queries=found.queries, **{"lambda": found.weight})
             if found.queries < _FEW_QUERIES:
                 few = f"Lambda was chosen by {found.queries} queries, which says little about others."

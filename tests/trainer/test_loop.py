@@ -224,7 +224,7 @@ class TestRefusals:
             train(Job(small("steps=2"), [Listed("pictures", rows)], [], tmp_path / "run"))
 
     def test_a_base_that_cannot_be_trained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tsembed_search.model.registry.load", lambda *given: object())
+        monkeypatch.setattr("tsembed_search.model.loading.load", lambda *given: object())
         with pytest.raises(ModelError, match="cannot be the base"):
             train(job(tmp_path / "run"))
 
