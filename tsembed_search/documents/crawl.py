@@ -49,7 +49,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Unreachable:
     """Something that was to be indexed and cannot be."""
 
     path: str
@@ -86,14 +86,14 @@ class Crawl:
                 raise UsageError(f"There is no file or folder {root}.", "Check the path.")
         self._selections = selection.below(self.roots)
 
-    def __iter__(self) -> Iterator[Found | Problem]:
+    def __iter__(self) -> Iterator[Found | Unreachable]:
         for root, selection in zip(self.roots, self._selections, strict=True):
             if os.path.isdir(root):  # noqa: PTH112 - `Path.is_dir` raises where it may not look
                 yield from self._walk(root, selection)
             elif root not in self._missing:
                 yield _examined(root, str(Path(root).parent))
 
-    def _walk(self, root: str, selection: RootSelection) -> Iterator[Found | Problem]:
+    def _walk(self, root: str, selection: RootSelection) -> Iterator[Found | Unreachable]:
         facts = os.stat(root)  # noqa: PTH116
         entered = {(facts.st_dev, facts.st_ino)}
         todo: list[tuple[str, IgnoreRules | None, int | None]] = [(root, None, None)]
@@ -109,7 +109,7 @@ class Crawl:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                yield Problem(folder, f"The folder cannot be listed: {error.strerror or error}.")
+                yield Unreachable(folder, f"The folder cannot be listed: {error.strerror or error}.")
                 continue
             rules = rules_in(folder, above) if any(entry.name == IGNORE_FILE for entry in entries) else above
             below: list[tuple[str, IgnoreRules | None, int | None]] = []
@@ -153,15 +153,16 @@ def is_below(path: str, folder: str) -> bool:
     return path.startswith(folder if folder.endswith(os.sep) else folder + os.sep)
 
 
-def _examined(path: str, root: str) -> Found | Problem:
+def _examined(path: str, root: str) -> Found | Unreachable:
     try:
         facts = Path(path).stat()
     except FileNotFoundError:
-        return Problem(path, "It is a link to a file that does not exist." if os.path.islink(path) else "It vanished.")  # noqa: PTH114
+        is_link = Path(path).is_symlink()
+        return Unreachable(path, "It is a link to a file that does not exist." if is_link else "It vanished.")
     except OSError as error:
-        return Problem(path, f"It cannot be examined: {error.strerror or error}.")
+        return Unreachable(path, f"It cannot be examined: {error.strerror or error}.")
     if not stat.S_ISREG(facts.st_mode):
-        return Problem(path, f"It is {_KINDS.get(stat.S_IFMT(facts.st_mode), 'something else')}, not a file.")
+        return Unreachable(path, f"It is {_KINDS.get(stat.S_IFMT(facts.st_mode), 'something else')}, not a file.")
     return Found(path, root, *signature(facts))
 
 
