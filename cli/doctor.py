@@ -218,6 +218,7 @@ def _index(address: IndexAddress) -> Iterator[Finding]:
     except IndexBusyError as error:
         yield Finding("index", "slow", error.message, error.hint)
         return
+    assert status.store is not None and status.items is not None
     points, graph = status.store.points, status.store.indexed
     kinds = ", ".join(wording.count_words(count, kind) for kind, count in status.items.items()) or "empty"
     detail = f"{address.name}: {kinds}; {status.store.engine}; made by {status.metadata.model}"
