@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
 from tsembed_search.model import backbone as devices
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import dry_run, gradcache, recipe, setup
@@ -29,7 +30,7 @@ from tsembed_search.trainer.job import Job, Stopped
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.packing import Shape, unpack
-from tsembed_search.trainer.settings import Adapter
+from tsembed_search.trainer.settings import Recipe
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from helpers import tiny_models  # the tests' tiny models of every family
@@ -172,7 +173,7 @@ def steps(setting: Setting) -> Iterator[Line]:
             train(_job(setting, f"run-{name}", base, stop=iter([False, True]).__next__))
         report = train(_job(setting, f"run-{name}", base, "batch.tokens=128", resume=True))
         on = train(_job(setting, f"on-{name}", str(report.checkpoint), "steps=1"))
-        loaded: Any = registry.load(registry.resolve(str(on.checkpoint)), setting.device)
+        loaded: Any = loading.load(registry.resolve(str(on.checkpoint)), setting.device)
         tensors = list(loaded.adapters.parameters())
         fine = all(bool(one.isfinite().all()) and one.dtype == torch.float32 for one in tensors)
         there = all(one.device.type == setting.device.partition(":")[0] for one in tensors)
@@ -187,9 +188,9 @@ def steps(setting: Setting) -> Iterator[Line]:
 
 
 def _adapted(place: str, where: str, *, checkpointing: bool = False, dropout: float = 0.0) -> Trainable:
-    backbone: Any = registry.load(registry.resolve(place), where)
+    backbone: Any = loading.load(registry.resolve(place), where)
     setup.seed_step(0, 0, 0)
-    adapters = backbone.adapt(Adapter(rank=4, dropout=dropout, noise=0.0).settings())
+    adapters = backbone.adapt(replace(Recipe().adapter, rank=4, dropout=dropout, noise=0.0))
     for layer in adapters.layers.values():
         torch.nn.init.normal_(layer.up.weight, std=0.02)
     for parameter in adapters.parameters():
@@ -344,7 +345,7 @@ def real_size(setting: Setting) -> Iterator[Line]:
 
     needs, place = budget.needs(sizes.config("qwen2-vl-2b")), torch.device(setting.device)
     decoder = sizes.model("qwen2-vl-2b", setting.device, depth=1).model.language_model
-    adapters = attach(decoder, Adapter(rank=4, dropout=0.1).settings(), "layers")
+    adapters = attach(decoder, replace(Recipe().adapter, rank=4, dropout=0.1), "layers")
     for parameter in adapters.parameters():
         parameter.requires_grad_(True)
     decoder.train(True)
@@ -382,7 +383,7 @@ def _pass(decoder: Any, adapters: Any, tokens: int, precision: Callable[[], Abst
 
 def recipes(setting: Setting) -> Iterator[Line]:
     """Every recipe, walked through in small."""
-    for name in ["tsembed", "mmeb-qwen2vl-2b"] if setting.quick else recipe.names():
+    for name in ["tsembed", "mmeb-qwen2vl-2b"] if setting.quick else recipe.RECIPES.names():
         _, report = dry_run.dry_run(recipe.load(name), device=setting.device)
         fine = report.loss is not None and np.isfinite(report.loss)
         yield Line("recipes", name, f"loss {report.loss:.3f}", "finite", bool(fine), {"loss": report.loss})

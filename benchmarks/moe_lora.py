@@ -45,7 +45,7 @@ from torch.nn import functional
 
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_encoder import HIDDEN, MiniEncoder
-from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.moe_lora import Adapters, GatedLinear, attach
 
 EXPERTS = 8
@@ -127,7 +127,7 @@ class ExpertLoop(GatedLinear):
             self.route(x, x.dtype)
         assert self._gate.scale is not None
         rank = self._settings.rank
-        for expert in range(self._settings.router.experts):
+        for expert in range(self._settings.experts):
             rows = slice(expert * rank, (expert + 1) * rank)
             low = functional.linear(x, self.down.weight[rows])
             y = y + self._gate.scale[..., rows.start : rows.start + 1] * functional.linear(low, self.up.weight[:, rows])
@@ -152,9 +152,8 @@ def shared_copy(model: nn.Module) -> Any:
 def adapted(model: nn.Module, subject: str, level: str) -> Adapters:
     """Puts MoE-LoRA on a model; B is not zero, so that the results say something."""
     _, rank, blocks = SUBJECTS[subject]
-    router = RouterSettings(EXPERTS, level)  # type: ignore[arg-type]
     torch.manual_seed(1)
-    adapters = attach(model, AdapterSettings(router, rank, alpha=2.0 * rank), blocks)
+    adapters = attach(model, AdapterSettings(EXPERTS, level, rank=rank, alpha=2.0 * rank), blocks)
     with torch.no_grad():
         for layer in adapters.layers.values():
             layer.up.weight.normal_(std=0.01)

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tsembed_search.data import training as training_data
-from tsembed_search.model import checkpoint, registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Trainable
 from tsembed_search.trainer import setup
 from tsembed_search.trainer.batches import features
@@ -182,9 +182,9 @@ def main(
 ) -> None:
     """Tries all forms on the validation rows."""
     ref = registry.resolve(Path(model) if "/" in model else model)
-    backbone = cast(Trainable, registry.load(ref, "cpu"))
+    backbone = cast(Trainable, loading.load(ref, "cpu"))
     assert backbone.adapters is not None, f"{model} has no experts"
-    preparer = features.preparer(backbone, checkpoint.base_behind(ref).fingerprint, True, None)
+    preparer = features.preparer(backbone, loading.base_behind(ref).fingerprint, True, None)
     embedding = Embedding(backbone, preparer, setup.precision("float32", torch.device("cpu")))
     rankings = rank_tasks(embedding, training_data.load([str(data)]).validation, rows)
     preparer.close()

@@ -34,7 +34,7 @@ from torch.nn import functional
 
 from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.trainer import gradcache, recipe
 from tsembed_search.trainer.batches import features
@@ -84,7 +84,7 @@ def settings(size: int, *overrides: str) -> Recipe:
 def model(chosen: Recipe) -> Trainable:
     """Mini with adapters, in training mode."""
     torch.manual_seed(0)
-    backbone: Any = registry.load(registry.resolve("mini-base"), "cpu")
+    backbone: Any = loading.load(registry.resolve("mini-base"), "cpu")
     backbone.adapt(chosen.adapter.settings())
     backbone.train(True)
     trainable: Trainable = backbone

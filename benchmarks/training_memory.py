@@ -17,7 +17,7 @@ import torch
 from real_size import SIZES, model
 from torch import Tensor
 
-from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.moe_lora import attach
 
 _TOKENS = 128
@@ -61,7 +61,9 @@ def _dropout(x: Tensor, p: float, training: bool) -> Tensor:
 def _adapted(size: str, experts: int, rank: int, dropout: float) -> tuple[Any, Any]:
     inner = model(size, blocks=_BLOCKS, depth=1).model
     decoder = inner.text_model if hasattr(inner, "text_model") else inner.language_model
-    adapters = attach(decoder, AdapterSettings(RouterSettings(experts, noise=0.1), rank, 4.0 * rank, dropout), "layers")
+    adapters = attach(
+        decoder, AdapterSettings(experts, noise=0.1, rank=rank, alpha=4.0 * rank, dropout=dropout), "layers"
+    )
     for parameter in adapters.parameters():
         parameter.requires_grad_(True)
     decoder.train(True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tsembed_search.documents.crawl import Found, signature
-from tsembed_search.documents.document import FORMATS, HEAD, extension_of, format_of
+from tsembed_search.documents.document import HEAD, extension_of, format_of, formats, formats_of
 from tsembed_search.documents.worker import CHANGED, TooSlow, open_regular, unreadable
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.changes import Changes
@@ -82,21 +82,21 @@ class Intake:
             reason = unreadable(error) if isinstance(error, OSError) else str(error)
             self._meter.skip(found.path, reason)
             if isinstance(error, TooSlow) and not self._options.dry_run:
-                recipe = format_of(extension_of(Path(found.path).name), b"").recipe(pages=False)
+                recipe = format_of(extension_of(Path(found.path).name)).recipe(pages=False)
                 self._manifest.skip([FileRow.of(found, None, recipe, reason)])
             return None
         known = self._manifest.content(sha)
         if known is not None and not known.pending and known.recipe in self._recipes:
             self._place(found, sha, known.recipe, old, sure, len(known.points) // 16)
             return None
-        format = format_of(extension_of(Path(found.path).name), head)
+        likely = formats_of(extension_of(Path(found.path).name), head)
         if self.in_flight.joined(sha, found, sure):
             return None
-        pages = format.pages and self._pages_of(old)
-        recipe = format.recipe(pages=pages)
+        pages = likely[0].pages and self._pages_of(old)
+        recipe = likely[0].recipe(pages=pages)
         points = known.points if known is not None else b""
         job = ContentJob(
-            found, sha, format, recipe, pages, sure,
+            found, sha, likely, recipe, pages, sure,
             known=frozenset(each_id(points)),
             reusable=known is not None and known.recipe in (recipe, ""),
         )  # fmt: skip
@@ -136,7 +136,7 @@ def valid_recipes(pages: PageMode, reads_pages: bool | None) -> list[str]:
     """Return the recipes whose result need not be made again. `auto` keeps pages that were asked for once."""
     wanted = wants_pages(pages, reads_pages)
     recipes = [""]
-    for format in FORMATS:
+    for format in formats():
         if not format.pages or not wanted:
             recipes.append(format.recipe(pages=False))
         if format.pages and (wanted or pages == "auto"):

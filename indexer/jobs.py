@@ -26,13 +26,14 @@ T = TypeVar("T")
 class ContentJob:
     """A content to be read, from the first file that had it. `waiting`: other files that have it too.
 
-    `known`: the ids (16 bytes each) of points that the store has for it; `reusable`: they are what would be made now,
-    so they need no embedding. `ids`: those of all its units so far. `sure`: see `FileRow.of`.
+    `formats`: those that it may be in, the likeliest first. `known`: the ids (16 bytes each) of points that the store
+    has for it; `reusable`: they are what would be made now, so they need no embedding. `ids`: those of all its units so
+    far. `sure`: see `FileRow.of`.
     """
 
     found: Found
     sha: bytes
-    format: Format
+    formats: tuple[Format, ...]
     recipe: str
     pages: bool
     sure: bool

@@ -14,6 +14,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from tsembed_search.documents.crawl import stored_time
 from tsembed_search.indexer.changes import Changes
 from tsembed_search.indexer.database import Content, Database, FileRow, below, each_id
 from tsembed_search.private import copied
+from tsembed_search.whereabouts import offline_folders
 
 NAME: Final = "manifest.sqlite"
 _SHA_OF: Final = "SELECT sha FROM files WHERE path = ?"
@@ -241,6 +243,28 @@ class Manifest:
 
     def _contents(self, where: str, values: Sequence[object] = ()) -> list[Content]:
         return [_content(row) for row in self._db.all(f"{_CONTENT} {where}", values)]
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What a manifest says of files: their number, the folders that were given, which of these are offline now, and
+    (path, reason) of what was skipped.
+    """
+
+    files: int = 0
+    folders: list[str] = field(default_factory=list)
+    offline: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def remembered(folder: Path) -> Remembered:
+    """Return what the index in `folder` remembers of its files: nothing, if this machine never indexed into it."""
+    if not os.path.exists(folder / NAME):  # noqa: PTH110 - `Path.exists` raises where it may not look
+        return Remembered()
+    with manifest_to_read(folder / NAME) as manifest:
+        roots = sorted({file.root for file in manifest.files()})
+        lost = [path for path, _, missing in manifest.places() if missing]
+        return Remembered(manifest.counts()[0], roots, offline_folders(roots, lost), manifest.skipped())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsembed_search.documents.document import IMAGE
+from tsembed_search.documents.document import FORMATS
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer.database import UNSURE, Content, FileRow, packed, unpacked
 from tsembed_search.indexer.manifest import NAME, Manifest
@@ -87,7 +87,7 @@ def rebuild_manifest(manifest: Manifest, store: Store) -> int:
     while page := list(islice(records, _GROUP)):
         total += len(page)
         _take_over(manifest, page)
-    manifest.rebuilt(IMAGE.recipe(pages=False))
+    manifest.rebuilt(FORMATS.get("image").recipe(pages=False))
     begin_changes(manifest, store)
     manifest.put(_SALVAGED, store.metadata.get(_SALVAGED) or "")
     return total

@@ -225,6 +225,7 @@ class _IndexRun:
         flow = Flow(self._stop)
         jobs: queue.Queue[ContentJob | None] = queue.Queue(_JOBS)
         flow.start(lambda: self._intake.run(flow, jobs), "intake")
+        complete = False
         try:
             while jobs.empty() and not flow.stopped:
                 time.sleep(_BETWEEN_LOOKS)
@@ -234,6 +235,9 @@ class _IndexRun:
                 self._prepare_model()
                 self._embed(flow, jobs)
             complete = not flow.stopped
+        except KeyboardInterrupt:
+            # As if it had been asked to stop: what is embedded is kept and told of.
+            pass
         finally:
             flow.stop()
             flow.wait()

@@ -107,7 +107,8 @@ class Feeder:
         found = job.found
         signature = found.size, found.mtime_ns, found.inode
         sha = job.sha.hex()
-        for unit in decoder.load(Request(found.path, signature, job.format.name, job.pages)):
+        names = tuple(format.name for format in job.formats)
+        for unit in decoder.units(Request(found.path, names, signature, job.pages)):
             id = uuid.UUID(point_id(sha, unit.page, unit.chunk, self._embedder.info.fingerprint))
             job.ids += id.bytes
             if job.reusable and id.bytes in job.known:
@@ -149,8 +150,7 @@ def embed_all(
         while (batch := flow.get(due)) is not None:
             _embed(embedder, batch, writer)
 
-    names = enumerate(embedders)
-    workers = [flow.start(partial(work, embedder), f"embed {number}") for number, embedder in names]
+    workers = [flow.start(partial(work, embedder), f"embed {number}") for number, embedder in enumerate(embedders)]
     pool: Pool[Entry] = Pool(min(embedder.batch_tokens for embedder in embedders))
     try:
         while (message := flow.get(ready, meter.tick)) is not None:
@@ -162,6 +162,9 @@ def embed_all(
             meter.tick()
         for last in (*pool.rest(), *[None] * len(embedders)):
             flow.put(due, last, meter.tick)
+    except BaseException:
+        flow.stop()
+        raise
     finally:
         for worker in workers:
             while worker.is_alive():
@@ -174,26 +177,28 @@ def _embed(embedder: Embedder, batch: Batch, writer: Writer) -> None:
     wanted = [(entry, prepared) for entry, prepared in batch if entry.job.failure is None]
     if not wanted:
         return
-    for part, embeddings in _encoded(embedder, wanted):
-        writer.take(([entry for entry, _ in part], embeddings))
+    for entries, embeddings in _encoded(embedder, wanted):
+        writer.take((entries, embeddings))
 
 
-def _encoded(embedder: Embedder, batch: Batch) -> Iterator[tuple[Batch, Embeddings]]:
+def _encoded(embedder: Embedder, batch: Batch) -> Iterator[tuple[list[Entry], Embeddings]]:
     """Embed a batch, or when the model fails on it each item alone: one that it cannot take fails only its file."""
     try:
-        embeddings, too_large = embedder.encode_fitting([prepared for _, prepared in batch])
+        parts = list(embedder.embed_stream([batch]))
     except ModelError:
         if len(batch) == 1:
             raise
     else:
-        for place, error in too_large.items():
-            batch[place][0].job.failure = _reason(error)
-        yield [pair for place, pair in enumerate(batch) if place not in too_large], embeddings
+        for entries, found in parts:
+            if isinstance(found, ModelError):
+                entries[0].job.failure = _reason(found)
+            else:
+                yield entries, found
         return
     failed: list[tuple[Entry, ModelError]] = []
     for entry, prepared in batch:
         try:
-            yield [(entry, prepared)], embedder.encode([prepared])
+            yield [entry], embedder.encode([prepared])
         except ModelError as error:
             failed.append((entry, error))
     if len(failed) == len(batch):

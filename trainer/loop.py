@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import checkpoint, registry
+from tsembed_search.model import checkpoint, loading, registry
 from tsembed_search.trainer import card, gradcache, setup, state, validation
 from tsembed_search.trainer import distributed as ranks
 from tsembed_search.trainer import job as disk
@@ -121,9 +121,9 @@ class _Run:
             elif self.ranks.first:
                 folder.check_free(self.job.out)
         self.start = registry.resolve(self.recipe.model.base)
-        self.base = checkpoint.base_behind(self.start)
+        self.base = loading.base_behind(self.start)
         self.backbone = setup.adapted(
-            registry.load(self.start, device, setup.weights_dtype(self.recipe.run.precision)), self.recipe
+            loading.load(self.start, device, setup.weights_dtype(self.recipe.run.precision)), self.recipe
         )
         assert self.backbone.adapters is not None
         self.adapters = self.backbone.adapters

@@ -1,33 +1,37 @@
 """Recipes: TOML files that say only what differs from their parent, and single keys set on top of them.
 
-extends = "tsembed"        a recipe of this package, or a file beside this one
+extends = "tsembed"        a recipe by its name, or a file beside this one
 about = "one line"
 [stages]
 switch = 0.0
-
-A recipe for whoever names none: by how much data there is, and on what it will be trained.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from importlib import resources
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final
 
 from tsembed_search.data.rows import Task
-from tsembed_search.errors import UsageError
-from tsembed_search.trainer import settings
-from tsembed_search.trainer.settings import TABLES, Recipe
+from tsembed_search.errors import ModelError, UsageError
+from tsembed_search.registry import Registry
+from tsembed_search.trainer.settings import TABLES, Recipe, check, checked, hints_of
+
+_OWN = [file.stem for file in (Path(__file__).parent / "recipes").glob("*.toml")]
+
+RECIPES: Final[Registry[Path]] = Registry(
+    "recipe",
+    "tsembed.recipes",
+    {name: Path(__file__).parent / f"recipes/{name}.toml" for name in sorted(_OWN)},
+)
+"""The recipes that have a name: each is a TOML file."""
 
 _DEPTH = 8  # recipes that extend recipes
 
-_RENAMED = {
+_OLD_NAMES = {
     "loss.both_directions": "loss.symmetric",
     "loss.keep": "loss.distillation_weight",
     "loss.keep_queries": "loss.query_distillation_weight",
@@ -38,24 +42,17 @@ _RENAMED = {
     "optimizer.projector_rate": "optimizer.projector_learning_rate",
     "batch.mixing": "batch.task_temperature",
 }
-"""Keys by the names that they once had, for the hints of errors."""
-
-
-def names() -> list[str]:
-    """The recipes that come with the package."""
-    folder = resources.files("tsembed_search.trainer") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by its name or file, with `key=value` overrides; `key` is `table.key`, or `key` where only one table has
-    it. Raises `UsageError` for what is not there (with near matches), and for values of the wrong kind.
+    """Return a recipe by its name or file, with `key=value` overrides; `key` is `table.key`, or `key` where only one
+    table has it. Raises `UsageError` for what is not there (with near matches), and for values of the wrong kind.
     """
     return changed(from_tables(_chain(name_or_file)), overrides)
 
 
 def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The recipe with `key=value` overrides, as in `load`."""
+    """Return the recipe with `key=value` overrides, as in `load`."""
     changes: dict[str, dict[str, Any]] = {}
     for override in overrides:
         table, key, value = _parsed(override)
@@ -64,61 +61,61 @@ def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def chosen(name_or_file: str | None, overrides: Sequence[str] = ()) -> set[str]:
-    """The keys, as `table.key`, that a person set: by overrides, and in files that are not of this package."""
-    own = [] if name_or_file is None else [content for file, content in _chain(name_or_file) if file not in names()]
+    """Return the keys, as `table.key`, that a person set: by overrides, and in files that are not of this package."""
+    own = [] if name_or_file is None else [content for file, content in _chain(name_or_file) if file not in RECIPES]
     found = {f"{table}.{key}" for content in own for table in TABLES for key in content.get(table, ())}
     return found | {".".join(_parsed(override)[:2]) for override in overrides}
 
 
 def from_tables(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Recipe:
-    """A recipe from the content of files: (file, content) from the most general to the most special one."""
+    """Make a recipe of the content of files: (file, content) from the most general to the most special one."""
     recipe = Recipe()
+    known = (*TABLES, "extends", "about", "expected")
     for file, content in levels:
-        known = (*TABLES, "extends", "about", "expected")
-        for key in content:
+        for key, value in content.items():
             if key not in known:
-                raise UsageError(f"{file} has an unknown key, {key}.", _near(key, [*known, *_leaves()]))
-        recipe = apply(recipe, {name: _table(file, name, content[name]) for name in TABLES if name in content}, file)
+                raise UsageError(f"{file} has an unknown key, {key}.", _near(key, [*known, *_keys()]))
+            if key not in ("extends", "about") and not isinstance(value, Mapping):
+                raise UsageError(f"In {file}, {key} is not a table.", f"Write [{key}], and its keys below.")
+        recipe = apply(recipe, {name: content[name] for name in TABLES if name in content}, file)
+        expected = {key: str(value) for key, value in content.get("expected", {}).items()}
         name = Path(file).name.removesuffix(".toml")
-        expected = _table(file, "expected", content.get("expected", {}))
-        said = {str(key): str(value) for key, value in expected.items()}
-        recipe = replace(recipe, name=name, about=str(content.get("about", "")), expected=said)
+        recipe = replace(recipe, name=name, about=str(content.get("about", "")), expected=expected)
     return recipe
 
 
 def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = "--set") -> Recipe:
-    """The recipe with some keys of some tables changed. Raises `UsageError`."""
-    new: dict[str, Any] = {}
+    """Return the recipe with some keys of some tables changed. Raises `UsageError`."""
     for table, values in changes.items():
         part = getattr(recipe, table)
-        hints = get_type_hints(type(part), include_extras=True)
+        hints = hints_of(type(part))
         for key in values:
             if key not in hints:
-                hint = _near(f"{table}.{key}", [*hints, *_leaves()])
-                raise UsageError(f"{file} has an unknown key, {table}.{key}.", hint)
-        checked = {key: _typed(f"{table}.{key}", value, hints[key]) for key, value in values.items()}
-        new[table] = replace(part, **checked)
-    resolved = replace(recipe, **new)
-    settings.check(resolved)
-    return resolved
+                near = _near(key, [*hints, *_keys()], table)
+                raise UsageError(f"{file} has an unknown key, {table}.{key}.", near)
+        values = {key: checked(f"{table}.{key}", value, hints[key]) for key, value in values.items()}
+        try:
+            recipe = replace(recipe, **{table: replace(part, **values)})
+        except ModelError as error:  # values that are good alone, and not together
+            raise UsageError(f"The table {table} makes no sense as it is. {error.message}", error.hint) from error
+    check(recipe)
+    return recipe
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
-    """All settings, resolved, as nested tables."""
+    """Return all settings, resolved, as nested tables."""
     return asdict(recipe)
 
 
 def from_json(data: Mapping[str, Any]) -> Recipe:
-    """The inverse of `to_json`. Raises `UsageError` when a version with other settings wrote it."""
-    tables = {name: data.get(name, {}) for name in TABLES}
-    recipe = apply(Recipe(), tables, "The run's recipe")
-    return replace(
-        recipe, name=str(data.get("name", "")), about=str(data.get("about", "")), expected=data.get("expected") or {}
-    )
+    """Return the inverse of `to_json`. Raises `UsageError` when a version with other settings wrote it."""
+    recipe = apply(Recipe(), {name: data.get(name, {}) for name in TABLES}, "The run's recipe")
+    texts = {"name": str(data.get("name", "")), "about": str(data.get("about", ""))}
+    return replace(recipe, **texts, expected=data.get("expected") or {})
 
 
 def _chain(name_or_file: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """The recipe and all that it extends, the most general one first."""
+    """Return the recipe and all that it extends, the most general one first."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     name, beside = name_or_file, Path()
     for _ in range(_DEPTH):
@@ -137,27 +134,19 @@ def _chain(name_or_file: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _source(name: str, beside: Path) -> tuple[str, str]:
-    """Where a recipe is, and its text."""
-    own = resources.files("tsembed_search.trainer") / "recipes" / f"{name}.toml"
-    if "/" not in name and "\\" not in name and not name.endswith(".toml") and own.is_file():
-        return name, own.read_text(encoding="utf-8")
-    for path in (beside / name, Path(name)):
+    """Find a recipe, and read its text."""
+    paths = [RECIPES.get(name)] if name in RECIPES else [beside / name, Path(name)]
+    for path in paths:
         if path.is_file():
             try:
-                return str(path), path.read_text(encoding="utf-8")
+                return (name if name in RECIPES else str(path)), path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"The recipe {path} cannot be read: {error}.", "Give a TOML file.") from error
-    raise UsageError(f"There is no recipe {name!r} and no such file.", _near(name, names()))
-
-
-def _table(file: str, name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"In {file}, {name} is not a table.", f"Write [{name}], and its keys below.")
-    return value
+    raise UsageError(f"There is no recipe {name!r} and no such file.", _near(name, RECIPES.names()))
 
 
 def _parsed(override: str) -> tuple[str, str, Any]:
-    """`table.key=value` or `key=value` to its three parts."""
+    """Take `table.key=value` or `key=value` apart."""
     left, equals, right = override.partition("=")
     left = left.strip()
     if not equals or not left:
@@ -165,11 +154,11 @@ def _parsed(override: str) -> tuple[str, str, Any]:
     table, _, key = left.rpartition(".")
     if table:
         if table not in TABLES:
-            raise UsageError(f"A recipe has no table {table}.", _near(left, _leaves()))
+            raise UsageError(f"A recipe has no table {table}.", _near(left, _keys()))
     else:
-        tables = [name for name in TABLES if key in _keys(name)]
+        tables = [known.partition(".")[0] for known in _keys() if known.partition(".")[2] == key]
         if not tables:
-            raise UsageError(f"A recipe has no key {key}.", _near(key, _leaves()))
+            raise UsageError(f"A recipe has no key {key}.", _near(key, _keys()))
         if len(tables) > 1:
             choice = " or ".join(f"{name}.{key}" for name in tables)
             raise UsageError(f"{key} can mean several keys.", f"Say which one: {choice}.")
@@ -181,18 +170,15 @@ def _parsed(override: str) -> tuple[str, str, Any]:
         return table, key, text
 
 
-def _keys(table: str) -> list[str]:
-    return [one.name for one in fields(type(getattr(Recipe(), table)))]
+def _keys() -> list[str]:
+    """Return all keys, as `table.key`."""
+    return [f"{table}.{one.name}" for table in TABLES for one in fields(getattr(Recipe(), table))]
 
 
-def _leaves() -> list[str]:
-    return [f"{table}.{key}" for table in TABLES for key in _keys(table)]
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    """A hint with what is spelled like `name`, or all there is to choose from."""
-    renamed = [new for old, new in _RENAMED.items() if name in (old, old.rpartition(".")[2])]
-    if renamed:
+def _near(name: str, known: Sequence[str], table: str = "") -> str:
+    """Return a hint with what is spelled like `name`, or all there is to choose from."""
+    old = {key: new for key, new in _OLD_NAMES.items() if key.startswith(table)}
+    if renamed := [new for key, new in old.items() if name in (key, key.partition(".")[2])]:
         return f"It is called {' or '.join(renamed)} now."
     by_leaf = {one.rpartition(".")[2]: one for one in known} | {one: one for one in known}
     near = list(dict.fromkeys(by_leaf[match] for match in difflib.get_close_matches(name, by_leaf, 3, 0.6)))
@@ -203,82 +189,29 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"There are {', '.join(known)}."
 
 
-def _typed(key: str, value: Any, hint: Any) -> Any:
-    """`value` as the type that the setting has. Raises `UsageError`."""
-    origin, choices = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _typed(key, value, choices[0])
-    if origin in (Union, UnionType):
-        if value in (None, "none") and type(None) in choices:
-            return None
-        for choice in choices:
-            if choice is not type(None):
-                try:
-                    return _typed(key, value, choice)
-                except UsageError:
-                    continue
-    elif origin is Literal:
-        if value in choices:
-            return value
-    elif origin is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(_typed(key, one, choices[0]) for one in value)
-    elif origin is Mapping:
-        if isinstance(value, Mapping):
-            return {str(name): _typed(f"{key}.{name}", one, choices[1]) for name, one in value.items()}
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        with suppress(OverflowError):
-            return float(value)
-    elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool) and value != "":
-        return value
-    said = repr(value)
-    said = said if len(said) <= 60 else f"{said[:60]}..."
-    raise UsageError(f"{key} cannot be {said}.", f"It takes {_words(hint)}.")
-
-
-def _words(hint: Any) -> str:
-    """A type for people."""
-    origin, choices = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _words(choices[0])
-    if origin in (Union, UnionType):
-        return " or ".join(_words(choice) for choice in choices)
-    if origin is Literal:
-        return ", ".join(map(str, choices))
-    if origin is tuple:
-        return f"a list such as [{_words(choices[0])}, ...]"
-    if origin is Mapping:
-        return f"a table of names, each with {_words(choices[1])}"
-    named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
-    return named[hint]
-
-
 _FEW_TASKS = 3  # with fewer, experts have no tasks to part
-
 _FEW_ROWS = 1000
-
 _PASSES_OF_FEW, _PASSES_OF_MANY = 10, 3
-
 _STEPS_ON_CPU, _STEPS_ON_GPU = (30, 600), (100, 5000)
 
 
-def suited(tasks: Sequence[Task], gpu: bool) -> tuple[Recipe, str]:
-    """The recipe, and why that one, in words.
+def suited(tasks: Collection[Task], gpu: bool) -> tuple[Recipe, str]:
+    """Choose a recipe by how much data there is, for whoever names none; also say why that one.
 
     Few tasks or rows get the single LoRA. The batch leaves each step something to choose from; steps go through the
     data a few times, within what a machine does in about an hour.
     """
     rows = sum(len(task) for task in tasks)
     few = len(tasks) < _FEW_TASKS or rows < _FEW_ROWS
-    chosen = load("lora" if few else "tsembed")
+    found = load("lora" if few else "tsembed")
     identities = len({task.identity(row) for task in tasks for row in range(len(task))})
-    size = max(2, min(256 if gpu else chosen.batch.size, identities // 2))
+    size = max(2, min(256 if gpu else found.batch.size, identities // 2))
     least, most = _STEPS_ON_GPU if gpu else _STEPS_ON_CPU
     steps = min(most, max(least, round((_PASSES_OF_FEW if few else _PASSES_OF_MANY) * rows / size)))
     every = max(1, steps // 6)
     changes: dict[str, dict[str, Any]] = {
-        "batch": {"size": size, "sub_batch": min(chosen.batch.sub_batch, size)},
+        "batch": {"size": size, "sub_batch": min(found.batch.sub_batch, size)},
         "run": {"steps": steps, "validate_every": every, "checkpoint_every": every},
     }
-    why = f"{rows:,} rows of {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: the recipe {chosen.name}"
-    return apply(chosen, changes), f"{why}, {steps} steps of {size} rows."
+    why = f"{rows:,} rows of {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: the recipe {found.name}"
+    return apply(found, changes), f"{why}, {steps} steps of {size} rows."

@@ -1,73 +1,48 @@
-"""All that a recipe says, as frozen dataclasses: one per table of the TOML file.
+"""All that a recipe says, as frozen dataclasses: one for each table of the TOML file.
 
-Defaults are those of the whole method on `mini`; the recipes in `recipes/` say what differs. Reading files is
-`recipe.py`'s; what a value means and which values make sense is written here: every number carries its `Range`.
+Defaults are those of the whole method on `mini`; the recipes in `recipes/` say what differs. pydantic checks every
+value against its field's type; `AdapterSettings` is the model's own class.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
+
+from annotated_types import Interval, MinLen
 
 from tsembed_search.errors import UsageError
-
-if TYPE_CHECKING:
-    from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.model.expert_settings import AdapterSettings
 
 LEAST_LEARNED_TEMPERATURE = 0.01
 """A learned tau goes no lower (Radford et al., arXiv 2103.00020)."""
 
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers that a setting takes, from `least` to `most`. `above`: without `least` itself. `off`: one more
-    number, outside of them, that switches something off.
-    """
-
-    least: float
-    most: float
-    above: bool = False
-    off: float | None = None
-
-    def holds(self, value: float) -> bool:
-        """Say if the setting takes `value`. It never takes NaN."""
-        low_enough = self.least < value if self.above else self.least <= value
-        return (low_enough and value <= self.most) or value == self.off
-
-    def advice(self, value: float) -> str:
-        """Say what to use in place of `value`."""
-        least = f"a number above {self.least:g}" if self.above else f"{self.least:g} or more"
-        said = f"{self.most:g} or less" if value > self.most else least
-        if value != value:  # NaN
-            said = f"a number from {self.least:g} to {self.most:g}"
-        return f"Use {said}{'' if self.off is None else f', or {self.off:g}'}."
-
-
-Weight = Annotated[float, Range(0, 1e6)]
-Share = Annotated[float, Range(0, 1)]
-Decay = Annotated[float, Range(0, 0.999999999)]
-LearningRate = Annotated[float, Range(0, 1e30)]
-Temperature = Annotated[float, Range(1e-4, 1e4)]
-ShareOrNumber = Annotated[float, Range(0, 1e9)]
-Number = Annotated[int, Range(1, 1_000_000)]
-NumberOrNone = Annotated[int, Range(0, 1_000_000)]
+Weight = Annotated[float, Interval(ge=0, le=1e6)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+LearningRate = Annotated[float, Interval(ge=0, le=1e30)]
+Decay = Annotated[float, Interval(ge=0, lt=1)]
+ShareOrNumber = Annotated[float, Interval(ge=0, le=1e9)]
+Number = Annotated[int, Interval(ge=1, le=1_000_000)]
+NumberOrNone = Annotated[int, Interval(ge=0, le=1_000_000)]
+Text = Annotated[str, MinLen(1)]
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What of the data is used: see `data.load`. `validation`: the share of identities held out, or how many rows.
-    `weights`, `caps`: per task, or pattern of names, how often it is drawn and how many rows it has at most. `only`:
-    the tasks that are read, none means all. `images`: folders to look for images in first. `instructions`: they go
-    where the data's layout has them, all before the text, all into the model's own prompt, or nowhere.
+    """What of the data is used: see `data.training.load`. `validation`: the share of identities held out, or how many
+    rows. `weights`, `caps`: per task, or pattern of names, how often it is drawn and how many rows it has at most.
+    `only`: the tasks that are read, none means all. `images`: folders to look for images in first. `instructions`: they
+    go where the data's layout has them, all before the text, all into the model's own prompt, or nowhere.
     """
 
     validation: ShareOrNumber = 0.02
     weights: Mapping[str, Weight] = field(default_factory=dict)
-    caps: Mapping[str, Annotated[int, Range(1, 1e12)]] = field(default_factory=dict)
-    only: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
+    caps: Mapping[str, Annotated[int, Interval(ge=1, le=10**12)]] = field(default_factory=dict)
+    only: tuple[Text, ...] = ()
+    images: tuple[Text, ...] = ()
     instructions: Literal["layout", "text", "field", "none"] = "layout"
 
 
@@ -77,46 +52,7 @@ class ModelSettings:
     are: then the recipe's own `adapter` table does not count.
     """
 
-    base: str = "mini-base"
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """The trained part: see `AdapterSettings` and `RouterSettings`. `experts = 1` is the plain LoRA of rank `rank`.
-
-    `projections`, `blocks`: None for the usual ones, and all. `projector`: train what mini sees pictures with as well.
-    `tokens`: those that a route is made of.
-    """
-
-    experts: Annotated[int, Range(1, 1024)] = 4
-    rank: Annotated[int, Range(1, 8192)] = 8
-    alpha: Annotated[float, Range(0, 1e6, above=True)] = 16.0
-    dropout: Decay = 0.05
-    level: Literal["token", "sequence"] = "sequence"
-    temperature: Temperature = 0.3
-    top_k: Annotated[int, Range(1, 1024)] | None = None
-    noise: Annotated[float, Range(0, 1000)] = 0.1
-    shared: bool = False
-    projections: tuple[str, ...] | None = None
-    blocks: tuple[Annotated[int, Range(0, 100_000)], ...] | None = None
-    projector: bool = False
-    tokens: Literal["all", "last", "text", "image"] = "all"
-
-    def settings(self) -> AdapterSettings:
-        """What `adapt` takes. Raises `ModelError` for values that make no sense."""
-        from tsembed_search.model.expert_settings import PROJECTIONS, AdapterSettings, RouterSettings
-
-        router = RouterSettings(self.experts, self.level, self.temperature, self.top_k, self.noise, self.tokens)
-        return AdapterSettings(
-            router,
-            self.rank,
-            self.alpha,
-            self.dropout,
-            self.shared,
-            PROJECTIONS if self.projections is None else self.projections,
-            self.blocks,
-            self.projector,
-        )
+    base: Text = "mini-base"
 
 
 @dataclass(frozen=True)
@@ -126,20 +62,35 @@ class LossSettings:
     whose cosine is above the positive's by more than that is taken for a false negative (None: never). `scope`:
     negatives come from the whole batch, or from the query's own task. `balance`, `z`: weights of the routing losses.
     `distillation_weight`, `query_distillation_weight`: how much documents, and queries that are texts without an
-    instruction, are held to what they
-    are without experts, so that what the base knows is not lost.
+    instruction, are held to what they are without experts. `more`: losses of other names, each with its settings.
     """
 
-    temperature: Temperature = 0.05
+    temperature: Annotated[float, Interval(ge=1e-4, le=1e4)] = 0.05
     learn_temperature: bool = False
     symmetric: bool = True
     dimensions: tuple[Number, ...] = ()
-    margin: Annotated[float, Range(0, 2)] | None = 0.3
+    margin: Annotated[float, Interval(ge=0, le=2)] | None = 0.3
     scope: Literal["batch", "task"] = "batch"
     balance: Weight = 0.01
     z: Weight = 0.0001
     distillation_weight: Weight = 0.0
     query_distillation_weight: Weight = 0.0
+    more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def terms(self) -> dict[str, dict[str, Any]]:
+        """The losses that are summed, by their names in `LOSSES`, each with its weight and its own settings."""
+        held = {"distillation": self.distillation_weight, "query_distillation": self.query_distillation_weight}
+        return {
+            "contrastive": {
+                "temperature": self.temperature,
+                "learn": self.learn_temperature,
+                "dimensions": self.dimensions,
+            },
+            "balance": {"weight": self.balance},
+            "z": {"weight": self.z},
+            **{name: {"weight": weight} for name, weight in held.items() if weight},
+            **{name: dict(settings) for name, settings in self.more.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -152,7 +103,7 @@ class NegativeSettings:
     """
 
     weighting: Literal["none", "eans", "shuffled", "llave"] = "eans"
-    beta: Annotated[float, Range(0, 10_000)] = 3.0
+    beta: Annotated[float, Interval(ge=0, le=10_000)] = 3.0
     compared_with: Literal["query", "target"] = "target"
     mode: Literal["weight", "sample"] = "weight"
     top_k: Number = 32
@@ -162,8 +113,8 @@ class NegativeSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW. `learning_rate` is that of the experts. `warmup`: a share
-    of the steps (below 1) or a number. `clip`: the largest norm of the gradient (0: any).
+    """AdamW. `learning_rate` is that of the experts. `warmup`: a share of the steps (below 1) or a number. `clip`: the
+    largest norm of the gradient (0: any).
     """
 
     learning_rate: LearningRate = 1e-3
@@ -171,10 +122,10 @@ class OptimizerSettings:
     projector_learning_rate: LearningRate = 1e-3
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup: ShareOrNumber = 0.1
-    weight_decay: Annotated[float, Range(0, 1000)] = 0.0
+    weight_decay: Annotated[float, Interval(ge=0, le=1000)] = 0.0
     beta1: Decay = 0.9
     beta2: Decay = 0.98
-    clip: Annotated[float, Range(0, 1e30)] = 1.0
+    clip: Annotated[float, Interval(ge=0, le=1e30)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -190,16 +141,15 @@ class StageSettings:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """`size`: rows of a global batch, over all ranks. `sub_batch`: rows of one task that come together.
+    """`size`: rows of a global batch, over all processes. `sub_batch`: rows of one task that come together.
     `task_temperature`: tasks are drawn in proportion to weight · rows^(1/task_temperature); 1 is by size, infinity is
-    evenly. `tokens`: padded tokens that
-    are computed with gradients at once (None: what suits the device).
+    evenly. `tokens`: padded tokens that are computed with gradients at once (None: what suits the device).
     """
 
-    size: Annotated[int, Range(2, 1_000_000)] = 64
+    size: Annotated[int, Interval(ge=2, le=1_000_000)] = 64
     sub_batch: Number = 16
-    task_temperature: Annotated[float, Range(0.1, math.inf)] = 2.0
-    tokens: Annotated[int, Range(1, 1e9)] | None = None
+    task_temperature: Annotated[float, Interval(ge=0.1, le=math.inf)] = 2.0
+    tokens: Annotated[int, Interval(ge=1, le=10**9)] | None = None
 
 
 @dataclass(frozen=True)
@@ -211,17 +161,17 @@ class RunSettings:
     `workers`: threads that read pictures (None: by cores). `cache`: keep a frozen vision tower's output on disk.
     """
 
-    steps: Annotated[int, Range(1, 10_000_000)] = 300
-    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    steps: Annotated[int, Interval(ge=1, le=10_000_000)] = 300
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpointing: bool = False
     compile: bool = False
     checkpoint_every: NumberOrNone = 100
     validate_every: NumberOrNone = 100
-    validation_rows: Annotated[int, Range(2, 1e9)] = 200
+    validation_rows: Annotated[int, Interval(ge=2, le=10**9)] = 200
     patience: NumberOrNone = 0
-    spike: Annotated[float, Range(1, 1e6, above=True, off=0)] = 5.0
-    workers: Annotated[int, Range(1, 1024)] | None = None
+    spike: Annotated[float, Interval(ge=0, le=1e6)] = 5.0
+    workers: Annotated[int, Interval(ge=1, le=1024)] | None = None
     cache: bool = True
 
 
@@ -233,7 +183,9 @@ class Recipe:
     about: str = ""
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
-    adapter: Adapter = field(default_factory=Adapter)
+    adapter: AdapterSettings = field(
+        default_factory=lambda: AdapterSettings(experts=4, rank=8, alpha=16.0, dropout=0.05, noise=0.1)
+    )
     loss: LossSettings = field(default_factory=LossSettings)
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -243,72 +195,96 @@ class Recipe:
     expected: Mapping[str, str] = field(default_factory=dict)
 
 
-TABLES = ("data", "model", "adapter", "loss", "negatives", "optimizer", "stages", "batch", "run")
+TABLES: Final = ("data", "model", "adapter", "loss", "negatives", "optimizer", "stages", "batch", "run")
 """The tables of a recipe, in their order."""
 
 
 def check(recipe: Recipe) -> None:
     """Raise `UsageError` for values that make no sense, alone or together, and say which would."""
-    for key, number, allowed in numbers(recipe):
-        if not allowed.holds(number):
-            raise UsageError(f"{key} cannot be {repr(number)[:40]}.", allowed.advice(number))
-    adapter, loss, optimizer = recipe.adapter, recipe.loss, recipe.optimizer
-    fastest = max(optimizer.learning_rate, optimizer.projector_learning_rate)
-    for fine, what, advice in (
-        (_share_or_whole(recipe.data.validation), "data.validation", "Use a share below 1, or a whole number of rows."),
-        (_share_or_whole(optimizer.warmup), "optimizer.warmup", "Use a share below 1, or a whole number of steps."),
-        (
-            adapter.top_k is None or adapter.top_k <= adapter.experts,
-            f"adapter.top_k: a gate cannot choose {adapter.top_k} of {adapter.experts} experts. It",
-            f"Use a number from 1 to {adapter.experts}, or none.",
-        ),
-        (adapter.projections != (), "adapter.projections", "Name one or more, or use none for the usual ones."),
-        (adapter.blocks != (), "adapter.blocks", "Name one or more, or use none for all."),
-        (len(set(loss.dimensions)) == len(loss.dimensions), "loss.dimensions", "Name each of them once."),
-        (
-            loss.scope == "batch" or recipe.batch.sub_batch >= 2,
-            "batch.sub_batch with loss.scope = task",
-            "Use 2 or more.",
-        ),
-        (
-            fastest * optimizer.weight_decay <= 1,
-            "optimizer.weight_decay with this rate",
-            f"Use {1 / max(fastest, 1e-3):g} or less, or every step turns the weights round.",
-        ),
-    ):
-        if not fine:
-            raise UsageError(f"{what} makes no sense as it is.", advice)
-    if loss.learn_temperature and loss.temperature < LEAST_LEARNED_TEMPERATURE:
-        raise UsageError(
-            f"loss.temperature cannot be {loss.temperature:g} where it is learned: "
-            f"a learned one never falls below {LEAST_LEARNED_TEMPERATURE:g}.",
-            f"Use {LEAST_LEARNED_TEMPERATURE:g} or more, or leave loss.learn_temperature out.",
-        )
-
-
-def numbers(recipe: Recipe) -> Iterator[tuple[str, float, Range]]:
-    """All numbers of a recipe, each with its key and its range."""
     for table in TABLES:
         part = getattr(recipe, table)
-        for name, hint in get_type_hints(type(part), include_extras=True).items():
-            yield from _numbers(f"{table}.{name}", getattr(part, name), hint)
+        for key, hint in hints_of(type(part)).items():
+            checked(f"{table}.{key}", getattr(part, key), hint)
+    for wrong, what, advice in _together(recipe):
+        if wrong:
+            raise UsageError(f"{what} makes no sense as it is.", advice)
 
 
-def _numbers(key: str, value: Any, hint: Any) -> Iterator[tuple[str, float, Range]]:
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        if isinstance(value, int | float):
-            yield key, value, inner[1]
-    elif origin is Mapping:
-        for name, one in value.items():
-            yield from _numbers(f"{key}.{name}", one, inner[1])
-    elif origin is tuple:
-        for one in value or ():
-            yield from _numbers(key, one, inner[0])
-    elif origin is not Literal:
-        for choice in inner:  # of a union
-            yield from _numbers(key, value, choice)
+def _together(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
+    """Rules that one field's type cannot say: if it is broken, what is wrong, and what to do."""
+    loss, optimizer = recipe.loss, recipe.optimizer
+    for key, value in (("data.validation", recipe.data.validation), ("optimizer.warmup", optimizer.warmup)):
+        rows = "rows" if key == "data.validation" else "steps"
+        yield value >= 1 and value != int(value), key, f"Use a share below 1, or a whole number of {rows}."
+    yield len(set(loss.dimensions)) < len(loss.dimensions), "loss.dimensions", "Name each of them once."
+    alone = loss.scope == "task" and recipe.batch.sub_batch < 2
+    yield alone, "batch.sub_batch with loss.scope = task", "Use 2 or more."
+    yield 0 < recipe.run.spike <= 1, "run.spike", "Use a number above 1, or 0."
+    fastest = max(optimizer.learning_rate, optimizer.projector_learning_rate)
+    most = f"Use {1 / max(fastest, 1e-3):g} or less, or every step turns the weights round."
+    yield fastest * optimizer.weight_decay > 1, "optimizer.weight_decay with this learning rate", most
+    low = loss.learn_temperature and loss.temperature < LEAST_LEARNED_TEMPERATURE
+    least = f"Use {LEAST_LEARNED_TEMPERATURE:g} or more: a learned one never falls below that."
+    yield low, f"loss.temperature = {loss.temperature:g} with loss.learn_temperature", least
+    if loss.more:
+        from tsembed_search.trainer.losses.base import make
+
+        for name, settings in loss.more.items():
+            make(name, settings)
 
 
-def _share_or_whole(value: float) -> bool:
-    return value < 1 or value == int(value)
+def checked(key: str, value: Any, hint: Any) -> Any:
+    """Return `value` as the type that the setting has. Raises `UsageError`."""
+    from pydantic import ValidationError
+
+    if value == "none" and type(None) in get_args(hint):
+        return None
+    try:
+        return _adapter(hint).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
+    except ValidationError as error:
+        said = repr(value)
+        said = said if len(said) <= 60 else f"{said[:60]}..."
+        raise UsageError(f"{key} cannot be {said}.", _advice(error.errors(), hint)) from error
+
+
+@cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(hint)
+
+
+@cache
+def hints_of(table: type) -> dict[str, Any]:
+    """Return the types of a table's keys, with their bounds."""
+    return get_type_hints(table, include_extras=True)
+
+
+_KINDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "string_too_short": "a text that is not empty",
+    "tuple_type": "a list",
+    "dict_type": "a table of names",
+}
+
+
+def _advice(errors: Sequence[Mapping[str, Any]], hint: Any) -> str:
+    """Say what a setting takes, in place of pydantic's words."""
+    words = []
+    for error in errors:
+        bounds = error.get("ctx", {})
+        if isinstance(error["input"], float) and math.isnan(error["input"]):
+            words.append("a number")
+        elif "expected" in bounds:
+            words.append(bounds["expected"].replace("'", "").replace(" or ", ", "))
+        elif "ge" in bounds or "gt" in bounds:
+            words.append(f"{bounds['ge']:g} or more" if "ge" in bounds else f"a number above {bounds['gt']:g}")
+        elif "le" in bounds or "lt" in bounds:
+            words.append(f"{bounds['le']:g} or less" if "le" in bounds else f"a number below {bounds['lt']:g}")
+        else:
+            words.append(_KINDS.get(error["type"], error["msg"]))
+    words += ["none"] if type(None) in get_args(hint) else []
+    return f"It takes {' or '.join(dict.fromkeys(words))}."

@@ -1,7 +1,7 @@
 """The errors a user can meet. Each message says what happened; `hint` says what to do about it.
 
-A hint names a setting in braces, such as `{model}`, and a method of `Index` likewise, such as `{repair()}`: every way in
-has its own spelling of them. Python reads `model=` and `Index.repair()`, the command line `--model` and
+A hint names a setting in braces, such as `{model}`, and likewise a method of `Index`, such as `{repair()}`: every way
+in has its own spelling of them. Python reads `model=` and `Index.repair()`, the command line `--model` and
 `tsembed doctor --repair`, a server the field `model`.
 """
 
@@ -70,8 +70,17 @@ class StoreError(TsembedError):
     """The vector store cannot be opened, reached, read or written."""
 
 
+class MissingIndexError(StoreError):
+    """There is no index called `name` in `store`."""
+
+    def __init__(self, message: str, hint: str, name: str, store: str) -> None:
+        super().__init__(message, hint)
+        self.name = name
+        self.store = store
+
+
 class IndexBusyError(StoreError):
-    """Another process owns the index."""
+    """Another process, or another thread that changes it, uses the index."""
 
 
 class DamagedIndexError(StoreError):

@@ -85,11 +85,11 @@ def measured(rounds: int) -> Json:
 
 def adapted(base: nn.Module, experts: int, rank: int) -> tuple[nn.Module, Adapters]:
     """A model that shares the base's weights, with adapters."""
-    from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import attach
 
     model: Any = copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
-    adapters = attach(model, AdapterSettings(RouterSettings(experts), rank, alpha=2.0 * rank), _BLOCKS)
+    adapters = attach(model, AdapterSettings(experts, rank=rank, alpha=2.0 * rank), _BLOCKS)
     return model, adapters
 
 

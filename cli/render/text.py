@@ -110,9 +110,11 @@ def print_paths(paths: Iterable[str], *, end: str) -> None:
 
 
 _IN_SHELL: Final = {
-    "add()": "tsembed index FOLDER", "create()": "tsembed index FOLDER", "files()": "tsembed ls", "remove()": "tsembed rm",
-    "repair()": "tsembed doctor --repair", "search()": "tsembed search", "status()": "tsembed status", "store": "--url",
-}  # fmt: skip
+    "add()": "tsembed index FOLDER",
+    "files()": "tsembed ls",
+    "repair()": "tsembed doctor --repair",
+    "store": "--url",
+}
 
 
 def in_shell(name: str) -> str:

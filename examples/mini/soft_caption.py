@@ -4,7 +4,7 @@ No picture is needed. Class probabilities p are drawn at random (a class, its ne
 is what MiniLM makes of the class names themselves, averaged by p (ConSE, Norouzi et al., arXiv 1312.5650), and for a
 picture with a word ("red"), what it makes of the names with that word. The table [1000, 4, 384] learns to give MiniLM
 input vectors `p @ table` that lead there: textual inversion (Gal et al., arXiv 2208.01618), for every class at once.
-Takes about ten minutes on two cores. `benchmarks/quality.py` measures the result.
+Takes about ten minutes on two cores. `quality.py` measures the result.
 """
 
 from __future__ import annotations

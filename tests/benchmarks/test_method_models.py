@@ -168,13 +168,13 @@ def test_cost_counts_what_is_kept() -> None:
     import torch
     from cost import kept, latencies
 
-    from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+    from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import attach
 
     def bytes_of(rank: int) -> int:
         model: Any = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.ModuleDict()])})
         model["layers"][0]["q_proj"] = torch.nn.Linear(16, 16)
-        adapters = attach(model, AdapterSettings(RouterSettings(2), rank), "layers")
+        adapters = attach(model, AdapterSettings(2, rank=rank), "layers")
         return kept(lambda: model["layers"][0]["q_proj"](torch.ones(3, 5, 16)), model, adapters)
 
     # A x is kept twice, before and after the gate: 3 items of 5 tokens, 2 experts, float32; and each item's gate once

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from helpers import colours
+from helpers.colours import ColourBackbone
 from tsembed_search.index import Index
 
 Run = Callable[..., Result]
@@ -155,20 +157,18 @@ def test_batch_of_queries_with_bad_lines(run: Run, tmp_path: Path, palette: Path
 
 
 def test_batch_from_stdin_loads_the_model_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads = []
-    whole = Index.embedder.fget
+    loaded: list[ColourBackbone] = []
 
-    def counted(self: Index) -> object:
-        if self._embedder is None:
-            loads.append(1)
-        return whole(self)
+    def load(device: str = "auto") -> ColourBackbone:
+        loaded.append(ColourBackbone(device))
+        return loaded[-1]
 
-    monkeypatch.setattr(Index, "embedder", property(counted))
+    monkeypatch.setattr(colours, "load", load)
     text = "".join(f'{{"id": {number}, "text": "red {number}"}}\n' for number in range(150))
     done = run("search", "--queries", "-", "-k", 1, stdin=text)
     assert done.exit_code == 0, done.stderr
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == list(range(150))
-    assert loads == [1]
+    assert len(loaded) == 1
 
 
 def test_batch_that_finds_nothing_is_exit_code_1(run: Run, tmp_path: Path) -> None:

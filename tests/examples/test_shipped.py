@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from tsembed_search.data.rows import RankingTask
 from tsembed_search.items import Item
-from tsembed_search.model import checkpoint, registry
+from tsembed_search.model import checkpoint, loading, registry
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.trainer import recipe
 
 
@@ -23,9 +23,9 @@ from tsembed_search.trainer import recipe
 def trained(tmp_path: Path) -> Path:
     """A checkpoint whose projector has moved."""
     ref = registry.resolve(shipped.BASE)
-    backbone: Any = registry.load(ref, "cpu")
+    backbone: Any = loading.load(ref, "cpu")
     torch.manual_seed(0)
-    adapters = backbone.adapt(AdapterSettings(RouterSettings(experts=2), rank=1, projector=True))
+    adapters = backbone.adapt(AdapterSettings(experts=2, rank=1, projector=True))
     with torch.no_grad():
         for tensor in adapters.projector_parameters():
             tensor.normal_(std=0.01)

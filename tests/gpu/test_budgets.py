@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ import torch
 
 from helpers.device_simulation import GIB, SimulatedGPU
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbones import budget
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.moe_lora import attach
 from tsembed_search.trainer import recipe, setup
-from tsembed_search.trainer.settings import Adapter
+from tsembed_search.trainer.settings import Recipe
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
 SIZES = list(real_size.SIZES)
@@ -67,7 +68,7 @@ def test_training_stays_below_what_is_reckoned(size: str, checkpointing: bool) -
     with SimulatedGPU() as gpu:
         inner = on_gpu(gpu, size)
         decoder = inner.text_model if size.startswith("smol") else inner.language_model
-        adapters = attach(decoder, Adapter(rank=4, dropout=0.1).settings(), "layers")
+        adapters = attach(decoder, replace(Recipe().adapter, rank=4, dropout=0.1), "layers")
         for parameter in adapters.parameters():
             parameter.requires_grad_(True)
         decoder.train(True)
@@ -104,7 +105,7 @@ def test_mini_asks_the_card(free: int) -> None:
     """Pictures and texts of a whole batch fit in it, and so do those that are looked at for training."""
     picture = np.zeros((260, 260, 3), np.uint8)
     with SimulatedGPU(free) as gpu:
-        backbone: Any = registry.load(registry.resolve("mini-base"))
+        backbone: Any = loading.load(registry.resolve("mini-base"))
         one = backbone.prepare(Item(image=picture))
         backbone.forward([one])
         each = peak_of(gpu, lambda: backbone.forward([one]))
@@ -112,7 +113,7 @@ def test_mini_asks_the_card(free: int) -> None:
         text = backbone.prepare(Item("word " * 250))
         each = peak_of(gpu, lambda: backbone.forward([text] * 4)) / 4
         assert backbone.batch_tokens // text.tokens * each < gpu.limit - gpu.live
-        backbone.adapt(Adapter().settings())
+        backbone.adapt(Recipe().adapter)
         for parameter in backbone.adapters.parameters():
             parameter.requires_grad_(True)
         for checkpointing in (False, True):
@@ -131,7 +132,7 @@ def test_mini_asks_the_card(free: int) -> None:
 def test_looking_keeps_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pictures come at once."""
     with SimulatedGPU(GIB) as gpu:
-        backbone: Any = registry.load(registry.resolve("mini-base"))
+        backbone: Any = loading.load(registry.resolve("mini-base"))
         monkeypatch.setitem(backbone.__dict__, "batch_tokens", 4 * 86)
         items = [backbone.prepare(Item(image=np.full((260, 260, 3), at, np.uint8))) for at in range(10)]
         backbone.look(items[:4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ import torch._dynamo
 from torch._dynamo.utils import counters
 
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.trainer import setup
-from tsembed_search.trainer.settings import Adapter
+from tsembed_search.trainer.settings import Recipe
 
 
 @pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -21,8 +22,8 @@ from tsembed_search.trainer.settings import Adapter
 def test_few_programs_for_all_lengths(checkpointing: bool, tiny: Callable[[str], str]) -> None:
     torch._dynamo.reset()
     counters.clear()
-    backbone: Any = registry.load(registry.resolve(tiny("qwen2-vl")), "cpu")
-    backbone.adapt(Adapter(rank=2, dropout=0, noise=0).settings())
+    backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")), "cpu")
+    backbone.adapt(replace(Recipe().adapter, rank=2, dropout=0, noise=0))
     for parameter in backbone.adapters.parameters():
         parameter.requires_grad_(True)
     backbone.train(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from helpers.device_simulation import SimulatedGPU
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.model import backbone as device
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbones import hf
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import setup
-from tsembed_search.trainer.settings import Adapter
+from tsembed_search.trainer.settings import Recipe
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
 ITEMS = [
@@ -132,10 +133,10 @@ def test_training_on_a_mac_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("base", ["mini-base", "qwen2-vl"])
 def test_a_seed_means_the_same_adapters_everywhere(base: str, tiny: Callable[[str], str]) -> None:
     name = base if base == "mini-base" else tiny(base)
-    settings = Adapter(rank=2, projector=base == "mini-base").settings()
+    settings = replace(Recipe().adapter, rank=2, projector=base == "mini-base")
 
     def drawn(where: str) -> tuple[dict[str, torch.Tensor], list[bool]]:
-        backbone: Any = registry.load(registry.resolve(name), where)
+        backbone: Any = loading.load(registry.resolve(name), where)
         setup.seed_step(1, 0, 0)
         adapters = backbone.adapt(settings)
         state = adapters.expert_state() | adapters.router_state()

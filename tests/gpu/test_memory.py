@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,18 +14,18 @@ import torch
 
 from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item
-from tsembed_search.model import registry, routing
+from tsembed_search.model import loading, registry, routing
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.trainer import setup
-from tsembed_search.trainer.settings import Adapter
+from tsembed_search.trainer.settings import Recipe
 
 TEXTS = [f"text {number} with some more words" for number in range(8)]
 
 
 def adapted(base: str, *, checkpointing: bool) -> Trainable:
-    backbone: Any = registry.load(registry.resolve(base))
+    backbone: Any = loading.load(registry.resolve(base))
     torch.manual_seed(0)
-    backbone.adapt(Adapter(rank=2, dropout=0.1).settings())
+    backbone.adapt(replace(Recipe().adapter, rank=2, dropout=0.1))
     for parameter in backbone.adapters.parameters():
         parameter.requires_grad_(True)
     if checkpointing:

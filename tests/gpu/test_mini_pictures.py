@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from tsembed_search.items import Item, Role
 from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.backbones import mini
 from tsembed_search.trainer.batches import features
-from tsembed_search.trainer.settings import Adapter
+from tsembed_search.trainer.settings import Recipe
 
 
 def adapted(projector: bool, device: str = "cuda") -> mini.Mini:
     backbone = mini.load(device)
     torch.manual_seed(0)
-    adapters = backbone.adapt(Adapter(rank=2, projector=projector).settings())
+    adapters = backbone.adapt(replace(Recipe().adapter, rank=2, projector=projector))
     with torch.no_grad():
         for parameter in adapters.projector_parameters():
             parameter.normal_(std=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from helpers.training_data import Listed, job, same, two_tasks, weights
 from tsembed_search.data.rows import Row
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item, Role
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import gradcache, loop, setup
@@ -26,7 +27,7 @@ from tsembed_search.trainer import validation as diagnostics
 from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
-from tsembed_search.trainer.settings import Adapter
+from tsembed_search.trainer.settings import Recipe
 from tsembed_search.trainer.validation import Embedding
 
 SHORT = ("steps=3", "validate_every=0", "checkpoint_every=0", "queue=4", "stages.switch=0")
@@ -83,8 +84,8 @@ def test_one_item_too_large_leaves_its_row_out(tiny: Callable[[str], str], tmp_p
 def test_validation_measures_what_fits(tiny: Callable[[str], str]) -> None:
     backbone_items = [*(Item(f"text {at}") for at in range(8)), Item("a very long text " * 60)]
     with SimulatedGPU() as gpu:
-        backbone: Any = registry.load(registry.resolve(tiny("qwen2-vl")))
-        backbone.adapt(Adapter(rank=2).settings())
+        backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")))
+        backbone.adapt(replace(Recipe().adapter, rank=2))
         kept = features.preparer(backbone, "test", cache=False, workers=1)
         embedding = Embedding(backbone, kept, setup.precision("bfloat16", gpu.device))
         wanted: list[tuple[Item, Role]] = [(item, "document") for item in backbone_items]
@@ -176,8 +177,8 @@ def test_what_changes_the_run_may_not(changed: str, tmp_path: Path) -> None:
 
 def test_gradients_are_those_of_the_whole(tiny: Callable[[str], str]) -> None:
     """Comparing tasks in pieces finds what it finds at once."""
-    backbone: Any = registry.load(registry.resolve(tiny("qwen2-vl")), "cpu")
-    backbone.adapt(Adapter(rank=2, dropout=0.3, noise=0.5).settings())
+    backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")), "cpu")
+    backbone.adapt(replace(Recipe().adapter, rank=2, dropout=0.3, noise=0.5))
     for layer in backbone.adapters.layers.values():
         torch.nn.init.normal_(layer.up.weight, std=0.02)
     for parameter in backbone.adapters.parameters():
@@ -208,7 +209,7 @@ def test_gradients_are_those_of_the_whole(tiny: Callable[[str], str]) -> None:
 def test_pictures_are_looked_at_as_many_at_once_as_fit(pictures: list[Path]) -> None:
     """By the loader, whatever the budget said."""
     with SimulatedGPU() as gpu:
-        backbone: Any = registry.load(registry.resolve("mini-base"))
+        backbone: Any = loading.load(registry.resolve("mini-base"))
         kept = features.preparer(backbone, "test", cache=False, workers=1)
         backbone.look([backbone.prepare(Item(image=one)) for one in pictures[:1] * 4])
         gpu.reset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
+from tsembed_search.model.backbones import mini_encoder
 from tsembed_search.trainer import recipe
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.settings import Recipe
@@ -75,6 +78,19 @@ def small(*overrides: str) -> Recipe:
 def job(out: Path, *overrides: str, **changes: Any) -> Job:
     """A job on `two_tasks`, validated on the same rows."""
     return replace(Job(small(*overrides), two_tasks(), two_tasks(), out, "cpu"), **changes)
+
+
+def run_code(code: str, environment: dict[str, str], errors: Path) -> None:
+    """Runs Python code as a process of its own would, in one that is forked with everything imported, on the model of
+    the fixture `small_base`.
+    """
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    mini_encoder._LAYERS = 2
+    file = os.open(errors, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 2)
+    sys.stderr = os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace")
+    exec(code, {"__name__": "__main__"})
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

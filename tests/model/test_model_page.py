@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.expert_settings import AdapterSettings
 
 PAGE = (Path(__file__).parents[2] / "docs/model.md").read_text("utf-8")
 
@@ -27,8 +27,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_every_setting_is_explained_with_its_default() -> None:
     rows = re.findall(r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \|$", PAGE, flags=re.MULTILINE)
     named = {name: default for names, default in rows for name in re.findall(r"`([^`]+)`", names)}
-    router = {f"router.{field.name}": field.default for field in fields(RouterSettings)}
-    own = {field.name: field.default for field in fields(AdapterSettings) if field.name not in ("router", "dropout")}
-    assert set(named) >= router.keys() | own.keys()
-    for name in ("router.experts", "router.level", "router.temperature", "router.tokens"):
-        assert named[name].strip("`") == str(router[name])
+    own = {field.name: field.default for field in fields(AdapterSettings) if field.name != "dropout"}
+    assert set(named) >= own.keys()
+    for name in ("experts", "level", "temperature", "tokens"):
+        assert named[name].strip("`") == str(own[name])

@@ -67,7 +67,7 @@ class Stack(nn.Module):
 def settings(level: str = "token", **changes: Any) -> AdapterSettings:
     own = ("top_k", "noise", "tokens")
     router = {"experts": 4, "level": level} | {key: changes.pop(key) for key in own if key in changes}
-    return AdapterSettings(RouterSettings(**router), **{"rank": 3, "alpha": 6.0} | changes)
+    return AdapterSettings(**router, **{"rank": 3, "alpha": 6.0} | changes)
 
 
 def adapted(chosen: AdapterSettings, blocks: int = 2) -> tuple[Stack, Adapters]:
@@ -100,12 +100,12 @@ def expert_loop(block: nn.Module, hidden: Tensor, real: Tensor, chosen: AdapterS
     rows = []
     for item, mask in zip(x, real, strict=True):
         normed = item / item.norm(dim=-1, keepdim=True) * math.sqrt(WIDTH)
-        if chosen.router.level == "sequence":
+        if chosen.level == "sequence":
             mean = normed[mask].mean(0)
             normed = (mean / mean.norm() * math.sqrt(WIDTH)).expand_as(item)
-        gate = (normed @ leader.router.weight.T / chosen.router.temperature).softmax(-1)
-        if chosen.router.top_k:
-            kept = gate.topk(chosen.router.top_k).indices
+        gate = (normed @ leader.router.weight.T / chosen.temperature).softmax(-1)
+        if chosen.top_k:
+            kept = gate.topk(chosen.top_k).indices
             keep = torch.zeros_like(gate).scatter(-1, kept, 1.0)
             gate = gate * keep / (gate * keep).sum(-1, keepdim=True)
         rows.append(gate)
@@ -113,7 +113,7 @@ def expert_loop(block: nn.Module, hidden: Tensor, real: Tensor, chosen: AdapterS
 
     def project(layer: Any, x: Tensor) -> Tensor:
         y = layer.base_layer(x)
-        experts, rank = chosen.router.experts, chosen.rank
+        experts, rank = chosen.experts, chosen.rank
         for e in range(experts + chosen.shared):
             a, b = layer.down.weight[e * rank : (e + 1) * rank], layer.up.weight[:, e * rank : (e + 1) * rank]
             weight = gates[..., e : e + 1] * experts if e < experts else 1.0
@@ -516,7 +516,7 @@ class TestFamilies:
         self, family: str, tokens: str, backbone: hf.TransformersBackbone, model_folder: Callable[[str], Path]
     ) -> None:
         assert backbone.adapters is not None
-        level = backbone.adapters.settings.router.level
+        level = backbone.adapters.settings.level
         chosen = hf.load(registry.resolve(model_folder(family)), "cpu")
         torch.manual_seed(0)
         randomize(chosen.adapt(settings(level, tokens=tokens)), 0.05)

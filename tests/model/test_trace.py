@@ -17,7 +17,7 @@ from tsembed_search.model import registry
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.backbones import hf, mini
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
+from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.moe_lora import Adapters
 from tsembed_search.model.routing import Traced, centred, load_balance
 
@@ -43,7 +43,7 @@ ITEMS = [
 def trainable(name: str, level: str, folder: Callable[[str], Path], **router: Any) -> tuple[Trainable, Adapters]:
     """A model with random adapters that do something: B is not zero."""
     backbone: Trainable = mini.load("cpu") if name == "mini-base" else hf.load(registry.resolve(folder(name)), "cpu")
-    settings = AdapterSettings(RouterSettings(4, level, **router), rank=2, dropout=0.1)  # type: ignore[arg-type]
+    settings = AdapterSettings(4, level, **router, rank=2, dropout=0.1)  # type: ignore[arg-type]
     torch.manual_seed(0)
     adapters = backbone.adapt(settings)
     with torch.no_grad():

@@ -14,6 +14,7 @@ from helpers.fault_server import Fault, FaultServer
 from helpers.store_points import DIM, make_queries
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.store.base import Point, StoreSettings
+from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant import connection as cluster
 from tsembed_search.store.qdrant import connection as connection_module
 from tsembed_search.store.qdrant.connection import WRITING, Cluster, Connection, Patience
@@ -40,7 +41,9 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 def make_store(server: FaultServer, patience: Patience = SOON) -> ServerStore:
-    return ServerStore.create(Connection(server.url, reading=patience, writing=patience), "pics", StoreSettings(DIM))
+    connection = Connection(server.url, reading=patience, writing=patience)
+    collection.create(connection, "pics", StoreSettings(DIM))
+    return ServerStore(connection, "pics")
 
 
 CHANGES: dict[str, Callable[[ServerStore, list[Point]], object]] = {
@@ -48,7 +51,6 @@ CHANGES: dict[str, Callable[[ServerStore, list[Point]], object]] = {
     "change": lambda store, points: store.set_payload(points[0].id, {"page": 9}),
     "remove": lambda store, points: store.delete([points[0].id]),
     "metadata": lambda store, points: store.write_metadata({"model": "mini"}),
-    "bring up to date": lambda store, points: store._add_path_keys(list(store.scroll())),
 }
 
 

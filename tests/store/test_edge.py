@@ -6,21 +6,20 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from helpers.store_points import DIM, make_points, make_queries, nearest
+from helpers.store_points import DIM, address_of, make_points, make_queries, nearest
 from tsembed_search.errors import StoreError
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import graph as optimizer
 from tsembed_search.store.edge import shard as edge_shard
+from tsembed_search.store.edge.engine import EDGE
 from tsembed_search.store.edge.store import EdgeStore
-from tsembed_search.store.filters import matches
 from tsembed_search.store.schema import PAYLOAD_INDEXES
 
 ROOT = Path(__file__).parents[2]
@@ -28,9 +27,9 @@ ADD_AND_DIE = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from helpers.store_points import make_points
-from tsembed_search.store.edge.store import EdgeStore
-store = EdgeStore.open(Path(sys.argv[1]))
+from helpers.store_points import address_of, make_points
+from tsembed_search.store.edge.engine import EDGE
+store = EDGE.open(address_of(Path(sys.argv[1])))
 store.upsert(make_points(300))
 store.delete([make_points(1)[0].id])
 print("acknowledged", flush=True)
@@ -40,19 +39,19 @@ os._exit(9)
 
 @pytest.fixture
 def store(tmp_path: Path) -> EdgeStore:
-    return EdgeStore.create(tmp_path / "index", StoreSettings(DIM))
+    return EDGE.create(address_of(tmp_path / "index"), StoreSettings(DIM))
 
 
 def test_reopened_it_holds_the_same(tmp_path: Path, points: list[Point]) -> None:
     folder = tmp_path / "index"
-    store = EdgeStore.create(folder, StoreSettings(DIM, "scalar"))
+    store = EDGE.create(address_of(folder), StoreSettings(DIM, "scalar"))
     store.upsert(points)
     store.write_metadata({"model": {"name": "mini"}, "gap": 0.25})
     query = make_queries(1)
     before = store.search(query, 10)
     store.close()
     store.close()
-    again = EdgeStore.open(folder)
+    again = EDGE.open(address_of(folder))
     assert again.settings == StoreSettings(DIM, "scalar")
     assert again.metadata == {"model": {"name": "mini"}, "gap": 0.25}
     assert again.search(query, 10) == before
@@ -62,12 +61,12 @@ def test_reopened_it_holds_the_same(tmp_path: Path, points: list[Point]) -> None
 
 
 def test_acknowledged_points_survive_a_kill(tmp_path: Path) -> None:
-    EdgeStore.create(tmp_path, StoreSettings(DIM)).close()
+    EDGE.create(address_of(tmp_path), StoreSettings(DIM)).close()
     child = subprocess.run(
         [sys.executable, "-c", ADD_AND_DIE, tmp_path, ROOT / "tests"], capture_output=True, text=True, cwd=ROOT
     )
     assert (child.stdout, child.returncode) == ("acknowledged\n", 9), child.stderr
-    store = EdgeStore.open(tmp_path)
+    store = EDGE.open(address_of(tmp_path))
     expected = make_points(300)[1:]
     found = {record.id: record for record in store.scroll(with_vectors=True)}
     assert found.keys() == {point.id for point in expected}
@@ -79,13 +78,14 @@ def test_acknowledged_points_survive_a_kill(tmp_path: Path) -> None:
 
 def test_a_second_process_is_told_that_the_index_is_busy(tmp_path: Path, store: EdgeStore) -> None:
     open_it = (
-        "import sys; from pathlib import Path\n"
+        "import sys\n"
         "from tsembed_search.errors import IndexBusyError\n"
-        "from tsembed_search.store.edge.store import EdgeStore\n"
-        "try: EdgeStore.open(Path(sys.argv[1]))\n"
+        "from tsembed_search.paths import IndexAddress\n"
+        "from tsembed_search.store.edge.engine import EDGE\n"
+        "try: EDGE.open(IndexAddress('index', f'edge:{sys.argv[1]}'))\n"
         "except IndexBusyError as error: print(error)\n"
     )
-    command = [sys.executable, "-c", open_it, tmp_path / "index"]
+    command = [sys.executable, "-c", open_it, tmp_path]
     assert "Another process" in subprocess.run(command, capture_output=True, text=True).stdout
     store.close()
     assert subprocess.run(command, capture_output=True, text=True).stdout == ""
@@ -108,8 +108,7 @@ def test_graph_and_quantisation_find_the_nearest(
     made = make_points(1550, dim=64)
     many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 100)
-    monkeypatch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 100)
-    store = EdgeStore.create(tmp_path, StoreSettings(64, quantize))  # type: ignore[arg-type]
+    store = EDGE.create(address_of(tmp_path), StoreSettings(64, quantize))  # type: ignore[arg-type]
     for start in range(0, len(many), 500):
         store.upsert(many[start : start + 500])
     store.optimize()
@@ -129,8 +128,8 @@ def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made = make_points(1550, dim=64)
     many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 20)
-    monkeypatch.setattr("tsembed_search.store.translate.FEW", 50)  # else all would be scanned
-    store = EdgeStore.create(tmp_path, StoreSettings(64))
+    monkeypatch.setattr("tsembed_search.store.edge.query.FEW", 50)  # else all would be scanned
+    store = EDGE.create(address_of(tmp_path), StoreSettings(64))
     store.upsert(many)
     store.optimize()
     assert store.info().indexed == len(many)
@@ -153,50 +152,18 @@ def test_a_folder_of_few_points_is_searched_well(tmp_path: Path, monkeypatch: py
         place = {"path": path, "root": "/pictures", "rel": path[10:], "ext": "jpg", "mtime": 1.0}
         point.payload.update({**place, "places": [place]})
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 4)
-    store = EdgeStore.create(tmp_path, StoreSettings(32))
+    store = EDGE.create(address_of(tmp_path), StoreSettings(32))
     store.upsert(many)
     store.optimize()
     assert store.info().indexed == len(many)
     where = parse_where("path~/pictures/few")
     for few in (20_000, 10):  # a scan, then a detour
-        monkeypatch.setattr("tsembed_search.store.translate.FEW", few)
+        monkeypatch.setattr("tsembed_search.store.edge.query.FEW", few)
         hits = 0
         for query, found in zip(queries, store.search(queries, 10, where), strict=True):
             hits += len({hit.id for hit in found} & set(list(nearest(many, query, where))[:10]))
         assert hits / 500 >= 0.99, few
     store.close()
-
-
-def test_an_older_index_gets_its_path_keys_when_it_changes(
-    tmp_path: Path, points: list[Point], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = EdgeStore.create(tmp_path, StoreSettings(DIM, path_keys=False))
-    bare = [replace(point, payload={**point.payload, "path_keys": []}) for point in points]
-    with monkeypatch.context() as patch:
-        patch.setattr("tsembed_search.store.schema.with_path_keys", dict)
-        store.upsert(bare)
-    store.close()
-    settings = json.loads((tmp_path / "index.json").read_text())
-    del settings["path_keys"]  # which older versions do not know
-    (tmp_path / "index.json").write_text(json.dumps(settings))
-    where = parse_where("path~holiday or path~/docs")
-    expected = {point.id for point in points if matches(where, point.payload)}
-
-    store = EdgeStore.open(tmp_path)
-    store.optimize()
-    assert not store.settings.path_keys, "nothing has changed, so it costs no time now"
-    assert {record.id for record in store.scroll(where)} == expected
-    store.set_payload(points[0].id, {"page": 1})
-    store.optimize()
-    assert store.settings.path_keys
-    assert {record.id for record in store.scroll(where)} == expected
-    store.close()
-    again = EdgeStore.open(tmp_path)
-    assert again.settings.path_keys
-    payloads = {point.id: point.payload for point in points}
-    payloads[points[0].id] = {**points[0].payload, "page": 1}
-    assert {record.id: record.payload for record in again.scroll()} == payloads
-    again.close()
 
 
 def test_an_interrupted_optimisation_loses_nothing(
@@ -226,25 +193,25 @@ def test_a_failed_optimisation_says_so(store: EdgeStore, points: list[Point], mo
 
 
 def test_an_unfinished_creation_is_made_anew(tmp_path: Path) -> None:
-    EdgeStore.create(tmp_path, StoreSettings(DIM)).close()
+    EDGE.create(address_of(tmp_path), StoreSettings(DIM)).close()
     (tmp_path / "index.json").unlink()
-    store = EdgeStore.create(tmp_path, StoreSettings(8))
+    store = EDGE.create(address_of(tmp_path), StoreSettings(8))
     assert store.dim == 8
     store.close()
 
 
 def test_points_without_their_index_file_are_not_thrown_away(tmp_path: Path, points: list[Point]) -> None:
-    store = EdgeStore.create(tmp_path, StoreSettings(DIM))
+    store = EDGE.create(address_of(tmp_path), StoreSettings(DIM))
     store.upsert(points)
     store.close()
     (tmp_path / "index.json").unlink()
     with pytest.raises(StoreError, match=r"250 items, but the index.json beside it is missing"):
-        EdgeStore.create(tmp_path, StoreSettings(DIM))
+        EDGE.create(address_of(tmp_path), StoreSettings(DIM))
 
 
 def test_creating_twice_is_refused(tmp_path: Path, store: EdgeStore) -> None:
     with pytest.raises(StoreError, match="already holds an index"):
-        EdgeStore.create(tmp_path / "index", StoreSettings(DIM))
+        EDGE.create(address_of(tmp_path / "index"), StoreSettings(DIM))
 
 
 @pytest.mark.parametrize(
@@ -252,8 +219,9 @@ def test_creating_twice_is_refused(tmp_path: Path, store: EdgeStore) -> None:
     [
         (lambda folder: (folder / "index.json").unlink(), "There is no index"),
         (lambda folder: (folder / "index.json").write_text("{"), "index.json is damaged"),
-        (lambda folder: (folder / "index.json").write_text('{"schema": 1}'), "index.json is damaged"),
-        (lambda folder: (folder / "index.json").write_text('{"schema": 99}'), "has layout 99"),
+        (lambda folder: (folder / "index.json").write_text('{"schema": 2}'), "index.json is damaged"),
+        (lambda folder: (folder / "index.json").write_text('{"schema": 1}'), "another version of tsembed .layout 1,"),
+        (lambda folder: (folder / "index.json").write_text('{"schema": 99}'), "another version of tsembed .layout 99,"),
         (lambda folder: (folder / "points").rename(folder / "elsewhere"), "items of this index are missing"),
         (lambda folder: next(folder.rglob("segment.json")).write_text("{"), "Cannot open the index"),
         (lambda folder: os.truncate(next(folder.rglob("vectors/status.dat")), 4), "Cannot open the index"),
@@ -264,7 +232,7 @@ def test_damage_is_explained(tmp_path: Path, store: EdgeStore, damage: object, w
     store.close()
     damage(tmp_path / "index")  # type: ignore[operator]
     with pytest.raises(StoreError, match=words) as caught:
-        EdgeStore.open(tmp_path / "index")
+        EDGE.open(address_of(tmp_path / "index"))
     assert caught.value.hint
 
 
@@ -279,9 +247,9 @@ def test_a_full_disk_is_explained_before_the_engine_meets_it(
     assert store.count() == 10
     store.close()
     with pytest.raises(StoreError, match="is full"):
-        EdgeStore.open(tmp_path / "index")
+        EDGE.open(address_of(tmp_path / "index"))
     with pytest.raises(StoreError, match="is full"):
-        EdgeStore.create(tmp_path / "other", StoreSettings(DIM))
+        EDGE.create(address_of(tmp_path / "other"), StoreSettings(DIM))
 
 
 def test_metadata_is_replaced_as_a_whole(tmp_path: Path, store: EdgeStore) -> None:
@@ -303,4 +271,4 @@ def test_closed_is_closed(store: EdgeStore) -> None:
 def test_an_unwritable_folder_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="Cannot create an index"):
-        EdgeStore.create(tmp_path / "file" / "index", StoreSettings(DIM))
+        EDGE.create(address_of(tmp_path / "file" / "index"), StoreSettings(DIM))

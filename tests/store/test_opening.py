@@ -85,7 +85,7 @@ def test_only_what_is_needed_is_imported(tmp_path: Path) -> None:
         "address = IndexAddress('pics', f'edge:{sys.argv[1]}')"
     )
     assert imported(code, tmp_path) == set()
-    assert imported("from tsembed_search.store.filters import parse_where; parse_where('kind=image')") == set()
+    assert imported("from tsembed_search.search.where import parse_where; parse_where('kind=image')") == set()
     assert "qdrant_edge" not in imported(f"{code}; opening.exists(address)", tmp_path)
     opening.create(IndexAddress("pics", f"edge:{tmp_path}"), StoreSettings(DIM)).close()
     opened = imported(f"{code}; opening.open(address).close()", tmp_path)

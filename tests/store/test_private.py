@@ -17,7 +17,7 @@ from tsembed_search.ownership import owned
 from tsembed_search.store import opening
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import shard as index_file
-from tsembed_search.store.edge.store import EdgeStore
+from tsembed_search.store.edge.engine import EDGE
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
 
@@ -39,7 +39,7 @@ def open_to_others(folder: Path) -> list[str]:
 
 def make(folder: Path, points: list[Point]) -> None:
     with owned(folder, "testing"):
-        store = EdgeStore.create(folder, StoreSettings(DIM))
+        store = EDGE.create(address_of(folder), StoreSettings(DIM))
         manifest = Manifest(folder / NAME)
         manifest.put("some", "thing")
         store.upsert(points[:40])
@@ -70,14 +70,14 @@ def test_a_home_that_others_may_enter(tmp_path: Path, points: list[Point], monke
 
 
 def _search(folder: Path, points: list[Point]) -> None:
-    store = EdgeStore.open(folder)
+    store = EDGE.open(address_of(folder))
     assert store.count() == 40
     store.close()
 
 
 def _write(folder: Path, points: list[Point]) -> None:
     with owned(folder, "testing"):
-        store = EdgeStore.open(folder)
+        store = EDGE.open(address_of(folder))
         store.upsert(points[40:80])
         store.optimize()
         store.close()

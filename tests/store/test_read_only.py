@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from helpers import store_points
-from helpers.store_points import DIM, make_queries
+from helpers.store_points import DIM, address_of, make_queries
 from tsembed_search import private as private_copy
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
 from tsembed_search.ownership import owned
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import shard as edge_shard
-from tsembed_search.store.edge.store import EdgeStore
+from tsembed_search.store.edge.engine import EDGE
 
 SOME_ID = "00000000-0000-0000-0000-000000000001"
 
@@ -28,7 +28,7 @@ SOME_ID = "00000000-0000-0000-0000-000000000001"
 @pytest.fixture
 def folder(tmp_path: Path, points: list[Point]) -> Path:
     folder = tmp_path / "index"
-    store = EdgeStore.create(folder, StoreSettings(DIM))
+    store = EDGE.create(address_of(folder), StoreSettings(DIM))
     store.upsert(points[:40])
     store.write_metadata({"some": "thing"})
     store.close()
@@ -83,12 +83,12 @@ def check_reading(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exceptio
     temporary = folder.parent / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(private_copy.tempfile, "tempdir", str(temporary))
-    expected = EdgeStore.open(folder) if error else None
+    expected = EDGE.open(address_of(folder)) if error else None
     if expected is not None:
         answers = expected.search(make_queries(3), 5)
         expected.close()
         refuse_to_write(monkeypatch, folder, error or Exception())
-    store = EdgeStore.open(folder)
+    store = EDGE.open(address_of(folder))
     assert store.count() == 40 and store.metadata == {"some": "thing"}
     if expected is not None:
         assert store.search(make_queries(3), 5) == answers
@@ -114,7 +114,7 @@ def check_reading(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exceptio
 def test_nobody_copies_what_is_being_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_to_write(monkeypatch, folder, REFUSALS[0])
     with owned(folder, "indexing"), pytest.raises(IndexBusyError, match="indexing"):
-        EdgeStore.open(folder)
+        EDGE.open(address_of(folder))
 
 
 def test_no_room_for_a_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_no_room_for_a_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(private_copy, "_copy_sparse", full)
     with pytest.raises(StoreError, match=r"nor be copied to be read: No space left.*TSEMBED_HOME"):
-        EdgeStore.open(folder)
+        EDGE.open(address_of(folder))
 
 
 def test_the_manifest_is_read_from_a_copy(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tsembed_search.search.where import parse_where
-from tsembed_search.store.translate import Walk, walk
+from tsembed_search.store.edge.query import Walk, walk
 
 
 @pytest.mark.parametrize("text", ["kind=image", "page<=3", "kind=text and modified>=@1", "not ext=pdf"])

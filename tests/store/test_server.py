@@ -20,6 +20,7 @@ from tsembed_search.search.where import parse_where
 from tsembed_search.store import opening
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.filters import matches
+from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant import connection as connection_module
 from tsembed_search.store.qdrant.connection import Connection, Patience
 from tsembed_search.store.qdrant.store import ServerStore
@@ -43,7 +44,9 @@ def connect(server: FaultServer, patience: Patience = QUICK) -> Connection:
 
 
 def make_store(server: FaultServer, patience: Patience = QUICK, **settings: object) -> ServerStore:
-    return ServerStore.create(connect(server, patience), "pics", StoreSettings(DIM, **settings))  # type: ignore[arg-type]
+    connection = connect(server, patience)
+    collection.create(connection, "pics", StoreSettings(DIM, **settings))  # type: ignore[arg-type]
+    return ServerStore(connection, "pics")
 
 
 def check_whole(store: ServerStore, points: list[Point]) -> None:
@@ -74,7 +77,7 @@ def test_everything_works_over_http(server: FaultServer, points: list[Point]) ->
     store.write_metadata({"model": "mini", "old": 1})
     store.write_metadata({"model": "mini"})
     store.close()
-    again = ServerStore.open(connect(server), "pics")
+    again = ServerStore(connect(server), "pics")
     assert again.metadata == {"model": "mini"}
     assert again.settings == StoreSettings(DIM)
     assert (again.info().points, again.info().details["url"]) == (10, server.url)
@@ -87,7 +90,7 @@ def test_what_is_chosen_at_creation_reaches_the_server(server: FaultServer) -> N
     assert (body["shard_number"], body["replication_factor"]) == (3, 2)
     assert "binary" in body["quantization_config"]
     assert body["vectors"]["dense"] == {"size": DIM, "distance": "Cosine"}
-    store = ServerStore.open(connect(server), "pics")
+    store = ServerStore(connect(server), "pics")
     assert store.settings.quantize == "binary"
     store.search(make_queries(1), 10)
     (search,) = server.bodies("query/batch")[-1]["searches"]
@@ -202,7 +205,7 @@ def test_an_unreachable_server_is_explained(server: FaultServer) -> None:
     connection = connect(server, HASTY)
     server.stop()
     with pytest.raises(StoreError, match=r"cannot be reached.*Is the server running"):
-        ServerStore.open(connection, "pics")
+        ServerStore(connection, "pics")
 
 
 @pytest.mark.parametrize(
@@ -235,10 +238,10 @@ def test_credentials_in_an_address_are_not_shown() -> None:
 def test_a_server_that_is_no_qdrant_is_explained(server: FaultServer) -> None:
     server.faults.append(Fault("status", "GET /$", times=9, status=404))
     with pytest.raises(StoreError, match="not a Qdrant server"):
-        ServerStore.open(connect(server), "pics")
+        ServerStore(connect(server), "pics")
     server.faults[:] = [Fault("status", "GET /$", times=9, status=200)]
     with pytest.raises(StoreError, match="Cannot ask for the version"):
-        ServerStore.open(connect(server), "pics")
+        ServerStore(connect(server), "pics")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +265,7 @@ def test_what_other_servers_answer_is_explained(
 ) -> None:
     server.constant = answer
     for ask in (
-        lambda: ServerStore.open(connect(server, HASTY), "pics"),
+        lambda: ServerStore(connect(server, HASTY), "pics"),
         lambda: opening.exists(IndexAddress("pics", server.url)),
     ):
         with pytest.raises(StoreError, match=r"Cannot .* on http|version") as caught:
@@ -272,7 +275,7 @@ def test_what_other_servers_answer_is_explained(
 
 def test_a_missing_index_is_explained(server: FaultServer) -> None:
     with pytest.raises(StoreError, match=r"no index called 'pics' on http"):
-        ServerStore.open(connect(server), "pics")
+        ServerStore(connect(server), "pics")
 
 
 @pytest.mark.parametrize(
@@ -319,14 +322,14 @@ def test_a_creation_cut_short_is_completed(server: FaultServer) -> None:
     with pytest.raises(StoreError, match="Cannot index the field"):
         make_store(server)
     server.faults.clear()
-    ServerStore.open(connect(server), "pics")
+    ServerStore(connect(server), "pics")
     assert server.indexes["tsembed-pics"].keys() == PAYLOAD_INDEXES.keys()
 
 
 def test_an_old_server_is_refused(server: FaultServer) -> None:
     server.version = "1.15.4"
     with pytest.raises(StoreError, match=r"version 1\.15\.4; 1\.16 or newer"):
-        ServerStore.open(connect(server), "pics")
+        ServerStore(connect(server), "pics")
 
 
 def test_an_older_server_is_not_asked_for_what_it_lacks(server: FaultServer, points: list[Point]) -> None:
@@ -351,11 +354,12 @@ def test_a_real_server(points: list[Point]) -> None:
     connection, name = Connection(url), f"test-{uuid.uuid4().hex}"
     try:
         for quantize in ("none", "scalar", "binary"):
-            store = ServerStore.create(connection, name, StoreSettings(DIM, quantize))  # type: ignore[arg-type]
+            collection.create(connection, name, StoreSettings(DIM, quantize))  # type: ignore[arg-type]
+            store = ServerStore(connection, name)
             store.upsert(points)
             store.write_metadata({"a": 1, "b": 2})
             store.write_metadata({"a": 2})
-            again = ServerStore.open(connection, name)
+            again = ServerStore(connection, name)
             assert (again.metadata, again.settings) == ({"a": 2}, StoreSettings(DIM, quantize))  # type: ignore[arg-type]
             check_whole(again, points)
             for text in ("kind=image", "path~holiday/*.jpg", "path~/pics", "page!=3", "modified>=@1700000300"):
@@ -368,25 +372,3 @@ def test_a_real_server(points: list[Point]) -> None:
             connection.client.delete_collection(f"tsembed-{name}")
     finally:
         connection.client.delete_collection(f"tsembed-{name}")
-
-
-def test_an_older_index_gets_its_path_keys(server: FaultServer, points: list[Point]) -> None:
-    store = make_store(server, path_keys=False)
-    store.upsert(points)
-    for point in points:
-        server.engine.delete_payload("tsembed-pics", ["path_keys"], [point.id])
-    del server.indexes["tsembed-pics"]["path_keys"]
-    where = parse_where("path~holiday or path~/docs")
-    expected = {point.id for point in points if matches(where, point.payload)}
-    searching = ServerStore.open(connect(server), "pics")
-    assert {record.id for record in searching.scroll(where)} == expected
-    assert "path_keys" not in server.indexes["tsembed-pics"], "whoever searches changes nothing"
-    store.optimize()
-    again = ServerStore.open(connect(server), "pics")
-    assert again.settings.path_keys
-    assert "path_keys" in server.indexes["tsembed-pics"]
-    assert {record.id for record in again.scroll(where)} == expected
-    check_whole(again, points)
-    asked = len(server.requests)
-    again.optimize()
-    assert len(server.requests) == asked

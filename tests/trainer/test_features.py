@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.backbones import mini
+from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.trainer.batches.features import Preparer, preparer
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.settings import Adapter
+from tsembed_search.trainer.settings import Recipe
 
-Make = Callable[[Adapter], Trainable]
+Make = Callable[[AdapterSettings], Trainable]
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def counting(backbone: mini.Mini, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_same_vectors_with_and_without(pictures: list[Path], adapted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = adapted(Adapter(rank=2))
+    backbone = adapted(replace(Recipe().adapter, rank=2))
     backbone.train(False)
     wanted: list[tuple[Item, Role]] = [(Item(image=one), "document") for one in pictures]
     wanted += [(Item("red", pictures[0]), "query"), (Item("a"), "query")]
@@ -81,7 +83,7 @@ def test_same_vectors_with_and_without(pictures: list[Path], adapted: Make, monk
 
 def test_a_picture_has_the_same_bits_in_any_company(pictures: list[Path], adapted: Make) -> None:
     """So a run that is resumed, and asks for pictures in other groups, computes the same."""
-    backbone = adapted(Adapter(rank=2))
+    backbone = adapted(replace(Recipe().adapter, rank=2))
     assert isinstance(backbone, mini.Mini)
     prepared = [backbone.prepare(Item(image=one)) for one in pictures]
     together = backbone.look(prepared)
@@ -92,7 +94,7 @@ def test_a_picture_has_the_same_bits_in_any_company(pictures: list[Path], adapte
 
 
 def test_changed_files_are_looked_at_again(pictures: list[Path], adapted: Make) -> None:
-    backbone = adapted(Adapter(rank=2))
+    backbone = adapted(replace(Recipe().adapter, rank=2))
     backbone.train(False)
     caching = preparer(backbone, "base", workers=1)
     before = vectors(backbone, caching.prepare([(Item(image=pictures[0]), "document")]))
@@ -103,7 +105,7 @@ def test_changed_files_are_looked_at_again(pictures: list[Path], adapted: Make) 
 
 def test_what_cannot_be_read(pictures: list[Path], tmp_path: Path, adapted: Make) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    caching = preparer(adapted(Adapter(rank=2)), "base", workers=1)
+    caching = preparer(adapted(replace(Recipe().adapter, rank=2)), "base", workers=1)
     places = [pictures[0], tmp_path / "bad.png", tmp_path / "gone.png", pictures[1]]
     found = caching.prepare([(Item(image=place), "document") for place in places])
     assert [isinstance(one, Prepared) for one in found] == [True, False, False, True]
@@ -130,7 +132,7 @@ def test_a_cache_that_cannot_be_used_costs_time_alone(
     harm: str, pictures: list[Path], adapted: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said once; the numbers are the same."""
-    backbone = adapted(Adapter(rank=2))
+    backbone = adapted(replace(Recipe().adapter, rank=2))
     backbone.train(False)
     wanted: list[tuple[Item, Role]] = [(Item(image=one), "document") for one in pictures]
     first = preparer(backbone, "base", workers=1)

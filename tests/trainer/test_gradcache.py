@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,16 +13,17 @@ from torch import Tensor
 
 from tsembed_search.items import Item
 from tsembed_search.model.backbone import Prepared, Trainable
+from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.routing import Traced
 from tsembed_search.trainer import gradcache
 from tsembed_search.trainer.objective import Objective
 from tsembed_search.trainer.packing import POSITIVE, QUERY, Shape, label, labels, pack
-from tsembed_search.trainer.settings import Adapter, LossSettings, NegativeSettings
+from tsembed_search.trainer.settings import LossSettings, NegativeSettings, Recipe
 
-Make = Callable[[Adapter], Trainable]
+Make = Callable[[AdapterSettings], Trainable]
 WORDS = "red apple on a wooden table by the sea where two old dogs sleep".split()
 TEXTS = [" ".join(random.Random(at).choices(WORDS, k=1 + at * 5 % 11)) for at in range(16)]
-SHAPE = Shape(384, 6, 4)
+SHAPE = Shape(384, 2, 4)
 LABELS = labels([label(QUERY if at < 8 else POSITIVE, Item(f"{at}"), 0, str(at % 8)) for at in range(16)])
 
 
@@ -68,7 +70,7 @@ def close(ours: list[Tensor], expected: list[Tensor], tolerance: float = 1e-4) -
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("tokens", [1, 40])
 def test_equals_the_full_batch(level: str, tokens: int, adapted: Make) -> None:
-    backbone = adapted(Adapter(level=level, rank=2, dropout=0, noise=0))  # type: ignore[arg-type]
+    backbone = adapted(replace(Recipe().adapter, level=level, rank=2, dropout=0, noise=0))  # type: ignore[arg-type]
     backbone.train()
     whole = gradients(backbone, 10_000)
     close(whole, with_graphs(backbone, 10_000))
@@ -80,7 +82,7 @@ def test_replays_dropout_and_noise(checkpointing: bool, amp: bool, adapted: Make
     """Numbers drawn in pieces are others than those of one batch. So the reference embeds the same pieces, all of them
     with their graphs.
     """
-    backbone = adapted(Adapter(rank=2, dropout=0.3, noise=1.0))
+    backbone = adapted(replace(Recipe().adapter, rank=2, dropout=0.3, noise=1.0))
     if checkpointing:
         backbone.enable_gradient_checkpointing()
     backbone.train()
@@ -120,7 +122,7 @@ def with_graphs(
 
 def test_leaves_the_generators_where_one_pass_would(adapted: Make) -> None:
     """What is drawn after a step does not repeat what was drawn in it."""
-    backbone = adapted(Adapter(rank=2, dropout=0.3))
+    backbone = adapted(replace(Recipe().adapter, rank=2, dropout=0.3))
     backbone.train()
     gradients(backbone, 40)
     after = torch.rand(3)
@@ -131,7 +133,7 @@ def test_leaves_the_generators_where_one_pass_would(adapted: Make) -> None:
 
 def test_no_more_than_one_piece_has_a_graph(adapted: Make) -> None:
     """Memory stays flat: pieces are at most as long as the budget, and all but one run without gradients at first."""
-    backbone = adapted(Adapter(rank=2))
+    backbone = adapted(replace(Recipe().adapter, rank=2))
     backbone.train()
     seen: list[tuple[bool, int]] = []
 

@@ -24,6 +24,8 @@ from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.schedule import DivergedError, DivergenceMonitor
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
@@ -73,12 +75,12 @@ class TestWholeRun:
         assert (kinds.count("step"), kinds.count("validation"), kinds.count("checkpoint")) == (24, 4, 3)
         header = records(out, "run")[0]
         assert header["recipe"]["optimizer"]["learning_rate"] == 0.001
-        assert (
-            header["model"]["routes"] == [6, 4] and header["model"]["trainable"] == 6 * (8 * 2 * 4 * 4 - 0) * 1
-        ) or True
+        assert header["model"]["routes"] == [2, 4]
+        learned = [one for name, one in weights(out / "model").items() if "mean" not in name]
+        assert header["model"]["trainable"] == sum(one.numel() for one in learned)
         assert [task["name"] for task in header["data"]["tasks"]] == ["words", "colours"]
         step = records(out, "step")[-1]
-        assert (np.shape(step["expert_load"]), step["stage"]) == ((6, 4), 2)
+        assert (np.shape(step["expert_load"]), step["stage"]) == ((2, 4), 2)
         np.testing.assert_allclose(np.sum(step["expert_load"], axis=1), 1, rtol=1e-4)
         assert 0 < step["routing_entropy"] <= 1 and 0 <= step["mask_rate"] < 1 and -1 <= step["hardness"] <= 1
         assert step["kappa_deviation"] > 0 and abs(step["kappa_cosine_correlation"]) <= 1
@@ -86,7 +88,7 @@ class TestWholeRun:
         assert step["items"] == 16 + step["tasks"].get("words", 0), "each word brings a hard negative"
         assert [record["step"] for record in records(out, "stage")] == [report.stage_switch] == [9]
         assert {name: np.shape(one["load"]) for name, one in records(out, "experts")[0]["tasks"].items()} == {
-            "words": (6, 4), "colours": (6, 4),
+            "words": (2, 4), "colours": (2, 4),
         }  # fmt: skip
         calibration = records(out, "calibration")[0]
         assert calibration["lambda"] == report.route_weight and calibration["sweep"][0][0] == 0
@@ -222,7 +224,7 @@ class TestRefusals:
             train(Job(small("steps=2"), [Listed("pictures", rows)], [], tmp_path / "run"))
 
     def test_a_base_that_cannot_be_trained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tsembed_search.model.registry.load", lambda *given: object())
+        monkeypatch.setattr("tsembed_search.model.loading.load", lambda *given: object())
         with pytest.raises(ModelError, match="cannot be the base"):
             train(job(tmp_path / "run"))
 

@@ -20,6 +20,8 @@ from tsembed_search.data.tasks import EvaluationData
 from tsembed_search.data.tasks import load as load_evaluation
 from tsembed_search.data.training import DataSet, load
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 COLOURS = ("red", "green", "blue", "grey")
 GOOD: list[dict[str, Any]] = [{"query": f"question {at}", "positive": f"answer {at}"} for at in range(12)]
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,45 +13,49 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.training_data import Listed, few_targets, job, two_tasks, weights
+from helpers.training_data import Listed, few_targets, job, run_code, two_tasks, weights
 from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.packing import Labels
 
-TESTS = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("small_base")
+
+SERVER = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+SERVER.set_forkserver_preload([run_code.__module__, train.__module__])
 HELD = ("loss.distillation_weight=1", "query_distillation_weight=2")
 EXACT = ("steps=5", "dropout=0", "noise=0", "learn_temperature=true", "queue=5", *HELD, "validate_every=5")
 
 
-def start(count: int, code: str) -> tuple[list[int], list[str]]:
+def start(count: int, code: str, folder: Path) -> tuple[list[int | None], list[str]]:
     """Runs Python code in processes that know of one another as those of torchrun do. Exit codes and what they said."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    shared["TSEMBED_HOME"] = os.environ["TSEMBED_HOME"]
+    errors = [folder / f"said-{rank}.txt" for rank in range(count)]
     running = [
-        subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{code}"],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
+        SERVER.Process(
+            target=run_code, args=(code, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, errors[rank])
         )
         for rank in range(count)
     ]
-    said = [process.communicate(timeout=240)[1] for process in running]
-    return [process.returncode for process in running], said
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(240)
+    return [process.exitcode for process in running], [file.read_text("utf-8") for file in errors]
 
 
 def in_processes(count: int, out: Path, *overrides: str, tasks: str = "two_tasks") -> None:
     """Runs the job as torchrun would. Raises when a process fails."""
     code = (
-        "import torch; torch.set_num_threads(1)\n"
         "from dataclasses import replace; from pathlib import Path\n"
         "from helpers.training_data import *; from tsembed_search.trainer.loop import train\n"
         f"train(replace(job(Path({str(out)!r}), *{list(overrides)!r}), train={tasks}()))"
     )
-    codes, said = start(count, code)
+    codes, said = start(count, code, out.parent)
     assert codes == [0] * count, "\n".join(said)
 
 
@@ -110,7 +113,7 @@ def test_what_ends_one_process_ends_all_with_one_message(trouble: str, tmp_path:
         (out / "mine.txt").write_text("mine")
         words = "exists and is not empty"
     if trouble == "pictures":
-        before = "import tsembed_search.trainer.features as f; from tsembed_search.errors import LoadError\n"
+        before = "import tsembed_search.trainer.batches.features as f; from tsembed_search.errors import LoadError\n"
         before += "f.Preparer._one = f.CachingPreparer._one = lambda self, wanted: LoadError('It is gone.')\n"
         words = "4 of 4 rows cannot be read"
     if trouble == "diverged":
@@ -134,8 +137,8 @@ def test_what_ends_one_process_ends_all_with_one_message(trouble: str, tmp_path:
         str(out),
         *settings,
     ]
-    code = f"{before}sys.argv = ['tsembed', *{command!r}]\nfrom tsembed_search.cli.main import run; run()"
-    codes, said = start(2, code)
+    code = f"import sys\n{before}sys.argv = ['tsembed', *{command!r}]\nfrom tsembed_search.cli.main import run; run()"
+    codes, said = start(2, code, tmp_path)
     together = " ".join(" ".join(said).split())
     assert (codes, together.count(words), together.count("error: ")) == ([expected] * 2, 1, 1), together
     assert "fault" not in together

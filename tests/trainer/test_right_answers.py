@@ -29,6 +29,8 @@ from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels
 from tsembed_search.trainer.setup import precision
 from tsembed_search.trainer.validation import Embedded, Embedding, Ranking, rank_tasks, ranks_of, score, sweep
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:

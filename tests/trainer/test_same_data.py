@@ -20,6 +20,8 @@ from tsembed_search.errors import UsageError
 from tsembed_search.trainer import job as folder
 from tsembed_search.trainer import recipe
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 Change = Callable[[Path], object]
 
 

@@ -14,6 +14,8 @@ from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 
 def rows(folder: Path, name: str, targets: list[str], split: str = "") -> Path:
     """A file of rows, each with a query of its own."""

@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -225,6 +226,12 @@ class Chunker:
             start = chunk.start + left + len(text) - len(text.lstrip())
             if text.strip():
                 yield from self._fitted(Chunk(start, start + len(text.strip()), text.strip(), chunk.headings))
+
+
+@cache
+def chunker(spec: TextSpec) -> Chunker:
+    """The chunker for a model; its tokenizer is loaded once in a process."""
+    return Chunker(spec)
 
 
 def _pieces(text: str, span: tuple[int, int], pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]:

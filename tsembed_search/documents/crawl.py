@@ -1,12 +1,9 @@
 """Walking the folders to index: one `scandir` per folder, one `stat` per file that may be indexed.
 
-Which files a run looks at: hidden ones, `--include` and `--exclude`; ignore files are `ignore_files.py`'s.
-
-Ignore files: what a `.tsembedignore` leaves out, of an index and of training alike.
-
-What is left out may be private, so an exclusion that is not understood is worse than a run that stops. A file that
-cannot be read as text, and a pattern that can match nothing, stop the run (`UsageError`). `patterns.py` tells how
-patterns are read.
+Which files there are, for an index and for training alike: hidden ones, patterns to include and to exclude, and what a
+`.tsembedignore` leaves out. What is left out may be private, so an exclusion that is not understood is worse than a run
+that stops: an ignore file that cannot be read as text, and a pattern that can match nothing, raise `UsageError`.
+`patterns.py` tells how patterns are read.
 """
 
 from __future__ import annotations
@@ -19,12 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tsembed_search.documents.document import EXTENSIONS, extension_of
+from tsembed_search.documents.document import extension_of, extensions
 from tsembed_search.documents.patterns import Patterns
 from tsembed_search.errors import UsageError
 from tsembed_search.paths import absolute, current_folder_is_gone, typed
 from tsembed_search.whereabouts import disk_of
 from tsembed_search.wording import encoding_by_mark
+
+IGNORE_FILE: Final = ".tsembedignore"
+"""In any folder: patterns as in a .gitignore, for that folder and all below."""
+
+_MOST_BYTES: Final = 4 << 20
+_LINE_END: Final = re.compile(r"\r\n|\n|\r")
+_NO_TEXT: Final = re.compile("[\0-\x08\x0e-\x1f\x7f\ufffd]")
+_WHY: Final = "Without it, what it excludes would be read."
+_KINDS: Final = {
+    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,7 @@ class Crawl:
             below: list[tuple[str, IgnoreRules | None, int | None]] = []
             for entry in entries:
                 rel = entry.path[prefix:].replace(os.sep, "/")
-                if self._is_folder(entry):
+                if _is_folder(entry):
                     if selection.takes_folder(entry.name, rel) and self._enters(entry, rules, entered):
                         below.append((entry.path, rules, None if entry.is_symlink() else device))
                 elif selection.takes_file(entry.name, rel) and not (rules and rules.ignores(entry.path)):
@@ -115,12 +123,6 @@ class Crawl:
                 else:
                     self.ignored += 1
             todo.extend(reversed(below))
-
-    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
-        try:
-            return entry.is_dir(follow_symlinks=True)
-        except OSError:
-            return False
 
     def _enters(self, entry: os.DirEntry[str], rules: IgnoreRules | None, entered: set[tuple[int, int]]) -> bool:
         if entry.path == self._skip or (rules is not None and rules.ignores(entry.path, is_folder=True)):
@@ -139,6 +141,13 @@ class Crawl:
         return True
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=True)
+    except OSError:
+        return False
+
+
 def is_below(path: str, folder: str) -> bool:
     """Whether `path` lies inside `folder`."""
     return path.startswith(folder if folder.endswith(os.sep) else folder + os.sep)
@@ -152,7 +161,7 @@ def _examined(path: str, root: str) -> Found | Problem:
     except OSError as error:
         return Problem(path, f"It cannot be examined: {error.strerror or error}.")
     if not stat.S_ISREG(facts.st_mode):
-        return Problem(path, f"It is {_kind(facts.st_mode)}, not a file.")
+        return Problem(path, f"It is {_KINDS.get(stat.S_IFMT(facts.st_mode), 'something else')}, not a file.")
     return Found(path, root, *signature(facts))
 
 
@@ -176,13 +185,6 @@ def stored_time(mtime_ns: int) -> float:
     return mtime_ns if _fits(mtime_ns) else float(mtime_ns)
 
 
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-    }  # fmt: skip
-    return kinds.get(stat.S_IFMT(mode), "something else")
-
-
 class Selection:
     """What the options of one run let through. Patterns are gitignore's, relative to each root.
 
@@ -201,17 +203,21 @@ class Selection:
 
         Raises `UsageError` for a pattern that makes no sense, or that can match nothing below any of the roots.
         """
-        includes = _for_roots(self._include, roots, "--include")
-        excludes = _for_roots(self._exclude, roots, "--exclude")
-        return [RootSelection(*both, hidden=self._hidden) for both in zip(includes, excludes, strict=True)]
+        kinds = extensions()
+        includes = _for_roots(self._include, roots, "include")
+        excludes = _for_roots(self._exclude, roots, "exclude")
+        return [RootSelection(*both, kinds, hidden=self._hidden) for both in zip(includes, excludes, strict=True)]
 
 
 class RootSelection:
-    """A `Selection` for what lies below one root."""
+    """A `Selection` for what lies below one root. `kinds`: the extensions of the files that are indexed unasked."""
 
-    def __init__(self, include: Patterns | None, exclude: Patterns | None, *, hidden: bool) -> None:
+    def __init__(
+        self, include: Patterns | None, exclude: Patterns | None, kinds: frozenset[str], *, hidden: bool
+    ) -> None:
         self._include = include
         self._exclude = exclude
+        self._kinds = kinds
         self._hidden = hidden
 
     def takes_folder(self, name: str, rel: str) -> bool:
@@ -226,10 +232,10 @@ class RootSelection:
             return False
         if self._exclude is not None and self._exclude.say(rel):
             return False
-        return extension_of(name) in EXTENSIONS if self._include is None else self._include.cover(rel)
+        return extension_of(name) in self._kinds if self._include is None else self._include.cover(rel)
 
 
-def _for_roots(patterns: Sequence[str], roots: Sequence[str], option: str) -> list[Patterns | None]:
+def _for_roots(patterns: Sequence[str], roots: Sequence[str], setting: str) -> list[Patterns | None]:
     if not patterns:
         return [None] * len(roots)
     base = "" if current_folder_is_gone() else str(Path.cwd())
@@ -238,26 +244,17 @@ def _for_roots(patterns: Sequence[str], roots: Sequence[str], option: str) -> li
         # On a command line there are no comments.
         written = "\\" + pattern if pattern.startswith("#") else pattern
         if not sum(each.add(written, base=base) for each in found):
-            raise UsageError(f"{option} {pattern} can match nothing below {', '.join(roots)}.", "Check the pattern.")
+            raise UsageError(
+                f"The pattern {pattern} can match nothing below {', '.join(roots)}.", f"Check {{{setting}}}."
+            )
     if patterns[0].startswith("!"):
-        raise UsageError(f"{option} {patterns[0]} takes back what no pattern before it has named.", "Check the order.")
+        raise UsageError(
+            f"The pattern {patterns[0]} takes back what no pattern before it has named.",
+            f"Check the order in {{{setting}}}.",
+        )
     for each in found:
-        each.check(option)
+        each.check(f"the patterns to {setting}")
     return list(found)
-
-
-IGNORE_FILE: Final = ".tsembedignore"
-
-"""In any folder: patterns as in a .gitignore, for that folder and all below."""
-
-
-_MOST_BYTES: Final = 4 << 20
-
-_LINE_END: Final = re.compile(r"\r\n|\n|\r")
-
-_NO_TEXT: Final = re.compile("[\0-\x08\x0e-\x1f\x7f\ufffd]")
-
-_WHY: Final = "Without it, what it excludes would be read."
 
 
 @dataclass(frozen=True)
@@ -286,7 +283,7 @@ def rules_in(folder: str, above: IgnoreRules | None) -> IgnoreRules | None:
     for number, line in enumerate(_LINE_END.split(text.removesuffix("\x1a")), 1):
         if line.strip() and not line.startswith("#") and not patterns.add(line, base=folder):
             raise UsageError(f"{path}, line {number}: {line.strip()!r} can match nothing in {folder}.", _WHY)
-    patterns.check(str(path))
+    patterns.check(f"the patterns in {path}")
     return IgnoreRules(folder, patterns, above)
 
 

@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from tsembed_search.documents import worker as wire
-from tsembed_search.documents.document import Unit
-from tsembed_search.documents.worker import TooSlow
+from tsembed_search.documents.document import HEAD, Unit, extension_of, formats_of
+from tsembed_search.documents.worker import TooSlow, open_regular, unreadable
 from tsembed_search.errors import LoadError, TsembedError
 
 if TYPE_CHECKING:
+    from tsembed_search.documents.document import Format, Pixels
     from tsembed_search.items import InputSpec
 
 WORKER = ("-P", "-m", "tsembed_search.documents.worker")
@@ -39,12 +41,17 @@ _ENVIRONMENT: Final = {
 
 @dataclass(frozen=True)
 class Request:
-    """One file to decode: its path as the system spells it, its `signature` (see `worker.py`), how to read it."""
+    """One file to decode: its path as the system spells it, and the names of its formats, the likeliest first.
+
+    `signature` (see `crawl.py`) is what it must still have; None for any. `pages`: render its pages, too. `preview`:
+    draw that page (from 1), and nothing else.
+    """
 
     path: str
-    signature: tuple[int, int, int]
-    format: str
-    pages: bool
+    formats: tuple[str, ...]
+    signature: tuple[int, int, int] | None = None
+    pages: bool = False
+    preview: int | None = None
 
 
 class Transient(LoadError):
@@ -55,14 +62,30 @@ class _Crashed(LoadError):
     """The process died by itself."""
 
 
+def look(path: Path) -> tuple[Format, ...]:
+    """Return the formats that a file may be in, by its name and its first bytes. Raises `LoadError`."""
+    try:
+        with open_regular(os.fspath(path)) as file:
+            return formats_of(extension_of(path.name), file.read(HEAD))
+    except OSError as error:
+        raise LoadError(unreadable(error)) from error
+
+
 class Decoder:
     """One decoding process, started when first used and again whenever it has died.
 
-    `load` is called by one thread; `check` and `kill` may be called by others.
+    `units` and `preview` are called by one thread; `check` and `kill` may be called by others. `inputs`: of the model;
+    previews need none. `memory`: the bytes that decoding may take. `time_limit`: seconds without a sign of life.
+    `on_note(path, reason)` is told what was left out of a file.
     """
 
     def __init__(
-        self, inputs: InputSpec, *, memory: int, time_limit: float, on_note: Callable[[str, str], None]
+        self,
+        inputs: InputSpec | None,
+        *,
+        memory: int,
+        time_limit: float,
+        on_note: Callable[[str, str], None] = lambda path, reason: None,
     ) -> None:
         self._inputs = inputs
         self._memory = memory
@@ -75,21 +98,27 @@ class Decoder:
         self._stopped = False
         self._lock = threading.Lock()
 
-    def load(self, request: Request) -> Iterator[Unit]:
+    def units(self, request: Request) -> Iterator[Unit]:
         """The units of a file as they are decoded. Raises `LoadError` with the reason when it cannot be read."""
         used = self._process
         given = False
         try:
-            for unit in self._load(request):
+            for unit in self._units(request):
                 given = True
                 yield unit
         except _Crashed:
             # The process may have been ill since another file; only a fresh one proves that this file is to blame.
             if given or used is None:
                 raise
-            yield from self._load(request)
+            yield from self._units(request)
 
-    def _load(self, request: Request) -> Iterator[Unit]:
+    def preview(self, path: Path, page: int) -> Pixels:
+        """A page of a file (from 1), small, uint8 RGB `[H, W, 3]`. Raises `LoadError` where it cannot be drawn."""
+        names = tuple(format.name for format in look(path))
+        (unit,) = self.units(Request(os.fspath(path), names, preview=page))
+        return cast("Pixels", unit.pixels)
+
+    def _units(self, request: Request) -> Iterator[Unit]:
         process = self._running()
         try:
             wire.send(cast("Any", process.stdin), asdict(request))
@@ -107,21 +136,21 @@ class Decoder:
                 return
 
     def check(self) -> None:
-        """Ends the process if it has been silent for too long; `load` then says so."""
+        """Ends the process if it has been silent for too long; `units` then says so."""
         with self._lock:
             if self._deadline is not None and time.monotonic() > self._deadline and self._process is not None:
                 self._late = True
                 self._process.kill()
 
     def kill(self) -> None:
-        """Ends the process for good; a thread that is in `load` gets a `LoadError`."""
+        """Ends the process for good; a thread that is in `units` gets a `LoadError`."""
         with self._lock:
             self._stopped = True
             if self._process is not None:
                 self._process.kill()
 
     def close(self) -> None:
-        """Frees what is left after `kill`, when no thread is in `load` any more."""
+        """Frees what is left after `kill`, when no thread is in `units` any more."""
         if self._process is not None:
             _close(self._process)
             self._process = None
@@ -132,17 +161,20 @@ class Decoder:
         if self._process is not None and self._process.poll() is None:
             return self._process
         process = self._started()
-        text = asdict(self._inputs.text) | {"tokenizer_file": os.fspath(self._inputs.text.tokenizer_file)}
-        settings = {"image": asdict(self._inputs.image), "text": text, "memory": self._memory}
+        settings: dict[str, Any] = {"memory": self._memory, "image": None, "text": None}
+        if self._inputs is not None:
+            tokenizer = os.fspath(self._inputs.text.tokenizer_file)
+            settings["image"] = asdict(self._inputs.image)
+            settings["text"] = asdict(self._inputs.text) | {"tokenizer_file": tokenizer}
         try:
             wire.send(cast("Any", process.stdin), settings)
             self._next(process, _STARTUP_SECONDS)
         except (BrokenPipeError, LoadError) as error:
             if self._stopped:
-                raise
+                raise LoadError("The run is being stopped.") from error
             raise TsembedError(
                 f"A decoding process cannot start: {self._last_words() or error}",
-                "Check the installation with `tsembed doctor`.",
+                "Install the package and what it needs again.",
             ) from error
         return process
 
@@ -231,15 +263,5 @@ def _unit(header: dict[str, Any], body: bytearray) -> Unit:
     import numpy as np
 
     pixels = np.frombuffer(body, np.uint8).reshape(header["shape"]) if body else None
-    return Unit(
-        header["kind"],
-        header["page"],
-        header["chunk"],
-        header["text"],
-        header["start"],
-        header["end"],
-        header["reads"],
-        pixels,
-        header["width"],
-        header["height"],
-    )
+    facts = ("kind", "page", "chunk", "text", "start", "end", "reads", "width", "height")
+    return Unit(**{name: header[name] for name in facts}, pixels=pixels)

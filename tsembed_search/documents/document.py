@@ -1,25 +1,30 @@
-"""What a loader gives and what it is given.
+"""Documents, what is read out of them, and the table of their formats.
 
-Loaders, one file per format, and the table of formats.
-
-The table is light: a loader is imported where files are decoded, which is not in the process that runs the model.
+A format is one file in `formats/` and one line in `FORMATS`. Other packages add theirs by entry points in the group
+`tsembed.formats`. The table is light: a format imports its parser when it reads a file, which for an index happens in a
+process of its own (`worker.py`).
 """
 
 from __future__ import annotations
 
-import importlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
+from enum import IntEnum
+from typing import TYPE_CHECKING, BinaryIO, Final
 
-from tsembed_search.documents.chunking import Chunk, Chunker
+from tsembed_search.documents.chunking import Block, Chunker, chunker
+from tsembed_search.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tsembed_search.items import InputSpec, Kind
+    from tsembed_search.items import ImageSpec, InputSpec, Kind
+
+    Pixels = NDArray[np.uint8]
+
+HEAD: Final = 1024
+"""How many bytes of a file tell its format."""
 
 
 @dataclass(frozen=True)
@@ -38,51 +43,80 @@ class Unit:
     start: int | None = None
     end: int | None = None
     reads: str | None = None
-    pixels: NDArray[np.uint8] | None = None
+    pixels: Pixels | None = None
     width: int | None = None
     height: int | None = None
 
 
 @dataclass(frozen=True)
-class Loading:
-    """One file being loaded. `pages`: also render document pages. `memory`: bytes that one picture may take.
+class Section:
+    """A part of a document for training: its text, and its `headings`, the best first. A page may have several, such as
+    bookmarks, or none. `page` counts from 1.
+    """
 
-    `note(reason)` says that a part of the file was left out; `alive()` says that work goes on though nothing was given
-    for a while (a file that is silent for too long is given up).
+    headings: tuple[str, ...]
+    text: str
+    page: int | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture in a document: its path relative to the document, and what the document says about it."""
+
+    source: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """An open file, and how it is to be read.
+
+    `inputs`: of the model that reads the units; sections need none. `pages`: also render document pages. `memory`: the
+    bytes that one picture may take. `note(reason)` says that a part of the file was left out; `alive()` says that work
+    goes on though nothing was given for a while (a file that is silent for too long is given up).
     """
 
     file: BinaryIO
-    inputs: InputSpec
-    chunker: Callable[[], Chunker]
-    pages: bool
-    memory: int
-    note: Callable[[str], None]
-    alive: Callable[[], None]
+    inputs: InputSpec | None = None
+    pages: bool = False
+    memory: int = 2 << 30
+    note: Callable[[str], None] = lambda reason: None
+    alive: Callable[[], None] = lambda: None
 
     @property
-    def cutter(self) -> Chunker:
+    def image_spec(self) -> ImageSpec:
+        """The shape that the model wants pictures in."""
+        assert self.inputs is not None, "units need a model's inputs"
+        return self.inputs.image
+
+    @property
+    def chunker(self) -> Chunker:
         """The chunker for the model's tokenizer, which the first text that needs it loads."""
-        return self.chunker()
+        assert self.inputs is not None, "units need a model's inputs"
+        return chunker(self.inputs.text)
+
+    def text_units(
+        self, blocks: Iterable[Block], title: str = "", page: int | None = None
+    ) -> Generator[Unit, None, int]:
+        """Yield the chunks of a text; the model reads each below its headings and the title. Return their number."""
+        number = -1
+        for number, chunk in enumerate(self.chunker.chunks(blocks)):
+            headings = (title, *chunk.headings)
+            reads = self.chunker.with_headings(chunk.text, headings) if any(headings) else chunk.text
+            given = None if reads == chunk.text else reads
+            yield Unit("text", page, number, chunk.text, chunk.start, chunk.end, reads=given)
+        return number + 1
 
 
-class Loader(Protocol):
-    """Turns an open file into units, one after the other, holding no more of it than needed.
-
-    Raises `LoadError` for a file that cannot be read. A loader is one file in this folder and one line in `FORMATS`.
+class Sign(IntEnum):
+    """How much the first bytes of a file say for a format: nothing; so little that it is tried last; enough to try it
+    first, though a text may begin like that; or all that there is to know.
     """
 
-    def __call__(self, loading: Loading) -> Iterator[Unit]: ...
-
-
-def text_unit(chunk: Chunk, number: int, reads: str, page: int | None = None) -> Unit:
-    """The unit of a chunk of text; `reads` is what the model is given."""
-    return Unit("text", page, number, chunk.text, chunk.start, chunk.end, reads=None if reads == chunk.text else reads)
-
-
-def numbers(pages: list[int]) -> str:
-    """The numbers of pages in words, the first ten of many."""
-    shown = ", ".join(map(str, pages[:10]))
-    return shown if len(pages) <= 10 else f"{shown} and {len(pages) - 10} more"
+    NONE = 0
+    FAINT = 1
+    LIKELY = 2
+    CERTAIN = 3
 
 
 @dataclass(frozen=True)
@@ -90,110 +124,98 @@ class Format:
     """A kind of file. `extensions` (lower case, without dot) say that a file is indexed at all; what is in it decides
     how it is read: it begins with one of `signatures` and can be opened as such, or no other format's (`formats_of`).
 
-    `pages`: it has pages that can be rendered. Raise `version` when a loader finds more, or something else, in the same
+    `units` reads a document for an index, one unit after the other, and holds no more of it than needed. `sections`
+    reads it for training. Both raise `LoadError` for a file that cannot be read. `preview` draws a page (from 1) of an
+    open file, small, as uint8 RGB `[H, W, 3]`. `pages`: it has pages that can be rendered. `is_text`: its files are
+    texts, and its signatures are compared without case and blanks before them. `judge` replaces the comparison with
+    `signatures` where more must be looked at. Raise `version` when `units` finds more, or something else, in the same
     file: unchanged files are then read again.
     """
 
     name: str
     version: int
     extensions: frozenset[str]
+    units: Callable[[Document], Iterator[Unit]]
     signatures: tuple[bytes, ...] = ()
     pages: bool = False
+    sections: Callable[[Document], Iterator[Section | Figure]] | None = None
+    preview: Callable[[BinaryIO, int], Pixels] | None = None
+    is_text: bool = False
+    judge: Callable[[bytes], Sign] | None = None
 
     def recipe(self, *, pages: bool) -> str:
         """What an index remembers of how a file was read. `pages`: document pages were rendered too."""
         return f"{self.name}/{self.version}{'+pages' if pages and self.pages else ''}"
 
-    @property
-    def load(self) -> Loader:
-        """The loader itself."""
-        return cast("Loader", importlib.import_module(f"tsembed_search.documents.formats.{self.name}").load)
+    def sign(self, head: bytes) -> Sign:
+        """How much a file's first bytes say for this format."""
+        if self.judge is not None:
+            return self.judge(head)
+        start = text_start(head).lower() if self.is_text else head
+        return Sign.LIKELY if self.signatures and start.startswith(self.signatures) else Sign.NONE
 
 
-IMAGE: Final = Format(
-    "image",
-    2,
-    frozenset({
-        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp", "dib", "avif", "heic", "heif", "jp2",
-        "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "ico", "icns", "pcx", "psd", "qoi",
-    }),
-    (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"8BPS", b"qoif", b"\0\0\0\x0cjP  ",
-     b"\xffO\xffQ", b"\0\0\1\0", b"icns", b"P4\n", b"P5\n", b"P6\n", b"\n\5\1"),
-)  # fmt: skip
+_FOLDER: Final = "tsembed_search.documents.formats"
 
-PDF: Final = Format("pdf", 2, frozenset({"pdf"}), (b"%PDF-",), pages=True)
-
-HTML: Final = Format("html", 2, frozenset({"html", "htm", "xhtml"}), (b"<!doctype html", b"<html"))
-
-MARKDOWN: Final = Format("markdown", 2, frozenset({"md", "markdown", "mdown", "mkd"}))
-
-TEXT: Final = Format(
-    "text",
-    2,
-    frozenset({"txt", "text", "rst", "adoc", "asciidoc", "org", "tex", "log", "csv", "tsv", "srt", "vtt", "nfo"}),
+FORMATS: Final = Registry[Format](
+    "format",
+    "tsembed.formats",
+    {
+        "image": f"{_FOLDER}.image:FORMAT",
+        "pdf": f"{_FOLDER}.pdf:FORMAT",
+        "html": f"{_FOLDER}.html:FORMAT",
+        "markdown": f"{_FOLDER}.markdown:FORMAT",
+        "text": f"{_FOLDER}.text:FORMAT",
+    },
 )
 
-
-HEAD: Final = 1024
-
-"""How many bytes of a file tell its format."""
+_PLAIN_NAMES: Final = frozenset({"readme", "changelog", "changes", "notes", "todo", "news", "faq"})
 
 
-# What the first lines of a PDF are, and of no text about one.
-_PDF_BEGINS: Final = re.compile(rb"\A\s*%PDF-\d\.\d\s*[\r\n].*?\d+\s+\d+\s+obj\b", re.DOTALL)
+def formats() -> tuple[Format, ...]:
+    """All formats, ours first."""
+    return tuple(map(FORMATS.get, FORMATS.names()))
 
 
-FORMATS: Final = (IMAGE, PDF, HTML, MARKDOWN, TEXT)
-
-EXTENSIONS: Final = frozenset(extension for format in FORMATS for extension in format.extensions)
-
-PLAIN_NAMES: Final = frozenset({"readme", "changelog", "changes", "notes", "todo", "news", "faq"})
-
-"""Names without extension that are texts by custom."""
+def extensions() -> frozenset[str]:
+    """The extensions of all files that are indexed."""
+    return frozenset(extension for format in formats() for extension in format.extensions)
 
 
 def extension_of(name: str) -> str:
-    """The extension that decides: lower case, without dot; a text file's for the names that need none."""
+    """The extension that decides: lower case, without dot; a text file's for names that by custom need none."""
     stem, dot, extension = name.rpartition(".")
     if dot and stem:
         return extension.lower()
-    return "txt" if name.lower() in PLAIN_NAMES else ""
+    return "txt" if name.lower() in _PLAIN_NAMES else ""
 
 
-def format_of(extension: str, head: bytes) -> Format:
-    """How to read a file of that extension which begins with `head` (1,024 bytes)."""
+def format_of(extension: str, head: bytes = b"") -> Format:
+    """The format of a file of that extension which begins with `head` (`HEAD` bytes)."""
     return formats_of(extension, head)[0]
 
 
 def formats_of(extension: str, head: bytes) -> tuple[Format, ...]:
     """The formats that a file may be in, the likeliest first: where one cannot be opened, the next is tried.
 
-    A signature alone is a word that a text may hold. What its name says comes after it, and alone counts once there is
-    nothing else; a signature that only a file of that format has leaves no doubt.
+    A signature alone is a word that a text may hold. What the name says comes after it, and alone counts where there is
+    none; a signature that only files of that format have leaves no doubt.
     """
-    named = next((format for format in FORMATS if extension in format.extensions), TEXT)
-    signed = _signed(head)
-    if signed in (None, named):
-        # PDF readers allow a little before the header.
-        return (named, PDF) if b"%PDF-" in head and named is not PDF else (named,)
-    if (signed is IMAGE and b"\0" in head[:64]) or (signed is PDF and _PDF_BEGINS.search(head)):
-        return (signed,)
-    return (signed, named)
+    table = formats()
+    named = next((format for format in table if extension in format.extensions), FORMATS.get("text"))
+    signed = max(table, key=lambda format: format.sign(head))
+    sign = signed.sign(head)
+    if sign is Sign.NONE or sign is Sign.CERTAIN:
+        return (signed if sign else named,)
+    return tuple(dict.fromkeys((signed, named) if sign is Sign.LIKELY else (named, signed)))
 
 
-def _signed(head: bytes) -> Format | None:
-    """The format whose signature a file begins with."""
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64]
-    for format in FORMATS:
-        if format.signatures and (head.startswith(format.signatures) or start.lower().startswith(format.signatures)):
-            return format
-    return PDF if start.startswith(b"%PDF-") else IMAGE if _is_picture(head) else None
+def text_start(head: bytes) -> bytes:
+    """The beginning of a text, without the mark of its encoding and blanks."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64]
 
 
-def _is_picture(head: bytes) -> bool:
-    """Pictures whose signature is not all at the beginning: WebP, AVIF and HEIC, BMP."""
-    if head[:4] == b"RIFF":
-        return head[8:12] == b"WEBP"
-    if head[4:8] == b"ftyp":
-        return head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-    return head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
+def numbers(pages: list[int]) -> str:
+    """The numbers of pages in words, the first ten of many."""
+    shown = ", ".join(map(str, pages[:10]))
+    return shown if len(pages) <= 10 else f"{shown} and {len(pages) - 10} more"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
-from tsembed_search.documents.encoding_tables import NATIONAL_SETS, guess
+from tsembed_search.documents.encoding_guess import NATIONAL_SETS, guess
 from tsembed_search.errors import LoadError
 
 _PIECE: Final = 1 << 18

@@ -47,7 +47,7 @@ class Patterns:
         return bool(found)
 
     def check(self, where: str) -> None:
-        """Raise `UsageError` for a pattern that makes no sense. `where` they stand is for the message."""
+        """Raise `UsageError` for a pattern that makes no sense. `where` names the patterns in the message."""
         from pathspec import GitIgnoreSpec
         from pathspec.patterns.gitignore import GitIgnorePatternError
 
@@ -60,9 +60,7 @@ class Patterns:
                 regex = _ANY_FOLDER if read.regex.pattern == f"(?P<{_FOLDER}>/)" else read.regex
                 self._read.append((regex.search, read.include))
         except (GitIgnorePatternError, re.error) as error:
-            raise UsageError(
-                f"A pattern of {where} makes no sense: {error}.", "Patterns are those of .gitignore."
-            ) from error
+            raise UsageError(f"One of {where} makes no sense: {error}.", "Patterns are those of .gitignore.") from error
 
     def say(self, rel: str, *, is_folder: bool = False) -> bool | None:
         """Whether a path (relative to the folder) is matched; None when no pattern speaks of it.

@@ -1,10 +1,7 @@
-"""A decoding process: reads files that it is told, one after the other, and sends what is in them.
+"""A decoding process: reads the files that it is told, one after the other, and sends what is in them.
 
-Started as `python -m tsembed_search.documents.worker`. It imports neither torch nor transformers, ends when the run
-that started it ends, and may die or hang over a bad file: see `decoders.py`.
-
-Messages between the run and its decoding processes: a JSON header, then raw bytes. Never a pickle.
-
+Started as `python -m tsembed_search.documents.worker`. It imports neither torch nor transformers, ends when the process
+that started it ends, and may die or hang over a bad file: see `decoders.py`. A message is a JSON header, then bytes.
 A decoder reads hostile files, so what it sends is parsed as data and never executed.
 """
 
@@ -18,17 +15,20 @@ import stat
 import struct
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from tsembed_search.documents.chunking import Chunker
 from tsembed_search.documents.crawl import signature
-from tsembed_search.documents.document import FORMATS, HEAD, IMAGE, PDF, Format, Loading, Unit, extension_of, formats_of
+from tsembed_search.documents.document import FORMATS, Document, Format, Unit
 from tsembed_search.errors import LoadError
 from tsembed_search.items import ImageSpec, InputSpec, TextSpec
 
 CHANGED = LoadError("It changed while it was read.", "The next run takes it.")
+
+_LENGTHS: Final = struct.Struct("<II")
+_MOST_HEADER: Final = 64 << 20
+_MOST_BODY: Final = 1 << 30
 
 
 class TooSlow(LoadError):
@@ -36,7 +36,7 @@ class TooSlow(LoadError):
 
     def __init__(self, limit: float) -> None:
         super().__init__(
-            f"Reading it took more than {limit:g} seconds.", "Allow more with --time-limit and --retry-skipped."
+            f"Reading it took more than {limit:g} seconds.", "Raise the time limit, and try what was skipped again."
         )
 
 
@@ -53,88 +53,94 @@ def main() -> None:
     try:
         _serve(sys.stdin.buffer, out, settings[0])
     except BrokenPipeError:
-        # The run is gone; there is nobody to tell.
+        # The other process is gone; there is nobody to tell.
         os._exit(0)
 
 
 def _serve(requests: BinaryIO, out: BinaryIO, settings: dict[str, Any]) -> None:
-    inputs = _inputs(settings)
     memory = int(settings["memory"])
-    formats = {format.name: format for format in FORMATS}
-    chunker = functools.cache(lambda: Chunker(inputs.text))
-    limit_memory(memory)
+    open_document = functools.partial(
+        Document,
+        inputs=_inputs(settings),
+        # Pillow and numpy hold a result beside the decoded picture.
+        memory=memory * 3 // 5,
+        note=lambda text: send(out, {"is": "note", "text": text}),
+        alive=lambda: send(out, {"is": "alive"}),
+    )
+    _limit_memory(memory)
     send(out, {"is": "ready"})
     while (message := receive(requests)) is not None:
-        request = message[0]
-        job = functools.partial(
-            Loading,
-            inputs=inputs,
-            chunker=chunker,
-            pages=bool(request["pages"]),
-            # Pillow and numpy hold a result beside the decoded picture.
-            memory=memory * 3 // 5,
-            note=lambda text: send(out, {"is": "note", "text": text}),
-            alive=lambda: send(out, {"is": "alive"}),
-        )
-        send(out, _answer(request, formats[request["format"]], job, out))
+        send(out, _answer(message[0], open_document, out))
 
 
-def _answer(request: dict[str, Any], format: Format, job: Any, out: BinaryIO) -> dict[str, Any]:
+def _answer(request: dict[str, Any], open_document: Callable[..., Document], out: BinaryIO) -> dict[str, Any]:
     """Sends the units of one file; returns the message that ends it."""
+    expected = request["signature"] and tuple(request["signature"])
     try:
         with open_regular(request["path"]) as file:
-            if signature(os.fstat(file.fileno())) != tuple(request["signature"]):
+            if expected not in (None, signature(os.fstat(file.fileno()))):
                 raise CHANGED
-            for unit in _units(file, request["path"], format, job):
+            for unit in _read(file, request, open_document):
                 _send_unit(out, unit)
-            if signature(os.fstat(file.fileno())) != tuple(request["signature"]):
+            if expected not in (None, signature(os.fstat(file.fileno()))):
                 raise CHANGED
     except LoadError as error:
         # Damage is often seen only because the file is being written at this moment.
-        changed = error is CHANGED or not _same(request)
-        error = CHANGED if changed else error
-        return {"is": "failed", "reason": str(error), "again": changed}
+        changed = error is CHANGED or _has_changed(request["path"], expected)
+        return {"is": "failed", "reason": str(CHANGED if changed else error), "again": changed}
     except OSError as error:
         return {"is": "failed", "reason": unreadable(error), "again": True}
     except MemoryError:
         return {"is": "failed", "reason": "It needs more memory than a decoder may use.", "again": False}
     except BrokenPipeError:
         raise
-    # Loaders stand on large libraries; what these raise on a crafted file must not end the run.
+    # Formats stand on large libraries; what these raise on a crafted file must not end the run.
     except Exception as error:  # noqa: BLE001
         detail = " ".join(str(error).split())[:100]
         return {"is": "failed", "reason": f"Reading it failed ({type(error).__name__}: {detail}).", "again": False}
     return {"is": "done"}
 
 
-def _units(file: BinaryIO, path: str, format: Format, job: Any) -> Iterator[Unit]:
+def _has_changed(path: str, expected: tuple[int, ...] | None) -> bool:
+    try:
+        return expected not in (None, signature(Path(path).stat()))
+    except OSError:
+        return True
+
+
+def _read(file: BinaryIO, request: dict[str, Any], open_document: Callable[..., Document]) -> Iterator[Unit]:
+    formats = [FORMATS.get(name) for name in request["formats"]]
+    if request["preview"] is None:
+        return _units(formats, open_document(file, pages=bool(request["pages"])))
+    return _preview(formats[0], file, int(request["preview"]))
+
+
+def _units(formats: list[Format], document: Document) -> Iterator[Unit]:
     """The units of a file. What cannot be opened in its format may only look like it: the next is tried.
 
     Raises `LoadError` with the reason of the format that says most: "binary data" is true of every damaged picture.
     """
-    others = [one for one in formats_of(extension_of(Path(path).name), file.read(HEAD)) if one is not format]
     reasons: list[tuple[bool, LoadError]] = []
-    for one in (format, *others):
-        file.seek(0)
+    for format in formats:
+        document.file.seek(0)
         given = False
         try:
-            for unit in one.load(job(file)):
+            for unit in format.units(document):
                 given = True
                 yield unit
         except LoadError as error:
             if given:
                 raise
-            reasons.append((one in (IMAGE, PDF), error))
+            reasons.append((format.is_text, error))
         else:
             return
-    raise next((error for binary, error in reasons if binary), reasons[0][1])
+    raise next((error for is_text, error in reasons if not is_text), reasons[0][1])
 
 
-def _same(request: dict[str, Any]) -> bool:
-    try:
-        return signature(Path(request["path"]).stat()) == tuple(request["signature"])
-    except OSError:
-        return False
+def _preview(format: Format, file: BinaryIO, page: int) -> Iterator[Unit]:
+    if format.preview is None:
+        raise LoadError(f"There are no pictures of pages of {format.name} files.")
+    yield Unit("page", page, pixels=format.preview(file, page))
 
 
 def open_regular(path: str) -> BinaryIO:
@@ -163,12 +169,13 @@ def _send_unit(out: BinaryIO, unit: Unit) -> None:
     }  # fmt: skip
     if unit.pixels is None:
         send(out, header)
-        return
-    header["shape"] = unit.pixels.shape
-    send(out, header, unit.pixels.data.cast("B"))
+    else:
+        send(out, header | {"shape": unit.pixels.shape}, unit.pixels.data.cast("B"))
 
 
-def _inputs(settings: dict[str, Any]) -> InputSpec:
+def _inputs(settings: dict[str, Any]) -> InputSpec | None:
+    if settings["image"] is None:
+        return None
     image, text = dict(settings["image"]), dict(settings["text"])
     if image["size"] is not None:
         image["size"] = tuple(image["size"])
@@ -176,7 +183,7 @@ def _inputs(settings: dict[str, Any]) -> InputSpec:
     return InputSpec(ImageSpec(**image), TextSpec(**text))
 
 
-def limit_memory(memory: int) -> None:
+def _limit_memory(memory: int) -> None:
     """Lets this process use that much address space beyond what it has now, where the system can say so."""
     if not sys.platform.startswith("linux"):
         return
@@ -188,13 +195,6 @@ def limit_memory(memory: int) -> None:
     Image.MAX_IMAGE_PIXELS = None
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + memory,) * 2)
-
-
-_LENGTHS: Final = struct.Struct("<II")
-
-_MOST_HEADER: Final = 64 << 20
-
-_MOST_BODY: Final = 1 << 30
 
 
 def send(stream: BinaryIO, header: dict[str, Any], body: bytes | memoryview = b"") -> None:

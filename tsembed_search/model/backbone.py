@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tsembed_search.errors import ModelError
@@ -215,3 +216,17 @@ def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.dev
         f"and {describe(device)} has {free / 1e9:.1f} GB free.",
         "Use a smaller model, a larger GPU, or --device cpu.",
     )
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model that exists on this machine. `folder` is None for a built-in one.
+
+    `warning`: what a person who chooses it should know, or nothing.
+    """
+
+    name: str
+    family: str
+    fingerprint: str
+    folder: Path | None = None
+    warning: str = field(default="", compare=False)

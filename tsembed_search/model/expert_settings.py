@@ -1,13 +1,22 @@
-"""Expert settings."""
+"""The settings of adapters and their routers; a recipe's table `adapter` is this class."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Final, Literal, get_args
+
+from annotated_types import Interval
 
 from tsembed_search.errors import ModelError
 
 Tokens = Literal["all", "last", "text", "image"]
+
+PROJECTIONS: Final = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    *("query", "key", "value", "dense"),
+)
+"""The usual names of the projections, in most decoders and in BERT's encoder."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +29,11 @@ class RouterSettings:
     Raises `ModelError` for values that make no sense.
     """
 
-    experts: int = 8
+    experts: Annotated[int, Interval(ge=1, le=1024)] = 8
     level: Literal["token", "sequence"] = "sequence"
-    temperature: float = 0.3
-    top_k: int | None = None
-    noise: float = 0.0
+    temperature: Annotated[float, Interval(ge=1e-4, le=1e4)] = 0.3
+    top_k: Annotated[int, Interval(ge=1, le=1024)] | None = None
+    noise: Annotated[float, Interval(ge=0, le=1000)] = 0.0
     tokens: Tokens = "all"
 
     def __post_init__(self) -> None:
@@ -48,36 +57,48 @@ class RouterSettings:
             )
 
 
-PROJECTIONS = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    *("query", "key", "value", "dense"),
-)
+@dataclass(frozen=True, kw_only=True)
+class AdapterSettings(RouterSettings):
+    """The adapters with their routers: `rank` r per expert; `alpha` scales them by alpha / r. `experts = 1` is the
+    plain LoRA of that rank. `shared`: one more expert, for every token.
 
-"""What the projections are called in most decoders, and in BERT's encoder."""
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """`rank` r per expert; `alpha` scales the adapters by alpha / r. `shared`: one more expert, for every token.
-
-    `projections`: names (`q_proj`) or patterns of paths within a block (`mlp.*`). `blocks`: which ones, None for all.
-    `projector`: what the model sees pictures with is trained, too; only `mini` has a projector to train.
+    `projections`: names (`q_proj`) or patterns of paths within a block (`mlp.*`), None for the usual ones. `blocks`:
+    the numbers of those that are adapted, None for all. `projector`: the model's way from pictures to tokens is
+    trained, too; only `mini` has a projector to train.
     """
 
-    router: RouterSettings = field(default_factory=RouterSettings)
-    rank: int = 4
-    alpha: float = 8.0
-    dropout: float = 0.0
+    rank: Annotated[int, Interval(ge=1, le=8192)] = 4
+    alpha: Annotated[float, Interval(gt=0, le=1e6)] = 8.0
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     shared: bool = False
-    projections: tuple[str, ...] = PROJECTIONS
-    blocks: tuple[int, ...] | None = None
+    projections: tuple[str, ...] | None = None
+    blocks: tuple[Annotated[int, Interval(ge=0, le=100_000)], ...] | None = None
     projector: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rank < 1:
             raise ModelError(f"An expert cannot have rank {self.rank}.", "Use 1 or more.")
+        for name in ("projections", "blocks"):
+            if getattr(self, name) == ():
+                raise ModelError(f"There are no {name} to adapt.", f"Name one or more in {name}, or leave it out.")
 
     @property
     def width(self) -> int:
         """Rows of A: all experts' ranks together."""
-        return (self.router.experts + self.shared) * self.rank
+        return (self.experts + self.shared) * self.rank
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in `tsembed.json`: the router's settings in a table of their own, projections by name."""
+        flat = asdict(self)
+        router = {field.name: flat.pop(field.name) for field in fields(RouterSettings)}
+        return {"router": router} | flat | {"projections": self.projections or PROJECTIONS}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> AdapterSettings:
+        """The inverse of `to_json`. Raises `KeyError`, `TypeError` or `ModelError` for what makes no sense."""
+        given = {**said, **said["router"]}
+        del given["router"]
+        projections, blocks = tuple(said["projections"]), said["blocks"]
+        given["projections"] = None if projections == PROJECTIONS else projections
+        return cls(**given | {"blocks": None if blocks is None else tuple(blocks)})

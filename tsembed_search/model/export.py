@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import checkpoint
+from tsembed_search.model import checkpoint, loading
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbones import origin
 from tsembed_search.model.files import appearing
 
 if TYPE_CHECKING:
+    from tsembed_search.model.backbone import ModelRef
     from tsembed_search.model.checkpoint import Checkpoint
-    from tsembed_search.model.registry import ModelRef
 
 _MINI_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 """The public name of the encoder in `mini`, for programs that do not know mini."""
@@ -47,7 +47,7 @@ def merged(ref: ModelRef, folder: str | Path) -> Exported:
     not a checkpoint, when its base is not there, and when `folder` is not empty.
     """
     source, said = _source(ref)
-    base = checkpoint.base_of(said, ref.name)
+    base = loading.base_of(said, ref.name)
     with appearing(folder) as (new, target):
         if base.folder is None:
             _merge_mini(source, said, new)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.model.expert_settings import PROJECTIONS, AdapterSettings
 from tsembed_search.model.routing import Gate, Router, Routing, Trace
 
 _NAME = "default"  # PEFT's name for the only adapter
@@ -63,7 +63,7 @@ class GatedLinear(nn.Module):
         """Makes this the projection that runs its block's router."""
         self._block, self._routing = block, routing
         inputs = _shape(self.base_layer)[0]
-        self.router = Router(inputs, self._settings.router, self.down.weight.device)
+        self.router = Router(inputs, self._settings, self.down.weight.device)
         return self.router
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,13 +119,13 @@ class Adapters:
         self.routing = routing
         self.projector: nn.Module | None = None
         """From pictures to the model's tokens, where that is trained as well; the backbone puts it here."""
-        self.mean = torch.full((len(routers) * settings.router.experts,), 1 / settings.router.experts)
+        self.mean = torch.full((len(routers) * settings.experts,), 1 / settings.experts)
         """The mean raw routing vector `[L·E]` of the training data; uniform until it is measured."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(L adapted blocks, E experts)."""
-        return len(self.routers), self.settings.router.experts
+        return len(self.routers), self.settings.experts
 
     def tracing(
         self, real: Tensor | None, counted: Tensor | None = None, losses: bool = False
@@ -273,7 +273,7 @@ def attach(model: nn.Module, settings: AdapterSettings, blocks: str) -> Adapters
     routers: dict[str, Router] = {}
     for place, index in enumerate(chosen):
         gate = routing.gate()
-        found = _projections(stack[index], settings.projections)
+        found = _projections(stack[index], settings.projections or PROJECTIONS)
         for name, module in found:
             layer = GatedLinear(module, settings, gate)
             stack[index].set_submodule(name, layer)

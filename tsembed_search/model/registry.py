@@ -18,35 +18,25 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from tsembed_search.errors import ModelError, UnsupportedModelError
 from tsembed_search.model import checkpoint, hub
 from tsembed_search.model import files as weights
-from tsembed_search.model.backbone import Backbone
+from tsembed_search.model.backbone import ModelRef
 from tsembed_search.model.backbones import families, origin
 from tsembed_search.paths import existing, home
 from tsembed_search.wording import shown
 
 if TYPE_CHECKING:
-    import torch
+    pass
+
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
 _OWN_NAME = re.compile(r"\w[\w.-]*")
+
 _PROCESSOR_FILES = ("tokenizer.json", "preprocessor_config.json", "processor_config.json")
+
 # Keys of config.json that say how a file was written, not what the model computes.
 _NO_IDENTITY = frozenset(
     {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
 )
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """A model that exists on this machine. `folder` is None for a built-in one.
-
-    `warning`: what a person who chooses it should know, or nothing.
-    """
-
-    name: str
-    family: str
-    fingerprint: str
-    folder: Path | None = None
-    warning: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -132,19 +122,6 @@ def _find(name: str, fingerprint: str | None) -> ModelRef:
     if found is None or name.startswith("."):
         raise ModelError(f"There is no model called {name!r} and no such folder.", _suggest(name))
     return _read_hub(name, found["name"], found["revision"])
-
-
-def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Backbone:
-    """Loads a resolved model on `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:i` or `mps`.
-
-    `dtype`: of the weights of a large model, None for what suits the device; mini's are always float32.
-
-    Raises `ModelError` when the device does not exist, has no room, or the files cannot be trusted.
-    """
-    if ref.folder is None:
-        return cast(Backbone, _function(_BUILT_INS[ref.name].loader)(device))
-    with _readable(ref.name):
-        return cast(Backbone, _function(_format_of(ref.name, ref.folder).loader)(ref, device, dtype))
 
 
 def known_models() -> list[KnownModel]:
@@ -295,27 +272,27 @@ def _suggest(name: str, nothing: str = "Give a folder, `mini`, or a hub name suc
     return f"{nothing} {families.FAMILIES[0].examples[0]}." if nothing else ""
 
 
-def _function(path: str) -> Callable[..., object]:
-    module, _, function = path.partition(":")
-    return cast(Callable[..., object], getattr(importlib.import_module(module), function))
-
-
 _BUILT_INS = {
     "mini-base": _BuiltIn(
         "tsembed_search.model.backbones.mini_spec", "tsembed_search.model.backbones.mini:load", "mini"
     ),
 }
+
 _SHIPPED = {"mini": Path(__file__).parent / "data" / "mini"}
+
 """Checkpoints that come with the package: `trainer/shipped.py` makes them."""
+
 BUILT_IN = (*_BUILT_INS, *_SHIPPED)
+
 """The names of the models that come with the package."""
+
 # The first whose marker exists wins, so a folder that extends another kind comes before it.
 _FORMATS = (
     _Format(
         checkpoint.MARKER,
         lambda name, folder: checkpoint.read(folder),
         checkpoint.reference,
-        "tsembed_search.model.checkpoint:load",
+        "tsembed_search.model.loading:load_checkpoint",
     ),
     _Format("config.json", _transformers_family, _transformers_ref, "tsembed_search.model.backbones.hf:load"),
 )

@@ -8,16 +8,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tsembed_search.errors import UsageError
 from tsembed_search.items import KINDS, Kind
 from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query, Reranker, model_of
 from tsembed_search.ranking.routes import shared_experts
 from tsembed_search.ranking.scores import Calibration, Scored, merged
 from tsembed_search.ranking.similarity import similarity
+from tsembed_search.search.queries import stored_records
 from tsembed_search.search.results import Hit, SearchOptions
 from tsembed_search.search.snippet import Snippet, snippets
 from tsembed_search.store.base import Record, Store
 from tsembed_search.store.filters import Condition, Filter, all_of, matches
-from tsembed_search.store.schema import PACKED, has_route, stored_routes
+from tsembed_search.store.schema import PACKED_ROUTE, has_route, stored_routes
 from tsembed_search.whereabouts import is_offline
 
 _SPARE: Final = 20
@@ -53,6 +55,29 @@ class Searcher:
         """
         best = self._best(queries, options)
         return [self._finished(query, candidates, options) for query, candidates in zip(queries, best, strict=True)]
+
+    def named(self, query: Query, hit: str) -> tuple[Hit, Record]:
+        """Return an item as a hit of a query, and its point.
+
+        `hit` is its id, the path of its file (of many items, the one most like the query), or its place in the plain
+        search for that query, such as `3`. Raises `UsageError` when there is no such item.
+        """
+        import numpy as np
+
+        if hit.isascii() and hit.isdecimal():
+            hits = self.search([query], SearchOptions(max(1, int(hit))))[0]
+            if not 1 <= int(hit) <= len(hits):
+                raise UsageError(f"There is no hit number {int(hit)}.", f"The search for this query finds {len(hits)}.")
+            hit = hits[int(hit) - 1].id
+        records = stored_records(self.store, hit)
+        if not records:
+            raise UsageError(
+                f"{hit!r} is neither the id of an item nor an indexed path.",
+                "{files()} lists what is indexed; hits say their ids.",
+            )
+        vectors = np.stack([record.vector for record in records if record.vector is not None])
+        record = records[int(similarity(query.vector[None], vectors)[0].argmax())]
+        return self.hit(query, record), record
 
     def hit(self, query: Query, record: Record) -> Hit:
         """Return an item as if it were the only hit. `record` has its vector."""
@@ -164,7 +189,7 @@ def _fields(reranker: Reranker, options: SearchOptions) -> tuple[str, ...] | Non
     """What of the candidates' payloads is read, None for all: a reranking looks at many more than it shows."""
     if reranker.depth <= options.k:
         return None
-    return (*_ORDERED_BY, *reranker.fields, *([PACKED] if reranker.uses_routes else []))
+    return (*_ORDERED_BY, *reranker.fields, *([PACKED_ROUTE] if reranker.uses_routes else []))
 
 
 def _candidates(points: Iterable[Scored], read: Mapping[str, Record]) -> list[Candidate]:
@@ -195,7 +220,7 @@ def _one_per_group(query: Query, candidates: Sequence[Candidate], all_chunks: bo
 
 
 def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates with their routes and kappas. Raises `StoreError` for a route of another size than the query's.
+    """Return the candidates with their routes and kappas. Raises `StoreError` for a route of another size.
 
     All at once: for a hundred long routes, one product of matrices takes a fraction of the time of a hundred sums.
     """

@@ -1,8 +1,7 @@
-"""The store protocol, and what passes through it.
+"""The contracts of a store and of an engine, what passes through them, and what every engine refuses.
 
-What every engine refuses, checked before anything is sent: engines differ in what they let through.
-
-The search graph's settings, the same on every engine. `benchmarks/scale.py` measures what they give.
+Input is checked before anything is sent, for engines differ in what they let through. The settings of the search graph
+are the same on every engine; `benchmarks/scale.py` measures what they give.
 """
 
 from __future__ import annotations
@@ -29,23 +28,19 @@ Payload = dict[str, Any]
 
 Quantize = Literal["none", "scalar", "binary"]
 
-"""How vectors are compressed for the first pass of a search: not at all, to 8 bits or to 1 bit per dimension. The
+"""Compression of vectors for the first pass of a search: none, to 8 bits or to 1 bit per dimension. The
 original vectors are kept, and every score that a search returns is computed from them.
 """
 
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What is chosen when a store is created and then stays. `shards` and `replicas` matter on a server only.
-
-    `path_keys` says whether all points have these (`schema.py`). Those of older stores get them by `optimize`.
-    """
+    """Settings chosen when a store is created, which then stay. `shards` and `replicas` matter on a server only."""
 
     dim: int
     quantize: Quantize = "none"
     shards: int = 1
     replicas: int = 1
-    path_keys: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Point:
 
 
 class Record(NamedTuple):
-    """What a store gives back. `score` is the cosine for a search, 0 for a retrieval; `vector` only when asked for.
+    """A point as a store gives it back. `score` is the cosine for a search, else 0; `vector` only when asked for.
 
     A tuple, because a search makes hundreds: a frozen dataclass takes three times as long.
     """
@@ -86,24 +81,30 @@ class Store(Protocol):
     """
 
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """The size of the vectors."""
+        ...
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the index says about itself (model, fingerprint, calibration ...), kept by the engine's side."""
+        """Facts of the index about itself (model, fingerprint, calibration ...), kept by the engine's side."""
         ...
 
-    def write_metadata(self, metadata: Mapping[str, Any]) -> None: ...
+    def write_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Replace the metadata as a whole."""
+        ...
 
     def upsert(self, points: Sequence[Point]) -> None:
-        """Adds or replaces points. They are durable (acknowledged) when it returns."""
+        """Add or replace points. They are durable (acknowledged) when it returns."""
         ...
 
     def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
-        """Overwrites the given keys of one point's payload."""
+        """Overwrite the given keys of one point's payload. Raises `StoreError` when there is no such point."""
         ...
 
-    def delete(self, ids: Sequence[str]) -> None: ...
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove points; ids that are not there do no harm."""
+        ...
 
     def search(
         self,
@@ -116,7 +117,7 @@ class Store(Protocol):
         fields: Sequence[str] | None = None,
         exact: bool = False,
     ) -> list[list[Record]]:
-        """The `limit` nearest points of each row of `vectors` `[Q, D]`, best first, by cosine.
+        """Find the `limit` nearest points of each row of `vectors` `[Q, D]`, best first, by cosine.
 
         `fields`: the payload keys that are wanted, None for all; reading them is most of the time of a long list.
         """
@@ -125,30 +126,36 @@ class Store(Protocol):
     def retrieve(
         self, ids: Sequence[str], *, fields: Sequence[str] | None = None, with_vectors: bool = False
     ) -> list[Record]:
-        """Those of the points that exist, in the order asked; `fields` limits the payload keys that are read."""
+        """Return those of the points that exist, in the order asked; `fields` limits the payload keys that are read."""
         ...
 
     def scroll(
         self, where: Filter | None = None, *, fields: Sequence[str] | None = None, with_vectors: bool = False
     ) -> Iterator[Record]:
-        """All points that match, in the engine's own order; `fields` limits the payload keys that are read."""
+        """Go over all points that match, in the engine's own order; `fields` limits the payload keys that are read."""
         ...
 
-    def count(self, where: Filter | None = None) -> int: ...
+    def count(self, where: Filter | None = None) -> int:
+        """Count the points that match."""
+        ...
 
     def facet(self, key: str, where: Filter | None = None, limit: int = 1000) -> dict[str, int]:
-        """How many points have each value of a payload field that has a keyword index, most frequent first."""
+        """Count the points that have each value of a payload field with a keyword index, most frequent first."""
         ...
 
     def optimize(self) -> None:
-        """Builds HNSW where it is worth it, and brings an older store up to date. May take long; called once when an
-        index run ends. Interruptible.
+        """Build the search graph where it is worth it. Called when an index run ends; may take long, and can be
+        interrupted.
         """
         ...
 
-    def info(self) -> StoreInfo: ...
+    def info(self) -> StoreInfo:
+        """Return facts for people."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the store. Closing twice does no harm."""
+        ...
 
 
 class Engine(Protocol):
@@ -186,7 +193,7 @@ _USUAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def check_id(id: str) -> str:
-    """The id in its usual spelling. Raises `StoreError` when it is not a UUID."""
+    """Return an id in its usual spelling. Raises `StoreError` when it is not a UUID."""
     if isinstance(id, str) and _USUAL.fullmatch(id):
         return id
     try:
@@ -198,7 +205,7 @@ def check_id(id: str) -> str:
 
 
 def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[np.float32]]:
-    """The ids, and the vectors as one array `[N, dim]` float32.
+    """Return the ids, and the vectors as one array `[N, dim]` float32.
 
     Raises `StoreError` for an id that is no UUID, and a vector of another size, not finite or zero.
     """
@@ -218,7 +225,7 @@ def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[
 
 
 def check_queries(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-    """Query vectors `[Q, dim]` float32. Raises `StoreError` for another shape or numbers that are not finite."""
+    """Return query vectors as `[Q, dim]` float32. Raises `StoreError` for another shape, or for NaN and infinity."""
     import numpy as np
 
     queries = np.asarray(vectors, dtype=np.float32)
@@ -230,7 +237,7 @@ def check_queries(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]
 
 
 def check_payload(what: str, payload: Mapping[str, Any]) -> None:
-    """Raises `StoreError` unless the payload is JSON: no NaN, no bytes, no broken text."""
+    """Raise `StoreError` unless the payload is JSON: no NaN, no bytes, no broken text."""
     try:
         json.dumps(payload, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
@@ -249,6 +256,11 @@ FILTERED_HNSW_EF: Final = 96
 most filters have links of their own in the graph: fewer suffice."""
 
 
+ENOUGH: Final = 0.15
+
+"""The share of points from which on a graph of 2 · `HNSW_M` neighbours holds together, whatever the filter."""
+
+
 OVERSAMPLING: Final = {"none": 1.0, "scalar": 2.0, "binary": 16.0}
 
-"""How many times the wanted number of hits is scored again with the original vectors: enough for recall@10 of 0.99."""
+"""Times the wanted number of hits that are scored again with the original vectors: enough for recall@10 of 0.99."""

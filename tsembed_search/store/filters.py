@@ -1,4 +1,4 @@
-"""The filters of `--where`, as data that every store translates, and what they mean.
+"""Filters, as data that every store translates, and what they mean.
 
 `matches` is the reference: whatever an engine does, it must select the points that `matches` selects.
 
@@ -6,12 +6,10 @@ A condition on a field with several values holds when at least one of them satis
 have one value per place where a content was found, `expert` one per leading expert. A condition on a field without a
 value (the page of a picture) does not hold. `a!=b` is exactly `not a=b`.
 
-Path patterns, as shells and `.gitignore` have them.
-
-`*` and `?` stay within one folder name or file name, `**` stands for any number of folders, `[abc]` and `[!abc]` for
-one character. A pattern that starts with `/` (or a drive, `C:/`) is matched from the start of the path; any other may
-start at any folder. A pattern that names a folder matches everything in it: `holiday` finds `/pics/holiday/2019/a.jpg`.
-Upper and lower case differ.
+Path patterns are those of shells and `.gitignore`: `*` and `?` stay within one folder name or file name, `**` stands
+for any number of folders, `[abc]` and `[!abc]` for one character. A pattern that starts with `/` (or a drive, `C:/`) is
+matched from the start of the path; any other may start at any folder. A pattern that names a folder matches all that is
+in it: `holiday` finds `/pics/holiday/2019/a.jpg`. Upper and lower case differ.
 """
 
 from __future__ import annotations
@@ -22,8 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from tsembed_search.paths import name_form
 
@@ -63,7 +60,7 @@ _ORDER: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
 class Condition:
     """`field op value`; the fields are those of `PAYLOAD_KEYS`.
 
-    `~` takes a path pattern (`globs.py`), `in` a tuple of alternatives, the order operators a number: a page, or
+    `~` takes a path pattern, `in` a tuple of alternatives, the order operators a number: a page, or
     seconds since 1970 for `modified`. A relative `path=` means a path that ends in it. `ext` is lower case, no dot.
     Names are compared in one form (`paths.name_form`), and `value` has it.
     """
@@ -121,7 +118,7 @@ Filter = Condition | And | Or | Not
 
 
 def all_of(filters: Iterable[Filter | None]) -> Filter | None:
-    """One filter for several that must all hold, or None when there is none: what several `--where` mean together."""
+    """Join filters that must all hold into one; None when there is none."""
     parts: list[Filter] = []
     for part in filters:
         parts.extend(part.parts if isinstance(part, And) else [part] if part is not None else [])
@@ -129,7 +126,7 @@ def all_of(filters: Iterable[Filter | None]) -> Filter | None:
 
 
 def matches(where: Filter | None, payload: Mapping[str, Any]) -> bool:
-    """Whether an item with this payload is selected. Raises `ValueError` for a field that does not exist."""
+    """Tell whether an item with this payload is selected. Raises `ValueError` for a field that does not exist."""
     match where:
         case None:
             return True
@@ -180,36 +177,16 @@ _WILD = re.compile(r"[*?\[]")
 
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
-_TYPE = re.compile(r"\*\.[^.*?\[\]]+")
+_TEXT = re.compile(r"\*+([^*?\[/]+)\*+")
 
 
 def is_anchored(pattern: str) -> bool:
-    """Whether the pattern is matched from the start of an absolute path."""
+    """Tell whether the pattern is matched from the start of an absolute path."""
     return pattern.startswith("/") or _DRIVE.match(pattern) is not None
 
 
-def literal_folder(pattern: str) -> str | None:
-    """The one path that the pattern names, without a slash at its end; None when it has wildcards or is relative.
-
-    It matches that path (unless `names_inside_only`) and every path inside.
-    """
-    path = "/".join(_parts(pattern)[0])
-    return path if is_anchored(pattern) and not _WILD.search(path) else None
-
-
-def names_inside_only(pattern: str) -> bool:
-    """Whether the pattern (`holiday/`, `holiday/**`) matches what lies in a folder but nothing of its own name."""
-    return _parts(pattern)[1]
-
-
-def bare_text(pattern: str) -> str | None:
-    """`text` when the pattern is `*text*`, which is any path that contains it; else None."""
-    found = re.fullmatch(r"\*+([^*?\[/]+)\*+", pattern)
-    return found[1] if found else None
-
-
 def path_matches(pattern: str, path: str) -> bool:
-    """Whether `path` (absolute, forward slashes), or a folder that it lies in, is named by `pattern`.
+    """Tell whether `path` (absolute, forward slashes), or a folder that it lies in, is named by `pattern`.
 
     Both have one form (`paths.name_form`).
     """
@@ -226,75 +203,58 @@ def path_matches(pattern: str, path: str) -> bool:
     return any(at < len(names) for at in reached) if inside else any(True for _ in reached)
 
 
-def literals(pattern: str) -> list[str]:
-    """Texts that every matching path contains: what an index can look for first. Only those of two letters or more."""
-    runs = re.split(r"\*+|\?|\[!?\]?[^\]]*\]", re.sub(r"/{2,}", "/", pattern))
-    return [run for run in runs if len(run) > 1 and "[" not in run]
-
-
 def path_keys(path: str) -> set[str]:
-    """What an index can look a path up by, exactly: every folder that it lies in as a path and by its name, both with a
-    slash at the end (`/pics/holiday/` and `holiday/`), the name of the file, what is of a type in a folder
-    (`holiday/*.jpg`), and the whole path. All in one form (`paths.name_form`), in which a filter has them, too.
+    """Return what an index looks a path up by, exactly.
 
-    So what a path contains one of its keys contains, and the other way round, unless it holds a `*`.
+    That is every folder that it lies in, as a path and by its name, both with a slash at the end (`/pics/holiday/` and
+    `holiday/`), the name of the file, and the whole path; all in one form (`paths.name_form`). So a path contains a
+    text if and only if one of its keys does.
     """
     path = name_form(path)
-    names = path.split("/")
-    folders = names[:-1]
-    inner = {f"{name}/" for name in folders if name}
-    typed = {f"{folder}/*.{name.rpartition('.')[2]}" for folder, name in pairwise(names) if folder and "." in name}
+    *folders, file = path.split("/")
     within = {f"{'/'.join(folders[:end])}/" for end in range(1, len(folders) + 1)}
-    return within | inner | typed | {names[-1], path}
+    return {file, path} | within | {f"{name}/" for name in folders if name}
 
 
-def is_key(pattern: str) -> bool:
-    """Whether the pattern is nothing but a name, or `name/*.type`: then a path matches if and only if it has one of its
-    `wanted_keys`.
+class Lookup(NamedTuple):
+    """Facts that all paths which match a pattern share, for an index to look for before `path_matches` decides.
+
+    A path that matches has at least one of each of `keys` among its `path_keys`, and contains each of `texts`. When
+    `exact`, a path like that matches.
     """
+
+    keys: list[list[str]]
+    texts: list[str]
+    exact: bool = False
+
+
+def lookup(pattern: str) -> Lookup:
+    """Return what the paths that match a pattern have in common."""
+    if text := _TEXT.fullmatch(pattern):
+        return Lookup([], [text[1]], exact=True)
     parts, inside = _parts(pattern)
-    if is_anchored(pattern) or not parts[0]:
-        return False
-    if len(parts) == 2:
-        return not inside and _typed(parts, 1) is not None
-    return len(parts) == 1 and not _WILD.search(parts[0])
-
-
-def _typed(parts: Sequence[str], at: int) -> str | None:
-    """The key for `*.type` in a folder whose name is known; None when that is not what stands there."""
-    if at == 0 or not parts[at - 1] or _WILD.search(parts[at - 1]) or not _TYPE.fullmatch(parts[at]):
-        return None
-    return f"{parts[at - 1]}/{parts[at]}"
-
-
-def wanted_keys(pattern: str) -> list[list[str]]:
-    """What every matching path has among its `path_keys`: of each list at least one. For what has no wildcards."""
-    parts, inside = _parts(pattern)
+    anchored = is_anchored(pattern)
     wild = [at for at, part in enumerate(parts) if _WILD.search(part)]
+    if not wild and (anchored or len(parts) == 1):
+        return Lookup([_keys_of("/".join(parts), inside=inside)], [], exact=True)
     last = len(parts) if inside else len(parts) - 1  # the last may be the file
-    start = 0
-    keys: list[list[str]] = []
-    if is_anchored(pattern):
-        start = min([*wild, last])
-        if start > 1:  # all paths lie in the first
-            keys.append(["/".join(parts[:start]) + "/"])
+    start = min([*wild, last]) if anchored else 0
+    keys = [[f"{'/'.join(parts[:start])}/"]] if start > 1 else []  # all paths lie in the first
     keys += [[f"{parts[at]}/"] for at in range(start, last) if at not in wild and parts[at]]
     if last < len(parts) and last not in wild and parts[last]:
-        keys.append([parts[last], f"{parts[last]}/"])
-    typed = [key for at in wild if (key := _typed(parts, at)) is not None]
-    return keys if not typed else [[key] for key in typed] + [each for each in keys if not _implied(each, typed)]
+        keys.append(_keys_of(parts[last], inside=False))
+    texts = [text for at in wild for text in _literals(parts[at])] if keys else _literals(pattern)
+    return Lookup(keys, texts)
 
 
-def _implied(keys: Sequence[str], typed: Sequence[str]) -> bool:
-    """Whether what has one of the `typed` keys has this one, too: `holiday/*.jpg` lies in `holiday/`."""
-    return len(keys) == 1 and any(key.startswith(keys[0]) for key in typed)
+def _keys_of(name: str, *, inside: bool) -> list[str]:
+    return [f"{name}/"] if inside else [name, f"{name}/"]
 
 
-def wild_literals(pattern: str) -> list[str]:
-    """The `literals` of the names with wildcards, which `wanted_keys` leave out."""
-    parts, _ = _parts(pattern)
-    wild = [part for at, part in enumerate(parts) if _WILD.search(part) and _typed(parts, at) is None]
-    return [literal for part in wild for literal in literals(part)]
+def _literals(pattern: str) -> list[str]:
+    """Texts of two letters or more that every matching path contains."""
+    runs = re.split(r"\*+|\?|\[!?\]?[^\]]*\]", re.sub(r"/{2,}", "/", pattern))
+    return [run for run in runs if len(run) > 1 and "[" not in run]
 
 
 @lru_cache(maxsize=256)

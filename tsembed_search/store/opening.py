@@ -15,9 +15,9 @@ STORES: Final[Registry[Engine]] = Registry(
     "store",
     "tsembed.stores",
     {
-        "edge": "tsembed_search.store.edge.engine:ENGINE",
-        "http": "tsembed_search.store.qdrant.engine:ENGINE",
-        "https": "tsembed_search.store.qdrant.engine:ENGINE",
+        "edge": "tsembed_search.store.edge.engine:EDGE",
+        "http": "tsembed_search.store.qdrant.engine:QDRANT",
+        "https": "tsembed_search.store.qdrant.engine:QDRANT",
         "memory": "tsembed_search.store.qdrant.engine:MEMORY",
     },
 )

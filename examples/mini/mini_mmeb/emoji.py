@@ -69,9 +69,7 @@ def render_svg(file: Path, size: int = 256) -> bytes:
     try:
         import resvg_py
     except ImportError:
-        raise LoadError(
-            "Drawings in SVG need resvg_py.", "Install it with `pip install 'tsembed-search[mini-mmeb]'`."
-        ) from None
+        raise LoadError("Drawings in SVG need resvg_py.", "Install it with `pip install resvg_py`.") from None
     return bytes(resvg_py.svg_to_bytes(svg_path=str(file), width=size, height=size))
 
 

@@ -1,6 +1,4 @@
-"""HTML: what a reader of the page reads, without menus, scripts and hidden parts.
-
-What a browser shows of a page in HTML, as far as that can be told without running its scripts and style sheets.
+"""HTML: what a browser shows of a page, as far as that can be told without running its scripts and style sheets.
 
 Whatever a browser does not show is left out, and so are menus. But an element is asked first how much of the page it
 holds: a page that its script reveals, or that is one long menu, is read.
@@ -11,60 +9,139 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
+from urllib.parse import unquote, urlsplit
 
 from tsembed_search.documents.chunking import Block, tiled
-from tsembed_search.documents.document import Loading, Unit, text_unit
+from tsembed_search.documents.document import Document, Figure, Format, Section, Unit
 from tsembed_search.documents.encoding import read_text
-from tsembed_search.documents.encoding_tables import declared_codecs
+from tsembed_search.documents.encoding_labels import declared_codecs
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-
 # A page is parsed as a whole, into ten times its size.
 _LONGEST: Final = 32 << 20
-
 # From that many words on, and that share of all, a person should know that they were left out.
 _TELLING_WORDS: Final = 50
-
 _TELLING_SHARE: Final = 1 / 3
-
 _HEADINGS: Final = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
-
 _PARAGRAPHS: Final = _HEADINGS | {
     "p", "div", "section", "article", "main", "header", "blockquote", "pre", "textarea", "ul", "ol", "dl", "table",
     "figure", "hr", "figcaption", "address", "details", "summary", "fieldset", "body", "caption",
 }  # fmt: skip
-
 _LINES: Final = frozenset({"li", "tr", "dt", "dd", "br", "option", "legend", "text", "math", "button", "label"})
-
 _VERBATIM: Final = frozenset({"pre", "textarea"})
-
 _CELLS: Final = frozenset({"td", "th"})
-
 _BLANKS: Final = re.compile(r"[ \t\n\r\f\u00a0]+")
+_SECTION_HEADINGS: Final = ("h1", "h2", "h3", "h4")
+_SECTION_BLOCKS: Final = "h1, h2, h3, h4, p, li, dd, td, pre, blockquote"
+
+# Never shown, whatever they hold.
+_NEVER: Final = frozenset({
+    "head", "script", "style", "title", "template", "noscript", "noembed", "noframes", "iframe", "canvas", "audio",
+    "video", "progress", "meter", "datalist", "rp", "annotation", "annotation-xml", "metadata", "desc",
+})  # fmt: skip
+# Shown, and no part of what a page says, unless they hold a sentence: that many words outside of links.
+_FURNITURE: Final = frozenset({"nav", "aside", "footer", "menu", "button", "object"})
+_FURNITURE_ROLES: Final = frozenset({
+    "navigation", "banner", "contentinfo", "search", "dialog", "menu", "menubar", "toolbar", "complementary", "button",
+})  # fmt: skip
+_SENTENCE: Final = 5
+# What is left of a page by itself is too little when it has fewer words than that, or a smaller share of them.
+_FEW_WORDS: Final = 20
+_FEW: Final = 0.1
+_WORDS: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
+_COMMENTS: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
+_INSIDE: Final = re.compile(r"\A<[^>]*>(.*?)(?:</template>)?\Z", re.DOTALL | re.IGNORECASE)
+# A browser that runs scripts does not look into it; a parser that runs none takes it for a part of the page.
+_NOSCRIPT: Final = re.compile(
+    r"(<!--.*?-->|<(script|style|textarea|title)\b.*?</\2\s*>)|<noscript\b[^>]*>(.*?)</noscript\s*>",
+    re.DOTALL | re.IGNORECASE,
+)
+_DEEPEST: Final = 8
+# In XML an element may close itself; to a parser of HTML a script that does goes on to the end of the page.
+_XHTML: Final = re.compile(r"\A\s*<\?xml\b|<html\b[^>]*\bxmlns\s*=", re.IGNORECASE)
+_PROLOGUE: Final = 4096
+_SELF_CLOSED: Final = re.compile(
+    r"<((?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)[a-z][\w-]*)"
+    r"((?:\s+[^<>\"'/]+(?:=(?:\"[^\"]*\"|'[^']*'))?)*\s*)/>"
+)
+_CDATA: Final = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+# Fields that show what was typed into them. Others show dots, a tick, a colour.
+_TYPED: Final = frozenset({"", "text", "search", "email", "url", "tel", "number", "date", "time", "month", "week"})
 
 
-def load(loading: Loading) -> Iterator[Unit]:
+def units(document: Document) -> Iterator[Unit]:
     """Chunks of the readable text; `start` and `end` are offsets in that text."""
-    if loading.file.seek(0, os.SEEK_END) > _LONGEST:
+    if document.file.seek(0, os.SEEK_END) > _LONGEST:
         raise LoadError(f"The page has more than {_LONGEST >> 20} MB.", "Save its text as a .txt file.")
-    source = page_text(loading.file)
-    page = shown_page(source)
-    loading.alive()
-    number = -1
-    for number, chunk in enumerate(loading.cutter.chunks(tiled(readable(page.tree.body)))):
-        yield text_unit(chunk, number, loading.cutter.with_headings(chunk.text, (page.title, *chunk.headings)))
-    if number < 0 and page.tree.css_first("frameset") is not None:
-        raise LoadError("There is no text to read in it.", "It is a set of frames: index the pages that it shows.")
-    if number < 0:
-        raise LoadError("There is no text to read in it.", "It may be a page that only a browser's scripts fill.")
+    page = shown_page(page_text(document.file))
+    document.alive()
+    given = yield from document.text_units(tiled(readable(page.tree.body)), page.title)
+    if not given:
+        is_frames = page.tree.css_first("frameset") is not None
+        raise LoadError(
+            "There is no text to read in it.",
+            "It is a set of frames: index the pages that it shows."
+            if is_frames
+            else "It may be a page that only a browser's scripts fill.",
+        )
     if page.hidden >= max(_TELLING_WORDS, _TELLING_SHARE * page.words):
-        loading.note(f"Hidden parts of the page were left out: about {page.hidden:,} of {page.words:,} words.")
+        document.note(f"Hidden parts of the page were left out: about {page.hidden:,} of {page.words:,} words.")
+
+
+def sections(document: Document) -> Iterator[Section | Figure]:
+    """The pictures of a page with what it says about each, then its sections."""
+    tree = shown_page(page_text(document.file)).tree
+    for image in tree.css("img"):
+        place = local_path(image.attributes.get("src"))
+        text = _caption(image) or words(image.attributes.get("alt")) or words(image.attributes.get("title"))
+        if place and text:
+            yield Figure(place, text)
+    yield from below_headings((node.tag or "", words(node.text(separator=" "))) for node in tree.css(_SECTION_BLOCKS))
+
+
+def below_headings(blocks: Iterable[tuple[str, str]]) -> Iterator[Section]:
+    """Each heading with the text up to the next one, from the (tag, text) of a page's blocks."""
+    heading, texts = "", list[str]()
+    for tag, text in (*blocks, ("h1", "")):
+        if tag in _SECTION_HEADINGS:
+            yield Section((heading,), " ".join(texts))
+            heading, texts = text, []
+        elif not texts or text != texts[-1]:
+            texts.append(text)
+
+
+def _caption(image: LexborNode) -> str:
+    """The caption of the figure that an image is in, if it is its only image."""
+    above = image.parent
+    for _ in range(4):
+        if above is None:
+            return ""
+        if above.tag == "figure":
+            caption = above.css_first("figcaption")
+            return words(caption.text()) if caption is not None and len(above.css("img")) == 1 else ""
+        above = above.parent
+    return ""
+
+
+def local_path(source: str | None) -> str:
+    """The path of a picture on this machine, relative to its page, or ""."""
+    try:
+        parts = urlsplit((source or "").strip())
+    except ValueError:
+        return ""
+    path = unquote(parts.path)
+    return "" if parts.scheme or parts.netloc or path.startswith("/") or "\0" in path else path
+
+
+def words(text: str | None) -> str:
+    """A text in one line, with single blanks."""
+    return " ".join((text or "").split())
 
 
 def readable(root: LexborNode | None) -> Iterator[Block]:
@@ -97,58 +174,6 @@ def readable(root: LexborNode | None) -> Iterator[Block]:
         elif tag in _CELLS and not entering:
             parts.append(" ")
     yield from flushed()
-
-
-# Never shown, whatever they hold.
-_NEVER: Final = frozenset({
-    "head", "script", "style", "title", "template", "noscript", "noembed", "noframes", "iframe", "canvas", "audio",
-    "video", "progress", "meter", "datalist", "rp", "annotation", "annotation-xml", "metadata", "desc",
-})  # fmt: skip
-
-# Shown, and no part of what a page says, unless they hold a sentence: that many words outside of links.
-_FURNITURE: Final = frozenset({"nav", "aside", "footer", "menu", "button", "object"})
-
-_FURNITURE_ROLES: Final = frozenset({
-    "navigation", "banner", "contentinfo", "search", "dialog", "menu", "menubar", "toolbar", "complementary", "button",
-})  # fmt: skip
-
-_SENTENCE: Final = 5
-
-# What is left of a page by itself is too little when it has fewer words than that, or a smaller share of them.
-_FEW_WORDS: Final = 20
-
-_FEW: Final = 0.1
-
-_WORDS: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
-
-_pages_BLANKS: Final = re.compile(r"\s+")
-
-_COMMENTS: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
-
-_INSIDE: Final = re.compile(r"\A<[^>]*>(.*?)(?:</template>)?\Z", re.DOTALL | re.IGNORECASE)
-
-# A browser that runs scripts does not look into it; a parser that runs none takes it for a part of the page.
-_NOSCRIPT: Final = re.compile(
-    r"(<!--.*?-->|<(script|style|textarea|title)\b.*?</\2\s*>)|<noscript\b[^>]*>(.*?)</noscript\s*>",
-    re.DOTALL | re.IGNORECASE,
-)
-
-_DEEPEST: Final = 8
-
-# In XML an element may close itself; to a parser of HTML a script that does goes on to the end of the page.
-_XHTML: Final = re.compile(r"\A\s*<\?xml\b|<html\b[^>]*\bxmlns\s*=", re.IGNORECASE)
-
-_PROLOGUE: Final = 4096
-
-_SELF_CLOSED: Final = re.compile(
-    r"<((?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)[a-z][\w-]*)"
-    r"((?:\s+[^<>\"'/]+(?:=(?:\"[^\"]*\"|'[^']*'))?)*\s*)/>"
-)
-
-_CDATA: Final = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
-
-# Fields that show what was typed into them. Others show dots, a tick, a colour.
-_TYPED: Final = frozenset({"", "text", "search", "email", "url", "tel", "number", "date", "time", "month", "week"})
 
 
 def page_text(file: BinaryIO) -> str:
@@ -197,7 +222,7 @@ def _shown(source: str) -> Page:
         census.pardon("furniture")
     for node in census.unshown():
         node.decompose()
-    return Page(tree, _pages_BLANKS.sub(" ", title).strip(), census.words, hidden)
+    return Page(tree, words(title), census.words, hidden)
 
 
 def _is_the_page(words: int, others: int) -> bool:
@@ -367,3 +392,14 @@ def _is_hidden_by(style: str) -> bool:
         or values.get("visibility", (False, ""))[1] in ("hidden", "collapse")
         or values.get("content-visibility", (False, ""))[1] == "hidden"
     )
+
+
+FORMAT = Format(
+    "html",
+    2,
+    frozenset({"html", "htm", "xhtml"}),
+    units,
+    (b"<!doctype html", b"<html"),
+    sections=sections,
+    is_text=True,
+)

@@ -1,6 +1,6 @@
-"""Markdown: chunks follow its headings, and people and the model read words rather than markup.
+"""Markdown as CommonMark reads it: its tokens decide what is shown, and no pattern over the source.
 
-Markdown as CommonMark reads it: its tokens decide what is shown, and no pattern over the source.
+Chunks follow its headings, and people and the model read words rather than markup.
 """
 
 from __future__ import annotations
@@ -12,38 +12,66 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.documents.chunking import Block, tiled
-from tsembed_search.documents.document import Loading, Unit, text_unit
+from tsembed_search.documents.document import Document, Figure, Format, Section, Unit
 from tsembed_search.documents.encoding import read_text
 from tsembed_search.documents.formats import text as plain
-from tsembed_search.documents.formats.html import readable, shown_page
+from tsembed_search.documents.formats.html import below_headings, local_path, readable, shown_page, words
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
     from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
 
-
 # Parsing keeps the whole file in memory many times over; a longer one is hardly written by hand.
 _LONGEST: Final = 4 << 20
-
 _PROSE: Final = frozenset({"paragraph_open", "heading_open", "blockquote_open"})
+_FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\n(.*?)\n?^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+# Settings in YAML. Anything else between two rules is text.
+_SETTING: Final = re.compile(r"[\"']?[\w$@][^:{}\[\]]{0,60}:(?:\s|\Z)|[ \t]|-(?:[ \t]|\Z)|#|[}\]]|\Z")
+_TITLE: Final = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$", re.MULTILINE | re.IGNORECASE)
+# The library's own limit leaves out what stands in the twentieth quotation of a long exchange of mails.
+_DEEPEST: Final = 100
+# What could be the target of a link by its place, and is an answer of one word: `[Anna]: Yes.`
+_ANSWER: Final = re.compile(r"\[([^\[\]]+)\]:[ \t]*[^\W_]+(?:['’-][^\W_]+)*[.!?,;]?[ \t]*")
+_LABEL: Final = re.compile(r"\[([^\[\]]+)\](?!:)")
 
 
-def load(loading: Loading) -> Iterator[Unit]:
+def units(document: Document) -> Iterator[Unit]:
     """Chunks of the text that is shown; `start` and `end` are offsets in it."""
-    if loading.file.seek(0, os.SEEK_END) > _LONGEST:
-        yield from plain.load(loading)
+    page = None
+    if document.file.seek(0, os.SEEK_END) <= _LONGEST:
+        page = parse("".join(read_text(document.file)))
+    if page is None or page.too_deep:
+        yield from plain.units(document)
         return
-    page = parse("".join(read_text(loading.file)))
-    if page.too_deep:
-        yield from plain.load(loading)
-        return
-    loading.alive()
-    number = -1
-    for number, chunk in enumerate(loading.cutter.chunks(tiled(blocks(page)))):
-        yield text_unit(chunk, number, loading.cutter.with_headings(chunk.text, (page.title, *chunk.headings)))
-    if number < 0:
+    document.alive()
+    if not (yield from document.text_units(tiled(blocks(page)), page.title)):
         raise LoadError("There is no text in it.")
+
+
+def sections(document: Document) -> Iterator[Section | Figure]:
+    """The pictures of a page with what it says about each, then its sections."""
+    tokens = parse("".join(read_text(document.file))).tokens
+    for child in (child for token in tokens for child in token.children or () if child.type == "image"):
+        place = local_path(str(child.attrs.get("src") or ""))
+        text = words(child.content) or words(str(child.attrs.get("title") or ""))
+        if place and text:
+            yield Figure(place, text)
+    yield from below_headings(
+        (tokens[place - 1].tag if place else "", _without_pictures(token))
+        for place, token in enumerate(tokens)
+        if token.type == "inline"
+    )
+
+
+def _without_pictures(token: Token) -> str:
+    """The words of a line, without its pictures and markup."""
+    return words(
+        "".join(
+            child.content if child.type in ("text", "code_inline") else " " if child.type.endswith("break") else ""
+            for child in token.children or ()
+        )
+    )
 
 
 def blocks(page: Parsed) -> Iterator[Block]:
@@ -83,17 +111,17 @@ def _text(parts: list[Token]) -> str:
             cells.clear()
         elif before in ("td", "th"):
             cells.append(inline_text(token))
-        elif said := _said(token):
+        elif content := _content(token):
             if lines and not depth:
                 lines.append("")
             first = "  " * (depth - 1) + mark if mark else "  " * depth
-            lines.append(first + said.replace("\n", "\n" + "  " * depth))
+            lines.append(first + content.replace("\n", "\n" + "  " * depth))
             mark = ""
         before = token.tag if token.nesting > 0 else ""
     return "\n".join(lines)
 
 
-def _said(token: Token) -> str:
+def _content(token: Token) -> str:
     if token.type == "inline":
         return inline_text(token)
     if token.type in ("fence", "code_block"):
@@ -101,22 +129,6 @@ def _said(token: Token) -> str:
     if token.type == "html_block":
         return "\n\n".join(block.text for block in readable(shown_page(token.content).tree.body))
     return ""
-
-
-_FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\n(.*?)\n?^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-
-# Settings in YAML. Anything else between two rules is text.
-_SETTING: Final = re.compile(r"[\"']?[\w$@][^:{}\[\]]{0,60}:(?:\s|\Z)|[ \t]|-(?:[ \t]|\Z)|#|[}\]]|\Z")
-
-_TITLE: Final = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$", re.MULTILINE | re.IGNORECASE)
-
-# The library's own limit leaves out what stands in the twentieth quotation of a long exchange of mails.
-_DEEPEST: Final = 100
-
-# What could be the target of a link by its place, and is an answer of one word: `[Anna]: Yes.`
-_ANSWER: Final = re.compile(r"\[([^\[\]]+)\]:[ \t]*[^\W_]+(?:['’-][^\W_]+)*[.!?,;]?[ \t]*")
-
-_LABEL: Final = re.compile(r"\[([^\[\]]+)\](?!:)")
 
 
 @dataclass(frozen=True)
@@ -170,14 +182,24 @@ def front_matter(source: str) -> tuple[str, str]:
 
 def inline_text(token: Token) -> str:
     """The words of a paragraph, a heading or a cell, and of its pictures, without markup."""
-    return "".join(map(_pages_said, token.children or ())).strip()
+    return "".join(map(_inline, token.children or ())).strip()
 
 
-def _pages_said(child: Token) -> str:
+def _inline(child: Token) -> str:
     if child.type in ("text", "code_inline"):
         return child.content
     if child.type == "image":
-        return "".join(map(_pages_said, child.children or ()))
+        return "".join(map(_inline, child.children or ()))
     if child.type in ("softbreak", "hardbreak") or child.content.lower().startswith("<br"):
         return "\n"
     return ""
+
+
+FORMAT = Format(
+    "markdown",
+    2,
+    frozenset({"md", "markdown", "mdown", "mkd"}),
+    units,
+    sections=sections,
+    is_text=True,
+)

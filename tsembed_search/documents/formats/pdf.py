@@ -1,10 +1,7 @@
 """PDF: the text of each page, the pictures on it and, for models that read pages by eye, the page as a picture.
 
-PDFium is native code and not thread-safe: this runs in a decoding process, one file at a time.
-
-Pages of a PDF as a viewer shows them: with the values of form fields and with comments that are typed on the page.
-
-PDFium is native code and not thread-safe, and a file may be crafted: files of others are read in a process of its own.
+Pages are read as a viewer shows them: with the values of form fields and with comments that are typed on the page.
+PDFium is native code and not thread-safe, and a file may be crafted: an index reads them in a decoding process.
 """
 
 from __future__ import annotations
@@ -12,77 +9,114 @@ from __future__ import annotations
 import ctypes
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from tsembed_search.documents.chunking import paragraphs
-from tsembed_search.documents.document import Loading, Unit, numbers, text_unit
+from tsembed_search.documents.document import Document, Format, Section, Sign, Unit, numbers, text_start
 from tsembed_search.documents.formats.pdf_pictures import NONSENSE, pictures
 from tsembed_search.documents.pictures import open_image
 from tsembed_search.documents.pixels import content_size
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
+    from tsembed_search.documents.document import Pixels
     from tsembed_search.items import ImageSpec
-
 
 # A picture whose brightest and darkest values differ less shows nothing.
 _LEAST_CONTRAST: Final = 8
-
+# In pixels per point: more shows no more of a printed page.
 _FINEST: Final = 200 / 72
+# The longer side of a preview, in pixels.
+_PREVIEW: Final = 320
+# Pages that are read for training.
+_MOST_PAGES: Final = 300
+# PDFium marks a hyphen at a line's end with U+FFFE (or U+0002); the word goes on in the next line.
+_HYPHENS: Final = re.compile("[\ufffe\x02\u00ad]\n?")
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\uffff]+")
+_PASSWORD_FIELD: Final = 1 << 13
+# In bytes: what a person types into a field is shorter.
+_LONGEST_VALUE: Final = 1 << 20
+# What the first lines of a PDF are, and of no text about one.
+_BEGINS: Final = re.compile(rb"\A\s*%PDF-\d\.\d\s*[\r\n].*?\d+\s+\d+\s+obj\b", re.DOTALL)
 
-"""In pixels per point: more shows no more of a printed page."""
 
-
-def load(loading: Loading) -> Iterator[Unit]:
+def units(document: Document) -> Iterator[Unit]:
     """The units of each page in order; a page that is broken is left out with a note."""
     import pypdfium2
 
-    with closing(open_pdf(loading.file)) as document:
-        if has_unreadable_form(document):
-            loading.note("It is a form that only Adobe's reader can show (XFA): what is typed in it is not read.")
-        total, given, broken = len(document), 0, []
+    with closing(open_pdf(document.file)) as pdf:
+        if has_unreadable_form(pdf):
+            document.note("It is a form that only Adobe's reader can show (XFA): what is typed in it is not read.")
+        total, given, broken = len(pdf), 0, []
         seen: set[bytes] = set()
         for index in range(total):
             try:
-                with open_page(document, index) as sheet:
-                    for unit in _units(sheet, index + 1, loading, seen):
+                with open_page(pdf, index) as sheet:
+                    for unit in _page_units(sheet, index + 1, document, seen):
                         given += 1
                         yield unit
             except (pypdfium2.PdfiumError, *NONSENSE):
                 broken.append(index + 1)
-            loading.alive()
+            document.alive()
         if broken and len(broken) == total:
             raise LoadError("None of its pages can be read: the PDF is damaged.", "Save it again, or restore it.")
         if broken:
-            loading.note(f"Pages that cannot be read: {numbers(broken)} of {total}.")
+            document.note(f"Pages that cannot be read: {numbers(broken)} of {total}.")
         if not given:
             raise LoadError(
                 "There is no text and no picture in it.",
-                "If it is made of drawings, index it with --pages always and a model that reads pages by eye.",
+                "If it is made of drawings, index its pages as pictures, with a model that reads pages by eye.",
             )
 
 
-def _units(sheet: PdfSheet, number: int, loading: Loading, seen: set[bytes]) -> Iterator[Unit]:
+def _page_units(sheet: PdfSheet, number: int, document: Document, seen: set[bytes]) -> Iterator[Unit]:
     """Text chunks, then pictures, which go on with the chunks' numbers, then the page itself."""
-    spec = loading.inputs.image
-    drawn = open_image(_drawn(sheet, spec), spec) if loading.pages else None
-    next_chunk = 0
-    for chunk in loading.cutter.chunks(paragraphs([sheet.text()])):
-        yield text_unit(chunk, next_chunk, chunk.text, number)
-        next_chunk += 1
-    for picture in pictures(sheet.content, number, loading, seen):
-        pixels = open_image(picture.image, spec, memory=loading.memory).pixels
+    spec = document.image_spec
+    drawn = open_image(_drawn(sheet, spec), spec) if document.pages else None
+    chunk = yield from document.text_units(paragraphs([sheet.text()]), page=number)
+    for picture in pictures(sheet.content, number, document, seen):
+        pixels = open_image(picture.image, spec, memory=document.memory).pixels
         if int(pixels.max()) - int(pixels.min()) >= _LEAST_CONTRAST:
-            yield Unit("image", number, next_chunk, pixels=pixels, width=picture.width, height=picture.height)
-            next_chunk += 1
+            yield Unit("image", number, chunk, pixels=pixels, width=picture.width, height=picture.height)
+            chunk += 1
     if drawn is not None:
         yield Unit("page", number, pixels=drawn.pixels, width=drawn.width, height=drawn.height)
+
+
+def sections(document: Document) -> Iterator[Section]:
+    """The pages that can be read, under the bookmarks that lead to them; the first one under the title, too."""
+    import pypdfium2
+
+    with closing(open_pdf(document.file)) as pdf:
+        headings = defaultdict[int, list[str]](list, {0: [str(pdf.get_metadata_value("Title") or "")]})
+        for mark in pdf.get_toc(max_depth=4):
+            target = mark.get_dest()
+            page = target.get_index() if target is not None else None
+            if page is not None:
+                headings[page].append(mark.get_title() or "")
+        for index in range(min(len(pdf), _MOST_PAGES)):
+            # A page that is broken is left out.
+            with suppress(pypdfium2.PdfiumError):
+                with open_page(pdf, index) as sheet:
+                    text = sheet.text()
+                yield Section(tuple(" ".join(one.split()) for one in headings[index]), text, index + 1)
+
+
+def preview(file: BinaryIO, page: int) -> Pixels:
+    """A page as a viewer shows it, small."""
+    import numpy as np
+    import pypdfium2
+
+    try:
+        with closing(open_pdf(file)) as pdf, open_page(pdf, page - 1) as sheet:
+            return np.array(sheet.drawn(_PREVIEW / max(*sheet.size, 1e-3)).convert("RGB"))
+    except (pypdfium2.PdfiumError, IndexError, *NONSENSE) as error:
+        raise LoadError(f"Page {page} cannot be drawn.") from error
 
 
 def _drawn(sheet: PdfSheet, spec: ImageSpec) -> Image.Image:
@@ -96,29 +130,17 @@ def _drawn(sheet: PdfSheet, spec: ImageSpec) -> Image.Image:
     return sheet.drawn(scale)
 
 
-# PDFium marks a hyphen at a line's end with U+FFFE (or U+0002); the word goes on in the next line.
-_HYPHENS: Final = re.compile("[\ufffe\x02\u00ad]\n?")
-
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\uffff]+")
-
-_PASSWORD_FIELD: Final = 1 << 13
-
-_LONGEST_VALUE: Final = 1 << 20
-
-"""In bytes: what a person types into a field is shorter."""
-
-
-def open_pdf(source: Path | BinaryIO) -> Any:
+def open_pdf(file: BinaryIO) -> Any:
     """Open a PDF, with its forms, as a `pypdfium2.PdfDocument` that the caller closes.
 
-    Raises `LoadError` for what is damaged or locked, `OSError` for a path that cannot be read.
+    Raises `LoadError` for what is damaged or locked.
     """
     import pypdfium2
 
     # It warns on stderr of forms that it does not know; `has_unreadable_form` is how we say it.
     logging.getLogger("pypdfium2").setLevel(logging.CRITICAL)
     try:
-        document = pypdfium2.PdfDocument(source)
+        document = pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:
         raise _refused(error) from error
     # Without its forms the rest can still be read.
@@ -252,3 +274,13 @@ class PdfSheet:
         buffer = ctypes.create_string_buffer(size)
         function(*arguments, ctypes.cast(buffer, ctypes.POINTER(pdfium.FPDF_WCHAR)), size)
         self._typed[buffer.raw[: size - 2].decode("utf-16-le", "replace")] = None
+
+
+def _judge(head: bytes) -> Sign:
+    # Readers allow a little before the header.
+    if not text_start(head).startswith(b"%PDF-"):
+        return Sign.FAINT if b"%PDF-" in head else Sign.NONE
+    return Sign.CERTAIN if _BEGINS.search(head) else Sign.LIKELY
+
+
+FORMAT = Format("pdf", 2, frozenset({"pdf"}), units, pages=True, sections=sections, preview=preview, judge=_judge)

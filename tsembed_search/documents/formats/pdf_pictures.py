@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import numpy as np
-
 from tsembed_search.documents.pixels import content_size
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
-    from tsembed_search.documents.document import Loading
+    from tsembed_search.documents.document import Document
 
 # Below this (in pixels) it is an icon, a rule or a bullet; beyond this shape a border or one strip of many.
 _SMALLEST_SIDE: Final = 64
@@ -77,7 +76,7 @@ class Picture:
     height: int
 
 
-def pictures(page: Any, number: int, loading: Loading, seen: set[bytes]) -> Iterator[Picture]:
+def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> Iterator[Picture]:
     """Yield the pictures of a `pypdfium2.PdfPage` without icons, rules, and what an earlier page had too.
 
     `seen`: digests of the pictures of the document so far, which is added to.
@@ -85,33 +84,33 @@ def pictures(page: Any, number: int, loading: Loading, seen: set[bytes]) -> Iter
     import pypdfium2
 
     given = 0
-    pieces = list(_pieces(page, number, loading))
-    for group in _pictures_of(pieces, page, loading):
+    pieces = list(_pieces(page, number, document))
+    for group in _pictures_of(pieces, page, document):
         try:
             width, height = _pixels(group)
             # Rendering holds the decoded picture and the result, four bytes a pixel each; of bits less.
-            if width * height * (2 if all(piece.is_bits for piece in group) else 8) > loading.memory:
-                loading.note(f"A picture of {width:,} x {height:,} pixels on page {number} is too large.")
+            if width * height * (2 if all(piece.is_bits for piece in group) else 8) > document.memory:
+                document.note(f"A picture of {width:,} x {height:,} pixels on page {number} is too large.")
                 continue
             if _is_known(group, seen):
                 continue
             if given == _MOST_PICTURES:
-                loading.note(f"Page {number} has more than {_MOST_PICTURES} pictures; the rest is left out.")
+                document.note(f"Page {number} has more than {_MOST_PICTURES} pictures; the rest is left out.")
                 return
             if len(group) == 1 and not group[0].is_bits:
                 image = _upright(group[0])
                 width, height = image.size
             else:
-                image = _part(page, _union(group), width, height, loading)
+                image = _part(page, _union(group), width, height, document)
         except (pypdfium2.PdfiumError, *NONSENSE):
-            loading.note(f"A picture on page {number} cannot be read.")
+            document.note(f"A picture on page {number} cannot be read.")
             continue
         given += 1
         yield Picture(image, width, height)
-        loading.alive()
+        document.alive()
 
 
-def _pieces(page: Any, number: int, loading: Loading) -> Iterator[_Piece]:
+def _pieces(page: Any, number: int, document: Document) -> Iterator[_Piece]:
     """The images on a page of which something is seen."""
     import pypdfium2
     import pypdfium2.raw as pdfium
@@ -143,7 +142,7 @@ def _pieces(page: Any, number: int, loading: Loading) -> Iterator[_Piece]:
             is_bits = image.get_metadata().bits_per_pixel == 1
             yield _Piece(image, matrix, box, seen, width, height, is_bits)
         except (pypdfium2.PdfiumError, *NONSENSE):
-            loading.note(f"A picture on page {number} cannot be read.")
+            document.note(f"A picture on page {number} cannot be read.")
 
 
 def _shown(page: Any) -> Any:
@@ -230,13 +229,13 @@ def _is_let_in(group: Sequence[_Piece]) -> bool:
     return min(width, height) >= least and longest <= _LONGEST_SHAPE
 
 
-def _pictures_of(pieces: list[_Piece], page: Any, loading: Loading) -> Iterator[list[_Piece]]:
+def _pictures_of(pieces: list[_Piece], page: Any, document: Document) -> Iterator[list[_Piece]]:
     """The pieces of each picture, in the order of the page."""
     left_out: list[_Piece] = []
     for group in _groups(pieces):
         let_in = [_is_let_in([piece]) for piece in group]
         # Photos that touch are photos.
-        is_one = not all(let_in) or len(group) == 1 or _has_layers(group) or _goes_on(group, page, loading)
+        is_one = not all(let_in) or len(group) == 1 or _has_layers(group) or _goes_on(group, page, document)
         if _is_let_in(group) and is_one:
             yield group
             continue
@@ -248,13 +247,14 @@ def _pictures_of(pieces: list[_Piece], page: Any, loading: Loading) -> Iterator[
         yield left_out
 
 
-def _goes_on(group: Sequence[_Piece], page: Any, loading: Loading) -> bool:
+def _goes_on(group: Sequence[_Piece], page: Any, document: Document) -> bool:
     """Whether what is drawn goes on from piece to piece: on most seams there is no more of a step than beside them."""
+    import numpy as np
     import pypdfium2
 
     whole = _union(group)
     try:
-        drawn = np.asarray(_part(page, whole, *_SEAMS, loading).convert("L"), np.int16)
+        drawn = np.asarray(_part(page, whole, *_SEAMS, document).convert("L"), np.int16)
     except (pypdfium2.PdfiumError, *NONSENSE):
         return False
     high, wide = drawn.shape
@@ -280,6 +280,8 @@ def _has_layers(group: Sequence[_Piece]) -> bool:
 
 def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
     """Pieces that belong together: side by side with a common edge, or on top of each other."""
+    import numpy as np
+
     if not 1 < len(pieces) <= _MOST_PIECES:
         yield from ([piece] for piece in pieces)
         return
@@ -298,6 +300,8 @@ def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
 
 def _belong(pieces: list[_Piece]) -> NDArray[np.bool_]:
     """Whether two pieces are parts of one picture, `[N, N]`."""
+    import numpy as np
+
     left, bottom, right, top = np.array([piece.seen for piece in pieces], np.float64).T
     across, along = np.array([[piece.width, piece.height] / np.array(_size(piece.box)) for piece in pieces]).T
     # Pieces are often laid a pixel over each other.
@@ -367,13 +371,13 @@ def _upright(piece: _Piece) -> Image.Image:
     return cast("Image.Image", image.crop((round(cut[0]), round(cut[1]), round(cut[2]), round(lower))))
 
 
-def _part(page: Any, box: Box, width: int, height: int, loading: Loading) -> Image.Image:
+def _part(page: Any, box: Box, width: int, height: int, document: Document) -> Image.Image:
     """A part of the page, drawn with up to `width` x `height` pixels: no more than the model can use."""
     wide, high = _size(box)
-    target = content_size(width, height, loading.inputs.image)
+    target = content_size(width, height, document.image_spec)
     enough = 2 * max(target[0] / wide, target[1] / high)
     scale = min(max(width / wide, height / high), enough)
-    scale = min(scale, math.sqrt(loading.memory / (8 * wide * high)))
+    scale = min(scale, math.sqrt(document.memory / (8 * wide * high)))
     around = box[0], box[1], page.get_width() - box[2], page.get_height() - box[3]
     image = page.render(scale=scale, crop=tuple(max(0.0, side) for side in around), may_draw_forms=False).to_pil()
     return cast("Image.Image", image.copy())

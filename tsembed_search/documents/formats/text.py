@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tsembed_search.documents.chunking import paragraphs
-from tsembed_search.documents.document import Loading, Unit, text_unit
+from tsembed_search.documents.document import Document, Format, Unit
 from tsembed_search.documents.encoding import read_text
 from tsembed_search.errors import LoadError
 
 
-def load(loading: Loading) -> Iterator[Unit]:
+def units(document: Document) -> Iterator[Unit]:
     """Chunks of text; a file of any length streams through."""
-    number = -1
-    for number, chunk in enumerate(loading.cutter.chunks(paragraphs(read_text(loading.file)))):
-        yield text_unit(chunk, number, chunk.text)
-    if number < 0:
+    if not (yield from document.text_units(paragraphs(read_text(document.file)))):
         raise LoadError("There is no text in it.")
+
+
+FORMAT = Format(
+    "text",
+    2,
+    frozenset({"txt", "text", "rst", "adoc", "asciidoc", "org", "tex", "log", "csv", "tsv", "srt", "vtt", "nfo"}),
+    units,
+    is_text=True,
+)

@@ -33,7 +33,7 @@ from tsembed_search.model.moe_lora import Adapters, attach
 from tsembed_search.model.routing import Traced, centred, counted_tokens
 
 if TYPE_CHECKING:
-    from tsembed_search.model.registry import ModelRef
+    from tsembed_search.model.backbone import ModelRef
 
 
 _ROOMY = 4 * 2**30  # bytes of free memory
@@ -134,7 +134,7 @@ class TransformersBackbone:
         assert self.adapters is not None
         lengths = torch.tensor([one.tokens for one in batch])
         real = self._move(torch.arange(int(lengths.max())) < lengths[:, None])
-        tokens = self.adapters.settings.router.tokens
+        tokens = self.adapters.settings.tokens
         counted = None if tokens == "all" else counted_tokens(tokens, real, self._move(self._of_images(batch)))
         with self.adapters.tracing(real, counted, losses) as trace:
             return trace.finished(self._vectors(batch))

@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def run(shard: Path) -> None:
-    """Optimises a shard that nobody has open. Interrupted, it stops the child: the shard stays as good as it was.
+    """Optimise a shard that nobody has open. Interrupted, it stops the child: the shard stays as good as it was.
 
     Raises `StoreError` when the child fails.
     """
@@ -36,12 +36,12 @@ def run(shard: Path) -> None:
         last = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise StoreError(
             f"Building the search graph of {shard} failed: {last or f'exit status {child.returncode}'}.",
-            "Nothing is lost, searches are only slower. Free memory and disk space, then run `tsembed index` again.",
+            "Nothing is lost, searches are only slower. Free memory and disk space, then index again.",
         )
 
 
 def main() -> None:
-    """The child: `python -m tsembed_search.store.edge.graph SHARD PARENT_PID`."""
+    """Run the child: `python -m tsembed_search.store.edge.graph SHARD PARENT_PID`."""
     import qdrant_edge
 
     if sys.platform == "linux":

@@ -13,25 +13,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsembed_search.store.base import StoreSettings
-from tsembed_search.store.edge import shard as edge_shard
-from tsembed_search.store.edge import shard as index_file
+from tsembed_search.store.edge import shard as files
 
 SALVAGED: Final = "salvaged"
-"""In the metadata of an index: changes whenever points may have been lost, so that the manifest is compared anew."""
+"""The key of an index's metadata whose value changes when points may have been lost: the manifest is compared anew."""
 
 _PAGE: Final = 256
 
 
 def salvage(folder: Path) -> int:
-    """Replaces the shard in `folder` by one of all that can be read; returns how many points that are.
+    """Replace the shard in `folder` by one of all that can be read; returns how many points that are.
 
     A salvage that is cut short is begun again by the next one. The caller owns the index (`ownership.owned`). Raises
     `IndexBusyError` when another process has the shard open, and `StoreError` when the disk is full or `index.json`
     cannot be read.
     """
-    settings, metadata = index_file.read(folder)
+    settings, metadata = files.read(folder)
     points, fresh, probe, old = (folder / f"points{end}" for end in ("", ".salvaged", ".probe", ".damaged"))
-    with edge_shard.explained("rescue the index in", folder):
+    with files.explained("rescue the index in", folder):
         if not points.exists() and fresh.exists():  # cut short while the two were exchanged
             fresh.rename(points)
             shutil.rmtree(old, ignore_errors=True)
@@ -39,13 +38,13 @@ def salvage(folder: Path) -> int:
         if not points.is_dir():  # a file in its place holds nothing that could be read
             points.unlink(missing_ok=True)
         points.mkdir(exist_ok=True)
-        if opened := _unless_damaged(edge_shard.load, points, settings):  # or another process has it
+        if opened := _unless_damaged(files.load, points, settings):  # or another process has it
             opened.close()
         _give_back(probe, points)
         for left in (fresh, old):
             shutil.rmtree(left, ignore_errors=True)
-        edge_shard.need_space(folder, edge_shard.WRITE_RESERVE + 2 * edge_shard.disk_bytes(points))
-        shard = edge_shard.create(fresh, settings)
+        files.need_space(folder, files.WRITE_RESERVE + 2 * files.disk_bytes(points))
+        shard = files.create(fresh, settings)
         for segment in sorted((points / "segments").glob("*")):
             if (segment / "version.info").exists():
                 _copy(segment, probe, shard, settings)
@@ -54,7 +53,7 @@ def salvage(folder: Path) -> int:
         shard.flush()
         shard.close()
         # Before the exchange: a manifest that is compared needlessly does no harm.
-        index_file.write(folder, settings, {**metadata, SALVAGED: uuid.uuid4().hex})
+        files.write(folder, settings, {**metadata, SALVAGED: uuid.uuid4().hex})
         points.rename(old)
         fresh.rename(points)
         shutil.rmtree(old)
@@ -67,7 +66,7 @@ def _copy(segment: Path, probe: Path, target: Any, settings: StoreSettings) -> N
 
     (probe / "segments").mkdir(parents=True, exist_ok=True)
     segment.rename(probe / "segments" / segment.name)
-    shard = _unless_damaged(edge_shard.load, probe, settings)
+    shard = _unless_damaged(files.load, probe, settings)
     if shard is None:
         return
     try:
@@ -99,11 +98,11 @@ def _pages(shard: Any) -> Iterator[list[Any]]:
 
 
 def _unless_damaged(action: Callable[..., Any], *values: Any) -> Any:
-    """What `action(*values)` returns; None when the engine finds damage."""
+    """Return `action(*values)`; None when the engine finds damage."""
     try:
         return action(*values)
     except BaseException as error:  # a panic in the engine's native code is one
-        if not edge_shard.is_damage(error):
+        if not files.is_damage(error):
             raise
         return None
 
@@ -116,7 +115,7 @@ def _give_back(probe: Path, points: Path) -> None:
 
 
 def _count(points: Path, settings: StoreSettings) -> int:
-    shard = edge_shard.load(points, settings)
+    shard = files.load(points, settings)
     try:
         return int(shard.info().points_count)
     finally:

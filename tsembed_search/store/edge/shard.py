@@ -1,7 +1,4 @@
-"""Making, opening and explaining a Qdrant Edge shard: its settings, its disk space, its errors in words.
-
-`index.json`: settings of an embedded store and metadata of its index, which the engine itself cannot keep.
-"""
+"""A Qdrant Edge shard on the disk: making and opening it, its disk space, its errors in words; and `index.json`."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from typing import Any, Final
 from tsembed_search import private
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
-from tsembed_search.store.schema import PATH_KEYS, PATH_KEYS_VERSION, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
 
 INDEXING_THRESHOLD_KB: Final = 20_000
 
@@ -48,28 +45,21 @@ _NOT_DAMAGE: Final = (
 _UNWRITABLE: Final = ("Permission denied", *(f"os error {number})" for number in (1, 13, 30)))
 
 _REPAIR: Final = (
-    "Run `tsembed doctor --repair`: it keeps what can be read, and the next `tsembed index` embeds the rest again."
+    "Repair the index ({repair}): that keeps what can be read, and the next indexing embeds the rest again."
 )
 
 
 def create(folder: Path, settings: StoreSettings) -> Any:
-    """A new shard with its payload indexes. Raises `StoreError` when there are points in the folder already."""
+    """Make a shard with its payload indexes. Raises `StoreError` when there are points in the folder already."""
     import qdrant_edge as engine
 
     need_space(folder.parent, WRITE_RESERVE)
     _remove_unfinished(folder)
     shard = engine.EdgeShard.create(os.fspath(folder), _config(settings))
-    make_payload_indexes(shard)
-    shard.flush()
-    return shard
-
-
-def make_payload_indexes(shard: Any) -> None:
-    """Makes those that are missing, and makes anew those of an older version."""
-    import qdrant_edge as engine
-
     for key, kind in PAYLOAD_INDEXES.items():
         shard.update(engine.UpdateOperation.create_field_index(key, _index_parameters(key, kind)))
+    shard.flush()
+    return shard
 
 
 def load(folder: Path, settings: StoreSettings) -> Any:
@@ -83,17 +73,17 @@ def load(folder: Path, settings: StoreSettings) -> Any:
 
 
 def need_space(folder: Path, size: int) -> None:
-    """Raises `StoreError` unless `size` bytes are free. The engine cannot be asked to: see `WRITE_RESERVE`."""
+    """Raise `StoreError` unless `size` bytes are free. The engine cannot be asked to: see `WRITE_RESERVE`."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise StoreError(
             f"The disk of {folder} is full: {free >> 20} MiB are free, {-(-size >> 20)} MiB are needed.",
-            "Free some space and run the command again; nothing that was indexed is lost.",
+            "Free some space and try again; nothing that was indexed is lost.",
         )
 
 
 def disk_bytes(folder: Path) -> int:
-    """What the files occupy; the engine's are sparse, so their sizes say little."""
+    """Return the bytes that the files occupy; the engine's are sparse, so their sizes say little."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -106,7 +96,7 @@ def disk_bytes(folder: Path) -> int:
 
 @contextmanager
 def explained(doing: str, folder: Path) -> Iterator[None]:
-    """Whatever fails inside becomes a `StoreError` that says what was being done to which index."""
+    """Turn whatever fails inside into a `StoreError` that says what was being done to which index."""
     try:
         yield
     except BaseException as error:
@@ -116,12 +106,12 @@ def explained(doing: str, folder: Path) -> Iterator[None]:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the engine could not make sense of its files, rather than not get at them."""
+    """Tell whether the engine could not make sense of its files, rather than not get at them."""
     return _native(error) and not any(reason in str(error) for reason in _NOT_DAMAGE)
 
 
 def is_unwritable(error: BaseException) -> bool:
-    """Whether what failed was to open files for writing: on a read-only disk, or without the right to."""
+    """Tell whether what failed was to open files for writing: on a read-only disk, or without the right to."""
     if isinstance(error, OSError):
         return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
     return _native(error) and any(reason in str(error) for reason in _UNWRITABLE)
@@ -155,14 +145,13 @@ def _index_parameters(key: str, kind: str) -> Any:
 
     The graph gets links of its own among points that share a value: without them, filtered searches took three to five
     times as long at 100,000 items. It gets none for a key that is the same for all points or different for each, and
-    none for paths, of whose folders there are many. Prefixes would be values, too.
+    none for paths, of whose folders there are many.
     """
     import qdrant_edge as engine
 
-    on_disk, path = engine.Memory.Cold, "places[].path"
-    linked = key not in ("model", "sha", path, PATH_KEYS)
+    on_disk, linked = engine.Memory.Cold, key not in ("model", "sha", PATH_KEYS)
     return {
-        "keyword": engine.KeywordIndexParams(prefix=key == path, memory=on_disk, enable_hnsw=linked),
+        "keyword": engine.KeywordIndexParams(memory=on_disk, enable_hnsw=linked),
         "integer": engine.IntegerIndexParams(lookup=True, range=True, memory=on_disk),
         "float": engine.FloatIndexParams(memory=on_disk),
     }[kind]
@@ -191,10 +180,11 @@ def _in_words(error: BaseException, doing: str, folder: Path) -> StoreError:
     text = str(error).strip()
     if "WouldBlock" in text:
         return IndexBusyError(
-            f"Another process is using the index in {folder}.", "Wait until it has finished, or choose another --index."
+            f"Another process is using the index in {folder}.",
+            "Wait until it has finished, or choose another index: {index}.",
         )
     if "No space left" in text:
-        return StoreError(f"Cannot {doing} {folder}: the disk is full.", "Free some space and run the command again.")
+        return StoreError(f"Cannot {doing} {folder}: the disk is full.", "Free some space and try again.")
     if isinstance(error, PermissionError) or "Permission denied" in text:
         return StoreError(f"Cannot {doing} {folder}: permission denied.", "Check who owns the folder and its files.")
     if isinstance(error, OSError):
@@ -202,27 +192,28 @@ def _in_words(error: BaseException, doing: str, folder: Path) -> StoreError:
     if isinstance(error, ValueError | TypeError | OverflowError):
         return StoreError(f"Cannot {doing} {folder}: {text.splitlines()[0] if text else type(error).__name__}.")
     said = f"Cannot {doing} {folder}: {text or type(error).__name__}."
-    return DamagedIndexError(said, _REPAIR) if is_damage(error) else StoreError(said, "Run the command again.")
+    return DamagedIndexError(said, _REPAIR) if is_damage(error) else StoreError(said, "Try again.")
 
 
-NAME = "index.json"
+NAME: Final = "index.json"
+"""The file with the settings of the store and the metadata of its index, which the engine itself cannot keep."""
 
 
 def read(folder: Path) -> tuple[StoreSettings, dict[str, Any]]:
-    """The settings and the metadata. Raises `StoreError` when there is no index or its file cannot be read."""
+    """Read settings and metadata. Raises `StoreError` when there is no index or its file cannot be read."""
     path = folder / NAME
     damaged = "Restore it from a backup, or delete the folder and index again."
     try:
         data = json.loads(path.read_text("utf-8"))
         if data["schema"] != SCHEMA_VERSION:
             raise StoreError(
-                f"The index in {folder} has layout {data['schema']}; this program knows {SCHEMA_VERSION}.",
-                "Update tsembed, or index again under another name.",
+                f"The index in {folder} was made by another version of tsembed "
+                f"(layout {data['schema']}, this one has {SCHEMA_VERSION}).",
+                "Make it again: delete that folder and index the files anew, or choose another name: {index}.",
             )
-        settings = StoreSettings(**data["store"], path_keys=data.get(PATH_KEYS) == PATH_KEYS_VERSION)
-        return settings, dict(data["metadata"])
+        return StoreSettings(**data["store"]), dict(data["metadata"])
     except FileNotFoundError:
-        raise StoreError(f"There is no index in {folder}.", "Make one with `tsembed index PATH`.") from None
+        raise StoreError(f"There is no index in {folder}.", "Index some files first.") from None
     except OSError as error:
         raise StoreError(f"Cannot read {path}: {error.strerror}.", "Check the permissions of the folder.") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -230,11 +221,8 @@ def read(folder: Path) -> tuple[StoreSettings, dict[str, Any]]:
 
 
 def write(folder: Path, settings: StoreSettings, metadata: Mapping[str, Any]) -> None:
-    """Replaces the file as a whole: whoever reads it, even after a power cut, sees the old or the new one."""
-    store = asdict(settings)
-    # Beside the others, so that a version that knows nothing of it drops it when it writes: its points have none.
-    path_keys = PATH_KEYS_VERSION if store.pop(PATH_KEYS) else False
-    data = {"schema": SCHEMA_VERSION, "store": store, PATH_KEYS: path_keys, "metadata": dict(metadata)}
+    """Replace the file as a whole: whoever reads it, even after a power cut, sees the old or the new one."""
+    data = {"schema": SCHEMA_VERSION, "store": asdict(settings), "metadata": dict(metadata)}
     text = json.dumps(data, indent=2, allow_nan=False)
     temporary = folder / f"index.json.{uuid.uuid4().hex}"
     try:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
 from tsembed_search.store.qdrant.connection import Connection
-from tsembed_search.store.schema import PATH_KEYS, PATH_KEYS_VERSION, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
 
 OLDEST: Final = (1, 16)
 """The first version of the server that keeps metadata with a collection."""
@@ -23,12 +23,12 @@ _KEY: Final = "tsembed"
 
 
 def name_of(index: str) -> str:
-    """The name of the collection."""
+    """Return the name of an index's collection."""
     return f"tsembed-{index}"
 
 
 def version(connection: Connection) -> tuple[int, int]:
-    """The server's version. Raises `StoreError` when it is too old, or no Qdrant server."""
+    """Ask for the server's version. Raises `StoreError` when it is too old, or no Qdrant server."""
     if connection.in_memory:
         return NEWEST_KNOWN
     text = connection.ask("ask for the version", lambda: str(connection.client.info().version))
@@ -44,14 +44,14 @@ def version(connection: Connection) -> tuple[int, int]:
 
 
 def exists(connection: Connection, index: str) -> bool:
-    """Whether the server has a collection of this index's name."""
+    """Tell whether the server has a collection of this index's name."""
     return connection.ask(
         f"look for the index {index!r}", partial(connection.client.collection_exists, name_of(index))
     )  # fmt: skip
 
 
 def create(connection: Connection, index: str, settings: StoreSettings) -> None:
-    """Makes the collection and its payload indexes. Raises `StoreError` when it exists or the server refuses."""
+    """Make the collection and its payload indexes. Raises `StoreError` when it exists or the server refuses."""
     from qdrant_client import models
     from qdrant_client.http.exceptions import UnexpectedResponse
 
@@ -80,14 +80,14 @@ def create(connection: Connection, index: str, settings: StoreSettings) -> None:
 
 
 def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, Any]]:
-    """The settings and the index's metadata; payload indexes that a creation cut short has left out are added.
+    """Read settings and metadata; payload indexes that a creation cut short has left out are added.
 
     Raises `StoreError` when there is no such collection, or when it is not one of ours.
     """
     if not exists(connection, index):
         raise StoreError(
             f"There is no index called {index!r} on {connection.place}.",
-            "Make one with `tsembed index PATH --url URL`, or choose another with --index.",
+            "Index some files first, or choose another index: {index}.",
         )
     facts = connection.ask(f"open the index {index!r}", partial(connection.client.get_collection, name_of(index)))
     parameters = facts.config.params
@@ -102,74 +102,53 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
     ):
         raise StoreError(
             f"The collection {name_of(index)} on {connection.place} was not made by tsembed.",
-            "Choose another name with --index.",
+            "Choose another name: {index}.",
         )
     if content.get("schema") != SCHEMA_VERSION:
         raise StoreError(
-            f"The index {index!r} has layout {content.get('schema')}; this program knows {SCHEMA_VERSION}.",
-            "Update tsembed, or index again under another name.",
+            f"The index {index!r} was made by another version of tsembed "
+            f"(layout {content.get('schema')}, this one has {SCHEMA_VERSION}).",
+            f"Make it again: delete the collection {name_of(index)} and index the files anew, or choose another name: "
+            "{index}.",
         )
     if not connection.in_memory:
-        # An older index has no path keys, and whoever only searches it may not have the right to change it.
-        expected = [key for key in PAYLOAD_INDEXES if key != PATH_KEYS or content.get(PATH_KEYS) == PATH_KEYS_VERSION]
-        _add_payload_indexes(connection, index, [key for key in expected if key not in facts.payload_schema])
+        _add_payload_indexes(connection, index, [key for key in PAYLOAD_INDEXES if key not in facts.payload_schema])
     settings = StoreSettings(
         dim=int(vectors.size),
         quantize=content.get("quantize", "none"),
         shards=parameters.shard_number or 1,
         replicas=parameters.replication_factor or 1,
-        path_keys=content.get(PATH_KEYS) == PATH_KEYS_VERSION,
     )
     return settings, dict(content.get("metadata") or {})
 
 
 def delete(connection: Connection, index: str) -> None:
-    """Deletes the collection. Raises `StoreError` when there is none, or when it is not one of ours."""
+    """Delete the collection. Raises `StoreError` when there is none, or when it is not one of ours."""
     read(connection, index)
     delete_it = partial(connection.client.delete_collection, name_of(index))
     connection.ask(f"delete the index {index!r}", delete_it, connection.writing)
 
 
 def write_metadata(connection: Connection, index: str, settings: StoreSettings, metadata: Mapping[str, Any]) -> None:
-    """Replaces the index's metadata."""
+    """Replace the index's metadata."""
     content = {_KEY: _content(settings, metadata)}
     write = partial(connection.client.update_collection, name_of(index), metadata=content)
     connection.ask("write the metadata", write, connection.writing)
 
 
-def begin_path_keys(connection: Connection, index: str) -> None:
-    """Makes the payload index of what an older index is about to get."""
-    _add_payload_indexes(connection, index, [PATH_KEYS])
-
-
 def _content(settings: StoreSettings, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA_VERSION,
-        "quantize": settings.quantize,
-        PATH_KEYS: PATH_KEYS_VERSION if settings.path_keys else False,
-        "metadata": dict(metadata),
-    }
+    return {"schema": SCHEMA_VERSION, "quantize": settings.quantize, "metadata": dict(metadata)}
 
 
 def _add_payload_indexes(connection: Connection, index: str, keys: Sequence[str]) -> None:
     if connection.in_memory:
         return  # It has none, and needs none.
-    number = version(connection) if keys else NEWEST_KNOWN
-    for key in keys:
-        schema = _index_parameters(key, number)
-        add = partial(connection.client.create_payload_index, name_of(index), key, schema, wait=True)
-        connection.ask(f"index the field {key}", add, connection.writing)
-
-
-def _index_parameters(key: str, number: tuple[int, int]) -> Any:
     from qdrant_client import models
 
-    kind = PAYLOAD_INDEXES[key]
-    if kind == "keyword":
-        # Prefixes came with version 1.19; a server that knows none may refuse the option.
-        prefix = True if number >= (1, 19) and key == "places[].path" else None
-        return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, prefix=prefix)
-    return {"integer": models.PayloadSchemaType.INTEGER, "float": models.PayloadSchemaType.FLOAT}[kind]
+    for key in keys:
+        kind = models.PayloadSchemaType(PAYLOAD_INDEXES[key])
+        add = partial(connection.client.create_payload_index, name_of(index), key, kind, wait=True)
+        connection.ask(f"index the field {key}", add, connection.writing)
 
 
 def _quantization(settings: StoreSettings) -> Any:
