@@ -32,11 +32,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tsembed_search.data import training as training_data
+from tsembed_search.items import Embeddings
 from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Trainable
+from tsembed_search.ranking.reranking import Kappas, reranked
+from tsembed_search.ranking.similarity import similarity
 from tsembed_search.trainer import setup
 from tsembed_search.trainer.batches import features
-from tsembed_search.trainer.validation import Embedding, Ranking, mixed, rank_tasks
+from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks
 
 Floats = NDArray[np.float64]
 Form = Callable[[Ranking, "Routes"], Tensor]
@@ -51,8 +54,8 @@ class Routes:
 
     def __init__(self, rankings: Mapping[str, Ranking], mean: Tensor, blocks: int) -> None:
         self.mean, self.blocks = mean, blocks
-        self.of_queries = torch.cat([one.queries.routes for one in rankings.values()]).mean(0)
-        self.of_documents = torch.cat([one.candidates.routes for one in rankings.values()]).mean(0)
+        self.of_queries = torch.cat([_routes(one.queries) for one in rankings.values()]).mean(0)
+        self.of_documents = torch.cat([_routes(one.candidates) for one in rankings.values()]).mean(0)
         self.weights = torch.ones(blocks) / blocks
 
     def split(self, routes: Tensor) -> Tensor:
@@ -60,36 +63,40 @@ class Routes:
         return routes.view(len(routes), self.blocks, -1).transpose(0, 1)
 
 
+def _routes(side: Embeddings) -> Tensor:
+    return torch.from_numpy(side.routes)
+
+
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
     return normalize(one, dim=-1) @ normalize(other, dim=-1).transpose(-1, -2)
 
 
 def _kappa(ranking: Ranking, routes: Routes) -> Tensor:
-    return _cosine(ranking.queries.routes - routes.mean, ranking.candidates.routes - routes.mean)
+    return _cosine(_routes(ranking.queries) - routes.mean, _routes(ranking.candidates) - routes.mean)
 
 
 def _by_side(ranking: Ranking, routes: Routes) -> Tensor:
-    return _cosine(ranking.queries.routes - routes.of_queries, ranking.candidates.routes - routes.of_documents)
+    return _cosine(_routes(ranking.queries) - routes.of_queries, _routes(ranking.candidates) - routes.of_documents)
 
 
 def _of_blocks(ranking: Ranking, routes: Routes) -> Tensor:
     """`[L, Q, C]`."""
     return _cosine(
-        routes.split(ranking.queries.routes - routes.mean), routes.split(ranking.candidates.routes - routes.mean)
+        routes.split(_routes(ranking.queries) - routes.mean), routes.split(_routes(ranking.candidates) - routes.mean)
     )
 
 
 def _last(count: Callable[[int], int]) -> Form:
     def form(ranking: Ranking, routes: Routes) -> Tensor:
         width = len(routes.mean) // routes.blocks * count(routes.blocks)
-        queries, documents = (side.routes - routes.mean for side in (ranking.queries, ranking.candidates))
+        queries, documents = (_routes(side) - routes.mean for side in (ranking.queries, ranking.candidates))
         return _cosine(queries[:, -width:], documents[:, -width:])
 
     return form
 
 
 def _agreement(ranking: Ranking, routes: Routes) -> Tensor:
-    queries, documents = (routes.split(side.routes).argmax(-1) for side in (ranking.queries, ranking.candidates))
+    queries, documents = (routes.split(_routes(side)).argmax(-1) for side in (ranking.queries, ranking.candidates))
     return (queries[:, :, None] == documents[:, None, :]).float().mean(0)
 
 
@@ -98,7 +105,7 @@ def _by_block(ranking: Ranking, routes: Routes) -> Tensor:
 
 
 def _first_hits(ranking: Ranking, routes: Routes) -> Tensor:
-    documents = normalize(ranking.candidates.routes - routes.mean, dim=-1)
+    documents = normalize(_routes(ranking.candidates) - routes.mean, dim=-1)
     first = _scores(ranking).topk(min(3, len(documents)), dim=1).indices
     return _cosine(documents[first].mean(1), documents)
 
@@ -115,22 +122,33 @@ FORMS: dict[str, Form] = {
 
 
 def _scores(ranking: Ranking) -> Tensor:
-    return ranking.queries.vectors @ ranking.candidates.vectors.T
+    return torch.from_numpy(similarity(ranking.queries.vectors, ranking.candidates.vectors))
 
 
 def inverse_ranks(ranking: Ranking, likeness: Tensor, weight: float) -> Floats:
     """1 / rank of each query's answer, with its first hundred reordered."""
-    return cast(Floats, 1 / ranking.places(mixed(ranking, likeness, weight)))
+    ranked, found = ranking.ranked(), likeness.numpy()
+    kappa = Kappas(found[ranked.rows, ranked.right], np.take_along_axis(found, ranked.wrong, axis=1))
+    return reranked(ranked, kappa, weight).mrr()
 
 
-def _some(ranking: Ranking, rows: Tensor) -> Ranking:
-    queries = type(ranking.queries)(ranking.queries.vectors[rows], ranking.queries.routes[rows])
-    return Ranking(ranking.meta, queries, ranking.candidates, ranking.correct[rows], ranking.wrong[rows])
+def _some(ranking: Ranking, rows: slice) -> Ranking:
+    queries = Embeddings(ranking.queries.vectors[rows], ranking.queries.routes[rows])
+    left_out = ranking.left_out and ranking.left_out[rows]
+    return Ranking(ranking.meta, queries, ranking.candidates, ranking.correct[rows], left_out)
+
+
+def _right(ranking: Ranking) -> Tensor:
+    """`[Q, C]` bool."""
+    right = torch.zeros(len(ranking.correct), len(ranking.candidates), dtype=torch.bool)
+    for row, places in enumerate(ranking.correct):
+        right[row, sorted(places)] = True
+    return right
 
 
 def learned(rankings: Mapping[str, Ranking], routes: Routes) -> Tensor:
     """Weights of blocks `[L]`, their sizes 1 together, of `a · cosine + b · kappas` as a softmax over candidates."""
-    parts = [(_scores(one), _of_blocks(one, routes), one.correct) for one in rankings.values()]
+    parts = [(_scores(one), _of_blocks(one, routes), _right(one)) for one in rankings.values()]
     scale, weights = torch.tensor(20.0, requires_grad=True), torch.zeros(routes.blocks, requires_grad=True)
     optimizer = torch.optim.Adam([{"params": [scale], "lr": 0.5}, {"params": [weights], "lr": 0.05}])
     for _ in range(_STEPS):
@@ -150,7 +168,7 @@ def tried(name: str, rankings: Mapping[str, Ranking], routes: Routes) -> dict[st
     form, chosen = FORMS[name], []
     best, fixed = ({task: np.zeros(len(one.correct)) for task, one in rankings.items()} for _ in range(2))
     for half in (0, 1):
-        fit = {task: _some(one, torch.arange(1 - half, len(one.correct), 2)) for task, one in rankings.items()}
+        fit = {task: _some(one, slice(1 - half, None, 2)) for task, one in rankings.items()}
         if name == "by block":
             routes.weights = learned(fit, routes)
         likenesses = {task: form(one, routes) for task, one in fit.items()}
@@ -160,10 +178,10 @@ def tried(name: str, rankings: Mapping[str, Ranking], routes: Routes) -> dict[st
         ]
         chosen.append(_WEIGHTS[int(np.argmax(means))])
         for task, one in rankings.items():
-            rows = torch.arange(half, len(one.correct), 2)
+            rows = slice(half, None, 2)
             own = _some(one, rows)
             after, small, before = (inverse_ranks(own, form(own, routes), each) for each in (chosen[-1], _FIXED, 0.0))
-            best[task][rows.numpy()], fixed[task][rows.numpy()] = after - before, small - before
+            best[task][rows], fixed[task][rows] = after - before, small - before
     return {"lambda": chosen, "gain": _interval(best), f"gain at {_FIXED}": _interval(fixed)}
 
 

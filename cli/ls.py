@@ -43,9 +43,9 @@ def ls(
     Exits with 1 when nothing matches.
     """
     from tsembed_search.index import Index
-    from tsembed_search.search.listing import selection
+    from tsembed_search.search.where import selection
 
-    wanted = options.filter_of(where)
+    wanted = selection(where=where or ())
     with Index.open(index, store=options.store_of(url), wait=wait) as opened:
         found = opened.files(paths_in, wanted)
     if json:
@@ -55,7 +55,7 @@ def ls(
     else:
         _print(found)
     if not found:
-        chosen = selection(paths_in, wanted)
+        chosen = selection(paths_in or (), where or ())
         render.remark("Nothing is indexed." if chosen is None else f"Nothing indexed matches {chosen}.")
         raise typer.Exit(1)
 

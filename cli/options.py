@@ -7,17 +7,12 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Sequence
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import typer
 
 from tsembed_search.paths import DEFAULT_INDEX, home
-
-if TYPE_CHECKING:
-    from tsembed_search.store.filters import Filter
-
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -61,14 +56,6 @@ def store_of(url: str | None) -> str:
     if url is None:
         return "edge"
     return url if re.match(r"[\w+.-]+:/", url) else f"http://{url}"
-
-
-def filter_of(where: Sequence[str] | None) -> Filter | None:
-    """All `--where` together. Raises `UsageError` for one that cannot be read."""
-    from tsembed_search.search.where import parse_where
-    from tsembed_search.store.filters import all_of
-
-    return all_of([parse_where(text) for text in where or ()])
 
 
 def same_index(name: str, url: str | None) -> str:

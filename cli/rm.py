@@ -46,11 +46,11 @@ def rm(
     """
     from tsembed_search.index import Index
     from tsembed_search.indexer.report import Amount
-    from tsembed_search.search.listing import selection
+    from tsembed_search.search.where import selection
 
     if everything == bool(paths or where):
         raise UsageError("Say what to remove.", "Give paths, --where EXPR, or --all for the whole index.")
-    wanted = options.filter_of(where)
+    wanted = selection(where=where or ())
     with Index.open(index, store=options.store_of(url), wait=wait) as opened:
         removed = (
             Amount(len(opened.files()), opened.store.count())
@@ -75,7 +75,7 @@ def rm(
         print(_told(removed, index, everything=everything, dry_run=dry_run))
     if not removed.files and not everything:
         if not quiet:
-            render.remark(f"Nothing indexed matches {selection(paths, wanted)}.")
+            render.remark(f"Nothing indexed matches {selection(paths or (), where or ())}.")
         raise typer.Exit(1)
 
 

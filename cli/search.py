@@ -97,12 +97,13 @@ def search(
     """
     from tsembed_search.index import Index
     from tsembed_search.ranking.reranking import RERANKERS
+    from tsembed_search.search.where import selection
 
     asked = query_item(query, image)
     _check(asked, like, queries, json=json, paths=paths, nul=nul, opens=open_hit)
     wanted: dict[str, Any] = {
         "k": max(k, open_hit or 0),
-        "where": options.filter_of(where),
+        "where": selection(where=where or ()),
         "min_score": min_score,
         "all_chunks": all_chunks,
         "rerank": rerank,

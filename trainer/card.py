@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from tsembed_search.model import checkpoint
 from tsembed_search.model.checkpoint import Checkpoint
+from tsembed_search.ranking.metrics import share_interval
 from tsembed_search.trainer import log
 from tsembed_search.wording import count_words, shown
 
@@ -71,14 +72,6 @@ def escaped(value: object) -> str:
     """Data as plain text in Markdown, also inside a table."""
     plain = shown(str(value)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(r"\\\1", plain)
-
-
-def share_interval(share: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a share among `count` queries (Wilson, 1927)."""
-    z = 1.96
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _front_matter(said: Checkpoint) -> str:

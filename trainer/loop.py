@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint, loading, registry
+from tsembed_search.ranking.reranking import Sweep
 from tsembed_search.trainer import card, gradcache, setup, state, validation
 from tsembed_search.trainer import distributed as ranks
 from tsembed_search.trainer import job as disk
@@ -35,7 +36,7 @@ from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.packing import Shape
 from tsembed_search.trainer.passing import Passes
 from tsembed_search.trainer.schedule import DivergedError, DivergenceMonitor, StageSchedule, finite_vectors
-from tsembed_search.trainer.validation import Embedding, Sweep, Validation, mean_route, sweep
+from tsembed_search.trainer.validation import Embedding, Validation, mean_route, route_weight
 
 _SMOOTH = 0.9  # of the rate that is shown
 _FEW_QUERIES = 20
@@ -224,12 +225,7 @@ class _Run:
         rows = self.recipe.run.validation_rows
         found, rankings = validation.measure(self.embedding, self.job.held_out, rows, self.ranks)
         self._check_vectors(
-            math.isfinite(found.hit + found.mrr)
-            and all(
-                bool(torch.isfinite(part.vectors).all() and torch.isfinite(part.routes).all())
-                for ranking in rankings.values()
-                for part in (ranking.queries, ranking.candidates)
-            )
+            math.isfinite(found.hit + found.mrr) and all(ranking.finite for ranking in rankings.values())
         )
         self._tell()
         self.validated, self.rankings = self.step, rankings
@@ -390,9 +386,9 @@ class _Run:
         rankings = self.rankings
         if self.ranks.count > 1 or not rankings or self.best is None or self.best[0] != self.validated:
             rankings = validation.rank_tasks(self.embedding, self.job.held_out, self.recipe.run.validation_rows)
-        found = sweep(rankings, mean)
+        found = route_weight(rankings, mean)
         if found is not None:
-            tried = [list(pair) for pair in found.tried]
+            tried = [list(pair) for pair in found.curve]
             self.log.write("calibration", sweep=tried, items=items, queries=found.queries, **{"lambda": found.weight})
             if found.queries < _FEW_QUERIES:
                 few = f"Lambda was chosen by {found.queries} queries, which says little about others."

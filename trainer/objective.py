@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tsembed_search.model.routing import centred, load_balance
+from tsembed_search.ranking.similarity import similarity
 from tsembed_search.trainer.losses import base as masks
 from tsembed_search.trainer.losses import negatives as eans
 from tsembed_search.trainer.losses.base import Side
@@ -101,8 +102,8 @@ class Objective(nn.Module):
         """
         count = len(queries)
         if self.negatives.compared_with == "target":
-            return documents[:count] @ documents.T, queries @ queries.T
-        kappa = queries @ documents.T
+            return similarity(documents[:count], documents), similarity(queries, queries)
+        kappa = similarity(queries, documents)
         return kappa, kappa[:, :count].T
 
     def _pairs(
@@ -118,7 +119,7 @@ class Objective(nn.Module):
         count = len(queries)
         settings = self.negatives if stage == 2 else NegativeSettings(weighting="none")
         chance = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        cosine = queries.detach() @ documents.detach().T
+        cosine = similarity(queries.detach(), documents.detach())
 
         def side(possible: Tensor, cosine: Tensor, kappa: Tensor) -> Side:
             valid = masks.without_false(possible, cosine, self.settings.margin)

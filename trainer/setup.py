@@ -33,7 +33,7 @@ def adapted(backbone: Any, recipe: Recipe) -> Trainable:
         )
     if backbone.adapters is None:
         seed_step(recipe.run.seed, 0, 0)
-        settings = recipe.adapter.settings()
+        settings = recipe.adapter
         try:
             backbone.adapt(settings)
         except ModelError as error:

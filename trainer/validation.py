@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
 
@@ -26,10 +26,12 @@ from torch import Tensor
 
 from tsembed_search.data.rows import Row, Task
 from tsembed_search.data.sameness import content, question
-from tsembed_search.items import Item, Role
+from tsembed_search.items import Embeddings, Item, Role
 from tsembed_search.model.backbone import Prepared, Trainable
-from tsembed_search.model.embedder import batches, in_fitting_parts
+from tsembed_search.model.embedder import batches, forward_stream
 from tsembed_search.model.routing import Traced, centred
+from tsembed_search.ranking.reranking import DEPTH, WEIGHTS, Kappas, Sweep, kappas, sweep
+from tsembed_search.ranking.similarity import Ranked, rank, similarity
 from tsembed_search.trainer import gradcache
 from tsembed_search.trainer.batches.features import Preparer
 from tsembed_search.trainer.batches.loader import read
@@ -45,28 +47,37 @@ _AT_ONCE = 128  # items that are prepared together
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """`vectors` `[N, D]` and raw `routes` `[N, L·E]`, both float32 on the CPU."""
-
-    vectors: Tensor
-    routes: Tensor
-
-
-@dataclass(frozen=True)
 class Ranking:
-    """Q queries against C candidates of one task. `correct` `[Q, C]` bool: at least one in each row. `wrong` `[Q, C]`
-    bool: the others, but for the query itself, which no query is ranked against.
+    """Q queries against C candidates of one task, embedded, with raw routes. `correct`: of each query the right
+    candidates, at least one. `left_out`: those that are the query itself, which no query is ranked against.
     """
 
     meta: str
-    queries: Embedded
-    candidates: Embedded
-    correct: Tensor
-    wrong: Tensor
+    queries: Embeddings
+    candidates: Embeddings
+    correct: Sequence[frozenset[int]]
+    left_out: Sequence[frozenset[int]] | None = None
 
-    def places(self, scores: Tensor) -> NDArray[np.float64]:
-        """The rank of each query's best right candidate by `scores` `[Q, C]`."""
-        return ranks_of(scores, self.correct, self.wrong)
+    @property
+    def finite(self) -> bool:
+        """Say if all vectors and routes are finite, as they are unless training has diverged."""
+        parts = (self.queries, self.candidates)
+        return all(bool(np.isfinite(part.vectors).all() and np.isfinite(part.routes).all()) for part in parts)
+
+    def ranked(self) -> Ranked:
+        """Rank the candidates. What is no number is like nothing, so that it never makes a good rank."""
+        queries, candidates = (_numbers(part.vectors) for part in (self.queries, self.candidates))
+        return rank(queries, candidates, self.correct, left_out=self.left_out, depth=DEPTH)
+
+    def kappas(self, ranked: Ranked, mean: Tensor) -> Kappas:
+        """Return how alike the routes are, centred by `mean` `[L·E]`."""
+        parts = (self.queries, self.candidates)
+        queries, candidates = (_numbers(centred(torch.from_numpy(part.routes), mean).numpy()) for part in parts)
+        return kappas(ranked, queries, candidates)
+
+
+def _numbers(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @dataclass(frozen=True)
@@ -103,38 +114,35 @@ class Embedding:
         self.remarks: list[str] = []
         """What a person should know of items that were left out."""
 
-    def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embedded, list[int]]:
-        """Embeds items; also the places of those that could be read and fit in memory, in order."""
+    def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
+        """Embed items, with raw routes; also the places of those that could be read and fit in memory, in order."""
         self._backbone.train(False)
+        found: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         try:
-            parts = [self._some(wanted[at : at + _AT_ONCE]) for at in range(0, len(wanted), _AT_ONCE)]
+            for at in range(0, len(wanted), _AT_ONCE):
+                prepared = self._preparer.prepare(wanted[at : at + _AT_ONCE])
+                ready = [(place, one) for place, one in enumerate(prepared, at) if isinstance(one, Prepared)]
+                for part, traced in forward_stream(self._traced, batches(ready, self._backbone.batch_tokens, _AT_ONCE)):
+                    if traced is None:
+                        tokens = part[0][1].tokens
+                        self.remarks.append(f"An item of {tokens} tokens does not fit in memory: not measured.")
+                        continue
+                    rows = zip(*(one.float().cpu().numpy() for one in (traced.vectors, traced.routes)), strict=True)
+                    found.update((place, row) for (place, _), row in zip(part, rows, strict=True))
         finally:
             self._backbone.train(True)
-        places = [at * _AT_ONCE + place for at, (_, own) in enumerate(parts) for place in own]
-        vectors, routes = (torch.cat([getattr(part, name) for part, _ in parts]) for name in ("vectors", "routes"))
-        return Embedded(vectors, routes), places
-
-    def _some(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embedded, list[int]]:
-        prepared = self._preparer.prepare(wanted)
-        ready = [(place, one) for place, one in enumerate(prepared) if isinstance(one, Prepared)]
+        places = sorted(found)
         assert self._backbone.adapters is not None
-        vectors = torch.empty(len(prepared), self._backbone.info.dim)
-        routes = torch.empty(len(prepared), self._backbone.adapters.mean.numel())
-        places: list[int] = []
-        for batch in batches(ready, self._backbone.batch_tokens, _AT_ONCE):
-            for part, traced in in_fitting_parts(self._traced, batch):
-                if traced is None:
-                    self.remarks.append(f"An item of {part[0][1].tokens} tokens does not fit in memory: not measured.")
-                    continue
-                rows = [place for place, _ in part]
-                vectors[rows], routes[rows] = traced.vectors.float().cpu(), traced.routes.float().cpu()
-                places += rows
-        places.sort()
-        return Embedded(vectors[places], routes[places]), places
+        widths = self._backbone.info.dim, self._backbone.adapters.mean.numel()
+        vectors, routes = (
+            np.array([found[place][which] for place in places], np.float32).reshape(len(places), width)
+            for which, width in enumerate(widths)
+        )
+        return Embeddings(vectors, routes), places
 
-    def _traced(self, batch: Sequence[tuple[int, Prepared]]) -> Traced:
+    def _traced(self, batch: Sequence[Prepared]) -> Traced:
         with torch.no_grad(), self._precision():
-            return self._backbone.trace([one for _, one in batch], losses=False)
+            return self._backbone.trace(batch, losses=False)
 
 
 def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[str, Ranking]:
@@ -157,36 +165,39 @@ def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[s
         split = sum(place < len(own) for place in places)
         candidates = list(targets.values())
         ranked = [candidates[place - len(own)] for place in places[split:]]
-        correct, wrong = _judged([own[place] for place in places[:split]], ranked, own)
-        kept = correct.any(1)
-        if bool(kept.any()) and correct.shape[1] > 1:
-            queries = Embedded(embedded.vectors[:split][kept], embedded.routes[:split][kept])
-            documents = Embedded(embedded.vectors[split:], embedded.routes[split:])
-            found[task.name] = Ranking(task.meta, queries, documents, correct[kept], wrong[kept])
+        correct, left_out = _judged([own[place] for place in places[:split]], ranked, own)
+        kept = [row for row, right in enumerate(correct) if right]
+        if kept and len(ranked) > 1:
+            queries = Embeddings(embedded.vectors[kept], embedded.routes[kept])
+            documents = Embeddings(embedded.vectors[split:], embedded.routes[split:])
+            judged = [correct[row] for row in kept], [left_out[row] for row in kept]
+            found[task.name] = Ranking(task.meta, queries, documents, *judged)
     return found
 
 
-def _judged(queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Which targets are right for which queries, and which are wrong, `[Q, C]` bool each; of Q and C of `rows`."""
+def _judged(
+    queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row]
+) -> tuple[list[frozenset[int]], list[frozenset[int]]]:
+    """Which targets are right for each query, and which are nothing but the query itself; all are of `rows`."""
     right: dict[int, set[int]] = defaultdict(set)
     identities: dict[int, set[str]] = defaultdict(set)
     for row in rows:
         asked = question(row.query)
         right[asked] |= {content(row.positive), *row.answers}
         identities[asked].add(row.identity)
-    of_content: dict[int, list[int]] = defaultdict(list)
-    of_identity: dict[str, list[int]] = defaultdict(list)
+    of_content: dict[int, set[int]] = defaultdict(set)
+    of_identity: dict[str, set[int]] = defaultdict(set)
     for place, row in enumerate(targets):
-        of_content[content(row.positive)].append(place)
-        of_identity[row.identity].append(place)
-    correct = torch.zeros(len(queries), len(targets), dtype=torch.bool)
-    itself = torch.zeros_like(correct)
-    for number, row in enumerate(queries):
+        of_content[content(row.positive)].add(place)
+        of_identity[row.identity].add(place)
+    correct = []
+    for row in queries:
         asked = question(row.query)
-        correct[number, [place for one in right[asked] for place in of_content.get(one, ())]] = True
-        correct[number, [place for one in identities[asked] for place in of_identity.get(one, ())]] = True
-        itself[number, of_content.get(content(row.query), [])] = True
-    return correct, ~correct & ~itself
+        by_content = (of_content.get(one, set()) for one in right[asked])
+        by_identity = (of_identity.get(one, set()) for one in identities[asked])
+        correct.append(frozenset().union(*by_content, *by_identity))
+    itself = [frozenset(of_content.get(content(row.query), set())) for row in queries]
+    return correct, [own - right for own, right in zip(itself, correct, strict=True)]
 
 
 def measure(
@@ -204,25 +215,14 @@ def measure(
 
 
 def score(ranking: Ranking) -> dict[str, Any]:
-    """The figures of one task."""
-    places = ranking.places(ranking.queries.vectors @ ranking.candidates.vectors.T)
+    """Return the figures of one task."""
+    ranks = ranking.ranked().ranks
     return {
         "meta": ranking.meta,
-        "hit@1": float((places == 1).mean()),
-        "mrr": float((1 / places).mean()),
-        "n": len(places),
+        "hit@1": float(ranks.hit(1).mean()),
+        "mrr": float(ranks.mrr().mean()),
+        "n": len(ranks),
     }
-
-
-def ranks_of(scores: Tensor, correct: Tensor, wrong: Tensor | None = None) -> NDArray[np.float64]:
-    """The rank of the best right candidate, from 1: `scores`, `correct` and `wrong` (None: all others) are `[Q, C]`.
-
-    A tie counts against it, and so does what is no number: every comparison with that is false.
-    """
-    wrong = ~correct if wrong is None else wrong
-    best = scores.masked_fill(~correct, -torch.inf).amax(1, keepdim=True)
-    before = ~(scores < best) | ~best.isfinite()
-    return 1.0 + (before & wrong).sum(1).double().numpy()
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -230,22 +230,9 @@ def _mean(values: Iterable[float]) -> float:
     return sum(found) / len(found) if found else 0.0
 
 
-WEIGHTS = tuple(round(0.05 * step, 2) for step in range(13))
-
-"""The lambdas that are tried."""
-
-_RERANKED = 100  # hits, as in searching
+TRIED = WEIGHTS[:13]  # beyond 0.6, what the vectors say would hardly count
 
 _ROWS = 300
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """`weight`: the lambda to use. `tried`: (lambda, mean over tasks of the MRR). `queries`: over how many."""
-
-    weight: float
-    tried: tuple[tuple[float, float], ...]
-    queries: int
 
 
 def mean_route(embedding: Embedding, tasks: Sequence[Task], seed: int) -> tuple[Tensor, int, dict[str, Tensor]]:
@@ -258,43 +245,22 @@ def mean_route(embedding: Embedding, tasks: Sequence[Task], seed: int) -> tuple[
         wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in rows]
         wanted += [(row.positive, "document") for row in rows]
         if wanted:
-            routes[task.name] = embedding.embed(wanted)[0].routes
+            routes[task.name] = torch.from_numpy(embedding.embed(wanted)[0].routes)
     everything = torch.cat(list(routes.values()))
     return everything.mean(0), len(everything), {name: own.mean(0) for name, own in routes.items()}
 
 
-def sweep(rankings: Mapping[str, Ranking], mean: Tensor) -> Sweep | None:
-    """Finds lambda, as `--rerank expert` applies it to the first hundred hits: the one with the best MRR, if that is
-    better than without reranking by more than one standard error of the difference; otherwise 0.
+def route_weight(rankings: Mapping[str, Ranking], mean: Tensor) -> Sweep | None:
+    """Find the weight of routes, as reranking applies it to the first hundred hits: the one with the best MRR, if that
+    is better than without reranking by more than one standard error of the difference; otherwise 0.
 
     None when there is nothing to measure on.
     """
     if not rankings:
         return None
-    tasks = rankings.values()
-    inverse = [[1 / one.places(reranked(one, weight, mean)) for one in tasks] for weight in WEIGHTS]
-    means = [float(np.mean([one.mean() for one in each])) for each in inverse]
-    best = int(np.argmax(means))
-    gains = [now - before for now, before in zip(inverse[best], inverse[0], strict=True)]
-    error = np.sqrt(sum(gain.var() / len(gain) for gain in gains)) / len(gains)
-    chosen = WEIGHTS[best] if means[best] - means[0] > error else 0.0
-    return Sweep(chosen, tuple(zip(WEIGHTS, means, strict=True)), sum(len(gain) for gain in gains))
-
-
-def reranked(ranking: Ranking, weight: float, mean: Tensor) -> Tensor:
-    """Scores `[Q, C]`: `(1 - weight) · cosine + weight · kappa` for each query's first hundred, above all others."""
-    kappa = centred(ranking.queries.routes, mean) @ centred(ranking.candidates.routes, mean).T
-    return mixed(ranking, kappa, weight)
-
-
-def mixed(ranking: Ranking, likeness: Tensor, weight: float) -> Tensor:
-    """The same for any `likeness` `[Q, C]` in kappa's place."""
-    cosine = ranking.queries.vectors @ ranking.candidates.vectors.T
-    scores = (1 - weight) * cosine + weight * likeness
-    if cosine.shape[1] <= _RERANKED:
-        return scores
-    first = cosine.topk(_RERANKED, dim=1).indices
-    return (cosine - 4).scatter(1, first, scores.gather(1, first))
+    ranked = [(one, one.ranked()) for one in rankings.values()]
+    found = sweep([(own, one.kappas(own, mean)) for one, own in ranked], TRIED)
+    return found if found.gain > found.error else replace(found, weight=0.0)
 
 
 _diagnostics_ROWS = 8
@@ -347,7 +313,7 @@ def task_gradients(
             queries, documents = (vectors[labels.of(role).to(vectors.device)] for role in (QUERY, POSITIVE))
             asked, right = (labels.table[labels.of(role)] for role in (QUERY, POSITIVE))
             possible = masks.candidates(asked, right, answers=labels.answers).to(vectors.device)
-            valid = masks.without_false(possible, (queries @ documents.T).detach(), margin)
+            valid = masks.without_false(possible, similarity(queries, documents).detach(), margin)
             found: Tensor = loss(Pairs(queries, documents, Side(valid)))
             return found
 

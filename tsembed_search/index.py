@@ -16,10 +16,11 @@ from tsembed_search.items import Item
 from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, file_path
 from tsembed_search.ranking.routes import Agreement
 from tsembed_search.search.index_model import IndexModel
-from tsembed_search.search.listing import FILE_FIELDS, USAGE_FIELDS, files_of, leaving, selection, usage_of
+from tsembed_search.search.listing import FILE_FIELDS, USAGE_FIELDS, files_of, leaving, usage_of
 from tsembed_search.search.queries import embedded_queries, query_like
 from tsembed_search.search.results import Clock, Explanation, File, Hit, IndexStatus, SearchOptions, SearchResult
 from tsembed_search.search.searcher import Searcher
+from tsembed_search.search.where import selection
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.filters import Filter
@@ -175,7 +176,7 @@ class Index:
         from tsembed_search.indexer import mending
         from tsembed_search.indexer.report import Amount
 
-        chosen = selection(paths, where)
+        chosen = selection(paths or (), () if where is None else [where])
         if chosen is None:
             raise UsageError("Say what to remove.", "Give paths, or a filter: {where}.")
         with ExitStack() as stack:
@@ -249,7 +250,7 @@ class Index:
 
     def files(self, paths: Sequence[str | Path] | None = None, where: str | Filter | None = None) -> list[File]:
         """List the indexed files, by path: all, or those at `paths` and in these folders, and that match `where`."""
-        chosen = selection(paths, where)
+        chosen = selection(paths or (), () if where is None else [where])
         with self._access.read() as store:
             return files_of(store.scroll(chosen, fields=FILE_FIELDS), chosen, self._offline(store))
 

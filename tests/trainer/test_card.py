@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from helpers.run_records import EVIL, records, write_log
 from tsembed_search.errors import ModelError
 from tsembed_search.model.checkpoint import MARKER
+from tsembed_search.ranking.metrics import share_interval
 from tsembed_search.trainer import card
 
 
@@ -67,7 +68,7 @@ def test_card_tells_base_data_figures_and_limits(checkpoint: Path) -> None:
     rows = {row[0]: row[1:] for row in tables(text) if row}
     assert rows["adapted blocks"] == ["2"]
     assert ["vqa", "1,200", "MIT, CC0-1.0"] in [row[1:] for row in tables(text) if row[0] == "colours"]
-    low, high = card.share_interval(0.5, 20)
+    low, high = share_interval(0.5, 20)
     figures = next(row for row in tables(text) if row[0] == "colours" and len(row) == 6)
     assert figures[1:] == ["20", "0.500", f"{low:.3f} to {high:.3f}", "0.250", "0.400"]
     assert rows["mean over tasks"][1] == "0.625" and rows["mean over tasks"][3] == "0.375"
@@ -107,6 +108,6 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 5), (1.0, 5), (0.3, 1000)])
 def test_intervals_of_shares_stay_in_bounds(share: float, count: int) -> None:
-    low, high = card.share_interval(share, count)
+    low, high = share_interval(share, count)
     assert 0 <= low <= share <= high <= 1
     assert (high - low) < (0.06 if count == 1000 else 1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tsembed_search.items import Embeddings
 from tsembed_search.trainer.optimizer import schedule
 from tsembed_search.trainer.schedule import StageSchedule
 from tsembed_search.trainer.settings import OptimizerSettings, StageSettings
-from tsembed_search.trainer.validation import WEIGHTS, Embedded, Ranking, ranks_of, reranked, score, sweep
+from tsembed_search.trainer.validation import TRIED, Ranking, route_weight, score
 
 
 class TestSchedule:
@@ -82,35 +84,27 @@ def ranking(good_routes: bool, queries: int = 60) -> Ranking:
     vectors = functional.normalize(targets + 1.5 * unit(queries, 16, seed=2), dim=-1)
     known = torch.rand(queries, 12, generator=torch.Generator().manual_seed(3))
     other = torch.rand(queries, 12, generator=torch.Generator().manual_seed(4))
-    right = torch.eye(queries).bool()
-    return Ranking("", Embedded(vectors, known if good_routes else other), Embedded(targets, known), right, ~right)
+    routes = known if good_routes else other
+    asked, found = (Embeddings(*(each.numpy() for each in pair)) for pair in ((vectors, routes), (targets, known)))
+    return Ranking("", asked, found, [frozenset({row}) for row in range(queries)])
 
 
 class TestCalibration:
-    def test_lambda_where_routes_know_something(self) -> None:
+    def test_a_weight_where_routes_know_something(self) -> None:
         useful, useless = ({"one": ranking(kind)} for kind in (True, False))
-        found, nothing = (sweep(rankings, torch.full((12,), 0.5)) for rankings in (useful, useless))
+        found, nothing = (route_weight(rankings, torch.full((12,), 0.5)) for rankings in (useful, useless))
         assert found is not None and nothing is not None
         assert found.weight > 0.1 and nothing.weight == 0 and found.queries == 60
-        assert [weight for weight, _ in found.tried] == list(WEIGHTS)
-        assert max(mrr for _, mrr in found.tried) == dict(found.tried)[found.weight]
+        assert [weight for weight, _ in found.curve] == list(TRIED) and max(TRIED) == 0.6
+        assert max(mrr for _, mrr in found.curve) == dict(found.curve)[found.weight]
 
     def test_nothing_to_measure_on(self) -> None:
-        assert sweep({}, torch.zeros(12)) is None
+        assert route_weight({}, torch.zeros(12)) is None
 
-    def test_only_the_first_hundred_are_reranked(self) -> None:
-        many = ranking(True, queries=150)
-        scores = reranked(many, 0.5, torch.full((12,), 0.5))
-        cosine = many.queries.vectors @ many.candidates.vectors.T
-        for row in range(5):
-            first = set(cosine[row].topk(100).indices.tolist())
-            assert set(scores[row].topk(100).indices.tolist()) == first
-        assert torch.equal(reranked(many, 0.0, torch.zeros(12)).argmax(1), cosine.argmax(1))
-
-    def test_ranks(self) -> None:
-        scores = torch.tensor([[0.9, 0.5, 0.1], [0.2, 0.2, 0.1], [0.3, 0.1, 0.7]])
-        correct = torch.tensor([[False, True, True], [True, False, False], [False, False, True]])
-        assert ranks_of(scores, correct).tolist() == [2, 2, 1], "a tie counts against it"
-        same = Embedded(torch.eye(2), torch.eye(2))
-        alone = Ranking("vqa", same, same, torch.eye(2).bool(), ~torch.eye(2).bool())
-        assert score(alone) == {"meta": "vqa", "hit@1": 1.0, "mrr": 1.0, "n": 2}
+    def test_a_query_is_not_ranked_against_itself(self) -> None:
+        same = Embeddings(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
+        right = [frozenset({row}) for row in range(3)]
+        assert score(Ranking("vqa", same, same, right)) == {"meta": "vqa", "hit@1": 1.0, "mrr": 1.0, "n": 3}
+        next_ones = [frozenset({(row + 1) % 3}) for row in range(3)]
+        assert score(Ranking("vqa", same, same, next_ones))["mrr"] == pytest.approx(1 / 3), "ties count against it"
+        assert score(Ranking("vqa", same, same, next_ones, right))["mrr"] == pytest.approx(1 / 2)

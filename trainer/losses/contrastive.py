@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tsembed_search.ranking.similarity import similarity
 from tsembed_search.trainer.losses.base import Side
 from tsembed_search.trainer.settings import LEAST_LEARNED_TEMPERATURE
 
@@ -63,7 +64,7 @@ class InfoNCE(nn.Module):
 
     def forward(self, pairs: Pairs) -> Tensor:
         """A scalar."""
-        logits = (pairs.queries @ pairs.documents.T) * self.log_scale.exp()
+        logits = similarity(pairs.queries, pairs.documents) * self.log_scale.exp()
         loss = _cross_entropy(logits, pairs.forward)
         if pairs.backward is None:
             return loss

@@ -48,6 +48,18 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class BuiltIn:
+    """A model that a package brings along, an entry of `MODELS`: a checkpoint in `folder`, or a model whose
+    `fingerprint` is known without loading it. `loader`, as `module:function`, takes a device.
+    """
+
+    family: str
+    folder: Path | None = None
+    fingerprint: str = ""
+    loader: str = ""
+
+
+@dataclass(frozen=True)
 class Prepared:
     """One item ready for the model. `tokens` is what it costs, in tokens of the model's sequence (a picture's patches
     count as what they cost): the unit of batch budgets.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import ModelError
+from tsembed_search.hub import snapshot_of
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import ModelRef, Trainable
 from tsembed_search.model.files import appearing, flush
@@ -66,10 +67,8 @@ class Base:
         """The base behind a reference; one in the hub's cache keeps its hub name and commit."""
         if ref.folder is None:
             return Base(ref.name, ref.family, ref.fingerprint)
-        repository = ref.folder.parent.parent.name
-        if ref.folder.parent.name == "snapshots" and repository.startswith("models--"):
-            name = repository.removeprefix("models--").replace("--", "/")
-            return Base(name, ref.family, ref.fingerprint, ref.folder.name)
+        if snapshot := snapshot_of(ref.folder):
+            return Base(snapshot.name, ref.family, ref.fingerprint, snapshot.commit)
         return Base(str(ref.folder), ref.family, ref.fingerprint)
 
 
@@ -233,10 +232,10 @@ def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
     try:
         return AdapterSettings.from_json(said.method)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _no_settings(folder, error) from error
+        raise no_settings(folder, error) from error
 
 
-def _no_settings(folder: Path, error: Exception) -> ModelError:
+def no_settings(folder: Path, error: Exception) -> ModelError:
     return ModelError(f"The settings in {folder / MARKER} are not those of adapters: {weights.brief(error)}.", _AGAIN)
 
 

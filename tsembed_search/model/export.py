@@ -113,7 +113,7 @@ def _merge_transformers(base: ModelRef, source: Path, said: Checkpoint, new: Pat
     from tsembed_search.model.moe_lora import attach
 
     assert base.folder is not None
-    family = families.by_name(base.family)
+    family = families.FAMILIES.get(base.family)
     whole = hf.load_whole(base.folder, family)
     adapters = attach(whole.model, checkpoint.settings_of(said, source), family.blocks)
     checkpoint.fill(adapters, source)

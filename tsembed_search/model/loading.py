@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, cast
 from tsembed_search.errors import ModelError
 from tsembed_search.model import registry
 from tsembed_search.model.backbone import Backbone, ModelRef, Trainable
-from tsembed_search.model.checkpoint import MARKER, Checkpoint, _no_settings, fill, read, save, settings_of
-from tsembed_search.model.registry import _BUILT_INS, _format_of, _readable
+from tsembed_search.model.checkpoint import MARKER, Checkpoint, fill, no_settings, read, save, settings_of
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +25,12 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
 
     Raises `ModelError` when the device does not exist, has no room, or the files cannot be trusted.
     """
+    module, _, function = registry.loader_of(ref).partition(":")
+    loader = getattr(importlib.import_module(module), function)
     if ref.folder is None:
-        return cast(Backbone, _function(_BUILT_INS[ref.name].loader)(device))
-    with _readable(ref.name):
-        return cast(Backbone, _function(_format_of(ref.name, ref.folder).loader)(ref, device, dtype))
-
-
-def _function(path: str) -> Callable[..., object]:
-    module, _, function = path.partition(":")
-    return cast(Callable[..., object], getattr(importlib.import_module(module), function))
+        return cast(Backbone, loader(device))
+    with registry.readable(ref.name):
+        return cast(Backbone, loader(ref, device, dtype))
 
 
 def load_checkpoint(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Trainable:
@@ -51,7 +46,7 @@ def load_checkpoint(ref: ModelRef, device: str = "auto", dtype: torch.dtype | No
     try:
         adapters = backbone.adapt(settings)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # values of the wrong kind
-        raise _no_settings(ref.folder, error) from error
+        raise no_settings(ref.folder, error) from error
     fill(adapters, ref.folder)
     own = sum(tensor.numel() for tensor in adapters.parameters())
     base = backbone.info
@@ -111,7 +106,7 @@ def base_of(said: Checkpoint, name: str) -> ModelRef:
     base = said.base
     try:
         name_of_base = f"{base.name}@{base.revision}" if base.revision else base.name
-        ref = registry.resolve(name_of_base, base.fingerprint)
+        ref = registry.resolve(name_of_base, known=True)
     except ModelError as error:
         raise type(error)(  # a base that is not supported stays one
             f"{name} needs its base model, {base.name}. {error.message}",

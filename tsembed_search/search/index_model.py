@@ -95,7 +95,7 @@ class IndexModel:
         if self._name is not None or made_by is None:
             return registry.resolve(self._name or DEFAULT_MODEL)
         try:
-            return registry.resolve(made_by.model, made_by.fingerprint)
+            return registry.resolve(made_by.model, known=True)
         except ModelError as error:
             raise ModelError(
                 f"The index {self._address.name!r} was made by the model {made_by.model}. {error.message}",

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.items import KINDS
-from tsembed_search.paths import absolute, indexed_form
 from tsembed_search.ranking.routes import Group, Usage, expert_usage
 from tsembed_search.search.results import File
-from tsembed_search.search.where import parse_where
-from tsembed_search.store.filters import CHECKED_KEYS, Condition, Filter, Or, all_of, matches
+from tsembed_search.store.filters import CHECKED_KEYS, Filter, matches
 from tsembed_search.store.schema import PACKED_ROUTE, has_route, stored_routes
 from tsembed_search.whereabouts import is_offline
 
@@ -30,21 +26,6 @@ USAGE_FIELDS: Final = ("kind", "root", "rel", PACKED_ROUTE)
 OTHERS: Final = "(other folders)"
 _PORTION = 1024
 _MOST_FOLDERS = 200
-
-
-def selection(paths: Sequence[str | Path] | None, where: str | Filter | None = None) -> Filter | None:
-    """Return one filter for files, for what lies in folders, and for a filter or its text; None for everything.
-
-    Raises `UsageError` for a filter that cannot be read.
-    """
-    places = tuple(Condition("path", "~", _literal(indexed_form(absolute(path)))) for path in paths or ())
-    given = Or(places) if len(places) > 1 else places[0] if places else None
-    return all_of([parse_where(where) if isinstance(where, str) else where, given])
-
-
-def _literal(path: str) -> str:
-    """The pattern that names this path and nothing else (and so what lies in it, if it is a folder)."""
-    return re.sub(r"([*?[])", r"[\1]", path)
 
 
 def leaving(records: Iterable[Record], paths: Set[str]) -> int:

@@ -193,7 +193,7 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
     the weights do not fit on the GPU.
     """
     assert ref.folder is not None
-    family = families.by_name(ref.family)
+    family = families.FAMILIES.get(ref.family)
     target = devices.pick(device)
     dtype = dtype or devices.weights_dtype(target)
     devices.check_room(ref.name, weights.numbers(weights.weight_files(ref.folder)), dtype, target)
