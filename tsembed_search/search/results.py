@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -88,6 +91,26 @@ class Hit:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+class Clock:
+    """The time of one call, in seconds: of loading, of embedding, and the rest, which is the search."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._seconds = {"load": 0.0, "embed": 0.0}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Count the time of a block for `load` or `embed`."""
+        started = time.perf_counter()
+        yield
+        self._seconds[part] += time.perf_counter() - started
+
+    def stop(self) -> dict[str, float]:
+        """Return the seconds of each part."""
+        whole = time.perf_counter() - self._started
+        return {**self._seconds, "search": whole - sum(self._seconds.values())}
 
 
 @dataclass(frozen=True)

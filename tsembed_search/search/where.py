@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from tsembed_search.errors import UsageError
@@ -59,9 +60,9 @@ def parse_where(text: str, now: datetime | None = None) -> Filter:
     return where
 
 
-def selection(paths: Sequence[str] = (), where: Sequence[str] = ()) -> Filter | None:
+def selection(paths: Sequence[str | Path] = (), where: Sequence[str | Filter] = ()) -> Filter | None:
     """Return one filter for files, folders and expressions, None for none. Raises `UsageError` as `parse_where`."""
-    parts: list[Filter | None] = [parse_where(text) for text in where]
+    parts: list[Filter | None] = [parse_where(one) if isinstance(one, str) else one for one in where]
     # The pattern that names this path and nothing else, and what lies in it, if it is a folder.
     names = [re.sub(r"([*?[])", r"[\1]", indexed_form(absolute(path))) for path in paths]
     places = tuple(Condition("path", "~", name) for name in names)
