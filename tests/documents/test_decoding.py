@@ -119,7 +119,7 @@ def test_a_run_with_all_illnesses_indexes_the_good_neighbours(indexing: Indexing
     for number in range(10):
         indexing.write(f"good{number}.txt", f"good text {number}")
     limits = {"time_limit": 3.0, "memory": 256 << 20}
-    report = indexing.run(workers=2, **limits)
+    report = indexing.run(workers=4, **limits)
     assert report.files.added == 10 and report.files.skipped == len(report.skipped) == len(bad)
     assert indexing.paths() == [f"good{number}.txt" for number in range(10)], "nothing of a half-read file is left"
     again = indexing.run(**limits)
