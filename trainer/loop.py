@@ -18,8 +18,8 @@ from torch import Tensor
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint, loading, registry
 from tsembed_search.ranking.reranking import Sweep
-from tsembed_search.trainer import card, gradcache, setup, state, validation
 from tsembed_search.trainer import distributed as ranks
+from tsembed_search.trainer import gradcache, setup, state, validation
 from tsembed_search.trainer import job as disk
 from tsembed_search.trainer import job as folder
 from tsembed_search.trainer import recipe as recipes
@@ -30,7 +30,7 @@ from tsembed_search.trainer.batches.loader import Load, Loader
 from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.idle import Situation, remarks
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
-from tsembed_search.trainer.log import NAME, Log
+from tsembed_search.trainer.log import NAME, Log, untrained
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.packing import Shape
@@ -372,7 +372,7 @@ class _Run:
             self._compare_tasks()  # with the model on disk: whatever happens now, it is there
         self._end(report)
         if self.ranks.first:
-            card.write(path, self.job.out)
+            checkpoint.describe(path, untrained(self.job.out))
         return report
 
     def _calibrate(self) -> Sweep | None:

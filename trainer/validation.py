@@ -1,8 +1,8 @@
-"""How good the model is on rows that it is not trained on: every query against the targets of its task's other rows.
+"""The model on rows that it is not trained on: every query against the targets of its task's other rows.
 
-Quick and the same every time, to steer a run by; `tsembed eval` measures what one reports.
+Quick and the same every time, to steer a run by; an evaluation measures what one reports.
 
-What is measured when training is over: the mean route, which centres kappa, and lambda, what kappa is worth.
+And after training: the mean route, which centres kappa, and the weight of routes.
 
 Figures on a run that decide nothing: memory, and whether tasks pull shared weights the same way.
 """
@@ -112,7 +112,7 @@ class Embedding:
         self._preparer = preparer
         self._precision = precision
         self.remarks: list[str] = []
-        """What a person should know of items that were left out."""
+        """Remarks on items that were left out."""
 
     def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
         """Embed items, with raw routes; also the places of those that could be read and fit in memory, in order."""

@@ -24,7 +24,7 @@ from tsembed_search.trainer.settings import Recipe
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
 SIZES = list(real_size.SIZES)
-TOKENS = 256
+TOKENS = 128
 
 
 def on_gpu(gpu: SimulatedGPU, size: str) -> Any:

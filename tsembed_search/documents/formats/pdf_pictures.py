@@ -68,7 +68,7 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """A picture as it is shown, and the pixels that it has in the file."""
 
     image: Image.Image
@@ -76,7 +76,7 @@ class Picture:
     height: int
 
 
-def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> Iterator[Picture]:
+def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> Iterator[PagePicture]:
     """Yield the pictures of a `pypdfium2.PdfPage` without icons, rules, and what an earlier page had too.
 
     `seen`: digests of the pictures of the document so far, which is added to.
@@ -106,7 +106,7 @@ def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> It
             document.note(f"A picture on page {number} cannot be read.")
             continue
         given += 1
-        yield Picture(image, width, height)
+        yield PagePicture(image, width, height)
         document.alive()
 
 
@@ -189,7 +189,7 @@ def _clip(shape: Any) -> Box | None:
 
 
 def _meet(one: Box, other: Box) -> Box:
-    """What two boxes have in common; a box without area where that is nothing."""
+    """Return what two boxes have in common; a box without area where that is nothing."""
     left, bottom = max(one[0], other[0]), max(one[1], other[1])
     return left, bottom, max(left, min(one[2], other[2])), max(bottom, min(one[3], other[3]))
 
@@ -221,7 +221,7 @@ def _pixels(group: Sequence[_Piece]) -> tuple[int, int]:
 
 
 def _is_let_in(group: Sequence[_Piece]) -> bool:
-    """Whether it is large enough, and no rule."""
+    """Return whether it is large enough, and no rule."""
     width, height = _pixels(group)
     wide, high = _size(_union(group))
     least = _SMALLEST_BITS if all(piece.is_bits for piece in group) else _SMALLEST_SIDE
@@ -248,7 +248,7 @@ def _pictures_of(pieces: list[_Piece], page: Any, document: Document) -> Iterato
 
 
 def _goes_on(group: Sequence[_Piece], page: Any, document: Document) -> bool:
-    """Whether what is drawn goes on from piece to piece: on most seams there is no more of a step than beside them."""
+    """Return whether the drawing goes on from piece to piece: most seams show no more of a step than what is beside."""
     import numpy as np
     import pypdfium2
 
@@ -299,7 +299,7 @@ def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
 
 
 def _belong(pieces: list[_Piece]) -> NDArray[np.bool_]:
-    """Whether two pieces are parts of one picture, `[N, N]`."""
+    """Return whether two pieces are parts of one picture, `[N, N]`."""
     import numpy as np
 
     left, bottom, right, top = np.array([piece.seen for piece in pieces], np.float64).T
@@ -328,7 +328,7 @@ def _belong(pieces: list[_Piece]) -> NDArray[np.bool_]:
 
 
 def _is_known(group: Sequence[_Piece], seen: set[bytes]) -> bool:
-    """Whether the document had the same picture before: logos and backgrounds come on every page."""
+    """Return whether the document had the same picture before: logos and backgrounds come on every page."""
     whole = hashlib.sha256()
     for piece in group:
         data = piece.image.get_data()
