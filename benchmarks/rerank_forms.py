@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -33,10 +34,42 @@ from torch.nn.functional import normalize
 
 from tsembed_search.data import training as training_data
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbone import Trainable
-from tsembed_search.trainer import setup
+from tsembed_search.model.backbone import Trainable, autocast
+from tsembed_search.ranking.reranking import DEPTH, mixed
 from tsembed_search.trainer.batches import features
-from tsembed_search.trainer.validation import Embedding, Ranking, mixed, rank_tasks
+from tsembed_search.trainer.validation import Embedding, rank_tasks
+from tsembed_search.trainer.validation import Ranking as Measured
+
+
+@dataclass(frozen=True)
+class Side:
+    """`vectors` `[N, D]` and raw `routes` `[N, L·E]`."""
+
+    vectors: Tensor
+    routes: Tensor
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Q queries against C candidates of one task. `correct` and `wrong` `[Q, C]` bool, less the query itself."""
+
+    queries: Side
+    candidates: Side
+    correct: Tensor
+    wrong: Tensor
+
+    @classmethod
+    def of(cls, one: Measured) -> Ranking:
+        """As tensors."""
+        sides = (
+            Side(torch.from_numpy(of.vectors), torch.from_numpy(of.routes)) for of in (one.queries, one.candidates)
+        )
+        correct, left_out = (torch.zeros(len(one.queries), len(one.candidates), dtype=torch.bool) for _ in range(2))
+        for row, (right, never) in enumerate(zip(one.correct, one.left_out, strict=True)):
+            correct[row, list(right)] = True
+            left_out[row, list(never)] = True
+        return cls(*sides, correct, ~correct & ~left_out)
+
 
 Floats = NDArray[np.float64]
 Form = Callable[[Ranking, "Routes"], Tensor]
@@ -120,12 +153,18 @@ def _scores(ranking: Ranking) -> Tensor:
 
 def inverse_ranks(ranking: Ranking, likeness: Tensor, weight: float) -> Floats:
     """1 / rank of each query's answer, with its first hundred reordered."""
-    return cast(Floats, 1 / ranking.places(mixed(ranking, likeness, weight)))
+    cosine = _scores(ranking)
+    scores = mixed(cosine, likeness, weight)
+    if cosine.shape[1] > DEPTH:
+        first = cosine.topk(DEPTH, dim=1).indices
+        scores = (cosine - 4).scatter(1, first, scores.gather(1, first))
+    best = scores.masked_fill(~ranking.correct, -torch.inf).amax(1, keepdim=True)
+    return cast(Floats, 1 / (1.0 + ((scores >= best) & ranking.wrong).sum(1).double().numpy()))
 
 
 def _some(ranking: Ranking, rows: Tensor) -> Ranking:
-    queries = type(ranking.queries)(ranking.queries.vectors[rows], ranking.queries.routes[rows])
-    return Ranking(ranking.meta, queries, ranking.candidates, ranking.correct[rows], ranking.wrong[rows])
+    queries = Side(ranking.queries.vectors[rows], ranking.queries.routes[rows])
+    return Ranking(queries, ranking.candidates, ranking.correct[rows], ranking.wrong[rows])
 
 
 def learned(rankings: Mapping[str, Ranking], routes: Routes) -> Tensor:
@@ -185,8 +224,9 @@ def main(
     backbone = cast(Trainable, registry.load(ref, "cpu"))
     assert backbone.adapters is not None, f"{model} has no experts"
     preparer = features.preparer(backbone, checkpoint.base_behind(ref).fingerprint, True, None)
-    embedding = Embedding(backbone, preparer, setup.precision("float32", torch.device("cpu")))
-    rankings = rank_tasks(embedding, training_data.load([str(data)]).validation, rows)
+    embedding = Embedding(backbone, preparer, autocast("float32", torch.device("cpu")))
+    measured = rank_tasks(embedding, training_data.load([str(data)]).validation, rows)
+    rankings = {name: Ranking.of(one) for name, one in measured.items()}
     preparer.close()
     routes = Routes(rankings, backbone.adapters.mean.detach().flatten(), backbone.adapters.shape[0])
     before = float(np.mean([inverse_ranks(one, _kappa(one, routes), 0.0).mean() for one in rankings.values()]))

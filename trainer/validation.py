@@ -1,19 +1,14 @@
-"""How good the model is on rows that it is not trained on: every query against the targets of its task's other rows.
+"""Validation: how good the model is on rows that it is not trained on.
 
-Quick and the same every time, to steer a run by; `tsembed eval` measures what one reports.
-
-What is measured when training is over: the mean route, which centres kappa, and lambda, what kappa is worth.
-
-Figures on a run that decide nothing: memory, and whether tasks pull shared weights the same way.
+Every query is ranked against the targets of its task's other rows: quick and the same every time, to steer a run by.
+`evaluation` measures what one reports.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -21,52 +16,42 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tsembed_search.data.rows import Row, Task
 from tsembed_search.data.sameness import content, question
-from tsembed_search.items import Item, Role
+from tsembed_search.items import Embeddings, Item, Role
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import batches, in_fitting_parts
-from tsembed_search.model.routing import Traced, centred
-from tsembed_search.trainer import gradcache
+from tsembed_search.model.routing import Traced
+from tsembed_search.ranking.similarity import Ranked, rank
 from tsembed_search.trainer.batches.features import Preparer
-from tsembed_search.trainer.batches.loader import read
-from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.distributed import Processes
-from tsembed_search.trainer.losses import base as masks
-from tsembed_search.trainer.losses.base import Side
-from tsembed_search.trainer.losses.contrastive import InfoNCE, Pairs
-from tsembed_search.trainer.packing import POSITIVE, QUERY, Labels
-from tsembed_search.trainer.settings import BatchSettings
 
 _AT_ONCE = 128  # items that are prepared together
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """`vectors` `[N, D]` and raw `routes` `[N, L·E]`, both float32 on the CPU."""
-
-    vectors: Tensor
-    routes: Tensor
-
-
-@dataclass(frozen=True)
 class Ranking:
-    """Q queries against C candidates of one task. `correct` `[Q, C]` bool: at least one in each row. `wrong` `[Q, C]`
-    bool: the others, but for the query itself, which no query is ranked against.
+    """Q queries against C candidates of one task, with raw routes. `correct`: the places of each query's right
+    candidates, one or more; `left_out`: those that it is not ranked against, the query itself that is.
     """
 
     meta: str
-    queries: Embedded
-    candidates: Embedded
-    correct: Tensor
-    wrong: Tensor
+    queries: Embeddings
+    candidates: Embeddings
+    correct: Sequence[frozenset[int]]
+    left_out: Sequence[frozenset[int]]
 
-    def places(self, scores: Tensor) -> NDArray[np.float64]:
-        """The rank of each query's best right candidate by `scores` `[Q, C]`."""
-        return ranks_of(scores, self.correct, self.wrong)
+    @property
+    def finite(self) -> bool:
+        """Say if all vectors and routes are finite numbers."""
+        parts = (self.queries.vectors, self.queries.routes, self.candidates.vectors, self.candidates.routes)
+        return all(bool(np.isfinite(part).all()) for part in parts)
+
+    def ranked(self, depth: int = 0) -> Ranked:
+        """Rank by cosine, and keep the `depth` best wrong candidates."""
+        return rank(self.queries.vectors, self.candidates.vectors, self.correct, left_out=self.left_out, depth=depth)
 
 
 @dataclass(frozen=True)
@@ -79,16 +64,66 @@ class Validation:
     @property
     def hit(self) -> float:
         """Mean over tasks of the share of queries whose best candidate is right."""
-        return _mean(task["hit@1"] for task in self.tasks.values())
+        return self._mean("hit@1")
 
     @property
     def mrr(self) -> float:
         """Mean over tasks of the mean of 1 / the rank of the best right candidate."""
-        return _mean(task["mrr"] for task in self.tasks.values())
+        return self._mean("mrr")
+
+    def _mean(self, name: str) -> float:
+        return sum(task[name] for task in self.tasks.values()) / max(1, len(self.tasks))
 
     def to_json(self) -> dict[str, Any]:
-        """As in the log."""
+        """Return it as in the log."""
         return {"tasks": dict(self.tasks), "hit@1": self.hit, "mrr": self.mrr}
+
+
+class Validations:
+    """The validations of a run so far: that `before` training, the `last` one, and the `best` one with its step and its
+    weights. `waited`: validations without a new best; `step`: that of the last one, -1 for none.
+    """
+
+    def __init__(self) -> None:
+        self.before: Validation | None = None
+        self.last: Validation | None = None
+        self.best: tuple[int, Validation] | None = None
+        self.best_weights: dict[str, Tensor] = {}
+        self.waited = 0
+        self.step = -1
+
+    def add(self, step: int, found: Validation, weights: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Take in a validation, and keep the weights if it is the best so far. One without tasks says nothing."""
+        self.step = step
+        if not found.tasks:
+            return
+        best = self.best is None or found.hit > self.best[1].hit
+        self.last, self.waited = found, 0 if best else self.waited + 1
+        if step == 0:
+            self.before = found
+        if best:
+            self.best = step, found
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights().items()}
+
+    def forget_best(self) -> None:
+        """Go on as if nothing had been measured since the beginning: the best weights are lost."""
+        self.best, self.waited, self.step = None, 0, -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all but the weights, as JSON."""
+        return {
+            "before": self.before and self.before.to_json(),
+            "last": self.last and self.last.to_json(),
+            "best": self.best and [self.best[0], self.best[1].to_json()],
+            "waited": self.waited,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state_dict` gave."""
+        self.before, self.last = (state[which] and Validation(state[which]["tasks"]) for which in ("before", "last"))
+        self.best = state["best"] and (int(state["best"][0]), Validation(state["best"][1]["tasks"]))
+        self.waited, self.step = int(state["waited"]), int(state["step"])
 
 
 class Embedding:
@@ -103,23 +138,41 @@ class Embedding:
         self.remarks: list[str] = []
         """What a person should know of items that were left out."""
 
-    def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embedded, list[int]]:
-        """Embeds items; also the places of those that could be read and fit in memory, in order."""
+    def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
+        """Embed items, with raw routes; also return the places of those that could be read and fit in memory."""
         self._backbone.train(False)
         try:
             parts = [self._some(wanted[at : at + _AT_ONCE]) for at in range(0, len(wanted), _AT_ONCE)]
         finally:
             self._backbone.train(True)
         places = [at * _AT_ONCE + place for at, (_, own) in enumerate(parts) for place in own]
-        vectors, routes = (torch.cat([getattr(part, name) for part, _ in parts]) for name in ("vectors", "routes"))
-        return Embedded(vectors, routes), places
+        vectors, routes = (np.concatenate([getattr(part, of) for part, _ in parts]) for of in ("vectors", "routes"))
+        return Embeddings(vectors, routes), places
 
-    def _some(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embedded, list[int]]:
+    def finite(self, items: Sequence[Prepared]) -> bool:
+        """Say if the model, as it is now, gives finite vectors and routes for some of these items.
+
+        Weights that are finite can be too large for what is computed with them.
+        """
+        some = items[:: -(-len(items) // 64) or 1]
+        self._backbone.train(False)
+        try:
+            for batch in batches(enumerate(some), self._backbone.batch_tokens, max(1, len(some))):
+                for _, traced in in_fitting_parts(self._traced, batch):
+                    if traced is not None:
+                        fine = torch.isfinite(traced.vectors).all() & torch.isfinite(traced.routes).all()
+                        if not bool(fine):
+                            return False
+            return True
+        finally:
+            self._backbone.train(True)
+
+    def _some(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
         prepared = self._preparer.prepare(wanted)
         ready = [(place, one) for place, one in enumerate(prepared) if isinstance(one, Prepared)]
         assert self._backbone.adapters is not None
-        vectors = torch.empty(len(prepared), self._backbone.info.dim)
-        routes = torch.empty(len(prepared), self._backbone.adapters.mean.numel())
+        vectors = np.empty((len(prepared), self._backbone.info.dim), np.float32)
+        routes = np.empty((len(prepared), self._backbone.adapters.mean.numel()), np.float32)
         places: list[int] = []
         for batch in batches(ready, self._backbone.batch_tokens, _AT_ONCE):
             for part, traced in in_fitting_parts(self._traced, batch):
@@ -127,10 +180,10 @@ class Embedding:
                     self.remarks.append(f"An item of {part[0][1].tokens} tokens does not fit in memory: not measured.")
                     continue
                 rows = [place for place, _ in part]
-                vectors[rows], routes[rows] = traced.vectors.float().cpu(), traced.routes.float().cpu()
+                vectors[rows], routes[rows] = (one.float().cpu().numpy() for one in (traced.vectors, traced.routes))
                 places += rows
         places.sort()
-        return Embedded(vectors[places], routes[places]), places
+        return Embeddings(vectors[places], routes[places]), places
 
     def _traced(self, batch: Sequence[tuple[int, Prepared]]) -> Traced:
         with torch.no_grad(), self._precision():
@@ -138,7 +191,7 @@ class Embedding:
 
 
 def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[str, Ranking]:
-    """Embeds up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
+    """Embed up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
     of these rows. Right are those of its own identity and all that other rows name for the same query. Tasks with a
     single target are left out.
     """
@@ -149,229 +202,72 @@ def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[s
         targets: dict[tuple[int, str], Row] = {}
         for row in own:
             targets.setdefault((content(row.positive), row.identity), row)
+        if len(targets) < 2:
+            continue
         wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in own]
         wanted += [(row.positive, "document") for row in targets.values()]
-        embedded, places = embedding.embed(wanted) if len(targets) > 1 else (None, [])
-        if embedded is None:
-            continue
+        embedded, places = embedding.embed(wanted)
         split = sum(place < len(own) for place in places)
         candidates = list(targets.values())
         ranked = [candidates[place - len(own)] for place in places[split:]]
-        correct, wrong = _judged([own[place] for place in places[:split]], ranked, own)
-        kept = correct.any(1)
-        if bool(kept.any()) and correct.shape[1] > 1:
-            queries = Embedded(embedded.vectors[:split][kept], embedded.routes[:split][kept])
-            documents = Embedded(embedded.vectors[split:], embedded.routes[split:])
-            found[task.name] = Ranking(task.meta, queries, documents, correct[kept], wrong[kept])
+        correct, left_out = _judged([own[place] for place in places[:split]], ranked, own)
+        kept = [place for place, right in enumerate(correct) if right]
+        if kept and len(ranked) > 1:
+            found[task.name] = Ranking(
+                task.meta,
+                Embeddings(embedded.vectors[kept], embedded.routes[kept]),
+                Embeddings(embedded.vectors[split:], embedded.routes[split:]),
+                [correct[place] for place in kept],
+                [left_out[place] - correct[place] for place in kept],
+            )
     return found
 
 
-def _judged(queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Which targets are right for which queries, and which are wrong, `[Q, C]` bool each; of Q and C of `rows`."""
+def _judged(
+    queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row]
+) -> tuple[list[frozenset[int]], list[frozenset[int]]]:
+    """The places of the right targets of each query, and of those that are the query itself; of targets of `rows`."""
     right: dict[int, set[int]] = defaultdict(set)
     identities: dict[int, set[str]] = defaultdict(set)
     for row in rows:
         asked = question(row.query)
         right[asked] |= {content(row.positive), *row.answers}
         identities[asked].add(row.identity)
-    of_content: dict[int, list[int]] = defaultdict(list)
-    of_identity: dict[str, list[int]] = defaultdict(list)
+    of_content: dict[int, set[int]] = defaultdict(set)
+    of_identity: dict[str, set[int]] = defaultdict(set)
     for place, row in enumerate(targets):
-        of_content[content(row.positive)].append(place)
-        of_identity[row.identity].append(place)
-    correct = torch.zeros(len(queries), len(targets), dtype=torch.bool)
-    itself = torch.zeros_like(correct)
-    for number, row in enumerate(queries):
+        of_content[content(row.positive)].add(place)
+        of_identity[row.identity].add(place)
+    correct, itself = [], []
+    for row in queries:
         asked = question(row.query)
-        correct[number, [place for one in right[asked] for place in of_content.get(one, ())]] = True
-        correct[number, [place for one in identities[asked] for place in of_identity.get(one, ())]] = True
-        itself[number, of_content.get(content(row.query), [])] = True
-    return correct, ~correct & ~itself
+        by_content = (of_content.get(one, set()) for one in right[asked])
+        by_identity = (of_identity.get(one, set()) for one in identities[asked])
+        correct.append(frozenset().union(*by_content, *by_identity))
+        itself.append(frozenset(of_content.get(content(row.query), ())))
+    return correct, itself
 
 
 def measure(
-    embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Processes
+    embedding: Embedding, tasks: Sequence[Task], rows: int, processes: Processes
 ) -> tuple[Validation, dict[str, Ranking]]:
-    """Validates; each process takes a part of the tasks, and all of them know the result. Also gives the process's own
-    rankings.
+    """Validate; each process takes a part of the tasks, and all of them know the result. Also return the process's own
+    rankings; those with numbers that are not finite count nowhere.
     """
     started = time.perf_counter()
-    own = rank_tasks(embedding, tasks[ranks.rank :: ranks.count], rows)
-    scored = {name: score(ranking) for name, ranking in own.items()}
-    together = {name: result for part in ranks.collect(scored) for name, result in part.items()}
+    own = rank_tasks(embedding, tasks[processes.rank :: processes.count], rows)
+    scored = {name: score(ranking) for name, ranking in own.items() if ranking.finite}
+    together = {name: result for part in processes.collect(scored) for name, result in part.items()}
     ordered = {task.name: together[task.name] for task in tasks if task.name in together}
     return Validation(ordered, time.perf_counter() - started), own
 
 
 def score(ranking: Ranking) -> dict[str, Any]:
-    """The figures of one task."""
-    places = ranking.places(ranking.queries.vectors @ ranking.candidates.vectors.T)
+    """Return the figures of one task."""
+    ranks = ranking.ranked().ranks
     return {
         "meta": ranking.meta,
-        "hit@1": float((places == 1).mean()),
-        "mrr": float((1 / places).mean()),
-        "n": len(places),
+        "hit@1": float(ranks.hit(1).mean()),
+        "mrr": float(ranks.mrr().mean()),
+        "n": len(ranks),
     }
-
-
-def ranks_of(scores: Tensor, correct: Tensor, wrong: Tensor | None = None) -> NDArray[np.float64]:
-    """The rank of the best right candidate, from 1: `scores`, `correct` and `wrong` (None: all others) are `[Q, C]`.
-
-    A tie counts against it, and so does what is no number: every comparison with that is false.
-    """
-    wrong = ~correct if wrong is None else wrong
-    best = scores.masked_fill(~correct, -torch.inf).amax(1, keepdim=True)
-    before = ~(scores < best) | ~best.isfinite()
-    return 1.0 + (before & wrong).sum(1).double().numpy()
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0
-
-
-WEIGHTS = tuple(round(0.05 * step, 2) for step in range(13))
-
-"""The lambdas that are tried."""
-
-_RERANKED = 100  # hits, as in searching
-
-_ROWS = 300
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """`weight`: the lambda to use. `tried`: (lambda, mean over tasks of the MRR). `queries`: over how many."""
-
-    weight: float
-    tried: tuple[tuple[float, float], ...]
-    queries: int
-
-
-def mean_route(embedding: Embedding, tasks: Sequence[Task], seed: int) -> tuple[Tensor, int, dict[str, Tensor]]:
-    """The mean raw route `[L·E]` of queries and targets, as many from each task; of how many items; and per task."""
-    per_task = max(1, _ROWS // max(1, len(tasks)))
-    routes = {}
-    for number, task in enumerate(tasks):
-        chosen = np.random.default_rng([seed, 3, number]).permutation(len(task))[:per_task]
-        rows = [task[int(row)] for row in chosen]
-        wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in rows]
-        wanted += [(row.positive, "document") for row in rows]
-        if wanted:
-            routes[task.name] = embedding.embed(wanted)[0].routes
-    everything = torch.cat(list(routes.values()))
-    return everything.mean(0), len(everything), {name: own.mean(0) for name, own in routes.items()}
-
-
-def sweep(rankings: Mapping[str, Ranking], mean: Tensor) -> Sweep | None:
-    """Finds lambda, as `--rerank expert` applies it to the first hundred hits: the one with the best MRR, if that is
-    better than without reranking by more than one standard error of the difference; otherwise 0.
-
-    None when there is nothing to measure on.
-    """
-    if not rankings:
-        return None
-    tasks = rankings.values()
-    inverse = [[1 / one.places(reranked(one, weight, mean)) for one in tasks] for weight in WEIGHTS]
-    means = [float(np.mean([one.mean() for one in each])) for each in inverse]
-    best = int(np.argmax(means))
-    gains = [now - before for now, before in zip(inverse[best], inverse[0], strict=True)]
-    error = np.sqrt(sum(gain.var() / len(gain) for gain in gains)) / len(gains)
-    chosen = WEIGHTS[best] if means[best] - means[0] > error else 0.0
-    return Sweep(chosen, tuple(zip(WEIGHTS, means, strict=True)), sum(len(gain) for gain in gains))
-
-
-def reranked(ranking: Ranking, weight: float, mean: Tensor) -> Tensor:
-    """Scores `[Q, C]`: `(1 - weight) · cosine + weight · kappa` for each query's first hundred, above all others."""
-    kappa = centred(ranking.queries.routes, mean) @ centred(ranking.candidates.routes, mean).T
-    return mixed(ranking, kappa, weight)
-
-
-def mixed(ranking: Ranking, likeness: Tensor, weight: float) -> Tensor:
-    """The same for any `likeness` `[Q, C]` in kappa's place."""
-    cosine = ranking.queries.vectors @ ranking.candidates.vectors.T
-    scores = (1 - weight) * cosine + weight * likeness
-    if cosine.shape[1] <= _RERANKED:
-        return scores
-    first = cosine.topk(_RERANKED, dim=1).indices
-    return (cosine - 4).scatter(1, first, scores.gather(1, first))
-
-
-_diagnostics_ROWS = 8
-
-_MOST_TASKS = 24
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that tensors took on the GPU so far, or else the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def task_gradients(
-    backbone: Trainable,
-    preparer: Preparer,
-    tasks: Sequence[Task],
-    temperature: float,
-    margin: float | None,
-    seed: int,
-    *,
-    tokens: int,
-    device: torch.device,
-    precision: Callable[[], AbstractContextManager[object]],
-) -> dict[str, Tensor]:
-    """The gradient of the experts' weights, flat, for a few rows of each task alone, without dropout and noise.
-
-    Of the first two dozen tasks with two targets or more. Takes no more memory than a step: no more
-    than `tokens` have gradients at once. Clears the gradients that
-    there are. Raises `gradcache.TooLargeError`.
-    """
-    assert backbone.adapters is not None
-    parameters = list(backbone.adapters.expert_parameters())
-    loss = InfoNCE(temperature).to(device)
-    found = {}
-    backbone.train(True)  # in which blocks are checkpointed
-    backbone.adapters.calm()
-    for task in tasks[:_MOST_TASKS]:
-        if len({task.identity(row) for row in range(len(task))}) < 2:
-            continue
-        picks = Sampler([task], BatchSettings(_diagnostics_ROWS, _diagnostics_ROWS), seed).next()
-        items, labels, *_ = read([task], picks, preparer, 0)
-        if len(items) < 4:
-            continue
-
-        def contrast(packed: Tensor, labels: Labels = labels) -> Tensor:
-            vectors = packed[:, : backbone.info.dim]
-            queries, documents = (vectors[labels.of(role).to(vectors.device)] for role in (QUERY, POSITIVE))
-            asked, right = (labels.table[labels.of(role)] for role in (QUERY, POSITIVE))
-            possible = masks.candidates(asked, right, answers=labels.answers).to(vectors.device)
-            valid = masks.without_false(possible, (queries @ documents.T).detach(), margin)
-            found: Tensor = loss(Pairs(queries, documents, Side(valid)))
-            return found
-
-        clear(backbone.adapters.parameters())
-        gradcache.backward(_traced(backbone), items, contrast, tokens, device, precision)
-        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
-        found[task.name] = torch.cat([gradient.float().flatten().cpu() for gradient in gradients])
-    clear(backbone.adapters.parameters())
-    backbone.train(True)
-    return found
-
-
-def clear(parameters: Iterable[Tensor]) -> None:
-    """Clear the gradients that there are."""
-    for parameter in parameters:
-        parameter.grad = None
-
-
-def _traced(backbone: Trainable) -> Callable[[Sequence[Prepared]], Traced]:
-    return lambda batch: backbone.trace(batch, losses=False)
-
-
-def cosines(vectors: Mapping[str, Tensor]) -> list[list[float]]:
-    """The cosine of each two."""
-    unit = torch.nn.functional.normalize(torch.stack(list(vectors.values())), dim=-1)
-    cosine: list[list[float]] = (unit @ unit.T).tolist()
-    return cosine

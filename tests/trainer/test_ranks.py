@@ -113,7 +113,7 @@ def test_what_ends_one_process_ends_all_with_one_message(trouble: str, tmp_path:
         (out / "mine.txt").write_text("mine")
         words = "exists and is not empty"
     if trouble == "pictures":
-        before = "import tsembed_search.trainer.features as f; from tsembed_search.errors import LoadError\n"
+        before = "import tsembed_search.trainer.batches.features as f; from tsembed_search.errors import LoadError\n"
         before += "f.Preparer._one = f.CachingPreparer._one = lambda self, wanted: LoadError('It is gone.')\n"
         words = "4 of 4 rows cannot be read"
     if trouble == "diverged":

@@ -13,21 +13,22 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.training_data import small
+from helpers.training_data import listed, small
 from tsembed_search.data.rows import Task
 from tsembed_search.data.sameness import content, question
 from tsembed_search.data.tasks import load as load_evaluation
 from tsembed_search.data.training import load
-from tsembed_search.items import Item
+from tsembed_search.items import Embeddings, Item
+from tsembed_search.model.backbone import autocast
 from tsembed_search.ranking.similarity import rank
+from tsembed_search.trainer import validation
 from tsembed_search.trainer.batches.features import preparer
 from tsembed_search.trainer.batches.loader import read
 from tsembed_search.trainer.batches.sampler import Pick
 from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.losses import base as masks
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels
-from tsembed_search.trainer.setup import precision
-from tsembed_search.trainer.validation import Embedded, Embedding, Ranking, rank_tasks, ranks_of, score, sweep
+from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks
 
 pytestmark = pytest.mark.usefixtures("small_base")
 
@@ -162,11 +163,11 @@ def test_so_does_validation(pictures: Path, name: str, adapted: Callable[[Any], 
     (task,) = load([write(pictures / "rows.jsonl", rows)], validation=0).train
     backbone = adapted(small().adapter)
     prepares = preparer(backbone, "test", cache=False, workers=1)
-    found = rank_tasks(Embedding(backbone, prepares, precision("float32", torch.device("cpu"))), [task], 100)["rows"]
+    found = rank_tasks(Embedding(backbone, prepares, autocast("float32", torch.device("cpu"))), [task], 100)["rows"]
     prepares.close()
     positives = {content(task[row].positive) for row in {0} | {one for one in right if one < len(task)}}
     order = list(dict.fromkeys((content(task[row].positive), task[row].identity) for row in range(len(task))))
-    assert {order[place][0] for place in (~found.wrong[0]).nonzero().flatten().tolist()} == positives
+    assert {order[place][0] for place in found.correct[0] | found.left_out[0]} == positives
 
 
 def test_processes_know_what_the_others_rows_know(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,17 +240,12 @@ def test_a_limit_keeps_what_is_left_out(tmp_path: Path) -> None:
 class TestWhatIsNoNumber:
     """Every comparison with it is false, so that nothing would come before the right answer."""
 
-    def test_in_validation_it_is_the_worst(self, odd: float) -> None:
-        scores = torch.tensor([[odd, 0.1, 0.2], [0.9, odd, 0.1], [0.9, 0.1, 0.2]])
-        correct = torch.eye(3).bool()[[0, 0, 0]]
-        assert ranks_of(scores, correct).tolist() == [3, 1 if odd == float("-inf") else 2, 1]
-
-    def test_a_diverged_model_scores_nothing(self, odd: float) -> None:
-        bad, right = Embedded(torch.full((3, 4), odd), torch.full((3, 2), odd)), torch.eye(3).bool()
-        ranking = Ranking("", bad, bad, right, ~right)
-        assert score(ranking)["hit@1"] == 0 and score(ranking)["mrr"] == pytest.approx(1 / 3)
-        chosen = sweep({"one": ranking}, torch.zeros(2))
-        assert chosen is not None and chosen.weight == 0 and all(mrr == pytest.approx(1 / 3) for _, mrr in chosen.tried)
+    def test_a_diverged_model_scores_nothing(self, odd: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        bad = Embeddings(np.full((3, 4), odd, np.float32), np.zeros((3, 2), np.float32))
+        ranking = Ranking("", bad, bad, [frozenset({place}) for place in range(3)], [frozenset()] * 3)
+        monkeypatch.setattr(validation, "rank_tasks", lambda *_: {"one": ranking})
+        found, own = validation.measure(None, [listed("one", ["a", "b"])], 9, Processes())  # type: ignore[arg-type]
+        assert not found.tasks and not own["one"].finite
 
     def test_evaluation_refuses_it(self, odd: float) -> None:
         vectors = np.array([[1.0, 0.0], [0.0, odd]], np.float32)

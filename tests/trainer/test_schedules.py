@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tsembed_search.trainer.optimizer import schedule
+from tsembed_search.items import Embeddings
+from tsembed_search.trainer.diagnostics import sweep
+from tsembed_search.trainer.optimizer import learning_rate
 from tsembed_search.trainer.schedule import StageSchedule
 from tsembed_search.trainer.settings import OptimizerSettings, StageSettings
-from tsembed_search.trainer.validation import WEIGHTS, Embedded, Ranking, ranks_of, reranked, score, sweep
+from tsembed_search.trainer.validation import Ranking, score
 
 
 class TestSchedule:
     @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
     def test_up_then_down(self, kind: str) -> None:
-        rates = [schedule(OptimizerSettings(schedule=kind, warmup=10), step, 100) for step in range(1, 101)]  # type: ignore[arg-type]
+        rates = [learning_rate(OptimizerSettings(schedule=kind, warmup=10), step, 100) for step in range(1, 101)]  # type: ignore[arg-type]
         assert rates[:10] == sorted(rates[:10]) and rates[0] > 0
         assert rates[10] == max(rates) == pytest.approx(1)
         assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -24,8 +27,10 @@ class TestSchedule:
 
     def test_warmup_as_a_share_and_as_a_number(self) -> None:
         share, number = (OptimizerSettings(warmup=warmup) for warmup in (0.25, 10))
-        assert [schedule(share, step, 40) for step in range(1, 41)] == [schedule(number, s, 40) for s in range(1, 41)]
-        assert schedule(OptimizerSettings(warmup=100), 1, 1) == 1, (
+        assert [learning_rate(share, step, 40) for step in range(1, 41)] == [
+            learning_rate(number, s, 40) for s in range(1, 41)
+        ]
+        assert learning_rate(OptimizerSettings(warmup=100), 1, 1) == 1, (
             "a run shorter than its warm-up has a step at the full rate"
         )
 
@@ -61,11 +66,11 @@ class TestStages:
             whole.stage(step)
             whole.observe(0.5)
             if step == 30:
-                resumed.restore(whole.state())
+                resumed.load_state_dict(whole.state_dict())
             if step > 30:
                 resumed.stage(step)
                 resumed.observe(0.5)
-        assert resumed.state() == whole.state() and whole.at == 41
+        assert resumed.state_dict() == whole.state_dict() and whole.at == 41
 
     def test_routers_slow_down(self) -> None:
         switch = StageSchedule(StageSettings(0.5, router_factor=0.2), 10)
@@ -80,37 +85,28 @@ def ranking(good_routes: bool, queries: int = 60) -> Ranking:
     """Vectors that hint at the right candidate, and routes that know it, or know nothing."""
     targets = unit(queries, 16, seed=1)
     vectors = functional.normalize(targets + 1.5 * unit(queries, 16, seed=2), dim=-1)
-    known = torch.rand(queries, 12, generator=torch.Generator().manual_seed(3))
-    other = torch.rand(queries, 12, generator=torch.Generator().manual_seed(4))
-    right = torch.eye(queries).bool()
-    return Ranking("", Embedded(vectors, known if good_routes else other), Embedded(targets, known), right, ~right)
+    known = torch.rand(queries, 12, generator=torch.Generator().manual_seed(3)).numpy()
+    other = torch.rand(queries, 12, generator=torch.Generator().manual_seed(4)).numpy()
+    own = Embeddings(vectors.numpy(), known if good_routes else other)
+    right = [frozenset({place}) for place in range(queries)]
+    return Ranking("vqa", own, Embeddings(targets.numpy(), known), right, [frozenset()] * queries)
 
 
 class TestCalibration:
-    def test_lambda_where_routes_know_something(self) -> None:
+    def test_a_weight_where_routes_know_something(self) -> None:
         useful, useless = ({"one": ranking(kind)} for kind in (True, False))
         found, nothing = (sweep(rankings, torch.full((12,), 0.5)) for rankings in (useful, useless))
         assert found is not None and nothing is not None
-        assert found.weight > 0.1 and nothing.weight == 0 and found.queries == 60
-        assert [weight for weight, _ in found.tried] == list(WEIGHTS)
-        assert max(mrr for _, mrr in found.tried) == dict(found.tried)[found.weight]
+        assert found[0] > 0.1 and nothing[0] == 0 and found[1].queries == 60
+        assert [weight for weight, _ in found[1].curve] == [step / 20 for step in range(13)]
+        assert max(mrr for _, mrr in found[1].curve) == dict(found[1].curve)[found[0]]
 
     def test_nothing_to_measure_on(self) -> None:
         assert sweep({}, torch.zeros(12)) is None
 
-    def test_only_the_first_hundred_are_reranked(self) -> None:
-        many = ranking(True, queries=150)
-        scores = reranked(many, 0.5, torch.full((12,), 0.5))
-        cosine = many.queries.vectors @ many.candidates.vectors.T
-        for row in range(5):
-            first = set(cosine[row].topk(100).indices.tolist())
-            assert set(scores[row].topk(100).indices.tolist()) == first
-        assert torch.equal(reranked(many, 0.0, torch.zeros(12)).argmax(1), cosine.argmax(1))
-
-    def test_ranks(self) -> None:
-        scores = torch.tensor([[0.9, 0.5, 0.1], [0.2, 0.2, 0.1], [0.3, 0.1, 0.7]])
-        correct = torch.tensor([[False, True, True], [True, False, False], [False, False, True]])
-        assert ranks_of(scores, correct).tolist() == [2, 2, 1], "a tie counts against it"
-        same = Embedded(torch.eye(2), torch.eye(2))
-        alone = Ranking("vqa", same, same, torch.eye(2).bool(), ~torch.eye(2).bool())
+    def test_figures(self) -> None:
+        same = Embeddings(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
+        alone = Ranking("vqa", same, same, [frozenset({0}), frozenset({1})], [frozenset()] * 2)
         assert score(alone) == {"meta": "vqa", "hit@1": 1.0, "mrr": 1.0, "n": 2}
+        itself = Ranking("vqa", same, same, [frozenset({1}), frozenset({0})], [frozenset({0}), frozenset({1})])
+        assert score(itself)["mrr"] == 1, "a query is not ranked against itself"
