@@ -61,9 +61,8 @@ class Ranking:
     @classmethod
     def of(cls, one: Measured) -> Ranking:
         """As tensors."""
-        sides = (
-            Side(torch.from_numpy(of.vectors), torch.from_numpy(of.routes)) for of in (one.queries, one.candidates)
-        )
+        both = (one.queries, one.candidates)
+        sides = (Side(torch.from_numpy(own.vectors), torch.from_numpy(own.routes)) for own in both)
         correct, left_out = (torch.zeros(len(one.queries), len(one.candidates), dtype=torch.bool) for _ in range(2))
         for row, (right, never) in enumerate(zip(one.correct, one.left_out, strict=True)):
             correct[row, list(right)] = True
