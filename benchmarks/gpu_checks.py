@@ -22,7 +22,7 @@ from torch import Tensor
 from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
 from tsembed_search.model import backbone as devices
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Prepared, Trainable, autocast
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import dry_run, gradcache, recipe
@@ -173,7 +173,7 @@ def steps(setting: Setting) -> Iterator[Line]:
             train(_job(setting, f"run-{name}", base, stop=iter([False, True]).__next__))
         report = train(_job(setting, f"run-{name}", base, "batch.tokens=128", resume=True))
         on = train(_job(setting, f"on-{name}", str(report.checkpoint), "steps=1"))
-        loaded: Any = registry.load(registry.resolve(str(on.checkpoint)), setting.device)
+        loaded: Any = loading.load(registry.resolve(str(on.checkpoint)), setting.device)
         tensors = list(loaded.adapters.parameters())
         fine = all(bool(one.isfinite().all()) and one.dtype == torch.float32 for one in tensors)
         there = all(one.device.type == setting.device.partition(":")[0] for one in tensors)
@@ -188,7 +188,7 @@ def steps(setting: Setting) -> Iterator[Line]:
 
 
 def _adapted(place: str, where: str, *, checkpointing: bool = False, dropout: float = 0.0) -> Trainable:
-    backbone: Any = registry.load(registry.resolve(place), where)
+    backbone: Any = loading.load(registry.resolve(place), where)
     gradcache.seed_step(0, 0, 0)
     adapters = backbone.adapt(replace(Recipe().adapter, rank=4, dropout=dropout, noise=0.0))
     for layer in adapters.layers.values():

@@ -29,9 +29,9 @@ from tsembed_search.indexer.pipeline import run_index
 from tsembed_search.indexer.report import IndexReport, IndexSettings
 from tsembed_search.indexer.stages import Pool
 from tsembed_search.items import Item
-from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.backbone import ModelRef, Prepared
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.model.registry import ModelRef, resolve
+from tsembed_search.model.registry import resolve
 from tsembed_search.paths import IndexAddress
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -33,42 +32,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tsembed_search.data import training as training_data
-from tsembed_search.model import checkpoint, registry
+from tsembed_search.items import Embeddings
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Trainable, autocast
-from tsembed_search.ranking.reranking import DEPTH, mixed
+from tsembed_search.ranking.reranking import Kappas, reranked
+from tsembed_search.ranking.similarity import similarity
 from tsembed_search.trainer.batches import features
-from tsembed_search.trainer.validation import Embedding, rank_tasks
-from tsembed_search.trainer.validation import Ranking as Measured
-
-
-@dataclass(frozen=True)
-class Side:
-    """`vectors` `[N, D]` and raw `routes` `[N, L·E]`."""
-
-    vectors: Tensor
-    routes: Tensor
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Q queries against C candidates of one task. `correct` and `wrong` `[Q, C]` bool, less the query itself."""
-
-    queries: Side
-    candidates: Side
-    correct: Tensor
-    wrong: Tensor
-
-    @classmethod
-    def of(cls, one: Measured) -> Ranking:
-        """As tensors."""
-        both = (one.queries, one.candidates)
-        sides = (Side(torch.from_numpy(own.vectors), torch.from_numpy(own.routes)) for own in both)
-        correct, left_out = (torch.zeros(len(one.queries), len(one.candidates), dtype=torch.bool) for _ in range(2))
-        for row, (right, never) in enumerate(zip(one.correct, one.left_out, strict=True)):
-            correct[row, list(right)] = True
-            left_out[row, list(never)] = True
-        return cls(*sides, correct, ~correct & ~left_out)
-
+from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks
 
 Floats = NDArray[np.float64]
 Form = Callable[[Ranking, "Routes"], Tensor]
@@ -83,8 +53,8 @@ class Routes:
 
     def __init__(self, rankings: Mapping[str, Ranking], mean: Tensor, blocks: int) -> None:
         self.mean, self.blocks = mean, blocks
-        self.of_queries = torch.cat([one.queries.routes for one in rankings.values()]).mean(0)
-        self.of_documents = torch.cat([one.candidates.routes for one in rankings.values()]).mean(0)
+        self.of_queries = torch.cat([_routes(one.queries) for one in rankings.values()]).mean(0)
+        self.of_documents = torch.cat([_routes(one.candidates) for one in rankings.values()]).mean(0)
         self.weights = torch.ones(blocks) / blocks
 
     def split(self, routes: Tensor) -> Tensor:
@@ -92,36 +62,40 @@ class Routes:
         return routes.view(len(routes), self.blocks, -1).transpose(0, 1)
 
 
+def _routes(side: Embeddings) -> Tensor:
+    return torch.from_numpy(side.routes)
+
+
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
     return normalize(one, dim=-1) @ normalize(other, dim=-1).transpose(-1, -2)
 
 
 def _kappa(ranking: Ranking, routes: Routes) -> Tensor:
-    return _cosine(ranking.queries.routes - routes.mean, ranking.candidates.routes - routes.mean)
+    return _cosine(_routes(ranking.queries) - routes.mean, _routes(ranking.candidates) - routes.mean)
 
 
 def _by_side(ranking: Ranking, routes: Routes) -> Tensor:
-    return _cosine(ranking.queries.routes - routes.of_queries, ranking.candidates.routes - routes.of_documents)
+    return _cosine(_routes(ranking.queries) - routes.of_queries, _routes(ranking.candidates) - routes.of_documents)
 
 
 def _of_blocks(ranking: Ranking, routes: Routes) -> Tensor:
     """`[L, Q, C]`."""
     return _cosine(
-        routes.split(ranking.queries.routes - routes.mean), routes.split(ranking.candidates.routes - routes.mean)
+        routes.split(_routes(ranking.queries) - routes.mean), routes.split(_routes(ranking.candidates) - routes.mean)
     )
 
 
 def _last(count: Callable[[int], int]) -> Form:
     def form(ranking: Ranking, routes: Routes) -> Tensor:
         width = len(routes.mean) // routes.blocks * count(routes.blocks)
-        queries, documents = (side.routes - routes.mean for side in (ranking.queries, ranking.candidates))
+        queries, documents = (_routes(side) - routes.mean for side in (ranking.queries, ranking.candidates))
         return _cosine(queries[:, -width:], documents[:, -width:])
 
     return form
 
 
 def _agreement(ranking: Ranking, routes: Routes) -> Tensor:
-    queries, documents = (routes.split(side.routes).argmax(-1) for side in (ranking.queries, ranking.candidates))
+    queries, documents = (routes.split(_routes(side)).argmax(-1) for side in (ranking.queries, ranking.candidates))
     return (queries[:, :, None] == documents[:, None, :]).float().mean(0)
 
 
@@ -130,7 +104,7 @@ def _by_block(ranking: Ranking, routes: Routes) -> Tensor:
 
 
 def _first_hits(ranking: Ranking, routes: Routes) -> Tensor:
-    documents = normalize(ranking.candidates.routes - routes.mean, dim=-1)
+    documents = normalize(_routes(ranking.candidates) - routes.mean, dim=-1)
     first = _scores(ranking).topk(min(3, len(documents)), dim=1).indices
     return _cosine(documents[first].mean(1), documents)
 
@@ -147,28 +121,33 @@ FORMS: dict[str, Form] = {
 
 
 def _scores(ranking: Ranking) -> Tensor:
-    return ranking.queries.vectors @ ranking.candidates.vectors.T
+    return torch.from_numpy(similarity(ranking.queries.vectors, ranking.candidates.vectors))
 
 
 def inverse_ranks(ranking: Ranking, likeness: Tensor, weight: float) -> Floats:
     """1 / rank of each query's answer, with its first hundred reordered."""
-    cosine = _scores(ranking)
-    scores = mixed(cosine, likeness, weight)
-    if cosine.shape[1] > DEPTH:
-        first = cosine.topk(DEPTH, dim=1).indices
-        scores = (cosine - 4).scatter(1, first, scores.gather(1, first))
-    best = scores.masked_fill(~ranking.correct, -torch.inf).amax(1, keepdim=True)
-    return cast(Floats, 1 / (1.0 + ((scores >= best) & ranking.wrong).sum(1).double().numpy()))
+    ranked, found = ranking.ranked(), likeness.numpy()
+    kappa = Kappas(found[ranked.rows, ranked.right], np.take_along_axis(found, ranked.wrong, axis=1))
+    return reranked(ranked, kappa, weight).mrr()
 
 
-def _some(ranking: Ranking, rows: Tensor) -> Ranking:
-    queries = Side(ranking.queries.vectors[rows], ranking.queries.routes[rows])
-    return Ranking(queries, ranking.candidates, ranking.correct[rows], ranking.wrong[rows])
+def _some(ranking: Ranking, rows: slice) -> Ranking:
+    queries = Embeddings(ranking.queries.vectors[rows], ranking.queries.routes[rows])
+    left_out = ranking.left_out and ranking.left_out[rows]
+    return Ranking(ranking.meta, queries, ranking.candidates, ranking.correct[rows], left_out)
+
+
+def _right(ranking: Ranking) -> Tensor:
+    """`[Q, C]` bool."""
+    right = torch.zeros(len(ranking.correct), len(ranking.candidates), dtype=torch.bool)
+    for row, places in enumerate(ranking.correct):
+        right[row, sorted(places)] = True
+    return right
 
 
 def learned(rankings: Mapping[str, Ranking], routes: Routes) -> Tensor:
     """Weights of blocks `[L]`, their sizes 1 together, of `a · cosine + b · kappas` as a softmax over candidates."""
-    parts = [(_scores(one), _of_blocks(one, routes), one.correct) for one in rankings.values()]
+    parts = [(_scores(one), _of_blocks(one, routes), _right(one)) for one in rankings.values()]
     scale, weights = torch.tensor(20.0, requires_grad=True), torch.zeros(routes.blocks, requires_grad=True)
     optimizer = torch.optim.Adam([{"params": [scale], "lr": 0.5}, {"params": [weights], "lr": 0.05}])
     for _ in range(_STEPS):
@@ -188,7 +167,7 @@ def tried(name: str, rankings: Mapping[str, Ranking], routes: Routes) -> dict[st
     form, chosen = FORMS[name], []
     best, fixed = ({task: np.zeros(len(one.correct)) for task, one in rankings.items()} for _ in range(2))
     for half in (0, 1):
-        fit = {task: _some(one, torch.arange(1 - half, len(one.correct), 2)) for task, one in rankings.items()}
+        fit = {task: _some(one, slice(1 - half, None, 2)) for task, one in rankings.items()}
         if name == "by block":
             routes.weights = learned(fit, routes)
         likenesses = {task: form(one, routes) for task, one in fit.items()}
@@ -198,10 +177,10 @@ def tried(name: str, rankings: Mapping[str, Ranking], routes: Routes) -> dict[st
         ]
         chosen.append(_WEIGHTS[int(np.argmax(means))])
         for task, one in rankings.items():
-            rows = torch.arange(half, len(one.correct), 2)
+            rows = slice(half, None, 2)
             own = _some(one, rows)
             after, small, before = (inverse_ranks(own, form(own, routes), each) for each in (chosen[-1], _FIXED, 0.0))
-            best[task][rows.numpy()], fixed[task][rows.numpy()] = after - before, small - before
+            best[task][rows], fixed[task][rows] = after - before, small - before
     return {"lambda": chosen, "gain": _interval(best), f"gain at {_FIXED}": _interval(fixed)}
 
 
@@ -220,12 +199,11 @@ def main(
 ) -> None:
     """Tries all forms on the validation rows."""
     ref = registry.resolve(Path(model) if "/" in model else model)
-    backbone = cast(Trainable, registry.load(ref, "cpu"))
+    backbone = cast(Trainable, loading.load(ref, "cpu"))
     assert backbone.adapters is not None, f"{model} has no experts"
-    preparer = features.preparer(backbone, checkpoint.base_behind(ref).fingerprint, True, None)
+    preparer = features.preparer(backbone, loading.base_behind(ref).fingerprint, True, None)
     embedding = Embedding(backbone, preparer, autocast("float32", torch.device("cpu")))
-    measured = rank_tasks(embedding, training_data.load([str(data)]).validation, rows)
-    rankings = {name: Ranking.of(one) for name, one in measured.items()}
+    rankings = rank_tasks(embedding, training_data.load([str(data)]).validation, rows)
     preparer.close()
     routes = Routes(rankings, backbone.adapters.mean.detach().flatten(), backbone.adapters.shape[0])
     before = float(np.mean([inverse_ranks(one, _kappa(one, routes), 0.0).mean() for one in rankings.values()]))

@@ -277,9 +277,12 @@ def searches(folder: Path, queries: Path, ids: Sequence[str], expert: str) -> It
 
 
 def timeless(value: Any) -> Any:
-    """The JSON of an answer without what it took, and what it was measured to take."""
+    """The JSON of an answer without what depends on the moment: durations, and which process was done first."""
     if isinstance(value, dict):
-        return {key: timeless(part) for key, part in value.items() if key not in ("seconds", "items_per_second")}
+        kept = {key: timeless(part) for key, part in value.items() if key not in ("seconds", "items_per_second")}
+        if "skipped" in kept and isinstance(kept["skipped"], list):
+            kept["skipped"].sort(key=lambda one: one["path"])
+        return kept
     return [timeless(part) for part in value] if isinstance(value, list) else value
 
 
@@ -399,11 +402,9 @@ def version(named: str, scratch: Path) -> Version:
             archive.extractall(tree, filter="data")
     project = tomllib.loads((tree / "pyproject.toml").read_text("utf-8"))
     for package, folder in sorted(project["tool"]["setuptools"]["package-dir"].items()):
+        # Copies: somebody may go on working in the checkout meanwhile.
         place = scratch / "path" / Path(*package.split("."))
-        place.mkdir(parents=True)
-        for entry in (tree / folder).iterdir():
-            if entry.name != "__pycache__":
-                (place / entry.name).symlink_to(entry)
+        shutil.copytree(tree / folder, place, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     python = tree / ".venv/bin/python"
     start = project["project"]["scripts"]["tsembed"]
     return Version(named, str(python) if python.exists() else sys.executable, scratch / "path", start)

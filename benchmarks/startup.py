@@ -76,7 +76,7 @@ def prepare(folder: Path) -> dict[str, str]:
     corpus.mkdir()
     for number in range(400):
         (corpus / f"{number}.txt").write_text(f"{_TOPICS[number % len(_TOPICS)]}, number {number}\n")
-    make = "import sys; from tsembed_search.model import checkpoint; checkpoint.create(sys.argv[1])"
+    make = "import sys; from tsembed_search.model import loading; loading.create_checkpoint(sys.argv[1])"
     subprocess.run([sys.executable, "-c", make, str(folder / "home/models/experts")], check=True)
     for name, model in (("default", "mini"), ("experts", "experts")):
         arguments = ["index", str(corpus), "--quiet", "--index", name, "--model", model]

@@ -34,8 +34,9 @@ from torch.nn import functional
 
 from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Prepared, Trainable
+from tsembed_search.ranking.similarity import similarity
 from tsembed_search.trainer import gradcache, recipe
 from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.batches.loader import read
@@ -84,8 +85,8 @@ def settings(size: int, *overrides: str) -> Recipe:
 def model(chosen: Recipe) -> Trainable:
     """Mini with adapters, in training mode."""
     torch.manual_seed(0)
-    backbone: Any = registry.load(registry.resolve("mini-base"), "cpu")
-    backbone.adapt(chosen.adapter.settings())
+    backbone: Any = loading.load(registry.resolve("mini-base"), "cpu")
+    backbone.adapt(chosen.adapter)
     backbone.train(True)
     trainable: Trainable = backbone
     return trainable
@@ -111,7 +112,7 @@ def bare_loop(size: int, steps: int) -> float:
         if number == 1:
             started = time.perf_counter()
         vectors = backbone.trace(items, losses=False).vectors
-        logits = vectors[: len(items) // 2] @ vectors[len(items) // 2 :].T / chosen.loss.temperature
+        logits = similarity(vectors[: len(items) // 2], vectors[len(items) // 2 :]) / chosen.loss.temperature
         target = torch.arange(len(logits))
         loss = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
         torch.autograd.backward(loss / 2)

@@ -20,6 +20,7 @@ from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.status import what_is_remembered
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, TsembedError
+from tsembed_search.model import loading
 from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, home
 from tsembed_search.version import __version__
 from tsembed_search.whereabouts import absence
@@ -27,7 +28,7 @@ from tsembed_search.whereabouts import absence
 if TYPE_CHECKING:
     import torch
 
-    from tsembed_search.model.registry import ModelRef
+    from tsembed_search.model.backbone import ModelRef
 
 
 EXAMPLES = examples(
@@ -256,13 +257,12 @@ def _checked_weights(ref: ModelRef) -> list[Path]:
 
     What `mini` is made of is compared with its checksums; nothing says what the files of another model should be.
     """
-    from tsembed_search.model import checkpoint
     from tsembed_search.model import files as weights
     from tsembed_search.model.backbones import mini_spec
 
     if ref.folder is None:
         return [mini_spec.verified(name) for name in mini_spec.FILES]
-    base = checkpoint.base_behind(ref)
+    base = loading.base_behind(ref)
     files = weights.weight_files(ref.folder) if base == ref else sorted(ref.folder.glob("*.safetensors"))
     for file in files:
         weights.read_header(file)

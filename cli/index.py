@@ -16,14 +16,15 @@ from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.progress import progress_sink
 from tsembed_search.errors import UsageError
 from tsembed_search.indexer.report import PageMode
+from tsembed_search.model import loading
 from tsembed_search.paths import DEFAULT_MODEL, IndexAddress
 from tsembed_search.store.base import Quantize, StoreSettings
 from tsembed_search.wording import rate_words
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.report import IndexReport, IndexSettings, ItemCounts, Offline, Skipped
+    from tsembed_search.model.backbone import ModelRef
     from tsembed_search.model.embedder import Embedder
-    from tsembed_search.model.registry import ModelRef
 
 EXAMPLES = examples(
     ("a folder and everything below it", "tsembed index ~/Pictures"),
@@ -135,15 +136,14 @@ def _model(address: IndexAddress, model: str | None) -> ModelRef:
 
     if model is None:
         known = metadata_of(address)
-        return registry.resolve(known.model, known.fingerprint) if known else registry.resolve(DEFAULT_MODEL)
+        return registry.resolve(known.model, known=True) if known else registry.resolve(DEFAULT_MODEL)
     return registry.resolve(model)
 
 
 def _embedder(ref: ModelRef, device: str) -> Embedder:
-    from tsembed_search.model import registry
     from tsembed_search.model.embedder import Embedder
 
-    return Embedder(registry.load(ref, device))
+    return Embedder(loading.load(ref, device))
 
 
 def print_summary(report: IndexReport, settings: IndexSettings, name: str, url: str | None) -> None:

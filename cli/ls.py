@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,6 @@ from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
     from tsembed_search.search.results import File
-    from tsembed_search.store.filters import Filter
 
 EXAMPLES = examples(
     ("everything", "tsembed ls"),
@@ -46,8 +44,9 @@ def ls(
     """
     from tsembed_search.index import Index
     from tsembed_search.search.listing import FILE_FIELDS, files_of
+    from tsembed_search.search.where import selection
 
-    chosen = selection(paths_in, where)
+    chosen = selection(paths_in or (), where or ())
     with Index.open(index, store=options.store_of(url), wait=wait) as opened:
         found = files_of(opened.store.scroll(chosen, fields=FILE_FIELDS), chosen, opened.offline())
     if json:
@@ -59,22 +58,6 @@ def ls(
     if not found:
         render.remark("Nothing is indexed." if chosen is None else f"Nothing indexed matches {chosen}.")
         raise typer.Exit(1)
-
-
-def selection(paths: Sequence[str] | None, where: Sequence[str] | None) -> Filter | None:
-    """One filter for files, folders and filter texts. Raises `UsageError` for a filter that cannot be read."""
-    from tsembed_search.paths import absolute, indexed_form
-    from tsembed_search.search.where import parse_where
-    from tsembed_search.store.filters import Condition, Or, all_of
-
-    parts: list[Filter | None] = [parse_where(text) for text in where or ()]
-    places = tuple(Condition("path", "~", _literal(indexed_form(absolute(path)))) for path in paths or ())
-    return all_of([*parts, Or(places) if len(places) > 1 else places[0] if places else None])
-
-
-def _literal(path: str) -> str:
-    """The pattern that names this path and nothing else (and so what lies in it, if it is a folder)."""
-    return re.sub(r"([*?[])", r"[\1]", path)
 
 
 def _print(found: Sequence[File]) -> None:

@@ -10,7 +10,6 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.ls import selection
 from tsembed_search.cli.options import INDEX, examples
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.status import what_is_remembered
@@ -53,10 +52,11 @@ def rm(
     from tsembed_search.indexer.mending import Removed, remove_files, remove_index
     from tsembed_search.paths import file_path
     from tsembed_search.search.listing import FILE_FIELDS, files_of
+    from tsembed_search.search.where import selection
 
     if everything == bool(paths or where):
         raise UsageError("Say what to remove.", "Give paths, --where EXPR, or --all for the whole index.")
-    chosen = selection(paths, where)
+    chosen = selection(paths or (), where or ())
     patience = None if wait else 0.0
     address = IndexAddress(index, options.store_of(url))
     with Index.open(index, store=address.store, wait=wait) as opened:

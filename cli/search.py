@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tsembed_search.index import Index
     from tsembed_search.items import Item
     from tsembed_search.search.results import Hit, SearchResult
-    from tsembed_search.store.filters import Filter
 
 EXAMPLES = examples(
     ("by words", "tsembed search a red bicycle in the snow"),
@@ -98,12 +97,13 @@ def search(
     """
     from tsembed_search.index import Index
     from tsembed_search.ranking.reranking import RERANKERS
+    from tsembed_search.search.where import selection
 
     asked = query_item(query, image)
     _check(asked, like, queries, json=json, paths=paths, nul=nul, opens=open_hit)
     wanted: dict[str, Any] = {
         "k": max(k, open_hit or 0),
-        "where": _filter(where),
+        "where": selection(where=where or ()),
         "min_score": min_score,
         "all_chunks": all_chunks,
         "rerank": rerank,
@@ -172,13 +172,6 @@ def _check(
         raise UsageError("--queries prints JSON lines only.", "Leave out --paths, -0 and --open.")
     if opens is not None and opens < 1:
         raise UsageError("--open counts hits from 1.", "For the best hit: --open 1")
-
-
-def _filter(where: Sequence[str] | None) -> Filter | None:
-    from tsembed_search.search.where import parse_where
-    from tsembed_search.store.filters import all_of
-
-    return all_of([parse_where(text) for text in where or ()])
 
 
 def _drawer(images: bool | None) -> Drawer | None:

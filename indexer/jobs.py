@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Job:
     """A content to be read, from the first file that had it. `waiting`: other files that have it too.
 
-    `formats`: those that it may be in, the likeliest first. `known`: the ids (16 bytes each) of points that the store has for it; `reusable`: they are what would be made now,
-    so they need no embedding. `ids`: those of all its units so far. `sure`: see `manifest.row_of`.
+    `formats`: those that it may be in, the likeliest first. `known`: the ids (16 bytes each) of points that the store
+    has for it; `reusable`: they are what would be made now, so they need no embedding. `ids`: those of all its units so
+    far. `sure`: see `manifest.row_of`.
     """
 
     found: Found

@@ -2,7 +2,7 @@
 
     report = run_index(
         IndexSettings(address, paths=(Path("photos"),), fingerprint=ref.fingerprint, model=ref.name),
-        embedder=lambda: Embedder(registry.load(ref, device)),  # called once, and only when something must be embedded
+        embedder=lambda: Embedder(loading.load(ref, device)),  # called once, and only when something must be embedded
         store=opener,  # see `StoreOpener`
         progress=sink,
     )

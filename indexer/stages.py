@@ -156,26 +156,28 @@ def _embed(embedder: Embedder, batch: Batch, writer: Writer) -> None:
     wanted = [(entry, prepared) for entry, prepared in batch if entry.job.failure is None]
     if not wanted:
         return
-    for part, embeddings in _encoded(embedder, wanted):
-        writer.take(([entry for entry, _ in part], embeddings))
+    for entries, embeddings in _encoded(embedder, wanted):
+        writer.take((entries, embeddings))
 
 
-def _encoded(embedder: Embedder, batch: Batch) -> Iterator[tuple[Batch, Embeddings]]:
+def _encoded(embedder: Embedder, batch: Batch) -> Iterator[tuple[list[Entry], Embeddings]]:
     """The batch, or when the model fails on it each item alone: one that it cannot take fails its file, not the run."""
     try:
-        embeddings, too_large = embedder.encode_fitting([prepared for _, prepared in batch])
+        parts = list(embedder.embed_stream([batch]))
     except ModelError:
         if len(batch) == 1:
             raise
     else:
-        for place, error in too_large.items():
-            batch[place][0].job.failure = _reason(error)
-        yield [pair for place, pair in enumerate(batch) if place not in too_large], embeddings
+        for entries, found in parts:
+            if isinstance(found, ModelError):
+                entries[0].job.failure = _reason(found)
+            else:
+                yield entries, found
         return
     failed: list[tuple[Entry, ModelError]] = []
     for entry, prepared in batch:
         try:
-            yield [(entry, prepared)], embedder.encode([prepared])
+            yield [entry], embedder.encode([prepared])
         except ModelError as error:
             failed.append((entry, error))
     if len(failed) == len(batch):

@@ -8,6 +8,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,8 +17,7 @@ from torch import Tensor
 from tsembed_search.data.rows import Task
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbone import Trainable
-from tsembed_search.model.routing import centred
-from tsembed_search.ranking import reranking
+from tsembed_search.ranking.reranking import WEIGHTS, Sweep, sweep
 from tsembed_search.ranking.similarity import similarity
 from tsembed_search.trainer import gradcache
 from tsembed_search.trainer.batches.features import Preparer
@@ -37,7 +37,7 @@ from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks
 
 _ROUTES = 300  # rows whose routes are averaged
 _COMPARED_ROWS, _COMPARED_TASKS = 8, 24  # of which gradients are compared
-_HIGHEST_WEIGHT = 0.6  # of routes, that is tried
+TRIED = WEIGHTS[:13]  # beyond 0.6, what the vectors say would hardly count
 _FEW_QUERIES = 20
 
 
@@ -58,17 +58,16 @@ def calibrated(
         raise monitor.diverged("routes are not finite")
     model.adapters.mean.copy_(mean)
     rankings = rankings or rank_tasks(embedding, job.held_out, job.recipe.run.validation_rows)
-    found = sweep(rankings, mean)
+    found = route_weight(rankings, mean)
     if found is not None:
-        weight, tried = found
-        curve = [list(pair) for pair in tried.curve]
-        log.write("calibration", sweep=curve, items=items, queries=tried.queries, **{"lambda": weight})
-        if tried.queries < _FEW_QUERIES:
-            log.tell([f"Lambda was chosen by {tried.queries} queries, which says little about others."])
+        curve = [list(pair) for pair in found.curve]
+        log.write("calibration", sweep=curve, items=items, queries=found.queries, **{"lambda": found.weight})
+        if found.queries < _FEW_QUERIES:
+            log.tell([f"Lambda was chosen by {found.queries} queries, which says little about others."])
     metas = {task.name: task.meta for task in job.train}
     loads = {name: own.view(*model.adapters.shape).tolist() for name, own in per_task.items()}
     log.write("experts", tasks={name: {"meta": metas[name], "load": load} for name, load in loads.items()})
-    return None if found is None else found[0]
+    return None if found is None else found.weight
 
 
 def compare_tasks(job: Job, passes: Passes, preparer: Preparer, log: Log) -> None:
@@ -103,21 +102,17 @@ def mean_route(embedding: Embedding, tasks: Sequence[Task], seed: int) -> tuple[
     return everything.mean(0), len(everything), {name: own.mean(0) for name, own in routes.items()}
 
 
-def sweep(rankings: Mapping[str, Ranking], mean: Tensor) -> tuple[float, reranking.Sweep] | None:
-    """Find the weight of routes for re-ranking by experts: the one with the best MRR, if that is better than without
-    re-ranking by more than one standard error of the difference; otherwise 0. None without rankings.
+def route_weight(rankings: Mapping[str, Ranking], mean: Tensor) -> Sweep | None:
+    """Find the weight of routes, as reranking applies it to the first hundred hits: the one with the best MRR, if that
+    is better than without reranking by more than one standard error of the difference; otherwise 0.
+
+    None when there is nothing to measure on.
     """
     if not rankings:
         return None
-    tried = []
-    for one in rankings.values():
-        ranked = one.ranked(reranking.DEPTH)
-        queries, candidates = (
-            centred(torch.from_numpy(side.routes), mean).numpy() for side in (one.queries, one.candidates)
-        )
-        tried.append((ranked, reranking.kappas(ranked, queries, candidates)))
-    found = reranking.sweep(tried, [weight for weight in reranking.WEIGHTS if weight <= _HIGHEST_WEIGHT])
-    return (found.weight if found.gain > found.error else 0.0), found
+    ranked = [(one, one.ranked()) for one in rankings.values()]
+    found = sweep([(own, one.kappas(own, mean)) for one, own in ranked], TRIED)
+    return found if found.gain > found.error else replace(found, weight=0.0)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from tsembed_search.data.gathering import StoredTask
 from tsembed_search.data.rows import Task
 from tsembed_search.errors import TsembedError, UsageError
-from tsembed_search.model.registry import BUILT_IN
+from tsembed_search.model.registry import MODELS
 from tsembed_search.paths import typed
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.log import Observer
@@ -136,7 +136,7 @@ def placed(recipe: Recipe) -> Recipe:
     """Return the recipe with places that mean the same in any folder: of pictures, and of a base model."""
     images = tuple(str(typed(folder)) for folder in recipe.data.images)
     base = recipe.model.base
-    if base not in BUILT_IN and base and typed(base).is_dir():
+    if base not in MODELS and base and typed(base).is_dir():
         base = str(typed(base))
     return replace(recipe, data=replace(recipe.data, images=images), model=replace(recipe.model, base=base))
 

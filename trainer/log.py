@@ -97,6 +97,14 @@ class Log:
                 self._file.close()
 
 
+def untrained(folder: Path) -> Mapping[str, Any]:
+    """Return what a run's validation measured before training, by task; nothing where it did not."""
+    path = folder / NAME
+    records = read(path) if path.is_file() else iter(())
+    first = (one for one in records if one.get("kind") == "validation" and one.get("step") == 0)
+    return next(first, {}).get("tasks") or {}
+
+
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a log. A line that was cut short by a kill or a full disk is left out."""
     with path.open(encoding="utf-8", errors="replace") as lines:

@@ -18,7 +18,7 @@ import torch
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint
 from tsembed_search.model.backbone import autocast
-from tsembed_search.trainer import card, diagnostics, distributed, setup, state, validation
+from tsembed_search.trainer import diagnostics, distributed, setup, state, validation
 from tsembed_search.trainer import job as folder
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer import report as page
@@ -27,7 +27,7 @@ from tsembed_search.trainer.batches.loader import Load, Loader
 from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.gradcache import Passes
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
-from tsembed_search.trainer.log import Log
+from tsembed_search.trainer.log import Log, untrained
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.schedule import DivergedError, DivergenceMonitor, StageSchedule
@@ -182,7 +182,7 @@ def train(job: Job) -> TrainReport:
             diagnostics.compare_tasks(job, passes, preparer, log)  # may fail, with the model on disk
         _ended(job, log, processes, report, validations)
         if processes.first:
-            card.write(path, job.out)
+            checkpoint.describe(path, untrained(job.out))
         return report
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from tsembed_search.errors import ModelError, UsageError
-from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbone import Trainable
-from tsembed_search.model.registry import ModelRef
+from tsembed_search.model import loading, registry
+from tsembed_search.model.backbone import ModelRef, Trainable
 from tsembed_search.trainer import gradcache
 from tsembed_search.trainer import job as job_folder
 from tsembed_search.trainer import recipe as recipes
@@ -62,8 +61,8 @@ def loaded(job: Job, processes: Processes, device: str) -> tuple[Sampler, dict[s
             job_folder.check_free(job.out)
     start = registry.resolve(job.recipe.model.base)
     dtype = torch.float32 if job.recipe.run.precision == "float32" else None
-    backbone = adapted(registry.load(start, device, dtype), job.recipe)
-    return sampler, facts, Model(backbone, start, checkpoint.base_behind(start))
+    backbone = adapted(loading.load(start, device, dtype), job.recipe)
+    return sampler, facts, Model(backbone, start, loading.base_behind(start))
 
 
 def adapted(backbone: Any, recipe: Recipe) -> Trainable:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,16 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tsembed_search.data.rows import Row, Task
 from tsembed_search.data.sameness import content, question
 from tsembed_search.items import Embeddings, Item, Role
 from tsembed_search.model.backbone import Prepared, Trainable
-from tsembed_search.model.embedder import batches, in_fitting_parts
-from tsembed_search.model.routing import Traced
+from tsembed_search.model.embedder import batches, forward_stream
+from tsembed_search.model.routing import Traced, centred
+from tsembed_search.ranking.reranking import DEPTH, Kappas, kappas
 from tsembed_search.ranking.similarity import Ranked, rank
 from tsembed_search.trainer.batches.features import Preparer
 from tsembed_search.trainer.distributed import Processes
@@ -33,25 +35,36 @@ _AT_ONCE = 128  # items that are prepared together
 
 @dataclass(frozen=True)
 class Ranking:
-    """Q queries against C candidates of one task, with raw routes. `correct`: the places of each query's right
-    candidates, one or more; `left_out`: those that it is not ranked against, the query itself that is.
+    """Q queries against C candidates of one task, embedded, with raw routes. `correct`: of each query the right
+    candidates, at least one. `left_out`: those that are the query itself, which no query is ranked against.
     """
 
     meta: str
     queries: Embeddings
     candidates: Embeddings
     correct: Sequence[frozenset[int]]
-    left_out: Sequence[frozenset[int]]
+    left_out: Sequence[frozenset[int]] | None = None
 
     @property
     def finite(self) -> bool:
-        """Say if all vectors and routes are finite numbers."""
-        parts = (self.queries.vectors, self.queries.routes, self.candidates.vectors, self.candidates.routes)
-        return all(bool(np.isfinite(part).all()) for part in parts)
+        """Say if all vectors and routes are finite, as they are unless training has diverged."""
+        parts = (self.queries, self.candidates)
+        return all(bool(np.isfinite(part.vectors).all() and np.isfinite(part.routes).all()) for part in parts)
 
-    def ranked(self, depth: int = 0) -> Ranked:
-        """Rank by cosine, and keep the `depth` best wrong candidates."""
-        return rank(self.queries.vectors, self.candidates.vectors, self.correct, left_out=self.left_out, depth=depth)
+    def ranked(self) -> Ranked:
+        """Rank the candidates. What is no number is like nothing, so that it never makes a good rank."""
+        queries, candidates = (_numbers(part.vectors) for part in (self.queries, self.candidates))
+        return rank(queries, candidates, self.correct, left_out=self.left_out, depth=DEPTH)
+
+    def kappas(self, ranked: Ranked, mean: Tensor) -> Kappas:
+        """Return how alike the routes are, centred by `mean` `[L·E]`."""
+        parts = (self.queries, self.candidates)
+        queries, candidates = (_numbers(centred(torch.from_numpy(part.routes), mean).numpy()) for part in parts)
+        return kappas(ranked, queries, candidates)
+
+
+def _numbers(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @dataclass(frozen=True)
@@ -64,18 +77,15 @@ class Validation:
     @property
     def hit(self) -> float:
         """Mean over tasks of the share of queries whose best candidate is right."""
-        return self._mean("hit@1")
+        return _mean(task["hit@1"] for task in self.tasks.values())
 
     @property
     def mrr(self) -> float:
         """Mean over tasks of the mean of 1 / the rank of the best right candidate."""
-        return self._mean("mrr")
-
-    def _mean(self, name: str) -> float:
-        return sum(task[name] for task in self.tasks.values()) / max(1, len(self.tasks))
+        return _mean(task["mrr"] for task in self.tasks.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as in the log."""
+        """As in the log."""
         return {"tasks": dict(self.tasks), "hit@1": self.hit, "mrr": self.mrr}
 
 
@@ -139,14 +149,29 @@ class Embedding:
         """What a person should know of items that were left out."""
 
     def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
-        """Embed items, with raw routes; also return the places of those that could be read and fit in memory."""
+        """Embed items, with raw routes; also the places of those that could be read and fit in memory, in order."""
         self._backbone.train(False)
+        found: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         try:
-            parts = [self._some(wanted[at : at + _AT_ONCE]) for at in range(0, len(wanted), _AT_ONCE)]
+            for at in range(0, len(wanted), _AT_ONCE):
+                prepared = self._preparer.prepare(wanted[at : at + _AT_ONCE])
+                ready = [(place, one) for place, one in enumerate(prepared, at) if isinstance(one, Prepared)]
+                for part, traced in forward_stream(self._traced, batches(ready, self._backbone.batch_tokens, _AT_ONCE)):
+                    if traced is None:
+                        tokens = part[0][1].tokens
+                        self.remarks.append(f"An item of {tokens} tokens does not fit in memory: not measured.")
+                        continue
+                    rows = zip(*(one.float().cpu().numpy() for one in (traced.vectors, traced.routes)), strict=True)
+                    found.update((place, row) for (place, _), row in zip(part, rows, strict=True))
         finally:
             self._backbone.train(True)
-        places = [at * _AT_ONCE + place for at, (_, own) in enumerate(parts) for place in own]
-        vectors, routes = (np.concatenate([getattr(part, of) for part, _ in parts]) for of in ("vectors", "routes"))
+        places = sorted(found)
+        assert self._backbone.adapters is not None
+        widths = self._backbone.info.dim, self._backbone.adapters.mean.numel()
+        vectors, routes = (
+            np.array([found[place][which] for place in places], np.float32).reshape(len(places), width)
+            for which, width in enumerate(widths)
+        )
         return Embeddings(vectors, routes), places
 
     def finite(self, items: Sequence[Prepared]) -> bool:
@@ -157,41 +182,24 @@ class Embedding:
         some = items[:: -(-len(items) // 64) or 1]
         self._backbone.train(False)
         try:
-            for batch in batches(enumerate(some), self._backbone.batch_tokens, max(1, len(some))):
-                for _, traced in in_fitting_parts(self._traced, batch):
-                    if traced is not None:
-                        fine = torch.isfinite(traced.vectors).all() & torch.isfinite(traced.routes).all()
-                        if not bool(fine):
-                            return False
+            for _, traced in forward_stream(
+                self._traced, batches(enumerate(some), self._backbone.batch_tokens, max(1, len(some)))
+            ):
+                if traced is not None:
+                    fine = torch.isfinite(traced.vectors).all() & torch.isfinite(traced.routes).all()
+                    if not bool(fine):
+                        return False
             return True
         finally:
             self._backbone.train(True)
 
-    def _some(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
-        prepared = self._preparer.prepare(wanted)
-        ready = [(place, one) for place, one in enumerate(prepared) if isinstance(one, Prepared)]
-        assert self._backbone.adapters is not None
-        vectors = np.empty((len(prepared), self._backbone.info.dim), np.float32)
-        routes = np.empty((len(prepared), self._backbone.adapters.mean.numel()), np.float32)
-        places: list[int] = []
-        for batch in batches(ready, self._backbone.batch_tokens, _AT_ONCE):
-            for part, traced in in_fitting_parts(self._traced, batch):
-                if traced is None:
-                    self.remarks.append(f"An item of {part[0][1].tokens} tokens does not fit in memory: not measured.")
-                    continue
-                rows = [place for place, _ in part]
-                vectors[rows], routes[rows] = (one.float().cpu().numpy() for one in (traced.vectors, traced.routes))
-                places += rows
-        places.sort()
-        return Embeddings(vectors[places], routes[places]), places
-
-    def _traced(self, batch: Sequence[tuple[int, Prepared]]) -> Traced:
+    def _traced(self, batch: Sequence[Prepared]) -> Traced:
         with torch.no_grad(), self._precision():
-            return self._backbone.trace([one for _, one in batch], losses=False)
+            return self._backbone.trace(batch, losses=False)
 
 
 def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[str, Ranking]:
-    """Embed up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
+    """Embeds up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
     of these rows. Right are those of its own identity and all that other rows name for the same query. Tasks with a
     single target are left out.
     """
@@ -202,31 +210,28 @@ def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[s
         targets: dict[tuple[int, str], Row] = {}
         for row in own:
             targets.setdefault((content(row.positive), row.identity), row)
-        if len(targets) < 2:
-            continue
         wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in own]
         wanted += [(row.positive, "document") for row in targets.values()]
-        embedded, places = embedding.embed(wanted)
+        embedded, places = embedding.embed(wanted) if len(targets) > 1 else (None, [])
+        if embedded is None:
+            continue
         split = sum(place < len(own) for place in places)
         candidates = list(targets.values())
         ranked = [candidates[place - len(own)] for place in places[split:]]
         correct, left_out = _judged([own[place] for place in places[:split]], ranked, own)
-        kept = [place for place, right in enumerate(correct) if right]
+        kept = [row for row, right in enumerate(correct) if right]
         if kept and len(ranked) > 1:
-            found[task.name] = Ranking(
-                task.meta,
-                Embeddings(embedded.vectors[kept], embedded.routes[kept]),
-                Embeddings(embedded.vectors[split:], embedded.routes[split:]),
-                [correct[place] for place in kept],
-                [left_out[place] - correct[place] for place in kept],
-            )
+            queries = Embeddings(embedded.vectors[kept], embedded.routes[kept])
+            documents = Embeddings(embedded.vectors[split:], embedded.routes[split:])
+            judged = [correct[row] for row in kept], [left_out[row] for row in kept]
+            found[task.name] = Ranking(task.meta, queries, documents, *judged)
     return found
 
 
 def _judged(
     queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row]
 ) -> tuple[list[frozenset[int]], list[frozenset[int]]]:
-    """The places of the right targets of each query, and of those that are the query itself; of targets of `rows`."""
+    """Which targets are right for each query, and which are nothing but the query itself; all are of `rows`."""
     right: dict[int, set[int]] = defaultdict(set)
     identities: dict[int, set[str]] = defaultdict(set)
     for row in rows:
@@ -238,26 +243,26 @@ def _judged(
     for place, row in enumerate(targets):
         of_content[content(row.positive)].add(place)
         of_identity[row.identity].add(place)
-    correct, itself = [], []
+    correct = []
     for row in queries:
         asked = question(row.query)
         by_content = (of_content.get(one, set()) for one in right[asked])
         by_identity = (of_identity.get(one, set()) for one in identities[asked])
         correct.append(frozenset().union(*by_content, *by_identity))
-        itself.append(frozenset(of_content.get(content(row.query), ())))
-    return correct, itself
+    itself = [frozenset(of_content.get(content(row.query), set())) for row in queries]
+    return correct, [own - right for own, right in zip(itself, correct, strict=True)]
 
 
 def measure(
-    embedding: Embedding, tasks: Sequence[Task], rows: int, processes: Processes
+    embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Processes
 ) -> tuple[Validation, dict[str, Ranking]]:
-    """Validate; each process takes a part of the tasks, and all of them know the result. Also return the process's own
-    rankings; those with numbers that are not finite count nowhere.
+    """Validates; each process takes a part of the tasks, and all of them know the result. Also gives the process's own
+    rankings.
     """
     started = time.perf_counter()
-    own = rank_tasks(embedding, tasks[processes.rank :: processes.count], rows)
-    scored = {name: score(ranking) for name, ranking in own.items() if ranking.finite}
-    together = {name: result for part in processes.collect(scored) for name, result in part.items()}
+    own = rank_tasks(embedding, tasks[ranks.rank :: ranks.count], rows)
+    scored = {name: score(ranking) for name, ranking in own.items()}
+    together = {name: result for part in ranks.collect(scored) for name, result in part.items()}
     ordered = {task.name: together[task.name] for task in tasks if task.name in together}
     return Validation(ordered, time.perf_counter() - started), own
 
@@ -271,3 +276,8 @@ def score(ranking: Ranking) -> dict[str, Any]:
         "mrr": float(ranks.mrr().mean()),
         "n": len(ranks),
     }
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from tsembed_search.errors import IndexBusyError, ModelError, StoreError, UsageError
 from tsembed_search.items import Item, Role
+from tsembed_search.model import loading
 from tsembed_search.ownership import owner_of
 from tsembed_search.paths import DEFAULT_INDEX, IndexAddress
 from tsembed_search.ranking.reranking import RERANKERS, Query
@@ -26,9 +27,8 @@ from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
 from tsembed_search.whereabouts import OFFLINE
 
 if TYPE_CHECKING:
-    from tsembed_search.model.backbone import ModelInfo
+    from tsembed_search.model.backbone import ModelInfo, ModelRef
     from tsembed_search.model.embedder import Embedder
-    from tsembed_search.model.registry import ModelRef
     from tsembed_search.store.base import Record, Store, StoreSettings
 
 _BETWEEN_TRIES = 0.1
@@ -261,11 +261,10 @@ class Index:
     def embedder(self) -> Embedder:
         """The model, loaded now if it was not."""
         if self._embedder is None:
-            from tsembed_search.model import registry
             from tsembed_search.model.embedder import Embedder
 
             with self._clock("load"):
-                self._embedder = Embedder(registry.load(self._resolved_model(), self._device))
+                self._embedder = Embedder(loading.load(self._resolved_model(), self._device))
         return self._embedder
 
     def _resolved_model(self) -> ModelRef:
@@ -276,7 +275,7 @@ class Index:
             ref = registry.resolve(self._model)
         else:
             try:
-                ref = registry.resolve(self.metadata.model, self.metadata.fingerprint)
+                ref = registry.resolve(self.metadata.model, known=True)
             except ModelError as error:
                 raise ModelError(
                     f"The index {self.name!r} was made by the model {self.metadata.model}. {error.message}",

@@ -1,4 +1,4 @@
-"""What goes into the model and what comes out: `Item` and `Embeddings`."""
+"""The input and output of a model: `Item` and `Embeddings`, and how pictures and texts are prepared."""
 
 from __future__ import annotations
 
@@ -14,23 +14,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-
 Kind = Literal["image", "text", "page"]
-
-"""What an indexed item is: a picture, a chunk of text, or a document page rendered as a picture."""
-
+"""The kind of an indexed item: a picture, a chunk of text, or a document page rendered as a picture."""
 
 KINDS: tuple[Kind, ...] = ("image", "text", "page")
 
-
 Role = Literal["query", "document"]
-
 """Models may prompt a query differently from what it searches for."""
 
-
 Modality = Literal["text", "image", "joint"]
-
-"""What a query consists of."""
+"""The parts of a query."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a picture is shaped before it reaches the model.
+    """The shape of a picture that a model takes.
 
     `size` `(H, W)`: exactly that, the aspect ratio kept by white bars when `pad`, else not. Without `size` the aspect
     ratio is kept, the sides are multiples of `multiple` and the area lies within `min_pixels` and `max_pixels` (both in
@@ -98,7 +91,7 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class TextSpec:
-    """How text is measured: a `tokenizers` JSON file and the most tokens of content that one item may have.
+    """The measure of a text: a `tokenizers` JSON file and the most tokens of content that one item may have.
 
     `max_tokens` leaves room for the special tokens and the prompt that the model adds.
     """
@@ -110,7 +103,7 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """All that a decoding worker needs to know of a model. `reads_pages`: it understands a rendered page by eye."""
+    """All that a decoding worker has to know of a model. `reads_pages`: it understands a rendered page by eye."""
 
     image: ImageSpec
     text: TextSpec

@@ -1,7 +1,8 @@
 """One writer per index: a lock that names its owner, and is free as soon as the owner is gone, however it ended.
 
 The operating system holds the lock on an open file; what the file says only names the owner, so a stale file means
-nothing.
+nothing. `filelock` does not do: it opens the file for writing, so on a disk that can only be read it cannot tell
+whether another machine owns the index.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Final
+from types import TracebackType
+from typing import IO, Final, Self
 
 from tsembed_search import private
 from tsembed_search.errors import IndexBusyError, StoreError
@@ -39,42 +40,65 @@ class Owner:
         return f"process {self.pid} ({self.doing}), since {clock}, {ago} ago"
 
 
-@contextmanager
-def owned(
-    folder: Path, doing: str, *, wait: float | None = 0.0, on_wait: Callable[[Owner | None], None] | None = None
-) -> Iterator[None]:
-    """Owns the index in `folder` (made when missing) for as long as the block runs.
+class owned:
+    """Own the index in `folder` (made when missing), from here until `release` or the end of a `with` block.
 
-    `wait`: seconds to wait for another owner; None: as long as it takes. `on_wait` is told once whom for. Raises
-    `IndexBusyError` that names the owner, and `StoreError` when the folder cannot be written.
+    Whoever holds one can hand it on, to another thread too. `wait`: seconds to wait for another owner; None: as long as
+    it takes. `on_wait` is told once whom for. Raises `IndexBusyError` that names the owner, and `StoreError` when the
+    folder cannot be written.
     """
-    path = folder / _FILE
-    try:
-        private.make_folder(folder)
-        file = private.open_file(path, "a+")
-    except OSError as error:
-        if error.errno == errno.EROFS:
-            advice = "Its disk can only be read: make it writable, or set TSEMBED_HOME to another folder."
-        elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            advice = "Something else is where it or its lock should be: move that away, or set TSEMBED_HOME."
-        else:
-            advice = "Check its permissions, or set TSEMBED_HOME to another folder."
-        raise StoreError(f"Cannot write to the index's folder {folder}: {error.strerror or error}.", advice) from error
-    with file:
-        _acquire(file, folder, wait, on_wait)
+
+    def __init__(
+        self,
+        folder: Path,
+        doing: str,
+        *,
+        wait: float | None = 0.0,
+        on_wait: Callable[[Owner | None], None] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._file = _opened(folder)
         try:
-            _sign(file, Owner(os.getpid(), doing, time.time()))
-            private.close_to_others(folder)
-            yield
-        finally:
-            private.close_to_others(folder)
-            file.seek(0)
-            file.truncate()
-            _unlock(file)
+            _acquire(self._file, folder, wait, on_wait)
+            self.sign(doing)
+        except BaseException:
+            self._file.close()
+            raise
+        private.close_to_others(folder)
+
+    def sign(self, doing: str) -> None:
+        """Say what the owner does from now on. Raises `StoreError` on a full disk."""
+        try:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(json.dumps(asdict(Owner(os.getpid(), doing, time.time()))))
+            self._file.flush()
+        except OSError as error:
+            raise StoreError(
+                f"Cannot write to the index's folder: {error.strerror or error}.", "Free some space."
+            ) from error
+
+    def release(self) -> None:
+        """Let others own the index. Doing it twice does no harm."""
+        if self._file.closed:
+            return
+        with self._file:
+            private.close_to_others(self._folder)
+            self._file.seek(0)
+            self._file.truncate()
+            _unlock(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Who owns the index in `folder` at this moment, or None."""
+    """Return who owns the index in `folder` at this moment, or None."""
     try:
         with (folder / _FILE).open(encoding="utf-8") as file:
             if not _try_lock(file):
@@ -86,19 +110,32 @@ def owner_of(folder: Path) -> Owner | None:
     return None
 
 
+def _opened(folder: Path) -> IO[str]:
+    try:
+        private.make_folder(folder)
+        return private.open_file(folder / _FILE, "a+")
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            advice = "Its disk can only be read: make it writable, or set TSEMBED_HOME to another folder."
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            advice = "Something else is where it or its lock should be: move that away, or set TSEMBED_HOME."
+        else:
+            advice = "Check its permissions, or set TSEMBED_HOME to another folder."
+        raise StoreError(f"Cannot write to the index's folder {folder}: {error.strerror or error}.", advice) from error
+
+
 def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[[Owner | None], None] | None) -> None:
     deadline = None if wait is None else time.monotonic() + wait
-    told = False
     while not _locked(file, folder):
         owner = _read(file)
         if deadline is not None and time.monotonic() >= deadline:
             raise IndexBusyError(
                 f"The index in {folder} is in use by {owner or 'another process'}.",
-                "Wait until it has finished (--wait does), or choose another --index.",
+                "Wait until it has finished ({wait} does), or choose another index: {index}.",
             )
-        if on_wait is not None and not told:
+        if on_wait is not None:
             on_wait(owner)
-            told = True
+            on_wait = None
         time.sleep(_BETWEEN_TRIES)
 
 
@@ -109,18 +146,6 @@ def _locked(file: IO[str], folder: Path) -> bool:
         raise StoreError(
             f"The index's folder {folder} cannot be locked: {error.strerror or error}.",
             "Some network disks know no locks: set TSEMBED_HOME to a folder on a disk of this machine.",
-        ) from error
-
-
-def _sign(file: IO[str], owner: Owner) -> None:
-    try:
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps(asdict(owner)))
-        file.flush()
-    except OSError as error:
-        raise StoreError(
-            f"Cannot write to the index's folder: {error.strerror or error}.", "Free some space."
         ) from error
 
 

@@ -1,8 +1,6 @@
-"""File paths as an index keeps them: absolute, with forward slashes, and valid Unicode whatever the bytes are.
+"""Paths: as people type them, as an index keeps them, and where indexes are.
 
-And names as people type them.
-
-Where data lives, and the names of things on disk.
+An index keeps paths absolute, with forward slashes, and as valid Unicode whatever their bytes are.
 """
 
 from __future__ import annotations
@@ -14,14 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tsembed_search.errors import UsageError
 
-_SPELLED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
+DEFAULT_INDEX: Final = "default"
+DEFAULT_MODEL: Final = "mini"
+
+_SPELLED_BYTE: Final = re.compile(r"\\udc([89a-f][0-9a-f])")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)(?::/|$)")
 
 
 def absolute(path: str | Path) -> Path:
-    """The path from the root, without `..`, with `~` expanded; symbolic links are not followed.
+    """Return the path from the root, without `..`, with `~` expanded; symbolic links are not followed.
 
     Raises `UsageError` for an empty path, and for a relative one when the current folder no longer exists.
     """
@@ -45,7 +49,7 @@ class NoCurrentFolderError(UsageError):
 
 
 def current_folder_is_gone() -> bool:
-    """Whether the folder that the process works in was deleted."""
+    """Tell whether the folder that the process works in was deleted."""
     try:
         return not Path.cwd().is_dir()
     except OSError:
@@ -68,7 +72,7 @@ def in_existing_folder() -> Iterator[None]:
 
 
 def name_form(name: str) -> str:
-    """A name in the form in which names are compared: composed (NFC).
+    """Return a name in the form in which names are compared: composed (NFC).
 
     The same name can be spelled in several ways, `é` as one character or as `e` and an accent. Keyboards type the one
     and Macs write the other. Files are opened by the name that the disk has; only comparisons use this form.
@@ -77,7 +81,7 @@ def name_form(name: str) -> str:
 
 
 def existing(path: Path) -> Path:
-    """The path as the disk spells it: where there is nothing of that name, the same name in another form.
+    """Return the path as the disk spells it: where there is nothing of that name, the same name in another form.
 
     What is on the disk in neither form stays as it is.
     """
@@ -98,34 +102,25 @@ def _other_form(folder: Path, name: str) -> str:
 
 
 def typed(path: str | Path) -> Path:
-    """The path that a person typed, from the root, as the disk spells it. Raises `UsageError` as `absolute` does."""
+    """Return the path that a person typed, from the root, as the disk spells it. Raises like `absolute`."""
     return existing(absolute(path))
 
 
 def indexed_form(path: Path) -> str:
-    """A path as text for an index: a byte that is not UTF-8 (a lone surrogate in Python) is spelled `\\udcXX`."""
+    """Return a path as text for an index: a byte that is not UTF-8 (in Python a lone surrogate) is `\\udcXX`."""
     return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def file_path(indexed: str) -> Path:
-    """The path of a file on this machine, from its `indexed_form`."""
+    """Return the path of a file on this machine, from its `indexed_form`."""
     path = Path(indexed)
     if "\\udc" not in indexed or path.exists():
         return path
     return Path(_SPELLED_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), indexed))
 
 
-DEFAULT_INDEX = "default"
-
-DEFAULT_MODEL = "mini"
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)(?::/|$)")
-
-
 def home() -> Path:
-    """`$TSEMBED_HOME`, or the platform's user data folder when that is not set or empty. It need not exist yet."""
+    """Return `$TSEMBED_HOME`, or the user data folder when that is not set or empty. It need not exist yet."""
     value = os.environ.get("TSEMBED_HOME", "")
     if value.strip():
         return absolute(value)

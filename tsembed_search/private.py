@@ -1,4 +1,4 @@
-"""What an index keeps is its owner's alone: a copy of a text is no less private than the text.
+"""Files and folders for their owner alone: a copy of a text in an index is no less private than the text.
 
 The index's folder lets nobody else in, so what lies below is out of reach at any moment, however the engine makes its
 files. The files are closed to others as well, for the day when somebody copies them elsewhere. On a disk that knows no
@@ -72,7 +72,7 @@ def close_to_others(folder: Path) -> None:
 
 
 def is_open_to_others(folder: Path) -> bool:
-    """Whether other users have any right on a folder, and so may reach what lies in it."""
+    """Tell whether other users have any right on a folder, and so may reach what lies in it."""
     try:
         return _HAS_RIGHTS and bool(folder.stat().st_mode & _OTHERS)
     except OSError:
@@ -80,7 +80,7 @@ def is_open_to_others(folder: Path) -> bool:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """What lies in a folder and gives others a right."""
+    """Paths in a folder that give others a right."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
@@ -109,7 +109,7 @@ _ZEROS: Final = bytes(_BLOCK)
 
 @contextmanager
 def copied(paths: Iterable[Path]) -> Iterator[Path]:
-    """A temporary folder, for this user alone, with a copy of these files and folders; it is deleted at the end.
+    """Make a temporary folder, for this user alone, with a copy of these files and folders; it is deleted at the end.
 
     Raises `StoreError` when there is no room for it, or a file may not be read.
     """

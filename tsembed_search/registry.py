@@ -48,6 +48,10 @@ class Registry(Generic[T]):
             entry = self._entries[name] = self._imported(name, entry)
         return entry
 
+    def all(self) -> list[T]:
+        """Return all entries, in the order of `names`."""
+        return [self.get(name) for name in self.names()]
+
     def _imported(self, name: str, path: str) -> T:
         module, _, attribute = path.partition(":")
         try:

@@ -39,7 +39,7 @@ _HANGUL_LETTERS: Final = range(0x3131, 0x318F)
 
 
 def one_form(text: str) -> str:
-    """The text as a model reads it: composed, in plain letters, without what nobody sees.
+    """Return a text as a model reads it: composed, in plain letters, without what nobody sees.
 
     Plain ASCII stays as it is. So do superscripts, fractions, emoji, and the signs of East Asian writing. A text of
     nothing but unseen characters is given back as it came.
@@ -62,7 +62,7 @@ def _plain(text: str) -> str:
 
 
 class _Letters(dict[int, str]):
-    """What stands for a character, found out when it is first met."""
+    """The letters that stand for others, each found out when it is first met."""
 
     def __missing__(self, code: int) -> str:
         self[code] = found = _letter(chr(code))

@@ -1,21 +1,20 @@
-"""Whether a folder that was indexed is there now, or its disk is away."""
+"""Folders that were indexed and are away now, such as those on a disk that is not connected."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tsembed_search.paths import file_path
-from tsembed_search.store.schema import Place
 
 OFFLINE: Final = "offline"
-"""In the metadata of an index: the folders whose files its last run could not find, as `indexed_form`s."""
+"""The key of an index's metadata for the folders whose files its last run could not find, as `indexed_form`s."""
 
 
 def absence(folder: str | Path) -> str:
-    """Why a folder that had files cannot have them now; empty when there is something in it."""
+    """Say why a folder that had files cannot have them now; empty when there is something in it."""
     try:
         with os.scandir(folder) as entries:
             return "" if any(True for _ in entries) else "It is empty."
@@ -27,8 +26,8 @@ def absence(folder: str | Path) -> str:
         return f"It cannot be listed: {error.strerror or error}."
 
 
-def is_offline(place: Place, lost: Sequence[str] = ()) -> bool:
-    """Whether the file at a place is out of reach because its disk is, rather than deleted.
+def is_offline(place: Mapping[str, Any], lost: Sequence[str] = ()) -> bool:
+    """Tell whether the file at a place (its `path` and `root`) is out of reach because its disk is, not deleted.
 
     That is so when it is not there, and the folder that held it is not either, or is empty (as a mount point without
     its disk is), or is one of `lost` or below it.
@@ -46,17 +45,17 @@ def is_offline(place: Place, lost: Sequence[str] = ()) -> bool:
 
 
 def offline_folders(roots: Sequence[str], lost: Sequence[str] = ()) -> list[str]:
-    """Those of the folders that are away now, and those that were when the last run looked for their files."""
+    """Return the folders that are away now, and those that were when the last run looked for their files."""
     return sorted({root for root in roots if absence(root)} | set(lost))
 
 
 def is_within(path: str, folder: str) -> bool:
-    """Whether a path is `folder` or lies inside it, both as an index spells them."""
+    """Tell whether a path is `folder` or lies inside it, both as an index spells them."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def disk_of(folder: str | Path) -> str | None:
-    """What tells the disk that a folder lies on from others, as long as it is the same; None when it cannot be told.
+    """Return what tells the disk of a folder from other disks; None when that cannot be told.
 
     The file system's own number, which stays when the machine starts anew or the disk gets another slot; for kinds
     that have none (most network disks), the number that the system gave it this time.

@@ -17,7 +17,7 @@ _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def shown(text: str) -> str:
-    """`text` as it is safe to show: no control code, line break, text-direction mark or undecodable byte is left.
+    """Return `text` as it is safe to show: without control codes, line breaks, text-direction marks and broken bytes.
 
     Those are written as escapes (`\\n`, `\\x1b`, `\\u202e`); a byte that was not UTF-8 (a surrogate escape) is `\\xff`.
     Characters beyond Unicode's assigned planes are escaped too: terminals use them to place pictures.
@@ -41,14 +41,20 @@ def _shown_character(character: str) -> str:
 
 
 def valid_text(text: str) -> str:
-    """`text` as characters only: two halves of a surrogate pair are one, and what is none becomes U+FFFD."""
+    """Return `text` as characters only: two halves of a surrogate pair are one, and what is none becomes U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def brief(error: BaseException, longest: int = 200) -> str:
+    """Return another library's error in one line."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+    return line if len(line) <= longest else line[:longest] + " …"
+
+
 def encoding_by_mark(data: bytes) -> str:
-    """The codec for a text that begins with `data`: what its byte-order mark says, else UTF-8. It drops the mark."""
+    """Return the codec of a text that begins with `data`: by its byte-order mark, else UTF-8. It drops the mark."""
     return next((codec for mark, codec in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
 
 

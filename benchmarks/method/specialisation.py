@@ -20,6 +20,8 @@ import runs
 from numpy.typing import NDArray
 from runs import Floats, Json
 
+from tsembed_search.ranking.similarity import similarity
+
 ROWS: Final = 60
 """Queries of each task, at most."""
 RESULT: Final = "specialisation.json"
@@ -153,8 +155,8 @@ def kappa(given: Embedded) -> Json:
     and `hard_auc_target`: how often a hard one is above another one by the likeness of its experts to the query's, and
     to the right candidate's.
     """
-    likeness, cosine = given.routes[0] @ given.routes[1].T, given.vectors[0] @ given.vectors[1].T
-    to_target = given.routes[1] @ given.routes[1].T
+    likeness, cosine = similarity(*given.routes), similarity(*given.vectors)
+    to_target = similarity(given.routes[1], given.routes[1])
     same = given.tasks[:, None] == given.tasks[None, :]
     negative = ~given.right
     within, correlations, areas, cosine_areas, hard_areas = [], [], [], [], []

@@ -100,7 +100,7 @@ def _reranking(result: Evaluation) -> Text:
     assert result.gain is not None
     text = Text(f"Reranked by experts with weight {result.weight:g}")
     if result.sweep is not None:
-        text.append(f", chosen on {result.sweep.chosen_on:,} other queries")
+        text.append(f", chosen on {result.sweep.queries:,} other queries")
     text.append(". Against no reranking: ")
     for number, (name, one) in enumerate(zip(result.metrics, result.gain, strict=True)):
         text.append(", " if number else "").append(f"{name} ").append_text(_change(one))

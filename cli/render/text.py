@@ -109,10 +109,14 @@ def print_paths(paths: Iterable[str], *, end: str) -> None:
     sys.stdout.buffer.flush()
 
 
+def _flag(name: str) -> str:
+    return "--url" if name == "store" else "--" + name.replace("_", "-")
+
+
 def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
     """An error as one block on stderr: what happened, and what to do about it."""
     lines = [shown(line) for line in message.splitlines()] or [""]
-    hints = [shown(line) for line in spelled(hint, lambda name: "--" + name.replace("_", "-")).splitlines()]
+    hints = [shown(line) for line in spelled(hint, _flag).splitlines()]
     if not is_terminal(stderr=True):
         tell("\n".join([label + lines[0], *lines[1:], *hints]))
         return

@@ -13,7 +13,6 @@ It sees emoji and the first half of the encyclopaedia leads; `quality.py` measur
 from __future__ import annotations
 
 import json
-import math
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -23,14 +22,13 @@ import typer
 from numpy.typing import NDArray
 from public_data import Picture, composed_queries, emoji, leads, openclipart
 
-from tsembed_search.items import Item
+from tsembed_search.items import Item, Kind, Modality
 from tsembed_search.model import checkpoint
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.ranking.scores import Calibration
+from tsembed_search.ranking.scores import Calibration, Logistic
+from tsembed_search.ranking.similarity import similarity
 
 Matrix = NDArray[np.float32]
-_LOGIT_80 = math.log(4)
-_LOGIT_95 = math.log(19)
 _BACKGROUND = 600
 
 
@@ -90,29 +88,30 @@ def main(
     other = embed(embedder, images(background))
     joint = embed(embedder, [Item(text=one.word, image=one.picture.path) for one in composed_queries(pictures)])
 
-    scores = query @ passage.T
+    scores = similarity(query, passage)
     found = " and ".join(f"{recall(scores, k=k):.4f} among the first {k}" for k in (1, 10))
     typer.echo(f"passages by description: {found}, of {len(passages)}", err=True)
     right = float(np.diag(scores).mean())
     np.fill_diagonal(scores, -1.0)
     wrong = float(np.sort(scores, axis=1)[:, -10].mean())
-    slope = 2 * _LOGIT_80 / (right - wrong)
-    offset = -slope * (right + wrong) / 2
-    kept, a, b = stretch_and_shift(label @ image.T, label @ passage.T, query @ passage.T, query @ image.T)
+    texts = Logistic.through((wrong, 0.2), (right, 0.8))
+    kept, a, b = stretch_and_shift(
+        *(similarity(*pair) for pair in ((label, image), (label, passage), (query, passage), (query, image)))
+    )
     typer.echo(f"text queries: the worse kind keeps {kept:.3f} of its recall@10 with a={a}, b={b}", err=True)
 
-    lines = {"text>text": (slope, offset), "text>image": (slope * a, slope * b + offset)}
-    for modality, queries in (("image", image), ("joint", joint)):
-        near, far = fifth_best(queries @ other.T), fifth_best(queries @ passage.T)
-        steep = _LOGIT_95 / (1 - near)
-        lines[f"{modality}>image"] = (steep, -steep * near) if modality == "image" else (slope, -slope * near)
-        lines[f"{modality}>text"] = (slope, -slope * far)
-    rounded = {pair: [round(number, 3) for number in line] for pair, line in lines.items()}
-    typer.echo(json.dumps(rounded, indent=1))
+    lines: dict[tuple[Modality, Kind], Logistic] = {("text", "text"): texts, ("text", "image"): texts.stretched(a, b)}
+    others: tuple[tuple[Modality, Matrix], ...] = (("image", image), ("joint", joint))
+    for modality, queries in others:
+        near, far = fifth_best(similarity(queries, other)), fifth_best(similarity(queries, passage))
+        itself = Logistic.through((near, 0.5), (1.0, 0.95))
+        lines[modality, "image"] = itself if modality == "image" else Logistic.at(near, texts.slope)
+        lines[modality, "text"] = Logistic.at(far, texts.slope)
+    rounded = {pair: Logistic(round(line.slope, 3), round(line.offset, 3)) for pair, line in lines.items()}
+    found_lines = Calibration(rounded, "examples/mini/calibrate.py")
+    typer.echo(json.dumps(found_lines.to_json()["lines"], indent=1))
     if write:
-        checkpoint.calibrate(
-            Path(model), Calibration.from_json({"lines": rounded, "source": "examples/mini/calibrate.py"})
-        )
+        checkpoint.calibrate(Path(model), found_lines)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from public_data import Passage, Picture, composed_queries, emoji, leads, opencl
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.ranking.similarity import similarity
 
 K = 10
 _RESAMPLES = 2000
@@ -70,7 +71,7 @@ def exact_ranks(
     without: NDArray[np.int64] | None = None,
 ) -> Ranks:
     """Ranks by cosine; the answer of query i is candidate i, or `answers[i]`; candidate `without[i]` is left out."""
-    scores = queries @ candidates.T
+    scores = similarity(queries, candidates)
     if without is not None:
         scores[np.arange(len(queries)), without] = -2
     columns = np.arange(len(queries)) if answers is None else answers

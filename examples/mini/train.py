@@ -24,7 +24,7 @@ from tsembed_search.data import training as training_data
 from tsembed_search.data.rows import RankingTask
 from tsembed_search.data.tasks import load as load_tasks
 from tsembed_search.evaluation.evaluate import evaluate
-from tsembed_search.model import checkpoint, registry
+from tsembed_search.model import checkpoint, loading, registry
 from tsembed_search.model.backbone import Trainable
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import recipe as recipes
@@ -89,7 +89,7 @@ def with_share(source: Path, tasks: Sequence[RankingTask], out: Path) -> float:
     _scale(backbone.adapters.projector_state(), whole, best)
     said = checkpoint.read(source)
     recipe = dict(said.recipe) | {"projector_share": best}
-    checkpoint.save(out, backbone, checkpoint.base_behind(ref), data=said.data, recipe=recipe, metrics=said.metrics)
+    checkpoint.save(out, backbone, loading.base_behind(ref), data=said.data, recipe=recipe, metrics=said.metrics)
     return best
 
 
@@ -112,8 +112,8 @@ def finished(whole: Path, eyes: Path, out: Path, seed: int, unseen: dict[str, fl
     said, first = checkpoint.read(whole), checkpoint.read(eyes)
     checkpoint.save(
         out,
-        cast(Trainable, registry.load(ref, "cpu")),
-        checkpoint.base_behind(ref),
+        cast(Trainable, loading.load(ref, "cpu")),
+        loading.base_behind(ref),
         route_weight=0.0,
         data={"sources": ["python examples/mini/data.py --public"], "tasks": said.data["tasks"]},
         recipe={

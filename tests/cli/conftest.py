@@ -10,11 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from helpers.colour_index import Maker, solid
-from helpers.colours import COLOURS, ColourBackbone
+from helpers.colours import COLOURS, FINGERPRINT, ColourBackbone
 from helpers.store_points import address_of
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model.backbone import BuiltIn
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.registry import MODELS
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.schema import IndexMetadata
@@ -49,7 +50,9 @@ def palette(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(palette: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs `tsembed ARGUMENTS` in this process; stdout and stderr of the result are apart."""
     monkeypatch.setenv("TSEMBED_HOME", str(palette.parent / "home"))
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load"))
+    monkeypatch.setitem(
+        MODELS._entries, "colours", BuiltIn("colours", fingerprint=FINGERPRINT, loader="helpers.colours:load")
+    )
     monkeypatch.chdir(palette)
     from tsembed_search.cli.main import app
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from helpers.colour_index import Maker, solid
-from helpers.colours import COLOURS, ColourBackbone
+from helpers.colours import COLOURS, FINGERPRINT, ColourBackbone
 from helpers.indexing import copy_index
 from helpers.store_points import address_of
 from tsembed_search.cli import explain
@@ -21,8 +21,9 @@ from tsembed_search.cli.render import experts
 from tsembed_search.cli.render.hits import print_hits
 from tsembed_search.index import Index
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model.backbone import BuiltIn
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.registry import MODELS
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.schema import IndexMetadata
@@ -54,7 +55,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_routed(routed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("TSEMBED_HOME", str(routed))
     monkeypatch.setitem(
-        registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load_experts")
+        MODELS._entries, "colours", BuiltIn("colours", fingerprint=FINGERPRINT, loader="helpers.colours:load_experts")
     )
     from tsembed_search.cli.main import app
 

@@ -154,7 +154,8 @@ def test_nothing_to_index_is_said(run: Run, fresh: Path) -> None:
 def test_index_of_another_model_is_refused(run: Run, palette: Path) -> None:
     done = run("index", ".", "--model", "mini")
     assert done.exit_code == 1
-    assert "made by the model colours" in done.stderr and "--index NEW --model mini" in done.stderr
+    assert "made by the model colours" in done.stderr
+    assert "Use the model colours (--model), choose another index (--index)" in done.stderr
 
 
 def test_index_in_use_is_said_with_its_owner(run: Run, palette: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import Result
 
+from helpers.indexing import copy_index
 from tsembed_search.cli import rm as remove
 from tsembed_search.indexer.manifest import NAME
 
@@ -20,17 +21,31 @@ COLOURS = ("--model", "colours", "--workers", "1")
 TEXTS = ("red", "green", "blue", "yellow", "black", "white")
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the folder and its index are kept once they are made, each under its name."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def files(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def files(run: Run, kept: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of six texts, the current one, and an index of it in a home of its own."""
-    folder = tmp_path / "files"
-    folder.mkdir()
-    monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(folder)
-    for name in TEXTS:
-        (folder / f"{name}.txt").write_text(f"all about {name}")
-    assert run("index", folder, "--quiet", *COLOURS).exit_code == 0
-    return folder
+    top = kept / "now"
+    folder = top / "files"
+    monkeypatch.setenv("TSEMBED_HOME", str(top / "home"))
+    if (kept / "made").exists():
+        copy_index(kept / "made", top)
+        monkeypatch.chdir(folder)
+    else:
+        folder.mkdir(parents=True)
+        monkeypatch.chdir(folder)
+        for name in TEXTS:
+            (folder / f"{name}.txt").write_text(f"all about {name}")
+        assert run("index", folder, "--quiet", *COLOURS).exit_code == 0
+        copy_index(top, kept / "made")
+    yield folder
+    monkeypatch.chdir(kept)
+    shutil.rmtree(top)
 
 
 @pytest.fixture

@@ -67,8 +67,9 @@ def test_a_name_is_found_however_it_was_typed(run: Run, on_disk: Path, typed: Ca
         "not path~Zürich and path!=brücke.txt": [PLAIN],
     }.items():
         assert sorted(listed(run, "-w", typed(where))) == sorted(composed(name) for name in found), where
+    for where, count in (("path~Zürich/", 1), ("path in (Café-Müller.txt, brücke.txt)", 2)):
         hits = run("search", "red", "--paths", "-w", typed(where)).stdout.splitlines()
-        assert len(hits) == len(found) and all(Path(hit).is_file() for hit in hits), where
+        assert len(hits) == count and all(Path(hit).is_file() for hit in hits), where
     assert listed(run, typed("Zürich")) == listed(run, typed(CAFE)) == [composed(CAFE)]
     like = run("search", "--like", typed(CAFE), "--paths", "-k", "1")
     assert like.exit_code == 0 and CAFE not in composed(like.stdout)
@@ -110,7 +111,10 @@ def test_rows_and_the_pictures_that_they_name(
         Image.new("RGB", (8, 8), colour).save(folder / kept(f"Häuser/schön {colour}.png"))
     rows = [{"query": colour, "positive": {"image": typed(f"Häuser/schön {colour}.png")}} for colour in ("red", "blue")]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for command in (("data", "check"), ("eval", "--model", "colours"), ("train", "--dry-run")):
+    commands = [("data", "check"), ("eval", "--model", "colours")]
+    if (kept, typed) == (decomposed, composed):  # it reads as the others do, and then trains for seconds
+        commands.append(("train", "--dry-run"))
+    for command in commands:
         done = run(*command, typed("Übung/rows.jsonl"), "--json")
         assert done.exit_code == 0, done.stderr
     assert json.loads(run("data", "check", typed("Übung"), "--json").stdout)["tasks"][0]["rows"] == 2

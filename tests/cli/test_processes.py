@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
+
+from tsembed_search.cli.main import app
 
 TSEMBED = [sys.executable, "-c", "from tsembed_search.cli.main import run; run()"]
 # What must not be imported for a command that needs no model.
@@ -83,7 +86,8 @@ def test_awkward_names_come_through_pipes_and_are_safe_to_show(indexed: tuple[Pa
     assert len(shown.splitlines()) == len(list(files.iterdir()))
     assert "\x1b" not in shown and "\u202e" not in shown
     assert "[bold]markup[red].txt" in shown and "raw\\xff" in shown.replace("\\udcff", "\\xff")
-    hits = json.loads(tsembed("search", "bread", "--json", "-k", "1", home=home).stdout)["hits"]
+    found_by = CliRunner().invoke(app, ["search", "bread", "--json", "-k", "1"], env={"TSEMBED_HOME": str(home)})
+    hits = json.loads(found_by.stdout)["hits"]
     assert len(hits[0]["also_at"]) == len(AWKWARD) - 1
 
 

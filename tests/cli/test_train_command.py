@@ -49,7 +49,7 @@ def test_for_people(run: Run, rows: Path, tmp_path: Path) -> None:
     assert f"--model {tmp_path / 'run' / 'model'}" in result.stdout.replace("\n", "")
 
 
-def test_ctrl_c_and_resume(rows: Path, tmp_path: Path) -> None:
+def test_ctrl_c_and_resume(run: Run, rows: Path, tmp_path: Path) -> None:
     """In a process of its own: the signal ends it with 130 and a way to go on, which is then gone."""
     out = tmp_path / "run"
     command = [sys.executable, "-c", "from tsembed_search.cli.main import run; run()", "train"]
@@ -67,9 +67,8 @@ def test_ctrl_c_and_resume(rows: Path, tmp_path: Path) -> None:
     steps = json.loads(stdout)["steps"]
     assert 1 <= steps < 400
     assert f"tsembed train --resume --out {out}" in stderr
-    again = [*command, "--resume", "--out", str(out), "--max-steps", str(steps + 2), "--json"]
-    resumed = subprocess.run(again, capture_output=True, text=True, env=environment, check=False)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = run("train", "--resume", "--out", out, "--max-steps", steps + 2, "--json")
+    assert resumed.exit_code == 0, resumed.stderr
     assert json.loads(resumed.stdout)["steps"] == steps + 2
 
 

@@ -15,18 +15,21 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from helpers.colour_index import solid
-from helpers.colours import COLOURS, ColourBackbone
+from helpers.colours import COLOURS, FINGERPRINT, ColourBackbone
 from tsembed_search.cli.render import text as render
-from tsembed_search.model import registry
+from tsembed_search.model.backbone import BuiltIn
+from tsembed_search.model.registry import MODELS
 
 Run = Callable[..., Result]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setitem(registry._BUILT_INS, "colours", registry._BuiltIn("helpers.colours", "helpers.colours:load"))
     monkeypatch.setitem(
-        registry._BUILT_INS, "routed", registry._BuiltIn("helpers.colours", "test_eval_command:load_routed")
+        MODELS._entries, "colours", BuiltIn("colours", fingerprint=FINGERPRINT, loader="helpers.colours:load")
+    )
+    monkeypatch.setitem(
+        MODELS._entries, "routed", BuiltIn("colours", fingerprint=FINGERPRINT, loader="test_eval_command:load_routed")
     )
     monkeypatch.setitem(sys.modules, "test_eval_command", sys.modules[__name__])
     from tsembed_search.cli.main import app

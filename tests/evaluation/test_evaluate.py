@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,12 @@ class Counting(Embedder):
         super().__init__(backbone)
         self.embedded = 0
 
-    def encode_fitting(self, batch: Sequence[Prepared]) -> tuple[Embeddings, dict[int, TooLargeError]]:
-        self.embedded += len(batch)
-        return super().encode_fitting(batch)
+    def embed_stream(
+        self, stream: Iterable[Sequence[tuple[int, Prepared]]]
+    ) -> Iterator[tuple[list[int], Embeddings | TooLargeError]]:
+        for batch in stream:
+            self.embedded += len(batch)
+            yield from super().embed_stream([batch])
 
 
 @pytest.fixture
@@ -125,9 +128,10 @@ def test_a_sweep_reports_on_queries_that_it_did_not_choose_on() -> None:
     task = RankingTask("t", "", queries, candidates, [frozenset({n}) for n in range(60)])
     result = evaluate(embedder(experts=True), [task], reranking=Reranking(sweep=True))
     assert result.sweep is not None
-    assert result.sweep.chosen_on + result.sweep.reported_on == 60
-    assert len(result.tasks[0].queries) == result.sweep.reported_on
-    assert 10 < result.sweep.reported_on < 50
+    said = result.to_json()["rerank"]["sweep"]
+    assert said["chosen_on"] + said["reported_on"] == 60
+    assert len(result.tasks[0].queries) == said["reported_on"]
+    assert 10 < said["reported_on"] < 50
     assert [weight for weight, _ in result.sweep.curve][::10] == [0.0, 0.5, 1.0]
     best = max(mrr for _, mrr in result.sweep.curve)
     assert result.weight == min(weight for weight, mrr in result.sweep.curve if mrr >= best - 1e-9)

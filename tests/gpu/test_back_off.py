@@ -64,11 +64,13 @@ def test_one_item_too_large_fails_alone(family: str, tiny: Callable[[str], str])
         items = [embedder.prepare(item) for item in (*SMALL[:3], LARGE, *SMALL[3:6])]
         small = [*items[:3], *items[4:]]
         with room_for(embedder, gpu, small):
-            found, too_large = embedder.encode_fitting(items)
+            parts = list(embedder.embed_stream([list(enumerate(items))]))
             with pytest.raises(TooLargeError, match=f"One item of {items[3].tokens} tokens does not fit"):
                 embedder.encode(items)
-        assert list(too_large) == [3] and len(found.vectors) == 6
-        np.testing.assert_allclose(found.vectors, embedder.encode(small).vectors, atol=0.02)
+        assert [keys for keys, found in parts if isinstance(found, TooLargeError)] == [[3]]
+        assert [key for keys, _ in parts for key in keys] == list(range(7))
+        vectors = np.concatenate([found.vectors for _, found in parts if not isinstance(found, TooLargeError)])
+        np.testing.assert_allclose(vectors, embedder.encode(small).vectors, atol=0.02)
 
 
 def test_indexing_goes_on(tmp_path: Path, tiny: Callable[[str], str]) -> None:

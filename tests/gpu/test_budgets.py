@@ -15,7 +15,7 @@ import torch
 
 from helpers.device_simulation import GIB, SimulatedGPU
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import autocast
 from tsembed_search.model.backbones import budget
 from tsembed_search.model.embedder import Embedder
@@ -106,7 +106,7 @@ def test_mini_asks_the_card(free: int) -> None:
     """Pictures and texts of a whole batch fit in it, and so do those that are looked at for training."""
     picture = np.zeros((260, 260, 3), np.uint8)
     with SimulatedGPU(free) as gpu:
-        backbone: Any = registry.load(registry.resolve("mini-base"))
+        backbone: Any = loading.load(registry.resolve("mini-base"))
         one = backbone.prepare(Item(image=picture))
         backbone.forward([one])
         each = peak_of(gpu, lambda: backbone.forward([one]))
@@ -133,7 +133,7 @@ def test_mini_asks_the_card(free: int) -> None:
 def test_looking_keeps_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pictures come at once."""
     with SimulatedGPU(GIB) as gpu:
-        backbone: Any = registry.load(registry.resolve("mini-base"))
+        backbone: Any = loading.load(registry.resolve("mini-base"))
         monkeypatch.setitem(backbone.__dict__, "batch_tokens", 4 * 86)
         items = [backbone.prepare(Item(image=np.full((260, 260, 3), at, np.uint8))) for at in range(10)]
         backbone.look(items[:4])

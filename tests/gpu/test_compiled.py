@@ -12,7 +12,7 @@ import torch._dynamo
 from torch._dynamo.utils import counters
 
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.trainer.settings import Recipe
 
 
@@ -21,7 +21,7 @@ from tsembed_search.trainer.settings import Recipe
 def test_few_programs_for_all_lengths(checkpointing: bool, tiny: Callable[[str], str]) -> None:
     torch._dynamo.reset()
     counters.clear()
-    backbone: Any = registry.load(registry.resolve(tiny("qwen2-vl")), "cpu")
+    backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")), "cpu")
     backbone.adapt(replace(Recipe().adapter, rank=2, dropout=0, noise=0))
     for parameter in backbone.adapters.parameters():
         parameter.requires_grad_(True)

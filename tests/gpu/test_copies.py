@@ -10,7 +10,7 @@ import pytest
 
 from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbones import mini
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer.batches import features
@@ -53,7 +53,7 @@ def test_what_is_looked_at_comes_back_at_once() -> None:
 def looked_at(count: int) -> list[tuple[int, int]]:
     """Copies and waits while that many pictures are looked at, and while what was seen is embedded."""
     with SimulatedGPU() as gpu:
-        backbone: Any = registry.load(registry.resolve("mini-base"))
+        backbone: Any = loading.load(registry.resolve("mini-base"))
         backbone.tower, backbone.table  # noqa: B018  are loaded now
         backbone.look([backbone.prepare(Item(image=PICTURE))])
         gpu.reset()

@@ -15,7 +15,7 @@ from helpers.device_simulation import SimulatedGPU
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.model import backbone as device
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import autocast
 from tsembed_search.model.backbones import hf
 from tsembed_search.model.embedder import Embedder
@@ -137,7 +137,7 @@ def test_a_seed_means_the_same_adapters_everywhere(base: str, tiny: Callable[[st
     settings = replace(Recipe().adapter, rank=2, projector=base == "mini-base")
 
     def drawn(where: str) -> tuple[dict[str, torch.Tensor], list[bool]]:
-        backbone: Any = registry.load(registry.resolve(name), where)
+        backbone: Any = loading.load(registry.resolve(name), where)
         gradcache.seed_step(1, 0, 0)
         adapters = backbone.adapt(settings)
         state = adapters.expert_state() | adapters.router_state()

@@ -14,7 +14,7 @@ import torch
 
 from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item
-from tsembed_search.model import registry, routing
+from tsembed_search.model import loading, registry, routing
 from tsembed_search.model.backbone import Prepared, Trainable, autocast
 from tsembed_search.trainer.settings import Recipe
 
@@ -22,7 +22,7 @@ TEXTS = [f"text {number} with some more words" for number in range(8)]
 
 
 def adapted(base: str, *, checkpointing: bool) -> Trainable:
-    backbone: Any = registry.load(registry.resolve(base))
+    backbone: Any = loading.load(registry.resolve(base))
     torch.manual_seed(0)
     backbone.adapt(replace(Recipe().adapter, rank=2, dropout=0.1))
     for parameter in backbone.adapters.parameters():

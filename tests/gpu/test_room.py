@@ -18,7 +18,7 @@ from helpers.training_data import Listed, job, same, two_tasks, weights
 from tsembed_search.data.rows import Row
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item, Role
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Prepared, autocast
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import diagnostics, gradcache, loop
@@ -83,7 +83,7 @@ def test_one_item_too_large_leaves_its_row_out(tiny: Callable[[str], str], tmp_p
 def test_validation_measures_what_fits(tiny: Callable[[str], str]) -> None:
     backbone_items = [*(Item(f"text {at}") for at in range(8)), Item("a very long text " * 60)]
     with SimulatedGPU() as gpu:
-        backbone: Any = registry.load(registry.resolve(tiny("qwen2-vl")))
+        backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")))
         backbone.adapt(replace(Recipe().adapter, rank=2))
         kept = features.preparer(backbone, "test", cache=False, workers=1)
         embedding = Embedding(backbone, kept, autocast("bfloat16", gpu.device))
@@ -176,7 +176,7 @@ def test_what_changes_the_run_may_not(changed: str, tmp_path: Path) -> None:
 
 def test_gradients_are_those_of_the_whole(tiny: Callable[[str], str]) -> None:
     """Comparing tasks in pieces finds what it finds at once."""
-    backbone: Any = registry.load(registry.resolve(tiny("qwen2-vl")), "cpu")
+    backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")), "cpu")
     backbone.adapt(replace(Recipe().adapter, rank=2, dropout=0.3, noise=0.5))
     for layer in backbone.adapters.layers.values():
         torch.nn.init.normal_(layer.up.weight, std=0.02)
@@ -208,7 +208,7 @@ def test_gradients_are_those_of_the_whole(tiny: Callable[[str], str]) -> None:
 def test_pictures_are_looked_at_as_many_at_once_as_fit(pictures: list[Path]) -> None:
     """By the loader, whatever the budget said."""
     with SimulatedGPU() as gpu:
-        backbone: Any = registry.load(registry.resolve("mini-base"))
+        backbone: Any = loading.load(registry.resolve("mini-base"))
         kept = features.preparer(backbone, "test", cache=False, workers=1)
         backbone.look([backbone.prepare(Item(image=one)) for one in pictures[:1] * 4])
         gpu.reset()

@@ -14,7 +14,7 @@ from helpers.device_simulation import SimulatedGPU
 from helpers.training_data import Listed, small, two_tasks, weights
 from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import loop
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
@@ -105,7 +105,7 @@ def test_an_embedder_takes_the_base_s_precision(
     report, _ = train(job(tmp_path / "run", tiny("qwen2-vl"), pictures, "steps=1"))
     with SimulatedGPU():
         ref = registry.resolve(str(report.checkpoint))
-        loaded: Any = registry.load(ref)
+        loaded: Any = loading.load(ref)
         assert {tensor.dtype for tensor in loaded.adapters.expert_parameters()} == {torch.float32}
         embedder = Embedder(loaded)
         assert {tensor.dtype for tensor in loaded.adapters.expert_parameters()} == {torch.bfloat16}
@@ -133,7 +133,7 @@ def test_the_log_says_the_precision(
 ) -> None:
     """What the log calls float32 is float32, the base's weights too."""
     seen: list[torch.dtype] = []
-    load = registry.load
+    load = loading.load
 
     def loaded(*args: Any) -> Any:
         backbone: Any = load(*args)

@@ -30,7 +30,7 @@ SPOTS = {
     "hash": ("tsembed_search.indexer.intake", "Intake", "examine"),
     "place": ("tsembed_search.indexer.manifest", "Manifest", "place"),
     "decode": ("tsembed_search.documents.decoders", "Decoder", "_next"),
-    "embed": ("tsembed_search.model.embedder", "Embedder", "encode_fitting"),
+    "embed": ("tsembed_search.model.embedder", "Embedder", "embed_stream"),
     "generation": ("tsembed_search.store.edge.store", "EdgeStore", "write_metadata"),
     "begin": ("tsembed_search.indexer.manifest", "Manifest", "begin"),
     "upsert": ("tsembed_search.store.edge.store", "EdgeStore", "upsert"),

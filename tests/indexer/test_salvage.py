@@ -53,7 +53,7 @@ def test_the_next_run_mends_it(indexing: Indexing, what: str) -> None:
     assert len(before) == 7
     damage, lost = DAMAGES[what]
     damage(indexing.home)
-    with pytest.raises(DamagedIndexError, match=r"doctor --repair"):
+    with pytest.raises(DamagedIndexError, match=r"Repair the index"):
         opening.open(address_of(indexing.home))
     with pytest.raises(DamagedIndexError):
         indexing.run(dry_run=True)
@@ -106,7 +106,7 @@ def test_a_salvage_that_is_cut_short_is_begun_again(
     with monkeypatch.context() as patch:
         match step:
             case "create":
-                patch.setattr(salvage.edge_shard, "create", cut)  # type: ignore[attr-defined]
+                patch.setattr(salvage.files, "create", cut)  # type: ignore[attr-defined]
             case "read":
                 patch.setattr(salvage, "_pages", cut)
             case "write":

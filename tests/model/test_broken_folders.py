@@ -17,7 +17,7 @@ from helpers.model_folders import Folders, edit, put_in_cache
 from helpers.model_folders import hub_cache as hub_cache
 from tsembed_search.errors import ModelError, TsembedError
 from tsembed_search.items import Item
-from tsembed_search.model import checkpoint, registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbones import hf
 from tsembed_search.model.embedder import Embedder
 
@@ -32,7 +32,7 @@ def copy(model_folder: Folders, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def adapters(model_folder: Folders, tmp_path: Path) -> Path:
-    return checkpoint.create(tmp_path / "adapters", model_folder("qwen2-vl"))
+    return loading.create_checkpoint(tmp_path / "adapters", model_folder("qwen2-vl"))
 
 
 def use(folder: Path, picture: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_disk_that_fails(number: int, copy: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(number, "the disk says no")
 
     monkeypatch.setattr("tsembed_search.model.files.weight_files", fail)
-    for ask in (lambda: registry.resolve(copy), lambda: registry.load(ref, "cpu")):
+    for ask in (lambda: registry.resolve(copy), lambda: loading.load(ref, "cpu")):
         with pytest.raises(ModelError, match="cannot be read"):
             ask()
 

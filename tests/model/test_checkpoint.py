@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
-from tsembed_search.model import checkpoint, registry
+from tsembed_search.model import checkpoint, loading, registry
+from tsembed_search.model.backbone import ModelRef
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
 from tsembed_search.model.embedder import Embedder
@@ -41,7 +42,7 @@ def items() -> list[Item]:
 
 def trained(base: str | Path = "mini-base", settings: AdapterSettings = SETTINGS) -> Any:
     """A backbone as training might leave it: B has moved, and a mean was measured."""
-    backbone: Any = registry.load(registry.resolve(base), "cpu")
+    backbone: Any = loading.load(registry.resolve(base), "cpu")
     torch.manual_seed(0)
     adapters = backbone.adapt(settings)
     with torch.no_grad():
@@ -145,14 +146,14 @@ class TestRoundTrip:
         assert [path.name for path in copy.parent.iterdir()] == ["copy"]
 
     def test_untrained(self, tmp_path: Path) -> None:
-        folder = checkpoint.create(tmp_path / "fresh", settings=SETTINGS, seed=7)
+        folder = loading.create_checkpoint(tmp_path / "fresh", settings=SETTINGS, seed=7)
         made, plain = Embedder.load(str(folder), "cpu").embed(items()), Embedder.load("mini-base", "cpu").embed(items())
         assert np.abs(made.vectors - plain.vectors).max() < 1e-6
         assert (made.routes @ made.routes.T).min() < 0.9
         assert "not trained" in (folder / "README.md").read_text()
-        again = checkpoint.create(tmp_path / "again", settings=SETTINGS, seed=7)
+        again = loading.create_checkpoint(tmp_path / "again", settings=SETTINGS, seed=7)
         assert registry.resolve(again).fingerprint == registry.resolve(folder).fingerprint
-        other = checkpoint.create(tmp_path / "other", settings=SETTINGS, seed=8)
+        other = loading.create_checkpoint(tmp_path / "other", settings=SETTINGS, seed=8)
         assert registry.resolve(other).fingerprint != registry.resolve(folder).fingerprint
 
 
@@ -260,7 +261,7 @@ class TestNames:
 
 class TestRefusals:
     def load(self, folder: Path) -> None:
-        registry.load(registry.resolve(folder), "cpu")
+        loading.load(registry.resolve(folder), "cpu")
 
     def test_another_base(self, copy: Path) -> None:
         base = json.loads((copy / "tsembed.json").read_text())["base"]
@@ -354,7 +355,7 @@ class TestRefusals:
         assert (tmp_path / "thesis.txt").exists()
 
     def test_no_adapters(self, tmp_path: Path) -> None:
-        plain: Any = registry.load(registry.resolve("mini-base"), "cpu")
+        plain: Any = loading.load(registry.resolve("mini-base"), "cpu")
         with pytest.raises(ModelError, match="no adapters to save"):
             checkpoint.save(tmp_path / "new", plain, registry.resolve("mini-base"))
 
@@ -368,12 +369,12 @@ class TestTransformers:
         folder = checkpoint.save(tmp_path / "saved", backbone, registry.resolve(base))
         ref = registry.resolve(folder)
         assert ref.family == "qwen2-vl"
-        before, after = Embedder(backbone).embed(items()), Embedder(registry.load(ref, "cpu")).embed(items())
+        before, after = Embedder(backbone).embed(items()), Embedder(loading.load(ref, "cpu")).embed(items())
         assert np.array_equal(before.vectors, after.vectors)
         assert np.array_equal(before.routes, after.routes)
         assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
 
     def test_a_hub_base_is_named_by_its_commit(self) -> None:
         folder = Path("/cache/models--someone--a-model/snapshots/0123abc")
-        found = checkpoint.Base.of(registry.ModelRef("someone/a-model", "qwen2-vl", "f", folder))
+        found = checkpoint.Base.of(ModelRef("someone/a-model", "qwen2-vl", "f", folder))
         assert found == checkpoint.Base("someone/a-model", "qwen2-vl", "f", "0123abc")

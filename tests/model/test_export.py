@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from helpers import tiny_models
 from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
-from tsembed_search.model import checkpoint, export, registry
+from tsembed_search.model import checkpoint, export, loading, registry
 from tsembed_search.model.backbone import Trainable
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.embedder import Embedder
@@ -30,7 +30,7 @@ SETTINGS = AdapterSettings(4, rank=2, shared=True)
 def trained(folder: Path, base: str | Path) -> Path:
     """A checkpoint whose experts and routers do something."""
     ref = registry.resolve(base)
-    backbone: Any = registry.load(ref, "cpu")
+    backbone: Any = loading.load(ref, "cpu")
     torch.manual_seed(0)
     adapters = backbone.adapt(SETTINGS)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def trained(folder: Path, base: str | Path) -> Path:
 
 def uniform(folder: Path) -> Embedder:
     """The checkpoint with routers that know no preference."""
-    backbone: Trainable = checkpoint.load(registry.resolve(folder), "cpu")
+    backbone: Trainable = loading.load_checkpoint(registry.resolve(folder), "cpu")
     assert backbone.adapters is not None
     for weight in backbone.adapters.router_parameters():
         nn.init.zeros_(weight)
@@ -119,7 +119,7 @@ class TestCommand:
         from tsembed_search.cli.main import app
 
         monkeypatch.setenv("TSEMBED_HOME", str(tmp_path))
-        checkpoint.create(tmp_path / "models/own", settings=SETTINGS)
+        loading.create_checkpoint(tmp_path / "models/own", settings=SETTINGS)
         return lambda *arguments: CliRunner().invoke(app, ["export", *map(str, arguments)])
 
     def test_says_what_it_did(self, run: Callable[..., Result], tmp_path: Path) -> None:

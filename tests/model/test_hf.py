@@ -21,7 +21,7 @@ from tsembed_search.documents.pictures import open_image
 from tsembed_search.documents.pixels import OpenedImage
 from tsembed_search.errors import LoadError, ModelError
 from tsembed_search.items import Item
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbones import hf
 from tsembed_search.model.embedder import Embedder
 
@@ -262,7 +262,7 @@ class TestRefusals:
 
     def refuses(self, folder: Path, words: str) -> None:
         with pytest.raises(ModelError, match=words) as caught:
-            registry.load(registry.resolve(folder), "cpu")
+            loading.load(registry.resolve(folder), "cpu")
         assert caught.value.hint
 
     def edit_weights(self, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -324,4 +324,4 @@ class TestRefusals:
     @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99", "cuda:"])
     def test_device(self, device: str, model_folder: Folders) -> None:
         with pytest.raises(ModelError, match="device"):
-            registry.load(registry.resolve(model_folder("qwen2-vl")), device)
+            loading.load(registry.resolve(model_folder("qwen2-vl")), device)

@@ -41,13 +41,6 @@ class TestNames:
         assert ref.fingerprint != registry.resolve("mini-base").fingerprint
         assert checkpoint.read(ref.folder).base.name == "mini-base"
 
-    def test_what_was_called_mini_before_it_was_trained(self) -> None:
-        """Indexes and checkpoints of then say `mini` and mean what is called `mini-base` now."""
-        trained, base = registry.resolve("mini"), registry.resolve("mini-base")
-        assert registry.resolve("mini", base.fingerprint) == base
-        assert registry.resolve("mini", trained.fingerprint) == trained
-        assert registry.resolve("mini", "another") == trained, "and is then refused for its fingerprint"
-
     @pytest.mark.parametrize("family", list(tiny_models.MAKERS))
     def test_folder(self, family: str, model_folder: Folders) -> None:
         ref = registry.resolve(model_folder(family))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsembed_search.errors import UsageError
-from tsembed_search.search.where import parse, parse_where
+from tsembed_search.search.where import parse_where
 from tsembed_search.store.filters import (
     And,
     Condition,
@@ -80,7 +80,7 @@ def picture(*paths: str, mtime: float = 0.0, **more: object) -> dict[str, object
     ],
 )
 def test_reads(text: str, expected: Filter) -> None:
-    assert parse(text, NOW) == expected
+    assert parse_where(text, NOW) == expected
 
 
 @pytest.mark.parametrize(

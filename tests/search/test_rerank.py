@@ -24,7 +24,7 @@ from helpers.store_points import address_of
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item
-from tsembed_search.model import checkpoint
+from tsembed_search.model import loading
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.paths import IndexAddress
@@ -165,7 +165,7 @@ def tsembed(root: Path, *arguments: object) -> Result:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with files, and a home with their index and the checkpoint that made it."""
     root = tmp_path_factory.mktemp("experts")
-    checkpoint.create(root / "home/models/fresh", settings=AdapterSettings(4, rank=2))
+    loading.create_checkpoint(root / "home/models/fresh", settings=AdapterSettings(4, rank=2))
     (root / "files").mkdir()
     for name, rgb in COLOURS.items():
         Image.fromarray(solid(*rgb, size=64)).save(root / "files" / f"{name}.png")

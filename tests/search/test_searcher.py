@@ -285,7 +285,7 @@ def test_an_index_of_another_model_says_what_to_do(maker: Maker) -> None:
     with pytest.raises(IndexMismatchError) as error:
         metadata.check("default", "owner/other", "def")
     assert "mini" in error.value.message and "owner/other" in error.value.message
-    for way_out in ("--model mini", "--index", "tsembed index PATH"):
+    for way_out in ("the model mini ({model})", "{index}", "under another name"):
         assert way_out in error.value.hint
 
 

@@ -227,7 +227,7 @@ class TestRefusals:
     def test_a_base_that_cannot_be_trained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fixed = mini.load("cpu")
         fixed.info = replace(fixed.info, trainable=False)
-        monkeypatch.setattr("tsembed_search.model.registry.load", lambda *given: fixed)
+        monkeypatch.setattr("tsembed_search.model.loading.load", lambda *given: fixed)
         with pytest.raises(ModelError, match="cannot be the base"):
             train(job(tmp_path / "run"))
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.training_data import listed, small
+from helpers.training_data import small
 from tsembed_search.data.rows import Task
 from tsembed_search.data.sameness import content, question
 from tsembed_search.data.tasks import load as load_evaluation
@@ -21,14 +21,14 @@ from tsembed_search.data.training import load
 from tsembed_search.items import Embeddings, Item
 from tsembed_search.model.backbone import autocast
 from tsembed_search.ranking.similarity import rank
-from tsembed_search.trainer import validation
 from tsembed_search.trainer.batches.features import preparer
 from tsembed_search.trainer.batches.loader import read
 from tsembed_search.trainer.batches.sampler import Pick
+from tsembed_search.trainer.diagnostics import route_weight
 from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.losses import base as masks
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels
-from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks
+from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks, score
 
 pytestmark = pytest.mark.usefixtures("small_base")
 
@@ -167,6 +167,7 @@ def test_so_does_validation(pictures: Path, name: str, adapted: Callable[[Any], 
     prepares.close()
     positives = {content(task[row].positive) for row in {0} | {one for one in right if one < len(task)}}
     order = list(dict.fromkeys((content(task[row].positive), task[row].identity) for row in range(len(task))))
+    assert found.left_out is not None
     assert {order[place][0] for place in found.correct[0] | found.left_out[0]} == positives
 
 
@@ -240,12 +241,13 @@ def test_a_limit_keeps_what_is_left_out(tmp_path: Path) -> None:
 class TestWhatIsNoNumber:
     """Every comparison with it is false, so that nothing would come before the right answer."""
 
-    def test_a_diverged_model_scores_nothing(self, odd: float, monkeypatch: pytest.MonkeyPatch) -> None:
-        bad = Embeddings(np.full((3, 4), odd, np.float32), np.zeros((3, 2), np.float32))
-        ranking = Ranking("", bad, bad, [frozenset({place}) for place in range(3)], [frozenset()] * 3)
-        monkeypatch.setattr(validation, "rank_tasks", lambda *_: {"one": ranking})
-        found, own = validation.measure(None, [listed("one", ["a", "b"])], 9, Processes())  # type: ignore[arg-type]
-        assert not found.tasks and not own["one"].finite
+    def test_a_diverged_model_scores_nothing(self, odd: float) -> None:
+        bad = Embeddings(np.full((3, 4), odd, np.float32), np.full((3, 2), odd, np.float32))
+        ranking = Ranking("", bad, bad, [frozenset({row}) for row in range(3)])
+        assert not ranking.finite
+        assert score(ranking)["hit@1"] == 0 and score(ranking)["mrr"] == pytest.approx(1 / 3)
+        chosen = route_weight({"one": ranking}, torch.zeros(2))
+        assert chosen is not None and chosen.weight == 0 and all(mrr == pytest.approx(1 / 3) for _, mrr in chosen.curve)
 
     def test_evaluation_refuses_it(self, odd: float) -> None:
         vectors = np.array([[1.0, 0.0], [0.0, odd]], np.float32)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsembed_search.items import Embeddings
-from tsembed_search.trainer.diagnostics import sweep
+from tsembed_search.trainer.diagnostics import TRIED, route_weight
 from tsembed_search.trainer.optimizer import learning_rate
 from tsembed_search.trainer.schedule import StageSchedule
 from tsembed_search.trainer.settings import OptimizerSettings, StageSettings
@@ -27,9 +27,8 @@ class TestSchedule:
 
     def test_warmup_as_a_share_and_as_a_number(self) -> None:
         share, number = (OptimizerSettings(warmup=warmup) for warmup in (0.25, 10))
-        assert [learning_rate(share, step, 40) for step in range(1, 41)] == [
-            learning_rate(number, s, 40) for s in range(1, 41)
-        ]
+        for step in range(1, 41):
+            assert learning_rate(share, step, 40) == learning_rate(number, step, 40)
         assert learning_rate(OptimizerSettings(warmup=100), 1, 1) == 1, (
             "a run shorter than its warm-up has a step at the full rate"
         )
@@ -85,28 +84,29 @@ def ranking(good_routes: bool, queries: int = 60) -> Ranking:
     """Vectors that hint at the right candidate, and routes that know it, or know nothing."""
     targets = unit(queries, 16, seed=1)
     vectors = functional.normalize(targets + 1.5 * unit(queries, 16, seed=2), dim=-1)
-    known = torch.rand(queries, 12, generator=torch.Generator().manual_seed(3)).numpy()
-    other = torch.rand(queries, 12, generator=torch.Generator().manual_seed(4)).numpy()
-    own = Embeddings(vectors.numpy(), known if good_routes else other)
-    right = [frozenset({place}) for place in range(queries)]
-    return Ranking("vqa", own, Embeddings(targets.numpy(), known), right, [frozenset()] * queries)
+    known = torch.rand(queries, 12, generator=torch.Generator().manual_seed(3))
+    other = torch.rand(queries, 12, generator=torch.Generator().manual_seed(4))
+    routes = known if good_routes else other
+    asked, found = (Embeddings(*(each.numpy() for each in pair)) for pair in ((vectors, routes), (targets, known)))
+    return Ranking("", asked, found, [frozenset({row}) for row in range(queries)])
 
 
 class TestCalibration:
     def test_a_weight_where_routes_know_something(self) -> None:
         useful, useless = ({"one": ranking(kind)} for kind in (True, False))
-        found, nothing = (sweep(rankings, torch.full((12,), 0.5)) for rankings in (useful, useless))
+        found, nothing = (route_weight(rankings, torch.full((12,), 0.5)) for rankings in (useful, useless))
         assert found is not None and nothing is not None
-        assert found[0] > 0.1 and nothing[0] == 0 and found[1].queries == 60
-        assert [weight for weight, _ in found[1].curve] == [step / 20 for step in range(13)]
-        assert max(mrr for _, mrr in found[1].curve) == dict(found[1].curve)[found[0]]
+        assert found.weight > 0.1 and nothing.weight == 0 and found.queries == 60
+        assert [weight for weight, _ in found.curve] == list(TRIED) and max(TRIED) == 0.6
+        assert max(mrr for _, mrr in found.curve) == dict(found.curve)[found.weight]
 
     def test_nothing_to_measure_on(self) -> None:
-        assert sweep({}, torch.zeros(12)) is None
+        assert route_weight({}, torch.zeros(12)) is None
 
-    def test_figures(self) -> None:
-        same = Embeddings(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
-        alone = Ranking("vqa", same, same, [frozenset({0}), frozenset({1})], [frozenset()] * 2)
-        assert score(alone) == {"meta": "vqa", "hit@1": 1.0, "mrr": 1.0, "n": 2}
-        itself = Ranking("vqa", same, same, [frozenset({1}), frozenset({0})], [frozenset({0}), frozenset({1})])
-        assert score(itself)["mrr"] == 1, "a query is not ranked against itself"
+    def test_a_query_is_not_ranked_against_itself(self) -> None:
+        same = Embeddings(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
+        right = [frozenset({row}) for row in range(3)]
+        assert score(Ranking("vqa", same, same, right)) == {"meta": "vqa", "hit@1": 1.0, "mrr": 1.0, "n": 3}
+        next_ones = [frozenset({(row + 1) % 3}) for row in range(3)]
+        assert score(Ranking("vqa", same, same, next_ones))["mrr"] == pytest.approx(1 / 3), "ties count against it"
+        assert score(Ranking("vqa", same, same, next_ones, right))["mrr"] == pytest.approx(1 / 2)

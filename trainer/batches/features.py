@@ -24,10 +24,9 @@ from torch import Tensor
 from tsembed_search import private
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
-from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbone import Backbone, Looking, Prepared, Trainable
+from tsembed_search.model import loading
+from tsembed_search.model.backbone import Backbone, Looking, ModelRef, Prepared, Trainable
 from tsembed_search.model.embedder import Embedder, in_fitting_parts
-from tsembed_search.model.registry import ModelRef
 from tsembed_search.paths import home
 
 _IN_MEMORY = 50_000  # pictures
@@ -196,8 +195,8 @@ def remembering(ref: ModelRef, device: str = "cpu") -> Embedder:
 
     For measuring many models that differ in their adapters alone. Raises `ModelError`.
     """
-    backbone = cast(Trainable, registry.load(ref, device))
-    kept = preparer(backbone, checkpoint.base_behind(ref).fingerprint, workers=1)
+    backbone = cast(Trainable, loading.load(ref, device))
+    kept = preparer(backbone, loading.base_behind(ref).fingerprint, workers=1)
 
     class Remembering(Embedder):
         def prepare(self, item: Item, role: Role = "document") -> Prepared:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tsembed_search import hub
 from tsembed_search.data.records import ENDINGS
 from tsembed_search.errors import LoadError, UsageError
 from tsembed_search.paths import typed
@@ -158,23 +159,11 @@ def _named(path: Path, top: Path) -> tuple[str, str]:
 
 def _downloaded(name: str) -> tuple[Path, Path]:
     """The folder of a hub data set in the local hub cache, downloaded if need be, and that of the subset wanted."""
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
     match = _HUB_NAME.fullmatch(name)
     if not match:
         raise UsageError(f"{HUB}{name} names no data set.", "Write hub:owner/name, or hub:owner/name/subset.")
     repository, subset, revision = match.groups()
-    patterns = _patterns(subset)
-    try:
-        folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise UsageError(
-            f"The data set {repository} is not on this machine and could not be downloaded: {_first_line(error)}",
-            f"Check the name and the network, log in with `hf auth login` if it asks for that, or download it "
-            f"elsewhere (`hf download --repo-type dataset {repository}`) and give the folder.",
-        ) from error
+    folder = hub.download(repository, revision, _patterns(subset), "dataset")
     return folder, folder / subset if subset else folder
 
 
@@ -183,7 +172,3 @@ def _patterns(subset: str | None) -> list[str]:
     if subset is None:
         return [*rows, "images/*"]
     return [*(f"{subset}/{row}" for row in rows), f"{subset}/images/*", f"images/{subset}/*"]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsembed_search.data.rows import Distribution
 from tsembed_search.data.sources import META_TASKS
 from tsembed_search.ranking.metrics import Estimate, over_tasks
+from tsembed_search.ranking.reranking import Sweep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,18 +49,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """A weight chosen on one half of the queries. `curve`: each weight's mean MRR over tasks on that half.
-    `chosen_on`, `reported_on`: queries in that half and in the other, which the figures are of.
-    """
-
-    weight: float
-    curve: list[tuple[float, float]]
-    chosen_on: int
-    reported_on: int
-
-
-@dataclass(frozen=True)
 class Unread:
     """Items that could not be embedded. `queries`: left out with them; `examples`: some reasons."""
 
@@ -71,7 +60,7 @@ class Unread:
 @dataclass(frozen=True)
 class Evaluation:
     """A model's figures. `weight`: that of reranking by experts, None without; `gain`: what reranking changed in the
-    mean over all tasks, per metric.
+    mean over all tasks, per metric; `sweep`: how the weight was chosen on the other half of the queries.
     """
 
     model: Mapping[str, Any]
@@ -95,11 +84,9 @@ class Evaluation:
     def _sweep_json(self) -> dict[str, Any] | None:
         if self.sweep is None:
             return None
-        return {
-            "curve": [list(point) for point in self.sweep.curve],
-            "chosen_on": self.sweep.chosen_on,
-            "reported_on": self.sweep.reported_on,
-        }
+        reported = sum(len(task.queries) for task in self.tasks)
+        curve = [list(point) for point in self.sweep.curve]
+        return {"curve": curve, "chosen_on": self.sweep.queries, "reported_on": reported}
 
 
 def groups(tasks: Sequence[TaskScores]) -> Iterator[Group]:

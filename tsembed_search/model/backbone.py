@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tsembed_search.errors import ModelError, UsageError
@@ -46,6 +47,18 @@ class ModelInfo:
     notes: dict[str, str] = field(default_factory=dict)
     route_weight: float | None = None
     trainable: bool = False
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A model that a package brings along, an entry of `MODELS`: a checkpoint in `folder`, or a model whose
+    `fingerprint` is known without loading it. `loader`, as `module:function`, takes a device.
+    """
+
+    family: str
+    folder: Path | None = None
+    fingerprint: str = ""
+    loader: str = ""
 
 
 @dataclass(frozen=True)
@@ -253,3 +266,17 @@ def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.dev
         f"and {describe(device)} has {free / 1e9:.1f} GB free.",
         "Use a smaller model, a larger GPU, or --device cpu.",
     )
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model that exists on this machine. `folder` is None for a built-in one.
+
+    `warning`: what a person who chooses it should know, or nothing.
+    """
+
+    name: str
+    family: str
+    fingerprint: str
+    folder: Path | None = None
+    warning: str = field(default="", compare=False)

@@ -18,30 +18,39 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import ModelError
+from tsembed_search.hub import snapshot_of
+from tsembed_search.model import card
 from tsembed_search.model import files as weights
-from tsembed_search.model.backbone import Backbone, Trainable
+from tsembed_search.model.backbone import ModelRef, Trainable
 from tsembed_search.model.files import appearing, flush
 from tsembed_search.ranking.scores import Calibration
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import Adapters
-    from tsembed_search.model.registry import ModelRef
+
 
 MARKER = "tsembed.json"
+
 CONFIG = "adapter_config.json"
+
 EXPERTS = "adapter_model.safetensors"
+
 ROUTERS = "router.safetensors"
+
 PROJECTOR = "projector.safetensors"
-CARD = "README.md"
+
+CARD = card.NAME
+
 _FORMAT = 1
+
 _PREFIX = "base_model.model."  # what PEFT puts before every module's path
+
 _TRAINING_ONLY = ("dropout", "noise")
 
 
@@ -59,10 +68,8 @@ class Base:
         """The base behind a reference; one in the hub's cache keeps its hub name and commit."""
         if ref.folder is None:
             return Base(ref.name, ref.family, ref.fingerprint)
-        repository = ref.folder.parent.parent.name
-        if ref.folder.parent.name == "snapshots" and repository.startswith("models--"):
-            name = repository.removeprefix("models--").replace("--", "/")
-            return Base(name, ref.family, ref.fingerprint, ref.folder.name)
+        if snapshot := snapshot_of(ref.folder):
+            return Base(snapshot.name, ref.family, ref.fingerprint, snapshot.commit)
         return Base(str(ref.folder), ref.family, ref.fingerprint)
 
 
@@ -128,7 +135,6 @@ def read(folder: Path) -> Checkpoint:
 
 def reference(name: str, folder: Path) -> ModelRef:
     """The model that a checkpoint's folder is. Raises `ModelError` for files that are missing, cut short or pickled."""
-    from tsembed_search.model.registry import ModelRef
 
     said = read(folder)
     tensors = (EXPERTS, ROUTERS, *([PROJECTOR] if said.method.get("projector") else []))
@@ -145,37 +151,6 @@ def reference(name: str, folder: Path) -> ModelRef:
     hashes = [_hash(folder / file) for file in tensors]
     identity = weights.fingerprint("moe-lora", _FORMAT, said.base.fingerprint, method, said.mean, *hashes)
     return ModelRef(name, said.base.family, identity, folder)
-
-
-def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Trainable:
-    """Loads the base on a device, in `dtype` (see `registry.load`), and puts the adapters on it, in float32.
-
-    Raises `ModelError` when the base is not there or is another one than the adapters were made for, when the settings
-    make no sense, and when tensors do not fit or hold numbers that are not finite.
-    """
-    from tsembed_search.model import registry
-
-    assert ref.folder is not None
-    said = read(ref.folder)
-    settings = settings_of(said, ref.folder)
-    backbone = _trainable(registry.load(base_of(said, ref.name), device, dtype), said.base.name)
-    try:
-        adapters = backbone.adapt(settings)
-    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # values of the wrong kind
-        raise _no_settings(ref.folder, error) from error
-    fill(adapters, ref.folder)
-    own = sum(tensor.numel() for tensor in adapters.parameters())
-    base = backbone.info
-    backbone.info = replace(
-        base,
-        name=ref.name,
-        fingerprint=ref.fingerprint,
-        parameters=base.parameters + own,
-        calibration=said.calibration,
-        route_weight=said.route_weight,
-        notes=base.notes | {"base": said.base.name},
-    )
-    return backbone
 
 
 def fill(adapters: Adapters, folder: Path) -> None:
@@ -235,7 +210,7 @@ def save(
         if projector:
             save_file(projector, new / PROJECTOR, metadata={"format": "pt"})
         (new / MARKER).write_text(json.dumps(said.to_json(), indent=2) + "\n", encoding="utf-8")
-        (new / CARD).write_text(_card(whole.name, said, adapters.shape), encoding="utf-8")
+        (new / CARD).write_text(card.text(whole.name, said.to_json()), encoding="utf-8")
     return whole
 
 
@@ -248,74 +223,18 @@ def calibrate(folder: Path, calibration: Calibration) -> None:
     new.replace(folder / MARKER)
 
 
-def create(
-    folder: str | Path,
-    base: str | Path = "mini-base",
-    settings: AdapterSettings | None = None,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-) -> Path:
-    """Saves untrained adapters for a base model, to begin with or to try things on.
-
-    B is zero, so vectors are the base's own; the routers are random, so routing vectors tell items apart, but their
-    experts mean nothing yet. Raises `ModelError`.
-    """
-    import torch
-
-    from tsembed_search.model import registry
-    from tsembed_search.model.expert_settings import AdapterSettings
-
-    ref = registry.resolve(base)
-    backbone = _trainable(registry.load(ref, device), ref.name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone.adapt(settings or AdapterSettings())
-    return save(folder, backbone, ref, recipe={"trained": False, "seed": seed})
-
-
 _AGAIN = "Copy the checkpoint again, all of its files, or make it again."
 
 
-def _trainable(backbone: Backbone, name: str) -> Trainable:
-    """Raises `ModelError` for a model that cannot carry adapters, or carries some already."""
-    if not backbone.info.trainable:
-        raise ModelError(f"{name} cannot carry adapters.", "Use mini or a transformers model as the base.")
-    trainable = cast(Trainable, backbone)
-    if trainable.adapters is not None:
-        raise ModelError(f"{name} has adapters already.", "Use the model that it is based on.")
-    return trainable
+def describe(folder: Path, before: Mapping[str, Any] | None = None) -> Path:
+    """Writes a checkpoint's model card, with what validation measured `before` training, by task. Gives its path.
 
-
-def base_of(said: Checkpoint, name: str) -> ModelRef:
-    """The base, on this machine, of the checkpoint `name`.
-
-    Raises `ModelError` when there is none, or another one under its name.
+    Raises `ModelError` for a folder that is no checkpoint, and `OSError`.
     """
-    from tsembed_search.model import registry
-
-    base = said.base
-    try:
-        name_of_base = f"{base.name}@{base.revision}" if base.revision else base.name
-        ref = registry.resolve(name_of_base, base.fingerprint)
-    except ModelError as error:
-        raise type(error)(  # a base that is not supported stays one
-            f"{name} needs its base model, {base.name}. {error.message}",
-            f"{error.hint} If the base has moved, write its new place into {MARKER}, under base, name.".strip(),
-        ) from error
-    if ref.fingerprint != base.fingerprint:
-        raise ModelError(
-            f"{name} was made for another base model: {base.name} was {base.fingerprint}, now it is {ref.fingerprint}.",
-            f"Bring back the model that it was made for, or name that one in {MARKER}, under base, name.",
-        )
-    return ref
-
-
-def base_behind(ref: ModelRef) -> ModelRef:
-    """The base of a checkpoint; any other model is its own. Raises `ModelError`: see `base_of`."""
-    if ref.folder is None or not (ref.folder / MARKER).is_file():
-        return ref
-    return base_of(read(ref.folder), ref.name)
+    text = card.text(folder.name, read(folder).to_json(), before=before)
+    partial = folder / f".{CARD}.partial"
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(folder / CARD)
 
 
 def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
@@ -325,10 +244,10 @@ def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
     try:
         return AdapterSettings.from_json(said.method)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _no_settings(folder, error) from error
+        raise no_settings(folder, error) from error
 
 
-def _no_settings(folder: Path, error: Exception) -> ModelError:
+def no_settings(folder: Path, error: Exception) -> ModelError:
     return ModelError(f"The settings in {folder / MARKER} are not those of adapters: {weights.brief(error)}.", _AGAIN)
 
 
@@ -350,33 +269,3 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _card(name: str, said: Checkpoint, shape: tuple[int, int]) -> str:
-    """The model card, in Markdown."""
-    method, router = said.method, said.method["router"]
-    blocks, experts = shape
-    base = said.base.name + (f" at {said.base.revision}" if said.base.revision else "")
-    chosen = f"the best {router['top_k']}" if router["top_k"] else "all"
-    facts = [
-        ("base model", base),
-        ("adapted blocks", blocks),
-        ("experts per block", f"{experts}, {chosen} of them used" + (", and a shared one" if method["shared"] else "")),
-        ("rank per expert, alpha", f"{method['rank']}, {method['alpha']}"),
-        ("routing", f"per {router['level']}, temperature {router['temperature']}, by {router['tokens']} tokens"),
-        ("lambda of `--rerank expert`", "not calibrated" if said.route_weight is None else said.route_weight),
-    ]
-    untrained = said.recipe.get("trained") is False
-    parts = [
-        "---\nlibrary_name: peft\ntags: [tsembed, moe-lora]\n---",
-        f"# {name}",
-        "MoE-LoRA adapters for a multimodal embedding model, made with TSEmbed.",
-        "**These adapters are not trained.** Vectors are the base model's own." if untrained else "",
-        "\n".join(["| | |", "|---|---|", *(f"| {what} | {value} |" for what, value in facts)]),
-        "Use it: `tsembed index PATH --model FOLDER`, with this folder. PEFT's "
-        "`PeftModel.from_pretrained(base, FOLDER)` gives the uniform mixture of the experts: it knows no routers.",
-    ]
-    for title, facts_of in (("Data", said.data), ("Recipe", said.recipe), ("Metrics", said.metrics)):
-        if facts_of:
-            parts.append(f"## {title}\n\n```json\n{json.dumps(facts_of, indent=2, ensure_ascii=False)}\n```")
-    return "\n\n".join(part for part in parts if part) + "\n"

@@ -6,12 +6,16 @@ Batches of items of similar length under a budget of padded tokens, and smaller 
 from __future__ import annotations
 
 import gc
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from tsembed_search.errors import ModelError, TooLargeError
+from tsembed_search.errors import LoadError, ModelError, TooLargeError
 from tsembed_search.items import Embeddings, InputSpec, Item, Role
+from tsembed_search.model import loading
 from tsembed_search.model.backbone import Backbone, ModelInfo, Prepared
 from tsembed_search.paths import DEFAULT_MODEL
 
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsembed_search.model.moe_lora import Adapters
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Embedder:
@@ -40,7 +47,7 @@ class Embedder:
         """Loads a model by name, hub name or folder on `auto`, `cpu`, `cuda` or `cuda:i`. Raises `ModelError`."""
         from tsembed_search.model import registry
 
-        return cls(registry.load(registry.resolve(name_or_path), device))
+        return cls(loading.load(registry.resolve(name_or_path), device))
 
     @property
     def info(self) -> ModelInfo:
@@ -61,34 +68,71 @@ class Embedder:
         """The CPU half: tokens and pixels of one item."""
         return self.backbone.prepare(item, role)
 
+    def prepare_stream(self, items: Iterable[Item], role: Role = "document") -> Iterator[Prepared | LoadError]:
+        """Prepare items in their order, or say why one cannot be read. Beside a GPU, threads run ahead."""
+
+        def prepare(item: Item) -> Prepared | LoadError:
+            try:
+                return self.prepare(item, role)
+            except LoadError as error:
+                return error
+
+        if self.info.device == "cpu":
+            yield from map(prepare, items)
+            return
+        workers = min(8, os.cpu_count() or 1)
+        waiting: deque[Future[Prepared | LoadError]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for item in items:
+                waiting.append(pool.submit(prepare, item))
+                if len(waiting) > 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
     def encode(self, batch: Sequence[Prepared]) -> Embeddings:
         """The device half: one batch `[B]` to `vectors [B, D]` and `routes [B, L·E]`, in the order given.
 
         A batch that does not fit in the device's memory is halved until it does. Raises `TooLargeError` for a single
         item that does not fit, and other `ModelError`s for vectors that are not finite.
         """
-        embeddings, too_large = self.encode_fitting(batch)
-        for error in too_large.values():
-            raise error
-        return embeddings
+        return self._all([list(enumerate(batch))])[1]
 
-    def encode_fitting(self, batch: Sequence[Prepared]) -> tuple[Embeddings, dict[int, TooLargeError]]:
-        """`encode` for a batch `[B]` of which single items may be too large: the others, in their order, and by its
-        place in the batch what is wrong with each that is.
+    def embed(self, items: Sequence[Item], role: Role = "document") -> Embeddings:
+        """Embed `N` items: `vectors [N, D]`, `routes [N, L·E]`, in their order."""
+        prepared = ((row, self.prepare(item, role)) for row, item in enumerate(items))
+        order, embeddings = self._all(batches(prepared, self.batch_tokens))
+        return _reordered(embeddings, order)
+
+    def embed_stream(
+        self, stream: Iterable[Sequence[tuple[T, Prepared]]]
+    ) -> Iterator[tuple[list[T], Embeddings | TooLargeError]]:
+        """Embed batches of prepared items, one after the other; each item comes with what its owner knows it by.
+
+        Gives each batch, or its parts where all of it does not fit in the device's memory, in their order; for a single
+        item that does not fit, what is wrong with it. Raises other `ModelError`s as `encode` does.
         """
+        for part, found in forward_stream(self._encoded, stream):
+            yield (
+                [key for key, _ in part],
+                found
+                if found is not None
+                else TooLargeError(
+                    f"One item of {part[0][1].tokens} tokens does not fit in the memory of {self.info.device}.",
+                    "Use a smaller model, a lower image resolution, or the CPU.",
+                ),
+            )
+
+    def _all(self, stream: Iterable[Sequence[tuple[T, Prepared]]]) -> tuple[list[T], Embeddings]:
+        """The keys of a whole stream in its order, and its embeddings together."""
+        order: list[T] = []
         parts: list[Embeddings] = []
-        too_large: dict[int, TooLargeError] = {}
-        place = 0
-        for part, encoded in in_fitting_parts(self._encoded, batch):
-            if encoded is None:
-                too_large[place] = TooLargeError(
-                    f"One item of {part[0].tokens} tokens does not fit in the memory of {self.info.device}.",
-                    "Use a smaller model, a lower image resolution, or --device cpu.",
-                )
-            else:
-                parts.append(encoded)
-            place += len(part)
-        return _joined(parts, self.info), too_large
+        for keys, found in self.embed_stream(stream):
+            if isinstance(found, TooLargeError):
+                raise found
+            order += keys
+            parts.append(found)
+        return order, _joined(parts, self.info)
 
     def _encoded(self, batch: Sequence[Prepared]) -> Embeddings:
         import numpy as np
@@ -101,27 +145,17 @@ class Embedder:
         if not (np.isfinite(vectors).all() and (routes is None or np.isfinite(routes).all())):
             raise ModelError(
                 f"The model {self.info.name} gave vectors that are not finite.",
-                "Its weights may be damaged, or too large for this precision: try --device cpu.",
+                "Its weights may be damaged, or too large for this precision: try the CPU.",
             )
         return Embeddings(vectors, np.zeros((len(batch), 0), np.float32) if routes is None else routes)
 
-    def embed(self, items: Sequence[Item], role: Role = "document") -> Embeddings:
-        """Embeds `N` items: `vectors [N, D]`, `routes [N, L·E]`, in their order."""
-        order: list[int] = []
-        parts: list[Embeddings] = []
-        prepared = ((row, self.prepare(item, role)) for row, item in enumerate(items))
-        for batch in batches(prepared, self.batch_tokens):
-            order.extend(row for row, _ in batch)
-            parts.append(self.encode([one for _, one in batch]))
-        return _reordered(_joined(parts, self.info), order)
 
-
-def _joined(parts: Sequence[Embeddings], info: ModelInfo | None = None) -> Embeddings:
+def _joined(parts: Sequence[Embeddings], info: ModelInfo) -> Embeddings:
     import numpy as np
 
     if not parts:
-        width = 0 if info is None or info.routes is None else info.routes[0] * info.routes[1]
-        return Embeddings(np.zeros((0, info.dim if info else 0), np.float32), np.zeros((0, width), np.float32))
+        width = 0 if info.routes is None else info.routes[0] * info.routes[1]
+        return Embeddings(np.zeros((0, info.dim), np.float32), np.zeros((0, width), np.float32))
     return Embeddings(np.concatenate([p.vectors for p in parts]), np.concatenate([p.routes for p in parts]))
 
 
@@ -130,11 +164,6 @@ def _reordered(embeddings: Embeddings, order: Sequence[int]) -> Embeddings:
 
     back: NDArray[np.intp] = np.argsort(np.asarray(order, dtype=np.intp))
     return Embeddings(embeddings.vectors[back], embeddings.routes[back])
-
-
-T = TypeVar("T")
-
-R = TypeVar("R")
 
 
 # What PyTorch says when memory runs out and it is not an OutOfMemoryError: the driver, cuBLAS, a Mac's GPU, the CPU.
@@ -157,6 +186,18 @@ def batches(
             rows = max(1, budget_tokens // max(1, window[start][1].tokens))
             yield window[start : start + rows]
             start += rows
+
+
+def forward_stream(
+    forward: Callable[[Sequence[Prepared]], R], stream: Iterable[Sequence[tuple[T, Prepared]]]
+) -> Iterator[tuple[Sequence[tuple[T, Prepared]], R | None]]:
+    """Run a model on batches of prepared items, each known by something.
+
+    Gives each batch, or the parts of it that fit, with what `forward` made of the items; None for one that is too large
+    by itself.
+    """
+    for batch in stream:
+        yield from in_fitting_parts(lambda part: forward([one for _, one in part]), batch)
 
 
 def in_fitting_parts(work: Callable[[Sequence[T]], R], batch: Sequence[T]) -> Iterator[tuple[Sequence[T], R | None]]:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import checkpoint
+from tsembed_search.model import card, checkpoint, loading
 from tsembed_search.model import files as weights
-from tsembed_search.model.backbones import origin
 from tsembed_search.model.files import appearing
 
 if TYPE_CHECKING:
+    from tsembed_search.model.backbone import ModelRef
     from tsembed_search.model.checkpoint import Checkpoint
-    from tsembed_search.model.registry import ModelRef
 
 _MINI_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 """The public name of the encoder in `mini`, for programs that do not know mini."""
@@ -47,14 +45,14 @@ def merged(ref: ModelRef, folder: str | Path) -> Exported:
     not a checkpoint, when its base is not there, and when `folder` is not empty.
     """
     source, said = _source(ref)
-    base = checkpoint.base_of(said, ref.name)
+    base = loading.base_of(said, ref.name)
     with appearing(folder) as (new, target):
         if base.folder is None:
             _merge_mini(source, said, new)
         else:
             _merge_transformers(base, source, said, new)
-        card = _card(target.name, said, "A plain model", "all experts are in its weights, each with the same share.")
-        (new / "README.md").write_text(card, encoding="utf-8")
+        page = _card(target.name, said, "A plain model", "all experts are in its weights, each with the same share.")
+        (new / "README.md").write_text(page, encoding="utf-8")
     if base.folder is None:
         use = "A text encoder for sentence-transformers; it cannot see pictures, so it is no model for tsembed."
         return Exported(target, "merged", said.base.name, False, use)
@@ -73,8 +71,8 @@ def peft(ref: ModelRef, folder: str | Path) -> Exported:
         if said.base.family == "mini":
             config["base_model_name_or_path"] = _MINI_BASE
         (new / checkpoint.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        card = _card(target.name, said, "A LoRA adapter", "all experts are one LoRA, each with the same share.")
-        (new / "README.md").write_text(card, encoding="utf-8")
+        page = _card(target.name, said, "A LoRA adapter", "all experts are one LoRA, each with the same share.")
+        (new / "README.md").write_text(page, encoding="utf-8")
     on = "AutoModel.from_pretrained(base)"
     use = f"For PEFT: PeftModel.from_pretrained({on}, {str(target)!r}), base {config['base_model_name_or_path']}"
     return Exported(target, "peft", said.base.name, False, use)
@@ -113,7 +111,7 @@ def _merge_transformers(base: ModelRef, source: Path, said: Checkpoint, new: Pat
     from tsembed_search.model.moe_lora import attach
 
     assert base.folder is not None
-    family = families.by_name(base.family)
+    family = families.FAMILIES.get(base.family)
     whole = hf.load_whole(base.folder, family)
     adapters = attach(whole.model, checkpoint.settings_of(said, source), family.blocks)
     checkpoint.fill(adapters, source)
@@ -137,15 +135,11 @@ def _copy_rest(base: Path, new: Path) -> None:
 
 
 def _card(name: str, said: Checkpoint, what: str, how: str) -> str:
-    base = said.base.name + (f" at {said.base.revision}" if said.base.revision else "")
-    method: Mapping[str, Any] = said.method
-    experts = method["router"]["experts"]
-    return "\n\n".join(
-        [
-            f"---\ntags: [{origin.MADE_HERE}]\n---",
-            f"# {name}",
-            f"{what}, exported from a TSEmbed checkpoint with {experts} experts per block on {base}. It is their "
-            f"uniform mixture: {how} The routers are left out, so its vectors are not those of the checkpoint.",
-            f"## Recipe\n\n```json\n{json.dumps(dict(said.recipe), indent=2, ensure_ascii=False)}\n```",
-        ]
-    ) + "\n"  # fmt: skip
+    experts = said.method["router"]["experts"]
+    base = card.escaped(said.base.name) + (f" at {said.base.revision}" if said.base.revision else "")
+    exported = (
+        f"{what}, exported from a TSEmbed checkpoint with {experts} experts per block on {base}. "
+        f"It is their uniform mixture: {how} The routers are left out, so its vectors are not those of the "
+        "checkpoint."
+    )
+    return card.text(name, said.to_json(), exported=exported)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tsembed_search.errors import ModelError
+from tsembed_search.wording import brief as brief
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -140,12 +141,6 @@ def content_identity(files: Iterable[Path]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode() + b"\0" + tensors[name])
     return digest.hexdigest()
-
-
-def brief(error: BaseException, longest: int = 200) -> str:
-    """A library's error in one line."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
-    return line if len(line) <= longest else line[:longest] + " …"
 
 
 def fingerprint(*parts: object) -> str:

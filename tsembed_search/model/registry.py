@@ -7,46 +7,37 @@ model.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
+from tsembed_search import hub
 from tsembed_search.errors import ModelError, UnsupportedModelError
-from tsembed_search.model import checkpoint, hub
+from tsembed_search.model import checkpoint
 from tsembed_search.model import files as weights
-from tsembed_search.model.backbone import Backbone
+from tsembed_search.model.backbone import BuiltIn, ModelRef
 from tsembed_search.model.backbones import families, origin
 from tsembed_search.paths import existing, home
+from tsembed_search.registry import Registry
 from tsembed_search.wording import shown
 
 if TYPE_CHECKING:
-    import torch
+    pass
+
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
 _OWN_NAME = re.compile(r"\w[\w.-]*")
+
 _PROCESSOR_FILES = ("tokenizer.json", "preprocessor_config.json", "processor_config.json")
+
 # Keys of config.json that say how a file was written, not what the model computes.
 _NO_IDENTITY = frozenset(
     {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
 )
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """A model that exists on this machine. `folder` is None for a built-in one.
-
-    `warning`: what a person who chooses it should know, or nothing.
-    """
-
-    name: str
-    family: str
-    fingerprint: str
-    folder: Path | None = None
-    warning: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -65,62 +56,44 @@ class KnownModel:
 
 
 @dataclass(frozen=True)
-class _BuiltIn:
-    """A model that comes with the package. `spec`: the light module with its `FINGERPRINT`; `loader` takes a device.
-    `family`: where it is not the name.
-    """
-
-    spec: str
-    loader: str
-    family: str = ""
-
-
-@dataclass(frozen=True)
 class _Format:
     """A kind of model folder, known by a file in it.
 
     `check` looks at its JSON files only and raises `ModelError` for a model that cannot be used (so that it is not
-    downloaded); `read` makes the reference; `loader` takes that, a device and a dtype.
+    downloaded); `read` makes the reference; `loader` says what loads that, given a device and a dtype.
     """
 
     marker: str
     check: Callable[[str, Path], object]
     read: Callable[[str, Path], ModelRef]
-    loader: str
+    loader: Callable[[ModelRef], str]
 
 
-def resolve(name_or_path: str | Path, fingerprint: str | None = None) -> ModelRef:
-    """What a name means. Looks for a built-in model, a folder, one of our own, the local hub cache, then the hub.
+def resolve(name_or_path: str | Path, *, known: bool = False) -> ModelRef:
+    """Return what a name means: a built-in model, a folder, one of our own, one of the local hub cache or of the hub.
 
-    `fingerprint`: of the model that once had this name. Where a built-in model has it, that one is meant: `mini-base`
-    was called `mini` before there was a trained one. Without it, a person has chosen the model, and its warning is
-    logged.
+    A model's warning is logged, unless it is `known` already: an index or a checkpoint was made with it.
 
     Raises `ModelError` that says what to do: no such model (with near matches), not on this machine and no network,
     files missing, or pickled weights; and `UnsupportedModelError` for a kind of model that cannot be used.
     """
-    ref = _find(str(name_or_path), fingerprint)
-    if ref.warning and fingerprint is None:
+    ref = _find(str(name_or_path))
+    if ref.warning and not known:
         import logging
 
         logging.getLogger(__name__).warning("%s", shown(ref.warning))
     return ref
 
 
-def _find(name: str, fingerprint: str | None) -> ModelRef:
-    if fingerprint is not None and name in BUILT_IN:
-        of_that_time = (found for found in map(resolve, BUILT_IN) if found.fingerprint == fingerprint)
-        return next(of_that_time, None) or resolve(name)
-    if name in _BUILT_INS:
-        spec = importlib.import_module(_BUILT_INS[name].spec)
-        return ModelRef(name, _BUILT_INS[name].family or name, cast(str, spec.FINGERPRINT))
-    if name in _SHIPPED:
-        return _read_folder(name, _SHIPPED[name])
+def _find(name: str) -> ModelRef:
+    if name in MODELS:
+        entry = MODELS.get(name)
+        return _read_folder(name, entry.folder) if entry.folder else ModelRef(name, entry.family, entry.fingerprint)
     try:
         path = existing(Path(name).expanduser())
     except RuntimeError as error:  # an unknown ~user
         raise ModelError(f"There is no folder {name}: {error}", "Write the whole path of the folder.") from error
-    with _readable(name):
+    with readable(name):
         folder, file = bool(name) and path.is_dir(), path.is_file()
     if folder:
         return _read_folder(name, path.absolute())
@@ -134,25 +107,15 @@ def _find(name: str, fingerprint: str | None) -> ModelRef:
     return _read_hub(name, found["name"], found["revision"])
 
 
-def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Backbone:
-    """Loads a resolved model on `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:i` or `mps`.
-
-    `dtype`: of the weights of a large model, None for what suits the device; mini's are always float32.
-
-    Raises `ModelError` when the device does not exist, has no room, or the files cannot be trusted.
-    """
-    if ref.folder is None:
-        return cast(Backbone, _function(_BUILT_INS[ref.name].loader)(device))
-    with _readable(ref.name):
-        return cast(Backbone, _function(_format_of(ref.name, ref.folder).loader)(ref, device, dtype))
-
-
 def known_models() -> list[KnownModel]:
     """Models to choose from: built-in ones, those in `$TSEMBED_HOME/models` and in the local hub cache, and well-known
     ones of each family.
     """
-    here = [KnownModel(name, "mini", "built in", checkpoint.read(_SHIPPED[name]).base.name) for name in _SHIPPED]
-    here += [KnownModel(name, built_in.family or name, "built in") for name, built_in in _BUILT_INS.items()]
+    here = []
+    for name in MODELS.names():
+        entry = MODELS.get(name)
+        base = checkpoint.read(entry.folder).base.name if entry.folder else None
+        here.append(KnownModel(name, entry.family, "built in", base))
     own = home() / "models"
     try:
         names_of_own = sorted(entry.name for entry in own.iterdir()) if own.is_dir() else []
@@ -163,7 +126,7 @@ def known_models() -> list[KnownModel]:
         if (found := known_model(name, folder)) is not None:
             here.append(found)
     names = {model.name for model in here}
-    examples = ((example, family.name) for family in families.FAMILIES for example in family.examples)
+    examples = ((example, family.name) for family in families.FAMILIES.all() for example in family.examples)
     return here + [
         KnownModel(name, family, "on the hub", prompt="own" if name in origin.VERIFIED else "untuned")
         for name, family in examples
@@ -208,11 +171,11 @@ def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
         except ModelError:
             pass  # a download that was interrupted: go on with it
     try:
-        folder = hub.download(repository, revision, hub.SETTINGS)
+        folder = hub.download(repository, revision, hub.MODEL_SETTINGS)
     except ModelError as error:
         raise ModelError(error.message, f"{error.hint} {_suggest(repository, nothing='')}".strip()) from error
     _format_of(name, folder).check(name, folder)
-    folder = hub.download(repository, revision)
+    folder = hub.download(repository, revision, hub.MODEL_FILES)
     try:
         return _read_folder(name, folder)
     except ModelError as error:  # without a network, an interrupted download comes back as it is
@@ -221,17 +184,27 @@ def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
 
 
 def _read_folder(name: str, folder: Path) -> ModelRef:
-    with _readable(name):
+    with readable(name):
         return _format_of(name, folder).read(name, folder)
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Says in words that the disk, or a right, keeps a model's files from being read."""
+def readable(name: str) -> Iterator[None]:
+    """Say in words that the disk, or a right, keeps a model's files from being read."""
     try:
         yield
     except OSError as error:
         raise ModelError(f"{name} cannot be read: {error}.", "Check the disk, and that you may read it.") from error
+
+
+def loader_of(ref: ModelRef) -> str:
+    """Return the function that loads a model, as `module:function`. A built-in one's takes a device; that of a model in
+    a folder a reference, a device and a dtype.
+    """
+    if ref.folder is None:
+        return MODELS.get(ref.name).loader
+    with readable(ref.name):
+        return _format_of(ref.name, ref.folder).loader(ref)
 
 
 def _format_of(name: str, folder: Path) -> _Format:
@@ -253,7 +226,7 @@ def _transformers_family(name: str, folder: Path) -> tuple[families.Family, orig
     family = families.by_config(config)
     prompt, why = origin.prompt_of(name, folder, family.model_class if family else "")
     if family is None:
-        supported = ", ".join(sorted(kind for entry in families.FAMILIES for kind in entry.model_types))
+        supported = ", ".join(sorted(kind for entry in families.FAMILIES.all() for kind in entry.model_types))
         raise UnsupportedModelError(
             f"{name} is of type {config.get('model_type', 'unknown')!r}, which is not supported.",
             f"Use a model of one of these types: {supported}.",
@@ -292,30 +265,30 @@ def _suggest(name: str, nothing: str = "Give a folder, `mini`, or a hub name suc
     near = dict.fromkeys(by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, 5, 0.6))
     if near:
         return f"Did you mean {' or '.join(list(near)[:3])}?"
-    return f"{nothing} {families.FAMILIES[0].examples[0]}." if nothing else ""
+    return f"{nothing} {families.FAMILIES.all()[0].examples[0]}." if nothing else ""
 
 
-def _function(path: str) -> Callable[..., object]:
-    module, _, function = path.partition(":")
-    return cast(Callable[..., object], getattr(importlib.import_module(module), function))
-
-
-_BUILT_INS = {
-    "mini-base": _BuiltIn(
-        "tsembed_search.model.backbones.mini_spec", "tsembed_search.model.backbones.mini:load", "mini"
-    ),
-}
-_SHIPPED = {"mini": Path(__file__).parent / "data" / "mini"}
-"""Checkpoints that come with the package: `trainer/shipped.py` makes them."""
-BUILT_IN = (*_BUILT_INS, *_SHIPPED)
-"""The names of the models that come with the package."""
+MODELS: Registry[BuiltIn] = Registry(
+    "model",
+    "tsembed.models",
+    {
+        "mini": "tsembed_search.model.backbones.mini_spec:MINI",
+        "mini-base": "tsembed_search.model.backbones.mini_spec:BASE",
+    },
+)
+"""The models that packages bring along, by name."""
 # The first whose marker exists wins, so a folder that extends another kind comes before it.
 _FORMATS = (
     _Format(
         checkpoint.MARKER,
         lambda name, folder: checkpoint.read(folder),
         checkpoint.reference,
-        "tsembed_search.model.checkpoint:load",
+        lambda ref: "tsembed_search.model.loading:load_checkpoint",
     ),
-    _Format("config.json", _transformers_family, _transformers_ref, "tsembed_search.model.backbones.hf:load"),
+    _Format(
+        "config.json",
+        _transformers_family,
+        _transformers_ref,
+        lambda ref: families.FAMILIES.get(ref.family).loader,
+    ),
 )

@@ -35,7 +35,7 @@ original vectors are kept, and every score that a search returns is computed fro
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What is chosen when a store is created and then stays. `shards` and `replicas` matter on a server only."""
+    """Settings chosen when a store is created, which then stay. `shards` and `replicas` matter on a server only."""
 
     dim: int
     quantize: Quantize = "none"
@@ -53,7 +53,7 @@ class Point:
 
 
 class Record(NamedTuple):
-    """What a store gives back. `score` is the cosine for a search, 0 for a retrieval; `vector` only when asked for.
+    """A point as a store gives it back. `score` is the cosine for a search, else 0; `vector` only when asked for.
 
     A tuple, because a search makes hundreds: a frozen dataclass takes three times as long.
     """

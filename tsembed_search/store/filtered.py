@@ -66,7 +66,7 @@ class FilteredStore(ABC, Generic[C]):
 
     @abstractmethod
     def _values(self, key: str, condition: C | None, limit: int) -> Mapping[str, int]:
-        """How many of the points that pass the condition have each value of a field."""
+        """Count the points that pass the condition by the values of a field."""
 
     def search(
         self,

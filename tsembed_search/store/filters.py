@@ -217,7 +217,7 @@ def path_keys(path: str) -> set[str]:
 
 
 class Lookup(NamedTuple):
-    """What an index can look for, before `path_matches` decides.
+    """Facts that all paths which match a pattern share, for an index to look for before `path_matches` decides.
 
     A path that matches has at least one of each of `keys` among its `path_keys`, and contains each of `texts`. When
     `exact`, a path like that matches.

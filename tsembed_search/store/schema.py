@@ -1,4 +1,4 @@
-"""What is stored: the payload of a point, and what an index says about itself; one schema for all engines.
+"""The schema of all that is stored, the same on every engine: a point's payload, and an index's facts about itself.
 
 A point is one *content*: the same bytes in two places are one point whose `places` name both. `path`, `root`, `rel`,
 `ext` and `mtime` describe the first place, for readers that want one.
@@ -168,7 +168,7 @@ def _unpacked(packed: str, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class IndexMetadata:
-    """What an index says about the model that made it. `routes`: (L adapted blocks, E experts), or None.
+    """Facts of an index about the model that made it. `routes`: (L adapted blocks, E experts), or None.
 
     `route_weight`: the share of routes in re-ranking by experts unless a search says; None when the model has none.
     `created_at` is in seconds since 1970.

@@ -20,35 +20,35 @@ class Dialect(Protocol[C]):
     """An engine's conditions. `all_of`, `any_of` and `none_of` take at least one part."""
 
     def equals(self, key: str, value: str) -> C:
-        """The field has this value."""
+        """Hold when the field has this value."""
         ...
 
     def one_of(self, key: str, values: Sequence[str]) -> C:
-        """The field has one of these values."""
+        """Hold when the field has one of these values."""
         ...
 
     def compares(self, key: str, op: str, number: float) -> C:
-        """The field's number is `<`, `<=`, `>`, `>=` or `=` another."""
+        """Hold when the field's number is `<`, `<=`, `>`, `>=` or `=` another."""
         ...
 
     def contains(self, key: str, text: str) -> C | None:
-        """The field has a value that contains the text. None where the engine is too old to look for that."""
+        """Hold when a value contains the text. None where the engine is too old to look for that."""
         ...
 
     def nothing(self) -> C:
-        """No point passes."""
+        """Hold for no point."""
         ...
 
     def all_of(self, parts: Sequence[C]) -> C:
-        """All parts hold."""
+        """Hold when all parts do."""
         ...
 
     def any_of(self, parts: Sequence[C]) -> C:
-        """At least one part holds."""
+        """Hold when at least one part does."""
         ...
 
     def none_of(self, parts: Sequence[C]) -> C:
-        """No part holds."""
+        """Hold when no part does."""
         ...
 
 
@@ -145,30 +145,38 @@ class QdrantDialect:
         self._substrings = substrings
 
     def equals(self, key: str, value: str) -> Any:
+        """Hold when the field has this value."""
         return self._models.FieldCondition(key=key, match=self._models.MatchValue(value=value))
 
     def one_of(self, key: str, values: Sequence[str]) -> Any:
+        """Hold when the field has one of these values."""
         return self._models.FieldCondition(key=key, match=self._models.MatchAny(any=list(values)))
 
     def compares(self, key: str, op: str, number: float) -> Any:
+        """Hold when the field's number is `<`, `<=`, `>`, `>=` or `=` another."""
         bounds = ("gte", "lte") if op == "=" else ({"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}[op],)
         return self._models.FieldCondition(key=key, range=self._range(**dict.fromkeys(bounds, number)))
 
     def contains(self, key: str, text: str) -> Any:
+        """Hold when a value contains the text. None where the engine is too old to look for that."""
         if not self._substrings:
             return None
         return self._models.FieldCondition(key=key, match=self._models.MatchSubstring(substring=text))
 
     def nothing(self) -> Any:
+        """Hold for no point."""
         return self._nothing
 
     def all_of(self, parts: Sequence[Any]) -> Any:
+        """Hold when all parts do."""
         return self._models.Filter(must=list(parts))
 
     def any_of(self, parts: Sequence[Any]) -> Any:
+        """Hold when at least one part does."""
         return self._models.Filter(should=list(parts))
 
     def none_of(self, parts: Sequence[Any]) -> Any:
+        """Hold when no part does."""
         return self._models.Filter(must_not=list(parts))
 
     def as_filter(self, condition: Any) -> Any:

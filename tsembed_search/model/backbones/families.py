@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tsembed_search.registry import Registry
+
 VisionKind = Literal["grid", "tiles", "anyres"]
 """How pictures become tokens: one grid of patches at the picture's own resolution (Qwen-VL), square tiles plus the
 whole picture (Idefics3, SmolVLM), or tiles whose features are joined and unpadded again (LLaVA-OneVision)."""
@@ -36,7 +38,11 @@ class Family:
     own first token). `image_template`: what stands for a picture, with `{tokens}`. `lead`: what precedes a text that no
     picture precedes. `instruction` is the default one, `query_instruction` that of queries where it differs.
     `min_pixels` and `max_pixels` bound a picture's area, `max_tokens` an item's text. `blocks` is the path of the
-    decoder's blocks, where adapters go. `examples` are well-known hub names.
+    decoder's blocks, where adapters go. `examples` are well-known hub names. `loader` is the function that loads one,
+    as `module:function`; it takes a `ModelRef`, a device and a dtype.
+
+    A family of another kind may be any object with `name`, `model_types`, `model_class`, `examples`, `loader` and
+    `recipe()`.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Family:
     max_tokens: int = 1024
     blocks: str = "language_model.layers"
     examples: tuple[str, ...] = ()
+    loader: str = "tsembed_search.model.backbones.hf:load"
 
     def recipe(self) -> dict[str, Any]:
         """What, besides weights and processor, decides an item's vector: part of the fingerprint."""
@@ -65,7 +72,7 @@ class Family:
         }
 
 
-FAMILIES: tuple[Family, ...] = (
+_OWN = (
     Family(
         name="qwen2-vl",
         model_types=("qwen2_vl",),
@@ -148,15 +155,10 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )
 
-_BY_NAME: Mapping[str, Family] = {family.name: family for family in FAMILIES}
-_BY_TYPE: Mapping[str, Family] = {kind: family for family in FAMILIES for kind in family.model_types}
-
-
-def by_name(name: str) -> Family:
-    """The family called `name`. Raises `KeyError`."""
-    return _BY_NAME[name]
+FAMILIES: Registry[Family] = Registry("family", "tsembed.families", {family.name: family for family in _OWN})
 
 
 def by_config(config: Mapping[str, Any]) -> Family | None:
-    """The family that a `config.json` belongs to, or None."""
-    return _BY_TYPE.get(str(config.get("model_type", "")))
+    """Return the family that a `config.json` belongs to, or None."""
+    kind = str(config.get("model_type", ""))
+    return next((family for family in (*_OWN, *FAMILIES.all()) if kind in family.model_types), None)

@@ -33,7 +33,7 @@ from tsembed_search.model.moe_lora import Adapters, attach
 from tsembed_search.model.routing import Traced, centred, counted_tokens
 
 if TYPE_CHECKING:
-    from tsembed_search.model.registry import ModelRef
+    from tsembed_search.model.backbone import ModelRef
 
 
 _ROOMY = 4 * 2**30  # bytes of free memory
@@ -203,7 +203,7 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
     the weights do not fit on the GPU.
     """
     assert ref.folder is not None
-    family = families.by_name(ref.family)
+    family = families.FAMILIES.get(ref.family)
     target = devices.pick(device)
     dtype = dtype or devices.weights_dtype(target)
     devices.check_room(ref.name, weights.numbers(weights.weight_files(ref.folder)), dtype, target)

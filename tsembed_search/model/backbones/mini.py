@@ -28,11 +28,11 @@ from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.budget import Needs
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
 from tsembed_search.model.backbones.mini_vision import FEATURES, SLICE, Projector, VisionTower, parts
-from tsembed_search.model.routing import Traced
 
 if TYPE_CHECKING:
     from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import Adapters
+    from tsembed_search.model.routing import Traced
 
 TEMPERATURE = 1.5
 TOP_CLASSES = 100
@@ -180,14 +180,14 @@ class Mini:
         return self._in_order([self.encoder(one.words, one.real) for one in batch.groups], batch.order)
 
     def _traced(self, batch: _Groups, losses: bool) -> Traced:
+        from tsembed_search.model.routing import Traced, counted_tokens
+
         assert self.adapters is not None
         parts: list[tuple[list[int], Traced]] = []
         tokens = self.adapters.settings.tokens
         for rows, words, real, image in batch.groups:
             counted = None
             if tokens != "all":
-                from tsembed_search.model.routing import counted_tokens
-
                 counted = counted_tokens(tokens, torch.ones_like(image) if real is None else real, image)
             with self.adapters.tracing(real, counted, losses) as trace:
                 parts.append((rows, trace.finished(self.encoder(words, real))))

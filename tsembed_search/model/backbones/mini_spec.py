@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tsembed_search.errors import ModelError
 from tsembed_search.items import ImageSpec, InputSpec, Kind, Modality, TextSpec
+from tsembed_search.model.backbone import BuiltIn
 from tsembed_search.ranking.scores import Calibration, Logistic
 
 DIM = 384
@@ -44,6 +45,11 @@ FILES: dict[str, tuple[str, str, str]] = {
 FINGERPRINT = hashlib.sha256(
     "\n".join(["mini 1", *(f"{name} {sha}" for name, (_, _, sha) in sorted(FILES.items()))]).encode()
 ).hexdigest()[:16]
+
+BASE = BuiltIn("mini", fingerprint=FINGERPRINT, loader="tsembed_search.model.backbones.mini:load")
+"""The entry `mini-base` of the registry of models."""
+MINI = BuiltIn("mini", Path(__file__).parents[1] / "data" / "mini")
+"""The entry `mini`: the checkpoint that comes with the package. `examples/mini` makes it."""
 
 
 def file_path(name: str) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tsembed_search.errors import UnsupportedModelError
+from tsembed_search.hub import snapshot_of
 
 Prompt = Literal["own", "untuned", "unknown"]
 """With which prompt a model is used: the one that it was tuned with; the family's, because it was never tuned to embed;
@@ -228,9 +229,8 @@ def _is_untuned(name: str) -> bool:
 def _hub_name(name: str, folder: Path) -> str:
     """`owner/name` of a folder that was found by its hub name, lies in the hub's cache or was cloned; else nothing."""
     for place in (folder, folder.resolve()):
-        repository = place.parent.parent.name
-        if place.parent.name == "snapshots" and repository.startswith("models--"):
-            return repository.removeprefix("models--").replace("--", "/")
+        if snapshot := snapshot_of(place):
+            return snapshot.name
     remote = _head(folder / ".git" / "config")
     if cloned := re.search(
         r"url\s*=\s*\S*?\b(?:huggingface|hf)\.co[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?\s*$", remote, re.M

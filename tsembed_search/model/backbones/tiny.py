@@ -33,9 +33,9 @@ _ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000
 
 def family_of(base: str) -> str | None:
     """The family of a hub model by its name, without the hub; None for a built-in model."""
-    if base in registry.BUILT_IN:
+    if base in registry.MODELS:
         return None
-    for family in families.FAMILIES:
+    for family in families.FAMILIES.all():
         if any(base.partition("@")[0].lower() == example.lower() for example in family.examples):
             return family.name
     folder = Path(base).expanduser()

@@ -31,6 +31,7 @@ class EdgeEngine:
             return True
 
     def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
+        """Read the index's facts about itself without opening the shard; None when there is no store."""
         return shard.read(address.folder)[1] if self.exists(address) else None
 
     def open(self, address: IndexAddress, *, writing: bool = False) -> EdgeStore:
@@ -69,6 +70,7 @@ class EdgeEngine:
             shutil.rmtree(address.folder / "points")
 
     def salvage(self, address: IndexAddress) -> int:
+        """Replace a damaged store by one of all that can be read; returns how many points that are."""
         from tsembed_search.store.edge.salvage import salvage
 
         return salvage(address.folder)

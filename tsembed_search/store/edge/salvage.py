@@ -98,7 +98,7 @@ def _pages(shard: Any) -> Iterator[list[Any]]:
 
 
 def _unless_damaged(action: Callable[..., Any], *values: Any) -> Any:
-    """What `action(*values)` returns; None when the engine finds damage."""
+    """Return `action(*values)`; None when the engine finds damage."""
     try:
         return action(*values)
     except BaseException as error:  # a panic in the engine's native code is one

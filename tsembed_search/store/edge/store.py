@@ -46,23 +46,27 @@ class EdgeStore(FilteredStore[Any]):
 
     @property
     def dim(self) -> int:
+        """The size of the vectors."""
         return self._settings.dim
 
     @property
     def settings(self) -> StoreSettings:
-        """What was chosen at creation."""
+        """The settings chosen at creation."""
         return self._settings
 
     @property
     def metadata(self) -> dict[str, Any]:
+        """Facts of the index about itself."""
         return dict(self._metadata)
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Replace the metadata as a whole."""
         with self._writing("write the metadata of"):
             shard.write(self._folder, self._settings, metadata)
         self._metadata = dict(metadata)
 
     def upsert(self, points: Sequence[Point]) -> None:
+        """Add or replace points. They are in the log when it returns."""
         if not points:
             return
         import qdrant_edge as engine
@@ -78,6 +82,7 @@ class EdgeStore(FilteredStore[Any]):
             self._wrote(size)
 
     def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
+        """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
         import qdrant_edge as engine
 
         point = check_id(id)
@@ -89,6 +94,7 @@ class EdgeStore(FilteredStore[Any]):
             self._wrote(1024)
 
     def delete(self, ids: Sequence[str]) -> None:
+        """Remove points; ids that are not there do no harm."""
         if not ids:
             return
         import qdrant_edge as engine
@@ -100,6 +106,7 @@ class EdgeStore(FilteredStore[Any]):
     def retrieve(
         self, ids: Sequence[str], *, fields: Sequence[str] | None = None, with_vectors: bool = False
     ) -> list[Record]:
+        """Return those of the points that exist, in the order asked."""
         wanted, payload = [check_id(id) for id in ids], wanted_payload(fields)
         with self._engine("read") as opened:
             made = [
@@ -170,6 +177,7 @@ class EdgeStore(FilteredStore[Any]):
             self._shard = shard.load(self._folder / "points", self._settings)
 
     def info(self) -> StoreInfo:
+        """Return facts for people."""
         with self._engine("read") as opened:
             facts = opened.info()
         details = {

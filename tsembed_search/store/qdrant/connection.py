@@ -1,10 +1,8 @@
-"""Talking to a Qdrant server: connecting, trying again, and saying in words what went wrong.
+"""The connection to a Qdrant server: it tries again, and says in words what went wrong.
 
 Everything the store asks of a server can be asked twice without harm, so whatever may be a passing trouble (a dropped
 connection, a time-out, an overloaded or restarting server) is tried again with growing pauses. A cluster that has lost
 half of its nodes does not mend by itself: that is said sooner, with their names. Whoever waits is told for what.
-
-What a server says of the cluster that it belongs to: how many nodes there are, and which of them are away.
 
 A cluster changes collections, and takes nodes that failed out of use, by *consensus*: more than half of its nodes have
 to agree. Without so many it answers reads, and is of no use to a run that writes; waiting helps only if nodes return.
@@ -47,7 +45,7 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to go on trying, in seconds: pauses start at `first`, double up to `longest`, and end after `total`.
+    """The time to go on trying, in seconds: pauses start at `first`, double up to `longest`, and end after `total`.
 
     A cluster of which half is away gets only `stuck`. After `told` people hear what is waited for, and again after
     every `again`.
@@ -114,7 +112,7 @@ class Connection:
             raise _no_address(url) from error
 
     def ask(self, doing: str, call: Callable[[], T], patience: Patience | None = None) -> T:
-        """`call()`, tried again while the trouble may pass. Raises `StoreError`: "Cannot `doing` ... ".
+        """Return `call()`, tried again while the trouble may pass. Raises `StoreError`: "Cannot `doing` ... ".
 
         `patience` defaults to that for reading; a call that is given one is a write, and is watched while it lasts.
         """
@@ -201,11 +199,11 @@ class Connection:
         _log.warning("%s", shown(f"{self.place} answers again."))
 
     def give_up(self) -> None:
-        """Makes calls in other threads stop trying again."""
+        """Make calls in other threads stop trying again."""
         self._given_up.set()
 
     def resume(self) -> None:
-        """Ends `give_up`."""
+        """End `give_up`."""
         self._given_up.clear()
 
     def close(self) -> None:
@@ -229,7 +227,7 @@ class Connection:
         # The client takes some answers of other servers to pieces before it notices.
         if isinstance(error, (QdrantException, *_NO_SENSE)):
             what = str(error) or "the answer makes no sense"
-            return StoreError(f"{cannot}: {what}.", "Is that the address of a Qdrant server (--url)?")
+            return StoreError(f"{cannot}: {what}.", "Is that the address of a Qdrant server ({store})?")
         return error
 
     def _refused(self, cannot: str, status: int, message: str) -> StoreError:
@@ -237,7 +235,7 @@ class Connection:
             what = "its API key is not accepted" if self.has_key else "the server wants an API key"
             return StoreError(f"{cannot}: {what}.", "Set QDRANT_API_KEY to a key that may read and write.")
         if status == 404 and "doesn't exist" not in message:
-            return StoreError(f"{cannot}: this is not a Qdrant server.", "Check the address (--url), and its port.")
+            return StoreError(f"{cannot}: this is not a Qdrant server.", "Check the address ({store}), and its port.")
         if status in _PASSING:
             return StoreError(
                 f"{cannot}: the server keeps answering {status} ({message}).", f"Look at its log. {_AGAIN}"
@@ -246,7 +244,7 @@ class Connection:
 
 
 def server_message(error: Any) -> str:
-    """What the server said in an error reply."""
+    """Return the server's words in an error reply."""
     try:
         message = str(json.loads(error.content)["status"]["error"]).rstrip(".")
         return message if len(message) <= _LONGEST else message[:_LONGEST].rsplit(" ", 1)[0] + " …"
@@ -270,7 +268,7 @@ def _checked(address: str, url: str) -> Any:
 
 def _no_address(url: str) -> UsageError:
     shown = url.rpartition("@")[2]
-    return UsageError(f"{shown!r} is not the address of a server.", "Write --url http://localhost:6333, for example.")
+    return UsageError(f"{shown!r} is not the address of a server.", "Write it like http://localhost:6333: {store}.")
 
 
 def _pause(error: Exception, pause: float) -> float | None:
@@ -291,7 +289,7 @@ def _pause(error: Exception, pause: float) -> float | None:
 
 
 def _trouble(error: Exception, nodes: Cluster | None) -> str:
-    """What is waited out, in a few words."""
+    """A few words for the trouble that is waited out."""
     import httpx
 
     if nodes is not None and (words := nodes.words()):
@@ -311,10 +309,14 @@ def _unanswered(cannot: str, source: Exception) -> StoreError:
     if isinstance(source, httpx.TimeoutException):
         return StoreError(f"{cannot}: no answer within {REQUEST_SECONDS} seconds.", _AGAIN)
     if isinstance(source, httpx.ConnectError):
-        return StoreError(f"{cannot}: it cannot be reached ({source}).", "Is the server running? Check --url.")
+        return StoreError(
+            f"{cannot}: it cannot be reached ({source}).", "Is the server running? Check its address: {store}."
+        )
     if isinstance(source, httpx.TransportError):
         return StoreError(f"{cannot}: the connection broke ({source}).", _AGAIN)
-    return StoreError(f"{cannot}: the answer is not a Qdrant server's ({type(source).__name__}).", "Check --url.")
+    return StoreError(
+        f"{cannot}: the answer is not a Qdrant server's ({type(source).__name__}).", "Check its address: {store}."
+    )
 
 
 def _key() -> str | None:
@@ -345,25 +347,25 @@ class Cluster:
 
     @property
     def stuck(self) -> bool:
-        """Whether the cluster cannot agree on anything: half of its nodes are away, or none leads."""
+        """True when the cluster cannot agree on anything: half of its nodes are away, or none leads."""
         return 2 * len(self.away) >= self.nodes or not self.leader
 
     def words(self) -> str:
-        """What is wrong with it, as the end of a sentence; empty when nothing is."""
+        """Return the end of a sentence that says which nodes are away; empty when all is well."""
         if self.away:
             verb = "is" if len(self.away) == 1 else "are"
             return f"{len(self.away)} of the cluster's {self.nodes} nodes {verb} away ({', '.join(self.away)})"
         return "" if self.leader else f"the cluster's {self.nodes} nodes have not agreed on a leader"
 
     def advice(self) -> str:
-        """What to do about it."""
+        """Return a sentence that says what to do about it."""
         if not self.away:
             return "Look at the nodes' logs."
         return f"Start {'it' if len(self.away) == 1 else 'them'} again, or mend the network between the nodes."
 
 
 def asker(address: str, key: str | None) -> httpx.Client:
-    """What to ask the server at `address` with."""
+    """Return a client for questions about the cluster, with little patience."""
     import httpx
 
     headers = {"api-key": key} if key else {}
@@ -371,7 +373,7 @@ def asker(address: str, key: str | None) -> httpx.Client:
 
 
 def ask(client: httpx.Client) -> Cluster | None:
-    """The cluster that a server belongs to, or is alone; None when it does not say."""
+    """Ask for the cluster that a server belongs to, or is alone; None when it does not say."""
     import httpx
 
     try:
@@ -384,7 +386,7 @@ def ask(client: httpx.Client) -> Cluster | None:
 
 
 def parse(result: Mapping[str, Any]) -> Cluster:
-    """The answer to `GET /cluster`: an entry in `message_send_failures` goes away with the first success."""
+    """Read the answer to `GET /cluster`: an entry in `message_send_failures` goes away with the first success."""
     peers = result.get("peers") or {}
     if result.get("status") != "enabled" or len(peers) < 2:
         return Cluster(1, ())

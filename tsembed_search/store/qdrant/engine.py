@@ -23,16 +23,19 @@ class QdrantEngine:
         return Connection(address.store)
 
     def exists(self, address: IndexAddress) -> bool:
+        """Tell whether the server has a collection of the index's name."""
         with closing(self._connection(address)) as connection:
             return collection.exists(connection, address.name)
 
     def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
+        """Return the index's facts about itself; None when there is no collection."""
         with closing(self._connection(address)) as connection:
             if not collection.exists(connection, address.name):
                 return None
             return collection.read(connection, address.name)[1]
 
     def open(self, address: IndexAddress, *, writing: bool = False) -> ServerStore:
+        """Open the index's collection. When `writing`, questions are as patient as changes."""
         from tsembed_search.store.qdrant.store import ServerStore
 
         connection = self._connection(address)
@@ -42,14 +45,17 @@ class QdrantEngine:
         return store
 
     def create(self, address: IndexAddress, settings: StoreSettings) -> ServerStore:
+        """Make the index's collection and open it for writing."""
         collection.create(self._connection(address), address.name, settings)
         return self.open(address, writing=True)
 
     def delete(self, address: IndexAddress) -> None:
+        """Delete the index's collection."""
         with closing(self._connection(address)) as connection:
             collection.delete(connection, address.name)
 
     def salvage(self, address: IndexAddress) -> int:
+        """Raise `StoreError`: there is nothing to rescue from here."""
         raise StoreError(f"What the server at {address.store} holds cannot be rescued from here.", "Look at its log.")
 
 

@@ -64,18 +64,21 @@ class ServerStore(FilteredStore[Any]):
 
     @property
     def dim(self) -> int:
+        """The size of the vectors."""
         return self._settings.dim
 
     @property
     def settings(self) -> StoreSettings:
-        """What was chosen at creation."""
+        """The settings chosen at creation."""
         return self._settings
 
     @property
     def metadata(self) -> dict[str, Any]:
+        """Facts of the index about itself."""
         return dict(self._metadata)
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Replace the metadata as a whole."""
         check_payload("the metadata", metadata)
         collection.write_metadata(self._connection, self._name, self._settings, metadata)
         self._metadata = dict(metadata)
@@ -113,6 +116,7 @@ class ServerStore(FilteredStore[Any]):
         self._write("add items", partial(self._client.upsert, self._collection, batch, wait=True))
 
     def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
+        """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
         point = check_id(id)
         check_payload(f"the payload of item {id}", payload)
         if not self._read(
@@ -123,6 +127,7 @@ class ServerStore(FilteredStore[Any]):
         self._write("change an item", change)
 
     def delete(self, ids: Sequence[str]) -> None:
+        """Remove points; ids that are not there do no harm."""
         gone = [check_id(id) for id in ids]
         for at in range(0, len(gone), _IDS):
             chosen = models.PointIdsList(points=list(gone[at : at + _IDS]))
@@ -131,6 +136,7 @@ class ServerStore(FilteredStore[Any]):
     def retrieve(
         self, ids: Sequence[str], *, fields: Sequence[str] | None = None, with_vectors: bool = False
     ) -> list[Record]:
+        """Return those of the points that exist, in the order asked."""
         wanted = [check_id(id) for id in ids]
         payload = wanted_payload(fields)
         found = {}
@@ -214,6 +220,7 @@ class ServerStore(FilteredStore[Any]):
         """Do nothing: a server optimises by itself, while it answers."""
 
     def info(self) -> StoreInfo:
+        """Return facts for people."""
         facts = self._read("ask about the index", partial(self._client.get_collection, self._collection))
         details = {
             "url": self._connection.place,

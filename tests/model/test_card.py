@@ -11,8 +11,9 @@ from markdown_it import MarkdownIt
 
 from helpers.run_records import EVIL, records, write_log
 from tsembed_search.errors import ModelError
-from tsembed_search.model.checkpoint import MARKER
-from tsembed_search.trainer import card
+from tsembed_search.model.checkpoint import MARKER, describe
+from tsembed_search.ranking.metrics import share_interval
+from tsembed_search.trainer.log import untrained
 
 
 @pytest.fixture
@@ -61,13 +62,13 @@ def tables(text: str) -> list[list[str]]:
 
 def test_card_tells_base_data_figures_and_limits(checkpoint: Path) -> None:
     write_log(checkpoint.parent, records())
-    text = card.write(checkpoint, checkpoint.parent).read_text("utf-8")
+    text = describe(checkpoint, untrained(checkpoint.parent)).read_text("utf-8")
     assert text.startswith("---\nlibrary_name: peft\n") and 'base_model: "owner/some-model"' in text
     assert "# tsembed on some-model" in text.replace("\\", "")
     rows = {row[0]: row[1:] for row in tables(text) if row}
     assert rows["adapted blocks"] == ["2"]
     assert ["vqa", "1,200", "MIT, CC0-1.0"] in [row[1:] for row in tables(text) if row[0] == "colours"]
-    low, high = card.share_interval(0.5, 20)
+    low, high = share_interval(0.5, 20)
     figures = next(row for row in tables(text) if row[0] == "colours" and len(row) == 6)
     assert figures[1:] == ["20", "0.500", f"{low:.3f} to {high:.3f}", "0.250", "0.400"]
     assert rows["mean over tasks"][1] == "0.625" and rows["mean over tasks"][3] == "0.375"
@@ -76,7 +77,7 @@ def test_card_tells_base_data_figures_and_limits(checkpoint: Path) -> None:
 
 
 def test_data_is_shown_and_is_not_markup(checkpoint: Path) -> None:
-    text = card.text(checkpoint)
+    text = describe(checkpoint).read_text("utf-8")
     assert "\x1b" not in text and "\u202e" not in text
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text.split("---\n", 2)[2])
     assert "<script>" not in html
@@ -94,7 +95,7 @@ def test_an_untrained_checkpoint_says_so(checkpoint: Path) -> None:
         "base": said["base"] | {"name": "/home/me/base"},
     }
     (checkpoint / MARKER).write_text(json.dumps(said))
-    text = card.text(checkpoint)
+    text = describe(checkpoint).read_text("utf-8")
     assert "not trained" in text and "not calibrated" in text
     assert "Validation" not in text and "## Data" not in text
     assert "/home/me" not in text and "base_model" not in text
@@ -102,11 +103,11 @@ def test_an_untrained_checkpoint_says_so(checkpoint: Path) -> None:
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
-        card.text(tmp_path)
+        describe(tmp_path)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 5), (1.0, 5), (0.3, 1000)])
 def test_intervals_of_shares_stay_in_bounds(share: float, count: int) -> None:
-    low, high = card.share_interval(share, count)
+    low, high = share_interval(share, count)
     assert 0 <= low <= share <= high <= 1
     assert (high - low) < (0.06 if count == 1000 else 1)

@@ -1,0 +1,267 @@
+"""Another package adds one of each kind, by entry points alone, and each is used: no file of ours knows of it.
+
+The package is written here, as somebody would write it who has read `docs/extending.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.other_package import NAME, Commands, install
+
+FORMAT = '''
+from tsembed_search.documents.chunking import paragraphs
+from tsembed_search.documents.document import Format
+from tsembed_search.errors import LoadError
+
+
+def units(document):
+    """A poem: its text is what stands after the first line, each line read backwards."""
+    lines = document.file.read().decode().splitlines()[1:]
+    if not lines:
+        raise LoadError("The poem is empty.")
+    yield from document.text_units(paragraphs([line[::-1] + "\\n" for line in lines]))
+
+
+POEM = Format("poem", 1, frozenset({"poem"}), units, signatures=(b"POEM",))
+'''
+
+STORE = '''
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tsembed_search.errors import StoreError
+from tsembed_search.store.base import Record, StoreInfo, check_points, check_queries
+from tsembed_search.store.filters import matches
+
+
+class Shelf:
+    """A `Store` in one file of JSON."""
+
+    def __init__(self, file):
+        self.file = file
+        self.kept = json.loads(file.read_text()) if file.exists() else {"points": {}, "metadata": {}}
+
+    @property
+    def dim(self):
+        return self.kept["dim"]
+
+    @property
+    def metadata(self):
+        return self.kept["metadata"]
+
+    def write_metadata(self, metadata):
+        self.kept["metadata"] = dict(metadata)
+        self.save()
+
+    def save(self):
+        self.file.write_text(json.dumps(self.kept))
+
+    def upsert(self, points):
+        if not points:
+            return
+        ids, vectors = check_points(points, self.dim)
+        for id, vector, point in zip(ids, vectors, points):
+            self.kept["points"][id] = [(vector / np.linalg.norm(vector)).tolist(), dict(point.payload)]
+        self.save()
+
+    def set_payload(self, id, payload):
+        if id not in self.kept["points"]:
+            raise StoreError(f"There is no item {id}.")
+        self.kept["points"][id][1].update(payload)
+        self.save()
+
+    def delete(self, ids):
+        for id in ids:
+            self.kept["points"].pop(id, None)
+        self.save()
+
+    def record(self, id, score=0.0, fields=None, with_vectors=False):
+        vector, payload = self.kept["points"][id]
+        kept = {key: value for key, value in payload.items() if fields is None or key in fields}
+        return Record(id, kept, score, np.array(vector, np.float32) if with_vectors else None)
+
+    def search(self, vectors, limit, where=None, *, offset=0, with_vectors=False, fields=None, exact=False):
+        found = []
+        ids = [id for id, (_, payload) in self.kept["points"].items() if matches(where, payload)]
+        stored = np.array([self.kept["points"][id][0] for id in ids], np.float32).reshape(len(ids), self.dim)
+        for scores in check_queries(vectors, self.dim) @ stored.T:
+            best = np.argsort(-scores)[offset : offset + limit]
+            found.append([self.record(ids[at], float(scores[at]), fields, with_vectors) for at in best])
+        return found
+
+    def retrieve(self, ids, *, fields=None, with_vectors=False):
+        return [self.record(id, 0.0, fields, with_vectors) for id in ids if id in self.kept["points"]]
+
+    def scroll(self, where=None, *, fields=None, with_vectors=False):
+        for id in [id for id, (_, payload) in self.kept["points"].items() if matches(where, payload)]:
+            yield self.record(id, 0.0, fields, with_vectors)
+
+    def count(self, where=None):
+        return sum(1 for _ in self.scroll(where))
+
+    def facet(self, key, where=None, limit=1000):
+        counts = {}
+        parent, _, inner = key.partition("[].")
+        for record in self.scroll(where):
+            values = record.payload.get(parent)
+            values = values if isinstance(values, list) else [values]
+            for value in {value[inner] if inner else value for value in values if value is not None}:
+                counts[value] = counts.get(value, 0) + 1
+        return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:limit])
+
+    def optimize(self):
+        pass
+
+    def info(self):
+        return StoreInfo("shelf 1", len(self.kept["points"]), 0)
+
+    def close(self):
+        pass
+
+
+class ShelfEngine:
+    """The `Engine` of addresses such as `shelf:/some/folder`."""
+
+    def file(self, address):
+        return Path(address.store.partition(":")[2]) / f"{address.name}.json"
+
+    def exists(self, address):
+        return self.file(address).exists()
+
+    def metadata(self, address):
+        return Shelf(self.file(address)).metadata if self.exists(address) else None
+
+    def open(self, address, *, writing=False):
+        if not self.exists(address):
+            raise StoreError(f"There is no index called {address.name} on the shelf.")
+        return Shelf(self.file(address))
+
+    def create(self, address, settings):
+        store = Shelf(self.file(address))
+        store.kept["dim"] = settings.dim
+        store.save()
+        return store
+
+    def delete(self, address):
+        self.file(address).unlink()
+
+    def salvage(self, address):
+        return 0
+
+
+SHELF = ShelfEngine()
+'''
+
+RERANKER = '''
+from tsembed_search.ranking.reranking import Reranker
+
+
+def shortest(query, candidates, given):
+    """The shortest text first."""
+    return sorted(candidates, key=lambda one: len(one.payload["text"] or ""))
+
+
+SHORTEST = Reranker(shortest, depth=50, fields=("text",))
+'''
+
+MODULES = {"poem": FORMAT, "shelf": STORE, "shortest": RERANKER}
+ENTRY_POINTS = {
+    "tsembed.formats": {"poem": "poem:POEM"},
+    "tsembed.stores": {"shelf": "shelf:SHELF"},
+    "tsembed.rerankers": {"shortest": "shortest:SHORTEST"},
+}
+TEXTS = {
+    "cat.txt": "A cat sleeps on the warm stove.",
+    "cats.txt": "A cat sleeps on the warm stove. " * 3 + "Its kittens are asleep, too.",
+    "train.txt": "The night train leaves at half past nine.",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the files of these tests are, and the package is installed."""
+    folder = tmp_path_factory.mktemp("extending")
+    files = folder / "files"
+    files.mkdir()
+    for name, text in TEXTS.items():
+        (files / name).write_text(text)
+    (files / "sea.poem").write_text("POEM\n" + "A lighthouse stands above the sea."[::-1] + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tsembed(folder: Path) -> Iterator[Commands]:
+    """Runs the command where the package is installed. `default` is an index of the files."""
+    install(folder / "site", MODULES, ENTRY_POINTS)
+    with Commands(folder / "site", folder / "home") as commands:
+        assert commands("index", folder / "files", "--json", "--workers", "1").json["files"]["skipped"] == 0
+        yield commands
+
+
+def names(hits: list[dict[str, str]]) -> list[str]:
+    return [Path(hit["path"]).name for hit in hits]
+
+
+def test_a_format(tsembed: Commands) -> None:
+    hit = tsembed("search", "a lighthouse above the sea", "--json", "-k", "1").json["hits"][0]
+    assert Path(hit["path"]).name == "sea.poem"
+    assert hit["snippet"] == "A lighthouse stands above the sea."
+
+
+def test_a_format_is_told_by_what_is_in_the_file(tsembed: Commands, tmp_path: Path) -> None:
+    (tmp_path / "hidden.txt").write_text("POEM\n" + "Words that only poems know."[::-1] + "\n")
+    (tmp_path / "empty.poem").write_text("POEM\n")
+    report = tsembed("index", tmp_path, "--index", "poems", "--json", "--workers", "1").json
+    assert [skip["reason"] for skip in report["skipped"]] == ["The poem is empty."]
+    hits = tsembed("search", "words", "--index", "poems", "--json").json["hits"]
+    assert [hit["snippet"] for hit in hits] == ["Words that only poems know."]
+
+
+def test_a_store(tsembed: Commands, folder: Path) -> None:
+    """It answers as ours does, and forgets what is gone."""
+    where = ("--url", f"shelf:{folder}/shelf")
+    (folder / "shelf").mkdir()
+    report = tsembed("index", folder / "files", *where, "--json", "--workers", "1").json
+    assert report["items"]["total"] == 4
+    assert len(json.loads((folder / "shelf/default.json").read_text())["points"]) == 4
+    for asked in (
+        ["a cat on the stove"],
+        ["train", "--where", "ext=txt and path~files"],
+        ["sea", "--where", "ext=poem"],
+    ):
+        ours, theirs = (tsembed("search", *asked, *place, "--json").json["hits"] for place in ((), where))
+        assert names(theirs) == names(ours) and ours
+        assert [hit["score"] for hit in theirs] == pytest.approx([hit["score"] for hit in ours], abs=1e-5)
+    assert "shelf 1" in tsembed("status", *where).stdout
+    assert tsembed("rm", folder / "files/sea.poem", *where, "--yes").code == 0
+    assert "sea.poem" not in tsembed("ls", *where).stdout
+    assert tsembed("rm", "--all", *where, "--yes").code == 0
+    assert not (folder / "shelf/default.json").exists()
+
+
+def test_a_way_to_rerank(tsembed: Commands) -> None:
+    asked = ("search", "a cat asleep on the stove, its kittens too", "--where", "path~cat*", "--json")
+    assert names(tsembed(*asked, "--rerank", "shortest").json["hits"]) == ["cat.txt", "cats.txt"]
+    assert names(tsembed(*asked).json["hits"]) == ["cats.txt", "cat.txt"]
+
+
+def test_who_misspells_an_entry_is_told_the_name(tsembed: Commands) -> None:
+    done = tsembed("search", "cat", "--rerank", "shortst")
+    assert done.code == 2 and "shortest" in done.stderr
+
+
+def test_a_broken_package_harms_only_who_asks_for_it(folder: Path, tmp_path: Path) -> None:
+    install(
+        tmp_path / "site", {"broken": "import nothing_of_that_name\n"}, {"tsembed.rerankers": {"odd": "broken:ODD"}}
+    )
+    with Commands(tmp_path / "site", folder / "home") as tsembed:
+        assert tsembed("search", "cat", "--json").json["hits"]
+        done = tsembed("search", "cat", "--rerank", "odd")
+        assert done.code == 2 and "nothing_of_that_name" in done.stderr and f"{NAME}.broken:ODD" in done.stderr

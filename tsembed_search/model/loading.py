@@ -1,0 +1,127 @@
+"""From references to models: a base, and the adapters of a checkpoint on it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from tsembed_search.errors import ModelError
+from tsembed_search.model import registry
+from tsembed_search.model.backbone import Backbone, ModelRef, Trainable
+from tsembed_search.model.checkpoint import MARKER, Checkpoint, fill, no_settings, read, save, settings_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from tsembed_search.model.expert_settings import AdapterSettings
+
+
+def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Backbone:
+    """Loads a resolved model on `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:i` or `mps`.
+
+    `dtype`: of the weights of a large model, None for what suits the device; mini's are always float32.
+
+    Raises `ModelError` when the device does not exist, has no room, or the files cannot be trusted.
+    """
+    module, _, function = registry.loader_of(ref).partition(":")
+    loader = getattr(importlib.import_module(module), function)
+    if ref.folder is None:
+        return cast(Backbone, loader(device))
+    with registry.readable(ref.name):
+        return cast(Backbone, loader(ref, device, dtype))
+
+
+def load_checkpoint(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Trainable:
+    """Loads the base on a device, in `dtype` (see `registry.load`), and puts the adapters on it, in float32.
+
+    Raises `ModelError` when the base is not there or is another one than the adapters were made for, when the settings
+    make no sense, and when tensors do not fit or hold numbers that are not finite.
+    """
+    assert ref.folder is not None
+    said = read(ref.folder)
+    settings = settings_of(said, ref.folder)
+    backbone = _trainable(load(base_of(said, ref.name), device, dtype), said.base.name)
+    try:
+        adapters = backbone.adapt(settings)
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # values of the wrong kind
+        raise no_settings(ref.folder, error) from error
+    fill(adapters, ref.folder)
+    own = sum(tensor.numel() for tensor in adapters.parameters())
+    base = backbone.info
+    backbone.info = replace(
+        base,
+        name=ref.name,
+        fingerprint=ref.fingerprint,
+        parameters=base.parameters + own,
+        calibration=said.calibration,
+        route_weight=said.route_weight,
+        notes=base.notes | {"base": said.base.name},
+    )
+    return backbone
+
+
+def create_checkpoint(
+    folder: str | Path,
+    base: str | Path = "mini-base",
+    settings: AdapterSettings | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Path:
+    """Saves untrained adapters for a base model, to begin with or to try things on.
+
+    B is zero, so vectors are the base's own; the routers are random, so routing vectors tell items apart, but their
+    experts mean nothing yet. Raises `ModelError`.
+    """
+    import torch
+
+    from tsembed_search.model.expert_settings import AdapterSettings
+
+    ref = registry.resolve(base)
+    backbone = _trainable(load(ref, device), ref.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone.adapt(settings or AdapterSettings())
+    return save(folder, backbone, ref, recipe={"trained": False, "seed": seed})
+
+
+def _trainable(backbone: Backbone, name: str) -> Trainable:
+    """Raises `ModelError` for a model that cannot carry adapters, or carries some already."""
+    if not backbone.info.trainable:
+        raise ModelError(f"{name} cannot carry adapters.", "Use mini or a transformers model as the base.")
+    trainable = cast(Trainable, backbone)
+    if trainable.adapters is not None:
+        raise ModelError(f"{name} has adapters already.", "Use the model that it is based on.")
+    return trainable
+
+
+def base_of(said: Checkpoint, name: str) -> ModelRef:
+    """The base, on this machine, of the checkpoint `name`.
+
+    Raises `ModelError` when there is none, or another one under its name.
+    """
+
+    base = said.base
+    try:
+        name_of_base = f"{base.name}@{base.revision}" if base.revision else base.name
+        ref = registry.resolve(name_of_base, known=True)
+    except ModelError as error:
+        raise type(error)(  # a base that is not supported stays one
+            f"{name} needs its base model, {base.name}. {error.message}",
+            f"{error.hint} If the base has moved, write its new place into {MARKER}, under base, name.".strip(),
+        ) from error
+    if ref.fingerprint != base.fingerprint:
+        raise ModelError(
+            f"{name} was made for another base model: {base.name} was {base.fingerprint}, now it is {ref.fingerprint}.",
+            f"Bring back the model that it was made for, or name that one in {MARKER}, under base, name.",
+        )
+    return ref
+
+
+def base_behind(ref: ModelRef) -> ModelRef:
+    """The base of a checkpoint; any other model is its own. Raises `ModelError`: see `base_of`."""
+    if ref.folder is None or not (ref.folder / MARKER).is_file():
+        return ref
+    return base_of(read(ref.folder), ref.name)
