@@ -205,6 +205,7 @@ def _index(address: IndexAddress) -> Iterator[Finding]:
     if status.store is None:
         yield Finding("index", "slow", status.busy, "Wait until it has finished.")
         return
+    assert status.store is not None and status.items is not None
     points, graph = status.store.points, status.store.indexed
     kinds = ", ".join(wording.count_words(count, kind) for kind, count in (status.items or {}).items()) or "empty"
     detail = f"{address.name}: {kinds}; {status.store.engine}; made by {status.metadata.model}"

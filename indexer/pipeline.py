@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tsembed_search.documents.crawl import Crawl, Found, Problem, Selection
+from tsembed_search.documents.crawl import Crawl, Found, Selection, Unreachable
 from tsembed_search.errors import IndexMismatchError
 from tsembed_search.indexer import mending
 from tsembed_search.indexer.intake import Intake, valid_recipes
@@ -166,7 +166,7 @@ class _IndexRun:
         listing = iter(self._crawl)
         while portion := list(islice(listing, _PORTION)):
             for problem in portion:
-                if isinstance(problem, Problem):
+                if isinstance(problem, Unreachable):
                     meter.skip(problem.path, problem.reason)
                     self._changes.keep(problem.path)
             compared = self._changes.compare([found for found in portion if isinstance(found, Found)])

@@ -74,6 +74,12 @@ class Log:
                 name = getattr(observer, "__self__", observer).__class__.__name__
                 self.write("note", message=f"{name} cannot show the run from here on: {error.strerror or error}.")
 
+    def tell(self, *remarks: list[str]) -> None:
+        """Append a note for each remark, and empty the lists."""
+        for said in remarks:
+            while said:
+                self.write("note", message=said.pop(0))
+
     @property
     def size(self) -> int:
         """Bytes so far: where a resumed run goes on."""
@@ -89,6 +95,14 @@ class Log:
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
+
+
+def untrained(folder: Path) -> Mapping[str, Any]:
+    """Return what a run's validation measured before training, by task; nothing where it did not."""
+    path = folder / NAME
+    records = read(path) if path.is_file() else iter(())
+    first = (one for one in records if one.get("kind") == "validation" and one.get("step") == 0)
+    return next(first, {}).get("tasks") or {}
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -120,7 +134,7 @@ def packages() -> tuple[Any, Any]:
     except ImportError as error:
         raise UsageError(
             "TensorBoard is not installed.",
-            "Install it (pip install 'tsembed-search[tensorboard]'), or leave --tensorboard out.",
+            "Install it (pip install 'tsembed-search[tensorboard]'), or do without it.",
         ) from error
     return writing, events
 

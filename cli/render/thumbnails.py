@@ -6,11 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsembed_search.errors import LoadError, UsageError
-from tsembed_search.items import ImageSpec
+from tsembed_search.errors import UsageError
 from tsembed_search.paths import file_path
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 COLUMNS, ROWS = 16, 6
 """The most character cells that a thumbnail takes."""
 _GAP = 2
-_SOURCE = ImageSpec(max_pixels=512 * 512)
 
 
 class HalfBlocks:
@@ -100,7 +97,7 @@ class Drawer:
 
 
 def describe_terminal() -> str:
-    """How thumbnails would be shown, in words."""
+    """Say in words how thumbnails would be shown."""
     chosen = drawer(None)
     if chosen is None:
         return "none (not a terminal, or one without colours)"
@@ -110,7 +107,7 @@ def describe_terminal() -> str:
 
 
 def drawer(wanted: bool | None) -> Drawer | None:
-    """How this terminal shows thumbnails, or None for not at all. `wanted`: `--images`, `--no-images` or neither.
+    """Return the drawer for this terminal, or None for no thumbnails. `wanted`: `--images`, `--no-images` or neither.
 
     The terminal is asked what it can draw, but only one that can answer: stdin and stdout are the same terminal's and
     this process is in its foreground. Raises `UsageError` for `--images` without a terminal.
@@ -194,26 +191,13 @@ def thumbnails(hits: Sequence[Hit]) -> dict[int, Pixels]:
 
     Texts have none, nor have files that cannot be read now.
     """
-    from tsembed_search.cli.render.page_pictures import page_pictures
+    from tsembed_search.documents import thumbnails
 
-    found: dict[int, Pixels] = {}
-    for hit in hits:
-        # What lies on a page of a document has a number there; a page of a picture file is a picture itself.
-        if hit.kind == "image" and hit.chunk is None:
-            pixels = _small(file_path(hit.path), hit.page or 1)
-            if pixels is not None:
-                found[hit.rank] = pixels
-    pages = {
-        hit.rank: (str(file_path(hit.path)), hit.page) for hit in hits if hit.page is not None and hit.rank not in found
+    # A picture in a text has no page; a picture file is shown itself.
+    places = {
+        hit.rank: (file_path(hit.path), hit.page or 1)
+        for hit in hits
+        if hit.page is not None or (hit.kind == "image" and hit.chunk is None)
     }
-    rendered = page_pictures(list(pages.values()))
-    return found | {rank: rendered[page] for rank, page in pages.items() if page in rendered}
-
-
-def _small(path: Path, page: int) -> Pixels | None:
-    from tsembed_search.documents.pictures import open_image
-
-    try:
-        return open_image(path, _SOURCE, page=page).pixels
-    except LoadError:
-        return None
+    drawn = thumbnails.thumbnails(places.values())
+    return {rank: drawn[place] for rank, place in places.items() if place in drawn}

@@ -237,17 +237,6 @@ def test_thumbnails_of_pictures_and_pages_but_not_of_what_is_gone_or_broken(tmp_
     assert max(found[1].size, found[2].size) < 3 * 520 * 520
 
 
-def test_rendering_pages_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A renderer that hangs costs some seconds, and what it had drawn before is shown."""
-    from tsembed_search.cli.render import page_pictures
-
-    Image.new("RGB", (20, 30), "blue").save(tmp_path / "book.pdf")
-    os.mkfifo(tmp_path / "hangs.pdf")
-    monkeypatch.setattr(page_pictures, "_SECONDS", 3.0)
-    book, hangs = (str(tmp_path / "book.pdf"), 1), (str(tmp_path / "hangs.pdf"), 1)
-    assert list(page_pictures.page_pictures([book, hangs])) == [book]
-
-
 def test_terminals_too_narrow_for_pictures_get_none() -> None:
     on = screen(30)
     print_hits([hit("/nothing.png")], pictures.Drawer(pictures.half_blocks), on)

@@ -72,7 +72,10 @@ def test_the_model_in_the_package_is_what_its_recipes_say() -> None:
     for half, name in (("eyes", "mini-eyes"), ("experts", "mini")):
         wanted = json.loads(json.dumps(recipe.to_json(recipe.load(str(shipped.HERE / f"{name}.toml")))))
         for table in ("loss", "optimizer", "batch", "stages", "negatives"):
-            assert said.recipe[half][table] == wanted[table], f"{name} has changed since mini was made: make mini"
+            recorded = said.recipe[half][table]
+            assert recorded == {key: wanted[table][key] for key in recorded}, (
+                f"{name} has changed since mini was made: make mini"
+            )
     assert said.calibration is not None and said.calibration.lines
     assert said.route_weight == 0 and (folder / checkpoint.CARD).read_text("utf-8") == shipped._CARD
     assert sum(file.stat().st_size for file in folder.iterdir()) < 25 << 20

@@ -19,18 +19,17 @@ from tsembed_search.data.rows import Row
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.model import loading, registry
-from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.backbone import Prepared, autocast
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.trainer import gradcache, loop, setup
+from tsembed_search.trainer import diagnostics, gradcache, loop
 from tsembed_search.trainer import job as folder
-from tsembed_search.trainer import validation as diagnostics
 from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.settings import Recipe
 from tsembed_search.trainer.validation import Embedding
 
-SHORT = ("steps=3", "validate_every=0", "checkpoint_every=0", "queue=4", "stages.switch=0")
+SHORT = ("steps=2", "validate_every=0", "checkpoint_every=0", "queue=4", "stages.switch=0")
 
 
 def notes(out: Path) -> list[str]:
@@ -77,7 +76,7 @@ def test_one_item_too_large_leaves_its_row_out(tiny: Callable[[str], str], tmp_p
     long = Row(Item("a very long text " * 60), Item("its target"), "long")
     rows = Listed("words", [long, *words.rows[:7]], "retrieval")
     report, _ = trained(short(tmp_path / "run", base, *overrides, train=[rows]), int(1.2 * fits))
-    assert report.steps == 3 and report.checkpoint is not None
+    assert report.steps == 2 and report.checkpoint is not None
     assert any("with gradients does not fit in memory" in line for line in notes(tmp_path / "run"))
 
 
@@ -87,7 +86,7 @@ def test_validation_measures_what_fits(tiny: Callable[[str], str]) -> None:
         backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")))
         backbone.adapt(replace(Recipe().adapter, rank=2))
         kept = features.preparer(backbone, "test", cache=False, workers=1)
-        embedding = Embedding(backbone, kept, setup.precision("bfloat16", gpu.device))
+        embedding = Embedding(backbone, kept, autocast("bfloat16", gpu.device))
         wanted: list[tuple[Item, Role]] = [(item, "document") for item in backbone_items]
         embedding.embed(wanted[:8])
         gpu.reset()
@@ -161,7 +160,7 @@ def test_what_saves_memory_may_change(changed: str, tiny: Callable[[str], str], 
     with pytest.raises(Stopped):
         trained(short(tmp_path / "run", base, "batch.tokens=256", stop=lambda: next(stops)))
     report, _ = trained(short(tmp_path / "run", base, "batch.tokens=256", changed, resume=True))
-    assert report.steps == 3
+    assert report.steps == 2
 
 
 @pytest.mark.parametrize("changed", ["adapter.tokens=last", "run.precision=bfloat16", "run.seed=3", "batch.size=4"])
@@ -194,7 +193,7 @@ def test_gradients_are_those_of_the_whole(tiny: Callable[[str], str]) -> None:
             0,
             tokens=tokens,
             device=cpu,
-            precision=setup.precision("float32", cpu),
+            precision=autocast("float32", cpu),
         )
         for tokens in (10**6, 10**6, 60)
     ]

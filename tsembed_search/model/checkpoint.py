@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import ModelError
 from tsembed_search.hub import snapshot_of
+from tsembed_search.model import card
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import ModelRef, Trainable
 from tsembed_search.model.files import appearing, flush
@@ -44,7 +45,7 @@ ROUTERS = "router.safetensors"
 
 PROJECTOR = "projector.safetensors"
 
-CARD = "README.md"
+CARD = card.NAME
 
 _FORMAT = 1
 
@@ -209,7 +210,7 @@ def save(
         if projector:
             save_file(projector, new / PROJECTOR, metadata={"format": "pt"})
         (new / MARKER).write_text(json.dumps(said.to_json(), indent=2) + "\n", encoding="utf-8")
-        (new / CARD).write_text(_card(whole.name, said, adapters.shape), encoding="utf-8")
+        (new / CARD).write_text(card.text(whole.name, said.to_json()), encoding="utf-8")
     return whole
 
 
@@ -223,6 +224,17 @@ def calibrate(folder: Path, calibration: Calibration) -> None:
 
 
 _AGAIN = "Copy the checkpoint again, all of its files, or make it again."
+
+
+def describe(folder: Path, before: Mapping[str, Any] | None = None) -> Path:
+    """Writes a checkpoint's model card, with what validation measured `before` training, by task. Gives its path.
+
+    Raises `ModelError` for a folder that is no checkpoint, and `OSError`.
+    """
+    text = card.text(folder.name, read(folder).to_json(), before=before)
+    partial = folder / f".{CARD}.partial"
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(folder / CARD)
 
 
 def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
@@ -257,33 +269,3 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _card(name: str, said: Checkpoint, shape: tuple[int, int]) -> str:
-    """The model card, in Markdown."""
-    method, router = said.method, said.method["router"]
-    blocks, experts = shape
-    base = said.base.name + (f" at {said.base.revision}" if said.base.revision else "")
-    chosen = f"the best {router['top_k']}" if router["top_k"] else "all"
-    facts = [
-        ("base model", base),
-        ("adapted blocks", blocks),
-        ("experts per block", f"{experts}, {chosen} of them used" + (", and a shared one" if method["shared"] else "")),
-        ("rank per expert, alpha", f"{method['rank']}, {method['alpha']}"),
-        ("routing", f"per {router['level']}, temperature {router['temperature']}, by {router['tokens']} tokens"),
-        ("lambda of `--rerank expert`", "not calibrated" if said.route_weight is None else said.route_weight),
-    ]
-    untrained = said.recipe.get("trained") is False
-    parts = [
-        "---\nlibrary_name: peft\ntags: [tsembed, moe-lora]\n---",
-        f"# {name}",
-        "MoE-LoRA adapters for a multimodal embedding model, made with TSEmbed.",
-        "**These adapters are not trained.** Vectors are the base model's own." if untrained else "",
-        "\n".join(["| | |", "|---|---|", *(f"| {what} | {value} |" for what, value in facts)]),
-        "Use it: `tsembed index PATH --model FOLDER`, with this folder. PEFT's "
-        "`PeftModel.from_pretrained(base, FOLDER)` gives the uniform mixture of the experts: it knows no routers.",
-    ]
-    for title, facts_of in (("Data", said.data), ("Recipe", said.recipe), ("Metrics", said.metrics)):
-        if facts_of:
-            parts.append(f"## {title}\n\n```json\n{json.dumps(facts_of, indent=2, ensure_ascii=False)}\n```")
-    return "\n\n".join(part for part in parts if part) + "\n"

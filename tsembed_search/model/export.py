@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import checkpoint, loading
+from tsembed_search.model import card, checkpoint, loading
 from tsembed_search.model import files as weights
-from tsembed_search.model.backbones import origin
 from tsembed_search.model.files import appearing
 
 if TYPE_CHECKING:
@@ -53,12 +51,14 @@ def merged(ref: ModelRef, folder: str | Path) -> Exported:
             _merge_mini(source, said, new)
         else:
             _merge_transformers(base, source, said, new)
-        card = _card(target.name, said, "A plain model", "all experts are in its weights, each with the same share.")
-        (new / "README.md").write_text(card, encoding="utf-8")
+        page = _card(target.name, said, "A plain model", "all experts are in its weights, each with the same share.")
+        (new / "README.md").write_text(page, encoding="utf-8")
     if base.folder is None:
         use = "A text encoder for sentence-transformers; it cannot see pictures, so it is no model for tsembed."
         return Exported(target, "merged", said.base.name, False, use)
-    return Exported(target, "merged", said.base.name, True, f"A plain model: tsembed index PATH --model {target}")
+    return Exported(
+        target, "merged", said.base.name, True, f"A plain model, to index and search with: {{model}} {target}"
+    )
 
 
 def peft(ref: ModelRef, folder: str | Path) -> Exported:
@@ -73,8 +73,8 @@ def peft(ref: ModelRef, folder: str | Path) -> Exported:
         if said.base.family == "mini":
             config["base_model_name_or_path"] = _MINI_BASE
         (new / checkpoint.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        card = _card(target.name, said, "A LoRA adapter", "all experts are one LoRA, each with the same share.")
-        (new / "README.md").write_text(card, encoding="utf-8")
+        page = _card(target.name, said, "A LoRA adapter", "all experts are one LoRA, each with the same share.")
+        (new / "README.md").write_text(page, encoding="utf-8")
     on = "AutoModel.from_pretrained(base)"
     use = f"For PEFT: PeftModel.from_pretrained({on}, {str(target)!r}), base {config['base_model_name_or_path']}"
     return Exported(target, "peft", said.base.name, False, use)
@@ -85,7 +85,7 @@ def _source(ref: ModelRef) -> tuple[Path, Checkpoint]:
     if ref.folder is None or not (ref.folder / checkpoint.MARKER).is_file():
         raise ModelError(
             f"{ref.name} is not a checkpoint: it has no experts to export.",
-            "`tsembed models` lists checkpoints as `experts on` another model.",
+            "{known_models()} lists checkpoints as `experts on` another model.",
         )
     return ref.folder, checkpoint.read(ref.folder)
 
@@ -137,15 +137,11 @@ def _copy_rest(base: Path, new: Path) -> None:
 
 
 def _card(name: str, said: Checkpoint, what: str, how: str) -> str:
-    base = said.base.name + (f" at {said.base.revision}" if said.base.revision else "")
-    method: Mapping[str, Any] = said.method
-    experts = method["router"]["experts"]
-    return "\n\n".join(
-        [
-            f"---\ntags: [{origin.MADE_HERE}]\n---",
-            f"# {name}",
-            f"{what}, exported from a TSEmbed checkpoint with {experts} experts per block on {base}. It is their "
-            f"uniform mixture: {how} The routers are left out, so its vectors are not those of the checkpoint.",
-            f"## Recipe\n\n```json\n{json.dumps(dict(said.recipe), indent=2, ensure_ascii=False)}\n```",
-        ]
-    ) + "\n"  # fmt: skip
+    experts = said.method["router"]["experts"]
+    base = card.escaped(said.base.name) + (f" at {said.base.revision}" if said.base.revision else "")
+    exported = (
+        f"{what}, exported from a TSEmbed checkpoint with {experts} experts per block on {base}. "
+        f"It is their uniform mixture: {how} The routers are left out, so its vectors are not those of the "
+        "checkpoint."
+    )
+    return card.text(name, said.to_json(), exported=exported)

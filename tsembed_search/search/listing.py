@@ -1,4 +1,4 @@
-"""What an index holds, read from its points: files, and how their items use the model's experts."""
+"""The contents of an index, read from its points: files, and their use of the model's experts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wanted of a search, and what an index answers. Each answer has the JSON form that `--json` prints."""
+"""The options of a search, and the answers of an index, each with the JSON form in which it is printed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_HITS: Final = 10_000
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is wanted of a search. `k` hits at most, each with a `score` (0..1) of at least `min_score`.
+    """The options of a search. `k` hits at most, each with a `score` (0..1) of at least `min_score`.
 
     `where` filters, as text (`kind=image and page<3`) or as a filter; a text is read at once. Unless `all_chunks`, a
     page of a document, a document without pages and a picture give one hit each. `rerank` names a reranking;
@@ -121,7 +121,7 @@ class SearchResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of `search --json`."""
+        """Return the document of a search."""
         return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds)}
 
 
@@ -135,7 +135,7 @@ class Explanation:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of `explain --json`. A picture without a file is null there."""
+        """Return the document of an explanation. A picture without a file is null there."""
         hit = self.hit.to_json()
         del hit["rank"]
         image = str(self.query.image) if isinstance(self.query.image, Path) else None
@@ -164,7 +164,7 @@ class IndexStatus:
     busy: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of `status --json`."""
+        """Return the document of a status."""
         store = self.store
         return {
             "index": self.name,
@@ -199,7 +199,7 @@ class File:
     items: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
-        """Return an entry of `ls --json`."""
+        """Return an entry of a list of files."""
         return {
             "path": self.path,
             "bytes": self.bytes,

@@ -186,7 +186,7 @@ class Searcher:
 
 
 def _fields(reranker: Reranker, options: SearchOptions) -> tuple[str, ...] | None:
-    """What of the candidates' payloads is read, None for all: a reranking looks at many more than it shows."""
+    """The payload fields that are read of candidates, None for all: a reranking looks at many more than it shows."""
     if reranker.depth <= options.k:
         return None
     return (*_ORDERED_BY, *reranker.fields, *([PACKED_ROUTE] if reranker.uses_routes else []))
@@ -235,8 +235,8 @@ def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _paths(payload: Mapping[str, Any], where: Filter | None, lost: Sequence[str] | None) -> tuple[list[str], bool]:
-    """Where the content lies, and whether the first of these places is offline. A place that the filter asks for comes
-    first, of several one that is there.
+    """The places of a content, and if the first of them is offline. A place that the filter asks for comes first, of
+    several one that is there.
     """
     places = payload.get("places") or [payload]
     asked = [place for place in places if matches(where, {**payload, **place, "places": [place]})] or places

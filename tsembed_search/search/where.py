@@ -151,7 +151,7 @@ def _read_modified(raw: str, now: datetime) -> Span:
 
 @dataclass(frozen=True)
 class _Field:
-    """What a field takes: operators, and what reads a value. `others`: names that people may give it."""
+    """A field: the operators that it takes, and a reader of values. `others`: names that people may give it."""
 
     ops: Sequence[str]
     example: str
@@ -323,7 +323,7 @@ class _Reader:
         return self.skip_space() == len(self.text)
 
     def rest(self) -> str:
-        """What comes next, for a message."""
+        """The next characters, for a message."""
         return "the end" if self.at_end() else repr(self.text[self.at : self.at + 20].split()[0])
 
     def expected(self, what: str, hint: str) -> NoReturn:

@@ -11,9 +11,9 @@ from markdown_it import MarkdownIt
 
 from helpers.run_records import EVIL, records, write_log
 from tsembed_search.errors import ModelError
-from tsembed_search.model.checkpoint import MARKER
+from tsembed_search.model.checkpoint import MARKER, describe
 from tsembed_search.ranking.metrics import share_interval
-from tsembed_search.trainer import card
+from tsembed_search.trainer.log import untrained
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def tables(text: str) -> list[list[str]]:
 
 def test_card_tells_base_data_figures_and_limits(checkpoint: Path) -> None:
     write_log(checkpoint.parent, records())
-    text = card.write(checkpoint, checkpoint.parent).read_text("utf-8")
+    text = describe(checkpoint, untrained(checkpoint.parent)).read_text("utf-8")
     assert text.startswith("---\nlibrary_name: peft\n") and 'base_model: "owner/some-model"' in text
     assert "# tsembed on some-model" in text.replace("\\", "")
     rows = {row[0]: row[1:] for row in tables(text) if row}
@@ -77,7 +77,7 @@ def test_card_tells_base_data_figures_and_limits(checkpoint: Path) -> None:
 
 
 def test_data_is_shown_and_is_not_markup(checkpoint: Path) -> None:
-    text = card.text(checkpoint)
+    text = describe(checkpoint).read_text("utf-8")
     assert "\x1b" not in text and "\u202e" not in text
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text.split("---\n", 2)[2])
     assert "<script>" not in html
@@ -95,7 +95,7 @@ def test_an_untrained_checkpoint_says_so(checkpoint: Path) -> None:
         "base": said["base"] | {"name": "/home/me/base"},
     }
     (checkpoint / MARKER).write_text(json.dumps(said))
-    text = card.text(checkpoint)
+    text = describe(checkpoint).read_text("utf-8")
     assert "not trained" in text and "not calibrated" in text
     assert "Validation" not in text and "## Data" not in text
     assert "/home/me" not in text and "base_model" not in text
@@ -103,7 +103,7 @@ def test_an_untrained_checkpoint_says_so(checkpoint: Path) -> None:
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
-        card.text(tmp_path)
+        describe(tmp_path)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 5), (1.0, 5), (0.3, 1000)])
