@@ -1,6 +1,7 @@
 """The errors a user can meet. Each message says what happened; `hint` says what to do about it.
 
-A hint names a setting in braces, such as `{model}`, and likewise a method of `Index`, such as `{repair()}`: every way
+A hint names a setting in braces, such as `{model}`, and likewise a method of `Index` or a function, such as
+`{repair()}`: every way
 in has its own spelling of them. Python reads `model=` and `Index.repair()`, the command line `--model` and
 `tsembed doctor --repair`, a server the field `model`.
 """
@@ -11,11 +12,19 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+_FUNCTIONS: Final = {
+    "known_models()": "model.registry.known_models()",
+    "evaluate()": "evaluation.evaluate.evaluate()",
+    "train()": "trainer.loop.train()",
+    "check()": "data.check.check()",
+}
 _SETTING: Final = re.compile(r"\{([a-z][a-z_]*(?:\(\))?)\}")
 
 
 def in_python(name: str) -> str:
-    """Spell a setting, or a method of `Index`, as a program writes it."""
+    """Spell a setting, a method of `Index` or a function as a program writes it."""
+    if name in _FUNCTIONS:
+        return f"tsembed_search.{_FUNCTIONS[name]}"
     return f"Index.{name}" if name.endswith("()") else f"{name}="
 
 

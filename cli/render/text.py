@@ -113,6 +113,10 @@ _IN_SHELL: Final = {
     "add()": "tsembed index FOLDER",
     "files()": "tsembed ls",
     "repair()": "tsembed doctor --repair",
+    "known_models()": "tsembed models",
+    "evaluate()": "tsembed eval",
+    "train()": "tsembed train",
+    "check()": "tsembed data check",
     "store": "--url",
 }
 

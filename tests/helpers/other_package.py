@@ -62,9 +62,10 @@ class Commands:
 
     def __init__(self, site: Path, home: Path) -> None:
         self._folder = home.parent
-        surroundings = {"PYTHONPATH": str(site), "TSEMBED_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+        surroundings = {"PYTHONPATH": path, "TSEMBED_HOME": str(home), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER],
+            [sys.executable, "-P", "-c", _SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
