@@ -362,9 +362,7 @@ def test_a_real_server(points: list[Point]) -> None:
             store.write_metadata({"a": 2})
             again = ServerStore(connection, name)
             deadline = time.monotonic() + 5
-            while (
-                again.metadata != {"a": 2} and time.monotonic() < deadline
-            ):  # in a cluster, nodes agree a little later
+            while again.metadata != {"a": 2} and time.monotonic() < deadline:  # nodes of a cluster agree later
                 time.sleep(0.05)
                 again = ServerStore(connection, name)
             assert (again.metadata, again.settings) == ({"a": 2}, StoreSettings(DIM, quantize))  # type: ignore[arg-type]
