@@ -23,9 +23,9 @@ from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
 from tsembed_search.model import backbone as devices
 from tsembed_search.model import loading, registry
-from tsembed_search.model.backbone import Prepared, Trainable
+from tsembed_search.model.backbone import Prepared, Trainable, autocast
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.trainer import dry_run, gradcache, recipe, setup
+from tsembed_search.trainer import dry_run, gradcache, recipe
 from tsembed_search.trainer.job import Job, Stopped
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
@@ -189,7 +189,7 @@ def steps(setting: Setting) -> Iterator[Line]:
 
 def _adapted(place: str, where: str, *, checkpointing: bool = False, dropout: float = 0.0) -> Trainable:
     backbone: Any = loading.load(registry.resolve(place), where)
-    setup.seed_step(0, 0, 0)
+    gradcache.seed_step(0, 0, 0)
     adapters = backbone.adapt(replace(Recipe().adapter, rank=4, dropout=dropout, noise=0.0))
     for layer in adapters.layers.values():
         torch.nn.init.normal_(layer.up.weight, std=0.02)
@@ -206,7 +206,7 @@ def _gradient(backbone: Trainable, items: Sequence[Prepared], tokens: int, where
     place, parameters = torch.device(where), list(backbone.adapters.expert_parameters())
     for parameter in backbone.adapters.parameters():
         parameter.grad = None
-    setup.seed_step(0, 1, 0)
+    gradcache.seed_step(0, 1, 0)
 
     def loss(packed: Tensor) -> Tensor:
         found = unpack(packed, Shape(backbone.info.dim, *backbone.adapters.shape)).vectors  # type: ignore[union-attr]
@@ -356,7 +356,7 @@ def real_size(setting: Setting) -> Iterator[Line]:
             continue
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        seconds = [_pass(decoder, adapters, tokens, setup.precision("bfloat16", place)) for _ in range(3)][-1]
+        seconds = [_pass(decoder, adapters, tokens, autocast("bfloat16", place)) for _ in range(3)][-1]
         taken = torch.cuda.max_memory_allocated() - before
         said = f"{taken / 1e9:.1f} GB, {tokens / seconds:,.0f} tokens a second"
         limit = needs.training * tokens

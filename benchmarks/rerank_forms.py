@@ -34,10 +34,9 @@ from torch.nn.functional import normalize
 from tsembed_search.data import training as training_data
 from tsembed_search.items import Embeddings
 from tsembed_search.model import loading, registry
-from tsembed_search.model.backbone import Trainable
+from tsembed_search.model.backbone import Trainable, autocast
 from tsembed_search.ranking.reranking import Kappas, reranked
 from tsembed_search.ranking.similarity import similarity
-from tsembed_search.trainer import setup
 from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks
 
@@ -203,7 +202,7 @@ def main(
     backbone = cast(Trainable, loading.load(ref, "cpu"))
     assert backbone.adapters is not None, f"{model} has no experts"
     preparer = features.preparer(backbone, loading.base_behind(ref).fingerprint, True, None)
-    embedding = Embedding(backbone, preparer, setup.precision("float32", torch.device("cpu")))
+    embedding = Embedding(backbone, preparer, autocast("float32", torch.device("cpu")))
     rankings = rank_tasks(embedding, training_data.load([str(data)]).validation, rows)
     preparer.close()
     routes = Routes(rankings, backbone.adapters.mean.detach().flatten(), backbone.adapters.shape[0])

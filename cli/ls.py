@@ -43,12 +43,11 @@ def ls(
     Exits with 1 when nothing matches.
     """
     from tsembed_search.index import Index
-    from tsembed_search.search.listing import FILE_FIELDS, files_of
     from tsembed_search.search.where import selection
 
-    chosen = selection(paths_in or (), where or ())
+    wanted = selection(where=where or ())
     with Index.open(index, store=options.store_of(url), wait=wait) as opened:
-        found = files_of(opened.store.scroll(chosen, fields=FILE_FIELDS), chosen, opened.offline())
+        found = opened.files(paths_in, wanted)
     if json:
         render.print_json({"files": [file.to_json() for file in found]})
     elif paths or nul:
@@ -56,6 +55,7 @@ def ls(
     else:
         _print(found)
     if not found:
+        chosen = selection(paths_in or (), where or ())
         render.remark("Nothing is indexed." if chosen is None else f"Nothing indexed matches {chosen}.")
         raise typer.Exit(1)
 

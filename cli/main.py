@@ -28,7 +28,7 @@ from tsembed_search.cli import eval as evaluation
 from tsembed_search.cli import ls as listing
 from tsembed_search.cli import rm as remove
 from tsembed_search.cli.render import text as render
-from tsembed_search.errors import TsembedError, UsageError
+from tsembed_search.errors import MissingIndexError, TsembedError, UsageError
 from tsembed_search.paths import NoCurrentFolderError, current_folder_is_gone
 from tsembed_search.version import __version__
 
@@ -132,10 +132,14 @@ def _told(command: Callable[[], object]) -> int:
 
 def _hint(error: TsembedError) -> str:
     """What to do; in a folder that was deleted, relative paths name nothing, whatever the message says of them."""
+    hint = error.hint
+    if isinstance(error, MissingIndexError):
+        same = options.same_index(error.name, None if error.store == "edge" else error.store)
+        hint = hint.replace("{add()}", f"tsembed index FOLDER{same}")
     if isinstance(error, NoCurrentFolderError) or not current_folder_is_gone():
-        return error.hint
+        return hint
     gone = NoCurrentFolderError()
-    return "\n".join(filter(None, (error.hint, f"{gone.message} {gone.hint}")))
+    return "\n".join(filter(None, (hint, f"{gone.message} {gone.hint}")))
 
 
 def _wrong_usage(error: Any) -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Annotated
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Annotated, Any, Final, Self
 
 import typer
 
 from tsembed_search.paths import DEFAULT_INDEX, home
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def index_names(incomplete: str) -> list[str]:
@@ -54,6 +61,42 @@ def store_of(url: str | None) -> str:
 def same_index(name: str, url: str | None) -> str:
     """What to add to a command so that it means this index; nothing for the default one."""
     return ("" if name == DEFAULT_INDEX else f" --index {name}") + (f" --url {url}" if url else "")
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM while the block runs: the first asks whoever looks (`is_set`) to stop, the next stops at once.
+
+    The first stops at once, too, when nobody has looked for `attentive` seconds: nobody would notice. In other threads
+    than the main one signals cannot be handled.
+    """
+
+    def __init__(self, attentive: float = math.inf) -> None:
+        self._attentive = attentive
+        self._looked = -math.inf if attentive < math.inf else 0.0
+        self._set = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def is_set(self) -> bool:
+        """Tell whether to stop."""
+        self._looked = time.monotonic()
+        return self._set
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {each: signal.signal(each, self._handle) for each in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            # None: a handler that was not set from Python and cannot be set again from here.
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._set or time.monotonic() - self._looked > self._attentive:
+            raise KeyboardInterrupt
+        self._set = True
 
 
 def examples(*pairs: tuple[str, str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -117,7 +117,7 @@ def train(
     observers: list[Observer] = [observer] if observer else []
     if tensorboard and speaks:
         observers.append(TensorBoard(folder))
-    interrupts = _Stop()
+    interrupts = options.Interrupts()
     job = Job(
         recipe=resolved,
         train=loaded.train,
@@ -129,7 +129,7 @@ def train(
         problems=sum(loaded.left_out.values()),
         chosen=recipes.chosen(recipe, changes),
         observers=observers,
-        stop=interrupts.asked,
+        stop=interrupts.is_set,
     )
     try:
         with display, interrupts:
@@ -167,34 +167,6 @@ def summary_lines(report: TrainReport) -> list[str]:
         path = wording.shown(str(report.checkpoint))
         lines += [f"The model is in {path}. Use it: tsembed index PATH --index NEW --model {path}"]
     return lines
-
-
-class _Stop(AbstractContextManager["_Stop"]):
-    """The first Ctrl-C asks the run to stop after its step; the next one stops it there and then."""
-
-    def __init__(self) -> None:
-        from tsembed_search.interrupts import Interrupts
-
-        self._interrupts = Interrupts()
-        self._asked = False
-        self._deferred: Any = None
-
-    def __enter__(self) -> _Stop:
-        self._interrupts.__enter__()
-        self._deferred = self._interrupts.deferred(self._ask)
-        self._deferred.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._deferred.__exit__(*exception)
-        self._interrupts.__exit__(*exception)
-
-    def _ask(self) -> None:
-        self._asked = True
-
-    def asked(self) -> bool:
-        """Whether the run should stop."""
-        return self._asked
 
 
 @contextmanager

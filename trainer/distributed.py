@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -41,7 +41,7 @@ class LostProcessError(TsembedError):
     def __init__(self) -> None:
         super().__init__(
             "Another process of this run has ended, and this one cannot go on without it.",
-            "Look for its message. Then go on: the same command with --resume.",
+            "Look for its message. Then go on with the run: {resume}.",
         )
 
 
@@ -64,7 +64,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """The process that writes and speaks."""
         return self.rank == 0
 
     def own(self, rows: Sequence[T]) -> Sequence[T]:
@@ -85,7 +85,7 @@ class Processes:
         return torch.cat(rows), Labels(*tables)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Adds up the gradients of all processes, in each of them."""
+        """Add up the gradients of all processes, in each of them."""
         if self.count == 1:
             return
         shared = list(parameters)
@@ -97,7 +97,7 @@ class Processes:
             one.grad = gradient.view_as(one)
 
     def same(self, parameters: Iterable[Tensor]) -> None:
-        """Gives every process the first one's parameters."""
+        """Give every process the first one's parameters."""
         if self.count > 1:
             for parameter in parameters:
                 with _exchange():
@@ -120,23 +120,24 @@ class Processes:
                 dist.all_gather_object(found, value)
         return found
 
-    def together(self, action: Callable[[], object]) -> None:
+    def together(self, action: Callable[[], T]) -> T:
         """Do what can fail in one process, in each of them at the same time: then it fails in all, in the same words.
+        Return what it gives in this one.
 
         Raises `AgreedError`, or where there is one process alone what `action` raises.
         """
         if self.count == 1:
-            action()
-            return
-        problem = None
+            return action()
+        problem, result = None, None
         try:
-            action()
+            result = action()
         except TsembedError as error:
             problem = error.message, error.hint, error.exit_code
         found = [one for one in self.collect(problem) if one is not None]
         if found:
             self.let_the_first_speak()
             raise AgreedError(*found[0])
+        return cast(T, result)
 
     def let_the_first_speak(self) -> None:
         """Wait, if this is another process, until the first one has told what ends all of them."""
@@ -158,8 +159,8 @@ class Processes:
 
 
 def join(device: str = "auto") -> tuple[Processes, str]:
-    """Joins the processes that torchrun or accelerate started, by their environment variables; without them, this
-    process is the only one. Also gives the device to load the model on. Raises `UsageError`.
+    """Join the processes that torchrun or accelerate started, by their environment variables; without them, this
+    process is the only one. Also return the device to load the model on. Raises `UsageError`.
     """
     count, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
     if count == 1:
@@ -167,7 +168,7 @@ def join(device: str = "auto") -> tuple[Processes, str]:
     local = _number("LOCAL_RANK", rank)
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"{count} processes cannot share {device}.", "Leave --device out, or use --device cpu.")
+        raise UsageError(f"{count} processes cannot share {device}.", "Leave {device} out, or use cpu.")
     if on_gpu:
         if torch.cuda.device_count() == 1 and os.environ.get("CUDA_VISIBLE_DEVICES"):
             local = 0  # a launcher that shows each process a GPU of its own
@@ -196,6 +197,6 @@ def _number(variable: str, default: int) -> int:
 
 
 def leave() -> None:
-    """Ends what `join` began."""
+    """End what `join` began."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -4,6 +4,8 @@ The batch is cut into pieces by a budget of tokens. Every piece is embedded with
 together gives the gradient of each embedding, and then piece after piece is embedded again, under the same random
 numbers, to pass that gradient on. What is cached is all that a loss may use, vectors and routing alike. The last piece
 keeps its graph and is not embedded again; a batch of one piece is an ordinary step.
+
+`Passes` takes a run's steps so, and goes on with less where one does not fit in memory.
 """
 
 from __future__ import annotations
@@ -11,14 +13,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from tsembed_search.model.backbone import Prepared
-from tsembed_search.model.embedder import batches, ran_out_of_memory
+from tsembed_search.errors import ModelError
+from tsembed_search.model.backbone import Prepared, Trainable
+from tsembed_search.model.embedder import batches, free_memory, in_fitting_parts, ran_out_of_memory
 from tsembed_search.model.routing import Traced
-from tsembed_search.trainer.packing import pack
+from tsembed_search.trainer.batches.loader import Load
+from tsembed_search.trainer.distributed import Processes
+from tsembed_search.trainer.losses.base import Held
+from tsembed_search.trainer.objective import Objective, Outcome
+from tsembed_search.trainer.optimizer import Optimizer
+from tsembed_search.trainer.packing import pack, unpack
 
 
 class TooLargeError(Exception):
@@ -41,11 +50,18 @@ class RngState:
         self._python = random.getstate()
 
     def restore(self) -> None:
-        """Makes them give again what they gave then."""
+        """Make them give again what they gave then."""
         torch.set_rng_state(self._cpu)
         if self._gpu is not None:
             torch.cuda.set_rng_state(self._gpu, self._device)
         random.setstate(self._python)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Start torch's and Python's random numbers of one step."""
+    number = (seed * 1_000_003 + step) * 4099 + rank
+    torch.manual_seed(number)
+    random.seed(number)
 
 
 def backward(
@@ -57,9 +73,9 @@ def backward(
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     width: int = 0,
 ) -> None:
-    """Adds the gradient of `loss` over `items` to the parameters behind `trace`.
+    """Add the gradient of `loss` over `items` to the parameters behind `trace`.
 
-    `loss` takes `representations.pack` of all items in their order `[N, W]` and is called once. `tokens` is the budget
+    `loss` takes `packing.pack` of all items in their order `[N, W]` and is called once. `tokens` is the budget
     of padded tokens that are in memory with gradients, on `device`. `precision` makes a context for each forward pass.
     `width` W matters where there are no items: another process's items make a loss all the same.
     Raises `TooLargeError` when a piece does not fit in the device's memory.
@@ -113,3 +129,101 @@ def backward(
             raise
     # Only here is the error gone, and with its traceback what did not fit.
     raise TooLargeError(pieces[at][0])
+
+
+@dataclass
+class Passes:
+    """The forward and backward passes of one process's part of each batch, by a budget of `tokens` with gradients.
+
+    A step that does not fit in memory in any process is begun anew in all of them, with half the budget where it did
+    not fit, or without an item that does not fit alone. `remarks`: what a person should know of that, to be told.
+    """
+
+    backbone: Trainable
+    objective: Objective
+    optimizer: Optimizer
+    processes: Processes
+    seed: int
+    tokens: int
+    device: torch.device
+    precision: Callable[[], AbstractContextManager[object]]
+    remarks: list[str] = field(default_factory=list)
+
+    def step(self, load: Load, stage: int, step: int) -> tuple[Outcome, Load]:
+        """Add the gradients of a step. Return its outcome, and the load that it was taken with.
+
+        Raises `ModelError` when hardly an item fits.
+        """
+        before = self.objective.state_dict()
+        outcome, too_large = self._once(load, stage, step)
+        while self.processes.sum(float(too_large is not None)) > 0:
+            load = self._lighter(load, too_large)
+            self.objective.load_state_dict(before)
+            self.optimizer.clear()
+            outcome, too_large = self._once(load, stage, step)
+        return outcome, load
+
+    def _once(self, load: Load, stage: int, step: int) -> tuple[Outcome, Sequence[int] | None]:
+        """Also return the places of items that together did not fit in memory, if any."""
+        seed_step(self.seed, step, self.processes.rank)
+        outcomes: list[Outcome] = []
+        held = {name: self._held(load, places) for name, places in self.objective.held(load.labels, load.bare).items()}
+
+        def loss(packed: Tensor) -> Tensor:
+            own = unpack(packed, self.objective.shape).vectors
+            outcomes.append(self.objective(*self.processes.gather(packed, load.labels), stage, step, own, held))
+            return outcomes[-1].total
+
+        width, too_large = self.objective.shape.width, None
+        try:
+            backward(self.backbone.trace, load.items, loss, self.tokens, self.device, self.precision, width)
+        except TooLargeError as error:
+            too_large = error.places
+        if too_large is not None:
+            free_memory()  # here, where no exception holds tensors any more
+        if not outcomes:  # the other processes wait for this one's part of the loss
+            with torch.no_grad():
+                loss(torch.zeros(len(load.items), width, device=self.device))
+        return outcomes[0], too_large
+
+    def _held(self, load: Load, places: Sequence[int]) -> Held:
+        """Embed items of a load without adapters. Every process has to call it, since they count together."""
+        vectors = torch.empty(len(places), self.objective.shape.dim, device=self.device)
+        chosen = ((row, load.items[place]) for row, place in enumerate(places))
+
+        def embed(batch: Sequence[tuple[int, Prepared]]) -> Tensor:
+            with self.precision():
+                return self.backbone.without_adapters([one for _, one in batch]).float()
+
+        fits: list[int] = []  # an item that is too large by itself is not held
+        for batch in batches(chosen, self.tokens, max(1, len(places))):
+            for own, one in in_fitting_parts(embed, batch):
+                if one is not None:
+                    rows = [row for row, _ in own]
+                    vectors[rows] = one
+                    fits += rows
+        fits.sort()
+        where = torch.tensor([places[row] for row in fits], dtype=torch.int64, device=self.device)
+        if len(fits) < len(places):
+            vectors = vectors[fits]
+        return Held(where, vectors, self.processes.sum(float(len(fits))), self.processes.sum)
+
+    def _lighter(self, load: Load, too_large: Sequence[int] | None) -> Load:
+        """Halve the budget, or leave out the item that does not fit."""
+        if too_large is None:  # it was another process's
+            return load
+        longest = max(load.items[place].tokens for place in too_large)
+        if len(too_large) > 1:
+            tried = min(self.tokens, len(too_large) * longest)
+            self.tokens = max(1, tried // 2)
+            self.remarks.append(
+                f"{tried} tokens with gradients do not fit in memory: {self.tokens} at once from now on."
+            )
+            return load
+        lighter = load.without(too_large[0], f"An item of {longest} tokens with gradients does not fit in memory.")
+        if len(lighter.items) < 4 and self.processes.count == 1:  # two rows
+            raise ModelError(
+                f"Items of {longest} tokens with gradients do not fit in the memory of {self.backbone.info.device}.",
+                "Set run.checkpointing to true in the recipe, or use smaller pictures or a smaller model.",
+            )
+        return lighter

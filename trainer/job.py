@@ -1,14 +1,10 @@
-"""What is asked of a training run, and what comes of it.
-
-The folder of a run: what it holds, and whether a run may begin or go on in it.
+"""The request for a training run, its result, and its folder: what that holds, and if a run may begin or go on in it.
 
 run.json      what was asked for: recipe, data, when
 log.jsonl     what happened: see `log`
 states/       the last whole state, to go on from, with the weights that validated best: see `state`
 model/        the finished checkpoint, for `--model`
 report.html   the run with plots: see `report`
-
-What the disk did to a run, in words: no room, no leave to write, a file that cannot be read.
 """
 
 from __future__ import annotations
@@ -55,7 +51,7 @@ class TrainReport:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `tsembed train --json`."""
+        """Return the document that says it all."""
         return {
             "steps": self.steps,
             "stage_switch": self.stage_switch,
@@ -70,15 +66,18 @@ class TrainReport:
         }
 
 
+def _resume(out: Path) -> str:
+    """Say how a run goes on, with the names of settings in braces."""
+    return f"{{resume}} {{out}} {out}"
+
+
 class Stopped(TsembedError):
     """The run was asked to stop, and has saved its state."""
 
     exit_code = 130
 
     def __init__(self, report: TrainReport, out: Path) -> None:
-        super().__init__(
-            f"Interrupted after step {report.steps}. Nothing is lost.", f"Go on: tsembed train --resume --out {out}"
-        )
+        super().__init__(f"Interrupted after step {report.steps}. Nothing is lost.", f"Go on: {_resume(out)}")
         self.report = report
 
 
@@ -117,7 +116,7 @@ _FORMAT = 1
 
 
 def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """What there is of each task. `content`: a hash of what its rows hold, "" for tasks that are not read from
+    """Return what there is of each task. `content`: a hash of what its rows hold, "" for tasks that are not read from
     files.
     """
     return [
@@ -134,7 +133,7 @@ def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 
 def placed(recipe: Recipe) -> Recipe:
-    """The recipe with places that mean the same wherever one stands: of its pictures, and of a base model's folder."""
+    """Return the recipe with places that mean the same in any folder: of pictures, and of a base model."""
     images = tuple(str(typed(folder)) for folder in recipe.data.images)
     base = recipe.model.base
     if base not in MODELS and base and typed(base).is_dir():
@@ -143,16 +142,16 @@ def placed(recipe: Recipe) -> Recipe:
 
 
 def check_free(out: Path) -> None:
-    """Raises `UsageError` when a new run cannot begin in `out`, because the folder holds something."""
+    """Raise `UsageError` when a new run cannot begin in `out`, because the folder holds something."""
     if (out / MARKER).is_file():
         raise UsageError(
-            f"{out} holds another run.", "Go on with it: --resume. Or choose another folder with --out for a new one."
+            f"{out} holds another run.", "Go on with it: {resume}. Or choose another folder for a new one: {out}."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not empty.", "Choose another folder with --out.")
+        raise UsageError(f"{out} exists and is not empty.", "Choose another folder: {out}.")
     above = next((one for one in out.absolute().parents if one.exists()), out)
     if not above.is_dir():
-        raise UsageError(f"{out} cannot be a folder: {above} is a file.", "Choose another folder with --out.")
+        raise UsageError(f"{out} cannot be a folder: {above} is a file.", "Choose another folder: {out}.")
 
 
 def begin(
@@ -162,7 +161,7 @@ def begin(
     tasks: Sequence[Mapping[str, Any]],
     held_out: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Makes the folder of a new run. `tasks` and `held_out`: the `summary` of what is trained on and validated on.
+    """Make the folder of a new run. `tasks` and `held_out`: the `summary` of what is trained on and validated on.
     Raises `UsageError` when the folder holds anything.
     """
     check_free(out)
@@ -187,12 +186,12 @@ def begin(
 
 
 def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
-    """Recipe, sources and tasks of a run. Raises `UsageError` when there is none."""
+    """Return recipe, sources and tasks of a run. Raises `UsageError` when there is none."""
     try:
         said = json.loads((out / MARKER).read_text(encoding="utf-8"))
         return recipes.from_json(said["recipe"]), list(said["sources"]), list(said["tasks"])
     except FileNotFoundError:
-        raise UsageError(f"There is no run in {out} to go on with.", "Leave --resume out to begin one.") from None
+        raise UsageError(f"There is no run in {out} to go on with.", "Leave {resume} out to begin one.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{out / MARKER} cannot be read: {error}.", "Train again into another folder.") from error
 
@@ -200,7 +199,7 @@ def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
 def check_same(
     out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """Raises `UsageError` unless the run in `out` was begun with this recipe (but for `_MAY_CHANGE`) and data."""
+    """Raise `UsageError` unless the run in `out` was begun with this recipe (but for `_MAY_CHANGE`) and data."""
     before, _, known = read(out)
     known_held = json.loads((out / MARKER).read_text(encoding="utf-8")).get("held_out", [])
     old, new = recipes.to_json(before), recipes.to_json(recipe)
@@ -211,7 +210,7 @@ def check_same(
             if value != new[table][key] and f"{table}.{key}" not in _MAY_CHANGE:
                 raise UsageError(
                     f"The run in {out} was begun with {table}.{key} = {value}, not {new[table][key]}.",
-                    "Go on with --resume and neither --recipe nor --set, or choose another folder with --out.",
+                    "Go on with {resume} and neither {recipe} nor {set}, or choose another folder: {out}.",
                 )
     for what, then, now in (("data", known, tasks), ("validation data", known_held, held_out)):
         if [dict(task) for task in now] == then:
@@ -222,7 +221,7 @@ def check_same(
             said = f"as many rows, but those of {', '.join(changed)} or their pictures have changed"
         raise UsageError(
             f"The run in {out} was begun with other {what}: {said}.",
-            "Give the same data, or choose another folder with --out.",
+            "Give the same data, or choose another folder: {out}.",
         )
 
 
@@ -260,5 +259,5 @@ def _error(run: Path, number: int | None, file: object, words: str) -> DiskError
     if number in _NO_LEAVE:
         what, todo = f"{file or run} cannot be used: {words}", "Make the folder writable"
     begun = (run / "run.json").is_file()
-    again = f"go on: tsembed train --resume --out {run}" if begun else "run the same command again"
+    again = f"go on: {_resume(run)}" if begun else "begin again"
     return DiskError(f"{what}.", f"{todo}, then {again}")

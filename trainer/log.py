@@ -74,6 +74,12 @@ class Log:
                 name = getattr(observer, "__self__", observer).__class__.__name__
                 self.write("note", message=f"{name} cannot show the run from here on: {error.strerror or error}.")
 
+    def tell(self, *remarks: list[str]) -> None:
+        """Append a note for each remark, and empty the lists."""
+        for said in remarks:
+            while said:
+                self.write("note", message=said.pop(0))
+
     @property
     def size(self) -> int:
         """Bytes so far: where a resumed run goes on."""
@@ -128,7 +134,7 @@ def packages() -> tuple[Any, Any]:
     except ImportError as error:
         raise UsageError(
             "TensorBoard is not installed.",
-            "Install it (pip install 'tsembed-search[tensorboard]'), or leave --tensorboard out.",
+            "Install it (pip install 'tsembed-search[tensorboard]'), or do without it.",
         ) from error
     return writing, events
 

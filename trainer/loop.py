@@ -8,487 +8,248 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import checkpoint, loading, registry
-from tsembed_search.ranking.reranking import Sweep
-from tsembed_search.trainer import distributed as ranks
-from tsembed_search.trainer import gradcache, setup, state, validation
-from tsembed_search.trainer import job as disk
+from tsembed_search.model import checkpoint
+from tsembed_search.model.backbone import autocast
+from tsembed_search.trainer import diagnostics, distributed, setup, state, validation
 from tsembed_search.trainer import job as folder
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer import report as page
-from tsembed_search.trainer import validation as diagnostics
 from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.batches.loader import Load, Loader
-from tsembed_search.trainer.batches.sampler import Sampler
-from tsembed_search.trainer.idle import Situation, remarks
+from tsembed_search.trainer.distributed import Processes
+from tsembed_search.trainer.gradcache import Passes
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
-from tsembed_search.trainer.log import NAME, Log, untrained
+from tsembed_search.trainer.log import Log, untrained
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Optimizer
-from tsembed_search.trainer.packing import Shape
-from tsembed_search.trainer.passing import Passes
-from tsembed_search.trainer.schedule import DivergedError, DivergenceMonitor, StageSchedule, finite_vectors
-from tsembed_search.trainer.validation import Embedding, Validation, mean_route, route_weight
-
-_SMOOTH = 0.9  # of the rate that is shown
-_FEW_QUERIES = 20
+from tsembed_search.trainer.schedule import DivergedError, DivergenceMonitor, StageSchedule
+from tsembed_search.trainer.state import TrainState
+from tsembed_search.trainer.validation import Embedding, Ranking, Validations
 
 
 def train(job: Job) -> TrainReport:
-    """Runs a job, alone or as one of the processes that torchrun or accelerate started.
+    """Run a job, alone or as one of the processes that torchrun or accelerate started.
 
     Raises `Stopped`, `DivergedError`, `DiskError`, `UsageError` for data or folders that cannot be used, `ModelError`;
     where there are several processes also `AgreedError` and `LostProcessError`.
     """
-    group, device = ranks.join(job.device)
+    recipe, run = job.recipe, job.recipe.run
+    with _joined(job) as (processes, device), ExitStack() as closing:
+        # All that can be refused is refused before there is a folder, what is cheap to find out first.
+        sampler, facts, model = processes.together(lambda: setup.loaded(job, processes, device))
+        precision = autocast(run.precision, model.device)
+        preparer = features.preparer(model.backbone, model.base.fingerprint, run.cache, run.workers)
+        closing.callback(preparer.close)
+        loader = Loader(sampler, preparer, processes, recipe.negatives.hard_negatives)
+        closing.callback(loader.close)
+
+        # What a step changes, and what the run remembers of its steps.
+        objective = Objective(recipe.loss, recipe.negatives, model.shape, run.seed).to(model.device)
+        optimizer = Optimizer(recipe.optimizer, model.adapters, objective, run.steps)
+        processes.same(optimizer.shared)
+        schedule = StageSchedule(recipe.stages, run.steps)
+        monitor = DivergenceMonitor(run.spike, lambda: _saved(job.out))
+        validations = Validations()
+        now = TrainState(model.adapters, optimizer, objective, loader, schedule, monitor, validations)
+
+        tokens = recipe.batch.tokens or model.backbone.training_tokens(run.checkpointing)
+        passes = Passes(model.backbone, objective, optimizer, processes, run.seed, tokens, model.device, precision)
+        embedding = Embedding(model.backbone, preparer, precision)
+        rankings: dict[str, Ranking] = {}
+        load: Load | None = None
+
+        if not job.resume:
+            loader.peek()  # data that cannot be used is refused as well
+        log = processes.together(lambda: setup.begun(job, processes, facts))
+        closing.callback(log.close)
+
+        def require(finite: bool, what: str) -> None:
+            """End the run in all processes when one of them has found numbers that are not finite."""
+            if processes.sum(float(not finite)) > 0:
+                raise monitor.diverged(f"{what} are not finite")
+
+        def validate() -> None:
+            """Measure the model as it is, and keep its weights if they are the best so far."""
+            nonlocal rankings
+            found, rankings = validation.measure(embedding, job.held_out, run.validation_rows, processes)
+            figures = math.isfinite(found.hit + found.mrr)
+            require(figures and all(ranking.finite for ranking in rankings.values()), "vectors")
+            log.tell(preparer.remarks, passes.remarks, embedding.remarks)
+            validations.add(now.step, found, model.adapters.state_dict)
+            if validations.best is not None and found.tasks:
+                best = validations.best[1].hit
+                log.write("validation", step=now.step, best=best, seconds=found.seconds, **found.to_json())
+
+        saved = -1
+
+        def save() -> None:
+            """Write the state as it is, so that the run can go on from here."""
+            nonlocal saved
+            if load is not None and saved != now.step:
+                require(embedding.finite(load.items), "vectors")
+            if processes.first and saved != now.step:
+                now.counters.log = log.size
+                log.write("checkpoint", step=now.step, path=str(now.save(job.out)))
+            saved = now.step
+            processes.sum(0.0)
+
+        # From the beginning, or from the last whole state.
+        found = state.latest(job.out) if job.resume else None
+        lost = processes.together(lambda: now.load(found)) if found else ""
+        if job.resume:
+            log.cut(now.counters.log)
+        header = setup.header(job, model, optimizer, facts)
+        header |= {"precision": "float32" if precision is nullcontext else "bfloat16", "ranks": processes.count}
+        resumed = {"resumed_from": now.step if found else None, "rows_skipped": now.counters.skipped}
+        log.write("run", **header, **resumed)
+        log.tell([] if found else setup.remarks(job, model, sampler), [lost] if lost else [], preparer.remarks)
+        if run.checkpointing:
+            model.backbone.enable_gradient_checkpointing()
+        if run.compile:
+            model.backbone.compile()
+        model.backbone.train(True)
+        if now.step == 0 and job.held_out:
+            validate()
+
+        reason = "finished"
+        while now.step < run.steps:
+            if run.patience and validations.waited >= run.patience:
+                reason = "early stop"
+                break
+            if processes.sum(float(job.stop())) > 0:
+                save()
+                raise Stopped(_ended(job, log, processes, _report(now, "interrupted"), validations), job.out)
+
+            # One step of the optimizer.
+            started = time.perf_counter()
+            step, load = now.step + 1, loader.next()
+            before, stage = schedule.at, schedule.stage(step)
+            if schedule.at != before:
+                log.write("stage", step=step, stage=stage, reason=schedule.reason)
+            outcome, load = passes.step(load, stage, step)
+            processes.sum_gradients(optimizer.shared)
+            rates, norm = optimizer.step(step, schedule.router_factor(stage))
+            objective.bound()
+
+            # What there is to know of it.
+            items = processes.sum(float(len(load.items)))
+            now.counters.add(items, time.perf_counter() - started)
+            now.counters.skipped += len(load.skipped)
+            log.tell([f"A row is left out. {why}" for why in load.skipped])
+            log.tell(preparer.remarks, passes.remarks, embedding.remarks)
+            counted = {"step": step, "stage": stage, "rates": rates, "gradient_norm": norm, "items": int(items)}
+            record = counted | _figures(outcome, load, now, run.steps) | {"temperature": objective.temperature}
+            record["memory"] = diagnostics.peak_memory(model.device)
+            monitor.check(record)
+            if not optimizer.finite():
+                raise monitor.diverged("weights are not finite")
+            schedule.observe(record["routing_entropy"])
+            now.step = step
+            log.write("step", **record)
+            if _due(step, run.validate_every):
+                validate()
+            if _due(step, run.checkpoint_every):
+                save()
+
+        # The best weights become the model.
+        if job.held_out and validations.step != now.step:
+            validate()
+        save()
+        best = validations.best
+        if best is not None and best[0] != now.step:
+            model.adapters.load_state_dict(validations.best_weights)
+        weight = None
+        if processes.first and model.shape.experts > 1:
+            current = processes.count == 1 and best is not None and best[0] == validations.step
+            weight = diagnostics.calibrated(job, model, embedding, log, monitor, rankings if current else {})
+        path = job.out / folder.MODEL
+        report = _report(now, reason, path, weight)
+        if processes.first:
+            data = {"sources": list(job.sources), "tasks": facts["tasks"]}
+            said = recipes.to_json(recipe) | {"steps_taken": now.step}
+            metrics = report.validation.to_json() if report.validation else {}
+            checkpoint.save(
+                path, model.backbone, model.base, route_weight=weight, data=data, recipe=said, metrics=metrics
+            )
+            diagnostics.compare_tasks(job, passes, preparer, log)  # may fail, with the model on disk
+        _ended(job, log, processes, report, validations)
+        if processes.first:
+            checkpoint.describe(path, untrained(job.out))
+        return report
+
+
+@contextmanager
+def _joined(job: Job) -> Iterator[tuple[Processes, str]]:
+    """Inside, this is one of the processes of the run, and errors of disk and GPU are put in words."""
+    processes, device = distributed.join(job.device)
     try:
-        with disk.in_words(job.out), ExitStack() as closing:
-            return _Run(job, group, device, closing).whole()
+        with folder.in_words(job.out):
+            yield processes, device
     except torch.OutOfMemoryError as error:  # outside of what `gradcache` does by a budget
         raise ModelError(
             "The memory of the GPU is full.", "Use a lower batch.tokens or batch.size, or end what else runs there."
         ) from error
     except (Stopped, DivergedError):
-        group.let_the_first_speak()
+        processes.let_the_first_speak()
         raise
     finally:
-        ranks.leave()
+        distributed.leave()
 
 
-class _Run:
-    """One process's side of a run. Threads and files are put on `closing`, to be ended with it."""
+def _figures(outcome: Outcome, load: Load, now: TrainState, steps: int) -> dict[str, Any]:
+    """A step's figures for its record."""
+    seconds = now.counters.seconds
+    return {
+        "loss": float(outcome.total.detach()),
+        "parts": {name: float(part) for name, part in outcome.parts.items()},
+        "rows": sum(load.tasks.values()),
+        "tokens": load.tokens,
+        "tasks": load.tasks,
+        "seconds": seconds,
+        "items_per_second": now.counters.rate,
+        "seconds_left": (steps - now.step - 1) * seconds / (now.step + 1),
+        **{name: figure.tolist() for name, figure in outcome.figures.items()},
+    }
 
-    def __init__(self, job: Job, group: ranks.Processes, device: str, closing: ExitStack) -> None:
-        self.job, self.recipe, self.ranks = job, job.recipe, group
-        settings = job.recipe.run
-        group.together(lambda: self._check_and_load(device))
-        self.device = next(self.adapters.expert_parameters()).device
-        self.shape = Shape(self.backbone.info.dim, *self.adapters.shape)
-        self.precision = setup.precision(settings.precision, self.device)
-        self.objective = Objective(job.recipe.loss, job.recipe.negatives, self.shape, settings.seed).to(self.device)
-        self.optimizer = Optimizer(job.recipe.optimizer, self.adapters, self.objective, settings.steps)
-        self.stages = StageSchedule(job.recipe.stages, settings.steps)
-        self.monitor = DivergenceMonitor(settings.spike)
-        group.same(self.optimizer.shared)
-        self.passes = Passes(
-            self.backbone,
-            self.objective,
-            self.optimizer,
-            group,
-            job.recipe.loss,
-            settings.seed,
-            self.shape,
-            job.recipe.batch.tokens or self.backbone.training_tokens(settings.checkpointing),
-            self.device,
-            self.precision,
-        )
-        self.preparer = features.preparer(self.backbone, self.base.fingerprint, settings.cache, settings.workers)
-        closing.callback(self.preparer.close)
-        self.loader = Loader(self.sampler, self.preparer, group, job.recipe.negatives.hard_negatives)
-        closing.callback(self.loader.close)
-        self.embedding = Embedding(self.backbone, self.preparer, self.precision)
-        self.sampled: dict[str, Any] = self.sampler.state()
-        if not job.resume:
-            self.loader.peek()  # data that cannot be used is refused before there is a folder
-        group.together(self._open)
-        closing.callback(self.log.close)
-        self.step, self.seconds, self.items, self.rate, self.skipped = 0, 0.0, 0.0, 0.0, 0
-        self.remarks: list[str] = []
-        self.load: Load | None = None
-        self.record: dict[str, Any] = {}
-        self.before: Validation | None = None
-        self.last: Validation | None = None
-        self.best: tuple[int, Validation] | None = None
-        self.best_weights: dict[str, Tensor] = {}
-        self.waited = 0
-        self.validated = self.saved = -1
-        self.rankings: dict[str, validation.Ranking] = {}
 
-    def _check_and_load(self, device: str) -> None:
-        """All that can be refused, what is cheap to find out first."""
-        with disk.in_words(self.job.out):
-            self.sampler = Sampler(self.job.train, self.recipe.batch, self.recipe.run.seed)
-            self.tasks, self.held_out = folder.summary(self.job.train), folder.summary(self.job.held_out)
-            if self.job.resume:
-                folder.check_same(self.job.out, self.recipe, self.tasks, self.held_out)
-            elif self.ranks.first:
-                folder.check_free(self.job.out)
-        self.start = registry.resolve(self.recipe.model.base)
-        self.base = loading.base_behind(self.start)
-        self.backbone = setup.adapted(
-            loading.load(self.start, device, setup.weights_dtype(self.recipe.run.precision)), self.recipe
-        )
-        assert self.backbone.adapters is not None
-        self.adapters = self.backbone.adapters
+def _report(now: TrainState, reason: str, path: Path | None = None, weight: float | None = None) -> TrainReport:
+    recent, counters, validations = now.monitor.losses[-10:], now.counters, now.validations
+    return TrainReport(
+        steps=now.step,
+        stage_switch=now.schedule.at,
+        loss=sum(recent) / len(recent) if recent else None,
+        before=validations.before,
+        validation=validations.best[1] if validations.best and path else validations.last,
+        seconds=counters.seconds,
+        items_per_second=counters.items / counters.seconds if counters.seconds else 0.0,
+        checkpoint=path,
+        route_weight=weight,
+        reason=reason,
+    )
 
-    def _open(self) -> None:
-        """The folder and the log, both the first process's."""
-        self.log = Log(None)
-        with disk.in_words(self.job.out):
-            if self.ranks.first and not self.job.resume:
-                folder.begin(self.job.out, self.recipe, self.job.sources, self.tasks, self.held_out)
-            if self.ranks.first:
-                self.log = Log(self.job.out / NAME, *self.job.observers)
 
-    def whole(self) -> TrainReport:
-        """Begins or goes on, trains, and finishes."""
-        settings = self.recipe.run
-        self._begin()
-        reason = "finished"
-        while self.step < settings.steps:
-            if settings.patience and self.waited >= settings.patience:
-                reason = "early stop"
-                break
-            if self.ranks.sum(float(self.job.stop())) > 0:
-                return self._interrupted()
-            self._step()
-            if _due(self.step, settings.validate_every):
-                self._validate()
-            if _due(self.step, settings.checkpoint_every):
-                self._save()
-        return self._finish(reason)
+def _ended(job: Job, log: Log, processes: Processes, report: TrainReport, validations: Validations) -> TrainReport:
+    """Write the last record and the report's page. Return the report."""
+    said = report.to_json()
+    names = ("reason", "steps", "seconds", "items_per_second", "checkpoint")
+    log.write("end", **{name: said[name] for name in names}, best_step=validations.best and validations.best[0])
+    if processes.first:
+        page.write(job.out)
+    processes.sum(0.0)
+    return report
 
-    def _begin(self) -> None:
-        found = state.latest(self.job.out) if self.job.resume else None
-        if found is not None:
-            self.ranks.together(lambda: self._restore(found))
-        elif self.job.resume:
-            self.log.cut(0)
-        self._announce(None if found is None else self.step)
-        if self.recipe.run.checkpointing:
-            self.backbone.enable_gradient_checkpointing()
-        if self.recipe.run.compile:
-            setup.compile_model(self.backbone)
-        self.backbone.train(True)
-        if self.step == 0 and self.job.held_out:
-            self._validate()
 
-    def _step(self) -> None:
-        """One step of the optimiser."""
-        started = time.perf_counter()
-        step, load = self.step + 1, self.loader.next()
-        was, stage = self.stages.at, self.stages.stage(step)
-        if self.stages.at != was:
-            self.log.write("stage", step=step, stage=stage, reason=self.stages.reason)
-        outcome, load = self.passes.step(load, stage, step)
-        self.ranks.sum_gradients(self.optimizer.shared)
-        rates, norm = self.optimizer.step(step, self.stages.router_factor(stage))
-        self.objective.bound()
-        record = self._record(step, stage, load, outcome, rates, norm, time.perf_counter() - started)
-        self.monitor.check(record, self._safe())
-        if not self.optimizer.finite():
-            raise self.monitor.diverged("weights are not finite", record, self._safe())
-        self.stages.observe(record["routing_entropy"])
-        self.step, self.sampled, self.load, self.record = step, load.sampler, load, record
-        self.log.write("step", **record)
-
-    def _record(
-        self, step: int, stage: int, load: Load, outcome: Outcome, rates: dict[str, float], norm: float, took: float
-    ) -> dict[str, Any]:
-        items = self.ranks.sum(float(len(load.items)))
-        self.seconds += took
-        self.items += items
-        self.rate = items / took if not self.rate else _SMOOTH * self.rate + (1 - _SMOOTH) * items / took
-        for why in load.skipped:
-            self.skipped += 1
-            self.log.write("note", message=f"A row is left out. {why}")
-        self._tell()
-        return {
-            "step": step,
-            "stage": stage,
-            "loss": float(outcome.total.detach()),
-            "parts": {name: float(part) for name, part in outcome.parts.items()},
-            "rates": rates,
-            "temperature": self.objective.temperature,
-            "gradient_norm": norm,
-            "rows": sum(load.tasks.values()),
-            "items": int(items),
-            "tokens": load.tokens,
-            "tasks": load.tasks,
-            "seconds": self.seconds,
-            "items_per_second": self.rate,
-            "seconds_left": (self.recipe.run.steps - step) * self.seconds / step,
-            **{name: figure.tolist() for name, figure in outcome.figures.items()},
-            "memory": diagnostics.peak_memory(self.device),
-        }
-
-    def _validate(self) -> None:
-        """Measures the model as it is, and keeps its weights if they are the best so far."""
-        rows = self.recipe.run.validation_rows
-        found, rankings = validation.measure(self.embedding, self.job.held_out, rows, self.ranks)
-        self._check_vectors(
-            math.isfinite(found.hit + found.mrr) and all(ranking.finite for ranking in rankings.values())
-        )
-        self._tell()
-        self.validated, self.rankings = self.step, rankings
-        if not found.tasks:
-            return
-        best = self.best is None or found.hit > self.best[1].hit
-        self.last, self.waited = found, 0 if best else self.waited + 1
-        if self.step == 0:
-            self.before = found
-        if best:
-            self.best = self.step, found
-            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in self._weights().items()}
-        assert self.best is not None
-        self.log.write("validation", step=self.step, best=self.best[1].hit, seconds=found.seconds, **found.to_json())
-
-    def _check_vectors(self, finite: bool) -> None:
-        """Ends the run in all processes when one of them has found vectors, or figures on them, that are not
-        `finite`.
-        """
-        if self.ranks.sum(float(not finite)) > 0:
-            if not self.record:
-                raise ModelError(
-                    f"Before any step, vectors of {self.recipe.model.base} are not finite.", "Train from another model."
-                )
-            raise self.monitor.diverged("vectors are not finite", self.record, self._safe())
-
-    def _tell(self) -> None:
-        """Notes what there is to remark."""
-        for said in (self.remarks, self.preparer.remarks, self.passes.remarks, self.embedding.remarks):
-            while said:
-                self.log.write("note", message=said.pop(0))
-
-    def _weights(self) -> dict[str, Tensor]:
-        own = {
-            "experts.": self.adapters.expert_state(),
-            "routers.": self.adapters.router_state(),
-            "projector.": self.adapters.projector_state(),
-        }
-        return {name: tensor for prefix, part in own.items() for name, tensor in state.named(prefix, part).items()}
-
-    def _save(self) -> None:
-        """The state as it is, so that the run can go on from here."""
-        if self.load is not None and self.saved != self.step:
-            self._check_vectors(finite_vectors(self.backbone, self.load.items, self.precision))
-        if self.ranks.first and self.saved != self.step:
-            tensors = self._weights() | state.named("adam.", self.optimizer.state())
-            tensors |= state.named("objective.", self.objective.extra_state())
-            older = self.best_weights if self.best is not None and self.best[0] != self.step else None
-            path = state.save(self.job.out, self.step, tensors, self._facts(), older)
-            self.log.write("checkpoint", step=self.step, path=str(path))
-        self.saved = self.step
-        self.ranks.sum(0.0)
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "sampler": self.sampled,
-            "switch": self.stages.state(),
-            "watch": self.monitor.state(),
-            "seconds": self.seconds,
-            "items": self.items,
-            "skipped": self.skipped,
-            "waited": self.waited,
-            "validated": self.validated,
-            "validation": {
-                "before": self.before and self.before.to_json(),
-                "last": self.last and self.last.to_json(),
-                "best": self.best and [self.best[0], self.best[1].to_json()],
-            },
-            "log": self.log.size,
-        }
-
-    def _restore(self, found: Path) -> None:
-        """Goes back to a state. Raises `ModelError` when it is damaged, or another version made it."""
-        tensors, facts = state.load(found)
-        try:
-            self._take_over(tensors, facts)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"The state of the run in {found} is damaged, or another version made it: {error!r}.",
-                "Train again into another folder.",
-            ) from error
-        if self.best is not None and self.best[0] != self.step:
-            self._restore_best(found, self.best[0])
-
-    def _restore_best(self, found: Path, step: int) -> None:
-        """The best weights, or else a remark: the run can go on without them."""
-        try:
-            self.best_weights = state.load_best(found)
-        except ModelError as error:
-            self.remarks.append(
-                f"The weights of step {step}, which validated best, are lost. {error.message} "
-                "The best ones from here on will be saved."
-            )
-            self.best, self.waited, self.validated = None, 0, -1
-
-    def _take_over(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        self._load_weights(tensors)
-        self.optimizer.restore(state.part(tensors, "adam."))
-        self.objective.restore(
-            {name: tensor.to(self.device) for name, tensor in state.part(tensors, "objective.").items()}
-        )
-        self.sampler.restore(facts["sampler"])
-        self.stages.restore(facts["switch"])
-        self.monitor.restore(facts["watch"])
-        self.step, self.sampled, self.seconds = facts["step"], facts["sampler"], facts["seconds"]
-        self.items, self.skipped, self.waited = facts["items"], facts["skipped"], facts["waited"]
-        self.validated = facts["validated"]
-        known = facts["validation"]
-        self.before, self.last = (known[which] and Validation(known[which]["tasks"]) for which in ("before", "last"))
-        self.best = known["best"] and (known["best"][0], Validation(known["best"][1]["tasks"]))
-        self.best_weights = {name: tensors[name] for name in self._weights()}
-        self.log.cut(facts["log"])
-
-    def _load_weights(self, tensors: dict[str, Tensor]) -> None:
-        self.adapters.load(*(state.part(tensors, prefix) for prefix in ("experts.", "routers.", "projector.")))
-
-    def _interrupted(self) -> TrainReport:
-        self._save()
-        report = self._report("interrupted", None, None)
-        self._end(report)
-        raise Stopped(report, self.job.out)
-
-    def _finish(self, reason: str) -> TrainReport:
-        """Takes the best weights, calibrates them and saves the model."""
-        if self.job.held_out and self.validated != self.step:
-            self._validate()
-        self._save()
-        if self.best is not None and self.best[0] != self.step:
-            self._load_weights(self.best_weights)
-        found = self._calibrate() if self.ranks.first else None
-        path = self.job.out / folder.MODEL
-        report = self._report(reason, path, found)
-        if self.ranks.first:
-            checkpoint.save(
-                path,
-                self.backbone,
-                self.base,
-                route_weight=report.route_weight,
-                data={"sources": list(self.job.sources), "tasks": self.tasks},
-                recipe=recipes.to_json(self.recipe) | {"steps_taken": self.step},
-                metrics=report.validation.to_json() if report.validation else {},
-            )
-            self._compare_tasks()  # with the model on disk: whatever happens now, it is there
-        self._end(report)
-        if self.ranks.first:
-            checkpoint.describe(path, untrained(self.job.out))
-        return report
-
-    def _calibrate(self) -> Sweep | None:
-        """Centres routes, finds lambda, and looks at how tasks use experts and pull at shared weights."""
-        if self.shape.experts == 1:
-            return None
-        mean, items, per_task = mean_route(self.embedding, self.job.train, self.recipe.run.seed)
-        if not bool(torch.isfinite(mean).all()):
-            raise self.monitor.diverged("routes are not finite", self.record, self._safe())
-        self.adapters.mean.copy_(mean)
-        rankings = self.rankings
-        if self.ranks.count > 1 or not rankings or self.best is None or self.best[0] != self.validated:
-            rankings = validation.rank_tasks(self.embedding, self.job.held_out, self.recipe.run.validation_rows)
-        found = route_weight(rankings, mean)
-        if found is not None:
-            tried = [list(pair) for pair in found.curve]
-            self.log.write("calibration", sweep=tried, items=items, queries=found.queries, **{"lambda": found.weight})
-            if found.queries < _FEW_QUERIES:
-                few = f"Lambda was chosen by {found.queries} queries, which says little about others."
-                self.log.write("note", message=few)
-        metas = {task.name: task.meta for task in self.job.train}
-        loads = {
-            name: {"meta": metas[name], "load": own.view(*self.adapters.shape).tolist()}
-            for name, own in per_task.items()
-        }
-        self.log.write("experts", tasks=loads)
-        return found
-
-    def _compare_tasks(self) -> None:
-        """Notes whether the tasks' gradients of the shared weights agree, where there are several tasks."""
-        loss = self.recipe.loss
-        try:
-            found = diagnostics.task_gradients(
-                self.backbone,
-                self.preparer,
-                self.job.train,
-                loss.temperature,
-                loss.margin,
-                self.recipe.run.seed,
-                tokens=self.passes.tokens,
-                device=self.device,
-                precision=self.precision,
-            )
-        except gradcache.TooLargeError:
-            found = {}
-            self.log.write("note", message="There is too little memory to compare the gradients of tasks.")
-        if len(found) > 1:
-            self.log.write("gradients", tasks=list(found), cosine=diagnostics.cosines(found))
-
-    def _report(self, reason: str, path: Path | None, found: Sweep | None) -> TrainReport:
-        recent = self.monitor.losses[-10:]
-        return TrainReport(
-            steps=self.step,
-            stage_switch=self.stages.at,
-            loss=sum(recent) / len(recent) if recent else None,
-            before=self.before,
-            validation=self.best[1] if self.best and path else self.last,
-            seconds=self.seconds,
-            items_per_second=self.items / self.seconds if self.seconds else 0.0,
-            checkpoint=path,
-            route_weight=None if found is None else found.weight,
-            reason=reason,
-        )
-
-    def _end(self, report: TrainReport) -> None:
-        self.log.write(
-            "end",
-            reason=report.reason,
-            steps=report.steps,
-            seconds=report.seconds,
-            items_per_second=report.items_per_second,
-            best_step=self.best[0] if self.best else None,
-            checkpoint=None if report.checkpoint is None else str(report.checkpoint),
-        )
-        if self.ranks.first:
-            page.write(self.job.out)
-        self.ranks.sum(0.0)
-
-    def _announce(self, resumed_from: int | None) -> None:
-        """The first record of the log."""
-        self.log.write(
-            "run",
-            **setup.header(self.job, self.backbone, self.optimizer.shared, self.tasks),
-            precision="float32" if self.precision is nullcontext else "bfloat16",
-            ranks=self.ranks.count,
-            resumed_from=resumed_from,
-            rows_skipped=self.skipped,
-        )
-        if self.start != self.base and not self.step:
-            said = f"The adapters of {self.start.name} are trained on; the recipe's own adapter table does not count."
-            self.log.write("note", message=said)
-        for line in self._remarks() if resumed_from is None else ():
-            self.log.write("note", message=line)
-        self._tell()
-
-    def _remarks(self) -> list[str]:
-        """What a person should know before the first step."""
-        told = [task for task in self.job.held_out if len({task.identity(row) for row in range(len(task))}) > 1]
-        untold = [task.name for task in self.job.held_out if task not in told]
-        met = Situation(
-            experts=self.shape.experts,
-            projector=self.adapters.projector is not None,
-            dim=self.shape.dim,
-            most=self.sampler.identities,
-            measured=bool(told),
-        )
-        said = remarks(self.recipe, self.job.chosen, met)
-        if not told:
-            said.append("Nothing is measured: no rows are held out that have two different targets.")
-        elif untold:
-            said.append(f"Not measured, for want of two different targets among held-out rows: {', '.join(untold)}.")
-        return said
-
-    def _safe(self) -> str:
-        found = state.latest(self.job.out)
-        return f"The last whole state is {found}." if found else "No state was saved."
+def _saved(out: Path) -> str:
+    found = state.latest(out)
+    return f"The last whole state is {found}." if found else "No state was saved."
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW with a rate for each kind of parameter, a schedule, and a bound on the gradient."""
+"""The optimizer: AdamW with a learning rate for each kind of parameter, a schedule, and a bound on the gradient."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Optimizer:
             parameter.requires_grad_(True)
 
     def step(self, step: int, router_factor: float = 1.0) -> tuple[dict[str, float], float]:
-        """Takes step number `step` (from 1) with the gradients that are there, and clears them.
+        """Take step number `step` (from 1) with the gradients that are there, and clears them.
 
-        Gives the rates and the norm of the gradient before it was clipped. A `router_factor` of 0 freezes the routers.
+        Return the rates and the norm of the gradient before it was clipped. A `router_factor` of 0 freezes the routers.
         """
-        factor = schedule(self.settings, step, self.total)
+        factor = learning_rate(self.settings, step, self.total)
         rates = {}
         for (name, peak), group in zip(self._peaks, self._adam.param_groups, strict=True):
             group["lr"] = rates[name] = peak * factor * (router_factor if name == "router" else 1.0)
@@ -60,23 +60,23 @@ class Optimizer:
         return rates, norm
 
     def clear(self) -> None:
-        """Clears the gradients that are there."""
+        """Clear the gradients that are there."""
         self._adam.zero_grad(set_to_none=True)
 
     def finite(self) -> bool:
         """Say if all trained weights are finite numbers."""
         return bool(torch.stack([torch.isfinite(one.detach()).all() for one in self._parameters()]).all())
 
-    def state(self) -> dict[str, Tensor]:
-        """The moments, by the parameter's number."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the moments, by the parameter's number."""
         found = {}
         for number, parameter in enumerate(self._parameters()):
             for key, value in self._adam.state.get(parameter, {}).items():
                 found[f"{number}.{key}"] = value
         return found
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to what `state_dict` gave."""
         for number, parameter in enumerate(self._parameters()):
             own = {key.partition(".")[2]: value for key, value in state.items() if key.partition(".")[0] == str(number)}
             if own:
@@ -89,9 +89,9 @@ class Optimizer:
         return [parameter for group in self._adam.param_groups for parameter in group["params"]]
 
 
-def schedule(settings: OptimizerSettings, step: int, total: int) -> float:
-    """The share of the peak rate at a step (from 1): up during the warm-up, then down to 0 after the last step, unless
-    it is constant.
+def learning_rate(settings: OptimizerSettings, step: int, total: int) -> float:
+    """Return the share of the peak at a step (from 1): up in the warm-up, then down to 0 after the last step, unless it
+    is constant.
     """
     warmup = round(settings.warmup * total) if settings.warmup < 1 else int(settings.warmup)
     warmup = min(warmup, total - 1)

@@ -1,7 +1,7 @@
-"""What losses see of a batch: one row per item, with all that the model says of it and what the item is.
+"""A batch as losses see it: one row per item, with all that the model says of it, and what the item is.
 
-Rows of one tensor, so that a batch can be cached in pieces (`gradcache`) and gathered from several processes (`ranks`)
-without knowing what is in it:
+Rows of one tensor, so that a batch can be cached in pieces (`gradcache`) and gathered from several processes
+(`distributed`) without knowing what is in it:
 
     [vector D | route L·E | probabilities L·E | choices L·E | z]
 """

@@ -1,99 +1,110 @@
-"""What a run is made of before its first step: the model with its adapters, precision, a budget, random numbers."""
+"""The beginning of a run: its model, its folder and log, and remarks on settings that have no effect."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from tsembed_search.errors import ModelError, UsageError
-from tsembed_search.model.backbone import Trainable, has_bfloat16
+from tsembed_search.model import loading, registry
+from tsembed_search.model.backbone import ModelRef, Trainable
+from tsembed_search.trainer import gradcache
+from tsembed_search.trainer import job as job_folder
 from tsembed_search.trainer import recipe as recipes
+from tsembed_search.trainer.batches.sampler import Sampler
+from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.job import Job
+from tsembed_search.trainer.log import NAME, Log
+from tsembed_search.trainer.optimizer import Optimizer
+from tsembed_search.trainer.packing import Shape
 from tsembed_search.trainer.settings import Recipe
 from tsembed_search.version import __version__
 
-_PROGRAMS = 32  # with gradients and without, with padding and without, and so on: all that one part may be compiled to
+
+@dataclass(frozen=True)
+class Model:
+    """The model that is trained: `start` is the one that the recipe names, `base` the frozen one behind it."""
+
+    backbone: Trainable
+    start: ModelRef
+    base: ModelRef
+
+    @property
+    def adapters(self) -> Any:
+        """What is trained of it."""
+        return self.backbone.adapters
+
+    @property
+    def device(self) -> torch.device:
+        """Where its adapters are."""
+        return cast(Tensor, next(self.adapters.expert_parameters())).device
+
+    @property
+    def shape(self) -> Shape:
+        """The numbers of a vector, of adapted blocks, and of experts."""
+        return Shape(self.backbone.info.dim, *self.adapters.shape)
+
+
+def loaded(job: Job, processes: Processes, device: str) -> tuple[Sampler, dict[str, Any], Model]:
+    """Check data and folder, and load the model. Raises what `train` does."""
+    with job_folder.in_words(job.out):
+        sampler = Sampler(job.train, job.recipe.batch, job.recipe.run.seed)
+        facts = {"tasks": job_folder.summary(job.train), "held_out": job_folder.summary(job.held_out)}
+        if job.resume:
+            job_folder.check_same(job.out, job.recipe, **facts)
+        elif processes.first:
+            job_folder.check_free(job.out)
+    start = registry.resolve(job.recipe.model.base)
+    dtype = torch.float32 if job.recipe.run.precision == "float32" else None
+    backbone = adapted(loading.load(start, device, dtype), job.recipe)
+    return sampler, facts, Model(backbone, start, loading.base_behind(start))
 
 
 def adapted(backbone: Any, recipe: Recipe) -> Trainable:
-    """The backbone with fresh adapters, always the same ones for a seed, or with those that it has: training goes on
-    from a checkpoint. Raises `ModelError` when it can carry none, and `UsageError` when the recipe asks for what the
-    model does not have.
+    """Return the backbone with fresh adapters, always the same ones for a seed, or with those that it has: training
+    goes on from a checkpoint. Raises `ModelError` when it can carry none, and `UsageError` when the recipe asks for
+    what the model does not have.
     """
-    if not hasattr(backbone, "adapt"):
+    base = recipe.model.base
+    if not backbone.info.trainable:
         raise ModelError(
-            f"{recipe.model.base} cannot be the base of training.",
-            "Use mini-base, a transformers model or a checkpoint: --set model.base=mini-base",
+            f"{base} cannot be the base of training.",
+            "Set model.base to mini-base, a transformers model or a checkpoint.",
         )
-    if backbone.adapters is None:
-        seed_step(recipe.run.seed, 0, 0)
-        settings = recipe.adapter
-        try:
-            backbone.adapt(settings)
-        except ModelError as error:
-            raise UsageError(
-                f"The adapter table does not suit {recipe.model.base}. {error.message}", error.hint
-            ) from error
     trainable: Trainable = backbone
+    if trainable.adapters is None:
+        gradcache.seed_step(recipe.run.seed, 0, 0)
+        try:
+            trainable.adapt(recipe.adapter)
+        except ModelError as error:
+            raise UsageError(f"The adapter table does not suit {base}. {error.message}", error.hint) from error
     dim = trainable.info.dim
     if beyond := [one for one in recipe.loss.dimensions if one > dim]:
         raise UsageError(
-            f"loss.dimensions cannot have {beyond[0]}: vectors of {recipe.model.base} have {dim} numbers.",
+            f"loss.dimensions cannot have {beyond[0]}: vectors of {base} have {dim} numbers.",
             f"Use numbers below {dim}.",
         )
     return trainable
 
 
-def weights_dtype(precision: str) -> torch.dtype | None:
-    """What the base's weights are held in: float32 where a run asks for it, else what suits the device (None)."""
-    return torch.float32 if precision == "float32" else None
+def begun(job: Job, processes: Processes, facts: Mapping[str, Any]) -> Log:
+    """Open the log, and make the folder of a new run first; both are the first process's."""
+    with job_folder.in_words(job.out):
+        if not processes.first:
+            return Log(None)
+        if not job.resume:
+            job_folder.begin(job.out, job.recipe, job.sources, **facts)
+        return Log(job.out / NAME, *job.observers)
 
 
-def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """Makes the context of a forward pass: `auto` computes in bfloat16 on a GPU that has it, else in float32.
-
-    Raises `UsageError` on a Mac's GPU, on which the passes of a step cannot draw the same random numbers twice.
-    """
-    if device.type == "mps":
-        raise UsageError("Training does not run on the GPU of a Mac yet; embedding does.", "Use --device cpu.")
-    if name == "float32" or (name == "auto" and not has_bfloat16(device)):
-        return nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
-
-
-def compile_model(backbone: Trainable, **options: Any) -> None:
-    """Runs the parts of the model's blocks, attention and what follows it, through torch.compile from now on.
-
-    Only them: they are where the time goes. A vision tower asks for numbers midway, and checkpointing, which happens
-    around a block, cannot be compiled. Routers are left out: each notes what it decides under its block's number, and
-    a number that differs is another program. `options` are those of `Module.compile`.
-    """
-    import torch._dynamo
-
-    torch._dynamo.config.recompile_limit = _PROGRAMS
-    assert backbone.adapters is not None
-    backbone.adapters.leave_routers_to_python()
-    for block in backbone.blocks:
-        for part in block.children():
-            part.compile(dynamic=True, **options)
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Starts torch's and Python's random numbers of one step."""
-    number = (seed * 1_000_003 + step) * 4099 + rank
-    torch.manual_seed(number)
-    random.seed(number)
-
-
-def header(job: Job, backbone: Trainable, trained: Sequence[Tensor], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the first record of the log says of recipe, model and data."""
-    info = backbone.info
+def header(job: Job, model: Model, optimizer: Optimizer, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first record of the log, on recipe, model and data."""
+    info = model.backbone.info
     return {
         "version": __version__,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -106,13 +117,100 @@ def header(job: Job, backbone: Trainable, trained: Sequence[Tensor], tasks: Sequ
             "name": info.name,
             "dim": info.dim,
             "parameters": info.parameters,
-            "trainable": sum(parameter.numel() for parameter in trained),
+            "trainable": sum(parameter.numel() for parameter in optimizer.shared),
             "routes": list(info.routes or ()),
         },
         "data": {
             "sources": list(job.sources),
-            "tasks": list(tasks),
+            "tasks": list(facts["tasks"]),
             "validation": [{"name": task.name, "meta": task.meta, "rows": len(task)} for task in job.held_out],
             "problems": job.problems,
         },
     }
+
+
+def remarks(job: Job, model: Model, sampler: Sampler) -> list[str]:
+    """Return what a person should know before the first step."""
+    told = [task for task in job.held_out if len({task.identity(row) for row in range(len(task))}) > 1]
+    untold = [task.name for task in job.held_out if task not in told]
+    shape, projector = model.shape, model.adapters.projector is not None
+    met = Situation(shape.experts, projector, shape.dim, sampler.identities, bool(told))
+    said = without_effect(job.recipe, job.chosen, met)
+    if model.start != model.base:
+        goes_on = f"The adapters of {model.start.name} are trained on; the recipe's own adapter table does not count."
+        said.insert(0, goes_on)
+    if not told:
+        said.append("Nothing is measured: no rows are held out that have two different targets.")
+    elif untold:
+        said.append(f"Not measured, for want of two different targets among held-out rows: {', '.join(untold)}.")
+    return said
+
+
+_ENOUGH = 20  # losses before `watch` calls one high
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a recipe meets: `experts` of the model, if its `projector` is trained, D numbers of a vector as `dim`,
+    `most` rows that a batch can have, and if anything is `measured` on held-out rows.
+    """
+
+    experts: int
+    projector: bool
+    dim: int
+    most: int
+    measured: bool
+
+
+def without_effect(recipe: Recipe, chosen: Collection[str], met: Situation) -> list[str]:
+    """A line for each of the `chosen` keys that has no effect."""
+    told = {key: why for keys, why in _idle(recipe, met) for key in keys if key in chosen}
+    return [f"{key} has no effect: {why}." for key, why in told.items()]
+
+
+def _idle(recipe: Recipe, met: Situation) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Keys without effect, and why. The first reason of several comes last."""
+    run, negatives, stages, optimizer = recipe.run, recipe.negatives, recipe.stages, recipe.optimizer
+    weights = ("negatives.beta", "negatives.compared_with", "negatives.mode", "negatives.top_k")
+    if negatives.mode == "weight":
+        yield ("negatives.top_k",), "negatives.mode = weight weighs all of them"
+    else:
+        yield ("negatives.beta",), "negatives.mode = sample weighs nothing"
+    if negatives.weighting == "llave":
+        yield ("negatives.compared_with",), "negatives.weighting = llave compares no experts"
+    if negatives.weighting == "none":
+        yield weights, "negatives.weighting is none"
+    if stages.switch == 1:
+        yield ("negatives.weighting", *weights, "stages.router_factor"), "stage 2 never begins, for stages.switch is 1"
+    if stages.switch != "auto":
+        yield ("stages.latest",), "stages.switch is not auto"
+    if met.experts == 1:
+        router = ("level", "temperature", "top_k", "noise", "tokens")
+        yield tuple(f"adapter.{key}" for key in router), "there is one expert, so nothing is routed"
+        yield (
+            ("loss.balance", "loss.z", "optimizer.router_learning_rate", "stages.router_factor"),
+            "there is one expert",
+        )
+        if negatives.weighting in ("eans", "shuffled"):
+            yield ("negatives.weighting", *weights), "there is one expert, so no two items differ in theirs"
+    if not met.projector:
+        yield ("optimizer.projector_learning_rate",), "the projector is not trained, see adapter.projector"
+    if met.dim in recipe.loss.dimensions:
+        yield ("loss.dimensions",), f"{met.dim} is the whole vector, which is trained anyway"
+    if recipe.batch.sub_batch > recipe.batch.size:
+        yield ("batch.sub_batch",), f"a batch has {recipe.batch.size} rows"
+    if recipe.batch.size > met.most:
+        yield ("batch.size",), f"no more than {met.most} rows of a batch can have different targets"
+    if optimizer.warmup >= run.steps and run.steps > 1:
+        yield ("optimizer.warmup",), f"there are {run.steps} steps, so the full rate is reached at the last one alone"
+    if run.steps <= _ENOUGH:
+        yield ("run.spike",), f"a loss is called high after {_ENOUGH} others, and there are {run.steps} steps"
+    if run.checkpoint_every > run.steps:
+        yield ("run.checkpoint_every",), f"there are {run.steps} steps; the state is saved after the last one"
+    if run.validate_every > run.steps:
+        yield ("run.validate_every",), f"there are {run.steps} steps; it validates after the last one"
+    if run.patience and not 0 < run.validate_every < run.steps:
+        yield ("run.patience",), "it validates at the end only, see run.validate_every"
+    if not met.measured:
+        keys = ("run.validate_every", "run.validation_rows", "run.patience")
+        yield keys, "nothing is measured, for no rows are held out that could be"

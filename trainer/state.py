@@ -1,6 +1,6 @@
-"""The state of a run on disk, so that it can go on: a folder per checkpoint, safetensors and JSON, whole or not there.
+"""The state of a run, and its form on disk: a folder per checkpoint, safetensors and JSON, whole or not there.
 
-    states/step-00000120/tensors.safetensors    weights, moments, the loss's memory
+    states/step-00000120/tensors.safetensors    adapters, the optimizer's moments, the objective's memory
     states/step-00000120/state.json             the step, the sampler's place, the stage, figures so far
     states/step-00000120/best.safetensors       the weights that validated best, where those are of an earlier step
 
@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError
 
@@ -24,9 +25,117 @@ from tsembed_search.model.files import flush
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOLDER = "states"
+    from tsembed_search.model.moe_lora import Adapters
+    from tsembed_search.trainer.batches.loader import Loader
+    from tsembed_search.trainer.objective import Objective
+    from tsembed_search.trainer.optimizer import Optimizer
+    from tsembed_search.trainer.schedule import DivergenceMonitor, StageSchedule
+    from tsembed_search.trainer.validation import Validations
+
+FOLDER: Final = "states"
 _TENSORS, _FACTS, _BEST = "tensors.safetensors", "state.json", "best.safetensors"
 _UNFINISHED = ".new"
+_AGAIN = "Train again into another folder."
+
+_WITH_TENSORS = ("adapters", "optimizer", "objective")
+_WITHOUT = ("sampler", "schedule", "monitor", "validations", "counters")
+_SMOOTH = 0.9  # of the rate that is shown
+
+
+@dataclass
+class Counters:
+    """Sums over the run's steps: `seconds` in training, `items` embedded, rows `skipped`; bytes of the `log`."""
+
+    seconds: float = 0.0
+    items: float = 0.0
+    skipped: int = 0
+    log: int = 0
+    rate: float = field(default=0.0, compare=False)
+    """Items a second lately: a moving mean, which a resumed run begins anew."""
+
+    def add(self, items: float, seconds: float) -> None:
+        """Take in a step."""
+        self.items += items
+        self.seconds += seconds
+        self.rate = items / seconds if not self.rate else _SMOOTH * self.rate + (1 - _SMOOTH) * items / seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums, as JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "rate"}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state_dict` gave."""
+        self.seconds, self.items = float(state["seconds"]), float(state["items"])
+        self.skipped, self.log = int(state["skipped"]), int(state["log"])
+
+
+@dataclass
+class TrainState:
+    """All that a run has come to after `step` steps: with it, the run goes on as if it had never ended.
+
+    `sampler` is the loader, which knows the place in the data after the last batch that was used.
+    """
+
+    adapters: Adapters
+    optimizer: Optimizer
+    objective: Objective
+    sampler: Loader
+    schedule: StageSchedule
+    monitor: DivergenceMonitor
+    validations: Validations
+    counters: Counters = field(default_factory=Counters)
+    step: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step, and the state of each part by its name."""
+        parts = {name: getattr(self, name).state_dict() for name in (*_WITH_TENSORS, *_WITHOUT)}
+        return {"step": self.step} | parts
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state_dict` gave."""
+        for name in (*_WITH_TENSORS, *_WITHOUT):
+            getattr(self, name).load_state_dict(state[name])
+        self.step = int(state["step"])
+
+    def save(self, run: Path) -> Path:
+        """Write the state into a run's folder, and then remove older ones. Return its folder. Raises what `save` does.
+
+        The best weights are written beside it, unless they are those of this step.
+        """
+        state = self.state_dict()
+        tensors = {f"{part}.{name}": one for part in _WITH_TENSORS for name, one in state.pop(part).items()}
+        best = self.validations.best
+        older = self.validations.best_weights if best is not None and best[0] != self.step else None
+        return save(run, self.step, tensors, state, older)
+
+    def load(self, found: Path) -> str:
+        """Go back to the state in a folder. Return what a person should know of it, "" for nothing.
+
+        Raises `ModelError` when it is damaged, or another version made it.
+        """
+        tensors, state = load(found)
+        try:
+            for part in _WITH_TENSORS:
+                names = [name for name in tensors if name.startswith(f"{part}.")]
+                state[part] = {name.removeprefix(f"{part}."): tensors[name] for name in names}
+            self.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"The state of the run in {found} is damaged, or another version made it: {error!r}.", _AGAIN
+            ) from error
+        best = self.validations.best
+        self.validations.best_weights = state["adapters"]
+        if best is None or best[0] == self.step:
+            return ""
+        try:
+            self.validations.best_weights = load_best(found)
+        except ModelError as error:  # the run can go on without them
+            self.validations.forget_best()
+            return (
+                f"The weights of step {best[0]}, which validated best, are lost. {error.message} "
+                "The best ones from here on will be saved."
+            )
+        return ""
 
 
 def save(
@@ -36,7 +145,7 @@ def save(
     facts: Mapping[str, Any],
     best: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Writes the state after `step` steps and then removes older ones. Gives its folder.
+    """Write the state after `step` steps and then remove older ones. Return its folder.
 
     `best`: the weights that validated best, unless they are those of this step. Raises `OSError` and `SafetensorError`
     when there is no room, and leaves nothing of the new state then.
@@ -66,26 +175,24 @@ def save(
 
 
 def latest(run: Path) -> Path | None:
-    """The newest whole state of a run, or None."""
+    """Return the newest whole state of a run, or None."""
     folder = run / FOLDER
     whole = [one for one in folder.glob("step-*") if one.suffix != _UNFINISHED] if folder.is_dir() else []
     return max(whole, default=None)
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts. Raises `ModelError` when a file is damaged."""
+    """Return tensors and facts of a state. Raises `ModelError` when a file is damaged."""
     try:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        return read(folder / _TENSORS), facts
+        return _read(folder / _TENSORS), facts
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"The state of the run in {folder} cannot be read: {error}.", "Train again into another folder."
-        ) from error
+        raise ModelError(f"The state of the run in {folder} cannot be read: {error}.", _AGAIN) from error
 
 
 def load_best(folder: Path) -> dict[str, Tensor]:
-    """The weights that validated best before the state in `folder`. Raises `ModelError` when they cannot be read."""
-    return read(folder / _BEST)
+    """Return the weights that validated best before the state in `folder`. Raises `ModelError` when they are lost."""
+    return _read(folder / _BEST)
 
 
 def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -95,21 +202,10 @@ def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
     flush(file)
 
 
-def read(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file. Raises `ModelError` when it is damaged."""
+def _read(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{file} cannot be read: {error}.", "Train again into another folder.") from error
-
-
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose name begins with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `part`."""
-    return {prefix + name: tensor for name, tensor in tensors.items()}
+        raise ModelError(f"{file} cannot be read: {error}.", _AGAIN) from error

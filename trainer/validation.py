@@ -1,21 +1,16 @@
-"""How good the model is on rows that it is not trained on: every query against the targets of its task's other rows.
+"""Validation: how good the model is on rows that it is not trained on.
 
-Quick and the same every time, to steer a run by; `tsembed eval` measures what one reports.
-
-What is measured when training is over: the mean route, which centres kappa, and lambda, what kappa is worth.
-
-Figures on a run that decide nothing: memory, and whether tasks pull shared weights the same way.
+Every query is ranked against the targets of its task's other rows: quick and the same every time, to steer a run by.
+`evaluation` measures what one reports.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -30,18 +25,10 @@ from tsembed_search.items import Embeddings, Item, Role
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import batches, forward_stream
 from tsembed_search.model.routing import Traced, centred
-from tsembed_search.ranking.reranking import DEPTH, WEIGHTS, Kappas, Sweep, kappas, sweep
-from tsembed_search.ranking.similarity import Ranked, rank, similarity
-from tsembed_search.trainer import gradcache
+from tsembed_search.ranking.reranking import DEPTH, Kappas, kappas
+from tsembed_search.ranking.similarity import Ranked, rank
 from tsembed_search.trainer.batches.features import Preparer
-from tsembed_search.trainer.batches.loader import read
-from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.distributed import Processes
-from tsembed_search.trainer.losses import base as masks
-from tsembed_search.trainer.losses.base import Side
-from tsembed_search.trainer.losses.contrastive import InfoNCE, Pairs
-from tsembed_search.trainer.packing import POSITIVE, QUERY, Labels
-from tsembed_search.trainer.settings import BatchSettings
 
 _AT_ONCE = 128  # items that are prepared together
 
@@ -102,6 +89,53 @@ class Validation:
         return {"tasks": dict(self.tasks), "hit@1": self.hit, "mrr": self.mrr}
 
 
+class Validations:
+    """The validations of a run so far: that `before` training, the `last` one, and the `best` one with its step and its
+    weights. `waited`: validations without a new best; `step`: that of the last one, -1 for none.
+    """
+
+    def __init__(self) -> None:
+        self.before: Validation | None = None
+        self.last: Validation | None = None
+        self.best: tuple[int, Validation] | None = None
+        self.best_weights: dict[str, Tensor] = {}
+        self.waited = 0
+        self.step = -1
+
+    def add(self, step: int, found: Validation, weights: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Take in a validation, and keep the weights if it is the best so far. One without tasks says nothing."""
+        self.step = step
+        if not found.tasks:
+            return
+        best = self.best is None or found.hit > self.best[1].hit
+        self.last, self.waited = found, 0 if best else self.waited + 1
+        if step == 0:
+            self.before = found
+        if best:
+            self.best = step, found
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights().items()}
+
+    def forget_best(self) -> None:
+        """Go on as if nothing had been measured since the beginning: the best weights are lost."""
+        self.best, self.waited, self.step = None, 0, -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all but the weights, as JSON."""
+        return {
+            "before": self.before and self.before.to_json(),
+            "last": self.last and self.last.to_json(),
+            "best": self.best and [self.best[0], self.best[1].to_json()],
+            "waited": self.waited,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state_dict` gave."""
+        self.before, self.last = (state[which] and Validation(state[which]["tasks"]) for which in ("before", "last"))
+        self.best = state["best"] and (int(state["best"][0]), Validation(state["best"][1]["tasks"]))
+        self.waited, self.step = int(state["waited"]), int(state["step"])
+
+
 class Embedding:
     """The model, for measuring: no dropout, no noise, no gradients; training mode afterwards."""
 
@@ -112,7 +146,7 @@ class Embedding:
         self._preparer = preparer
         self._precision = precision
         self.remarks: list[str] = []
-        """What a person should know of items that were left out."""
+        """Remarks on items that were left out."""
 
     def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
         """Embed items, with raw routes; also the places of those that could be read and fit in memory, in order."""
@@ -139,6 +173,25 @@ class Embedding:
             for which, width in enumerate(widths)
         )
         return Embeddings(vectors, routes), places
+
+    def finite(self, items: Sequence[Prepared]) -> bool:
+        """Say if the model, as it is now, gives finite vectors and routes for some of these items.
+
+        Weights that are finite can be too large for what is computed with them.
+        """
+        some = items[:: -(-len(items) // 64) or 1]
+        self._backbone.train(False)
+        try:
+            for _, traced in forward_stream(
+                self._traced, batches(enumerate(some), self._backbone.batch_tokens, max(1, len(some)))
+            ):
+                if traced is not None:
+                    fine = torch.isfinite(traced.vectors).all() & torch.isfinite(traced.routes).all()
+                    if not bool(fine):
+                        return False
+            return True
+        finally:
+            self._backbone.train(True)
 
     def _traced(self, batch: Sequence[Prepared]) -> Traced:
         with torch.no_grad(), self._precision():
@@ -228,116 +281,3 @@ def score(ranking: Ranking) -> dict[str, Any]:
 def _mean(values: Iterable[float]) -> float:
     found = list(values)
     return sum(found) / len(found) if found else 0.0
-
-
-TRIED = WEIGHTS[:13]  # beyond 0.6, what the vectors say would hardly count
-
-_ROWS = 300
-
-
-def mean_route(embedding: Embedding, tasks: Sequence[Task], seed: int) -> tuple[Tensor, int, dict[str, Tensor]]:
-    """The mean raw route `[L·E]` of queries and targets, as many from each task; of how many items; and per task."""
-    per_task = max(1, _ROWS // max(1, len(tasks)))
-    routes = {}
-    for number, task in enumerate(tasks):
-        chosen = np.random.default_rng([seed, 3, number]).permutation(len(task))[:per_task]
-        rows = [task[int(row)] for row in chosen]
-        wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in rows]
-        wanted += [(row.positive, "document") for row in rows]
-        if wanted:
-            routes[task.name] = torch.from_numpy(embedding.embed(wanted)[0].routes)
-    everything = torch.cat(list(routes.values()))
-    return everything.mean(0), len(everything), {name: own.mean(0) for name, own in routes.items()}
-
-
-def route_weight(rankings: Mapping[str, Ranking], mean: Tensor) -> Sweep | None:
-    """Find the weight of routes, as reranking applies it to the first hundred hits: the one with the best MRR, if that
-    is better than without reranking by more than one standard error of the difference; otherwise 0.
-
-    None when there is nothing to measure on.
-    """
-    if not rankings:
-        return None
-    ranked = [(one, one.ranked()) for one in rankings.values()]
-    found = sweep([(own, one.kappas(own, mean)) for one, own in ranked], TRIED)
-    return found if found.gain > found.error else replace(found, weight=0.0)
-
-
-_diagnostics_ROWS = 8
-
-_MOST_TASKS = 24
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that tensors took on the GPU so far, or else the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def task_gradients(
-    backbone: Trainable,
-    preparer: Preparer,
-    tasks: Sequence[Task],
-    temperature: float,
-    margin: float | None,
-    seed: int,
-    *,
-    tokens: int,
-    device: torch.device,
-    precision: Callable[[], AbstractContextManager[object]],
-) -> dict[str, Tensor]:
-    """The gradient of the experts' weights, flat, for a few rows of each task alone, without dropout and noise.
-
-    Of the first two dozen tasks with two targets or more. Takes no more memory than a step: no more
-    than `tokens` have gradients at once. Clears the gradients that
-    there are. Raises `gradcache.TooLargeError`.
-    """
-    assert backbone.adapters is not None
-    parameters = list(backbone.adapters.expert_parameters())
-    loss = InfoNCE(temperature).to(device)
-    found = {}
-    backbone.train(True)  # in which blocks are checkpointed
-    backbone.adapters.calm()
-    for task in tasks[:_MOST_TASKS]:
-        if len({task.identity(row) for row in range(len(task))}) < 2:
-            continue
-        picks = Sampler([task], BatchSettings(_diagnostics_ROWS, _diagnostics_ROWS), seed).next()
-        items, labels, *_ = read([task], picks, preparer, 0)
-        if len(items) < 4:
-            continue
-
-        def contrast(packed: Tensor, labels: Labels = labels) -> Tensor:
-            vectors = packed[:, : backbone.info.dim]
-            queries, documents = (vectors[labels.of(role).to(vectors.device)] for role in (QUERY, POSITIVE))
-            asked, right = (labels.table[labels.of(role)] for role in (QUERY, POSITIVE))
-            possible = masks.candidates(asked, right, answers=labels.answers).to(vectors.device)
-            valid = masks.without_false(possible, similarity(queries, documents).detach(), margin)
-            found: Tensor = loss(Pairs(queries, documents, Side(valid)))
-            return found
-
-        clear(backbone.adapters.parameters())
-        gradcache.backward(_traced(backbone), items, contrast, tokens, device, precision)
-        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
-        found[task.name] = torch.cat([gradient.float().flatten().cpu() for gradient in gradients])
-    clear(backbone.adapters.parameters())
-    backbone.train(True)
-    return found
-
-
-def clear(parameters: Iterable[Tensor]) -> None:
-    """Clear the gradients that there are."""
-    for parameter in parameters:
-        parameter.grad = None
-
-
-def _traced(backbone: Trainable) -> Callable[[Sequence[Prepared]], Traced]:
-    return lambda batch: backbone.trace(batch, losses=False)
-
-
-def cosines(vectors: Mapping[str, Tensor]) -> list[list[float]]:
-    """The cosine of each two."""
-    unit = torch.nn.functional.normalize(torch.stack(list(vectors.values())), dim=-1)
-    cosine: list[list[float]] = (unit @ unit.T).tolist()
-    return cosine

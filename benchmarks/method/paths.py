@@ -23,6 +23,8 @@ from tsembed_search.trainer.log import Record
 NAME: Final = "path.jsonl"
 WIDTH: Final = 256
 
+_EXPERTS = "adapters.experts."  # before the names of their tensors in a state
+
 
 class Recorder:
     """An observer of a run in `folder` whose adapters are scaled by `scale`, alpha / r."""
@@ -35,7 +37,8 @@ class Recorder:
         if record["kind"] != "checkpoint":
             return
         tensors, _ = state.load(Path(record["path"]))
-        seen = sketch(Change.of(state.part(tensors, "experts."), self._scale), WIDTH)
+        experts = {name.removeprefix(_EXPERTS): one for name, one in tensors.items() if name.startswith(_EXPERTS)}
+        seen = sketch(Change.of(experts, self._scale), WIDTH)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": record["step"], "sketch": [float(f"{one:.6g}") for one in seen]}) + "\n")
 

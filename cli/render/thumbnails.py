@@ -97,7 +97,7 @@ class Drawer:
 
 
 def describe_terminal() -> str:
-    """How thumbnails would be shown, in words."""
+    """Say in words how thumbnails would be shown."""
     chosen = drawer(None)
     if chosen is None:
         return "none (not a terminal, or one without colours)"
@@ -107,7 +107,7 @@ def describe_terminal() -> str:
 
 
 def drawer(wanted: bool | None) -> Drawer | None:
-    """How this terminal shows thumbnails, or None for not at all. `wanted`: `--images`, `--no-images` or neither.
+    """Return the drawer for this terminal, or None for no thumbnails. `wanted`: `--images`, `--no-images` or neither.
 
     The terminal is asked what it can draw, but only one that can answer: stdin and stdout are the same terminal's and
     this process is in its foreground. Raises `UsageError` for `--images` without a terminal.

@@ -69,7 +69,7 @@ def test_a_recorder_notes_every_state_of_a_run(tmp_path: Path) -> None:
     recorder = paths.Recorder(tmp_path, 2.0)
     for step in (10, 20, 20):  # a resumed run takes some steps again
         experts = {name: torch.from_numpy(each) for name, each in tensors(step).items()}
-        folder = state.save(tmp_path, step, state.named("experts.", experts), {})
+        folder = state.save(tmp_path, step, {f"adapters.experts.{name}": one for name, one in experts.items()}, {})
         recorder({"kind": "step", "step": step})
         recorder({"kind": "checkpoint", "step": step, "path": str(folder)})
     (tmp_path / paths.NAME).open("a").write('{"step": 30, "sk')

@@ -16,10 +16,11 @@ import torch
 from helpers.device_simulation import GIB, SimulatedGPU
 from tsembed_search.items import Item
 from tsembed_search.model import loading, registry
+from tsembed_search.model.backbone import autocast
 from tsembed_search.model.backbones import budget
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.moe_lora import attach
-from tsembed_search.trainer import recipe, setup
+from tsembed_search.trainer import recipe
 from tsembed_search.trainer.settings import Recipe
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
@@ -78,7 +79,7 @@ def test_training_stays_below_what_is_reckoned(size: str, checkpointing: bool) -
         words = torch.randn(1, TOKENS, real_size.SIZES[size]["text"]["hidden_size"]).bfloat16().to("cuda")
 
         def there_and_back() -> None:
-            with setup.precision("bfloat16", gpu.device)(), adapters.tracing(None, losses=True) as trace:
+            with autocast("bfloat16", gpu.device)(), adapters.tracing(None, losses=True) as trace:
                 traced = trace.finished(decoder(inputs_embeds=words, use_cache=False).last_hidden_state[:, -1])
             traced.vectors.float().sum().backward()
 

@@ -13,7 +13,6 @@ from torch._dynamo.utils import counters
 
 from tsembed_search.items import Item
 from tsembed_search.model import loading, registry
-from tsembed_search.trainer import setup
 from tsembed_search.trainer.settings import Recipe
 
 
@@ -33,7 +32,7 @@ def test_few_programs_for_all_lengths(checkpointing: bool, tiny: Callable[[str],
     expected = [backbone.trace(items).vectors.detach() for items in batches]
     if checkpointing:
         backbone.enable_gradient_checkpointing()
-    setup.compile_model(backbone, backend="eager")
+    backbone.compile(backend="eager")
 
     def run(items: Any) -> torch.Tensor:
         traced = backbone.trace(items)

@@ -16,9 +16,10 @@ from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.model import backbone as device
 from tsembed_search.model import loading, registry
+from tsembed_search.model.backbone import autocast
 from tsembed_search.model.backbones import hf
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.trainer import setup
+from tsembed_search.trainer import gradcache
 from tsembed_search.trainer.settings import Recipe
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
@@ -118,7 +119,7 @@ def test_flash_attention_only_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_precision_of_training(name: str, capability: tuple[int, int], bfloat16: bool) -> None:
-    with SimulatedGPU(capability=capability), setup.precision(name, torch.device("cuda:0"))():
+    with SimulatedGPU(capability=capability), autocast(name, torch.device("cuda:0"))():
         assert torch.is_autocast_enabled("cuda") == bfloat16
 
 
@@ -137,7 +138,7 @@ def test_a_seed_means_the_same_adapters_everywhere(base: str, tiny: Callable[[st
 
     def drawn(where: str) -> tuple[dict[str, torch.Tensor], list[bool]]:
         backbone: Any = loading.load(registry.resolve(name), where)
-        setup.seed_step(1, 0, 0)
+        gradcache.seed_step(1, 0, 0)
         adapters = backbone.adapt(settings)
         state = adapters.expert_state() | adapters.router_state()
         return {key: tensor.cpu() for key, tensor in state.items()}, [one.is_cuda for one in adapters.parameters()]

@@ -15,8 +15,7 @@ import torch
 from helpers.device_simulation import SimulatedGPU
 from tsembed_search.items import Item
 from tsembed_search.model import loading, registry, routing
-from tsembed_search.model.backbone import Prepared, Trainable
-from tsembed_search.trainer import setup
+from tsembed_search.model.backbone import Prepared, Trainable, autocast
 from tsembed_search.trainer.settings import Recipe
 
 TEXTS = [f"text {number} with some more words" for number in range(8)]
@@ -48,7 +47,7 @@ def test_after_a_pass_only_weights_and_gradients_stay(family: str, precision: st
     with SimulatedGPU() as gpu:
         backbone = adapted("mini-base" if family == "mini" else tiny(family), checkpointing=True)
         assert backbone.adapters is not None
-        context = setup.precision(precision, gpu.device)
+        context = autocast(precision, gpu.device)
         before = gpu.live
         passed(backbone, [backbone.prepare(Item(text)) for text in TEXTS], context)
         gc.collect()
@@ -66,7 +65,7 @@ def test_checkpointing_keeps_the_blocks_inputs_and_computes_one_block_at_a_time(
         for checkpointing in (False, True):
             backbone = adapted("mini-base" if family == "mini" else tiny(family), checkpointing=checkpointing)
             items = [backbone.prepare(Item(text)) for text in TEXTS]
-            passed(backbone, items, setup.precision("float32", gpu.device))
+            passed(backbone, items, autocast("float32", gpu.device))
             before = gpu.live
             gpu.reset()
             traced = backbone.trace(items)

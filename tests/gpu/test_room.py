@@ -19,11 +19,10 @@ from tsembed_search.data.rows import Row
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.model import loading, registry
-from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.backbone import Prepared, autocast
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.trainer import gradcache, loop, setup
+from tsembed_search.trainer import diagnostics, gradcache, loop
 from tsembed_search.trainer import job as folder
-from tsembed_search.trainer import validation as diagnostics
 from tsembed_search.trainer.batches import features
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
@@ -87,7 +86,7 @@ def test_validation_measures_what_fits(tiny: Callable[[str], str]) -> None:
         backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")))
         backbone.adapt(replace(Recipe().adapter, rank=2))
         kept = features.preparer(backbone, "test", cache=False, workers=1)
-        embedding = Embedding(backbone, kept, setup.precision("bfloat16", gpu.device))
+        embedding = Embedding(backbone, kept, autocast("bfloat16", gpu.device))
         wanted: list[tuple[Item, Role]] = [(item, "document") for item in backbone_items]
         embedding.embed(wanted[:8])
         gpu.reset()
@@ -194,7 +193,7 @@ def test_gradients_are_those_of_the_whole(tiny: Callable[[str], str]) -> None:
             0,
             tokens=tokens,
             device=cpu,
-            precision=setup.precision("float32", cpu),
+            precision=autocast("float32", cpu),
         )
         for tokens in (10**6, 10**6, 60)
     ]

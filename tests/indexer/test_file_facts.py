@@ -12,7 +12,8 @@ import pytest
 from helpers.indexing import Indexing
 from tsembed_search.documents import worker
 from tsembed_search.documents.crawl import signature, stored_time
-from tsembed_search.indexer.manifest import Manifest, row_of
+from tsembed_search.indexer.database import FileRow
+from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.filters import matches
 
@@ -65,7 +66,7 @@ def test_whatever_a_disk_says_can_be_remembered(tmp_path: Path, facts: tuple[int
     stat: Any = Stat
     found = Found("/a/b.txt", "/a", *signature(stat))
     manifest = Manifest(tmp_path / "manifest.sqlite")
-    manifest.skip([row_of(found, None, "text/1", "a reason")])
+    manifest.skip([FileRow.of(found, None, "text/1", "a reason")])
     row = manifest.file("/a/b.txt")
     manifest.close()
     assert row is not None and (row.size, row.mtime_ns, row.inode) == signature(stat)

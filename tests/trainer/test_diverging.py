@@ -101,5 +101,5 @@ def test_a_base_that_gives_no_numbers(tmp_path: Path, monkeypatch: pytest.Monkey
         return found
 
     monkeypatch.setattr(loop.validation, "rank_tasks", broken)
-    with pytest.raises(ModelError, match="Before any step, vectors of mini-base are not finite"):
+    with pytest.raises(ModelError, match="Before any step, vectors are not finite"):
         train(job(tmp_path / "run"))

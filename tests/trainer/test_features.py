@@ -29,6 +29,8 @@ from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.settings import Recipe
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 Make = Callable[[AdapterSettings], Trainable]
 
 

@@ -91,7 +91,7 @@ def test_every_file_of_a_run(
     assert caught.value.exit_code == 1 and str(out) in caught.value.message
     assert ("no space left" in caught.value.message) == full
     begun = name != "run.json.new"
-    assert (f"tsembed train --resume --out {out}" in caught.value.hint) == begun == out.exists()
+    assert (f"{{resume}} {{out}} {out}" in caught.value.hint) == begun == out.exists()
     assert not list(out.rglob("*.new")), "what is half written takes the room that is missing"
     train(job(out, *SETTINGS, resume=begun))
     assert same(weights(out / "model"), whole)

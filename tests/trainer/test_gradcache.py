@@ -20,6 +20,8 @@ from tsembed_search.trainer.objective import Objective
 from tsembed_search.trainer.packing import POSITIVE, QUERY, Shape, label, labels, pack
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings, Recipe
 
+pytestmark = pytest.mark.usefixtures("small_base")
+
 Make = Callable[[AdapterSettings], Trainable]
 WORDS = "red apple on a wooden table by the sea where two old dogs sleep".split()
 TEXTS = [" ".join(random.Random(at).choices(WORDS, k=1 + at * 5 % 11)) for at in range(16)]

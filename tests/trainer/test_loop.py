@@ -18,6 +18,7 @@ from tsembed_search.data.rows import Row
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint
+from tsembed_search.model.backbones import mini
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
@@ -160,8 +161,8 @@ class TestDiverging:
 
         forward = Objective.forward
 
-        def blown_up(self: Objective, packed: torch.Tensor, labels: Any, stage: int, step: int) -> Any:
-            outcome = forward(self, packed, labels, stage, step)
+        def blown_up(self: Objective, packed: torch.Tensor, labels: Any, stage: int, step: int, *own: Any) -> Any:
+            outcome = forward(self, packed, labels, stage, step, *own)
             if step != 4:
                 return outcome
             parts = {**outcome.parts, "contrastive": outcome.parts["contrastive"] * math.inf}
@@ -179,7 +180,7 @@ class TestDiverging:
 
         def step(loss: float) -> None:
             record = {"step": 1, "stage": 1, "loss": loss, "gradient_norm": 1.0, "parts": {}, "rates": {}, "tasks": {}}
-            watch.check(record, "")
+            watch.check(record)
 
         for _ in range(30):
             step(1.0)
@@ -192,7 +193,7 @@ class TestDiverging:
         watch = DivergenceMonitor(0.0)
         for loss in [1.0] * 30 + [100.0] * 5:
             record = {"step": 1, "stage": 1, "loss": loss, "gradient_norm": 1.0, "parts": {}, "rates": {}, "tasks": {}}
-            watch.check(record, "")
+            watch.check(record)
 
 
 class TestRefusals:
@@ -224,7 +225,9 @@ class TestRefusals:
             train(Job(small("steps=2"), [Listed("pictures", rows)], [], tmp_path / "run"))
 
     def test_a_base_that_cannot_be_trained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tsembed_search.model.loading.load", lambda *given: object())
+        fixed = mini.load("cpu")
+        fixed.info = replace(fixed.info, trainable=False)
+        monkeypatch.setattr("tsembed_search.model.loading.load", lambda *given: fixed)
         with pytest.raises(ModelError, match="cannot be the base"):
             train(job(tmp_path / "run"))
 

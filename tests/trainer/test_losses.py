@@ -13,8 +13,9 @@ from torch.nn import functional
 from helpers.loss_batches import a_batch, objective, packed, unit
 from tsembed_search.items import Item
 from tsembed_search.trainer.losses import base as masks
-from tsembed_search.trainer.losses.base import Side
-from tsembed_search.trainer.losses.contrastive import InfoNCE, Matryoshka, Pairs
+from tsembed_search.trainer.losses.base import Pairs, Side
+from tsembed_search.trainer.losses.contrastive import InfoNCE
+from tsembed_search.trainer.losses.matryoshka import Matryoshka
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, Labels, label, labels
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
@@ -183,10 +184,10 @@ class TestObjective:
             rows, batch = packed(12, seed=step * 9), a_batch([f"{step}{one}" for one in "abcdef"])
             a, b = plain(rows, batch, 1, step), queued(rows, batch, 1, step)
         assert b.parts["contrastive"] > a.parts["contrastive"], "five more negatives compete"
-        state = {name: tensor.clone() for name, tensor in queued.extra_state().items()}
+        state = {name: tensor.clone() for name, tensor in queued.state_dict().items()}
         assert state["queue.packed"].shape == (5, WIDTH)
         again = objective(negatives=NegativeSettings(queue=5))
-        again.restore(state)
+        again.load_state_dict(state)
         rows, batch = packed(12, seed=99), a_batch(list("uvwxyz"))
         assert torch.equal(again(rows, batch, 1, 2).total, queued(rows, batch, 1, 2).total)
 

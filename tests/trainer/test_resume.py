@@ -13,7 +13,8 @@ import torch
 
 from helpers.training_data import job, listed, same, weights
 from tsembed_search.errors import ModelError, UsageError
-from tsembed_search.trainer import loop, state
+from tsembed_search.trainer import loop, state, validation
+from tsembed_search.trainer.gradcache import Passes
 from tsembed_search.trainer.job import Stopped
 from tsembed_search.trainer.log import Log, read
 from tsembed_search.trainer.loop import train
@@ -49,14 +50,14 @@ def test_interrupted_and_resumed_is_uninterrupted(whole: Path, after: int, tmp_p
     out = tmp_path / "run"
     with pytest.raises(Stopped) as caught:
         train(job(out, *LONG, stop=stopping_after(after)))
-    assert caught.value.exit_code == 130 and "--resume" in caught.value.hint and str(out) in caught.value.hint
+    assert caught.value.exit_code == 130 and "{resume}" in caught.value.hint and str(out) in caught.value.hint
     assert caught.value.report.steps == after and caught.value.report.checkpoint is None
     report = train(job(out, *LONG, resume=True))
     assert same(weights(out / "model"), weights(whole / "model"))
     tensors, facts = state.load(out / "states" / "step-00000008")
     expected, known = state.load(whole / "states" / "step-00000008")
     assert same(tensors, expected)
-    for key in ("sampler", "switch", "watch", "validation", "waited", "validated"):
+    for key in ("sampler", "schedule", "monitor", "validations"):
         assert facts[key] == known[key]
     assert losses(out) == losses(whole)
     resumed = [record["resumed_from"] for record in read(out / "log.jsonl") if record["kind"] == "run"]
@@ -124,15 +125,32 @@ class TestBest:
 
     @pytest.fixture(autouse=True)
     def _scripted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        validate = loop._Run._validate
+        """What is measured depends on the step that the run has come to."""
+        taken = {"step": 0}
+        make, step = loop.TrainState.__init__, Passes.step
+        load = loop.TrainState.load
 
-        def scripted(run: loop._Run) -> None:
-            hit = self.hits[run.step]
-            found = Validation({"words": {"meta": "", "hit@1": hit, "mrr": hit, "n": 9}})
-            monkeypatch.setattr(loop.validation, "measure", lambda *_: (found, {}))
-            validate(run)
+        def begun(state: Any, *args: Any, **more: Any) -> None:
+            make(state, *args, **more)
+            taken["step"] = 0
 
-        monkeypatch.setattr(loop._Run, "_validate", scripted)
+        def resumed(state: Any, found: Path) -> str:
+            said = load(state, found)
+            taken["step"] = state.step
+            return said
+
+        def stepping(passes: Any, batch: Any, stage: int, number: int) -> Any:
+            taken["step"] = number
+            return step(passes, batch, stage, number)
+
+        def scripted(*_: Any) -> tuple[Validation, dict[str, Any]]:
+            hit = self.hits[taken["step"]]
+            return Validation({"words": {"meta": "", "hit@1": hit, "mrr": hit, "n": 9}}), {}
+
+        monkeypatch.setattr(loop.TrainState, "__init__", begun)
+        monkeypatch.setattr(loop.TrainState, "load", resumed)
+        monkeypatch.setattr(Passes, "step", stepping)
+        monkeypatch.setattr(validation, "measure", scripted)
 
     def alone(self, kept: dict[int, dict[str, torch.Tensor]], steps: int, folder: Path) -> dict[str, torch.Tensor]:
         if steps not in kept:
@@ -213,7 +231,7 @@ def test_an_early_stop_is_one_after_a_kill_as_well(tmp_path: Path, monkeypatch: 
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(loop._Run, "_calibrate", die)
+        patch.setattr(loop.diagnostics, "calibrated", die)
         train(job(out, *settings))
     report = train(job(out, *settings, resume=True))
     assert (report.steps, report.reason) == (2, "early stop")

@@ -19,15 +19,16 @@ from tsembed_search.data.sameness import content, question
 from tsembed_search.data.tasks import load as load_evaluation
 from tsembed_search.data.training import load
 from tsembed_search.items import Embeddings, Item
+from tsembed_search.model.backbone import autocast
 from tsembed_search.ranking.similarity import rank
 from tsembed_search.trainer.batches.features import preparer
 from tsembed_search.trainer.batches.loader import read
 from tsembed_search.trainer.batches.sampler import Pick
+from tsembed_search.trainer.diagnostics import route_weight
 from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.losses import base as masks
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels
-from tsembed_search.trainer.setup import precision
-from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks, route_weight, score
+from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks, score
 
 pytestmark = pytest.mark.usefixtures("small_base")
 
@@ -162,7 +163,7 @@ def test_so_does_validation(pictures: Path, name: str, adapted: Callable[[Any], 
     (task,) = load([write(pictures / "rows.jsonl", rows)], validation=0).train
     backbone = adapted(small().adapter)
     prepares = preparer(backbone, "test", cache=False, workers=1)
-    found = rank_tasks(Embedding(backbone, prepares, precision("float32", torch.device("cpu"))), [task], 100)["rows"]
+    found = rank_tasks(Embedding(backbone, prepares, autocast("float32", torch.device("cpu"))), [task], 100)["rows"]
     prepares.close()
     positives = {content(task[row].positive) for row in {0} | {one for one in right if one < len(task)}}
     order = list(dict.fromkeys((content(task[row].positive), task[row].identity) for row in range(len(task))))

@@ -70,9 +70,9 @@ def test_resumed_goes_on_as_if_nothing_had_happened() -> None:
     before = Sampler(TASKS, BatchSettings(16, 4), 7)
     for _ in range(11):
         before.next()
-    state: dict[str, Any] = json.loads(json.dumps(before.state()))
+    state: dict[str, Any] = json.loads(json.dumps(before.state_dict()))
     after = Sampler(TASKS, BatchSettings(16, 4), 7)
-    after.restore(state)
+    after.load_state_dict(state)
     assert [after.next() for _ in range(19)] == whole[11:]
 
 
@@ -89,7 +89,7 @@ def test_shared_identities_do_not_pile_up() -> None:
     sampler = Sampler(TASKS, BatchSettings(40, 8), 0)
     for _ in range(200):
         sampler.next()
-    assert max(len(waiting) for _, _, waiting in sampler.state()["cursors"]) <= 40
+    assert max(len(waiting) for _, _, waiting in sampler.state_dict()["cursors"]) <= 40
 
 
 def test_mixing() -> None:

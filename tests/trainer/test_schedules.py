@@ -9,16 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsembed_search.items import Embeddings
-from tsembed_search.trainer.optimizer import schedule
+from tsembed_search.trainer.diagnostics import TRIED, route_weight
+from tsembed_search.trainer.optimizer import learning_rate
 from tsembed_search.trainer.schedule import StageSchedule
 from tsembed_search.trainer.settings import OptimizerSettings, StageSettings
-from tsembed_search.trainer.validation import TRIED, Ranking, route_weight, score
+from tsembed_search.trainer.validation import Ranking, score
 
 
 class TestSchedule:
     @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
     def test_up_then_down(self, kind: str) -> None:
-        rates = [schedule(OptimizerSettings(schedule=kind, warmup=10), step, 100) for step in range(1, 101)]  # type: ignore[arg-type]
+        rates = [learning_rate(OptimizerSettings(schedule=kind, warmup=10), step, 100) for step in range(1, 101)]  # type: ignore[arg-type]
         assert rates[:10] == sorted(rates[:10]) and rates[0] > 0
         assert rates[10] == max(rates) == pytest.approx(1)
         assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -26,8 +27,9 @@ class TestSchedule:
 
     def test_warmup_as_a_share_and_as_a_number(self) -> None:
         share, number = (OptimizerSettings(warmup=warmup) for warmup in (0.25, 10))
-        assert [schedule(share, step, 40) for step in range(1, 41)] == [schedule(number, s, 40) for s in range(1, 41)]
-        assert schedule(OptimizerSettings(warmup=100), 1, 1) == 1, (
+        for step in range(1, 41):
+            assert learning_rate(share, step, 40) == learning_rate(number, step, 40)
+        assert learning_rate(OptimizerSettings(warmup=100), 1, 1) == 1, (
             "a run shorter than its warm-up has a step at the full rate"
         )
 
@@ -63,11 +65,11 @@ class TestStages:
             whole.stage(step)
             whole.observe(0.5)
             if step == 30:
-                resumed.restore(whole.state())
+                resumed.load_state_dict(whole.state_dict())
             if step > 30:
                 resumed.stage(step)
                 resumed.observe(0.5)
-        assert resumed.state() == whole.state() and whole.at == 41
+        assert resumed.state_dict() == whole.state_dict() and whole.at == 41
 
     def test_routers_slow_down(self) -> None:
         switch = StageSchedule(StageSettings(0.5, router_factor=0.2), 10)

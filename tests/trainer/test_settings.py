@@ -13,8 +13,8 @@ from annotated_types import Interval
 
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.trainer import recipe, settings
-from tsembed_search.trainer.idle import Situation, remarks
 from tsembed_search.trainer.settings import TABLES, Recipe
+from tsembed_search.trainer.setup import Situation, without_effect
 
 
 def bare(hint: Any) -> bool:
@@ -136,12 +136,12 @@ class TestIdle:
         ],
     )
     def test_said(self, name: str, overrides: list[str], met: dict[str, Any], words: str) -> None:
-        found = remarks(recipe.load(name, overrides), recipe.chosen(name, overrides), replace(self.met, **met))
+        found = without_effect(recipe.load(name, overrides), recipe.chosen(name, overrides), replace(self.met, **met))
         assert len(found) == 1 and found[0].startswith(words)
 
     def test_not_said_of_what_a_recipe_brings_along(self) -> None:
         for name in recipe.RECIPES.names():
-            assert remarks(recipe.load(name), recipe.chosen(name), self.met) == []
+            assert without_effect(recipe.load(name), recipe.chosen(name), self.met) == []
 
     def test_said_of_a_recipe_of_ones_own(self, tmp_path: Any) -> None:
         file = tmp_path / "mine.toml"

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from tsembed_search import private
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
 from tsembed_search.model import loading
-from tsembed_search.model.backbone import Backbone, ModelRef, Prepared
+from tsembed_search.model.backbone import Backbone, Looking, ModelRef, Prepared, Trainable
 from tsembed_search.model.embedder import Embedder, in_fitting_parts
 from tsembed_search.paths import home
 
@@ -33,19 +33,8 @@ _IN_MEMORY = 50_000  # pictures
 _MOST_WORKERS = 16
 
 
-class Looking(Backbone, Protocol):
-    """A backbone whose pictures become something short that training does not change."""
-
-    @property
-    def look_width(self) -> int: ...
-
-    def look(self, batch: Sequence[Prepared]) -> list[Tensor | None]: ...
-
-    def prepare(self, item: Item, role: Role = "document", seen: Tensor | None = None) -> Prepared: ...
-
-
 class Preparer:
-    """Prepares items for a model with `workers` threads (None: by cores)."""
+    """The preparation of items for a model with `workers` threads (None: by cores)."""
 
     def __init__(self, backbone: Backbone, workers: int | None = None) -> None:
         self.remarks: list[str] = []
@@ -54,11 +43,11 @@ class Preparer:
         self._pool = ThreadPoolExecutor(workers or min(_MOST_WORKERS, os.cpu_count() or 1), "prepare")
 
     def prepare(self, wanted: Sequence[tuple[Item, Role]]) -> list[Prepared | LoadError]:
-        """The inputs, in their order; the error where a picture cannot be read."""
+        """Return the inputs, in their order; the error where a picture cannot be read."""
         return list(self._pool.map(self._one, wanted))
 
     def close(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _one(self, wanted: tuple[Item, Role]) -> Prepared | LoadError:
@@ -80,7 +69,7 @@ class CachingPreparer(Preparer):
         self._file, self._store = file, None
         if file is not None:
             with self._optional():
-                self._store = _Store(file)
+                self._store = _Seen(file)
 
     def prepare(self, wanted: Sequence[tuple[Item, Role]]) -> list[Prepared | LoadError]:
         """As `Preparer.prepare`; validation and training may call it at the same time."""
@@ -102,7 +91,7 @@ class CachingPreparer(Preparer):
         return list(self._pool.map(finished, keys, wanted, seen))
 
     def close(self) -> None:
-        """Ends the threads and closes the file."""
+        """End the threads and closes the file."""
         super().close()
         if self._store is not None:
             self._store.close()
@@ -160,7 +149,7 @@ class CachingPreparer(Preparer):
             del self._seen[key]
 
 
-class _Store:
+class _Seen:
     """What was seen in an SQLite file: what was written is there after a kill, and several processes may share it."""
 
     def __init__(self, file: Path) -> None:
@@ -192,9 +181,9 @@ class _Store:
             self._base.close()
 
 
-def preparer(backbone: Backbone, base_fingerprint: str, cache: bool = True, workers: int | None = None) -> Preparer:
-    """The preparer that suits a model. `base_fingerprint` is that of the model without adapters."""
-    if not hasattr(backbone, "look"):
+def preparer(backbone: Trainable, base_fingerprint: str, cache: bool = True, workers: int | None = None) -> Preparer:
+    """Return the preparer that suits a model. `base_fingerprint` is that of the model without adapters."""
+    if not backbone.look_width:
         return Preparer(backbone, workers)
     looking = cast(Looking, backbone)
     file = home() / "cache" / f"pictures-{base_fingerprint}-{looking.look_width}.sqlite" if cache else None
@@ -202,11 +191,11 @@ def preparer(backbone: Backbone, base_fingerprint: str, cache: bool = True, work
 
 
 def remembering(ref: ModelRef, device: str = "cpu") -> Embedder:
-    """An embedder that lets no picture pass a frozen vision tower twice, in one process or many.
+    """Make an embedder that lets no picture pass a frozen vision tower twice, in one process or many.
 
     For measuring many models that differ in their adapters alone. Raises `ModelError`.
     """
-    backbone = loading.load(ref, device)
+    backbone = cast(Trainable, loading.load(ref, device))
     kept = preparer(backbone, loading.base_behind(ref).fingerprint, workers=1)
 
     class Remembering(Embedder):

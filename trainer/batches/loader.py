@@ -55,15 +55,19 @@ class Load:
 
 
 class Loader:
-    """Gives one `Load` after another, prepared one ahead in a thread. `hard_negatives`: per row, at most."""
+    """One `Load` after another, prepared one ahead in a thread. `hard_negatives`: per row, at most.
 
-    def __init__(self, sampler: Sampler, preparer: Preparer, ranks: Processes, hard_negatives: int) -> None:
+    Its state is where the sampler was after the load that was given last, whatever has been prepared since.
+    """
+
+    def __init__(self, sampler: Sampler, preparer: Preparer, processes: Processes, hard_negatives: int) -> None:
         self._sampler = sampler
         self._preparer = preparer
-        self._ranks = ranks
-        self._explicit = hard_negatives
+        self._processes = processes
+        self._hard_negatives = hard_negatives
         self._thread = ThreadPoolExecutor(1, "load")
         self._next: Future[Load] | None = None
+        self._given = sampler.state_dict()
 
     def peek(self) -> None:
         """Load the part that comes next. Raises what `next` does."""
@@ -77,33 +81,42 @@ class Loader:
         current = self._next or self._thread.submit(self._load)
         load = current.result()
         self._check(load)
-        self._next = self._thread.submit(self._load)
+        self._next, self._given = self._thread.submit(self._load), load.sampler
         return load
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the sampler was, as JSON."""
+        return self._given
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken. Call it before anything is prepared."""
+        self._sampler.load_state_dict(state)
+        self._given = state
+
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _load(self) -> Load:
         picks = self._sampler.next()
         tasks = Counter(self._sampler.tasks[pick.task].name for pick in picks)
-        own = self._ranks.own(picks)
-        items, found, skipped, bare = read(self._sampler.tasks, own, self._preparer, self._explicit)
-        return Load(items, found, bare, dict(tasks), skipped, self._sampler.state())
+        own = self._processes.own(picks)
+        items, found, skipped, bare = read(self._sampler.tasks, own, self._preparer, self._hard_negatives)
+        return Load(items, found, bare, dict(tasks), skipped, self._sampler.state_dict())
 
     def _check(self, load: Load) -> None:
         """What is too little is judged by the whole batch: a part may be one row, or none."""
-        rows, lost = sum(load.tasks.values()), int(self._ranks.sum(float(len(load.skipped))))
+        rows, lost = sum(load.tasks.values()), int(self._processes.sum(float(len(load.skipped))))
         if 2 * lost > rows or (lost and rows - lost < 2):
-            first = next(line for part in self._ranks.collect(load.skipped[:1]) for line in part)
+            first = next(line for part in self._processes.collect(load.skipped[:1]) for line in part)
 
             def refuse() -> None:
                 raise UsageError(
                     f"{lost} of {rows} rows cannot be read. The first: {first}",
-                    "Are the pictures where the data says? Check it: tsembed data check DATA",
+                    "Are the pictures where the data says?",
                 )
 
-            self._ranks.together(refuse)
+            self._processes.together(refuse)
 
 
 def read(

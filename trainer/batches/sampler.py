@@ -7,7 +7,7 @@ at most ten rows to a batch, one of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,7 +66,8 @@ class _Identities:
 
 
 class Sampler:
-    """Batches of rows, one after the other. `state` and `restore` make a resumed run draw what it would have drawn.
+    """Batches of rows, one after the other. `state_dict` and `load_state_dict` make a resumed run draw
+    what it would have drawn.
 
     Raises `UsageError` when there are no rows, or fewer than two identities to tell apart.
     """
@@ -77,7 +78,7 @@ class Sampler:
         self._seed = seed
         self._step = 0
         if not any(len(task) for task in tasks):
-            raise UsageError("There is no data to train on: no task has a row.", "Check it: tsembed data check DATA")
+            raise UsageError("There is no data to train on: no task has a row.", "Are the rows where the data says?")
         shares = np.array([max(0.0, task.weight) * len(task) ** (1 / batch.task_temperature) for task in tasks])
         if not shares.sum() > 0:
             raise UsageError(
@@ -148,12 +149,12 @@ class Sampler:
                 cursor.waiting.append((which, round_))
         return found
 
-    def state(self) -> dict[str, Any]:
-        """Where the sampler is, as JSON."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the sampler is, as JSON."""
         return {"step": self._step, "cursors": [[c.round, c.place, list(c.waiting)] for c in self._cursors]}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to where `state` was taken."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
         self._step = int(state["step"])
         self._cursors = [
             _Cursor(round_, place, [(which, of) for which, of in waiting])

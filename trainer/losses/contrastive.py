@@ -1,40 +1,19 @@
-"""Losses on a batch of queries and documents, each one small class on the masks of `masks`.
-
-B queries, M >= B documents of D numbers; document i is what query i should find, the others are negatives or masked.
-"""
+"""The contrastive loss: InfoNCE on pairs of queries and documents."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tsembed_search.ranking.similarity import similarity
-from tsembed_search.trainer.losses.base import Side
+from tsembed_search.trainer.losses.base import LossInputs, Pairs, Side
+from tsembed_search.trainer.losses.matryoshka import Matryoshka
 from tsembed_search.trainer.settings import LEAST_LEARNED_TEMPERATURE
 
 _LARGEST_LOG_SCALE = math.log(1 / LEAST_LEARNED_TEMPERATURE)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """`queries` `[B, D]`, `documents` `[M, D]`, of unit length. `forward`: the documents that compete for a query
-    `[B, M]`; `backward`: the queries that compete for a document `[B, B]` (None: only the one direction counts).
-    """
-
-    queries: Tensor
-    documents: Tensor
-    forward: Side
-    backward: Side | None = None
-
-    def cut(self, dimensions: int) -> Pairs:
-        """The same pairs, of vectors cut to their first numbers and made unit again."""
-        queries, documents = (functional.normalize(v[:, :dimensions], dim=-1) for v in (self.queries, self.documents))
-        return Pairs(queries, documents, self.forward, self.backward)
 
 
 class InfoNCE(nn.Module):
@@ -42,7 +21,7 @@ class InfoNCE(nn.Module):
 
     Both directions, where pairs have both, count half. Weights of 1 make it van den Oord et al., arXiv 1807.03748.
     `learn`: 1/tau is trained, by its logarithm, up to 100 (Radford et al., arXiv 2103.00020): call `bound` after every
-    step of the optimiser.
+    step of the optimizer.
     """
 
     def __init__(self, temperature: float, learn: bool = False) -> None:
@@ -51,7 +30,7 @@ class InfoNCE(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """tau, as it is now."""
+        """The temperature tau, as it is now."""
         return 1 / float(self.log_scale.detach().exp())
 
     @torch.no_grad()
@@ -63,7 +42,7 @@ class InfoNCE(nn.Module):
             self.log_scale.clamp_(max=_LARGEST_LOG_SCALE)
 
     def forward(self, pairs: Pairs) -> Tensor:
-        """A scalar."""
+        """Return a scalar."""
         logits = similarity(pairs.queries, pairs.documents) * self.log_scale.exp()
         loss = _cross_entropy(logits, pairs.forward)
         if pairs.backward is None:
@@ -71,20 +50,15 @@ class InfoNCE(nn.Module):
         return (loss + _cross_entropy(logits[:, : len(logits)].T, pairs.backward)) / 2
 
 
-class Matryoshka(nn.Module):
-    """The mean of a loss over the whole vectors and over some of their prefixes (Kusupati et al., arXiv
-    2205.13147). Masks and weights are those of the whole vectors.
-    """
+class Contrastive(Matryoshka):
+    """InfoNCE over the whole vectors and over prefixes of `dimensions` numbers."""
 
-    def __init__(self, inner: InfoNCE, dimensions: Sequence[int]) -> None:
-        super().__init__()
-        self.inner = inner
-        self.dimensions = tuple(dimensions)
+    def __init__(self, temperature: float = 0.05, learn: bool = False, dimensions: Sequence[int] = ()) -> None:
+        super().__init__(InfoNCE(temperature, learn), dimensions)
 
-    def forward(self, pairs: Pairs) -> Tensor:
-        """A scalar."""
-        losses = [self.inner(pairs), *(self.inner(pairs.cut(dimensions)) for dimensions in self.dimensions)]
-        return torch.stack(losses).mean()
+    def forward(self, batch: LossInputs | Pairs) -> Tensor:
+        """Return a scalar."""
+        return super().forward(batch.pairs if isinstance(batch, LossInputs) else batch)
 
 
 def _cross_entropy(logits: Tensor, side: Side) -> Tensor:

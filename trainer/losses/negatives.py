@@ -24,33 +24,25 @@ from tsembed_search.trainer.settings import NegativeSettings
 
 Score = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
 
-
-def _eans(kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator) -> Tensor:
-    return kappa
-
-
-def _shuffled(kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator) -> Tensor:
-    return shuffled(kappa, valid, chance)
-
-
-def _llave(kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator) -> Tensor:
-    return cosine
-
-
-SCORES: dict[str, Score] = {"eans": _eans, "shuffled": _shuffled, "llave": _llave}
+SCORES: dict[str, Score] = {
+    "eans": lambda kappa, cosine, valid, generator: kappa,
+    "shuffled": lambda kappa, cosine, valid, generator: shuffled(kappa, valid, generator),
+    "llave": lambda kappa, cosine, valid, generator: cosine,
+}
+"""The score c `[B, M]` of each way to weigh negatives, by kappa, cosine and the valid pairs, all `[B, M]`."""
 
 
 @torch.no_grad()
 def weighted(
-    settings: NegativeSettings, kappa: Tensor, cosine: Tensor, valid: Tensor, chance: torch.Generator | None = None
+    settings: NegativeSettings, kappa: Tensor, cosine: Tensor, valid: Tensor, generator: torch.Generator | None = None
 ) -> Side:
     """The negatives of one direction with their weights, or fewer of them. All tensors are `[B, M]`.
 
-    `chance` decides how `shuffled` deals; it has to be the same in every process.
+    `generator` decides how `shuffled` deals; it has to be the same in every process.
     """
     if settings.weighting == "none":
         return Side(valid)
-    generator = chance or torch.Generator().manual_seed(0)
+    generator = generator or torch.Generator().manual_seed(0)
     scores = SCORES[settings.weighting](kappa.detach(), cosine.detach(), valid, generator)
     if settings.mode == "sample":
         return Side(best(scores, valid, settings.top_k))
@@ -77,16 +69,16 @@ def best(scores: Tensor, valid: Tensor, top_k: int) -> Tensor:
     return valid & torch.zeros_like(valid).scatter(1, places, True)
 
 
-def shuffled(scores: Tensor, valid: Tensor, chance: torch.Generator) -> Tensor:
+def shuffled(scores: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
     """`scores` `[B, M]` with those of each row's valid places dealt out anew among these places."""
-    keys = torch.rand(scores.shape, generator=chance).to(scores.device)
+    keys = torch.rand(scores.shape, generator=generator).to(scores.device)
     dealt = keys.masked_fill(~valid, 2.0).argsort(dim=1)  # the row's valid places in random order, then the others
     places = (~valid).to(torch.int8).argsort(dim=1, stable=True)  # the same places in their order
     return scores.scatter(1, places, scores.gather(1, dealt))
 
 
 class Queue:
-    """The documents of the last steps, as more negatives to choose from: rows of `representations` without gradient.
+    """The documents of the last steps, as more negatives to choose from: rows of `pack` without gradient.
 
     They were embedded by the model as it was then, which is why a queue is short.
     """

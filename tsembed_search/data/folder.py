@@ -103,7 +103,7 @@ def folder_rows(folder: Path) -> tuple[dict[str, list[FolderRow]], list[Problem]
 
 
 def _rows(path: Path, known: set[Path]) -> Iterator[tuple[str, FolderRow]]:
-    """What a picture's caption or a document says. Texts alone name nothing."""
+    """The rows of one file: a picture with its caption, the figures and sections of a document. Texts give none."""
     size = path.stat().st_size
     if path.suffix.lower() in PICTURES:
         if not size:
@@ -151,7 +151,7 @@ def passage(section: Section) -> tuple[str, str] | None:
 
 
 def sidecar_caption(picture: Path, known: set[Path]) -> str:
-    """What the file beside a picture says about it (`cat.txt`, `cat.jpg.txt`, `.caption`, `.json`, `.xmp`), or ""."""
+    """Return the text of the file beside a picture (`cat.txt`, `cat.jpg.txt`, `.caption`, `.json`, `.xmp`), or ""."""
     for ending in _SIDECARS:
         for beside in (picture.with_suffix(ending), picture.with_name(picture.name + ending)):
             if beside in known:
@@ -212,7 +212,7 @@ def telling_name(stem: str) -> str:
 
 
 def telling_words(text: str) -> bool:
-    """Whether a text has a word that may say what something is: of a script without blanks, any two letters."""
+    """Return whether a text has a word that may say what something is: of a script without blanks, any two letters."""
     return any(
         word.lower() not in _DULL and (len(word) >= 3 or (len(word) == 2 and not word.isascii()))
         for word in re.findall(r"[^\W\d_]+", text)

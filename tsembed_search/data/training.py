@@ -107,9 +107,7 @@ def load(
     train = [_capped(task, caps or {}, seed) for task in train]
     train = [replace(task, weight=_matching(task.name, weights or {}, 1.0)) for task in train]
     if not any(len(task) for task in train):
-        raise UsageError(
-            f"There is nothing to train on in {', '.join(map(str, sources))}.", "Look it over: tsembed data check DATA"
-        )
+        raise UsageError(f"There is nothing to train on in {', '.join(map(str, sources))}.", "Look it over: {check()}")
     return DataSet(
         [task for task in train if len(task)],
         [task for task in held if len(task)],

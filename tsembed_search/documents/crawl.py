@@ -149,7 +149,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Whether `path` lies inside `folder`."""
+    """Return whether `path` lies inside `folder`."""
     return path.startswith(folder if folder.endswith(os.sep) else folder + os.sep)
 
 
@@ -167,7 +167,7 @@ def _examined(path: str, root: str) -> Found | Unreachable:
 
 
 def signature(facts: os.stat_result) -> tuple[int, int, int]:
-    """What changes when a file does: size, time of change in nanoseconds, inode.
+    """Return what changes when a file does: size, time of change in nanoseconds, inode.
 
     All of them can be remembered: a time beyond 63 bits (before 1678, after 2262) is rounded to what a float tells
     apart, some microseconds, and an inode that uses the 64th bit is negative.
@@ -187,7 +187,7 @@ def stored_time(mtime_ns: int) -> float:
 
 
 class Selection:
-    """What the options of one run let through. Patterns are gitignore's, relative to each root.
+    """The files that the options of one run let through. Patterns are gitignore's, relative to each root.
 
     They are also read as paths from the current folder, as shells complete them. Raises `UsageError` for an empty one.
     """
@@ -200,7 +200,7 @@ class Selection:
             raise UsageError("A pattern is empty.", "Write * for everything.")
 
     def below(self, roots: Sequence[str]) -> list[RootSelection]:
-        """What is let through of what lies below each root.
+        """Return the selection for what lies below each root.
 
         Raises `UsageError` for a pattern that makes no sense, or that can match nothing below any of the roots.
         """
@@ -222,13 +222,13 @@ class RootSelection:
         self._hidden = hidden
 
     def takes_folder(self, name: str, rel: str) -> bool:
-        """Whether to look into a folder. `rel`: relative to the root."""
+        """Return whether to look into a folder. `rel`: relative to the root."""
         if name.startswith(".") and not self._hidden:
             return False
         return self._exclude is None or not self._exclude.say(rel, is_folder=True)
 
     def takes_file(self, name: str, rel: str) -> bool:
-        """Whether to look at a file: one of a kind that is indexed, or one that was asked for."""
+        """Return whether to look at a file: one of a kind that is indexed, or one that was asked for."""
         if name.startswith(".") and not self._hidden:
             return False
         if self._exclude is not None and self._exclude.say(rel):
@@ -267,7 +267,7 @@ class IgnoreRules:
     above: IgnoreRules | None
 
     def ignores(self, path: str, *, is_folder: bool = False) -> bool:
-        """Whether a path below `folder` is left out."""
+        """Return whether a path below `folder` is left out."""
         said = self.patterns.say(path[len(self.folder.rstrip(os.sep)) + 1 :], is_folder=is_folder)
         if said is None:
             return self.above is not None and self.above.ignores(path, is_folder=is_folder)
@@ -319,7 +319,7 @@ def _read(path: Path) -> str | None:
 
 
 def is_ignored(path: str, root: str) -> bool:
-    """Whether ignore files between `root` and `path` leave out the path, or a folder that it is in."""
+    """Return whether ignore files between `root` and `path` leave out the path, or a folder that it is in."""
     rules = rules_in(root, None)
     at = root.rstrip(os.sep)
     for folder in Path(path).parent.relative_to(root).parts:

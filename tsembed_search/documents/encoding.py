@@ -149,13 +149,13 @@ def _binary() -> LoadError:
 
 
 def _odd(sample: bytes) -> Counter[int]:
-    """How often each odd character is in it, but for padding: runs of zeros, and the end mark of DOS."""
+    """Count how often each odd character is in it, but for padding: runs of zeros, and the end mark of DOS."""
     sample = _PADDING.sub(b"", sample).rstrip(b"\0\x1a")
     return Counter({byte: count for byte in _ODD if (count := sample.count(byte))})
 
 
 def _is_binary(sample: bytes, odd: Counter[int]) -> bool:
-    """Whether it holds more, or more kinds, of odd characters than separate the fields of a text."""
+    """Return whether it holds more, or more kinds, of odd characters than separate the fields of a text."""
     length = len(_PADDING.sub(b"", sample))
     kinds = _MOST_KINDS if _begins_as_utf8(sample) else _MOST_KINDS_LEGACY
     return len(odd) > kinds or odd.total() > _MOST_SEPARATORS * length

@@ -81,7 +81,7 @@ def open_pages(
 
     A page that cannot be read is given as its error. Raises `LoadError` where no page can be found.
     """
-    reader = _Reader(file, memory)
+    reader = _PictureFile(file, memory)
     for frame in reader.frames():
         try:
             yield reader.read(frame, spec)
@@ -101,13 +101,13 @@ def _open(
         return shaped(source, spec, source.size)
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
-    reader = _Reader(source, memory)
+    reader = _PictureFile(source, memory)
     for frame in islice(reader.frames(), page - 1, page):
         return reader.read(frame, spec)
     raise LoadError(f"It has no page {page}.")
 
 
-class _Reader:
+class _PictureFile:
     """A picture file that is open. A page that fails is tried again with nothing in it but what makes its pixels."""
 
     def __init__(self, file: BinaryIO, memory: int | None) -> None:
@@ -144,7 +144,7 @@ class _Reader:
 
 
 class _BrokenError(LoadError):
-    """What is in the file makes no sense."""
+    """The content of the file makes no sense."""
 
 
 def _translated(step: Callable[[], T]) -> T:

@@ -9,12 +9,13 @@ Which device a model runs on, in which precision, and how much fits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tsembed_search.errors import ModelError
+from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import InputSpec, Item, Role
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class ModelInfo:
     may be compared have the same one, and an index holds vectors of one fingerprint only.
 
     `routes`: (L adapted blocks, E experts), or None without experts. `route_weight`: how much routes should count when
-    hits are reranked by them (0..1), or None where that was not measured.
+    hits are reranked by them (0..1), or None where that was not measured. `trainable`: the model is a `Trainable`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ModelInfo:
     calibration: Calibration | None = None
     notes: dict[str, str] = field(default_factory=dict)
     route_weight: float | None = None
+    trainable: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class Trainable(Backbone, Protocol):
     adapters: Adapters | None
 
     @property
+    def look_width(self) -> int:
+        """Numbers in each row of what a frozen part gives for a picture: see `Looking`. 0: there is no such part."""
+        ...
+
+    @property
     def blocks(self) -> torch.nn.ModuleList:
         """The transformer blocks that adapters go into."""
         ...
@@ -132,8 +139,24 @@ class Trainable(Backbone, Protocol):
         """A budget of padded tokens with gradients at once that suits the model and its device."""
         ...
 
+    def compile(self, **options: Any) -> None:
+        """Runs the parts of the blocks through torch.compile from now on. `options` are those of `Module.compile`."""
+        ...
 
-_ELSEWHERE = "Use --device auto or --device cpu."
+
+class Looking(Trainable, Protocol):
+    """A trainable model with a frozen part that turns pictures into something short, which training does not change."""
+
+    def look(self, batch: Sequence[Prepared]) -> list[torch.Tensor | None]:
+        """What the frozen part sees in each item's picture, None without one."""
+        ...
+
+    def prepare(self, item: Item, role: Role = "document", seen: torch.Tensor | None = None) -> Prepared:
+        """As a backbone's `prepare`; with what `look` gave, the picture is not opened."""
+        ...
+
+
+_ELSEWHERE = "Choose auto or cpu: {device}."
 
 
 def pick(name: str = "auto") -> torch.device:
@@ -206,6 +229,21 @@ def weights_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 
+def autocast(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Return what makes the context of a forward pass in training: `auto` computes in bfloat16 on a GPU that has it,
+    else in float32.
+
+    Raises `UsageError` on a Mac's GPU, on which the passes of a step cannot draw the same random numbers twice.
+    """
+    import torch
+
+    if device.type == "mps":
+        raise UsageError("Training does not run on the GPU of a Mac yet; embedding does.", "Choose the CPU: {device}.")
+    if name == "float32" or (name == "auto" and not has_bfloat16(device)):
+        return nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
 def free_bytes(device: torch.device) -> int | None:
     """Memory of a GPU that is free now; None on a CPU."""
     import torch
@@ -226,7 +264,7 @@ def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.dev
     raise ModelError(
         f"The weights of {name} take {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}{why}, "
         f"and {describe(device)} has {free / 1e9:.1f} GB free.",
-        "Use a smaller model, a larger GPU, or --device cpu.",
+        "Use a smaller model, a larger GPU, or the CPU: {device}.",
     )
 
 

@@ -89,7 +89,7 @@ def create_checkpoint(
 
 def _trainable(backbone: Backbone, name: str) -> Trainable:
     """Raises `ModelError` for a model that cannot carry adapters, or carries some already."""
-    if not hasattr(backbone, "adapt"):
+    if not backbone.info.trainable:
         raise ModelError(f"{name} cannot carry adapters.", "Use mini or a transformers model as the base.")
     trainable = cast(Trainable, backbone)
     if trainable.adapters is not None:

@@ -26,6 +26,7 @@ from tsembed_search.model.expert_settings import PROJECTIONS, AdapterSettings
 from tsembed_search.model.routing import Gate, Router, Routing, Trace
 
 _NAME = "default"  # PEFT's name for the only adapter
+_PROGRAMS = 32  # with gradients and without, with padding and without, and so on, that one part may be compiled to
 
 
 class GatedLinear(nn.Module):
@@ -141,6 +142,34 @@ class Adapters:
         """Keeps torch.compile from compiling the routers along with the projections that run them."""
         for layer in self.layers.values():
             layer.route = torch.compiler.disable(layer.route)  # type: ignore[method-assign, no-untyped-call]
+
+    def compile(self, blocks: nn.ModuleList, **options: Any) -> None:
+        """Runs the parts of the blocks, attention and what follows it, through torch.compile from now on.
+
+        Only them: they are where the time goes. A vision tower asks for numbers midway, and checkpointing, which is
+        around a block, cannot be compiled. Routers are left out: each notes what it decides under its block's number,
+        and a number that differs is another program. `options` are those of `Module.compile`.
+        """
+        import torch._dynamo
+
+        torch._dynamo.config.recompile_limit = _PROGRAMS
+        self.leave_routers_to_python()
+        for block in blocks:
+            for part in block.children():
+                part.compile(dynamic=True, **options)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Experts, routers and projector, each under its name."""
+        parts = {"experts": self.expert_state(), "routers": self.router_state(), "projector": self.projector_state()}
+        return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave. Raises what `load` raises."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
+
+        self.load(part("experts."), part("routers."), part("projector."))
 
     def calm(self) -> None:
         """Turns dropout and router noise off, and leaves the model in training mode if it is."""

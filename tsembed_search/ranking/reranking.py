@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Numbers = TypeVar("Numbers", float, Matrix, Tensor)
 
 DEPTH: Final = 100
-"""How many hits are ordered again."""
+"""The number of hits that are ordered again."""
 WEIGHTS: Final = tuple(step / 20 for step in range(21))
 """The weights of a sweep: 0, 0.05, ..., 1."""
 _RELEVANCE = 0.7
@@ -38,8 +38,9 @@ _AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for: a unit vector `[D]` and the model's routing vector `[L·E]` (`[0]` without experts), both
-    float32. `words` is the query's text; contents whose hash is in `without` are left out.
+    """A query as a unit vector `[D]` and the model's routing vector `[L·E]` (`[0]` without experts), both float32.
+
+    `words` is the query's text; contents whose hash is in `without` are left out.
     """
 
     vector: NDArray[np.float32]
@@ -67,7 +68,7 @@ class Candidate(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a reranker gets beside the candidates: the `weight` of routes, 0..1, and the `model` that it loads."""
+    """The aids that a reranker gets: the `weight` of routes, 0..1, and the `model` that it loads."""
 
     weight: float = 0.0
     model: Any = None

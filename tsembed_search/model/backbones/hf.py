@@ -97,15 +97,25 @@ class TransformersBackbone:
         Raises `ModelError` for settings with a projector: the model's own stays as it is.
         """
         if settings.projector:
-            raise ModelError("Only mini has a projector to train.", "Leave it out: --set adapter.projector=false")
+            raise ModelError("Only mini has a projector to train.", "Set adapter.projector to false.")
         self.adapters = attach(self.model, settings, self.family.blocks)
         self.info = replace(self.info, routes=self.adapters.shape)
         return self.adapters
 
     @property
+    def look_width(self) -> int:
+        """0: a picture has no short form that training leaves alone."""
+        return 0
+
+    @property
     def blocks(self) -> torch.nn.ModuleList:
         """The decoder's blocks."""
         return cast(torch.nn.ModuleList, self.model.get_submodule(self.family.blocks))
+
+    def compile(self, **options: Any) -> None:
+        """Runs the parts of the blocks through torch.compile from now on: see `Adapters.compile`."""
+        assert self.adapters is not None
+        self.adapters.compile(self.blocks, **options)
 
     def train(self, mode: bool = True) -> None:
         """Turns dropout and router noise on or off."""
@@ -218,6 +228,7 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=devices.describe(target),
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        trainable=True,
         notes={"family": family.name, "instruction": family.instruction, "pooling": "last token"},
     )
     text = TextSpec(ref.folder / "tokenizer.json", family.max_tokens, overlap=family.max_tokens // 8)
@@ -293,7 +304,7 @@ def load_whole(
 
 def _too_large(folder: Path, device: str) -> ModelError:
     return ModelError(
-        f"The model in {folder} does not fit in the memory of {device}.", "Use a smaller model, or --device cpu."
+        f"The model in {folder} does not fit in the memory of {device}.", "Use a smaller model, or the CPU: {device}."
     )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,6 +102,7 @@ class Mini:
             parameters=mini_spec.PARAMETERS,
             device=str(self._device),
             dtype="float32",
+            trainable=True,
             calibration=mini_spec.CALIBRATION,
         )
 
@@ -221,6 +222,11 @@ class Mini:
             for row, one in zip(some, seen, strict=True):
                 found[row] = one
         return found
+
+    def compile(self, **options: Any) -> None:
+        """Runs the parts of the blocks through torch.compile from now on: see `Adapters.compile`."""
+        assert self.adapters is not None
+        self.adapters.compile(self.blocks, **options)
 
     def train(self, mode: bool = True) -> None:
         """Turns dropout and router noise on or off. The base itself has none."""
