@@ -107,11 +107,10 @@ def by_experts(query: Query, candidates: Sequence[Candidate], given: Given) -> l
     Kappa is mapped to 0..1, as scores are. For a model without calibration the score is (1 + cosine) / 2, so this
     orders as (1 - weight) · cosine + weight · kappa does.
     """
-    kappas = [max(-1.0, min(1.0, one.route_similarity)) for one in candidates]
-    rescored = [
-        one._replace(score=mixed(one.score, (1 + kappa) / 2, given.weight))
-        for one, kappa in zip(candidates, kappas, strict=True)
-    ]
+    rescored = []
+    for id, kind, score, *others, route_similarity in candidates:  # `_replace` takes three times as long
+        kappa = max(-1.0, min(1.0, route_similarity))
+        rescored.append(Candidate(id, kind, mixed(score, (1 + kappa) / 2, given.weight), *others, route_similarity))
     return sorted(rescored, key=lambda one: -one.score)
 
 
