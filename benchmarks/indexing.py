@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -25,18 +25,13 @@ from PIL import Image
 
 from tsembed_search.documents.chunking import Chunker, paragraphs
 from tsembed_search.documents.pictures import open_image
-from tsembed_search.indexer.pipeline import run_index
-from tsembed_search.indexer.report import IndexReport, IndexSettings
+from tsembed_search.index import Index
+from tsembed_search.indexer.report import IndexReport
 from tsembed_search.indexer.stages import Pool
 from tsembed_search.items import Item
-from tsembed_search.model.backbone import ModelRef, Prepared
+from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.model.registry import resolve
-from tsembed_search.paths import IndexAddress
-from tsembed_search.store import opening
-from tsembed_search.store.base import StoreSettings
 
-Model = tuple[Embedder, ModelRef]
 WORDS = (
     "the of and a in to is was on for with that by it from at as are which river mountain village century music "
     "church painting railway station player season album family species water house king war battle school"
@@ -86,42 +81,34 @@ def model_alone(embedder: Embedder, prepared: list[Prepared]) -> float:
     return len(prepared) / (time.perf_counter() - started)
 
 
-def pipeline(embedder: Embedder, ref: ModelRef, folder: Path) -> IndexReport:
+def pipeline(embedder: Embedder, folder: Path) -> IndexReport:
     """A whole run into a new index."""
     home = Path(tempfile.mkdtemp())
-    address = IndexAddress("benchmark", f"edge:{home}")
-
-    def opened(info: Any) -> Any:
-        if info is not None:
-            return opening.open_or_create(address, StoreSettings(info.dim))
-        return opening.open(address) if opening.exists(address) else None
-
     try:
-        settings = IndexSettings(address, (folder,), ref.fingerprint, ref.name)
-        return run_index(settings, embedder=lambda: embedder, store=opened)
+        with Index.create("benchmark", store=f"edge:{home}", embedder=embedder) as index:
+            return index.add(folder)
     finally:
         shutil.rmtree(home)
 
 
 def measure(
-    model: Model,
-    base: Model | None,
+    embedder: Embedder,
+    base: Embedder | None,
     folder: Path,
     prepare: Callable[[Embedder, Path], list[Prepared]],
     rounds: int,
 ) -> dict[str, float]:
     """Medians over `rounds`."""
-    embedder, ref = model
     prepared = prepare(embedder, folder)
     model_alone(embedder, prepared[: len(prepared) // 4 + 1])
     alone, whole, embedding, of_base = [], [], [], []
     for turn in range(rounds):
         alone.append(model_alone(embedder, prepared))
         if base and turn % 2:
-            of_base.append(_speed(pipeline(*base, folder)))
-        report = pipeline(embedder, ref, folder)
+            of_base.append(_speed(pipeline(base, folder)))
+        report = pipeline(embedder, folder)
         if base and not turn % 2:
-            of_base.append(_speed(pipeline(*base, folder)))
+            of_base.append(_speed(pipeline(base, folder)))
         assert report.items.embedded == len(prepared), "both must embed the same items"
         whole.append(_speed(report))
         embedding.append(report.items_per_second)
@@ -157,8 +144,8 @@ def main(
 ) -> None:
     """Measures pictures of two sizes and texts."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
-    subject = Embedder.load(model), resolve(model)
-    other = (Embedder.load(base), resolve(base)) if base else None
+    subject = Embedder.load(model)
+    other = Embedder.load(base) if base else None
     results: dict[str, dict[str, float]] = {}
     corpora: dict[str, tuple[Callable[[Path], None], Callable[[Embedder, Path], list[Prepared]]]] = {
         "pictures_1600x1200": (lambda at: photographs(at, round(400 * scale), (1600, 1200)), prepared_pictures),

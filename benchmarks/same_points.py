@@ -298,8 +298,8 @@ def read_json(output: str) -> Any:
 class Pair:
     """Both versions at work, side by side."""
 
-    versions: tuple[Version, Version]
-    homes: tuple[Path, Path]
+    sides: tuple[tuple[Version, Path], tuple[Version, Path]]
+    """The versions and their homes."""
     ignored: frozenset[str]
     batches: bool
     differences: Differences = field(default_factory=Differences)
@@ -309,23 +309,17 @@ class Pair:
     def both(self, arguments: Sequence[object], expect: Sequence[int] = (0,)) -> list[tuple[int, Any]]:
         """The exit codes and answers of a command."""
         with ThreadPoolExecutor() as pool:
-            runs = [
-                pool.submit(one.run, arguments, home, expect=expect) for one, home in zip(*self._zipped(), strict=True)
-            ]
+            runs = [pool.submit(one.run, arguments, home, expect=expect) for one, home in self.sides]
             answers = [run.result() for run in runs]
         return [(code, read_json(output)) for code, output in answers]
 
-    def _zipped(self) -> tuple[tuple[Version, Version], tuple[Path, Path]]:
-        return self.versions, self.homes
-
     def index(self, stage: str, *paths: Path) -> None:
         """Index, and compare the reports and all points."""
-        reports = self.both(["index", *paths, "--json", "--model", "mini", "--workers", "1"])
-        (_, before), (_, after) = reports
+        (_, before), (_, after) = self.both(["index", *paths, "--json", "--model", "mini", "--workers", "1"])
         print(f"indexed: {before['files']} {before['items']}", file=sys.stderr)
         for key in before.keys() | after.keys():
             self.differences.compare("report", f"{stage} run, {key}", before.get(key), after.get(key))
-        was, now = (one.points(home) for one, home in zip(*self._zipped(), strict=True))
+        was, now = (one.points(home) for one, home in self.sides)
         for kind, ids in (("gone", was.keys() - now.keys()), ("new", now.keys() - was.keys())):
             for point in sorted(ids):
                 rel = (was | now)[point]["payload"].get("rel")
@@ -432,7 +426,8 @@ def main() -> None:
         files, queries = folder / "made" / "files", folder / "queries.jsonl"
         make_files(files, wanted.seed, wanted.files)
         write_queries(queries, files, wanted.seed)
-        pair = Pair(versions, homes, frozenset({*ALWAYS_DIFFERENT, *wanted.ignore_payload}), wanted.batches)
+        sides = (versions[0], homes[0]), (versions[1], homes[1])
+        pair = Pair(sides, frozenset({*ALWAYS_DIFFERENT, *wanted.ignore_payload}), wanted.batches)
         pair.index("first", ROOT / "examples/corpus", files)
         change_files(files, wanted.seed)
         pair.index("second", ROOT / "examples/corpus", files)

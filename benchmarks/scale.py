@@ -30,8 +30,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tsembed_search.paths import IndexAddress
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Payload, Point, StoreSettings
+from tsembed_search.store.edge.engine import EDGE
 from tsembed_search.store.edge.store import EdgeStore
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import point_id
@@ -125,9 +127,13 @@ def payload(number: int, rng: np.random.Generator) -> Payload:
     }
 
 
+def _address(folder: Path) -> IndexAddress:
+    return IndexAddress(folder.name, f"edge:{folder.parent}")
+
+
 def build(folder: Path, items: int, dim: int, quantize: str) -> dict[str, Any]:
     """Indexes the corpus. Rates leave out the time that making it takes."""
-    store = EdgeStore.create(folder, StoreSettings(dim, quantize))  # type: ignore[arg-type]
+    store = EDGE.create(_address(folder), StoreSettings(dim, quantize))  # type: ignore[arg-type]
     writing = 0.0
     peaks: list[int] = []
     for number, batch in enumerate(Corpus(items, dim).batches()):
@@ -156,7 +162,7 @@ def measure(folder: Path, items: int, dim: int) -> dict[str, Any]:
     """Re-opens the index and searches it."""
     before = memory()
     begun = time.perf_counter()
-    store = EdgeStore.open(folder)
+    store = EDGE.open(_address(folder))
     opening = time.perf_counter() - begun
     corpus = Corpus(items, dim)
     queries = np.concatenate([corpus.vectors(QUERIES // 2, 3), corpus.between(QUERIES // 2)])

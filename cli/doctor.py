@@ -16,10 +16,9 @@ import typer
 
 from tsembed_search import private, wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.status import what_is_remembered
-from tsembed_search.errors import DamagedIndexError, IndexBusyError, TsembedError
+from tsembed_search.errors import TsembedError
 from tsembed_search.model import loading
 from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, home
 from tsembed_search.version import __version__
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
     import torch
 
     from tsembed_search.model.backbone import ModelRef
-
-
-EXAMPLES = examples(
-    ("is all well?", "tsembed doctor"),
-    ("with another model", "tsembed doctor --model Qwen/Qwen3-VL-Embedding-2B"),
-    ("after a disk was full or a backup was restored", "tsembed doctor --repair"),
-)
 
 
 State = Literal["ok", "slow", "problem"]
@@ -64,6 +56,11 @@ class Finding:
     advice: str = ""
 
 
+@described(
+    ("is all well?", "tsembed doctor"),
+    ("with another model", "tsembed doctor --model Qwen/Qwen3-VL-Embedding-2B"),
+    ("after a disk was full or a backup was restored", "tsembed doctor --repair"),
+)
 def doctor(
     index: options.IndexName = INDEX,
     url: options.Url = None,
@@ -93,23 +90,12 @@ def doctor(
 
 
 def _repair(address: IndexAddress) -> None:
-    from tsembed_search.indexer.mending import rescue
-
-    try:
-        files, items = _rebuilt(address)
-    except DamagedIndexError as error:
-        rescue(address, error, render.remark)
-        files, items = _rebuilt(address)
-    told = f"{wording.count_words(files, 'file')}, {wording.count_words(items, 'item')}"
-    render.remark(f"The manifest of the index {address.name} was made again from the index: {told}.")
-
-
-def _rebuilt(address: IndexAddress) -> tuple[int, int]:
     from tsembed_search.index import Index
-    from tsembed_search.indexer.mending import repair
 
     with Index.open(address.name, store=address.store) as index, render.working("Repairing"):
-        return repair(address.folder, index.store)
+        kept = index.repair(render.remark)
+    told = f"{wording.count_words(kept.files, 'file')}, {wording.count_words(kept.items, 'item')}"
+    render.remark(f"The manifest of the index {address.name} was made again from the index: {told}.")
 
 
 def _examine(address: IndexAddress, model: str | None, device: str) -> list[Finding]:
@@ -212,14 +198,14 @@ def _index(address: IndexAddress) -> Iterator[Finding]:
     if not exists(address):
         yield Finding("index", "ok", f"{address.name}: not made yet", "Make it with: tsembed index FOLDER")
         return
-    try:
-        with Index.open(address.name, store=address.store) as index:
-            status = index.status()
-    except IndexBusyError as error:
-        yield Finding("index", "slow", error.message, error.hint)
+    with Index.open(address.name, store=address.store) as index:
+        status = index.status()
+    if status.store is None:
+        yield Finding("index", "slow", status.busy, "Wait until it has finished.")
         return
+    assert status.store is not None and status.items is not None
     points, graph = status.store.points, status.store.indexed
-    kinds = ", ".join(wording.count_words(count, kind) for kind, count in status.items.items()) or "empty"
+    kinds = ", ".join(wording.count_words(count, kind) for kind, count in (status.items or {}).items()) or "empty"
     detail = f"{address.name}: {kinds}; {status.store.engine}; made by {status.metadata.model}"
     if points > _MANY_POINTS and graph < points / 2:
         advice = "Most items are compared one by one. `tsembed index` builds the search graph when a run ends."
@@ -229,7 +215,9 @@ def _index(address: IndexAddress) -> Iterator[Finding]:
 
 
 def _folders(address: IndexAddress) -> Iterator[Finding]:
-    for folder in what_is_remembered(address).offline:
+    from tsembed_search.indexer.manifest import remembered
+
+    for folder in remembered(address.folder).offline:
         why = absence(folder) or "Files of it were missing when the index was last updated."
         advice = "Its files stay in the index. Connect its disk; or remove them: tsembed index FOLDER --prune-empty"
         yield Finding("folders", "slow", f"{folder} is offline. {why}", advice)

@@ -11,32 +11,29 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples, same_index
+from tsembed_search.cli.options import INDEX, described, same_index
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.progress import progress_sink
 from tsembed_search.errors import UsageError
 from tsembed_search.indexer.report import PageMode
-from tsembed_search.model import loading
-from tsembed_search.paths import DEFAULT_MODEL, IndexAddress
 from tsembed_search.store.base import Quantize, StoreSettings
 from tsembed_search.wording import rate_words
 
 if TYPE_CHECKING:
-    from tsembed_search.indexer.report import IndexReport, IndexSettings, ItemCounts, Offline, Skipped
-    from tsembed_search.model.backbone import ModelRef
-    from tsembed_search.model.embedder import Embedder
+    from tsembed_search.indexer.report import IndexReport, ItemCounts, Offline, Skipped
 
-EXAMPLES = examples(
+_MOST_REASONS = 8
+_EXAMPLES_PER_REASON = 2
+
+
+@described(
     ("a folder and everything below it", "tsembed index ~/Pictures"),
     ("several, and look first what would happen", "tsembed index ~/Pictures ~/Documents --dry-run"),
     ("only some files", "tsembed index ~/Documents --include '*.pdf' --exclude 'old/**'"),
     ("another index, with another model", "tsembed index ~/Papers --index papers --model Qwen/Qwen3-VL-Embedding-2B"),
     ("on a Qdrant server", "tsembed index ~/Pictures --url http://localhost:6333"),
+    no_args_is_help=True,
 )
-_MOST_REASONS = 8
-_EXAMPLES_PER_REASON = 2
-
-
 def index(
     paths: Annotated[
         list[Path],
@@ -86,19 +83,12 @@ def index(
 
     Running it again reads only what has changed. Files that cannot be read are skipped and listed at the end.
     """
-    from tsembed_search.index import StoreOpener
-    from tsembed_search.indexer.pipeline import run_index
-    from tsembed_search.indexer.report import IndexSettings, Interrupted
+    from tsembed_search.index import Index
+    from tsembed_search.indexer.report import IndexOptions, Interrupted
 
     if no_prune and prune_empty:
         raise UsageError("--no-prune and --prune-empty exclude each other.", "Choose one of them.")
-    address = IndexAddress(name, options.store_of(url))
-    ref = _model(address, model)
-    settings = IndexSettings(
-        address=address,
-        paths=tuple(paths),
-        fingerprint=ref.fingerprint,
-        model=ref.name,
+    chosen = IndexOptions(
         pages=pages,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
@@ -108,15 +98,21 @@ def index(
         prune_empty=prune_empty,
         retry_skipped=retry_skipped,
         dry_run=dry_run,
-        wait=None if wait else 0.0,
         workers=workers,
         time_limit=time_limit,
     )
-    opener = StoreOpener(address, ref, StoreSettings(0, quantize, shards, replicas))
     sink, display = progress_sink(quiet=quiet)
+    opened = Index.open(
+        name,
+        store=options.store_of(url),
+        model=model,
+        device=device,
+        wait=wait,
+        create=StoreSettings(0, quantize, shards, replicas),
+    )
     try:
-        with display:
-            report = run_index(settings, embedder=lambda: _embedder(ref, device), store=opener, progress=sink)
+        with opened, display, options.Interrupts(attentive=1.0) as stop:
+            report = opened.add(paths, chosen, progress=sink, stop=stop)
     except Interrupted as stopped:
         if json:
             render.print_json(stopped.report.to_json())
@@ -126,40 +122,27 @@ def index(
         if not quiet:
             render.remark(*_offline(report.offline, name, url))
     elif not quiet:
-        print_summary(report, settings, name, url)
+        print_summary(report, paths, name, url, dry_run=dry_run)
 
 
-def _model(address: IndexAddress, model: str | None) -> ModelRef:
-    """The model asked for, or the one that made the index, or the default for a new one."""
-    from tsembed_search.index import metadata_of
-    from tsembed_search.model import registry
-
-    if model is None:
-        known = metadata_of(address)
-        return registry.resolve(known.model, known=True) if known else registry.resolve(DEFAULT_MODEL)
-    return registry.resolve(model)
-
-
-def _embedder(ref: ModelRef, device: str) -> Embedder:
-    from tsembed_search.model.embedder import Embedder
-
-    return Embedder(loading.load(ref, device))
-
-
-def print_summary(report: IndexReport, settings: IndexSettings, name: str, url: str | None) -> None:
-    """What the run did, for people, on stdout: counts, then what was skipped, grouped by reason."""
-    for line in summary_lines(report, settings, name, url):
+def print_summary(
+    report: IndexReport, paths: Sequence[Path], name: str, url: str | None, *, dry_run: bool = False
+) -> None:
+    """Print what the run did, for people: counts, then what was skipped, grouped by reason."""
+    for line in summary_lines(report, paths, name, url, dry_run=dry_run):
         print(line)
 
 
-def summary_lines(report: IndexReport, settings: IndexSettings, name: str, url: str | None = None) -> list[str]:
+def summary_lines(
+    report: IndexReport, paths: Sequence[Path], name: str, url: str | None = None, *, dry_run: bool = False
+) -> list[str]:
     """The lines of the summary, safe to show."""
     files, items = report.files, report.items
     away = _offline(report.offline, name, url)
     if not files.seen and not files.removed:
         if away:
             return away
-        folders = ", ".join(wording.shown(str(path)) for path in settings.paths)
+        folders = ", ".join(wording.shown(str(path)) for path in paths)
         return [
             f"There is nothing to index in {folders}: no pictures, texts or PDFs.",
             "Hidden files and what ignore files exclude are left out; see --hidden and --include.",
@@ -170,7 +153,7 @@ def summary_lines(report: IndexReport, settings: IndexSettings, name: str, url: 
         "unchanged": files.unchanged, "skipped": files.skipped,
     }  # fmt: skip
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    if settings.dry_run:
+    if dry_run:
         return [f"Nothing was changed. A run would find: {told}.", *_skips(report.skipped), *spaced]
     speed = f", {rate_words(report.items_per_second)} items/s" if items.embedded else ""
     lines = [

@@ -9,20 +9,19 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
     from tsembed_search.search.results import File
 
-EXAMPLES = examples(
+
+@described(
     ("everything", "tsembed ls"),
     ("one folder", "tsembed ls ~/Pictures/2024"),
     ("what matches a filter", "tsembed ls --where 'ext=pdf and modified>=30d'"),
     ("how many pictures", "tsembed ls --where kind=image --paths | wc -l"),
 )
-
-
 def ls(
     paths_in: Annotated[
         list[str] | None, typer.Argument(metavar="PATH", help="Only these files and what lies in these folders.")
@@ -43,12 +42,11 @@ def ls(
     Exits with 1 when nothing matches.
     """
     from tsembed_search.index import Index
-    from tsembed_search.search.listing import FILE_FIELDS, files_of
     from tsembed_search.search.where import selection
 
-    chosen = selection(paths_in or (), where or ())
+    wanted = selection(where=where or ())
     with Index.open(index, store=options.store_of(url), wait=wait) as opened:
-        found = files_of(opened.store.scroll(chosen, fields=FILE_FIELDS), chosen, opened.offline())
+        found = opened.files(paths_in, wanted)
     if json:
         render.print_json({"files": [file.to_json() for file in found]})
     elif paths or nul:
@@ -56,6 +54,7 @@ def ls(
     else:
         _print(found)
     if not found:
+        chosen = selection(paths_in or (), where or ())
         render.remark("Nothing is indexed." if chosen is None else f"Nothing indexed matches {chosen}.")
         raise typer.Exit(1)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Annotated
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import typer
 
 from tsembed_search.paths import DEFAULT_INDEX, home
+
+F = TypeVar("F", bound=Callable[..., object])
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def index_names(incomplete: str) -> list[str]:
@@ -56,10 +65,56 @@ def same_index(name: str, url: str | None) -> str:
     return ("" if name == DEFAULT_INDEX else f" --index {name}") + (f" --url {url}" if url else "")
 
 
+class Interrupts:
+    """Ctrl-C and SIGTERM while the block runs: the first asks whoever looks (`is_set`) to stop, the next stops at once.
+
+    The first stops at once, too, when nobody has looked for `attentive` seconds: nobody would notice. In other threads
+    than the main one signals cannot be handled.
+    """
+
+    def __init__(self, attentive: float = math.inf) -> None:
+        self._attentive = attentive
+        self._looked = -math.inf if attentive < math.inf else 0.0
+        self._set = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def is_set(self) -> bool:
+        """Tell whether to stop."""
+        self._looked = time.monotonic()
+        return self._set
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {each: signal.signal(each, self._handle) for each in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            # None: a handler that was not set from Python and cannot be set again from here.
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._set or time.monotonic() - self._looked > self._attentive:
+            raise KeyboardInterrupt
+        self._set = True
+
+
 def examples(*pairs: tuple[str, str]) -> str:
     """The last part of a command's help: what each example does, and the command to type."""
     lines = [f"[dim]# {escaped(what)}[/dim]\n[cyan]{escaped(command)}[/cyan]" for what, command in pairs]
     return "[bold]Examples[/bold]\n" + "\n".join(lines)
+
+
+def described(*shown: tuple[str, str], no_args_is_help: bool = False) -> Callable[[F], F]:
+    """Give a command its examples, as pairs of what for and the command line. `no_args_is_help`: it needs arguments."""
+
+    def give(function: F) -> F:
+        function.command = {"epilog": examples(*shown), "no_args_is_help": no_args_is_help}  # type: ignore[attr-defined]
+        return function
+
+    return give
 
 
 def escaped(text: str) -> str:

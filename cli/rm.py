@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Set
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.status import what_is_remembered
 from tsembed_search.errors import UsageError
-from tsembed_search.paths import IndexAddress
 
 if TYPE_CHECKING:
-    from tsembed_search.indexer.mending import Removed
-    from tsembed_search.store.base import Record
+    from tsembed_search.indexer.report import Amount
 
-EXAMPLES = examples(
+
+@described(
     ("a file, or a folder with everything in it", "tsembed rm ~/Pictures/2009"),
     ("look first", "tsembed rm --where 'ext=gif' --dry-run"),
     ("a whole index", "tsembed rm --all --index old"),
 )
-
-
 def rm(
     paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Files and folders.")] = None,
     where: Annotated[
@@ -49,44 +44,41 @@ def rm(
     Exits with 1 when nothing matches.
     """
     from tsembed_search.index import Index
-    from tsembed_search.indexer.mending import Removed, remove_files, remove_index
-    from tsembed_search.paths import file_path
-    from tsembed_search.search.listing import FILE_FIELDS, files_of
+    from tsembed_search.indexer.report import Amount
     from tsembed_search.search.where import selection
 
     if everything == bool(paths or where):
         raise UsageError("Say what to remove.", "Give paths, --where EXPR, or --all for the whole index.")
-    chosen = selection(paths or (), where or ())
-    patience = None if wait else 0.0
-    address = IndexAddress(index, options.store_of(url))
-    with Index.open(index, store=address.store, wait=wait) as opened:
-        records = list(opened.store.scroll(chosen, fields=FILE_FIELDS))
-        found = files_of(records, chosen)
-        gone = {file.path for file in found}
-        # A content that lies in another place, too, stays.
-        removed = Removed(len(found), sum(_leaves(record, gone) for record in records))
-        whole = _whole(address, opened.store.count())
-    if not dry_run:
-        # Nobody else has to wait for the answer: the index is closed in the meantime.
-        if everything or 2 * removed.files > whole.files or 2 * removed.items > whole.items:
-            _confirm(index, removed, whole, everything=everything, yes=yes)
-        if everything:
-            remove_index(address, wait=patience)
-        elif found:
-            names = [str(file_path(file.path)) for file in found]
-            with Index.open(index, store=address.store, wait=wait) as opened:
-                removed = remove_files(address.folder, opened.store, names, wait=patience)
+    wanted = selection(where=where or ())
+    with Index.open(index, store=options.store_of(url), wait=wait) as opened:
+        removed = (
+            Amount(len(opened.files()), opened.store.count())
+            if everything
+            else opened.remove(paths, wanted, dry_run=True)
+        )
+        items = opened.store.count()
+        # Where this machine does not know the files of an index, they are as many as its items.
+        whole = Amount(opened.status().files or items, items)
+        if not dry_run:
+            # Nobody else has to wait for the answer.
+            opened.close()
+            if everything or 2 * removed.files > whole.files or 2 * removed.items > whole.items:
+                _confirm(index, removed, whole, everything=everything, yes=yes)
+            if everything:
+                opened.delete()
+            elif removed.files:
+                removed = opened.remove(paths, wanted)
     if json:
         render.print_json({"files": removed.files, "items": removed.items, "dry_run": dry_run})
     elif not quiet:
         print(_told(removed, index, everything=everything, dry_run=dry_run))
-    if not found and not everything:
+    if not removed.files and not everything:
         if not quiet:
-            render.remark(f"Nothing indexed matches {chosen}.")
+            render.remark(f"Nothing indexed matches {selection(paths or (), where or ())}.")
         raise typer.Exit(1)
 
 
-def _told(removed: Removed, index: str, *, everything: bool, dry_run: bool) -> str:
+def _told(removed: Amount, index: str, *, everything: bool, dry_run: bool) -> str:
     files_, items = wording.count_words(removed.files, "file"), wording.count_words(removed.items, "item")
     verb = "Would remove" if dry_run else "Removed"
     if everything:
@@ -94,19 +86,7 @@ def _told(removed: Removed, index: str, *, everything: bool, dry_run: bool) -> s
     return f"{verb} {files_} ({items}) from the index {index}."
 
 
-def _leaves(record: Record, paths: Set[str]) -> bool:
-    return {place["path"] for place in record.payload["places"]} <= paths
-
-
-def _whole(address: IndexAddress, items: int) -> Removed:
-    """How much there is in the index. Where this machine does not know its files, they are as many as its items."""
-    from tsembed_search.indexer.mending import Removed
-
-    known = what_is_remembered(address).files
-    return Removed(known or items, items)
-
-
-def _confirm(index: str, removed: Removed, whole: Removed, *, everything: bool, yes: bool) -> None:
+def _confirm(index: str, removed: Amount, whole: Amount, *, everything: bool, yes: bool) -> None:
     """Asks before more than half of an index goes; refuses where nobody can answer."""
     if yes or not removed.files + removed.items + everything:
         return

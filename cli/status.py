@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import time
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples, same_index
+from tsembed_search.cli.options import INDEX, described, same_index
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.render.experts import print_usage, usage_json, usage_of
-from tsembed_search.paths import IndexAddress
-from tsembed_search.whereabouts import absence, offline_folders
+from tsembed_search.cli.render.experts import print_usage, usage_json
+from tsembed_search.whereabouts import absence
 
 if TYPE_CHECKING:
-    from tsembed_search.ranking.routes import Usage
     from tsembed_search.search.results import IndexStatus
 
-EXAMPLES = examples(
+
+_MOST_FOLDERS = 10
+
+
+@described(
     ("how large, made by which model, when", "tsembed status"),
     ("what could not be read, and why", "tsembed status --skipped"),
     ("which experts pictures, texts and folders use", "tsembed status --experts"),
     ("as data", "tsembed status --json --index papers"),
 )
-
-_MOST_FOLDERS = 10
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """What the manifest says: how many files there are, below which folders, which folders are offline now, and what
-    was skipped (path, reason).
-    """
-
-    files: int = 0
-    folders: list[str] = field(default_factory=list)
-    offline: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-
-
 def status(
     skipped: Annotated[bool, typer.Option("--skipped", help="List the files that could not be read, and why.")] = False,
     experts: Annotated[
@@ -54,27 +38,15 @@ def status(
     json: options.Json = False,
 ) -> None:
     """Say what an index holds: files, items, folders, model, disk space, and what was skipped."""
-    from tsembed_search.errors import IndexBusyError, UsageError
+    from tsembed_search.errors import UsageError
     from tsembed_search.index import Index
-    from tsembed_search.search.results import IndexStatus
 
     if skipped and experts:
         raise UsageError("--skipped and --experts exclude each other.", "Choose one of them.")
-    usage: list[Usage] = []
-    address = IndexAddress(index, options.store_of(url))
-    with Index.open(index, store=address.store, wait=wait) as opened:
-        known = IndexStatus(index, opened.metadata)
+    with Index.open(index, store=options.store_of(url), wait=wait) as opened:
         shape = opened.routes() if experts else None
-        try:
-            known = opened.status()
-            if shape is not None:
-                usage = usage_of(opened)
-        except IndexBusyError as error:
-            # What lies beside the engine can still be told, and a person who asks during a long run wants to know it.
-            if experts:
-                raise
-            known = replace(known, busy=error.message)
-    known = replace(known, **vars(what_is_remembered(address)))
+        usage = opened.usage() if experts else []
+        known = opened.status()
     if json:
         document = known.to_json()
         render.print_json(document if shape is None else document | {"experts": usage_json(shape, usage)})
@@ -84,19 +56,6 @@ def status(
         _print_skipped(known.skipped)
     else:
         _print(_rows(known, url))
-
-
-def what_is_remembered(address: IndexAddress) -> Remembered:
-    """Nothing, when this machine has never indexed into it."""
-    from tsembed_search.indexer.manifest import NAME, manifest_to_read
-
-    path = address.folder / NAME
-    if not os.path.exists(path):  # noqa: PTH110 - `Path.exists` raises where it may not look
-        return Remembered()
-    with manifest_to_read(path) as manifest:
-        roots = sorted({file.root for file in manifest.files()})
-        lost = [path for path, _, missing in manifest.places() if missing]
-        return Remembered(manifest.counts()[0], roots, offline_folders(roots, lost), manifest.skipped())
 
 
 def _rows(known: IndexStatus, url: str | None) -> list[tuple[str, str]]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import examples
+from tsembed_search.cli.options import described
 from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from tsembed_search.trainer.job import TrainReport
     from tsembed_search.trainer.log import Observer
     from tsembed_search.trainer.settings import Recipe
-
-EXAMPLES = examples(
-    ("adapt mini to a folder of captioned pictures and documents", "tsembed train ~/Pictures --out runs/mine"),
-    ("then use it", "tsembed index ~/Pictures --index mine --model runs/mine/model"),
-    ("rows of a file, with a recipe and some keys of it changed",
-     "tsembed train rows.jsonl --recipe tsembed --set steps=500 --set loss.temperature=0.03 --out runs/a"),
-    ("go on after an interruption", "tsembed train --resume --out runs/a"),
-    ("walk through a recipe for a large machine", "tsembed train --recipe mmeb-qwen2vl-2b --dry-run"),
-)  # fmt: skip
 
 
 _FEW_ROWS = 2500  # with fewer, a fiftieth of them would say little about the others
@@ -44,6 +35,14 @@ def recipe_names(incomplete: str) -> list[str]:
     return [name for name in RECIPES.names() if name.startswith(incomplete)]
 
 
+@described(
+    ("adapt mini to a folder of captioned pictures and documents", "tsembed train ~/Pictures --out runs/mine"),
+    ("then use it", "tsembed index ~/Pictures --index mine --model runs/mine/model"),
+    ("rows of a file, with a recipe and some keys of it changed",
+     "tsembed train rows.jsonl --recipe tsembed --set steps=500 --set loss.temperature=0.03 --out runs/a"),
+    ("go on after an interruption", "tsembed train --resume --out runs/a"),
+    ("walk through a recipe for a large machine", "tsembed train --recipe mmeb-qwen2vl-2b --dry-run"),
+)  # fmt: skip
 def train(
     data: Annotated[
         list[str] | None,
@@ -117,7 +116,7 @@ def train(
     observers: list[Observer] = [observer] if observer else []
     if tensorboard and speaks:
         observers.append(TensorBoard(folder))
-    interrupts = _Stop()
+    interrupts = options.Interrupts()
     job = Job(
         recipe=resolved,
         train=loaded.train,
@@ -129,7 +128,7 @@ def train(
         problems=sum(loaded.left_out.values()),
         chosen=recipes.chosen(recipe, changes),
         observers=observers,
-        stop=interrupts.asked,
+        stop=interrupts.is_set,
     )
     try:
         with display, interrupts:
@@ -167,34 +166,6 @@ def summary_lines(report: TrainReport) -> list[str]:
         path = wording.shown(str(report.checkpoint))
         lines += [f"The model is in {path}. Use it: tsembed index PATH --index NEW --model {path}"]
     return lines
-
-
-class _Stop(AbstractContextManager["_Stop"]):
-    """The first Ctrl-C asks the run to stop after its step; the next one stops it there and then."""
-
-    def __init__(self) -> None:
-        from tsembed_search.interrupts import Interrupts
-
-        self._interrupts = Interrupts()
-        self._asked = False
-        self._deferred: Any = None
-
-    def __enter__(self) -> _Stop:
-        self._interrupts.__enter__()
-        self._deferred = self._interrupts.deferred(self._ask)
-        self._deferred.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._deferred.__exit__(*exception)
-        self._interrupts.__exit__(*exception)
-
-    def _ask(self) -> None:
-        self._asked = True
-
-    def asked(self) -> bool:
-        """Whether the run should stop."""
-        return self._asked
 
 
 @contextmanager

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tsembed_search.documents.crawl import Found, signature
-from tsembed_search.documents.document import HEAD, extension_of, format_of, formats_of
-from tsembed_search.documents.worker import CHANGED, TooSlow, open_regular, unreadable
+from tsembed_search.documents.crawl import Found, open_regular, signature, unreadable
+from tsembed_search.documents.document import HEAD, extension_of, format_of, formats, formats_of
+from tsembed_search.documents.worker import CHANGED, TooSlow
 from tsembed_search.errors import LoadError
-from tsembed_search.indexer.changes import Changes, valid_recipes, wants_pages
-from tsembed_search.indexer.jobs import Flow, InFlight, Job, Stopped
-from tsembed_search.indexer.manifest import FileRow, Manifest, row_of
-from tsembed_search.indexer.report import IndexSettings, Meter
+from tsembed_search.indexer.changes import Changes
+from tsembed_search.indexer.database import FileRow, each_id
+from tsembed_search.indexer.jobs import ContentJob, Flow, FlowStopped, InFlight
+from tsembed_search.indexer.manifest import Manifest
+from tsembed_search.indexer.report import IndexOptions, Meter, PageMode
 
 _PIECE: Final = 1 << 20
 _PORTION: Final = 200
@@ -27,8 +28,9 @@ _GRAIN_NS: Final = 2_000_000_000
 
 
 class Intake:
-    """Hashes files and decides: known content in another place, or a job. `reads_pages`: None if it is not known yet
-    whether the model reads pages by eye.
+    """The stage that hashes files and decides: known content in another place, or a job.
+
+    `reads_pages`: None if it is not known yet whether the model reads pages by eye.
     """
 
     def __init__(
@@ -36,13 +38,13 @@ class Intake:
         manifest: Manifest,
         changes: Changes,
         meter: Meter,
-        settings: IndexSettings,
+        options: IndexOptions,
         reads_pages: bool | None,
     ) -> None:
         self._manifest = manifest
         self._changes = changes
         self._meter = meter
-        self._settings = settings
+        self._options = options
         self.in_flight = InFlight()
         self._placed: list[FileRow] = []
         self._left: list[str] = []
@@ -50,16 +52,16 @@ class Intake:
 
     @property
     def must_know_the_model(self) -> bool:
-        """Whether how a document is read hangs on a model that was never loaded for this index."""
-        return self._settings.pages == "auto" and self._reads_pages is None
+        """Whether the way to read a document hangs on a model that was never loaded for this index."""
+        return self._options.pages == "auto" and self._reads_pages is None
 
     def learn(self, reads_pages: bool | None) -> None:
-        """Takes over what the model says of itself."""
+        """Take over what the model says of itself."""
         self._reads_pages = reads_pages
-        self._recipes = frozenset(valid_recipes(self._settings.pages, reads_pages))
+        self._recipes = frozenset(valid_recipes(self._options.pages, reads_pages))
 
-    def run(self, flow: Flow, jobs: queue.Queue[Job | None]) -> None:
-        """Puts a job for each new content into `jobs`, and None at the end."""
+    def run(self, flow: Flow, jobs: queue.Queue[ContentJob | None]) -> None:
+        """Put a job for each new content into `jobs`, and None at the end."""
         for found in self._changes.todo():
             job = self.examine(found, flow)
             if job is not None:
@@ -67,52 +69,52 @@ class Intake:
         self._remember()
         flow.put(jobs, None)
 
-    def examine(self, found: Found, flow: Flow | None = None) -> Job | None:
-        """Hashes one file. Places it when its content is known, else gives the job of reading it."""
+    def examine(self, found: Found, flow: Flow | None = None) -> ContentJob | None:
+        """Hash one file. Places it when its content is known, else gives the job of reading it."""
         old = self._manifest.file(found.path)
         if old is not None:
             # A file stays where it was found first, however small the folder given this time.
             found = replace(found, root=old.root)
         self._meter.current = found.path
         try:
-            sha, head, sure = _hashed(found, flow, self._settings.time_limit)
+            sha, head, sure = _hashed(found, flow, self._options.time_limit)
         except (OSError, LoadError) as error:
             reason = unreadable(error) if isinstance(error, OSError) else str(error)
             self._meter.skip(found.path, reason)
-            if isinstance(error, TooSlow) and not self._settings.dry_run:
+            if isinstance(error, TooSlow) and not self._options.dry_run:
                 recipe = format_of(extension_of(Path(found.path).name)).recipe(pages=False)
-                self._manifest.skip([row_of(found, None, recipe, reason)])
+                self._manifest.skip([FileRow.of(found, None, recipe, reason)])
             return None
         known = self._manifest.content(sha)
         if known is not None and not known.pending and known.recipe in self._recipes:
             self._place(found, sha, known.recipe, old, sure, len(known.points) // 16)
             return None
-        formats = formats_of(extension_of(Path(found.path).name), head)
+        likely = formats_of(extension_of(Path(found.path).name), head)
         if self.in_flight.joined(sha, found, sure):
             return None
-        pages = formats[0].pages and self._pages_of(old)
-        recipe = formats[0].recipe(pages=pages)
+        pages = likely[0].pages and self._pages_of(old)
+        recipe = likely[0].recipe(pages=pages)
         points = known.points if known is not None else b""
-        job = Job(
-            found, sha, formats, recipe, pages, sure,
-            known=frozenset(points[at : at + 16] for at in range(0, len(points), 16)),
+        job = ContentJob(
+            found, sha, likely, recipe, pages, sure,
+            known=frozenset(each_id(points)),
             reusable=known is not None and known.recipe in (recipe, ""),
         )  # fmt: skip
         self.in_flight.open(job)
         return job
 
     def _pages_of(self, old: FileRow | None) -> bool:
-        kept = self._settings.pages == "auto" and old is not None and old.recipe.endswith("+pages")
-        return kept or wants_pages(self._settings.pages, self._reads_pages)
+        kept = self._options.pages == "auto" and old is not None and old.recipe.endswith("+pages")
+        return kept or wants_pages(self._options.pages, self._reads_pages)
 
     def _place(self, found: Found, sha: bytes, recipe: str, old: FileRow | None, sure: bool, points: int) -> None:
-        self._placed.append(row_of(found, sha, recipe, sure=sure))
+        self._placed.append(FileRow.of(found, sha, recipe, sure=sure))
         if len(self._placed) >= _PORTION:
             self._remember()
         if old is not None and old.sha == sha:
             self._meter.count("unchanged")
             return
-        renamed = self._settings.prune and self._changes.take_renamed(sha)
+        renamed = self._options.prune and self._changes.take_renamed(sha)
         if renamed:
             self._left.append(renamed)
         self._meter.count("renamed" if renamed else "added" if old is None or old.sha is None else "updated")
@@ -121,8 +123,25 @@ class Intake:
     def _remember(self) -> None:
         """Files with known content, in one go: to be on disk takes as long for one as for many."""
         placed, left, self._placed, self._left = self._placed, self._left, [], []
-        if not self._settings.dry_run:
+        if not self._options.dry_run:
             self._manifest.place(placed, left)
+
+
+def wants_pages(pages: PageMode, reads_pages: bool | None) -> bool:
+    """Tell whether document pages are rendered. `reads_pages`: the model reads them by eye (None: not known yet)."""
+    return pages == "always" or (pages == "auto" and bool(reads_pages))
+
+
+def valid_recipes(pages: PageMode, reads_pages: bool | None) -> list[str]:
+    """Return the recipes whose result need not be made again. `auto` keeps pages that were asked for once."""
+    wanted = wants_pages(pages, reads_pages)
+    recipes = [""]
+    for format in formats():
+        if not format.pages or not wanted:
+            recipes.append(format.recipe(pages=False))
+        if format.pages and (wanted or pages == "auto"):
+            recipes.append(format.recipe(pages=True))
+    return recipes
 
 
 def _hashed(found: Found, flow: Flow | None, limit: float) -> tuple[bytes, bytes, bool]:
@@ -142,7 +161,7 @@ def _hashed(found: Found, flow: Flow | None, limit: float) -> tuple[bytes, bytes
             digest.update(piece)
             left -= len(piece)
             if flow is not None and flow.stopped:
-                raise Stopped
+                raise FlowStopped
             if left < 0:
                 made_up = signature(os.fstat(file.fileno())) == expected
                 raise LoadError("It is longer than it says: the system makes it up.") if made_up else CHANGED

@@ -1,6 +1,5 @@
-"""What travels through a run: a content being read, and its items on their way to the store.
-
-What the threads of a run share: queues that end when the run ends, and the first error of any of them.
+"""What travels through a run: a content being read, its items on their way to the store; and the threads of a run,
+which share queues that end when the run ends, and the first error of any of them.
 """
 
 from __future__ import annotations
@@ -12,19 +11,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tsembed_search.documents.crawl import Found
+from tsembed_search.indexer.report import StopSignal
 
 if TYPE_CHECKING:
     from tsembed_search.documents.document import Format, Unit
     from tsembed_search.model.backbone import Prepared
 
+_CHECK_SECONDS: Final = 0.1
+
+T = TypeVar("T")
+
 
 @dataclass
-class Job:
+class ContentJob:
     """A content to be read, from the first file that had it. `waiting`: other files that have it too.
 
     `formats`: those that it may be in, the likeliest first. `known`: the ids (16 bytes each) of points that the store
     has for it; `reusable`: they are what would be made now, so they need no embedding. `ids`: those of all its units so
-    far. `sure`: see `manifest.row_of`.
+    far. `sure`: see `FileRow.of`.
     """
 
     found: Found
@@ -54,24 +58,24 @@ class InFlight:
     """The contents that are being read, so that a second file with the same content waits for the first."""
 
     def __init__(self) -> None:
-        self._jobs: dict[bytes, Job] = {}
+        self._jobs: dict[bytes, ContentJob] = {}
         self._lock = threading.Lock()
 
-    def open(self, job: Job) -> None:
-        """The job begins."""
+    def open(self, job: ContentJob) -> None:
+        """Begin a job."""
         with self._lock:
             self._jobs[job.sha] = job
 
     def joined(self, sha: bytes, found: Found, sure: bool) -> bool:
-        """Whether a job with that content is under way; if so the file waits for it."""
+        """Tell whether a job with that content is under way; if so the file waits for it."""
         with self._lock:
             job = self._jobs.get(sha)
             if job is not None:
                 job.waiting.append((found, sure))
             return job is not None
 
-    def close(self, job: Job) -> list[tuple[Found, bool]]:
-        """The job is over: all its files. Nobody can join any more."""
+    def close(self, job: ContentJob) -> list[tuple[Found, bool]]:
+        """End a job; returns all its files. Nobody can join any more."""
         with self._lock:
             del self._jobs[job.sha]
             return [(job.found, job.sure), *job.waiting]
@@ -81,7 +85,7 @@ class InFlight:
 class Entry:
     """One item of a job: the unit (its pixels are gone once it is prepared) and the id of its point."""
 
-    job: Job
+    job: ContentJob
     unit: Unit
     id: str
 
@@ -90,7 +94,7 @@ class Entry:
 class End:
     """Nothing more comes of this job."""
 
-    job: Job
+    job: ContentJob
 
 
 @dataclass(frozen=True)
@@ -101,20 +105,17 @@ class Ready:
     prepared: Prepared
 
 
-T = TypeVar("T")
-
-
-_CHECK_SECONDS: Final = 0.1
-
-
-class Stopped(Exception):
-    """The run ends early: somebody interrupted it, or another thread failed."""
+class FlowStopped(Exception):
+    """The run ends early: somebody stopped it, or another thread failed."""
 
 
 class Flow:
-    """Starts threads and stops them together. The first error in one of them stops all and is raised by `check`."""
+    """The threads of a run, which stop together, when `asked` at the latest. The first error in one of them stops all
+    and is raised by `check`.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, asked: StopSignal) -> None:
+        self._asked = asked
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
@@ -123,19 +124,19 @@ class Flow:
     @property
     def stopped(self) -> bool:
         """Whether the run is to end early."""
-        return self._stop.is_set()
+        return self._stop.is_set() or self._asked.is_set()
 
     def stop(self) -> None:
-        """Ends the run early: whoever waits for a queue gets `Stopped`."""
+        """End the run early: whoever waits for a queue gets `FlowStopped`."""
         self._stop.set()
 
     def start(self, work: Callable[[], None], name: str) -> threading.Thread:
-        """Runs `work` in a thread of its own."""
+        """Run `work` in a thread of its own."""
 
         def guarded() -> None:
             try:
                 work()
-            except Stopped:
+            except FlowStopped:
                 pass
             # Whatever it is, it is raised again in the thread that runs the index.
             except BaseException as error:  # noqa: BLE001
@@ -147,26 +148,27 @@ class Flow:
         return thread
 
     def fail(self, error: BaseException) -> None:
-        """Remembers the first error and stops all threads."""
+        """Remember the first error and stop all threads."""
         with self._lock:
             self._error = self._error or error
         self._stop.set()
 
-    def put(self, line: queue.Queue[T], item: T) -> None:
-        """Waits for room. Raises `Stopped`."""
+    def put(self, line: queue.Queue[T], item: T, waiting: Callable[[], None] | None = None) -> None:
+        """Wait for room, calling `waiting` now and then. Raises `FlowStopped`."""
         while True:
-            if self._stop.is_set():
-                raise Stopped
+            if self.stopped:
+                raise FlowStopped
             try:
                 return line.put(item, timeout=_CHECK_SECONDS)
             except queue.Full:
-                continue
+                if waiting is not None:
+                    waiting()
 
     def get(self, line: queue.Queue[T], waiting: Callable[[], None] | None = None) -> T:
-        """Waits for an item, calling `waiting` now and then. Raises `Stopped`."""
+        """Wait for an item, calling `waiting` now and then. Raises `FlowStopped`."""
         while True:
-            if self._stop.is_set():
-                raise Stopped
+            if self.stopped:
+                raise FlowStopped
             try:
                 return line.get(timeout=_CHECK_SECONDS)
             except queue.Empty:
@@ -174,11 +176,11 @@ class Flow:
                     waiting()
 
     def wait(self) -> None:
-        """Waits for all threads to end."""
+        """Wait for all threads to end."""
         for thread in self._threads:
             thread.join()
 
     def check(self) -> None:
-        """Raises the first error of any thread."""
+        """Raise the first error of any thread."""
         if self._error is not None:
             raise self._error

@@ -1,7 +1,7 @@
 """A folder that is gone is not a folder that was emptied: its disk may be away for a while.
 
-A *place* is a folder that comes and goes as a whole: one that was given to `tsembed index`, or, below it, a mount point
-or a folder behind a link. What is missing from a place that is offline stays in the index. A place is offline when
+A *place* is a folder that comes and goes as a whole: one that was given to be indexed, or, below it, a mount point or a
+folder behind a link. What is missing from a place that is offline stays in the index. A place is offline when
 
 - it is not there, is no folder any more, or cannot be listed;
 - none of its files is there any more;
@@ -67,7 +67,7 @@ class Guard:
         return max((place for place in self._places if _within(path, place)), key=len)
 
     def look(self, *, most: bool = True) -> None:
-        """Judges what the crawl missed, before the new files are read. What is surely offline is off the list of what
+        """Judge what the crawl missed, before the new files are read. What is surely offline is off the list of what
         vanished, so that a copy in another place is not taken for it; unless enough is new to hold all of it.
 
         `most`: also suspect places that most files are missing from.
@@ -84,7 +84,7 @@ class Guard:
                 self._suspects[place] = gone
 
     def look_again(self) -> None:
-        """Judges the suspects, now that what only moved is known."""
+        """Judge the suspects, now that what only moved is known."""
         missing = self._changes.vanished_by_place()
         for place in self._suspects:
             gone = missing.get(place, 0)
@@ -93,7 +93,7 @@ class Guard:
                 self._set_aside(place, reason, gone)
 
     def remember(self, *, finished: bool) -> None:
-        """Writes down which places are offline, and the disks of the others. Before the run has `finished`, suspects
+        """Write down which places are offline, and the disks of the others. Before the run has `finished`, suspects
         count as offline: a kill must not make the next run forget what was missing.
         """
         lost = {place: one.files for place, one in self._offline.items()}

@@ -1,7 +1,4 @@
-"""What a run of the indexer is asked to do, how it tells of its progress, and what it says at the end.
-
-Counts what a run does, and tells the progress sink of it, not too often.
-"""
+"""A run of the indexer from outside: its options, its progress, and its report, which a meter counts together."""
 
 from __future__ import annotations
 
@@ -13,37 +10,30 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from tsembed_search.errors import TsembedError
-from tsembed_search.paths import IndexAddress, indexed_form
+from tsembed_search.paths import indexed_form
 
 PageMode = Literal["auto", "always", "never"]
-
 """Whether document pages are also indexed as pictures; `auto`: when the model reads pages by eye."""
 
+_BETWEEN_UPDATES: Final = 0.1
+_RATE_SECONDS: Final = 10.0
 
 Stage = Literal["checking", "crawling", "loading the model", "embedding", "cleaning up", "optimizing"]
 
 
 @dataclass(frozen=True)
-class IndexSettings:
-    """What to index, and how.
-
-    `address`: the index's; its folder, where manifest and lock live, is made when missing. `paths`: files and folders.
-    `fingerprint` and `model`: the model's, from its `ModelRef`, so that a run with nothing to embed never loads it.
+class IndexOptions:
+    """Choices for one run of the indexer.
 
     `include` and `exclude` are gitignore-style patterns; with `include`, only files that match are read, whatever their
     extension. `hidden`: dot files too. `follow_links`: enter linked folders. `prune`: remove what has vanished.
     `prune_empty`: also where a whole folder has, whose disk may only be away (see `offline.py`).
-    `retry_skipped`: read again the unchanged files that an earlier run could not.
-    `wait`: seconds to wait for another process that owns the index; 0: do not, None: as long as it takes.
+    `retry_skipped`: read again the unchanged files that an earlier run could not. `dry_run`: change nothing.
 
     `workers`: decoding processes (None: by cores and device). `time_limit`: the most seconds a file may take without
     giving anything. `memory`: the most bytes of address space that one decoding process may use beyond its own code.
     """
 
-    address: IndexAddress
-    paths: tuple[Path, ...]
-    fingerprint: str
-    model: str
     pages: PageMode = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -53,16 +43,26 @@ class IndexSettings:
     prune_empty: bool = False
     retry_skipped: bool = False
     dry_run: bool = False
-    wait: float | None = 0.0
     workers: int | None = None
     time_limit: float = 60.0
     memory: int = 896 << 20
     points_per_write: int = 128
 
-    @property
-    def folder(self) -> Path:
-        """The index's own folder."""
-        return self.address.folder
+
+class StopSignal(Protocol):
+    """A wish to stop, such as a `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Tell whether the run should stop."""
+        ...
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number of files, and of items (points of the store)."""
+
+    files: int
+    items: int
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Offline:
 
 @dataclass
 class IndexReport:
-    """The outcome of a run; `to_json` is what `index --json` prints."""
+    """The outcome of a run."""
 
     files: FileCounts = field(default_factory=FileCounts)
     items: ItemCounts = field(default_factory=ItemCounts)
@@ -119,7 +119,7 @@ class IndexReport:
     offline: list[Offline] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the contract, ready for `json.dumps`."""
+        """Return the document of `index --json`."""
         return {
             "files": vars(self.files).copy(),
             "items": vars(self.items).copy(),
@@ -131,14 +131,14 @@ class IndexReport:
 
 
 class Interrupted(TsembedError):
-    """The run was stopped by a signal. What was acknowledged is kept; `report` says how far it came."""
+    """The run was stopped. What was acknowledged is kept; `report` says how far it came."""
 
     exit_code = 130
 
     def __init__(self, report: IndexReport) -> None:
         super().__init__(
             f"Interrupted after {report.items.embedded} new items; all of them are kept.",
-            "Run the same command again to go on.",
+            "Run it again to go on.",
         )
         self.report = report
 
@@ -168,12 +168,16 @@ class Progress:
 class ProgressSink(Protocol):
     """Where progress goes. Called from the thread that runs the index, `update` at most about ten times a second."""
 
-    def update(self, progress: Progress) -> None: ...
+    def update(self, progress: Progress) -> None:
+        """Show how far the run is."""
+        ...
 
-    def skipped(self, skipped: Skipped) -> None: ...
+    def skipped(self, skipped: Skipped) -> None:
+        """Show what was left out."""
+        ...
 
     def note(self, message: str) -> None:
-        """Something worth a line: the index is being repaired, another process is waited for."""
+        """Show something worth a line: the index is being repaired, another process is waited for."""
         ...
 
 
@@ -181,22 +185,20 @@ class Silent:
     """A sink that shows nothing."""
 
     def update(self, progress: Progress) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def skipped(self, skipped: Skipped) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def note(self, message: str) -> None:
-        """Nothing."""
-
-
-_BETWEEN_UPDATES: Final = 0.1
-
-_RATE_SECONDS: Final = 10.0
+        """Do nothing."""
 
 
 class Meter:
-    """The report of a run while it is being made. Threads count through it; only the run's own thread calls `tick`."""
+    """The report of a run while it is being made, and its progress, which is told not too often.
+
+    Threads count through it; only the run's own thread calls `tick`.
+    """
 
     def __init__(self, sink: ProgressSink) -> None:
         self.report = IndexReport()
@@ -215,7 +217,7 @@ class Meter:
         self._lock = threading.Lock()
 
     def enter(self, stage: Stage) -> None:
-        """The next stage begins."""
+        """Begin the next stage."""
         now = time.monotonic()
         if self._embedding_since is not None:
             self._embedding_seconds += now - self._embedding_since
@@ -224,7 +226,7 @@ class Meter:
         self.tick(now=True)
 
     def skip(self, path: str, reason: str, *, whole: bool = True) -> None:
-        """A file was left out, or (not `whole`) a part of it."""
+        """Count a file that was left out, or (not `whole`) a part of it."""
         skipped = Skipped(indexed_form(Path(path)), reason)
         with self._lock:
             self.report.skipped.append(skipped)
@@ -232,21 +234,21 @@ class Meter:
             self._unsaid.append(skipped)
 
     def count(self, what: str, files: int = 1) -> None:
-        """Files that turned out `added`, `updated`, `unchanged` or `renamed`."""
+        """Count files that turned out `added`, `updated`, `unchanged` or `renamed`."""
         with self._lock:
             setattr(self.report.files, what, getattr(self.report.files, what) + files)
 
     def count_items(self, what: str, items: int) -> None:
-        """Items that were `embedded`, `reused` or `removed`."""
+        """Count items that were `embedded`, `reused` or `removed`."""
         with self._lock:
             setattr(self.report.items, what, getattr(self.report.items, what) + items)
 
     def note(self, message: str) -> None:
-        """Passes a line on to the sink."""
+        """Pass a line on to the sink."""
         self._sink.note(message)
 
     def tick(self, *, now: bool = False) -> None:
-        """Tells the sink, if it is time."""
+        """Tell the sink, if it is time."""
         moment = time.monotonic()
         if not now and moment - self._told < _BETWEEN_UPDATES:
             return
@@ -256,7 +258,7 @@ class Meter:
         self._sink.update(self._snapshot(moment))
 
     def finished(self) -> IndexReport:
-        """The report, with its sums and times."""
+        """Return the report, with its sums and times."""
         self.tick(now=True)
         report = self.report
         report.files.seen = self.done()
@@ -268,7 +270,7 @@ class Meter:
         return report
 
     def done(self) -> int:
-        """How many files have been dealt with."""
+        """Return the number of files that have been dealt with."""
         files = self.report.files
         return files.added + files.updated + files.unchanged + files.renamed + files.skipped
 

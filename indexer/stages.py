@@ -1,9 +1,4 @@
-"""From jobs to items that are ready for the model: decoding processes, then preparing, each beside the other.
-
-The model's stage: batches out of prepared items, one after the other, in the thread that runs the index.
-
-Batches out of a stream, as soon as there is one: items wait in groups of similar length until a group is full.
-"""
+"""From jobs to embedded items: decoding processes, preparing, and batches for the model, each beside the others."""
 
 from __future__ import annotations
 
@@ -13,13 +8,14 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from tsembed_search.documents.decoders import Decoder, Request, Transient, Watch
 from tsembed_search.documents.document import Unit
 from tsembed_search.errors import LoadError, ModelError
-from tsembed_search.indexer.jobs import End, Entry, Flow, Job, Ready
-from tsembed_search.indexer.report import Meter
+from tsembed_search.indexer.jobs import ContentJob, End, Entry, Flow, Ready
+from tsembed_search.indexer.report import IndexOptions, Meter
 from tsembed_search.indexer.writing import Writer
 from tsembed_search.items import Item
 from tsembed_search.model.backbone import Prepared
@@ -27,26 +23,34 @@ from tsembed_search.model.embedder import batches
 from tsembed_search.store.schema import point_id
 
 if TYPE_CHECKING:
-    from tsembed_search.indexer.report import IndexSettings
     from tsembed_search.items import Embeddings
-    from tsembed_search.model.backbone import Prepared
     from tsembed_search.model.embedder import Embedder
-
 
 # Decoded pictures that wait to be prepared, and prepared items that wait for the model.
 _DECODED: Final = 32
-
 _PREPARED: Final = 64
+# Lengths within a group differ by this factor at most, so that at most this share of a batch is padding.
+_SPREAD: Final = 1.2
+# What waits, in batches: more finds fuller groups, less holds less memory.
+_WAITING: Final = 6
+_BETWEEN_TICKS: Final = 0.1
+
+T = TypeVar("T")
+Batch = Sequence[tuple[Entry, Prepared]]
 
 
 class Feeder:
-    """Reads the contents in `jobs` and fills `ready`, which ends with None."""
+    """The threads that read the contents in `jobs` and fill `ready`, which ends with None."""
 
     def __init__(
-        self, settings: IndexSettings, embedder: Embedder, jobs: queue.Queue[Job | None], workers: int, meter: Meter
+        self,
+        options: IndexOptions,
+        embedder: Embedder,
+        jobs: queue.Queue[ContentJob | None],
+        workers: int,
+        meter: Meter,
     ) -> None:
         self.ready: queue.Queue[Ready | End | None] = queue.Queue(_PREPARED)
-        self._fingerprint = settings.fingerprint
         self._embedder = embedder
         self._jobs = jobs
         self._decoded: queue.Queue[tuple[Entry, Unit] | End | None] = queue.Queue(_DECODED)
@@ -54,8 +58,8 @@ class Feeder:
         self._decoders = [
             Decoder(
                 embedder.inputs,
-                memory=settings.memory,
-                time_limit=settings.time_limit,
+                memory=options.memory,
+                time_limit=options.time_limit,
                 on_note=lambda path, text: meter.skip(path, text, whole=False),
             )
             for _ in range(workers)
@@ -65,19 +69,19 @@ class Feeder:
         self._watch: Watch | None = None
 
     def start(self, flow: Flow) -> None:
-        """Begins, in threads."""
+        """Begin, in threads."""
         self._watch = Watch(self._decoders)
         for number, decoder in enumerate(self._decoders):
-            flow.start(lambda decoder=decoder: self._decode(flow, decoder), f"decode {number}")  # type: ignore[misc]
+            flow.start(partial(self._decode, flow, decoder), f"decode {number}")
         flow.start(lambda: self._prepare(flow), "prepare")
 
     def kill(self) -> None:
-        """Ends the decoding processes; threads that wait for them go on."""
+        """End the decoding processes; threads that wait for them go on."""
         if self._watch is not None:
             self._watch.stop()
 
     def close(self) -> None:
-        """Frees what is left, once the threads have ended."""
+        """Free what is left, once the threads have ended."""
         for decoder in self._decoders:
             decoder.close()
 
@@ -99,13 +103,13 @@ class Feeder:
         if last:
             flow.put(self._decoded, None)
 
-    def _decode_one(self, flow: Flow, decoder: Decoder, job: Job) -> None:
+    def _decode_one(self, flow: Flow, decoder: Decoder, job: ContentJob) -> None:
         found = job.found
         signature = found.size, found.mtime_ns, found.inode
         sha = job.sha.hex()
         names = tuple(format.name for format in job.formats)
         for unit in decoder.units(Request(found.path, names, signature, job.pages)):
-            id = uuid.UUID(point_id(sha, unit.page, unit.chunk, self._fingerprint))
+            id = uuid.UUID(point_id(sha, unit.page, unit.chunk, self._embedder.info.fingerprint))
             job.ids += id.bytes
             if job.reusable and id.bytes in job.known:
                 job.reused += 1
@@ -129,26 +133,43 @@ class Feeder:
         flow.put(self.ready, None)
 
 
-Batch = Sequence[tuple[Entry, "Prepared"]]
-
-
 def embed_all(
-    embedder: Embedder, flow: Flow, ready: queue.Queue[Ready | End | None], writer: Writer, meter: Meter
+    embedders: Sequence[Embedder],
+    flow: Flow,
+    ready: queue.Queue[Ready | End | None],
+    writer: Writer,
+    meter: Meter,
 ) -> None:
-    """Embeds what comes through `ready` until None, and hands it to the writer. Raises `Stopped`, `ModelError`."""
-    pool: Pool[Entry] = Pool(embedder.batch_tokens)
-    while (message := flow.get(ready, meter.tick)) is not None:
-        if isinstance(message, End):
-            writer.take(message)
-            continue
-        for batch in pool.add(message.entry, message.prepared):
+    """Embed what comes through `ready` until None, and hand it to the writer; each embedder works in its own thread.
+
+    Raises `FlowStopped` when the run ends early; the flow has the error of an embedder that failed.
+    """
+    due: queue.Queue[Batch | None] = queue.Queue(len(embedders))
+
+    def work(embedder: Embedder) -> None:
+        while (batch := flow.get(due)) is not None:
             _embed(embedder, batch, writer)
-        meter.tick()
-    for batch in pool.rest():
-        if flow.stopped:
-            return
-        _embed(embedder, batch, writer)
-        meter.tick()
+
+    workers = [flow.start(partial(work, embedder), f"embed {number}") for number, embedder in enumerate(embedders)]
+    pool: Pool[Entry] = Pool(min(embedder.batch_tokens for embedder in embedders))
+    try:
+        while (message := flow.get(ready, meter.tick)) is not None:
+            if isinstance(message, End):
+                writer.take(message)
+                continue
+            for batch in pool.add(message.entry, message.prepared):
+                flow.put(due, batch, meter.tick)
+            meter.tick()
+        for last in (*pool.rest(), *[None] * len(embedders)):
+            flow.put(due, last, meter.tick)
+    except BaseException:
+        flow.stop()
+        raise
+    finally:
+        for worker in workers:
+            while worker.is_alive():
+                worker.join(_BETWEEN_TICKS)
+                meter.tick()
 
 
 def _embed(embedder: Embedder, batch: Batch, writer: Writer) -> None:
@@ -161,7 +182,7 @@ def _embed(embedder: Embedder, batch: Batch, writer: Writer) -> None:
 
 
 def _encoded(embedder: Embedder, batch: Batch) -> Iterator[tuple[list[Entry], Embeddings]]:
-    """The batch, or when the model fails on it each item alone: one that it cannot take fails its file, not the run."""
+    """Embed a batch, or when the model fails on it each item alone: one that it cannot take fails only its file."""
     try:
         parts = list(embedder.embed_stream([batch]))
     except ModelError:
@@ -190,20 +211,10 @@ def _reason(error: ModelError) -> str:
     return f"The model cannot embed it: {error}"
 
 
-T = TypeVar("T")
-
-
-# Lengths within a group differ by this factor at most, so that at most this share of a batch is padding.
-_SPREAD: Final = 1.2
-
-# What waits, in batches: more finds fuller groups, less holds less memory.
-_WAITING: Final = 6
-
-
 class Pool(Generic[T]):
-    """Collects items until some of similar length fill the budget of one batch.
+    """Items that wait until some of similar length fill the budget of one batch.
 
-    `model.batching.batches` sorts a window of a stream; this gives the first batch without waiting for a window, and
+    `model.embedder.batches` sorts a window of a stream; this gives the first batch without waiting for a window, and
     bounds what waits by tokens (hence by bytes), not by count.
     """
 
@@ -214,7 +225,7 @@ class Pool(Generic[T]):
         self._tokens = 0
 
     def add(self, item: T, prepared: Prepared) -> Iterator[list[tuple[T, Prepared]]]:
-        """Takes one item; gives the batches that are due now (seldom more than one)."""
+        """Take one item; gives the batches that are due now (seldom more than one)."""
         key = math.ceil(math.log(max(1, prepared.tokens), _SPREAD))
         group = self._groups.setdefault(key, [])
         longest = max(self._longest.get(key, 0), prepared.tokens)
@@ -228,7 +239,7 @@ class Pool(Generic[T]):
             yield self._take(max(self._groups, key=lambda each: len(self._groups[each]) * self._longest[each]))
 
     def rest(self) -> Iterator[list[tuple[T, Prepared]]]:
-        """Everything that still waits, in as few batches as the budget allows."""
+        """Give everything that still waits, in as few batches as the budget allows."""
         waiting = [each for group in self._groups.values() for each in group]
         self._groups.clear()
         self._longest.clear()

@@ -8,8 +8,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from tsembed_search.indexer.jobs import End, Entry, Flow, InFlight, Job, Stopped
-from tsembed_search.indexer.manifest import Content, FileRow, Manifest, row_of, unpacked
+from tsembed_search.indexer.database import Content, FileRow, each_id, unpacked
+from tsembed_search.indexer.jobs import ContentJob, End, Entry, Flow, FlowStopped, InFlight
+from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Meter
 from tsembed_search.ranking.routes import top_experts
 from tsembed_search.store.base import Point
@@ -31,7 +32,7 @@ _NOTHING: Final[Written] = ([], None)
 
 
 class Writer:
-    """Takes embedded batches and the ends of jobs, in a thread of its own."""
+    """The thread that takes embedded batches and the ends of jobs."""
 
     def __init__(
         self, store: Store, manifest: Manifest, info: ModelInfo, in_flight: InFlight, meter: Meter, group: int
@@ -44,27 +45,27 @@ class Writer:
         self._in_flight = in_flight
         self._meter = meter
         self._group = group
-        self._points: list[tuple[Job, Point]] = []
+        self._points: list[tuple[ContentJob, Point]] = []
         self._begun: set[bytes] = set()
-        self._ended: list[Job] = []
+        self._ended: list[ContentJob] = []
         self._oldest = 0.0
 
     def start(self, flow: Flow) -> None:
-        """Begins. It goes on after the flow has been stopped, until `end`: what is embedded is kept."""
+        """Begin. It goes on after the flow has been stopped, until `end`: what is embedded is kept."""
         self._thread = flow.start(self._run, "write")
 
     def take(self, message: Written | End | None) -> None:
-        """Hands something over; waits for room. Raises `Stopped` when the thread has failed."""
+        """Hand something over; waits for room. Raises `FlowStopped` when the thread has failed."""
         while self._thread is not None and self._thread.is_alive():
             try:
                 return self._line.put(message, timeout=_CHECK_SECONDS)
             except queue.Full:
                 continue
-        raise Stopped
+        raise FlowStopped
 
     def end(self) -> None:
-        """Waits until everything that was handed over is in the store and the manifest, or the thread has failed."""
-        with suppress(Stopped):
+        """Wait until everything that was handed over is in the store and the manifest, or the thread has failed."""
+        with suppress(FlowStopped):
             self.take(None)
         if self._thread is not None:
             self._thread.join()
@@ -113,35 +114,32 @@ class Writer:
         self._ended = [job for job in self._ended if not (job.settled or job.failure is not None)]
         self._settle(settled)
 
-    def _settle(self, jobs: list[Job]) -> None:
+    def _settle(self, jobs: list[ContentJob]) -> None:
         finished: list[tuple[Content, list[FileRow], bool]] = []
         for job in jobs:
             self._begun.discard(job.sha)
             if job.failure is not None:
                 self._fail(job, job.failure)
                 continue
-            made = (
-                frozenset(bytes(job.ids[at : at + 16]) for at in range(0, len(job.ids), 16)) if job.known else job.known
-            )
-            if stale := job.known - made:
+            if stale := job.known and job.known - set(each_id(job.ids)):
                 self._manifest.begin([(job.sha, job.recipe)])
                 self._store.delete(unpacked(b"".join(sorted(stale))))
                 self._meter.count_items("removed", len(stale))
-            files = [row_of(found, job.sha, job.recipe, sure=sure) for found, sure in self._in_flight.close(job)]
+            files = [FileRow.of(found, job.sha, job.recipe, sure=sure) for found, sure in self._in_flight.close(job)]
             self._count(job, files)
             content = Content(job.sha, job.recipe, False, bytes(job.ids))
             finished.append((content, files, not job.reused))
         if finished:
             self._manifest.finish(finished)
 
-    def _fail(self, job: Job, reason: str) -> None:
+    def _fail(self, job: ContentJob, reason: str) -> None:
         files = self._in_flight.close(job)
         for found, _ in files:
             self._meter.skip(found.path, reason)
         if not job.again:
-            self._manifest.skip([row_of(found, None, job.recipe, reason, sure=sure) for found, sure in files])
+            self._manifest.skip([FileRow.of(found, None, job.recipe, reason, sure=sure) for found, sure in files])
 
-    def _count(self, job: Job, files: list[FileRow]) -> None:
+    def _count(self, job: ContentJob, files: list[FileRow]) -> None:
         self._meter.count_items("reused", job.reused + (len(files) - 1) * (len(job.ids) // 16))
         for file in files:
             old = self._manifest.file(file.path)

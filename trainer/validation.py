@@ -146,7 +146,7 @@ class Embedding:
         self._preparer = preparer
         self._precision = precision
         self.remarks: list[str] = []
-        """What a person should know of items that were left out."""
+        """Remarks on items that were left out."""
 
     def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
         """Embed items, with raw routes; also the places of those that could be read and fit in memory, in order."""

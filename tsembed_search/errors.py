@@ -1,7 +1,9 @@
 """The errors a user can meet. Each message says what happened; `hint` says what to do about it.
 
-A hint names a setting in braces, such as `{model}`: every way in has its own spelling of it. Python reads `model=`, the
-command line `--model`, a server the field `model`.
+A hint names a setting in braces, such as `{model}`, and likewise a method of `Index` or a function, such as
+`{repair()}`: every way
+in has its own spelling of them. Python reads `model=` and `Index.repair()`, the command line `--model` and
+`tsembed doctor --repair`, a server the field `model`.
 """
 
 from __future__ import annotations
@@ -10,11 +12,24 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-_SETTING: Final = re.compile(r"\{([a-z][a-z_]*)\}")
+_FUNCTIONS: Final = {
+    "known_models()": "model.registry.known_models()",
+    "evaluate()": "evaluation.evaluate.evaluate()",
+    "train()": "trainer.loop.train()",
+    "check()": "data.check.check()",
+}
+_SETTING: Final = re.compile(r"\{([a-z][a-z_]*(?:\(\))?)\}")
 
 
-def spelled(hint: str, spelling: Callable[[str], str] = "{}=".format) -> str:
-    """Return a hint with its settings as `spelling` writes them, by default as Python's arguments."""
+def in_python(name: str) -> str:
+    """Spell a setting, a method of `Index` or a function as a program writes it."""
+    if name in _FUNCTIONS:
+        return f"tsembed_search.{_FUNCTIONS[name]}"
+    return f"Index.{name}" if name.endswith("()") else f"{name}="
+
+
+def spelled(hint: str, spelling: Callable[[str], str] = in_python) -> str:
+    """Return a hint with its settings and methods as `spelling` writes them, by default as a program does."""
     return _SETTING.sub(lambda found: spelling(found[1]), hint)
 
 
@@ -64,8 +79,17 @@ class StoreError(TsembedError):
     """The vector store cannot be opened, reached, read or written."""
 
 
+class MissingIndexError(StoreError):
+    """There is no index called `name` in `store`."""
+
+    def __init__(self, message: str, hint: str, name: str, store: str) -> None:
+        super().__init__(message, hint)
+        self.name = name
+        self.store = store
+
+
 class IndexBusyError(StoreError):
-    """Another process owns the index."""
+    """Another process, or another thread that changes it, uses the index."""
 
 
 class DamagedIndexError(StoreError):

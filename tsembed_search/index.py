@@ -1,102 +1,67 @@
-"""An index, as Python sees it: open it by name, search it, ask how it is."""
+"""`Index`: everything that a program does with an index."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from tsembed_search.errors import IndexBusyError, ModelError, StoreError, UsageError
-from tsembed_search.items import Item, Role
-from tsembed_search.model import loading
-from tsembed_search.ownership import owner_of
-from tsembed_search.paths import DEFAULT_INDEX, IndexAddress
-from tsembed_search.ranking.reranking import RERANKERS, Query
+from tsembed_search.errors import DamagedIndexError, IndexBusyError, MissingIndexError, StoreError, UsageError
+from tsembed_search.items import Item
+from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, file_path
 from tsembed_search.ranking.routes import Agreement
-from tsembed_search.ranking.similarity import similarity
-from tsembed_search.search.queries import embedded_queries, query_like, stored_records
-from tsembed_search.search.results import Explanation, Hit, IndexStatus, SearchOptions, SearchResult
+from tsembed_search.search.index_model import IndexModel
+from tsembed_search.search.listing import FILE_FIELDS, USAGE_FIELDS, files_of, leaving, usage_of
+from tsembed_search.search.queries import embedded_queries, query_like
+from tsembed_search.search.results import Clock, Explanation, File, Hit, IndexStatus, SearchOptions, SearchResult
 from tsembed_search.search.searcher import Searcher
+from tsembed_search.search.where import selection
 from tsembed_search.store import opening
+from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
 from tsembed_search.whereabouts import OFFLINE
 
 if TYPE_CHECKING:
-    from tsembed_search.model.backbone import ModelInfo, ModelRef
+    from tsembed_search.indexer.report import Amount, IndexOptions, IndexReport, ProgressSink, StopSignal
+    from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.model.embedder import Embedder
-    from tsembed_search.store.base import Record, Store, StoreSettings
-
-_BETWEEN_TRIES = 0.1
-
-
-def metadata_of(address: IndexAddress) -> IndexMetadata | None:
-    """What the index says about its model; None when there is no index, or none that was finished.
-
-    An embedded index is not opened for this, only its file of settings is read.
-    """
-    raw = opening.metadata(address)
-    return IndexMetadata.from_json(raw) if raw else None
-
-
-@dataclass(frozen=True)
-class StoreOpener:
-    """Opens an index for the indexer, which says when: see `run_index`.
-
-    `model` is the one to index with; `settings` are those of a new index, whose `dim` is the model's.
-    """
-
-    address: IndexAddress
-    model: ModelRef
-    settings: StoreSettings
-
-    def __call__(self, info: ModelInfo | None) -> Store | None:
-        """The store; made and labelled with the model `info` when there is none, or None without `info`.
-
-        Raises `IndexMismatchError` when another model made the index.
-        """
-        known = metadata_of(self.address)
-        if known is not None:
-            known.check(self.address.name, self.model.name, self.model.fingerprint)
-            return opening.open(self.address, writing=True)
-        if info is None:
-            return None
-        store = opening.open_or_create(self.address, replace(self.settings, dim=info.dim))
-        store.write_metadata(IndexMetadata.of(info).to_json())
-        return store
+    from tsembed_search.ranking.routes import Usage
+    from tsembed_search.store.base import Store
 
 
 class Index:
-    """An index of one model. A context manager; `close` lets other processes write to an embedded index again.
+    """An index of one model: files go in by `add`, and `search` finds them.
 
-    The model is loaded by the first search that needs it, and the embedded store is opened after that, so that other
-    processes are kept out no longer than need be.
+    Several threads may use one, also while one of them adds; changes go one at a time. The model is loaded when it is
+    needed first, and then stays. The store is opened after that: by a search until `close`, by a change until its end.
+    Meanwhile other processes are kept out of an embedded store. Leaving a `with` block closes the index.
     """
 
     def __init__(
         self,
         address: IndexAddress,
-        metadata: IndexMetadata,
+        metadata: IndexMetadata | None,
         *,
-        store: Store | None = None,
         model: str | None = None,
         device: str = "auto",
         embedder: Embedder | None = None,
         wait: bool = False,
+        store: Store | None = None,
+        settings: StoreSettings | None = None,
     ) -> None:
+        from tsembed_search.indexer.access import Access
+
         self.address = address
         self.name = address.name
-        self.metadata = metadata
-        self.wait = wait
-        self._store = store
-        self._model = model
-        self._device = device
-        self._embedder = embedder
-        self._seconds = {"load": 0.0, "embed": 0.0, "search": 0.0}
+        self._access = Access(address, wait=wait, store=store)
+        self._model = IndexModel(address, metadata, model, device, embedder)
+        self._settings = settings
 
     @classmethod
     def open(
@@ -108,125 +73,251 @@ class Index:
         device: str = "auto",
         embedder: Embedder | None = None,
         wait: bool = False,
+        hold: bool = False,
+        create: StoreSettings | None = None,
     ) -> Index:
-        """Open the index `name` in `store`: on this machine, or on the Qdrant server at `http://...` (`IndexAddress`).
+        """Open an index.
 
-        `model` defaults to the one that made the index; `embedder` is one that is loaded already. Raises `StoreError`
-        when there is no such index and `IndexMismatchError` when another model made it.
+        `store` says where it is: `edge` on this machine, `http://...` on a Qdrant server (see `IndexAddress`). `model`
+        is a name, a hub name or a folder, by default the one that made the index; `embedder` is one that is loaded
+        already. `device`: `auto`, `cpu`, `cuda`, `cuda:i` or `mps`; several, with commas between, share the work of
+        `add`. `wait`: wait for others who use the index. `hold`: own it and keep its store open until `close`. With
+        `create`, a missing index is no error: the first `add` that finds something makes it, with these settings.
+
+        Raises `MissingIndexError`, `IndexMismatchError` when another model made it, and, with `hold`, `IndexBusyError`.
         """
         address = IndexAddress(name, store)
-        metadata = metadata_of(address)
-        if metadata is None:
-            raise StoreError(f"There is no index called {name!r}.", _other_indexes(address))
-        index = cls(address, metadata, model=model, device=device, embedder=embedder, wait=wait)
-        index._check_model()
+        raw = opening.metadata(address)
+        if not raw and create is None:
+            raise MissingIndexError(f"There is no index called {name!r}.", _other_indexes(address), name, store)
+        metadata = IndexMetadata.from_json(raw) if raw else None
+        index = cls(address, metadata, model=model, device=device, embedder=embedder, wait=wait, settings=create)
+        if hold:
+            index._access.hold()
         return index
+
+    @classmethod
+    def create(
+        cls, name: str = DEFAULT_INDEX, *, settings: StoreSettings | None = None, store: str = "edge", **opened: Any
+    ) -> Index:
+        """Make an empty index and open it. `opened` are the other arguments of `open`; the default model is `mini`.
+
+        Raises `StoreError` when there is an index of that name already, and `ModelError`.
+        """
+        address = IndexAddress(name, store)
+        if opening.metadata(address):
+            raise StoreError(f"There is an index called {name!r} already.", "Open it, or choose another name: {index}.")
+        index = cls.open(name, store=store, create=settings or StoreSettings(0), **opened)
+        try:
+            info = index.embedder.info
+            with index._access.change("creating it") as made:
+                if made is None:
+                    index._made(info)
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    @property
+    def metadata(self) -> IndexMetadata:
+        """The facts about the model that made the index. Raises `MissingIndexError` before there is one."""
+        return self._model.metadata
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model, loaded now if it was not. Raises `ModelError` and `IndexMismatchError`."""
+        return self._model.embedder
+
+    @property
+    def store(self) -> Store:
+        """The store, opened now if it was not. Raises `IndexBusyError` while another process has it open."""
+        with self._access.read() as store:
+            return store
+
+    def add(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        options: IndexOptions | None = None,
+        *,
+        progress: ProgressSink | None = None,
+        stop: StopSignal | None = None,
+        **fields: Any,
+    ) -> IndexReport:
+        """Bring the index up to date with files and folders: what is new is added, what has vanished is removed.
+
+        `fields` are those of `IndexOptions`. `progress` is told how far it is. `stop` ends it early, such as a
+        `threading.Event`; what was embedded until then is kept. Other threads can search meanwhile.
+
+        Raises `UsageError` (a path that does not exist, a bad pattern), `IndexBusyError`, `IndexMismatchError`,
+        `StoreError`, `ModelError`, and `Interrupted`, which has the report so far.
+        """
+        from tsembed_search.indexer.pipeline import Opened, run_index
+        from tsembed_search.indexer.report import IndexOptions
+
+        chosen = replace(options or IndexOptions(), **fields)
+        opened = Opened(
+            folder=self.address.folder,
+            fingerprint=self._model.fingerprint(),
+            owned=partial(self._owned, chosen.dry_run),
+            create=self._made,
+            load=self._model.on_each_device,
+        )
+        several = [paths] if isinstance(paths, str | Path) else paths
+        return run_index(several, chosen, opened, progress=progress, stop=stop)
+
+    def remove(
+        self, paths: Sequence[str | Path] | None = None, where: str | Filter | None = None, *, dry_run: bool = False
+    ) -> Amount:
+        """Take files out of the index: those at `paths` and in these folders, and of these those that match `where`.
+
+        The disk is not touched. Returns how many files and items that are; with `dry_run`, nothing is changed. Raises
+        `UsageError`, `IndexBusyError` and `StoreError`.
+        """
+        from tsembed_search.indexer import mending
+        from tsembed_search.indexer.report import Amount
+
+        chosen = selection(paths or (), () if where is None else [where])
+        if chosen is None:
+            raise UsageError("Say what to remove.", "Give paths, or a filter: {where}.")
+        with ExitStack() as stack:
+            access = self._access.read() if dry_run else self._access.change("removing", rescue=False)
+            store = stack.enter_context(access) or self.store
+            records = list(store.scroll(chosen, fields=FILE_FIELDS))
+            gone = {file.path for file in files_of(records, chosen)}
+            if dry_run:
+                return Amount(len(gone), leaving(records, gone))
+            return mending.remove_files(self.address.folder, store, [str(file_path(path)) for path in sorted(gone)])
 
     def search(
         self,
         query: Item | str | None = None,
+        options: SearchOptions | None = None,
         *,
         like: str | Path | None = None,
-        k: int = 10,
-        where: str | Filter | None = None,
-        min_score: float | None = None,
-        all_chunks: bool = False,
-        rerank: str = "none",
-        route_weight: float | None = None,
+        **fields: Any,
     ) -> SearchResult:
-        """The `k` best hits for a text, an image, or both as one query; or for what is `like` an item.
+        """Find the best hits for a text, an image, or both as one query; or for what is `like` an item.
 
-        `like` is an item's id, the path of an indexed file, or a picture or text file that is not indexed; the item
-        itself is left out, and so is the picture file of a query that has a text, too. `where` filters, as text
-        (`kind=image and page<3`) or parsed. `route_weight` is that of `rerank="expert"`, by default the model's own.
+        `fields` are those of `SearchOptions`, such as `k` and `where`. `like` is an item's id, the path of an indexed
+        file, or a picture or text file that is not indexed; the item itself is left out, and so is the picture file of
+        a query that has a text, too.
+
         Raises `UsageError` for a query of nothing and for a reranking that the index cannot do, `LoadError` for a file
-        that cannot be read.
+        that cannot be read, `IndexBusyError` while another process has the store open.
         """
-        options = self._options(SearchOptions(k, where, min_score, all_chunks, rerank, route_weight))
+        clock, chosen = Clock(), self._model.options(options, fields)
         if like is None:
             if query is None:
-                raise UsageError("There is nothing to search for.", "Give a text, an image, or both; or like=.")
-            hits, seconds = self._run([query], options)
-            return SearchResult(hits[0], seconds)
+                raise UsageError("There is nothing to search for.", "Give a text, an image, or both; or {like}.")
+            return SearchResult(self._found([query], chosen, clock)[0], clock.stop())
         if query is not None:
             raise UsageError(
-                "What is alike to an item cannot be combined with another query.",
-                "To combine a picture with a text, give the picture as an image: --image FILE, or Item(text, image).",
+                "A search by likeness takes no other query.",
+                "To combine a picture with a text, give the picture as {image}.",
             )
-        with self._timed() as seconds:
-            wanted = query_like(str(like), self.store, lambda: self.embedder)
-            found = self._searcher().search([wanted], options)[0]
-        return SearchResult(found, seconds)
+        with self._reading(clock) as store:
+            wanted = query_like(str(like), store, lambda: self._timed_embedder(clock))
+            hits = self._searcher(store).search([wanted], chosen)[0]
+        return SearchResult(hits, clock.stop())
 
     def search_many(
-        self,
-        queries: Sequence[Item | str],
-        *,
-        k: int = 10,
-        where: str | Filter | None = None,
-        min_score: float | None = None,
-        all_chunks: bool = False,
-        rerank: str = "none",
-        route_weight: float | None = None,
+        self, queries: Sequence[Item | str], options: SearchOptions | None = None, **fields: Any
     ) -> list[list[Hit]]:
-        """The hits of each query, in their order; embedded in batches. Otherwise like `search`."""
-        options = self._options(SearchOptions(k, where, min_score, all_chunks, rerank, route_weight))
-        return self._run(queries, options)[0]
+        """Find the hits of each query, in their order; embedded in batches. Otherwise like `search`."""
+        return self._found(queries, self._model.options(options, fields), Clock())
 
     def explain(self, query: Item | str, hit: str) -> Explanation:
-        """Where the routing of a query and of an item agrees, block by block and expert by expert.
+        """Show where the routing of a query and of an item agrees, block by block and expert by expert.
 
         `hit` is an item's id, the path of an indexed file (of many items, the one most like the query), or the place of
         a hit in the plain search for that query, such as `3`. Raises `UsageError` when there is no such item, and when
         the model has no experts.
         """
-        shape = self.routes("Index")
-        with self._timed() as seconds:
-            asked = Item(query) if isinstance(query, str) else query
-            wanted = self._embed([asked], "query")[0]
-            searcher = self._searcher()
-            record = self._chosen(searcher, wanted, hit)
-            found = searcher.hit(wanted, record)
+        clock, shape = Clock(), self.routes()
+        asked = Item(query) if isinstance(query, str) else query
+        embedder = self._timed_embedder(clock)
+        with clock("embed"):
+            wanted = embedded_queries(embedder, [asked])[0]
+        with self._reading(clock) as store:
+            found, record = self._searcher(store).named(wanted, hit)
         if not has_route(record.payload):
             raise StoreError(
                 f"{found.path} has no routing vector.",
-                "The index was changed from outside. Index again under another name: tsembed index PATH --index NEW",
+                "The index was changed from outside. Make another one: {index}.",
             )
         route = stored_routes([record.payload], len(wanted.route))[0]
-        return Explanation(asked, found, Agreement.of(wanted.route, route, shape), seconds)
+        return Explanation(asked, found, Agreement.of(wanted.route, route, shape), clock.stop())
 
-    def routes(self, otherwise: str = "Index") -> tuple[int, int]:
-        """(L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise` begins
-        the hint.
-        """
-        if self.metadata.routes is None:
-            raise UsageError(
-                f"The index {self.name!r} holds no routing vectors: its model, {self.metadata.model}, has no experts.",
-                f"{otherwise} with a model that has experts: tsembed index PATH --index NEW --model CHECKPOINT",
-            )
-        return self.metadata.routes
+    def files(self, paths: Sequence[str | Path] | None = None, where: str | Filter | None = None) -> list[File]:
+        """List the indexed files, by path: all, or those at `paths` and in these folders, and that match `where`."""
+        chosen = selection(paths or (), () if where is None else [where])
+        with self._access.read() as store:
+            return files_of(store.scroll(chosen, fields=FILE_FIELDS), chosen, self._offline(store))
 
-    def offline(self) -> list[str] | None:
-        """The folders that were offline when the index was last brought up to date; None for an index on a server that
-        this machine has never written to, whose files are another machine's.
-        """
-        if not self.address.folder.exists():
-            return None
-        told = self.store.metadata.get(OFFLINE)
-        return [str(path) for path in told] if isinstance(told, list) else []
+    def routes(self) -> tuple[int, int]:
+        """Return (L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none."""
+        return self._model.routes()
+
+    def usage(self) -> list[Usage]:
+        """Return how the items use the model's experts: all, each kind, each folder. Raises as `routes` does."""
+        shape = self.routes()
+        with self._access.read() as store:
+            return usage_of(store.scroll(fields=USAGE_FIELDS), shape)
 
     def status(self) -> IndexStatus:
-        """Counts and facts. Loads no model."""
-        store = self.store
-        info = store.info()
-        items = {kind: count for kind, count in store.facet("kind").items() if count}
-        return IndexStatus(self.name, self.metadata, items, info, self.address.place)
+        """Return counts and facts. Loads no model.
+
+        While another process has the store open, that is said, with what is known without it.
+        """
+        from tsembed_search.indexer.manifest import remembered
+
+        known = remembered(self.address.folder)
+        status = IndexStatus(
+            self.name,
+            self.metadata,
+            files=known.files,
+            folders=known.folders,
+            offline=known.offline,
+            skipped=known.skipped,
+        )
+        try:
+            with self._access.read() as store:
+                items = {kind: count for kind, count in store.facet("kind").items() if count}
+                return replace(status, items=items, store=store.info(), place=self.address.place)
+        except IndexBusyError as error:
+            return replace(status, busy=error.message)
+
+    def repair(self, note: Callable[[str], None] = lambda message: None) -> Amount:
+        """Make what is remembered of the files again, from what the store has; returns how much that is.
+
+        Of a damaged store, everything that can be read is kept, and `note` is told of it. The next `add` embeds what is
+        missing. Raises `IndexBusyError` and `StoreError`.
+        """
+        from tsembed_search.indexer import mending
+
+        with self._access.own("repairing"):
+            try:
+                with self._access.read() as store:
+                    return mending.repair(self.address.folder, store)
+            except DamagedIndexError as error:
+                self._access.let_go()
+                mending.salvage(self.address, error, note)
+            with self._access.read() as store:
+                return mending.repair(self.address.folder, store)
+
+    def delete(self) -> None:
+        """Delete the index, and close it. Raises `IndexBusyError` and `StoreError`."""
+        from tsembed_search.indexer import mending
+
+        with self._access.own("removing"):
+            self._access.let_go()
+            mending.remove_index(self.address)
+        self.close()
+        shutil.rmtree(self.address.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Closes the store. Closing twice does no harm."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        """Close the store and let others own the index, once other threads have done with it. Twice does no harm."""
+        self._access.close()
 
     def __enter__(self) -> Self:
         return self
@@ -236,132 +327,67 @@ class Index:
     ) -> None:
         self.close()
 
-    @property
-    def store(self) -> Store:
-        """The store, opened now if it was not. Raises `IndexBusyError` while another process has it open."""
-        if self._store is None:
-            with self._clock("load"):
-                self._store = self._opened()
-        return self._store
+    @contextmanager
+    def _owned(self, dry_run: bool, note: Callable[[str], None]) -> Iterator[Store | None]:
+        """The store, for a run of the indexer; None when there is none."""
+        with ExitStack() as stack:
+            if dry_run and not self.address.folder.exists():
+                store = stack.enter_context(self._access.read()) if opening.metadata(self.address) else None
+            else:
+                store = stack.enter_context(self._access.change("indexing", note, rescue=not dry_run))
+            self._model.made(store and store.metadata)
+            yield store
+            # The run may have measured how scores of different kinds compare.
+            self._model.made(opening.metadata(self.address))
 
-    def _opened(self) -> Store:
-        while True:
-            try:
-                return opening.open(self.address)
-            except IndexBusyError as error:
-                if not self.wait:
-                    owner = owner_of(self.address.folder)
-                    raise IndexBusyError(
-                        f"The index {self.name!r} is in use by {owner or 'another process'}.",
-                        "Wait until it has finished (--wait does), or choose another --index.",
-                    ) from error
-                time.sleep(_BETWEEN_TRIES)
+    def _made(self, info: ModelInfo) -> Store:
+        """A new store for a model."""
+        store = opening.open_or_create(self.address, replace(self._settings or StoreSettings(0), dim=info.dim))
+        self._access.made(store)
+        store.write_metadata(IndexMetadata.of(info).to_json())
+        self._model.made(store.metadata)
+        return store
 
-    @property
-    def embedder(self) -> Embedder:
-        """The model, loaded now if it was not."""
-        if self._embedder is None:
-            from tsembed_search.model.embedder import Embedder
+    def _timed_embedder(self, clock: Clock) -> Embedder:
+        with clock("load"):
+            return self.embedder
 
-            with self._clock("load"):
-                self._embedder = Embedder(loading.load(self._resolved_model(), self._device))
-        return self._embedder
+    @contextmanager
+    def _reading(self, clock: Clock) -> Iterator[Store]:
+        with ExitStack() as stack:
+            with clock("load"):
+                store = stack.enter_context(self._access.read())
+            yield store
 
-    def _resolved_model(self) -> ModelRef:
-        """The model to embed queries with. Raises `IndexMismatchError` before anything heavy is loaded."""
-        from tsembed_search.model import registry
-
-        if self._model is not None:
-            ref = registry.resolve(self._model)
-        else:
-            try:
-                ref = registry.resolve(self.metadata.model, known=True)
-            except ModelError as error:
-                raise ModelError(
-                    f"The index {self.name!r} was made by the model {self.metadata.model}. {error.message}",
-                    f"{error.hint} If the model has moved, say where it is: --model FOLDER.".strip(),
-                ) from error
-        self.metadata.check(self.name, ref.name, ref.fingerprint)
-        return ref
-
-    def _check_model(self) -> None:
-        if self._embedder is not None:
-            info = self._embedder.info
-            self.metadata.check(self.name, info.name, info.fingerprint)
-        elif self._model is not None:
-            self._resolved_model()
-
-    def _searcher(self) -> Searcher:
-        # A newer version of the model may know better than the one that made the index.
-        own = self._embedder.info.calibration if self._embedder else None
-        experts = (self.metadata.routes or (0, 0))[1]
-        return Searcher(self.store, own or self.metadata.calibration, experts, self.offline(), self._device)
-
-    def _options(self, options: SearchOptions) -> SearchOptions:
-        """The options with the model's own route weight where it is wanted and not given. Raises `UsageError`."""
-        if not RERANKERS.get(options.rerank).uses_routes:
-            return options
-        self.routes(f"Search without --rerank {options.rerank}, or index")
-        if options.route_weight is not None:
-            return options
-        if self.metadata.route_weight is None:
-            raise UsageError(
-                f"The model {self.metadata.model} does not say how much its routes should count: "
-                "that was not calibrated.",
-                "Say it, from 0 to 1: --route-weight 0.2",
-            )
-        return replace(options, route_weight=self.metadata.route_weight)
-
-    def _run(self, queries: Sequence[Item | str], options: SearchOptions) -> tuple[list[list[Hit]], dict[str, float]]:
+    def _found(self, queries: Sequence[Item | str], options: SearchOptions, clock: Clock) -> list[list[Hit]]:
+        if not queries:
+            return []
         items = [Item(query) if isinstance(query, str) else query for query in queries]
-        with self._timed() as seconds:
-            wanted = self._embed(items, "query") if items else []
-            hits = self._searcher().search(wanted, options)
-        return hits, seconds
+        embedder = self._timed_embedder(clock)
+        with clock("embed"):
+            wanted = embedded_queries(embedder, items)
+        with self._reading(clock) as store:
+            return self._searcher(store).search(wanted, options)
 
-    def _embed(self, items: Sequence[Item], role: Role) -> list[Query]:
-        embedder = self.embedder
-        with self._clock("embed"):
-            return embedded_queries(embedder, items, role)
+    def _searcher(self, store: Store) -> Searcher:
+        # A newer version of the model may know better than the one that made the index.
+        own = self._model.loaded and self._model.loaded.info.calibration
+        experts = (self.metadata.routes or (0, 0))[1]
+        return Searcher(store, own or self.metadata.calibration, experts, self._offline(store), self._model.devices[0])
 
-    def _chosen(self, searcher: Searcher, query: Query, hit: str) -> Record:
-        """The item, with its vector, that `explain` is asked about."""
-        import numpy as np
-
-        if hit.isascii() and hit.isdecimal():
-            hits = searcher.search([query], SearchOptions(max(1, int(hit))))[0]
-            if not 1 <= int(hit) <= len(hits):
-                raise UsageError(f"There is no hit number {int(hit)}.", f"The search for this query finds {len(hits)}.")
-            hit = hits[int(hit) - 1].id
-        records = stored_records(self.store, hit)
-        if not records:
-            raise UsageError(
-                f"{hit!r} is neither the id of an item nor an indexed path.",
-                "`tsembed ls` lists what is indexed; `tsembed search --json` shows ids.",
-            )
-        vectors = np.stack([record.vector for record in records if record.vector is not None])
-        return records[int(similarity(query.vector[None], vectors)[0].argmax())]
-
-    @contextmanager
-    def _timed(self) -> Iterator[dict[str, float]]:
-        """The dictionary fills as clocks inside stop; what none of them counted is `search`."""
-        self._seconds = seconds = {"load": 0.0, "embed": 0.0, "search": 0.0}
-        started = time.perf_counter()
-        yield seconds
-        seconds["search"] = time.perf_counter() - started - seconds["load"] - seconds["embed"]
-
-    @contextmanager
-    def _clock(self, what: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._seconds[what] += time.perf_counter() - started
+    def _offline(self, store: Store) -> list[str] | None:
+        """The folders that were offline when the index was last brought up to date; None for an index on a server that
+        this machine has never written to, whose files are another machine's.
+        """
+        if not self.address.folder.exists():
+            return None
+        told = store.metadata.get(OFFLINE)
+        return [str(path) for path in told] if isinstance(told, list) else []
 
 
 def _other_indexes(address: IndexAddress) -> str:
     """What to do when there is no index of that name: make it, or use one that there is."""
     folders = sorted(address.folder.parent.glob("*")) if address.scheme == "edge" else []
     others = [folder.name for folder in folders if (folder / "index.json").exists()]
-    named = "" if address.name == DEFAULT_INDEX else f" --index {address.name}"
-    option = named + ("" if address.scheme == "edge" else f" --url {address.store}")
-    make = f"Make it with: tsembed index FOLDER{option}"
-    return f"{make}\nThere are: {', '.join(others[:10])}" if others else make
+    there = f"\nThere are: {', '.join(others[:10])}" if others else ""
+    return "Make it with: {add()}" + there

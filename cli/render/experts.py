@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from tsembed_search.index import Index
     from tsembed_search.ranking.routes import Usage
 
 
@@ -27,14 +26,6 @@ _GAP = 3
 _MOST_FOLDERS = 8
 
 _NAMED = 8
-
-
-def usage_of(index: Index) -> list[Usage]:
-    """How the items of an index use its model's experts. Raises `UsageError` when it has none."""
-    from tsembed_search.search import listing
-
-    shape = index.routes()
-    return listing.usage_of(index.store.scroll(fields=listing.USAGE_FIELDS), shape)
 
 
 def usage_json(shape: tuple[int, int], groups: Sequence[Usage]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search import wording
 from tsembed_search.cli import surroundings
@@ -109,14 +109,27 @@ def print_paths(paths: Iterable[str], *, end: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def _flag(name: str) -> str:
-    return "--url" if name == "store" else "--" + name.replace("_", "-")
+_IN_SHELL: Final = {
+    "add()": "tsembed index FOLDER",
+    "files()": "tsembed ls",
+    "repair()": "tsembed doctor --repair",
+    "known_models()": "tsembed models",
+    "evaluate()": "tsembed eval",
+    "train()": "tsembed train",
+    "check()": "tsembed data check",
+    "store": "--url",
+}
+
+
+def in_shell(name: str) -> str:
+    """Spell a setting, or a method of `Index`, that a hint names as the command line has it."""
+    return _IN_SHELL.get(name, "--" + name.replace("_", "-"))
 
 
 def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
     """An error as one block on stderr: what happened, and what to do about it."""
     lines = [shown(line) for line in message.splitlines()] or [""]
-    hints = [shown(line) for line in spelled(hint, _flag).splitlines()]
+    hints = [shown(line) for line in spelled(hint, in_shell).splitlines()]
     if not is_terminal(stderr=True):
         tell("\n".join([label + lines[0], *lines[1:], *hints]))
         return

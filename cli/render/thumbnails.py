@@ -6,18 +6,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsembed_search.errors import LoadError, UsageError
-from tsembed_search.items import ImageSpec
+from tsembed_search.errors import UsageError
 from tsembed_search.paths import file_path
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from rich.measure import Measurement
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
     from tsembed_search.search.results import Hit
 
@@ -26,32 +24,6 @@ if TYPE_CHECKING:
 COLUMNS, ROWS = 16, 6
 """The most character cells that a thumbnail takes."""
 _GAP = 2
-_SOURCE = ImageSpec(max_pixels=512 * 512)
-
-
-class HalfBlocks:
-    """A rich renderable: a cell shows two pixels, the upper as its foreground, the lower as its background.
-
-    `pixels` is uint8 RGB `[2 · rows, columns, 3]`.
-    """
-
-    def __init__(self, pixels: Pixels) -> None:
-        self.pixels = pixels
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.color import Color
-        from rich.segment import Segment
-        from rich.style import Style
-
-        for upper, lower in zip(self.pixels[::2], self.pixels[1::2], strict=True):
-            for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
-                yield Segment("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
-            yield Segment.line()
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        from rich.measure import Measurement
-
-        return Measurement(self.pixels.shape[1], self.pixels.shape[1])
 
 
 @dataclass(frozen=True)
@@ -100,7 +72,7 @@ class Drawer:
 
 
 def describe_terminal() -> str:
-    """How thumbnails would be shown, in words."""
+    """Say in words how thumbnails would be shown."""
     chosen = drawer(None)
     if chosen is None:
         return "none (not a terminal, or one without colours)"
@@ -110,7 +82,7 @@ def describe_terminal() -> str:
 
 
 def drawer(wanted: bool | None) -> Drawer | None:
-    """How this terminal shows thumbnails, or None for not at all. `wanted`: `--images`, `--no-images` or neither.
+    """Return the drawer for this terminal, or None for no thumbnails. `wanted`: `--images`, `--no-images` or neither.
 
     The terminal is asked what it can draw, but only one that can answer: stdin and stdout are the same terminal's and
     this process is in its foreground. Raises `UsageError` for `--images` without a terminal.
@@ -170,14 +142,32 @@ def _cell_shape() -> float:
     return height / rows * columns / width if rows and width and height else 2.0
 
 
-def half_blocks(pixels: Pixels) -> HalfBlocks:
+def half_blocks(pixels: Pixels) -> Text:
     """RGB pixels `[H, W, 3]` as characters: what any terminal with colours can show."""
     import numpy as np
     from PIL import Image
 
     columns, rows = fit(pixels.shape[1], pixels.shape[0], 2.0)
     small = Image.fromarray(pixels).resize((columns, 2 * rows), Image.Resampling.LANCZOS)
-    return HalfBlocks(np.asarray(small))
+    return cells(np.asarray(small))
+
+
+def cells(pixels: Pixels) -> Text:
+    """Draw RGB pixels `[2 · rows, columns, 3]`, two in a cell: the upper as its foreground, the lower behind it.
+
+    textual-image can draw this, too, but asks the terminal first, which stops a process in the background.
+    """
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    drawn = Text(no_wrap=True)
+    for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            drawn.append("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
+        drawn.append("\n")
+    drawn.right_crop(1)
+    return drawn
 
 
 def fit(width: int, height: int, cell_shape: float) -> tuple[int, int]:
@@ -194,26 +184,13 @@ def thumbnails(hits: Sequence[Hit]) -> dict[int, Pixels]:
 
     Texts have none, nor have files that cannot be read now.
     """
-    from tsembed_search.cli.render.page_pictures import page_pictures
+    from tsembed_search.documents import thumbnails
 
-    found: dict[int, Pixels] = {}
-    for hit in hits:
-        # What lies on a page of a document has a number there; a page of a picture file is a picture itself.
-        if hit.kind == "image" and hit.chunk is None:
-            pixels = _small(file_path(hit.path), hit.page or 1)
-            if pixels is not None:
-                found[hit.rank] = pixels
-    pages = {
-        hit.rank: (str(file_path(hit.path)), hit.page) for hit in hits if hit.page is not None and hit.rank not in found
+    # A picture in a text has no page; a picture file is shown itself.
+    places = {
+        hit.rank: (file_path(hit.path), hit.page or 1)
+        for hit in hits
+        if hit.page is not None or (hit.kind == "image" and hit.chunk is None)
     }
-    rendered = page_pictures(list(pages.values()))
-    return found | {rank: rendered[page] for rank, page in pages.items() if page in rendered}
-
-
-def _small(path: Path, page: int) -> Pixels | None:
-    from tsembed_search.documents.pictures import open_image
-
-    try:
-        return open_image(path, _SOURCE, page=page).pixels
-    except LoadError:
-        return None
+    drawn = thumbnails.thumbnails(places.values())
+    return {rank: drawn[place] for rank, place in places.items() if place in drawn}

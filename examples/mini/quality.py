@@ -119,25 +119,14 @@ def trained_on(folder: Path) -> tuple[set[str], set[str]]:
 
 def build_index(model: str, folder: Path, pictures: list[Picture], passages: list[Passage]) -> None:
     """One index of both, made by the indexer from files."""
-    from tsembed_search.index import StoreOpener
-    from tsembed_search.indexer.pipeline import run_index
-    from tsembed_search.indexer.report import IndexSettings
-    from tsembed_search.model import registry
-    from tsembed_search.paths import IndexAddress
-    from tsembed_search.store.base import StoreSettings
-
     for name in ("pictures", "passages"):
         (folder / name).mkdir()
     for number, picture in enumerate(pictures):
         shutil.copyfile(picture.path, folder / "pictures" / f"{number}{picture.path.suffix}")
     for number, passage in enumerate(passages):
         (folder / "passages" / f"{number}.txt").write_text(passage.text, encoding="utf-8")
-    ref = registry.resolve(model)
-    settings = IndexSettings(
-        address=IndexAddress("quality"), paths=(folder,), fingerprint=ref.fingerprint, model=ref.name
-    )
-    opener = StoreOpener(settings.address, ref, StoreSettings(dim=0))
-    report = run_index(settings, embedder=lambda: Embedder.load(model), store=opener)
+    with Index.create("quality", embedder=Embedder.load(model)) as index:
+        report = index.add(folder)
     typer.echo(f"indexed {report.items.embedded} items, skipped {report.files.skipped} files", err=True)
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,8 @@ from typer.testing import Result
 from helpers.store_points import address_of
 from tsembed_search.cli.index import summary_lines
 from tsembed_search.cli.render import progress
-from tsembed_search.indexer.report import FileCounts, IndexReport, IndexSettings, ItemCounts, Progress, Skipped
+from tsembed_search.indexer.report import FileCounts, IndexReport, ItemCounts, Progress, Skipped
 from tsembed_search.ownership import owned
-from tsembed_search.paths import IndexAddress
 
 Run = Callable[..., Result]
 COLOURS = ("--model", "colours", "--workers", "1")
@@ -191,22 +189,22 @@ def report(**skips: int) -> IndexReport:
 
 
 def test_summary_groups_what_was_skipped_by_reason() -> None:
-    settings = IndexSettings(IndexAddress("i"), (Path(),), "f", "colours")
-    lines = summary_lines(report(cut=1, locked=4), settings, "default")
+    paths = [Path()]
+    lines = summary_lines(report(cut=1, locked=4), paths, "default")
     assert lines[0] == "1,203 files in 1 min 1 s, 21.3 items/s: 1,200 added, 3 updated, 5 skipped."
     assert lines[1] == "Items: 1,300 embedded. The index default has 4,000 items."
     assert lines[3:8] == [
         "Skipped:", "     4  It is locked.", "        /x/locked0, /x/locked1 and 2 more", "     1  It is cut.",
         "        /x/cut0",
     ]  # fmt: skip
-    many = summary_lines(report(**{f"r{number}": 1 for number in range(20)}), settings, "default")
+    many = summary_lines(report(**{f"r{number}": 1 for number in range(20)}), paths, "default")
     assert any("and 12 more reasons" in line for line in many)
-    assert "All of them: tsembed status --skipped --index papers" in summary_lines(report(cut=1), settings, "papers")
-    dry = summary_lines(report(cut=1), replace(settings, dry_run=True), "default")
+    assert "All of them: tsembed status --skipped --index papers" in summary_lines(report(cut=1), paths, "papers")
+    dry = summary_lines(report(cut=1), paths, "default", dry_run=True)
     assert dry[0].startswith("Nothing was changed. A run would find: 1,200 added")
     assert not any("--skipped" in line for line in dry)
     nasty = IndexReport(FileCounts(1, skipped=1), skipped=[Skipped("/\x1b[2J\n.png", "no \x07")])
-    assert all("\x1b" not in line and "\n" not in line for line in summary_lines(nasty, settings, "default"))
+    assert all("\x1b" not in line and "\n" not in line for line in summary_lines(nasty, paths, "default"))
 
 
 def test_progress_frames_fit_and_are_safe() -> None:

@@ -187,7 +187,7 @@ def test_half_blocks_draw_two_pixels_per_cell() -> None:
     on = screen()
     pixels = np.zeros((2, 3, 3), np.uint8)
     pixels[0], pixels[1] = (255, 0, 0), (0, 0, 255)
-    on.print(pictures.HalfBlocks(pixels))
+    on.print(pictures.cells(pixels))
     styled = on.export_text(styles=True, clear=False)
     assert "38;2;255;0;0;48;2;0;0;255" in styled
     assert on.export_text() == "▀▀▀\n"
@@ -235,17 +235,6 @@ def test_thumbnails_of_pictures_and_pages_but_not_of_what_is_gone_or_broken(tmp_
     assert found[2].mean(axis=(0, 1)) == pytest.approx((0, 0, 255), abs=3)
     assert found[2].shape[0] > found[2].shape[1]
     assert max(found[1].size, found[2].size) < 3 * 520 * 520
-
-
-def test_rendering_pages_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A renderer that hangs costs some seconds, and what it had drawn before is shown."""
-    from tsembed_search.cli.render import page_pictures
-
-    Image.new("RGB", (20, 30), "blue").save(tmp_path / "book.pdf")
-    os.mkfifo(tmp_path / "hangs.pdf")
-    monkeypatch.setattr(page_pictures, "_SECONDS", 3.0)
-    book, hangs = (str(tmp_path / "book.pdf"), 1), (str(tmp_path / "hangs.pdf"), 1)
-    assert list(page_pictures.page_pictures([book, hangs])) == [book]
 
 
 def test_terminals_too_narrow_for_pictures_get_none() -> None:

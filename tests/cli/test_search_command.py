@@ -109,7 +109,11 @@ def test_nothing_found_is_said_and_is_exit_code_1(run: Run, arguments: list[str]
         (["x", "--where", "page<"], 2, ["page<"]),
         (["x", "--index", "missing"], 1, ["no index called 'missing'", "tsembed index FOLDER --index missing"]),
         (["x", "--index", "../up"], 2, ["cannot name an index"]),
-        (["x", "--model", "mini"], 1, ["made by the model colours", "mini", "--index", "tsembed index"]),
+        (
+            ["x", "--model", "mini"],
+            1,
+            ["made by the model colours", "mini", "--index", "--model", "under another name"],
+        ),
         (["x", "--model", "nosuch"], 1, ["nosuch"]),
         (["x", "--device", "quantum"], 1, ["quantum"]),
         (["x", "-k", "0"], 2, ["0 is not a number of hits"]),

@@ -11,16 +11,12 @@ import pytest
 import torch
 
 from helpers.device_simulation import SimulatedGPU
-from helpers.store_points import address_of
 from tsembed_search.errors import ModelError, TooLargeError
 from tsembed_search.evaluation.evaluate import Distinct, embed_items
-from tsembed_search.indexer.pipeline import run_index
-from tsembed_search.indexer.report import IndexSettings
+from tsembed_search.index import Index
 from tsembed_search.items import Embeddings, Item
-from tsembed_search.model.backbone import ModelInfo, Prepared
+from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.embedder import Embedder, in_fitting_parts
-from tsembed_search.store import opening
-from tsembed_search.store.base import Store, StoreSettings
 
 FAMILIES = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision"]
 SMALL = [Item(f"text {number:02}") for number in range(32)]
@@ -83,13 +79,9 @@ def test_indexing_goes_on(tmp_path: Path, tiny: Callable[[str], str]) -> None:
         for at in range(6):
             (files / f"{at}.txt").write_text(f"text {at:02}")
         (files / "large.txt").write_text(LARGE.text or "")
-        settings = IndexSettings(address_of(tmp_path / "index"), (files,), embedder.info.fingerprint, "tiny", workers=1)
-
-        def store(info: ModelInfo | None) -> Store | None:
-            return info and opening.open_or_create(address_of(tmp_path / "index"), StoreSettings(info.dim))
-
-        with room_for(embedder, gpu, items):
-            report = run_index(settings, embedder=lambda: embedder, store=store)
+        index = Index.create("tiny", store=f"edge:{tmp_path / 'index'}", embedder=embedder)
+        with index, room_for(embedder, gpu, items):
+            report = index.add(files, workers=1)
     assert report.files.added == 6
     assert [Path(skip.path).name for skip in report.skipped] == ["large.txt"]
     assert "does not fit in the memory" in report.skipped[0].reason

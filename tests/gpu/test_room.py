@@ -29,7 +29,7 @@ from tsembed_search.trainer.log import read
 from tsembed_search.trainer.settings import Recipe
 from tsembed_search.trainer.validation import Embedding
 
-SHORT = ("steps=3", "validate_every=0", "checkpoint_every=0", "queue=4", "stages.switch=0")
+SHORT = ("steps=2", "validate_every=0", "checkpoint_every=0", "queue=4", "stages.switch=0")
 
 
 def notes(out: Path) -> list[str]:
@@ -76,7 +76,7 @@ def test_one_item_too_large_leaves_its_row_out(tiny: Callable[[str], str], tmp_p
     long = Row(Item("a very long text " * 60), Item("its target"), "long")
     rows = Listed("words", [long, *words.rows[:7]], "retrieval")
     report, _ = trained(short(tmp_path / "run", base, *overrides, train=[rows]), int(1.2 * fits))
-    assert report.steps == 3 and report.checkpoint is not None
+    assert report.steps == 2 and report.checkpoint is not None
     assert any("with gradients does not fit in memory" in line for line in notes(tmp_path / "run"))
 
 
@@ -160,7 +160,7 @@ def test_what_saves_memory_may_change(changed: str, tiny: Callable[[str], str], 
     with pytest.raises(Stopped):
         trained(short(tmp_path / "run", base, "batch.tokens=256", stop=lambda: next(stops)))
     report, _ = trained(short(tmp_path / "run", base, "batch.tokens=256", changed, resume=True))
-    assert report.steps == 3
+    assert report.steps == 2
 
 
 @pytest.mark.parametrize("changed", ["adapter.tokens=last", "run.precision=bfloat16", "run.seed=3", "batch.size=4"])

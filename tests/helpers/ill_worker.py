@@ -8,14 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tsembed_search.documents import document, worker
-from tsembed_search.documents import document as loaders
-from tsembed_search.documents.document import TEXT, Format, Loading, Unit
+from tsembed_search.documents import worker
+from tsembed_search.documents.document import FORMATS, Document, Format, Unit
 
 
 def crash() -> None:
@@ -70,33 +69,26 @@ ILLNESSES: dict[str, Callable[[], None]] = {
 }
 
 
-@dataclass(frozen=True)
-class Ill(Format):
+def units(document: Document) -> Iterator[Unit]:
     """Reads text; falls ill where the file says so: `crash first`, `hang later`."""
-
-    @property
-    def load(self) -> Callable[[Loading], Iterator[Unit]]:  # type: ignore[override]
-        def loader(loading: Loading) -> Iterator[Unit]:
-            name, _, when = loading.file.read().decode().partition(" ")
-            if when == "later":
-                yield Unit("text", chunk=0, text="before", start=0, end=6)
-            if name in ILLNESSES:
-                ILLNESSES[name]()
-            yield Unit("text", chunk=1, text=name, start=0, end=len(name), pixels=None)
-
-        return loader
+    name, _, when = document.file.read().decode().partition(" ")
+    if when == "later":
+        yield Unit("text", chunk=0, text="before", start=0, end=6)
+    if name in ILLNESSES:
+        ILLNESSES[name]()
+    yield Unit("text", chunk=1, text=name, start=0, end=len(name), pixels=None)
 
 
-ILL = Ill("ill", 1, frozenset({"ill"}))
+def preview(file: BinaryIO, page: int) -> NDArray[np.uint8]:
+    """Falls ill on the second page."""
+    if page == 2:
+        ILLNESSES[file.read().decode().partition(" ")[0]]()
+    return np.full((2, 2, 3), page, np.uint8)
 
 
-def register() -> None:
-    """Adds the format, in this process."""
-    loaders.FORMATS = (*loaders.FORMATS, ILL)  # type: ignore[misc]
-    loaders.EXTENSIONS = loaders.EXTENSIONS | ILL.extensions  # type: ignore[misc]
+ILL = Format("ill", 1, frozenset({"ill"}), units, pages=True, preview=preview)
 
 
 if __name__ == "__main__":
-    assert np is not None and TEXT is not None
-    document.FORMATS = (*loaders.FORMATS, ILL)  # type: ignore[attr-defined]
+    FORMATS.add("ill", ILL)
     worker.main()

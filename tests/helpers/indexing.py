@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ from PIL import Image
 
 from helpers.colours import DIM, FINGERPRINT, ColourBackbone
 from helpers.store_points import address_of
+from tsembed_search.indexer.access import Access
 from tsembed_search.indexer.manifest import NAME, Manifest
-from tsembed_search.indexer.pipeline import run_index
-from tsembed_search.indexer.report import IndexReport, IndexSettings, Progress, Skipped
+from tsembed_search.indexer.pipeline import Opened, run_index
+from tsembed_search.indexer.report import IndexOptions, IndexReport, Progress, Skipped
 from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.store import opening
@@ -98,6 +100,19 @@ def fast_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+class _Access(Access):
+    """Opens the store as a test wants it."""
+
+    def __init__(self, indexing: Indexing, *, wait: bool) -> None:
+        super().__init__(address_of(indexing.home), wait=wait)
+        self._indexing = indexing
+
+    def open_store(self, *, writing: bool) -> Store:
+        store = self._indexing.open(None)
+        assert store is not None
+        return store
+
+
 class Indexing:
     """One index and the files that go into it."""
 
@@ -109,18 +124,37 @@ class Indexing:
         self.loads = 0
         self.optimizes = False
         self.sink = Sink()
+        self.stop = threading.Event()
 
-    def run(self, *paths: Path | str, **settings: Any) -> IndexReport:
-        """Indexes the paths (default: all files)."""
+    def run(self, *paths: Path | str, wait: bool = False, **settings: Any) -> IndexReport:
+        """Indexes the paths (default: all files), as `Index.add` does."""
         chosen = tuple(Path(path) for path in paths) or (self.files,)
         self.backbone.embedded = 0
         self.sink = Sink()
-        return run_index(
-            IndexSettings(address_of(self.home), chosen, FINGERPRINT, "colours", **({"workers": 1} | settings)),
-            embedder=self.load,
-            store=self.open,
-            progress=self.sink,
+        options = IndexOptions(**({"workers": 1} | settings))
+        access = _Access(self, wait=wait)
+        opened = Opened(
+            self.home,
+            FINGERPRINT,
+            owned=lambda note: self._owned(access, note, options),
+            create=lambda info: self._made(access, info),
+            load=lambda: [self.load()],
         )
+        return run_index(chosen, options, opened, progress=self.sink, stop=self.stop)
+
+    @contextmanager
+    def _owned(self, access: Access, note: Any, options: IndexOptions) -> Iterator[Store | None]:
+        if options.dry_run and not self.home.exists():
+            yield None
+            return
+        with access.change("indexing", note, rescue=not options.dry_run) as store:
+            yield store
+
+    def _made(self, access: Access, info: ModelInfo) -> Store:
+        store = self.open(info)
+        assert store is not None
+        access.made(store)
+        return store
 
     def scratch(self) -> dict[str, tuple[Any, ...]]:
         """The points of an index that is made anew from the same files."""

@@ -40,15 +40,16 @@ class Ran:
 
 
 def install(site: Path, modules: Mapping[str, str], entry_points: Mapping[str, Mapping[str, str]]) -> None:
-    """Write the package and what `pip install` would note about it. Entry points are `group: {name: "module:object"}`;
-    the modules are the package's own.
+    """Write the package and what `pip install` would note about it.
+
+    `modules`: sources by the names of their files. Entry points are `group: {name: "module:object"}`, of its modules.
     """
     package, notes = site / NAME, site / f"{NAME}-1.0.dist-info"
     for folder in (package, notes):
         folder.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     for name, source in modules.items():
-        (package / f"{name}.py").write_text(source)
+        (package / name).write_text(source)
     (notes / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1.0\n")
     lines = []
     for group, entries in entry_points.items():
@@ -61,9 +62,10 @@ class Commands:
 
     def __init__(self, site: Path, home: Path) -> None:
         self._folder = home.parent
-        surroundings = {"PYTHONPATH": str(site), "TSEMBED_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+        surroundings = {"PYTHONPATH": path, "TSEMBED_HOME": str(home), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER],
+            [sys.executable, "-P", "-c", _SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

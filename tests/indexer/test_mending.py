@@ -10,7 +10,8 @@ import pytest
 
 from helpers.indexing import TEXT, Indexing, copy_index, fill
 from tsembed_search.errors import StoreError
-from tsembed_search.indexer.manifest import NAME, packed, unpacked
+from tsembed_search.indexer.database import packed, unpacked
+from tsembed_search.indexer.manifest import NAME
 from tsembed_search.indexer.mending import rebuild_manifest
 from tsembed_search.store.base import Store
 
@@ -114,7 +115,7 @@ def test_a_damaged_manifest_says_what_to_do(indexing: Indexing) -> None:
     indexing.write("a.txt", TEXT)
     indexing.run()
     (indexing.home / NAME).write_bytes(b"not a database" * 100)
-    with pytest.raises(StoreError, match="doctor --repair"):
+    with pytest.raises(StoreError, match=r"Index\.repair"):
         indexing.run()
 
 

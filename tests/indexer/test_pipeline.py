@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,8 +199,8 @@ def test_skipped_files_are_told_again_and_retried_when_changed(indexing: Indexin
         report = indexing.run()
         assert report.files.skipped == 1 and "not a picture" in report.skipped[0].reason
         assert [skip.path for skip in indexing.sink.skips] == [str(bad)]
-    with indexing.manifest().transaction():
-        assert indexing.manifest().skipped()[0][0] == str(bad)
+    with closing(indexing.manifest()) as manifest:
+        assert manifest.skipped()[0][0] == str(bad)
     indexing.picture("bad.png", "blue")
     report = indexing.run()
     assert (report.files.skipped, report.files.added, report.items.total) == (0, 1, 2)
@@ -219,7 +220,7 @@ def test_a_file_that_is_named_is_taken_whatever_its_extension(indexing: Indexing
 def test_wrong_arguments(indexing: Indexing) -> None:
     with pytest.raises(UsageError, match="There is no file or folder"):
         indexing.run(indexing.files / "nothing")
-    with pytest.raises(UsageError, match="--include"):
+    with pytest.raises(UsageError, match="patterns to include"):
         indexing.run(include=("[z-a]",))
     report = indexing.run()
     assert report.files.seen == 0 and report.items.total == 0
@@ -315,6 +316,23 @@ def test_ctrl_c_keeps_what_is_embedded_and_the_next_run_goes_on(indexing: Indexi
     assert indexing.points() == indexing.scratch()
 
 
+def test_a_stop_that_is_asked_for_keeps_what_is_embedded(indexing: Indexing) -> None:
+    for number in range(60):
+        indexing.write(f"{number:02}.txt", f"text number {number}")
+    calls = iter(range(1000))
+    indexing.backbone.on_forward = lambda batch: indexing.stop.set() if next(calls) == 2 else None
+    with pytest.raises(Interrupted) as raised:
+        indexing.run()
+    kept = raised.value.report.items
+    assert 0 < kept.embedded < 60 and kept.total == kept.embedded == len(indexing.records())
+    with pytest.raises(Interrupted) as raised:
+        indexing.run()
+    assert raised.value.report.items.embedded == 0, "it is still asked for"
+    indexing.stop.clear()
+    assert indexing.run().items.embedded == 60 - kept.embedded
+    assert indexing.points() == indexing.scratch()
+
+
 def test_one_owner(indexing: Indexing) -> None:
     indexing.picture("a.png")
     with owned(indexing.home, "indexing"):
@@ -334,7 +352,7 @@ def test_one_owner(indexing: Indexing) -> None:
     while owner_of(indexing.home) is None:
         time.sleep(0.01)
     threading.Timer(0.5, release.set).start()
-    assert indexing.run(wait=None).files.added == 1
+    assert indexing.run(wait=True).files.added == 1
     assert "Waiting for process" in indexing.sink.notes[0]
     holder.join()
 

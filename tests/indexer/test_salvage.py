@@ -12,7 +12,7 @@ import pytest
 from helpers.indexing import Indexing, fill
 from helpers.store_points import address_of
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
-from tsembed_search.indexer.mending import repair, rescue
+from tsembed_search.indexer import mending
 from tsembed_search.store import opening
 from tsembed_search.store.base import Store
 from tsembed_search.store.edge import salvage
@@ -77,9 +77,9 @@ def test_what_cannot_be_read_alone_is_lost_alone(indexing: Indexing) -> None:
     page.write_bytes(content)
     with pytest.raises(DamagedIndexError) as caught, open_and_close(indexing) as store:
         list(store.scroll())
-    rescue(address_of(indexing.home), caught.value, lambda message: None)
+    mending.salvage(address_of(indexing.home), caught.value, lambda message: None)
     with open_and_close(indexing) as store:
-        kept = repair(indexing.home, store)[1]
+        kept = mending.repair(indexing.home, store).items
     assert 0 < kept < 7
     assert indexing.run().items.embedded == 7 - kept and indexing.points() == before
 

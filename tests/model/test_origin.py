@@ -191,7 +191,7 @@ def test_a_tuned_checkpoint_is_warned_of(sign: str, copy: Path, warnings: Callab
     TUNED[sign](copy)
     registry.resolve(copy)
     (message,) = warnings()
-    assert "seems to be tuned" in message and "`tsembed eval`" in message
+    assert "seems to be tuned" in message and "Measure it" in message
     assert prompt("copy", copy) == "unknown"
     registry.resolve(copy, known=True)
     assert len(warnings()) == 1, "whoever searches an index of it has been told"

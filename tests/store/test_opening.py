@@ -14,6 +14,7 @@ from tsembed_search.errors import IndexMismatchError, StoreError, UsageError
 from tsembed_search.paths import IndexAddress
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
+from tsembed_search.store.qdrant.engine import MemoryEngine
 
 HEAVY = ("torch", "transformers", "qdrant_client", "qdrant_edge", "numpy", "httpx")
 
@@ -77,6 +78,21 @@ def test_where_an_index_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         IndexAddress("../pics")
     with pytest.raises(UsageError, match="no store called lance"):
         opening.exists(IndexAddress("pics", "lance:/somewhere"))
+
+
+def test_a_store_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another package's engine is chosen by the scheme of the address."""
+
+    class Shelf(MemoryEngine):
+        pass
+
+    monkeypatch.setattr(opening.STORES, "_entries", dict(opening.STORES._entries))
+    opening.STORES.add("shelf", Shelf())
+    address = IndexAddress("pics", "shelf:/somewhere")
+    with closing(opening.open_or_create(address, StoreSettings(DIM))) as store:
+        store.upsert(make_points(3))
+    assert opening.open(address).count() == 3
+    assert not opening.exists(IndexAddress("pics", "memory"))
 
 
 def test_only_what_is_needed_is_imported(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,19 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers.tiny_pdf import Page, pdf
-from tsembed_search.data.folder import (
-    FolderRow,
-    Passage,
-    Shown,
-    folder_rows,
-    html_pairs,
-    markdown_pairs,
-    page_passage,
-    sidecar_caption,
-    telling_name,
-)
+from tsembed_search.data.folder import folder_rows, passage, sidecar_caption, telling_name
+from tsembed_search.data.rows import Row
 from tsembed_search.data.training import load
-from tsembed_search.errors import UsageError
+from tsembed_search.documents.document import Document, Figure, Format, Section
+from tsembed_search.documents.formats.html import FORMAT as HTML
+from tsembed_search.documents.formats.markdown import FORMAT as MARKDOWN
+from tsembed_search.errors import LoadError, UsageError
 
 LONG = "Water the roses in the early morning, before the sun stands high, and never on the leaves themselves. "
 
@@ -35,9 +30,15 @@ def picture(path: Path, colour: str = "red") -> Path:
     return path
 
 
-def pairs(rows: list[FolderRow]) -> list[tuple[str | None, object]]:
+def pairs(rows: list[Row]) -> list[tuple[str | None, object]]:
     """Query text and target of each row."""
-    return [(one.row.query.text, one.row.positive.image or one.row.positive.text) for one in rows]
+    return [(one.query.text, one.positive.image or one.positive.text) for one in rows]
+
+
+def sections(format: Format, text: str) -> list[Section | Figure]:
+    """What a document of that text gives for training."""
+    assert format.sections is not None
+    return list(format.sections(Document(io.BytesIO(text.encode("utf-8", "replace")))))
 
 
 @pytest.mark.parametrize(
@@ -60,8 +61,17 @@ def test_names_are_cleaned_and_dull_ones_dropped(name: str, words: str) -> None:
 def test_any_name_and_any_page_is_read(text: str) -> None:
     cleaned = telling_name(text)
     assert len(cleaned) <= 80 and cleaned == cleaned.strip()
-    for found in (*html_pairs(text), *markdown_pairs(text), *html_pairs(f"<figure><img src='{text}' alt=a>{text}")):
-        assert found.source if isinstance(found, Shown) else found.heading and found.text
+    figure = f"<figure><img src='{text}' alt=a>{text}"
+    try:
+        parts = [*sections(HTML, f"x{text}"), *sections(MARKDOWN, f"x{text}"), *sections(HTML, figure)]
+    except LoadError as error:  # what looks like binary data
+        assert error.message
+        return
+    for part in parts:
+        if isinstance(part, Figure):
+            assert part.source and part.caption
+        elif (found := passage(part)) is not None:
+            assert all(found)
 
 
 def test_side_car_captions_of_every_kind(tmp_path: Path) -> None:
@@ -134,7 +144,7 @@ def test_pages_tell_of_their_pictures_and_sections(tmp_path: Path) -> None:
     ]
     headings = [query for query, _ in pairs(found["passages"])]
     assert headings == ["Sails", "Watering"]
-    assert str(found["passages"][0].row.positive.text).startswith("Water the roses")
+    assert str(found["passages"][0].positive.text).startswith("Water the roses")
     assert "file_names" not in found  # all that have a name have words of their own
 
 
@@ -144,11 +154,13 @@ def test_pdf_pages_give_headings_and_text(tmp_path: Path) -> None:
     found, problems = folder_rows(tmp_path)
     assert not problems
     (row,) = found["passages"][:1]
-    assert row.row.query.text == "Setting up the telescope"
-    assert str(row.row.positive.text).startswith("Water the roses")
-    assert page_passage("Heading\nshort") is None
-    assert page_passage(LONG + LONG) is None  # a sentence is no heading
-    assert page_passage("Roses\n" + LONG + LONG, "Roses") == Passage("Roses", " ".join((LONG + LONG).split()))
+    assert row.query.text == "Setting up the telescope"
+    assert str(row.positive.text).startswith("Water the roses")
+    assert passage(Section((), "Heading\nshort", 1)) is None
+    assert passage(Section((), LONG + LONG, 1)) is None  # a sentence is no heading
+    text = " ".join((LONG + LONG).split())
+    assert passage(Section(("1", "Roses", "June"), "Roses\n" + LONG + LONG, 1)) == ("Roses", text)
+    assert passage(Section((), "Roses\n" + LONG + LONG)) is None  # only a page begins with its heading
 
 
 def test_names_of_files_and_folders(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_every_key_is_documented() -> None:
             assert f"| `{table}.{key}` | {shown} |" in page
 
 
+@pytest.mark.usefixtures("small_base")
 def test_walking_through_a_recipe() -> None:
     """On mini; a test of the command walks through a full-scale one."""
     records: list[str] = []

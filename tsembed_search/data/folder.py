@@ -2,10 +2,6 @@
 
 Only files on this machine are read, and only text that people have written about something: a picture's caption, its
 alternative text, a heading above a passage, a telling name. Names that cameras give say nothing and are dropped.
-
-What a file's or folder's name says, if anything: words that a person chose, not numbers that a camera counts.
-
-What pages in HTML and Markdown say: their pictures with alternative texts and captions, and headings with text.
 """
 
 from __future__ import annotations
@@ -15,235 +11,35 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from typing import Final
 
 from tsembed_search.data.records import Problem
 from tsembed_search.data.rows import Row, hashed
-from tsembed_search.documents.crawl import IgnoreRules, rules_in
+from tsembed_search.documents.crawl import Crawl, Selection, Unreachable
+from tsembed_search.documents.document import Document, Figure, Section, extension_of, format_of
 from tsembed_search.documents.encoding import read_text
-from tsembed_search.documents.formats.html import page_text, shown_page
-from tsembed_search.documents.formats.markdown import parse
-from tsembed_search.documents.formats.pdf import open_page, open_pdf
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item
 
-if TYPE_CHECKING:
-    from markdown_it.token import Token
-    from selectolax.lexbor import LexborNode
-
-
-PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
-
-_HTML: Final = frozenset({".html", ".htm", ".xhtml"})
-
-_MARKDOWN: Final = frozenset({".md", ".markdown", ".mdown", ".mkd"})
-
-_SIDECARS: Final = (".txt", ".caption", ".json", ".xmp")
-
-_CAPTION_FIELDS: Final = ("caption", "description", "alt", "text", "title")
-
-_MOST_BYTES: Final = 4 << 20
-
-_LONGEST_CAPTION: Final = 1_000
-
-_MOST_PAGES: Final = 300
-
-_FEWEST_FOLDERS: Final = 2
-
-_FEWEST_IN_FOLDER: Final = 2
-
-
 CAPTIONS, ALT_TEXTS, PASSAGES, NAMES, FOLDERS = "captions", "alt_texts", "passages", "file_names", "folder_names"
-
 TASKS: Final = (CAPTIONS, ALT_TEXTS, PASSAGES, NAMES, FOLDERS)
-
 """The tasks that a folder can offer: caption to picture, alternative text to picture, heading to passage, file name to
 picture, and picture to the name of its folder.
 """
 
-
-@dataclass(frozen=True)
-class FolderRow:
-    """A row, and the file that it is about: rows of one file stay on one side of a split."""
-
-    row: Row
-    about: str
-
-
-def folder_rows(folder: Path) -> tuple[dict[str, list[FolderRow]], list[Problem]]:
-    """The rows of each task that the folder offers, in a stable order, and the files that could not be read.
-
-    Hidden files and folders are passed over and so is what a `.tsembedignore` leaves out; links to folders are not
-    followed. Raises `LoadError` for a folder that cannot be listed.
-    """
-    folder = folder.absolute()
-    files = list(_files(folder))
-    found: dict[str, list[FolderRow]] = defaultdict(list)
-    problems: list[Problem] = []
-    pictures = [path for path in files if path.suffix.lower() in PICTURES]
-    known = set(files)
-    captioned: set[Path] = set()
-    for path in files:
-        try:
-            for task, row in _rows(path, known):
-                found[task].append(row)
-                if isinstance(row.row.positive.image, Path):
-                    captioned.add(row.row.positive.image)
-        except (LoadError, OSError) as error:
-            reason = error.message if isinstance(error, LoadError) else f"it cannot be read: {error.strerror or error}"
-            problems.append(Problem(path, 0, reason))
-    for picture in pictures:
-        name = telling_name(picture.stem)
-        if name and picture not in captioned:
-            found[NAMES].append(_pair(Item(name), Item(image=picture), picture, picture))
-    found[FOLDERS] = list(_by_folder(pictures, folder))
-    return {task: found[task] for task in TASKS if found[task]}, problems
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder, but for hidden ones and what a `.tsembedignore` leaves out."""
-    waiting: list[tuple[str, IgnoreRules | None]] = [(os.fspath(folder.absolute()), None)]
-    while waiting:
-        top, above = waiting.pop()
-        rules = rules_in(top, above)
-        try:
-            with os.scandir(top) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            raise LoadError(f"The folder {top} cannot be listed: {error.strerror or error}.") from error
-        below = []
-        for entry in entries:
-            is_folder = entry.is_dir(follow_symlinks=False)
-            if entry.name.startswith(".") or (rules is not None and rules.ignores(entry.path, is_folder=is_folder)):
-                continue
-            if is_folder:
-                below.append((entry.path, rules))
-            elif entry.is_file():
-                yield Path(entry.path)
-        waiting += reversed(below)
-
-
-def _rows(path: Path, known: set[Path]) -> Iterator[tuple[str, FolderRow]]:
-    kind = path.suffix.lower()
-    if kind in PICTURES:
-        if path.stat().st_size == 0:
-            raise LoadError("the picture's file is empty")
-        caption = sidecar_caption(path, known)
-        if caption:
-            yield CAPTIONS, _pair(Item(caption), Item(image=path), path, path)
-    elif kind in _HTML | _MARKDOWN:
-        reader = markdown_pairs if kind in _MARKDOWN else html_pairs
-        for pair in reader(_text(path)):
-            if isinstance(pair, Passage):
-                yield PASSAGES, _pair(Item(pair.heading), Item(pair.text), path, path)
-                continue
-            picture = Path(os.path.normpath(path.parent / pair.source))
-            if picture in known and picture.suffix.lower() in PICTURES and telling_words(pair.text):
-                yield ALT_TEXTS, _pair(Item(pair.text), Item(image=picture), path, picture)
-    elif kind == ".pdf":
-        for page in _pdf(path):
-            yield PASSAGES, _pair(Item(page.heading), Item(page.text), path, path)
-
-
-def _pair(query: Item, positive: Item, origin: Path, about: Path) -> FolderRow:
-    identity = hashed("target", (positive.text or "").casefold(), positive.image or "")
-    return FolderRow(Row(query, positive, f"{identity:016x}", (), str(origin)), str(about))
-
-
-def sidecar_caption(picture: Path, known: set[Path]) -> str:
-    """What the file beside a picture says about it (`cat.txt`, `cat.jpg.txt`, `.caption`, `.json`, `.xmp`), or ""."""
-    for ending in _SIDECARS:
-        for beside in (picture.with_suffix(ending), picture.with_name(picture.name + ending)):
-            if beside in known:
-                try:
-                    caption = _caption(_text(beside), ending)
-                except LoadError as error:
-                    raise LoadError(f"its side-car {beside.name} cannot be used: {error.message}") from error
-                if telling_words(caption):
-                    return caption
-    return ""
-
-
-def _caption(text: str, ending: str) -> str:
-    if ending == ".json":
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise LoadError("it is not valid JSON") from error
-        fields = value if isinstance(value, Mapping) else {"text": value}
-        text = next((one for name in _CAPTION_FIELDS if isinstance(one := fields.get(name), str) and one.strip()), "")
-        # Exports of photo services give the file's own name for a title.
-        text = "" if Path(text).suffix.lower() in PICTURES else text
-    elif ending == ".xmp":
-        found = re.search(r"<dc:(?:description|title)>.*?<rdf:li[^>]*>(.*?)</rdf:li>", text, re.DOTALL)
-        text = found[1] if found else ""
-    words = " ".join(text.split())
-    return words if len(words) <= _LONGEST_CAPTION else words[:_LONGEST_CAPTION].rsplit(" ", 1)[0]
-
-
-def _by_folder(pictures: list[Path], top: Path) -> Iterator[FolderRow]:
-    """Pictures and the telling names of their folders, if there are at least two such folders to tell apart."""
-    named: dict[str, list[Path]] = defaultdict(list)
-    for picture in pictures:
-        if picture.parent != top and (name := telling_name(picture.parent.name)):
-            named[name].append(picture)
-    named = {name: found for name, found in named.items() if len(found) >= _FEWEST_IN_FOLDER}
-    if len(named) >= _FEWEST_FOLDERS:
-        for name, found in named.items():
-            for picture in found:
-                yield _pair(Item(image=picture, text=None), Item(name), picture, picture)
-
-
-def _text(path: Path) -> str:
-    size = path.stat().st_size
-    if not size:
-        return ""
-    if size > _MOST_BYTES:
-        raise LoadError(f"it has more than {_MOST_BYTES >> 20} MB")
-    with path.open("rb") as file:
-        return page_text(file) if path.suffix.lower() in _HTML else "".join(read_text(file))
-
-
-def _pdf(path: Path) -> Iterator[Passage]:
-    """A heading and the text of its page: bookmarks first, then each page's own first line; the title for page one."""
-    import pypdfium2
-
-    with closing(open_pdf(path)) as document:
-        headings: dict[int, str] = {}
-        title = " ".join(str(document.get_metadata_value("Title") or "").split())
-        if telling_words(title):
-            headings[0] = title
-        for mark in document.get_toc(max_depth=4):
-            target, words = mark.get_dest(), " ".join((mark.get_title() or "").split())
-            page = target.get_index() if target is not None else None
-            if page is not None and telling_words(words):
-                headings.setdefault(page, words)
-        for number in range(min(len(document), _MOST_PAGES)):
-            try:
-                with open_page(document, number) as sheet:
-                    text = sheet.text()
-            except pypdfium2.PdfiumError:
-                continue
-            found = page_passage(text, headings.get(number, ""))
-            if found is not None:
-                yield found
-
-
-def page_passage(text: str, heading: str = "") -> Passage | None:
-    """A page's heading (its first line, unless one is given) and what follows it; None where there is too little."""
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    if not heading and lines and len(lines[0].split()) <= 12 and not lines[0].endswith((".", ",", ";")):
-        heading = lines.pop(0)
-    elif lines and lines[0].casefold() == heading.casefold():
-        lines.pop(0)
-    return passage(heading, " ".join(lines))
-
-
+PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+_SIDECARS: Final = (".txt", ".caption", ".json", ".xmp")
+_CAPTION_FIELDS: Final = ("caption", "description", "alt", "text", "title")
+_XMP_CAPTION: Final = re.compile(r"<dc:(?:description|title)>.*?<rdf:li[^>]*>(.*?)</rdf:li>", re.DOTALL)
+_MOST_BYTES: Final = 4 << 20
+_LONGEST_CAPTION: Final = 1_000
+_LONGEST_NAME: Final = 80
+_FEWEST_WORDS: Final = 12
+_MOST_WORDS: Final = 120
+_LONGEST_HEADING: Final = 12
+_FEWEST_FOLDERS: Final = 2
+_FEWEST_IN_FOLDER: Final = 2
 _DULL: Final = frozenset(
     """
     image images img pic pics picture pictures photo photos foto fotos bild bilder scan scans screenshot screenshots
@@ -256,19 +52,152 @@ _DULL: Final = frozenset(
     jan feb mar apr jun jul aug sep sept oct nov dec
 """.split()
 )
-
-_CAMERA: Final = re.compile(
+_COUNTED: Final = re.compile(
     r"(?:IMG|DSCN?|DSCF|PXL|MVI|GOPR|GH|DJI|PANO|VID|P|SAM|CIMG|HPIM|KIF|R|L)[_-]?\d{3,}|WhatsApp", re.IGNORECASE
 )
-
 _HEX: Final = re.compile(r"[0-9a-f]{8,}|[0-9a-f-]{32,}", re.IGNORECASE)
 
-_LONGEST: Final = 80
+
+def folder_rows(folder: Path) -> tuple[dict[str, list[Row]], list[Problem]]:
+    """The rows of each task that the folder offers, in a stable order, and the files that could not be read.
+
+    Hidden files and folders are passed over and so is what a `.tsembedignore` leaves out; links to folders are not
+    followed. Raises `UsageError` for an ignore file that makes no sense.
+    """
+    folder = folder.absolute()
+    files: list[Path] = []
+    problems: list[Problem] = []
+    for found in Crawl([folder], Selection(include=("*",))):
+        if isinstance(found, Unreachable):
+            problems.append(Problem(Path(found.path), 0, found.reason))
+        else:
+            files.append(Path(found.path))
+    known = set(files)
+    rows: dict[str, list[Row]] = defaultdict(list)
+    captioned: set[Path | None] = set()
+    for path in files:
+        try:
+            for task, row in _rows(path, known):
+                rows[task].append(row)
+                captioned.add(row.positive.image)
+        except (LoadError, OSError) as error:
+            reason = error.message if isinstance(error, LoadError) else f"it cannot be read: {error.strerror or error}"
+            problems.append(Problem(path, 0, reason))
+    pictures = [path for path in files if path.suffix.lower() in PICTURES]
+    for picture in pictures:
+        name = telling_name(picture.stem)
+        if name and picture not in captioned:
+            rows[NAMES].append(_pair(Item(name), Item(image=picture), picture))
+    rows[FOLDERS] = list(_by_folder(pictures, folder))
+    return {task: rows[task] for task in TASKS if rows[task]}, problems
+
+
+def _rows(path: Path, known: set[Path]) -> Iterator[tuple[str, Row]]:
+    """The rows of one file: a picture with its caption, the figures and sections of a document. Texts give none."""
+    if path.suffix.lower() in PICTURES:
+        if not path.stat().st_size:
+            raise LoadError("the picture's file is empty")
+        if caption := sidecar_caption(path, known):
+            yield CAPTIONS, _pair(Item(caption), Item(image=path), path)
+        return
+    format = format_of(extension_of(path.name))
+    if format.sections is None or (format.is_text and not _size(path)):
+        return
+    with path.open("rb") as file:
+        for part in format.sections(Document(file)):
+            if isinstance(part, Figure):
+                picture = Path(os.path.normpath(path.parent / part.source))
+                if picture in known and picture.suffix.lower() in PICTURES and telling_words(part.caption):
+                    yield ALT_TEXTS, _pair(Item(part.caption), Item(image=picture), path)
+            elif (found := passage(part)) is not None:
+                yield PASSAGES, _pair(Item(found[0]), Item(found[1]), path)
+
+
+def about(row: Row) -> str:
+    """Return the file that a row is about: rows of one file stay on one side of a split."""
+    return str(row.positive.image or row.query.image or row.origin)
+
+
+def _pair(query: Item, positive: Item, origin: Path) -> Row:
+    identity = hashed("target", (positive.text or "").casefold(), positive.image or "")
+    return Row(query, positive, f"{identity:016x}", (), str(origin))
+
+
+def passage(section: Section) -> tuple[str, str] | None:
+    """A telling heading, and up to 120 words of the text below it; None where there is none, or too little text.
+
+    A page whose headings say nothing has its first line for one, if that is no sentence.
+    """
+    heading = next(filter(telling_words, section.headings), "")
+    lines = [line for line in (" ".join(line.split()) for line in section.text.splitlines()) if line]
+    if section.page is not None and lines:
+        is_title = len(lines[0].split()) <= _LONGEST_HEADING and not lines[0].endswith((".", ",", ";"))
+        if not heading and is_title:
+            heading = lines.pop(0)
+        elif lines[0].casefold() == heading.casefold():
+            lines.pop(0)
+    words = " ".join(lines).split()
+    if len(words) < _FEWEST_WORDS or not telling_words(heading):
+        return None
+    return " ".join(heading.split()), " ".join(words[:_MOST_WORDS])
+
+
+def sidecar_caption(picture: Path, known: set[Path]) -> str:
+    """Return the text of the file beside a picture (`cat.txt`, `cat.jpg.txt`, `.caption`, `.json`, `.xmp`), or ""."""
+    for ending in _SIDECARS:
+        for beside in (picture.with_suffix(ending), picture.with_name(picture.name + ending)):
+            if beside in known:
+                try:
+                    caption = _caption(beside, ending)
+                except LoadError as error:
+                    raise LoadError(f"its side-car {beside.name} cannot be used: {error.message}") from error
+                if telling_words(caption):
+                    return caption
+    return ""
+
+
+def _caption(beside: Path, ending: str) -> str:
+    with beside.open("rb") as file:
+        text = "".join(read_text(file)) if _size(beside) else ""
+    if ending == ".json":
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise LoadError("it is not valid JSON") from error
+        fields = value if isinstance(value, Mapping) else {"text": value}
+        text = next((one for name in _CAPTION_FIELDS if isinstance(one := fields.get(name), str) and one.strip()), "")
+        # Exports of photo services give the file's own name for a title.
+        text = "" if Path(text).suffix.lower() in PICTURES else text
+    elif ending == ".xmp":
+        found = _XMP_CAPTION.search(text)
+        text = found[1] if found else ""
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST_CAPTION else words[:_LONGEST_CAPTION].rsplit(" ", 1)[0]
+
+
+def _size(text: Path) -> int:
+    """The size of a text in bytes. Raises `LoadError` for one that no person wrote."""
+    size = text.stat().st_size
+    if size > _MOST_BYTES:
+        raise LoadError(f"it has more than {_MOST_BYTES >> 20} MB")
+    return size
+
+
+def _by_folder(pictures: list[Path], top: Path) -> Iterator[Row]:
+    """Pictures and the telling names of their folders, if there are at least two such folders to tell apart."""
+    named: dict[str, list[Path]] = defaultdict(list)
+    for picture in pictures:
+        if picture.parent != top and (name := telling_name(picture.parent.name)):
+            named[name].append(picture)
+    named = {name: found for name, found in named.items() if len(found) >= _FEWEST_IN_FOLDER}
+    if len(named) >= _FEWEST_FOLDERS:
+        for name, found in named.items():
+            yield from (_pair(Item(image=picture), Item(name), picture) for picture in found)
 
 
 def telling_name(stem: str) -> str:
     """The words of a name (`Holiday_in-Rome (2)` is `Holiday in Rome`), or "" when they tell nothing."""
-    name = _HEX.sub(" ", _CAMERA.sub(" ", stem))
+    name = _HEX.sub(" ", _COUNTED.sub(" ", stem))
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # camelCase
     words = [word for word in re.split(r"[\W\d_]+", name) if word]
     while words and (words[-1].lower() in _DULL or len(words[-1]) == 1):
@@ -276,124 +205,12 @@ def telling_name(stem: str) -> str:
     while words and words[0].lower() in _DULL:
         words.pop(0)
     text = " ".join(words)
-    return text if telling_words(text) and len(text) <= _LONGEST else ""
+    return text if telling_words(text) and len(text) <= _LONGEST_NAME else ""
 
 
 def telling_words(text: str) -> bool:
-    """Whether a text has a word that may say what something is: of a script without blanks, any two letters."""
-    for word in re.findall(r"[^\W\d_]+", text):
-        if word.lower() not in _DULL and (len(word) >= 3 or (len(word) == 2 and not word.isascii())):
-            return True
-    return False
-
-
-_HEADINGS: Final = ("h1", "h2", "h3", "h4")
-
-_BLOCKS: Final = "h1, h2, h3, h4, p, li, dd, td, pre, blockquote"
-
-_FEWEST_WORDS: Final = 12
-
-_MOST_WORDS: Final = 120
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A picture on a page: where it is, relative to the page, and what the page says about it."""
-
-    source: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A heading, and the beginning of the text below it."""
-
-    heading: str
-    text: str
-
-
-def passage(heading: str, text: str) -> Passage | None:
-    """A passage of at most 120 words; None where the heading says nothing or the text is too short to be one."""
-    words = text.split()
-    if len(words) < _FEWEST_WORDS or not telling_words(heading):
-        return None
-    return Passage(" ".join(heading.split()), " ".join(words[:_MOST_WORDS]))
-
-
-def html_pairs(source: str) -> Iterator[Shown | Passage]:
-    """The pictures and passages of a page in HTML, in order of their kinds."""
-    tree = shown_page(source).tree
-    for image in tree.css("img"):
-        place = _local(image.attributes.get("src"))
-        text = _pages_caption(image) or _words(image.attributes.get("alt")) or _words(image.attributes.get("title"))
-        if place and text:
-            yield Shown(place, text)
-    yield from _sections((node.tag or "", _words(node.text(separator=" "))) for node in tree.css(_BLOCKS))
-
-
-def _pages_caption(image: LexborNode) -> str:
-    """The caption of the figure that an image is in, if it is its only image."""
-    above = image.parent
-    for _ in range(4):
-        if above is None:
-            return ""
-        if above.tag == "figure":
-            caption = above.css_first("figcaption")
-            return _words(caption.text()) if caption is not None and len(above.css("img")) == 1 else ""
-        above = above.parent
-    return ""
-
-
-def markdown_pairs(source: str) -> Iterator[Shown | Passage]:
-    """The pictures and passages of a page in Markdown, in order of their kinds."""
-    tokens = parse(source).tokens
-    for token in tokens:
-        for child in token.children or ():
-            if child.type == "image":
-                place = _local(str(child.attrs.get("src") or ""))
-                text = _words(child.content) or _words(str(child.attrs.get("title") or ""))
-                if place and text:
-                    yield Shown(place, text)
-    blocks = (
-        (tokens[place - 1].tag if place else "", _spoken(token))
-        for place, token in enumerate(tokens)
-        if token.type == "inline"
+    """Return whether a text has a word that may say what something is: of a script without blanks, any two letters."""
+    return any(
+        word.lower() not in _DULL and (len(word) >= 3 or (len(word) == 2 and not word.isascii()))
+        for word in re.findall(r"[^\W\d_]+", text)
     )
-    yield from _sections(blocks)
-
-
-def _spoken(token: Token) -> str:
-    """The words of a line, without its pictures and markup."""
-    parts = [
-        child.content if child.type in ("text", "code_inline") else " " if child.type.endswith("break") else ""
-        for child in token.children or ()
-    ]
-    return _words("".join(parts))
-
-
-def _sections(blocks: Iterator[tuple[str, str]]) -> Iterator[Passage]:
-    """Headings and the text up to the next one, from the (tag, text) of a page's blocks."""
-    heading, texts = "", list[str]()
-    for tag, text in (*blocks, ("h1", "")):
-        if tag not in _HEADINGS:
-            if not texts or text != texts[-1]:
-                texts.append(text)
-            continue
-        found = passage(heading, " ".join(texts))
-        if found is not None:
-            yield found
-        heading, texts = text, []
-
-
-def _local(source: str | None) -> str:
-    """The path of a picture on this machine, relative to its page, or ""."""
-    try:
-        parts = urlsplit((source or "").strip())
-    except ValueError:
-        return ""
-    path = unquote(parts.path)
-    return "" if parts.scheme or parts.netloc or path.startswith("/") or "\0" in path else path
-
-
-def _words(text: str | None) -> str:
-    return " ".join((text or "").split())

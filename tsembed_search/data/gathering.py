@@ -166,9 +166,9 @@ def _refuse(rows: FileRows, problems: Sequence[Problem]) -> None:
     if rows.bad["file"]:
         raise UsageError(f"{path} cannot be used: {own[0].reason}.", "Mend the file, or leave it out.")
     first = "; ".join(f"line {one.line}: {one.reason}" for one in own[:_FEW])
-    hint = "Look it over with `tsembed data check`, and mend it."
+    hint = "Look it over with {check()}, and mend it."
     if rows.bad["image"] * 2 > bad:
-        hint = "Say where its images are: --images DIR; for training, --set 'data.images=[\"DIR\"]'."
+        hint = "Name the folder of its images: {images}, or data.images in a recipe."
     raise UsageError(f"{bad:,} of {rows.good + bad:,} rows of {path} cannot be used: {first}.", hint)
 
 

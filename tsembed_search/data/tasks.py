@@ -214,7 +214,7 @@ def _nothing(sources: Sequence[str | Path], problems: Sequence[Problem]) -> Usag
     if all(each.fault == "image" for each in problems):
         return UsageError(
             f"None of the images of {named} are there. {first}.",
-            "Unpack the images beside the rows, or name their folder: --images FOLDER",
+            "Unpack the images beside the rows, or name their folder: {images}",
         )
     return UsageError(f"None of the {len(problems):,} rows of {named} can be used. {first}.", "Look at that line.")
 

@@ -107,9 +107,7 @@ def load(
     train = [_capped(task, caps or {}, seed) for task in train]
     train = [replace(task, weight=_matching(task.name, weights or {}, 1.0)) for task in train]
     if not any(len(task) for task in train):
-        raise UsageError(
-            f"There is nothing to train on in {', '.join(map(str, sources))}.", "Look it over: tsembed data check DATA"
-        )
+        raise UsageError(f"There is nothing to train on in {', '.join(map(str, sources))}.", "Look it over: {check()}")
     return DataSet(
         [task for task in train if len(task)],
         [task for task in held if len(task)],
@@ -144,7 +142,7 @@ def own_files(
     folder: Path, only: Sequence[str], copies: Copies, progress: Callable[[str, int], None]
 ) -> tuple[list[tuple[Gathered, Store]], list[Problem]]:
     """The tasks that a folder of a person's own files offers, with their rows. Raises `UsageError` when it has none."""
-    from tsembed_search.data.folder import folder_rows
+    from tsembed_search.data.folder import about, folder_rows
     from tsembed_search.data.gathering import Gathered
 
     found, problems = folder_rows(folder)
@@ -153,10 +151,9 @@ def own_files(
         if only and not _named(name, only):
             continue
         gathered = Gathered(name, "retrieval", "")
-        for number, found_row in enumerate(rows):
-            one = Fields(found_row.row.query, found_row.row.positive, group=found_row.about)
-            gathered.add(one, copies, number, 0)
-        parts.append((gathered, MemoryStore([one.row for one in rows])))
+        for number, row in enumerate(rows):
+            gathered.add(Fields(row.query, row.positive, group=about(row)), copies, number, 0)
+        parts.append((gathered, MemoryStore(rows)))
         progress(name, len(rows))
     if not found:
         raise UsageError(

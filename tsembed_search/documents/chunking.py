@@ -69,7 +69,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class _Atom:
-    """What is not cut any more: a sentence, a line, or part of one that is too long for a chunk."""
+    """A piece that is not cut any more: a sentence, a line, or part of one that is too long for a chunk."""
 
     start: int
     text: str
@@ -131,7 +131,7 @@ class Chunker:
         self._overlap = min(spec.overlap, self._limit // 8)
 
     def count(self, text: str) -> int:
-        """How many tokens the model sees."""
+        """Return the number of tokens that the model sees."""
         return len(self._tokenizer.encode(one_form(text), add_special_tokens=False).ids)
 
     def with_headings(self, text: str, headings: Iterable[str]) -> str:

@@ -14,11 +14,11 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from tsembed_search.documents.document import extension_of, extensions
 from tsembed_search.documents.patterns import Patterns
-from tsembed_search.errors import UsageError
+from tsembed_search.errors import LoadError, UsageError
 from tsembed_search.paths import absolute, current_folder_is_gone, typed
 from tsembed_search.whereabouts import disk_of
 from tsembed_search.wording import encoding_by_mark
@@ -49,7 +49,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Unreachable:
     """Something that was to be indexed and cannot be."""
 
     path: str
@@ -86,14 +86,14 @@ class Crawl:
                 raise UsageError(f"There is no file or folder {root}.", "Check the path.")
         self._selections = selection.below(self.roots)
 
-    def __iter__(self) -> Iterator[Found | Problem]:
+    def __iter__(self) -> Iterator[Found | Unreachable]:
         for root, selection in zip(self.roots, self._selections, strict=True):
             if os.path.isdir(root):  # noqa: PTH112 - `Path.is_dir` raises where it may not look
                 yield from self._walk(root, selection)
             elif root not in self._missing:
                 yield _examined(root, str(Path(root).parent))
 
-    def _walk(self, root: str, selection: RootSelection) -> Iterator[Found | Problem]:
+    def _walk(self, root: str, selection: RootSelection) -> Iterator[Found | Unreachable]:
         facts = os.stat(root)  # noqa: PTH116
         entered = {(facts.st_dev, facts.st_ino)}
         todo: list[tuple[str, IgnoreRules | None, int | None]] = [(root, None, None)]
@@ -109,7 +109,7 @@ class Crawl:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                yield Problem(folder, f"The folder cannot be listed: {error.strerror or error}.")
+                yield Unreachable(folder, f"The folder cannot be listed: {error.strerror or error}.")
                 continue
             rules = rules_in(folder, above) if any(entry.name == IGNORE_FILE for entry in entries) else above
             below: list[tuple[str, IgnoreRules | None, int | None]] = []
@@ -149,24 +149,25 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Whether `path` lies inside `folder`."""
+    """Return whether `path` lies inside `folder`."""
     return path.startswith(folder if folder.endswith(os.sep) else folder + os.sep)
 
 
-def _examined(path: str, root: str) -> Found | Problem:
+def _examined(path: str, root: str) -> Found | Unreachable:
     try:
         facts = Path(path).stat()
     except FileNotFoundError:
-        return Problem(path, "It is a link to a file that does not exist." if os.path.islink(path) else "It vanished.")  # noqa: PTH114
+        is_link = Path(path).is_symlink()
+        return Unreachable(path, "It is a link to a file that does not exist." if is_link else "It vanished.")
     except OSError as error:
-        return Problem(path, f"It cannot be examined: {error.strerror or error}.")
+        return Unreachable(path, f"It cannot be examined: {error.strerror or error}.")
     if not stat.S_ISREG(facts.st_mode):
-        return Problem(path, f"It is {_KINDS.get(stat.S_IFMT(facts.st_mode), 'something else')}, not a file.")
+        return Unreachable(path, f"It is {_KINDS.get(stat.S_IFMT(facts.st_mode), 'something else')}, not a file.")
     return Found(path, root, *signature(facts))
 
 
 def signature(facts: os.stat_result) -> tuple[int, int, int]:
-    """What changes when a file does: size, time of change in nanoseconds, inode.
+    """Return what changes when a file does: size, time of change in nanoseconds, inode.
 
     All of them can be remembered: a time beyond 63 bits (before 1678, after 2262) is rounded to what a float tells
     apart, some microseconds, and an inode that uses the 64th bit is negative.
@@ -185,8 +186,27 @@ def stored_time(mtime_ns: int) -> float:
     return mtime_ns if _fits(mtime_ns) else float(mtime_ns)
 
 
+def open_regular(path: str) -> BinaryIO:
+    """Opens a file that must be a regular one by now: opening a pipe would block, and a device could do anything."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
+    number = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise LoadError("It is not a regular file.")
+    return os.fdopen(number, "rb")
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be read, in words for a user."""
+    if isinstance(error, PermissionError):
+        return "Permission to read it is denied. Change its permissions."
+    if isinstance(error, FileNotFoundError):
+        return "It vanished before it could be read."
+    return f"Reading it failed: {error.strerror or error}."
+
+
 class Selection:
-    """What the options of one run let through. Patterns are gitignore's, relative to each root.
+    """The files that the options of one run let through. Patterns are gitignore's, relative to each root.
 
     They are also read as paths from the current folder, as shells complete them. Raises `UsageError` for an empty one.
     """
@@ -199,7 +219,7 @@ class Selection:
             raise UsageError("A pattern is empty.", "Write * for everything.")
 
     def below(self, roots: Sequence[str]) -> list[RootSelection]:
-        """What is let through of what lies below each root.
+        """Return the selection for what lies below each root.
 
         Raises `UsageError` for a pattern that makes no sense, or that can match nothing below any of the roots.
         """
@@ -221,13 +241,13 @@ class RootSelection:
         self._hidden = hidden
 
     def takes_folder(self, name: str, rel: str) -> bool:
-        """Whether to look into a folder. `rel`: relative to the root."""
+        """Return whether to look into a folder. `rel`: relative to the root."""
         if name.startswith(".") and not self._hidden:
             return False
         return self._exclude is None or not self._exclude.say(rel, is_folder=True)
 
     def takes_file(self, name: str, rel: str) -> bool:
-        """Whether to look at a file: one of a kind that is indexed, or one that was asked for."""
+        """Return whether to look at a file: one of a kind that is indexed, or one that was asked for."""
         if name.startswith(".") and not self._hidden:
             return False
         if self._exclude is not None and self._exclude.say(rel):
@@ -266,7 +286,7 @@ class IgnoreRules:
     above: IgnoreRules | None
 
     def ignores(self, path: str, *, is_folder: bool = False) -> bool:
-        """Whether a path below `folder` is left out."""
+        """Return whether a path below `folder` is left out."""
         said = self.patterns.say(path[len(self.folder.rstrip(os.sep)) + 1 :], is_folder=is_folder)
         if said is None:
             return self.above is not None and self.above.ignores(path, is_folder=is_folder)
@@ -289,15 +309,11 @@ def rules_in(folder: str, above: IgnoreRules | None) -> IgnoreRules | None:
 
 def _read(path: Path) -> str | None:
     """The text of an ignore file, None when there is none. Raises `UsageError` for what cannot be read as text."""
-    # A pipe that nobody writes to would keep us waiting.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     try:
-        with os.fdopen(os.open(path, flags, 0), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UsageError(f"{path} is not a file.", f"Put patterns into a file of that name. {_WHY}")
+        with open_regular(os.fspath(path)) as file:
             data = file.read(_MOST_BYTES + 1)
-    except IsADirectoryError:
-        raise UsageError(f"{path} is a folder.", f"Put patterns into a file of that name. {_WHY}") from None
+    except LoadError:
+        raise UsageError(f"{path} is not a file.", f"Put patterns into a file of that name. {_WHY}") from None
     except (FileNotFoundError, NotADirectoryError) as error:
         if os.path.lexists(path):
             raise UsageError(f"{path} is a link to a file that does not exist.", _WHY) from error
@@ -318,7 +334,7 @@ def _read(path: Path) -> str | None:
 
 
 def is_ignored(path: str, root: str) -> bool:
-    """Whether ignore files between `root` and `path` leave out the path, or a folder that it is in."""
+    """Return whether ignore files between `root` and `path` leave out the path, or a folder that it is in."""
     rules = rules_in(root, None)
     at = root.rstrip(os.sep)
     for folder in Path(path).parent.relative_to(root).parts:

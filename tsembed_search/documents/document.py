@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 HEAD: Final = 1024
-"""How many bytes of a file tell its format."""
+"""The bytes at the beginning of a file that tell its format."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Document:
 
 
 class Sign(IntEnum):
-    """How much the first bytes of a file say for a format: nothing; so little that it is tried last; enough to try it
+    """The weight of a file's first bytes for a format: nothing; so little that it is tried last; enough to try it
     first, though a text may begin like that; or all that there is to know.
     """
 
@@ -144,11 +144,11 @@ class Format:
     judge: Callable[[bytes], Sign] | None = None
 
     def recipe(self, *, pages: bool) -> str:
-        """What an index remembers of how a file was read. `pages`: document pages were rendered too."""
+        """Return what an index remembers of how a file was read. `pages`: document pages were rendered too."""
         return f"{self.name}/{self.version}{'+pages' if pages and self.pages else ''}"
 
     def sign(self, head: bytes) -> Sign:
-        """How much a file's first bytes say for this format."""
+        """Return how much a file's first bytes say for this format."""
         if self.judge is not None:
             return self.judge(head)
         start = text_start(head).lower() if self.is_text else head

@@ -100,7 +100,7 @@ def _is_common(one: str, codec: str) -> bool:
 
 
 def _oddly_spelt(word: str) -> int:
-    """How many foreign letters of a word are out of place: of another script than the rest, capitals within it, or all
+    """Count the foreign letters of a word are out of place: of another script than the rest, capitals within it, or all
     of a Latin word of nothing but accents.
     """
     foreign = [one for one in word if not one.isascii()]

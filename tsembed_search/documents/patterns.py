@@ -63,7 +63,7 @@ class Patterns:
             raise UsageError(f"One of {where} makes no sense: {error}.", "Patterns are those of .gitignore.") from error
 
     def say(self, rel: str, *, is_folder: bool = False) -> bool | None:
-        """Whether a path (relative to the folder) is matched; None when no pattern speaks of it.
+        """Return whether a path (relative to the folder) is matched; None when no pattern speaks of it.
 
         The last pattern that names it decides, as in git. What names a folder above it says nothing here: whoever walks
         has asked about that folder before.
@@ -76,7 +76,7 @@ class Patterns:
         return None
 
     def cover(self, rel: str) -> bool:
-        """Whether a file, or a folder that it lies in, is matched."""
+        """Return whether a file, or a folder that it lies in, is matched."""
         assert self._spec is not None, "check() comes first"
         return self._spec.match_file(name_form(rel.replace(os.sep, "/")))
 

@@ -302,7 +302,7 @@ def _ico(data: bytes) -> bytes:
 
 
 def _jpeg2000(data: bytes) -> bytes:
-    """What says how the colours are coded, and the code."""
+    """The parts that say how the colours are coded, and the code."""
     out, at = [], 0
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)

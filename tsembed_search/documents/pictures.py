@@ -23,7 +23,6 @@ from tsembed_search.documents.pixels import (
     orientation,
     shaped,
     shaped_array,
-    target_size,
 )
 from tsembed_search.errors import LoadError
 from tsembed_search.items import ImageSpec
@@ -49,9 +48,6 @@ _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"
 _SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\1\0", b"8BPS")
 _SMALLER: Final = "Save a smaller copy of it."
 _DEFAULT_MEMORY: Final = 2 << 30
-
-
-__all__ = ["OpenedImage", "open_image", "open_pages", "target_size"]
 
 
 def open_image(source: Source, spec: ImageSpec | None, *, memory: int | None = None, page: int = 1) -> OpenedImage:
@@ -81,7 +77,7 @@ def open_pages(
 
     A page that cannot be read is given as its error. Raises `LoadError` where no page can be found.
     """
-    reader = _Reader(file, memory)
+    reader = _PictureFile(file, memory)
     for frame in reader.frames():
         try:
             yield reader.read(frame, spec)
@@ -101,13 +97,13 @@ def _open(
         return shaped(source, spec, source.size)
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
-    reader = _Reader(source, memory)
+    reader = _PictureFile(source, memory)
     for frame in islice(reader.frames(), page - 1, page):
         return reader.read(frame, spec)
     raise LoadError(f"It has no page {page}.")
 
 
-class _Reader:
+class _PictureFile:
     """A picture file that is open. A page that fails is tried again with nothing in it but what makes its pixels."""
 
     def __init__(self, file: BinaryIO, memory: int | None) -> None:
@@ -144,7 +140,7 @@ class _Reader:
 
 
 class _BrokenError(LoadError):
-    """What is in the file makes no sense."""
+    """The content of the file makes no sense."""
 
 
 def _translated(step: Callable[[], T]) -> T:

@@ -69,7 +69,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def is_sideways(orientation: int) -> bool:
-    """Whether turning it upright swaps width and height."""
+    """Return whether turning it upright swaps width and height."""
     return orientation in (5, 6, 7, 8)
 
 

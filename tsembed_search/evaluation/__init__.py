@@ -1,1 +1,1 @@
-"""How good a model is: ranking tasks, metrics, and their report."""
+"""Measuring a model on ranking tasks."""

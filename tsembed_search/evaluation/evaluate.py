@@ -1,4 +1,4 @@
-"""How good a model is on ranking tasks: embed every distinct item once, rank exactly, rerank if asked, and measure."""
+"""Measure a model on ranking tasks: embed every distinct item once, rank exactly, rerank if asked."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Reranking:
 
 @dataclass(frozen=True)
 class _Found:
-    """What came out of ranking one task. `queries` `[Q]`: which of its queries could be ranked."""
+    """The ranking of one task. `queries` `[Q]`: which of its queries could be ranked."""
 
     task: RankingTask
     queries: Ints

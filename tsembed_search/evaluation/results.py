@@ -1,4 +1,4 @@
-"""What an evaluation found, and how to say it: estimates per task and group, comparisons, JSON, CSV."""
+"""Results of an evaluation: estimates per task and group, comparisons, JSON, CSV."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Group:
         return sum(len(task.queries) for task in self.tasks)
 
     def estimates(self) -> list[Estimate]:
-        """One estimate per metric: the mean over tasks."""
+        """Return one estimate per metric: the mean over tasks."""
         return over_tasks([task.values for task in self.tasks], [task.name for task in self.tasks])
 
 
@@ -73,7 +73,7 @@ class Evaluation:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Model, tasks, groups, reranking and times, ready for JSON."""
+        """Return model, tasks, groups, reranking and times, ready for JSON."""
         said = {"model": dict(self.model), **groups_json(self.tasks, self.metrics), "rerank": None}
         if self.weight is not None and self.gain is not None:
             gain = figures_json(self.gain, self.metrics)
@@ -90,7 +90,7 @@ class Evaluation:
 
 
 def groups(tasks: Sequence[TaskScores]) -> Iterator[Group]:
-    """Meta-tasks in MMEB's order, in- and out-of-distribution tasks where that is known, then all tasks: `overall`."""
+    """Give meta-tasks in MMEB's order, in- and out-of-distribution tasks where known, then all tasks: `overall`."""
     metas = dict.fromkeys([*META_TASKS, *(task.meta for task in tasks)])
     for meta in metas:
         if meta and (found := [task for task in tasks if task.meta == meta]):
@@ -102,8 +102,8 @@ def groups(tasks: Sequence[TaskScores]) -> Iterator[Group]:
 
 
 def compared(first: Sequence[TaskScores], second: Sequence[TaskScores]) -> list[TaskScores]:
-    """The second's figures less the first's, on the queries of tasks that both have: the groups and intervals of these
-    are those of a paired bootstrap.
+    """Return the second's figures less the first's, on the queries of tasks that both have. The groups and intervals of
+    these are those of a paired bootstrap.
     """
     import numpy as np
 
@@ -120,7 +120,7 @@ def compared(first: Sequence[TaskScores], second: Sequence[TaskScores]) -> list[
 
 
 def groups_json(tasks: Sequence[TaskScores], metrics: Sequence[str]) -> dict[str, Any]:
-    """`tasks`, `groups` and `overall`, each with its metrics, `n` queries and `interval` (metric to low and high)."""
+    """Return `tasks`, `groups` and `overall`, each with metrics, `n` queries and `interval` (low, high)."""
     summed = {
         group.name: figures_json(group.estimates(), metrics) | {"n": group.queries, "tasks": len(group.tasks)}
         for group in groups(tasks)
@@ -135,7 +135,7 @@ def groups_json(tasks: Sequence[TaskScores], metrics: Sequence[str]) -> dict[str
 
 
 def figures_json(estimates: Sequence[Estimate], metrics: Sequence[str]) -> dict[str, Any]:
-    """Each metric's mean, and its interval under `interval`."""
+    """Return each metric's mean, and its interval under `interval`."""
     named = dict(zip(metrics, estimates, strict=True))
     return {name: one.mean for name, one in named.items()} | {
         "interval": {name: [one.low, one.high] for name, one in named.items()}
@@ -143,7 +143,7 @@ def figures_json(estimates: Sequence[Estimate], metrics: Sequence[str]) -> dict[
 
 
 def csv_rows(tasks: Sequence[TaskScores], metrics: Sequence[str]) -> Iterator[list[str]]:
-    """A table for spreadsheets: a heading, tasks in MMEB's grouping, then the groups. Figures are shares."""
+    """Give a table for spreadsheets: a heading, tasks in MMEB's grouping, then the groups. Figures are shares."""
     yield ["group", "task", "distribution", "n", "candidates", *metrics] + [
         f"{name} {side}" for name in metrics for side in ("low", "high")
     ]

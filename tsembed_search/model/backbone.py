@@ -156,7 +156,7 @@ class Looking(Trainable, Protocol):
         ...
 
 
-_ELSEWHERE = "Use --device auto or --device cpu."
+_ELSEWHERE = "Choose auto or cpu: {device}."
 
 
 def pick(name: str = "auto") -> torch.device:
@@ -264,7 +264,7 @@ def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.dev
     raise ModelError(
         f"The weights of {name} take {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}{why}, "
         f"and {describe(device)} has {free / 1e9:.1f} GB free.",
-        "Use a smaller model, a larger GPU, or --device cpu.",
+        "Use a smaller model, a larger GPU, or the CPU: {device}.",
     )
 
 

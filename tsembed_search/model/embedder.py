@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,10 +35,14 @@ class Embedder:
 
     `embed` does everything; `prepare` and `encode` are its two halves, for callers that overlap them. An embedder gives
     a backbone's adapters the precision of its base, which is faster: one that is being trained needs float32.
+
+    Several threads may use one; their batches go through the model one after the other.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        # Adapters keep the routes of a forward pass until they are asked for them.
+        self._forward = threading.Lock()
         adapters: Adapters | None = getattr(backbone, "adapters", None)
         if adapters is not None:
             adapters.match_precision()
@@ -138,7 +143,7 @@ class Embedder:
         import numpy as np
         import torch
 
-        with torch.inference_mode():
+        with self._forward, torch.inference_mode():
             encoded = self.backbone.forward(batch)
             vectors = encoded.vectors.float().cpu().numpy()
             routes = None if encoded.routes is None else encoded.routes.float().cpu().numpy()

@@ -56,7 +56,9 @@ def merged(ref: ModelRef, folder: str | Path) -> Exported:
     if base.folder is None:
         use = "A text encoder for sentence-transformers; it cannot see pictures, so it is no model for tsembed."
         return Exported(target, "merged", said.base.name, False, use)
-    return Exported(target, "merged", said.base.name, True, f"A plain model: tsembed index PATH --model {target}")
+    return Exported(
+        target, "merged", said.base.name, True, f"A plain model, to index and search with: {{model}} {target}"
+    )
 
 
 def peft(ref: ModelRef, folder: str | Path) -> Exported:
@@ -83,7 +85,7 @@ def _source(ref: ModelRef) -> tuple[Path, Checkpoint]:
     if ref.folder is None or not (ref.folder / checkpoint.MARKER).is_file():
         raise ModelError(
             f"{ref.name} is not a checkpoint: it has no experts to export.",
-            "`tsembed models` lists checkpoints as `experts on` another model.",
+            "{known_models()} lists checkpoints as `experts on` another model.",
         )
     return ref.folder, checkpoint.read(ref.folder)
 

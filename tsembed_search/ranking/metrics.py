@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 TIE: Final = 1e-6
 METRICS: Final = ("hit@1", "recall@10", "ndcg@10", "mrr")
-"""What is reported unless more is asked for."""
+"""The metrics that are reported unless more is asked for."""
 RESAMPLES: Final = 2000
 _AT_ONCE: Final = 1 << 22
 _NAME: Final = re.compile(r"(hit|recall|ndcg)@([1-9]\d*)|mrr")
@@ -42,7 +42,7 @@ _NAME: Final = re.compile(r"(hit|recall|ndcg)@([1-9]\d*)|mrr")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the right candidates of Q queries came out, R of them in all.
+    """The ranks of the right candidates of Q queries, R of them in all.
 
     `ranks` `[R]`: 1 is the best; ascending within a query. `starts` `[Q + 1]`: query i has those from `starts[i]` up to
     `starts[i + 1]`, at least one.
@@ -55,24 +55,24 @@ class Ranks:
         return len(self.starts) - 1
 
     def best(self) -> Ints:
-        """`[Q]`: the rank of each query's best right candidate."""
+        """Return `[Q]`: the rank of each query's best right candidate."""
         return self.ranks[self.starts[:-1]]
 
     def hit(self, k: int) -> Floats:
-        """`[Q]`: 1 where a right candidate is among the first k, else 0."""
+        """Return `[Q]`: 1 where a right candidate is among the first k, else 0."""
         import numpy as np
 
         return (self.best() <= k).astype(np.float64)
 
     def recall(self, k: int) -> Floats:
-        """`[Q]`: the share of a query's right candidates that are among the first k."""
+        """Return `[Q]`: the share of a query's right candidates that are among the first k."""
         import numpy as np
 
         shares: Floats = self._sums((self.ranks <= k).astype(np.float64)) / np.diff(self.starts)
         return shares
 
     def ndcg(self, k: int) -> Floats:
-        """`[Q]`: the sum of 1 / log2(rank + 1) over right candidates among the first k, over the most it could be."""
+        """Return `[Q]`: the sum of 1 / log2(rank + 1) over right candidates among the first k, over its most."""
         import numpy as np
 
         gains = np.where(self.ranks <= k, 1 / np.log2(self.ranks + 1.0), 0.0)
@@ -81,12 +81,12 @@ class Ranks:
         return shares
 
     def mrr(self) -> Floats:
-        """`[Q]`: 1 over the rank of the best right candidate, however far down it is."""
+        """Return `[Q]`: 1 over the rank of the best right candidate, however far down it is."""
         inverse: Floats = 1.0 / self.best()
         return inverse
 
     def metric(self, name: str) -> Floats:
-        """`[Q]`: the metric called `hit@K`, `recall@K`, `ndcg@K` or `mrr`. Raises `UsageError` for other names."""
+        """Return `[Q]`: the metric `hit@K`, `recall@K`, `ndcg@K` or `mrr`. Raises `UsageError` for other names."""
         kind, k = parsed(name)
         if kind == "mrr":
             return self.mrr()
@@ -94,13 +94,13 @@ class Ranks:
         return values
 
     def table(self, names: Sequence[str] = METRICS) -> Floats:
-        """`[Q, M]`: the named metrics side by side."""
+        """Return `[Q, M]`: the named metrics side by side."""
         import numpy as np
 
         return np.stack([self.metric(name) for name in names], axis=1)
 
     def take(self, queries: NDArray[np.bool_]) -> Ranks:
-        """Those of some queries, chosen by a mask `[Q]`."""
+        """Return those of some queries, chosen by a mask `[Q]`."""
         import numpy as np
 
         sizes = np.diff(self.starts)
@@ -115,7 +115,7 @@ class Ranks:
 
 
 def parsed(name: str) -> tuple[str, int]:
-    """A metric's kind and its K (0 for `mrr`). Raises `UsageError`."""
+    """Return a metric's kind and its K (0 for `mrr`). Raises `UsageError`."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise UsageError(f"There is no metric called {name!r}.", "Use hit@K, recall@K, ndcg@K (with a number) or mrr.")
@@ -123,7 +123,7 @@ def parsed(name: str) -> tuple[str, int]:
 
 
 def ranks_of(scores: NDArray[np.floating], correct: Sequence[Collection[int]]) -> Ranks:
-    """Ranks by `scores` `[Q, C]`; `correct[i]` holds the columns of query i's right candidates.
+    """Rank by `scores` `[Q, C]`; `correct[i]` holds the columns of query i's right candidates.
 
     A candidate with a score of minus infinity is not there for that query. Raises `ValueError` for NaN, and for a query
     without a right candidate.
@@ -144,7 +144,7 @@ def ranks_of(scores: NDArray[np.floating], correct: Sequence[Collection[int]]) -
 
 
 def starts_of(sizes: Sequence[int]) -> Ints:
-    """`[Q + 1]` from the number of right candidates of each query. Raises `ValueError` where that is 0."""
+    """Return `[Q + 1]` from the number of right candidates of each query. Raises `ValueError` where that is 0."""
     import numpy as np
 
     if any(size < 1 for size in sizes):
@@ -153,14 +153,14 @@ def starts_of(sizes: Sequence[int]) -> Ints:
 
 
 def places_of(starts: Ints) -> Ints:
-    """`[R]`: 1, 2, ... within each query."""
+    """Return `[R]`: 1, 2, ... within each query."""
     import numpy as np
 
     return np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts)) + 1
 
 
 def by_score(rows: Ints, scores: NDArray[np.floating]) -> Ints:
-    """The order of right candidates: query by query, the highest score first."""
+    """Return the order of right candidates: query by query, the highest score first."""
     import numpy as np
 
     return np.lexsort((-scores, rows))
@@ -176,7 +176,7 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether a difference is clear of chance, as far as the choice of queries goes."""
+        """Say if a difference is clear of chance, as far as the choice of queries goes."""
         return self.low > 0 or self.high < 0
 
 
@@ -189,7 +189,7 @@ def share_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def means_of_draws(values: Floats, name: str, resamples: int = RESAMPLES) -> Floats:
-    """`[resamples, M]`: means over Q queries drawn anew, of per-query values `[Q, M]`.
+    """Return `[resamples, M]`: means over Q queries drawn anew, of per-query values `[Q, M]`.
 
     The same `name` and Q draw the same queries, so that draws of two models on one task belong together.
     """
@@ -208,7 +208,7 @@ def means_of_draws(values: Floats, name: str, resamples: int = RESAMPLES) -> Flo
 
 
 def estimates(means: Floats, draws: Floats) -> list[Estimate]:
-    """One estimate for each of M metrics, from `means` `[M]` and `draws` `[resamples, M]`."""
+    """Return one estimate for each of M metrics, from `means` `[M]` and `draws` `[resamples, M]`."""
     import numpy as np
 
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
@@ -216,7 +216,7 @@ def estimates(means: Floats, draws: Floats) -> list[Estimate]:
 
 
 def over_tasks(values: Sequence[Floats], names: Sequence[str]) -> list[Estimate]:
-    """Estimates of the mean over tasks of their means, each task counting alike, from per-query values `[Q_t, M]`."""
+    """Return estimates of the mean over tasks, which count alike, from per-query values `[Q_t, M]`."""
     import numpy as np
 
     draws = np.mean([means_of_draws(each, name) for each, name in zip(values, names, strict=True)], axis=0)

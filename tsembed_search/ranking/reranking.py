@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Numbers = TypeVar("Numbers", float, Matrix, Tensor)
 
 DEPTH: Final = 100
-"""How many hits are ordered again."""
+"""The number of hits that are ordered again."""
 WEIGHTS: Final = tuple(step / 20 for step in range(21))
 """The weights of a sweep: 0, 0.05, ..., 1."""
 _RELEVANCE = 0.7
@@ -38,8 +38,9 @@ _AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for: a unit vector `[D]` and the model's routing vector `[L·E]` (`[0]` without experts), both
-    float32. `words` is the query's text; contents whose hash is in `without` are left out.
+    """A query as a unit vector `[D]` and the model's routing vector `[L·E]` (`[0]` without experts), both float32.
+
+    `words` is the query's text; contents whose hash is in `without` are left out.
     """
 
     vector: NDArray[np.float32]
@@ -67,7 +68,7 @@ class Candidate(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a reranker gets beside the candidates: the `weight` of routes, 0..1, and the `model` that it loads."""
+    """The aids that a reranker gets: the `weight` of routes, 0..1, and the `model` that it loads."""
 
     weight: float = 0.0
     model: Any = None
@@ -106,11 +107,11 @@ def by_experts(query: Query, candidates: Sequence[Candidate], given: Given) -> l
     Kappa is mapped to 0..1, as scores are. For a model without calibration the score is (1 + cosine) / 2, so this
     orders as (1 - weight) · cosine + weight · kappa does.
     """
-    kappas = [max(-1.0, min(1.0, one.route_similarity)) for one in candidates]
-    rescored = [
-        one._replace(score=mixed(one.score, (1 + kappa) / 2, given.weight))
-        for one, kappa in zip(candidates, kappas, strict=True)
-    ]
+    rescored = []
+    for one in candidates:
+        kappa = max(-1.0, min(1.0, one.route_similarity))
+        score = mixed(one.score, (1 + kappa) / 2, given.weight)
+        rescored.append(Candidate(one.id, one.kind, score, *one[3:]))  # `_replace` takes three times as long
     return sorted(rescored, key=lambda one: -one.score)
 
 

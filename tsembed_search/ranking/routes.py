@@ -46,19 +46,19 @@ class Agreement:
 
     @classmethod
     def of(cls, query: Any, item: Any, shape: tuple[int, int]) -> Agreement:
-        """From two routes `[L·E]` of a model whose routes have `shape` (L, E)."""
+        """Compare two routes `[L·E]` of a model whose routes have `shape` (L, E)."""
         import numpy as np
 
         return cls(*(np.asarray(route, dtype=np.float64).reshape(shape) for route in (query, item)))
 
     @property
     def experts(self) -> NDArray[np.float64]:
-        """What each expert adds to the routes' similarity: `[L, E]`, which sums to it."""
+        """The part of each expert in the routes' similarity: `[L, E]`, which sums to it."""
         return self.query * self.item
 
     @property
     def blocks(self) -> NDArray[np.float64]:
-        """What each block adds to it: `[L]`."""
+        """The part of each block in it: `[L]`."""
         total: NDArray[np.float64] = self.experts.sum(axis=1)
         return total
 
@@ -83,7 +83,7 @@ class Agreement:
         return [(name, float(values[int(block), int(e)])) for name, (block, e) in zip(names, places, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
-        """`blocks`, each with what it adds and with its experts; `shared_experts`."""
+        """Return `blocks`, each with its part and its experts, and `shared_experts`."""
         return {
             "blocks": [
                 {
@@ -102,12 +102,12 @@ class Agreement:
 
 Of = Literal["all", "kind", "folder"]
 Group = tuple[Of, str]
-"""What items have in common: nothing, a kind or a folder, and its name."""
+"""Items that have nothing, a kind or a folder in common, and its name."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How a number of `items` use the experts. What they share is `of`: nothing, a kind or a folder; `name` says which.
+    """The use of experts by a number of `items`. They have `of` in common: nothing, a kind or a folder, called `name`.
 
     `share` `[L, E]`: the share of them that have an expert among their top experts. `mean` `[L, E]`: their mean route.
     """

@@ -86,7 +86,7 @@ def rank(
     left_out: Sequence[frozenset[int]] | None = None,
     depth: int = 0,
 ) -> Ranked:
-    """Ranks candidates `[C, D]` for queries `[Q, D]`, all unit vectors, and keeps the `depth` best wrong ones.
+    """Rank candidates `[C, D]` for queries `[Q, D]`, all unit vectors, and keeps the `depth` best wrong ones.
 
     `correct`, `choices` and `left_out` are as in `RankingTask`. Memory beyond the vectors does not grow with Q times C.
     Raises `ValueError` for a query without a right candidate among its choices, and for vectors that are not finite.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tsembed_search.store.base import Store
 
 SLOPE = 15.0
-"""How steeply scores rise about the typical hit, per unit of cosine: mini's, found by `benchmarks/calibrate.py`."""
+"""The slope of scores at the typical hit, per unit of cosine: mini's, found by `examples/mini/calibrate.py`."""
 FEWEST = 20
 """A kind with fewer items than this has no typical hit."""
 _RANK = 5
@@ -40,7 +40,7 @@ _PROBES = (
 
 
 def measured_calibration(store: Store, embedder: Embedder) -> Calibration | None:
-    """Measures the kinds that the store holds. None when no kind has enough items to tell."""
+    """Measure the kinds that the store holds. None when no kind has enough items to tell."""
     kinds = [kind for kind in KINDS if store.count(Condition("kind", "=", kind)) >= FEWEST]
     if not kinds:
         return None

@@ -1,8 +1,8 @@
-"""What an index holds, read from its points: files, and how their items use the model's experts."""
+"""The contents of an index, read from its points: files, and their use of the model's experts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,11 @@ USAGE_FIELDS: Final = ("kind", "root", "rel", PACKED_ROUTE)
 OTHERS: Final = "(other folders)"
 _PORTION = 1024
 _MOST_FOLDERS = 200
+
+
+def leaving(records: Iterable[Record], paths: Set[str]) -> int:
+    """Return how many of these points no file has any more when those at `paths` are gone."""
+    return sum({place["path"] for place in record.payload["places"]} <= paths for record in records)
 
 
 def files_of(records: Iterable[Record], chosen: Filter | None, lost: Sequence[str] | None = None) -> list[File]:

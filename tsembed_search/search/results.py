@@ -1,8 +1,11 @@
-"""What is wanted of a search, and what an index answers. Each answer has the JSON form that `--json` prints."""
+"""The options of a search, and the answers of an index, each with the JSON form in which it is printed."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +25,7 @@ MOST_HITS: Final = 10_000
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is wanted of a search. `k` hits at most, each with a `score` (0..1) of at least `min_score`.
+    """The options of a search. `k` hits at most, each with a `score` (0..1) of at least `min_score`.
 
     `where` filters, as text (`kind=image and page<3`) or as a filter; a text is read at once. Unless `all_chunks`, a
     page of a document, a document without pages and a picture give one hit each. `rerank` names a reranking;
@@ -90,6 +93,26 @@ class Hit:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
+class Clock:
+    """The time of one call, in seconds: of loading, of embedding, and the rest, which is the search."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._seconds = {"load": 0.0, "embed": 0.0}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Count the time of a block for `load` or `embed`."""
+        started = time.perf_counter()
+        yield
+        self._seconds[part] += time.perf_counter() - started
+
+    def stop(self) -> dict[str, float]:
+        """Return the seconds of each part."""
+        whole = time.perf_counter() - self._started
+        return {**self._seconds, "search": whole - sum(self._seconds.values())}
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds."""
@@ -98,7 +121,7 @@ class SearchResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of `search --json`."""
+        """Return the document of a search."""
         return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds)}
 
 
@@ -112,7 +135,7 @@ class Explanation:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of `explain --json`. A picture without a file is null there."""
+        """Return the document of an explanation. A picture without a file is null there."""
         hit = self.hit.to_json()
         del hit["rank"]
         image = str(self.query.image) if isinstance(self.query.image, Path) else None
@@ -141,7 +164,7 @@ class IndexStatus:
     busy: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of `status --json`."""
+        """Return the document of a status."""
         store = self.store
         return {
             "index": self.name,
@@ -176,7 +199,7 @@ class File:
     items: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
-        """Return an entry of `ls --json`."""
+        """Return an entry of a list of files."""
         return {
             "path": self.path,
             "bytes": self.bytes,

@@ -68,7 +68,7 @@ def snippets(query: str, texts: Sequence[str], width: int = WIDTH) -> list[Snipp
 def _find(
     text: str, stems: Collection[str], pairs: Sequence[str], stemmed: Callable[[list[str]], list[str]]
 ) -> list[tuple[Span, str]]:
-    """Where words of the query are in a text, in order: by their stems, or as pairs of characters."""
+    """The places of the query's words in a text, in order: by their stems, or as pairs of characters."""
     folded, spans = _folded(text)
     words = list(_SPACED_WORD.finditer(folded)) if stems else []
     stem_of = stemmed([one[0] for one in words])

@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from tsembed_search.errors import UsageError
@@ -59,9 +60,9 @@ def parse_where(text: str, now: datetime | None = None) -> Filter:
     return where
 
 
-def selection(paths: Sequence[str] = (), where: Sequence[str] = ()) -> Filter | None:
+def selection(paths: Sequence[str | Path] = (), where: Sequence[str | Filter] = ()) -> Filter | None:
     """Return one filter for files, folders and expressions, None for none. Raises `UsageError` as `parse_where`."""
-    parts: list[Filter | None] = [parse_where(text) for text in where]
+    parts: list[Filter | None] = [parse_where(one) if isinstance(one, str) else one for one in where]
     # The pattern that names this path and nothing else, and what lies in it, if it is a folder.
     names = [re.sub(r"([*?[])", r"[\1]", indexed_form(absolute(path))) for path in paths]
     places = tuple(Condition("path", "~", name) for name in names)
@@ -150,7 +151,7 @@ def _read_modified(raw: str, now: datetime) -> Span:
 
 @dataclass(frozen=True)
 class _Field:
-    """What a field takes: operators, and what reads a value. `others`: names that people may give it."""
+    """A field: the operators that it takes, and a reader of values. `others`: names that people may give it."""
 
     ops: Sequence[str]
     example: str
@@ -322,7 +323,7 @@ class _Reader:
         return self.skip_space() == len(self.text)
 
     def rest(self) -> str:
-        """What comes next, for a message."""
+        """The next characters, for a message."""
         return "the end" if self.at_end() else repr(self.text[self.at : self.at + 20].split()[0])
 
     def expected(self, what: str, hint: str) -> NoReturn:

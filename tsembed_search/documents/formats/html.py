@@ -35,7 +35,6 @@ _PARAGRAPHS: Final = _HEADINGS | {
 }  # fmt: skip
 _LINES: Final = frozenset({"li", "tr", "dt", "dd", "br", "option", "legend", "text", "math", "button", "label"})
 _VERBATIM: Final = frozenset({"pre", "textarea"})
-_CELLS: Final = frozenset({"td", "th"})
 _BLANKS: Final = re.compile(r"[ \t\n\r\f\u00a0]+")
 _SECTION_HEADINGS: Final = ("h1", "h2", "h3", "h4")
 _SECTION_BLOCKS: Final = "h1, h2, h3, h4, p, li, dd, td, pre, blockquote"
@@ -65,7 +64,6 @@ _NOSCRIPT: Final = re.compile(
 _DEEPEST: Final = 8
 # In XML an element may close itself; to a parser of HTML a script that does goes on to the end of the page.
 _XHTML: Final = re.compile(r"\A\s*<\?xml\b|<html\b[^>]*\bxmlns\s*=", re.IGNORECASE)
-_PROLOGUE: Final = 4096
 _SELF_CLOSED: Final = re.compile(
     r"<((?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)[a-z][\w-]*)"
     r"((?:\s+[^<>\"'/]+(?:=(?:\"[^\"]*\"|'[^']*'))?)*\s*)/>"
@@ -83,13 +81,10 @@ def units(document: Document) -> Iterator[Unit]:
     document.alive()
     given = yield from document.text_units(tiled(readable(page.tree.body)), page.title)
     if not given:
-        is_frames = page.tree.css_first("frameset") is not None
-        raise LoadError(
-            "There is no text to read in it.",
-            "It is a set of frames: index the pages that it shows."
-            if is_frames
-            else "It may be a page that only a browser's scripts fill.",
-        )
+        hint = "It may be a page that only a browser's scripts fill."
+        if page.tree.css_first("frameset") is not None:
+            hint = "It is a set of frames: index the pages that it shows."
+        raise LoadError("There is no text to read in it.", hint)
     if page.hidden >= max(_TELLING_WORDS, _TELLING_SHARE * page.words):
         document.note(f"Hidden parts of the page were left out: about {page.hidden:,} of {page.words:,} words.")
 
@@ -119,14 +114,13 @@ def below_headings(blocks: Iterable[tuple[str, str]]) -> Iterator[Section]:
 def _caption(image: LexborNode) -> str:
     """The caption of the figure that an image is in, if it is its only image."""
     above = image.parent
-    for _ in range(4):
-        if above is None:
-            return ""
-        if above.tag == "figure":
-            caption = above.css_first("figcaption")
-            return words(caption.text()) if caption is not None and len(above.css("img")) == 1 else ""
-        above = above.parent
-    return ""
+    for _ in range(3):
+        if above is not None and above.tag != "figure":
+            above = above.parent
+    if above is None or above.tag != "figure" or len(above.css("img")) != 1:
+        return ""
+    caption = above.css_first("figcaption")
+    return words(caption.text()) if caption is not None else ""
 
 
 def local_path(source: str | None) -> str:
@@ -171,7 +165,7 @@ def readable(root: LexborNode | None) -> Iterator[Block]:
             lines = True
             if parts and entering:
                 parts.append("\n")
-        elif tag in _CELLS and not entering:
+        elif tag in ("td", "th") and not entering:
             parts.append(" ")
     yield from flushed()
 
@@ -198,7 +192,7 @@ class Page:
 
 
 def shown_page(source: str) -> Page:
-    """What a browser shows of a page."""
+    """Parse a page, and leave out what a browser does not show."""
     if "<noscript" not in source.lower():
         return _shown(source)
     page = _shown(_NOSCRIPT.sub(lambda found: found[1] or "", source))
@@ -236,7 +230,7 @@ def _opened(source: str, depth: int) -> LexborHTMLParser:
     """
     from selectolax.lexbor import LexborHTMLParser
 
-    if _XHTML.search(source[:_PROLOGUE]):
+    if _XHTML.search(source[:4096]):
         source = _CDATA.sub(lambda found: html.escape(found[1]), _SELF_CLOSED.sub(r"<\1\2></\1>", source))
     tree = LexborHTMLParser(source)
     for node in tree.css("template[shadowrootmode], iframe[srcdoc]") if depth < _DEEPEST else ():
@@ -284,7 +278,7 @@ def walk(root: LexborNode | None) -> Iterator[tuple[LexborNode, bool]]:
 
 
 @dataclass
-class _Part:
+class _Element:
     """An element that may be left out, for `kind` of reason: `never` shown, `hidden`, `furniture`, or None by now.
 
     `words` and, of these, `own`: outside of links. `above`: the nearest such element around it.
@@ -292,14 +286,14 @@ class _Part:
 
     node: LexborNode
     kind: str | None
-    above: _Part | None
+    above: _Element | None
     words: int = 0
     own: int = 0
     gone: bool = False
 
     @property
     def inside(self) -> bool:
-        """Whether it is left out with an element around it."""
+        """It is left out with an element around it."""
         return self.above is not None and self.above.gone
 
 
@@ -308,8 +302,8 @@ class _Census:
 
     def __init__(self, tree: LexborHTMLParser) -> None:
         self.words = 0
-        self.parts: list[_Part] = []
-        part: _Part | None = None
+        self.parts: list[_Element] = []
+        part: _Element | None = None
         never = links = 0
         for node, entering in walk(tree.root):
             tag = node.tag or ""
@@ -325,7 +319,7 @@ class _Census:
             if entering:
                 kind = _kind(node, tag)
                 if kind is not None:
-                    part = _Part(node, kind, part)
+                    part = _Element(node, kind, part)
                     self.parts.append(part)
                     never += kind == "never"
             elif part is not None and part.node.mem_id == node.mem_id:
@@ -380,7 +374,7 @@ def _kind(node: LexborNode, tag: str) -> str | None:
 
 
 def _is_hidden_by(style: str) -> bool:
-    """Whether the declarations in a `style` attribute hide an element. An important one counts, or else the last."""
+    """Return whether a `style` attribute hides an element. An important declaration counts, or else the last."""
     values: dict[str, tuple[bool, str]] = {}
     for declaration in _COMMENTS.sub("", style).lower().split(";"):
         name, _, value = declaration.partition(":")

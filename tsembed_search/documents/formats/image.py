@@ -78,7 +78,7 @@ def _judge(head: bytes) -> Sign:
 
 
 def _begins_late(head: bytes) -> bool:
-    """Whether it is a picture whose signature is not all at the beginning: WebP, AVIF and HEIC, BMP."""
+    """Return whether it is a picture whose signature is not all at the beginning: WebP, AVIF and HEIC, BMP."""
     if head[:4] == b"RIFF":
         return head[8:12] == b"WEBP"
     if head[4:8] == b"ftyp":

@@ -140,7 +140,7 @@ class Parsed:
 
     @property
     def too_deep(self) -> bool:
-        """Whether quotations in quotations, lists in lists go on beyond what is parsed."""
+        """Return whether quotations in quotations, lists in lists go on beyond what is parsed."""
         return any(token.level >= _DEEPEST - 1 for token in self.tokens)
 
 
@@ -195,11 +195,4 @@ def _inline(child: Token) -> str:
     return ""
 
 
-FORMAT = Format(
-    "markdown",
-    2,
-    frozenset({"md", "markdown", "mdown", "mkd"}),
-    units,
-    sections=sections,
-    is_text=True,
-)
+FORMAT = Format("markdown", 2, frozenset({"md", "markdown", "mdown", "mkd"}), units, sections=sections, is_text=True)

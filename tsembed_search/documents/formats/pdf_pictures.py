@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from tsembed_search.documents.pixels import content_size
 
@@ -41,8 +41,29 @@ _LONGEST_CLIP: Final = 500
 # What pypdfium2 meets when a crafted file says that something has no size, or an endless one.
 NONSENSE: Final = (ZeroDivisionError, OverflowError, ValueError)
 
-Box = tuple[float, float, float, float]
-"""Left, bottom, right, top in points, on the page as it is shown, from its lower left corner."""
+
+class Box(NamedTuple):
+    """A part of the page as it is shown, in points from its lower left corner."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height."""
+        return self.right - self.left, self.top - self.bottom
+
+    @property
+    def area(self) -> float:
+        """Zero for a box of which nothing is left."""
+        return (self.right - self.left) * (self.top - self.bottom)
+
+    def within(self, other: Box) -> Box:
+        """What two boxes have in common; a box without area where that is nothing."""
+        left, bottom = max(self.left, other.left), max(self.bottom, other.bottom)
+        return Box(left, bottom, max(left, min(self.right, other.right)), max(bottom, min(self.top, other.top)))
 
 
 @dataclass(frozen=True)
@@ -62,13 +83,12 @@ class _Piece:
     @property
     def pixels(self) -> tuple[int, int]:
         """Width and height of what is seen, in the image's own pixels."""
-        wide, high = _size(self.box)
-        shown = _size(self.seen)
-        return round(self.width * shown[0] / wide), round(self.height * shown[1] / high)
+        (wide, high), (across, along) = self.box.size, self.seen.size
+        return round(self.width * across / wide), round(self.height * along / high)
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """A picture as it is shown, and the pixels that it has in the file."""
 
     image: Image.Image
@@ -76,7 +96,7 @@ class Picture:
     height: int
 
 
-def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> Iterator[Picture]:
+def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> Iterator[PagePicture]:
     """Yield the pictures of a `pypdfium2.PdfPage` without icons, rules, and what an earlier page had too.
 
     `seen`: digests of the pictures of the document so far, which is added to.
@@ -106,7 +126,7 @@ def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> It
             document.note(f"A picture on page {number} cannot be read.")
             continue
         given += 1
-        yield Picture(image, width, height)
+        yield PagePicture(image, width, height)
         document.alive()
 
 
@@ -116,7 +136,7 @@ def _pieces(page: Any, number: int, document: Document) -> Iterator[_Piece]:
     import pypdfium2.raw as pdfium
 
     shown = _shown(page)
-    sheet = (0.0, 0.0, *page.get_size())
+    sheet = Box(0.0, 0.0, *page.get_size())
     for image in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE]):
         try:
             width, height = image.get_px_size()
@@ -129,13 +149,13 @@ def _pieces(page: Any, number: int, document: Document) -> Iterator[_Piece]:
                 clip = _clip(one)
                 if clip is not None:
                     for step in above[level:]:
-                        clip = step.on_rect(*clip)
-                    seen = _meet(seen, clip)
+                        clip = Box(*step.on_rect(*clip))
+                    seen = seen.within(clip)
             for step in above:
                 matrix = matrix.multiply(step)
-            box = matrix.on_rect(0, 0, 1, 1)
-            seen = _meet(seen, box)
-            if not _area(seen) or not all(map(math.isfinite, box)):
+            box = Box(*matrix.on_rect(0, 0, 1, 1))
+            seen = seen.within(box)
+            if not seen.area or not all(map(math.isfinite, box)):
                 continue
             if abs(matrix.a) + abs(matrix.d) < abs(matrix.b) + abs(matrix.c):
                 width, height = height, width
@@ -183,47 +203,33 @@ def _clip(shape: Any) -> Box | None:
                 across.append(x.value)
                 along.append(y.value)
         if across:
-            corners = (min(across), min(along), max(across), max(along))
-            box = corners if box is None else _meet(box, corners)
+            corners = Box(min(across), min(along), max(across), max(along))
+            box = corners if box is None else box.within(corners)
     return box
-
-
-def _meet(one: Box, other: Box) -> Box:
-    """What two boxes have in common; a box without area where that is nothing."""
-    left, bottom = max(one[0], other[0]), max(one[1], other[1])
-    return left, bottom, max(left, min(one[2], other[2])), max(bottom, min(one[3], other[3]))
-
-
-def _size(box: Box) -> tuple[float, float]:
-    return box[2] - box[0], box[3] - box[1]
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _union(group: Sequence[_Piece]) -> Box:
     lefts, bottoms, rights, tops = zip(*(piece.seen for piece in group), strict=True)
-    return min(lefts), min(bottoms), max(rights), max(tops)
+    return Box(min(lefts), min(bottoms), max(rights), max(tops))
 
 
 def _pixels(group: Sequence[_Piece]) -> tuple[int, int]:
     """Width and height of the whole in pixels as dense as the densest piece of some size."""
     if len(group) == 1:
         return group[0].pixels
-    wide, high = _size(_union(group))
-    large = max(_area(piece.seen) for piece in group)
-    some = [piece for piece in group if _area(piece.seen) >= large / 2]
+    wide, high = _union(group).size
+    large = max(piece.seen.area for piece in group)
+    some = [piece for piece in group if piece.seen.area >= large / 2]
     return (
-        round(max(piece.width / _size(piece.box)[0] for piece in some) * wide),
-        round(max(piece.height / _size(piece.box)[1] for piece in some) * high),
+        round(max(piece.width / piece.box.size[0] for piece in some) * wide),
+        round(max(piece.height / piece.box.size[1] for piece in some) * high),
     )
 
 
 def _is_let_in(group: Sequence[_Piece]) -> bool:
-    """Whether it is large enough, and no rule."""
+    """Return whether it is large enough, and no rule."""
     width, height = _pixels(group)
-    wide, high = _size(_union(group))
+    wide, high = _union(group).size
     least = _SMALLEST_BITS if all(piece.is_bits for piece in group) else _SMALLEST_SIDE
     longest = max(max(width, height) / max(min(width, height), 1), max(wide, high) / max(min(wide, high), 1e-6))
     return min(width, height) >= least and longest <= _LONGEST_SHAPE
@@ -243,12 +249,12 @@ def _pictures_of(pieces: list[_Piece], page: Any, document: Document) -> Iterato
         left_out += [piece for piece, is_alone in zip(group, let_in, strict=True) if not is_alone]
     # What makes no pictures may still be the page, in pieces with gaps.
     sheet = page.get_width() * page.get_height()
-    if sum(_area(piece.seen) for piece in left_out) >= _MOST_OF_PAGE * sheet and _is_let_in(left_out):
+    if sum(piece.seen.area for piece in left_out) >= _MOST_OF_PAGE * sheet and _is_let_in(left_out):
         yield left_out
 
 
 def _goes_on(group: Sequence[_Piece], page: Any, document: Document) -> bool:
-    """Whether what is drawn goes on from piece to piece: on most seams there is no more of a step than beside them."""
+    """Return whether the drawing goes on from piece to piece: most seams show no more of a step than what is beside."""
     import numpy as np
     import pypdfium2
 
@@ -258,11 +264,11 @@ def _goes_on(group: Sequence[_Piece], page: Any, document: Document) -> bool:
     except (pypdfium2.PdfiumError, *NONSENSE):
         return False
     high, wide = drawn.shape
-    across, along = wide / _size(whole)[0], high / _size(whole)[1]
+    across, along = wide / whole.size[0], high / whole.size[1]
     steps = []
     for piece in group:
-        left, right = ((side - whole[0]) * across for side in piece.seen[::2])
-        top, bottom = ((whole[3] - side) * along for side in piece.seen[:0:-2])
+        left, right = ((side - whole.left) * across for side in (piece.seen.left, piece.seen.right))
+        top, bottom = ((whole.top - side) * along for side in (piece.seen.top, piece.seen.bottom))
         for lines, at, first, last in ((drawn, bottom, left, right), (drawn.T, right, top, bottom)):
             seam, part = round(at), slice(round(first), round(last))
             if 4 <= seam < len(lines) - 4:
@@ -275,7 +281,7 @@ def _goes_on(group: Sequence[_Piece], page: Any, document: Document) -> bool:
 
 
 def _has_layers(group: Sequence[_Piece]) -> bool:
-    return sum(_area(piece.seen) for piece in group) > (1 + _SLACK) * _area(_union(group))
+    return sum(piece.seen.area for piece in group) > (1 + _SLACK) * _union(group).area
 
 
 def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
@@ -299,20 +305,20 @@ def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
 
 
 def _belong(pieces: list[_Piece]) -> NDArray[np.bool_]:
-    """Whether two pieces are parts of one picture, `[N, N]`."""
+    """Return whether two pieces are parts of one picture, `[N, N]`."""
     import numpy as np
 
     left, bottom, right, top = np.array([piece.seen for piece in pieces], np.float64).T
-    across, along = np.array([[piece.width, piece.height] / np.array(_size(piece.box)) for piece in pieces]).T
+    across, along = np.array([[piece.width, piece.height] / np.array(piece.box.size) for piece in pieces]).T
     # Pieces are often laid a pixel over each other.
     fine = np.clip(1 / np.minimum(across, along), 0.5, 1.5)
     slack = np.maximum(fine[:, None], fine[None])
 
-    def near(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return cast("NDArray[np.bool_]", np.abs(values[:, None] - others[None]) <= slack)
+    def near(values: Any, others: Any) -> Any:
+        return np.abs(values[:, None] - others[None]) <= slack
 
-    def alike(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return cast("NDArray[np.bool_]", np.abs(np.log(values)[:, None] - np.log(values)[None]) <= _SLACK)
+    def alike(values: Any) -> Any:
+        return np.abs(np.log(values)[:, None] - np.log(values)[None]) <= _SLACK
 
     stacked = near(left, left) & near(right, right) & (near(bottom, top) | near(top, bottom)) & alike(across)
     side_by_side = near(bottom, bottom) & near(top, top) & (near(left, right) | near(right, left)) & alike(along)
@@ -328,7 +334,7 @@ def _belong(pieces: list[_Piece]) -> NDArray[np.bool_]:
 
 
 def _is_known(group: Sequence[_Piece], seen: set[bytes]) -> bool:
-    """Whether the document had the same picture before: logos and backgrounds come on every page."""
+    """Return whether the document had the same picture before: logos and backgrounds come on every page."""
     whole = hashlib.sha256()
     for piece in group:
         data = piece.image.get_data()
@@ -346,7 +352,7 @@ def _upright(piece: _Piece) -> Image.Image:
     """An image at its own resolution, turned and stretched as on the page, and cut to what is seen of it."""
     from pypdfium2 import PdfMatrix
 
-    wide, high = _size(piece.box)
+    wide, high = piece.box.size
     # As many pixels as it has, in the shape that it is shown in.
     fine = math.sqrt(piece.width * piece.height / (wide * high))
     width, height = max(1, round(wide * fine)), max(1, round(high * fine))
@@ -355,29 +361,28 @@ def _upright(piece: _Piece) -> Image.Image:
     piece.image.set_matrix(
         PdfMatrix(
             matrix.a * across, matrix.b * along, matrix.c * across, matrix.d * along,
-            (matrix.e - piece.box[0]) * across, (matrix.f - piece.box[1]) * along,
+            (matrix.e - piece.box.left) * across, (matrix.f - piece.box.bottom) * along,
         )
     )  # fmt: skip
     try:
         image = piece.image.get_bitmap(render=True, scale_to_original=False).to_pil()
     finally:
         piece.image.set_matrix(own)
-    left, bottom, right, top = piece.seen
-    if _area(piece.seen) >= (1 - _SLACK / 2) * wide * high:
+    if piece.seen.area >= (1 - _SLACK / 2) * wide * high:
         return cast("Image.Image", image.copy())
     across, along = image.width / wide, image.height / high
-    cut = (left - piece.box[0]) * across, (piece.box[3] - top) * along, (right - piece.box[0]) * across, 0
-    lower = (piece.box[3] - bottom) * along
-    return cast("Image.Image", image.crop((round(cut[0]), round(cut[1]), round(cut[2]), round(lower))))
+    left, right = (round((side - piece.box.left) * across) for side in (piece.seen.left, piece.seen.right))
+    upper, lower = (round((piece.box.top - side) * along) for side in (piece.seen.top, piece.seen.bottom))
+    return cast("Image.Image", image.crop((left, upper, right, lower)))
 
 
 def _part(page: Any, box: Box, width: int, height: int, document: Document) -> Image.Image:
     """A part of the page, drawn with up to `width` x `height` pixels: no more than the model can use."""
-    wide, high = _size(box)
+    wide, high = box.size
     target = content_size(width, height, document.image_spec)
     enough = 2 * max(target[0] / wide, target[1] / high)
     scale = min(max(width / wide, height / high), enough)
     scale = min(scale, math.sqrt(document.memory / (8 * wide * high)))
-    around = box[0], box[1], page.get_width() - box[2], page.get_height() - box[3]
+    around = box.left, box.bottom, page.get_width() - box.right, page.get_height() - box.top
     image = page.render(scale=scale, crop=tuple(max(0.0, side) for side in around), may_draw_forms=False).to_pil()
     return cast("Image.Image", image.copy())

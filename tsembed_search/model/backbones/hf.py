@@ -97,7 +97,7 @@ class TransformersBackbone:
         Raises `ModelError` for settings with a projector: the model's own stays as it is.
         """
         if settings.projector:
-            raise ModelError("Only mini has a projector to train.", "Leave it out: --set adapter.projector=false")
+            raise ModelError("Only mini has a projector to train.", "Set adapter.projector to false.")
         self.adapters = attach(self.model, settings, self.family.blocks)
         self.info = replace(self.info, routes=self.adapters.shape)
         return self.adapters
@@ -304,7 +304,7 @@ def load_whole(
 
 def _too_large(folder: Path, device: str) -> ModelError:
     return ModelError(
-        f"The model in {folder} does not fit in the memory of {device}.", "Use a smaller model, or --device cpu."
+        f"The model in {folder} does not fit in the memory of {device}.", "Use a smaller model, or the CPU: {device}."
     )
 
 

@@ -32,7 +32,7 @@ _ONE_VECTOR = "It was tuned with a prompt of its own, which is not known here: w
 _MANY_VECTORS = "It makes many vectors for each item, and an index keeps one."
 _RERANKER = "It compares pairs; it does not make vectors."
 _HEAD = 100_000  # bytes of a Python file or a model card that are looked at
-_ADVICE = "Use mini, or Qwen/Qwen3-VL-Embedding-2B: `tsembed models` lists those whose prompt is known."
+_ADVICE = "Use mini, or Qwen/Qwen3-VL-Embedding-2B, or another whose prompt is known: {known_models()} lists them."
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def warning(name: str, why: str) -> str:
     """A warning, for people, of a model whose prompt is `unknown`; `why` is what `prompt_of` says."""
     return (
         f"Warning: {name} seems to be tuned ({why}), and the prompt that it was tuned with is not known. It gets that "
-        "of its untuned family, and may search much worse than it could. Measure it with `tsembed eval`, train it on "
-        f"with `tsembed train`, or take one whose prompt is known: `tsembed models` lists them."
+        "of its untuned family, and may search much worse than it could. Measure it, train it further, or take one "
+        "whose prompt is known."
     )
 
 

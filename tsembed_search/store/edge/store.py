@@ -7,6 +7,7 @@ cannot keep). One process owns a shard at a time.
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +26,11 @@ _PAGE: Final = 1000
 
 
 class EdgeStore(FilteredStore[Any]):
-    """A `Store` (see `base.py`) on an open shard. `edge.engine` makes and opens it."""
+    """A `Store` (see `base.py`) on an open shard. `edge.engine` makes and opens it.
+
+    For several threads, which take turns: the engine keeps Python's interpreter lock anyway, and has no shard for a
+    search while it is optimised.
+    """
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class EdgeStore(FilteredStore[Any]):
         self._copy = copy
         self._unflushed = 0
         self._changed = False
+        self._turn = threading.RLock()
 
     @property
     def dim(self) -> int:
@@ -191,19 +197,20 @@ class EdgeStore(FilteredStore[Any]):
 
     def close(self) -> None:
         """Write everything to disk and let another process open the store. Closing twice does no harm."""
-        if self._shard is None:
-            return
-        with self._engine("close") as opened:
-            self._shard = None
-            try:
-                if self._unflushed:  # a search, which writes nothing, must not wait for the disk
-                    opened.flush()
-            finally:
-                opened.close()
-                # The engine makes files as the umask says, even when it only reads.
-                private.close_to_others(self._folder)
-                if self._copy is not None:
-                    self._copy.close()
+        with self._turn:
+            if self._shard is None:
+                return
+            with self._engine("close") as opened:
+                self._shard = None
+                try:
+                    if self._unflushed:  # a search, which writes nothing, must not wait for the disk
+                        opened.flush()
+                finally:
+                    opened.close()
+                    # The engine makes files as the umask says, even when it only reads.
+                    private.close_to_others(self._folder)
+                    if self._copy is not None:
+                        self._copy.close()
 
     def _wrote(self, size: int) -> None:
         self._changed = True
@@ -225,7 +232,8 @@ class EdgeStore(FilteredStore[Any]):
     @contextmanager
     def _engine(self, doing: str) -> Iterator[Any]:
         """The open shard; whatever the engine raises inside becomes a `StoreError`."""
-        if self._shard is None:
-            raise StoreError(f"The index in {self._folder} is closed.")
-        with shard.explained(f"{doing} the index in", self._folder):
-            yield self._shard
+        with self._turn:
+            if self._shard is None:
+                raise StoreError(f"The index in {self._folder} is closed.")
+            with shard.explained(f"{doing} the index in", self._folder):
+                yield self._shard

@@ -10,35 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers.reading import INPUTS
+from helpers.reading import read
 from helpers.tiny_pdf import Page, pdf, photo
-from tsembed_search.documents.chunking import Chunker, tiled
-from tsembed_search.documents.document import (
-    HTML,
-    IMAGE,
-    MARKDOWN,
-    PDF,
-    TEXT,
-    Format,
-    Loading,
-    Unit,
-    extension_of,
-    format_of,
-)
+from tsembed_search.documents.chunking import tiled
+from tsembed_search.documents.document import Format, Unit, extension_of, format_of
 from tsembed_search.documents.encoding import find_encoding, read_text
+from tsembed_search.documents.formats.html import FORMAT as HTML
+from tsembed_search.documents.formats.image import FORMAT as IMAGE
+from tsembed_search.documents.formats.markdown import FORMAT as MARKDOWN
 from tsembed_search.documents.formats.markdown import blocks, parse
+from tsembed_search.documents.formats.pdf import FORMAT as PDF
+from tsembed_search.documents.formats.text import FORMAT as TEXT
 from tsembed_search.errors import LoadError
 
 
 def load(
     format: Format, data: bytes | str, *, pages: bool = False, notes: list[str] | None = None, memory: int = 1 << 28
 ) -> list[Unit]:
-    file = io.BytesIO(data.encode() if isinstance(data, str) else data)
-    kept = notes if notes is not None else []
-    loading = Loading(file, INPUTS, lambda: Chunker(INPUTS.text), pages, memory, note=kept.append, alive=lambda: None)
-    units = list(format.load(loading))
-    assert notes is not None or not kept
-    return units
+    return read(
+        format, data.encode() if isinstance(data, str) else data, pages=pages, notes=notes, memory=memory, side=40
+    )
 
 
 def texts(units: list[Unit]) -> list[str | None]:

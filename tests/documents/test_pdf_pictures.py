@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 from helpers.reading import looks_like, pictures, read, words
 from helpers.tiny_pdf import Stream, pixels_of, sheet
-from tsembed_search.documents.document import PDF
+from tsembed_search.documents.formats.pdf import FORMAT as PDF
 from tsembed_search.errors import LoadError
 
 WIDE, HIGH = 480, 320

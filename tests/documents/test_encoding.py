@@ -68,7 +68,7 @@ class TestLateLetters:
         assert read(broken[:-1] + broken).replace("\ufffd", "") == JAPANESE * 8 + JAPANESE[:-1] + JAPANESE * 9
 
     def test_good_utf8_is_judged_without_guessing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tsembed_search.documents.encoding_tables.guess", lambda *_: pytest.fail("guessed"))
+        monkeypatch.setattr("tsembed_search.documents.encoding.guess", lambda *_: pytest.fail("guessed"))
         assert find_encoding(io.BytesIO(ASCII)).name == "utf-8"
         assert read(ASCII + JAPANESE.encode()).endswith(JAPANESE)
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from helpers.reading import looks_like, pictures, read, words
 from helpers.tiny_pdf import Annotation, Stream, pixels_of, sheet
-from tsembed_search.cli.render.page_pictures import page_pictures
 from tsembed_search.data.folder import folder_rows
-from tsembed_search.documents.document import PDF
+from tsembed_search.documents.formats.pdf import FORMAT as PDF
+from tsembed_search.documents.thumbnails import thumbnails
 from tsembed_search.errors import LoadError
 
 WIDGET = b"/Subtype /Widget /DA (/F1 12 Tf 0 g) "
@@ -117,8 +117,8 @@ def test_the_picture_of_a_page_shows_them_too(name: str, tmp_path: Path) -> None
     drawn = [read(PDF, one.read_bytes(), pages=True)[-1] for one in (path, plain)]
     assert [unit.kind for unit in drawn] == ["page", "page"]
     assert ink(drawn[0].pixels) > 1.2 * ink(drawn[1].pixels), "as the model sees it"
-    previews = page_pictures([(str(path), 1), (str(plain), 1)])
-    assert ink(previews[str(path), 1]) > 1.2 * ink(previews[str(plain), 1]), "as a person sees it"
+    previews = thumbnails([(path, 1), (plain, 1)])
+    assert ink(previews[path, 1]) > 1.2 * ink(previews[plain, 1]), "as a person sees it"
 
 
 @pytest.mark.parametrize("name", ["a hidden field", "a field for print only", "a password that is drawn in clear"])
@@ -150,7 +150,7 @@ def test_training_rows_are_made_of_the_same_words(tmp_path: Path) -> None:
     rows, problems = folder_rows(tmp_path)
     (row,) = rows["passages"]
     assert not problems
-    assert row.row.query.text == "Survey of the wood" and "hedgehog sanctuary" in (row.row.positive.text or "")
+    assert row.query.text == "Survey of the wood" and "hedgehog sanctuary" in (row.positive.text or "")
 
 
 def test_a_form_that_only_one_program_shows_is_told_of() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsembed_search.documents.encoding_tables import declared_codecs
+from tsembed_search.documents.encoding_labels import declared_codecs
 from tsembed_search.documents.formats.html import page_text, shown_page
 
 SEEN = "The heron nests behind the old paper mill."

@@ -14,7 +14,7 @@ from PIL import Image
 from helpers.reading import INPUTS
 from helpers.tiny_pdf import Page, pdf
 from tsembed_search.documents.decoders import Decoder, Request
-from tsembed_search.documents.document import Unit, extension_of, format_of
+from tsembed_search.documents.document import Unit, extension_of, formats_of
 from tsembed_search.errors import LoadError
 
 SENTENCE = "The harbour office keeps paper copies for ten years."
@@ -46,10 +46,8 @@ def decoder() -> Decoder:
 def load(decoder: Decoder, path: Path, data: bytes) -> list[Unit]:
     path.write_bytes(data)
     facts = path.stat()
-    format = format_of(extension_of(path.name), data[:1024])
-    return list(
-        decoder.load(Request(str(path), (facts.st_size, facts.st_mtime_ns, facts.st_ino), format.name, pages=False))
-    )
+    names = tuple(format.name for format in formats_of(extension_of(path.name), data[:1024]))
+    return list(decoder.units(Request(str(path), names, (facts.st_size, facts.st_mtime_ns, facts.st_ino))))
 
 
 class TestTexts:

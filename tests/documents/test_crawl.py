@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tsembed_search.documents.crawl import Crawl, Found, Problem, Selection, is_ignored
+from tsembed_search.documents.crawl import Crawl, Found, Selection, Unreachable, is_ignored
 from tsembed_search.errors import UsageError
 
 
@@ -97,7 +97,9 @@ def test_links(tmp_path: Path) -> None:
     assert walk(root) == ["a.txt", "file.txt"]
     followed = walk(root, follow_links=True)
     assert len(followed) == len(set(followed)) <= 8 and any("outside" in name for name in followed)
-    problems = {Path(each.path).name: each.reason for each in Crawl([root], Selection()) if isinstance(each, Problem)}
+    problems = {
+        Path(each.path).name: each.reason for each in Crawl([root], Selection()) if isinstance(each, Unreachable)
+    }
     assert set(problems) == {"broken.txt", "self.txt"} and "does not exist" in problems["broken.txt"]
 
 
@@ -108,7 +110,9 @@ def test_pipes_and_sockets_are_named_when_they_match(tmp_path: Path, monkeypatch
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket.jpg")
         problems = {
-            Path(each.path).name: each.reason for each in Crawl([tmp_path], Selection()) if isinstance(each, Problem)
+            Path(each.path).name: each.reason
+            for each in Crawl([tmp_path], Selection())
+            if isinstance(each, Unreachable)
         }
     assert problems == {
         "pipe.txt": "It is a named pipe, not a file.", "socket.jpg": "It is a socket, not a file.",

@@ -13,8 +13,9 @@ from PIL import Image
 
 from helpers.reading import looks_like, pictures, read
 from tsembed_search.cli.render.thumbnails import thumbnails
-from tsembed_search.documents.document import IMAGE, Unit
+from tsembed_search.documents.document import Unit
 from tsembed_search.documents.formats import image as loader
+from tsembed_search.documents.formats.image import FORMAT as IMAGE
 from tsembed_search.documents.pictures import open_image
 from tsembed_search.errors import LoadError
 from tsembed_search.search.results import Hit

@@ -12,21 +12,18 @@ import pytest
 from helpers import ill_worker
 from helpers.indexing import Indexing
 from helpers.reading import INPUTS
-from tsembed_search.documents import crawl as ignore
 from tsembed_search.documents import decoders as decoding
-from tsembed_search.documents import document as loaders
+from tsembed_search.documents import thumbnails
 from tsembed_search.documents.decoders import Decoder, Request, Transient, Watch
+from tsembed_search.documents.document import FORMATS
 from tsembed_search.errors import LoadError, TsembedError
-from tsembed_search.indexer import changes
 
 
 @pytest.fixture(autouse=True)
 def ill_worker_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "WORKER", (str(Path(ill_worker.__file__)),))
-    everything = (*loaders.FORMATS, ill_worker.ILL)
-    monkeypatch.setattr(loaders, "FORMATS", everything)
-    monkeypatch.setattr(changes, "FORMATS", everything)
-    monkeypatch.setattr(ignore, "EXTENSIONS", loaders.EXTENSIONS | {"ill"})
+    # A table of its own: others must not meet the format.
+    monkeypatch.setattr(FORMATS, "_entries", {**FORMATS._entries, "ill": ill_worker.ILL})
 
 
 @pytest.fixture
@@ -43,7 +40,7 @@ def decoder(request: pytest.FixtureRequest) -> Iterator[Decoder]:
 
 def request(path: Path, format: str = "ill") -> Request:
     facts = path.stat()
-    return Request(str(path), (facts.st_size, facts.st_mtime_ns, facts.st_ino), format, False)
+    return Request(str(path), (format,), (facts.st_size, facts.st_mtime_ns, facts.st_ino))
 
 
 REASONS = {
@@ -51,7 +48,7 @@ REASONS = {
     "abort": "crashed over it \\(SIGABRT\\)",
     "leave": "crashed over it \\(exit code 3\\)",
     "killed": "was killed, perhaps because memory ran out",
-    "hang": "more than 2 seconds.*--time-limit",
+    "hang": "more than 2 seconds.*time limit",
     "spin": "more than 2 seconds",
     "leak": "more memory",
     "recurse": "RecursionError",
@@ -65,18 +62,18 @@ def test_an_illness_is_one_files_reason(decoder: Decoder, tmp_path: Path, illnes
     bad, good = tmp_path / "bad", tmp_path / "good"
     bad.write_text(f"{illness} {when}")
     good.write_text("healthy first")
-    assert [unit.text for unit in decoder.load(request(good))] == ["healthy"]
+    assert [unit.text for unit in decoder.units(request(good))] == ["healthy"]
     given = []
     with pytest.raises(LoadError, match=REASONS[illness]):
-        given.extend(decoder.load(request(bad)))
+        given.extend(decoder.units(request(bad)))
     assert [unit.text for unit in given] == (["before"] if when == "later" else [])
-    assert [unit.text for unit in decoder.load(request(good))] == ["healthy"], "the next file is read as ever"
+    assert [unit.text for unit in decoder.units(request(good))] == ["healthy"], "the next file is read as ever"
 
 
 def test_noise_does_not_get_between_the_messages(decoder: Decoder, tmp_path: Path) -> None:
     path = tmp_path / "noisy"
     path.write_text("print_much later")
-    assert [unit.text for unit in decoder.load(request(path))] == ["before", "print_much"]
+    assert [unit.text for unit in decoder.units(request(path))] == ["before", "print_much"]
 
 
 def test_pixels_arrive_as_they_were(decoder: Decoder, tmp_path: Path) -> None:
@@ -85,7 +82,7 @@ def test_pixels_arrive_as_they_were(decoder: Decoder, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    (unit,) = decoder.load(request(path, "image"))
+    (unit,) = decoder.units(request(path, "image"))
     assert unit.pixels is not None and (unit.pixels == pixels).all() and unit.pixels.flags.writeable
 
 
@@ -95,13 +92,13 @@ def test_files_that_change_vanish_or_are_no_files(decoder: Decoder, tmp_path: Pa
     asked = request(path, "text")
     path.write_text("longer")
     with pytest.raises(Transient, match="changed while it was read"):
-        list(decoder.load(asked))
+        list(decoder.units(asked))
     path.unlink()
     with pytest.raises(Transient, match="vanished"):
-        list(decoder.load(asked))
+        list(decoder.units(asked))
     path.mkdir()
     with pytest.raises(LoadError):
-        list(decoder.load(asked))
+        list(decoder.units(asked))
 
 
 def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +107,7 @@ def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path, monkeypatch: py
     path = tmp_path / "a"
     path.write_text("x")
     with pytest.raises(TsembedError, match="cannot start: no such library") as raised:
-        list(decoder.load(request(path)))
+        list(decoder.units(request(path)))
     assert not isinstance(raised.value, LoadError)
     decoder.close()
 
@@ -122,7 +119,7 @@ def test_a_run_with_all_illnesses_indexes_the_good_neighbours(indexing: Indexing
     for number in range(10):
         indexing.write(f"good{number}.txt", f"good text {number}")
     limits = {"time_limit": 3.0, "memory": 256 << 20}
-    report = indexing.run(workers=2, **limits)
+    report = indexing.run(workers=4, **limits)
     assert report.files.added == 10 and report.files.skipped == len(report.skipped) == len(bad)
     assert indexing.paths() == [f"good{number}.txt" for number in range(10)], "nothing of a half-read file is left"
     again = indexing.run(**limits)
@@ -138,3 +135,14 @@ def test_what_could_not_be_read_is_read_again_on_demand(indexing: Indexing) -> N
     for retry, loads in ((False, 1), (False, 1), (True, 2)):
         assert indexing.run(retry_skipped=retry).files.skipped == 1
         assert indexing.loads == loads
+
+
+def test_drawing_pages_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that hangs costs some seconds, and what was drawn before is shown; one that crashes costs itself."""
+    monkeypatch.setattr(thumbnails, "_SECONDS", 10.0)
+    crashes, hangs = tmp_path / "crashes.ill", tmp_path / "hangs.ill"
+    crashes.write_text("crash first")
+    hangs.write_text("hang first")
+    drawn = thumbnails.thumbnails([(crashes, 2), (crashes, 1), (crashes, 3), (hangs, 2), (hangs, 1)])
+    assert list(drawn) == [(crashes, 1), (crashes, 3)]
+    assert drawn[crashes, 3].shape == (2, 2, 3) and int(drawn[crashes, 3].max()) == 3

@@ -1,0 +1,179 @@
+"""The way to an index's store: opened when it is needed, shared by threads, and changed by one owner at a time.
+
+Other processes are kept out of an embedded store while it is open, and out of changes while it is owned. So a store
+that was opened to be read stays open until `close`, one that was opened for a change until its end; unless the index
+is held, which keeps both until `close`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from tsembed_search.errors import DamagedIndexError, IndexBusyError
+from tsembed_search.indexer import mending
+from tsembed_search.ownership import Owner, owned, owner_of
+from tsembed_search.store import opening
+
+if TYPE_CHECKING:
+    from tsembed_search.paths import IndexAddress
+    from tsembed_search.store.base import Store
+
+Note = Callable[[str], None]
+
+_BETWEEN_TRIES: Final = 0.1
+_HOLDING: Final = "holding it open"
+
+
+class Access:
+    """Access to one index, for several threads: any number read, and one at a time changes.
+
+    `wait`: wait for other processes, and for other threads that change the index, instead of raising `IndexBusyError`.
+    """
+
+    def __init__(self, address: IndexAddress, *, wait: bool = False, store: Store | None = None) -> None:
+        self.address = address
+        self.folder = address.folder
+        self.wait = wait
+        self._store = store
+        self._readers = 0
+        self._open = threading.Condition(threading.RLock())
+        self._change = threading.Lock()
+        self._owned: owned | None = None
+        self._held = False
+
+    def hold(self) -> None:
+        """Own the index and open its store, if there is one, until `close`. Raises what `change` and `read` do."""
+        self._owned = self._owning(_HOLDING, _unheard)
+        self._held = True
+        try:
+            self._for_change(None)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def read(self) -> Iterator[Store]:
+        """The store, opened now if it was not. Nobody closes it while the block runs.
+
+        Raises `IndexBusyError` while another process has it open, `DamagedIndexError` and `StoreError`.
+        """
+        with self._open:
+            self._store = store = self._store or self._patiently(None, writing=False)
+            self._readers += 1
+        try:
+            yield store
+        finally:
+            with self._open:
+                self._readers -= 1
+                self._open.notify_all()
+
+    @contextmanager
+    def own(self, doing: str, note: Note | None = None) -> Iterator[None]:
+        """Own the index while the block runs; one thread at a time. The store is closed before, and after.
+
+        `note` is told whom is waited for. Raises `IndexBusyError` while somebody else changes the index.
+        """
+        with self._one_at_a_time():
+            if self._held and self._owned is not None:
+                self._owned.sign(doing)
+                try:
+                    yield
+                finally:
+                    self._owned.sign(_HOLDING)
+                return
+            # Whoever owns the index may be waiting for this store.
+            self.let_go()
+            with ExitStack() as stack:
+                self._owned = stack.enter_context(self._owning(doing, note or _unheard))
+                stack.callback(self._disown)
+                stack.callback(self.let_go)
+                yield
+
+    @contextmanager
+    def change(self, doing: str, note: Note | None = None, *, rescue: bool = True) -> Iterator[Store | None]:
+        """Own the index and open its store while the block runs; None if there is none yet (see `made`).
+
+        With `rescue`, a store that is damaged is replaced by one of all that can be read, and `note` is told of it.
+        Raises what `own` and `read` do.
+        """
+        with self.own(doing, note):
+            yield self._for_change((note or _unheard) if rescue else None)
+
+    def made(self, store: Store) -> None:
+        """Take over the store that whoever changes the index has made."""
+        with self._open:
+            self._store = store
+
+    def let_go(self) -> None:
+        """Close the store, once nobody reads it any more."""
+        with self._open:
+            self._open.wait_for(lambda: not self._readers)
+            store, self._store = self._store, None
+            if store is not None:
+                store.close()
+
+    def close(self) -> None:
+        """Close the store and let others own the index, once no thread reads or changes it. Twice does no harm."""
+        with self._change:
+            self.let_go()
+            if self._owned is not None:
+                self._owned.release()
+            self._owned, self._held = None, False
+
+    def open_store(self, *, writing: bool) -> Store:
+        """Open the store, without waiting."""
+        return opening.open(self.address, writing=writing)
+
+    def _for_change(self, rescue: Note | None) -> Store | None:
+        with self._open:
+            # A creation that was cut short has left no metadata.
+            if self._store is None and opening.metadata(self.address):
+                self._store = self._patiently(rescue, writing=True)
+            return self._store
+
+    def _patiently(self, rescue: Note | None, *, writing: bool) -> Store:
+        while True:
+            try:
+                return self.open_store(writing=writing)
+            except DamagedIndexError as error:
+                if rescue is None:
+                    raise
+                mending.salvage(self.address, error, rescue)
+                rescue = None
+            except IndexBusyError as error:
+                if not self.wait:
+                    other = None if self._owned is not None else owner_of(self.folder)
+                    raise self._busy(f"by {other or 'another process'}") from error
+                time.sleep(_BETWEEN_TRIES)
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        if not self._change.acquire(blocking=self.wait):
+            raise self._busy("by another thread of this program")
+        try:
+            yield
+        finally:
+            self._change.release()
+
+    def _disown(self) -> None:
+        self._owned = None
+
+    def _owning(self, doing: str, note: Note) -> owned:
+        def on_wait(owner: Owner | None) -> None:
+            note(f"Waiting for {owner or 'another process'}.")
+
+        return owned(self.folder, doing, wait=None if self.wait else 0.0, on_wait=on_wait)
+
+    def _busy(self, by_whom: str) -> IndexBusyError:
+        return IndexBusyError(
+            f"The index {self.address.name!r} is in use {by_whom}.",
+            "Wait until it has finished ({wait} does), or choose another index: {index}.",
+        )
+
+
+def _unheard(message: str) -> None:
+    """Tell nobody."""

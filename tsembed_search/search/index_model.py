@@ -1,0 +1,134 @@
+"""The model of an index: found by name, compared with what the index says of its maker, loaded when it is needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tsembed_search.errors import MissingIndexError, ModelError, UsageError
+from tsembed_search.paths import DEFAULT_MODEL, IndexAddress
+from tsembed_search.ranking.reranking import RERANKERS
+from tsembed_search.search.results import SearchOptions
+from tsembed_search.store.schema import IndexMetadata
+
+if TYPE_CHECKING:
+    from tsembed_search.model.backbone import ModelRef
+    from tsembed_search.model.embedder import Embedder
+
+
+class IndexModel:
+    """The model of the index at an address, for several threads.
+
+    `name` is the one that was asked for, by default the one that made the index. `device` may be several, with commas
+    between. `embedder` is one that is loaded already.
+    """
+
+    def __init__(
+        self,
+        address: IndexAddress,
+        metadata: IndexMetadata | None,
+        name: str | None = None,
+        device: str = "auto",
+        embedder: Embedder | None = None,
+    ) -> None:
+        self._address = address
+        self._made_by = metadata
+        self._name = name
+        self.devices = device.split(",")
+        self._embedder = embedder
+        self._loading = threading.RLock()
+        if name is not None or embedder is not None:
+            self.fingerprint()
+
+    @property
+    def metadata(self) -> IndexMetadata:
+        """The facts about the model that made the index. Raises `MissingIndexError` before there is one."""
+        if self._made_by is None:
+            name, store = self._address.name, self._address.store
+            raise MissingIndexError(f"There is no index called {name!r}.", "Make it with: {add()}", name, store)
+        return self._made_by
+
+    def made(self, metadata: Mapping[str, Any] | None) -> None:
+        """Take over what the index says now. Raises `IndexMismatchError` when another model made it."""
+        if metadata:
+            self._made_by = IndexMetadata.from_json(metadata)
+            self.fingerprint()
+
+    def fingerprint(self) -> str:
+        """Return the model's fingerprint; it is not loaded for that. Raises `IndexMismatchError` and `ModelError`."""
+        with self._loading:
+            ref = self._reference() if self._embedder is None else self._embedder.info
+            if self._made_by is not None:
+                self._made_by.check(self._address.name, ref.name, ref.fingerprint)
+            return ref.fingerprint
+
+    @property
+    def loaded(self) -> Embedder | None:
+        """The embedder, if it is loaded."""
+        return self._embedder
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder, loaded now if it was not. Raises `IndexMismatchError` and `ModelError`."""
+        with self._loading:
+            if self._embedder is None:
+                self._embedder = self._load(self.devices[0])
+            return self._embedder
+
+    def on_each_device(self) -> list[Embedder]:
+        """Return an embedder for each of the devices; only the first is kept."""
+        return [self.embedder, *map(self._load, self.devices[1:])]
+
+    def _load(self, device: str) -> Embedder:
+        from tsembed_search.model import loading
+        from tsembed_search.model.embedder import Embedder
+
+        self.fingerprint()
+        return Embedder(loading.load(self._reference(), device))
+
+    def _reference(self) -> ModelRef:
+        from tsembed_search.model import registry
+
+        made_by = self._made_by
+        if self._name is not None or made_by is None:
+            return registry.resolve(self._name or DEFAULT_MODEL)
+        try:
+            return registry.resolve(made_by.model, known=True)
+        except ModelError as error:
+            raise ModelError(
+                f"The index {self._address.name!r} was made by the model {made_by.model}. {error.message}",
+                f"{error.hint} If the model has moved, say where it is: {{model}}.".strip(),
+            ) from error
+
+    def routes(self, otherwise: str = "Make") -> tuple[int, int]:
+        """Return (L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise`
+        begins the hint.
+        """
+        if self.metadata.routes is None:
+            raise UsageError(
+                f"The index {self._address.name!r} holds no routing vectors: its model, {self.metadata.model}, has no "
+                "experts.",
+                f"{otherwise} another index ({{index}}) with a model that has experts ({{model}}).",
+            )
+        return self.metadata.routes
+
+    def options(self, options: SearchOptions | None, fields: dict[str, Any]) -> SearchOptions:
+        """Return options with some fields replaced, and with the model's own route weight where it is wanted.
+
+        Raises `UsageError` for a re-ranking that this model cannot do.
+        """
+        chosen = replace(options or SearchOptions(), **fields)
+        if not RERANKERS.get(chosen.rerank).uses_routes:
+            return chosen
+        self.routes(f"Search without {{rerank}} {chosen.rerank}, or make")
+        if chosen.route_weight is not None:
+            return chosen
+        if self.metadata.route_weight is None:
+            raise UsageError(
+                f"The model {self.metadata.model} does not say how much its routes should count: "
+                "that was not calibrated.",
+                "Say it, from 0 to 1: {route_weight}",
+            )
+        return replace(chosen, route_weight=self.metadata.route_weight)
