@@ -241,9 +241,25 @@ about = "One small step."
 size = 4
 sub_batch = 2
 
+[loss.more.hot]
+weight = 0.5
+limit = 0.0
+
 [run]
 steps = 1
 """
+
+LOSS = '''
+class Hot:
+    """A `Loss` that punishes pairs which are more alike than a limit."""
+
+    def __init__(self, limit=0.9):
+        self.limit = limit
+
+    def __call__(self, batch):
+        alike = (batch.pairs.queries * batch.pairs.documents[: len(batch.pairs.queries)]).sum(1)
+        return (alike - self.limit).clamp(min=0).mean()
+'''
 
 MODULES = {
     "poem.py": FORMAT,
@@ -251,6 +267,7 @@ MODULES = {
     "shortest.py": RERANKER,
     "letters.py": MODEL,
     "step.toml": RECIPE,
+    "hot.py": LOSS,
     "recipes.py": 'from pathlib import Path\n\nSTEP = Path(__file__).with_name("step.toml")\n',
 }
 ENTRY_POINTS = {
@@ -260,6 +277,7 @@ ENTRY_POINTS = {
     "tsembed.models": {"letters": "letters:LETTERS"},
     "tsembed.families": {"alphabets": "letters:FAMILY"},
     "tsembed.recipes": {"step": "recipes:STEP"},
+    "tsembed.losses": {"hot": "hot:Hot"},
 }
 TEXTS = {
     "cat.txt": "A cat sleeps on the warm stove.",
@@ -356,7 +374,7 @@ def test_a_family_of_models(tsembed: Commands, folder: Path) -> None:
     assert names(tsembed("search", "train leaves night nine", *index, "--json").json["hits"])[0] == "train.txt"
 
 
-def test_a_recipe(tsembed: Commands, tmp_path: Path) -> None:
+def test_a_recipe_and_a_loss(tsembed: Commands, tmp_path: Path) -> None:
     rows = [
         {"query": f"question {word}", "positive": f"answer {word}"} for word in "one two three four five six".split()
     ]
@@ -366,7 +384,11 @@ def test_a_recipe(tsembed: Commands, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     recipe = next(line for line in lines if line["kind"] == "run")["recipe"]
     assert (recipe["name"], recipe["batch"]["size"], recipe["adapter"]["experts"]) == ("step", 4, 1)
-    assert sum(line["kind"] == "step" for line in lines) == 1
+    (step,) = (line for line in lines if line["kind"] == "step")
+    parts = step["parts"]
+    assert parts["hot"] > 0.1
+    others = sum(recipe["loss"].get(name, 1) * part for name, part in parts.items() if name != "hot")
+    assert step["loss"] == pytest.approx(others + 0.5 * parts["hot"], rel=1e-3)
 
 
 def test_who_misspells_an_entry_is_told_the_name(tsembed: Commands) -> None:

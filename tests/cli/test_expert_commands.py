@@ -151,7 +151,7 @@ class TestExplain:
             done = run(*arguments)
             assert done.exit_code == 2
             assert "holds no routing vectors" in done.stderr
-            assert "--model CHECKPOINT" in done.stderr
+            assert "--model" in done.stderr
 
     @pytest.mark.parametrize("width", [24, 40, 80, 160])
     def test_drawing(self, routed: Path, width: int, run_routed: Run) -> None:
@@ -195,7 +195,7 @@ class TestUsage:
         monkeypatch.setattr("tsembed_search.cli.render.text.is_terminal", lambda **_: True)
         monkeypatch.setattr("tsembed_search.cli.render.text.console", lambda **_: screen)
         with Index.open("default") as index:
-            groups = experts.usage_of(index)
+            groups = index.usage()
         experts.print_usage(groups)
         drawn = screen.export_text()
         assert all(len(line) <= width for line in drawn.splitlines())

@@ -72,7 +72,7 @@ def test_a_format_from_another_package(indexing: Indexing) -> None:
     assert (again.files.unchanged, again.items.embedded) == (2, 0)
     rows, problems = folder_rows(indexing.files)
     assert not problems
-    assert [one.row.query.text for one in rows["passages"]] == ["Spring at the harbour", "Summer on the island"]
+    assert [one.query.text for one in rows["passages"]] == ["Spring at the harbour", "Summer on the island"]
 
 
 def test_without_it_such_files_are_passed_over(indexing: Indexing) -> None:

@@ -65,15 +65,15 @@ class TestOptions:
         assert routed.search_many(["about red"], k=12, rerank="expert")[0] == own
 
     def test_an_index_without_routes(self, index: Index) -> None:
-        with pytest.raises(UsageError, match=r"holds no routing vectors.*colours.*Search without --rerank expert"):
+        with pytest.raises(UsageError, match=r"holds no routing vectors.*colours.*Search without rerank= expert"):
             index.search("red", rerank="expert")
         with pytest.raises(UsageError, match="no routing vectors"):
             index.search_many(["red"], rerank="expert", route_weight=0.5)
 
     def test_a_model_that_was_not_calibrated(self, routed: Index) -> None:
-        routed.metadata = replace(routed.metadata, route_weight=None)
-        with pytest.raises(UsageError, match=r"not calibrated.*--route-weight"):
-            routed.search("red", rerank="expert")
+        unsaid = Index(routed.address, replace(routed.metadata, route_weight=None), embedder=routed.embedder)
+        with pytest.raises(UsageError, match=r"not calibrated.*route_weight="):
+            unsaid.search("red", rerank="expert")
 
     @pytest.mark.parametrize(
         ("rerank", "weight", "words"),

@@ -14,7 +14,14 @@ from PIL import Image
 
 from helpers.colour_index import Maker, solid
 from helpers.colours import CALIBRATION, COLOURS, ColourBackbone, text_vector, unit
-from tsembed_search.errors import IndexMismatchError, LoadError, StoreError, UsageError
+from tsembed_search.errors import (
+    IndexMismatchError,
+    LoadError,
+    MissingIndexError,
+    ModelError,
+    StoreError,
+    UsageError,
+)
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
@@ -95,14 +102,14 @@ def test_like_an_item_by_id_and_by_path_leaves_it_out(maker: Maker, index: Index
     assert id not in [hit.id for hit in by_id]
     by_path = index.search(like=str(maker.folder / "crimson.png"), k=3).hits
     assert [hit.id for hit in by_path] == [hit.id for hit in by_id]
-    assert index._embedder is not None
 
 
 def test_like_a_stored_item_loads_no_model(maker: Maker, embedder: Embedder) -> None:
     add_palette(maker)
     unloaded = Index(IndexAddress(), IndexMetadata.of(embedder.info), store=maker.store)
     assert unloaded.search(like=str(maker.folder / "red.png"), k=1).hits
-    assert unloaded._embedder is None
+    with pytest.raises(ModelError, match="colours"):
+        unloaded.search("red")  # there is no model of that name to load
 
 
 def test_like_a_document_is_its_mean_and_leaves_all_of_it_out(maker: Maker, index: Index) -> None:
@@ -273,8 +280,8 @@ def test_grouping_is_exact_against_a_full_ranking(maker: Maker, data: st.DataObj
 def test_opening_an_index_that_is_not_there_names_those_that_are(maker: Maker) -> None:
     with pytest.raises(StoreError, match="no index called 'other'") as error:
         Index.open("other")
-    assert "tsembed index FOLDER --index other" in error.value.hint
-    assert "default" in error.value.hint
+    assert isinstance(error.value, MissingIndexError) and (error.value.name, error.value.store) == ("other", "edge")
+    assert "{add()}" in error.value.hint and "default" in error.value.hint
 
 
 def test_an_index_of_another_model_says_what_to_do(maker: Maker) -> None:

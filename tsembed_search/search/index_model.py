@@ -102,13 +102,15 @@ class IndexModel:
                 f"{error.hint} If the model has moved, say where it is: {{model}}.".strip(),
             ) from error
 
-    def routes(self) -> tuple[int, int]:
-        """Return (L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none."""
+    def routes(self, otherwise: str = "Make") -> tuple[int, int]:
+        """Return (L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise`
+        begins the hint.
+        """
         if self.metadata.routes is None:
             raise UsageError(
                 f"The index {self._address.name!r} holds no routing vectors: its model, {self.metadata.model}, has no "
                 "experts.",
-                "Make another index ({index}) with a model that has experts ({model}).",
+                f"{otherwise} another index ({{index}}) with a model that has experts ({{model}}).",
             )
         return self.metadata.routes
 
@@ -120,7 +122,7 @@ class IndexModel:
         chosen = replace(options or SearchOptions(), **fields)
         if not RERANKERS.get(chosen.rerank).uses_routes:
             return chosen
-        self.routes()
+        self.routes(f"Search without {{rerank}} {chosen.rerank}, or make")
         if chosen.route_weight is not None:
             return chosen
         if self.metadata.route_weight is None:
