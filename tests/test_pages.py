@@ -42,14 +42,6 @@ def test_walks_find_every_name_in_its_file() -> None:
         assert not missing, f"{file} has no {missing}"
 
 
-def test_files_that_pages_name_are_there() -> None:
-    for page in [ROOT / "README.md", *DOCS.glob("*.md"), *(ROOT / "examples").rglob("README.md")]:
-        for name in set(
-            re.findall(r"`((?:tests|benchmarks|examples|tsembed_search|trainer)/[\w/.-]+)`", page.read_text())
-        ):
-            assert (ROOT / name).exists(), f"{page.name} names {name}"
-
-
 def names_in(file: Path) -> set[str]:
     """The functions, classes, methods (`Class.method`) and variables of a module."""
     found = set()
@@ -91,6 +83,7 @@ def test_what_the_page_adds_works(commands: Commands, tmp_path: Path) -> None:
     found = commands("search", "singing in a church", "--rerank", "newest", "--json").json["hits"]
     assert {hit["snippet"] for hit in found} == {"Choir practice in the old church", "We sing in the church choir."}
     assert Path(found[0]["path"]).name == "song.txt"
+    assert commands("count").stdout == "text 2\n"
 
 
 def test_the_recipe_of_the_page_trains_by_its_loss(commands: Commands) -> None:
