@@ -61,8 +61,8 @@ def unpack(packed: Tensor, shape: Shape) -> Traced:
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of N items: `table` `[N, 5]` int64 with role, identity of the target, content, task, and what is asked (see
-    `label`). `answers` `[P, 2]` int64: what is asked, and a content that is right for it, where rows other
+    """The labels of N items: `table` `[N, 5]` int64 with role, identity of the target, content, task, and what is asked
+    (see `label`). `answers` `[P, 2]` int64: what is asked, and a content that is right for it, where rows other
     than an item's own tell.
 
     Within each role items are in the order of their rows; each row has one query and one positive.
