@@ -33,7 +33,7 @@ Text = Annotated[str, MinLen(1)]
 @dataclass(frozen=True)
 class DataSettings:
     """The part of the data that is used: see `data.training.load`. `validation`: the share of identities held out, or a
-    number of rows. `weights`, `caps`: per task, or pattern of names, how often it is drawn and how many rows it has at most.
+    number of rows. `weights`, `caps`: per task, or pattern of names, how often it is drawn and its most rows.
     `only`: the tasks that are read, none means all. `images`: folders to look for images in first. `instructions`: they
     go where the data's layout has them, all before the text, all into the model's own prompt, or nowhere.
     """
