@@ -21,12 +21,17 @@ _MOST_SHOWN = 20
 
 data = typer.Typer(
     name="data",
-    help="Look training data over before it is trained on.",
+    add_completion=False,
     epilog=examples(
         ("what is in a set, and what is wrong with it", "tsembed data check ./my-rows"),
     ),
     no_args_is_help=True,
 )
+
+
+@data.callback()
+def _group() -> None:
+    """Look training data over before it is trained on."""
 
 
 @data.command(

@@ -16,7 +16,7 @@ import typer
 
 from tsembed_search import private, wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
 from tsembed_search.errors import TsembedError
 from tsembed_search.model import loading
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     import torch
 
     from tsembed_search.model.backbone import ModelRef
-
-
-EXAMPLES = examples(
-    ("is all well?", "tsembed doctor"),
-    ("with another model", "tsembed doctor --model Qwen/Qwen3-VL-Embedding-2B"),
-    ("after a disk was full or a backup was restored", "tsembed doctor --repair"),
-)
 
 
 State = Literal["ok", "slow", "problem"]
@@ -63,6 +56,11 @@ class Finding:
     advice: str = ""
 
 
+@described(
+    ("is all well?", "tsembed doctor"),
+    ("with another model", "tsembed doctor --model Qwen/Qwen3-VL-Embedding-2B"),
+    ("after a disk was full or a backup was restored", "tsembed doctor --repair"),
+)
 def doctor(
     index: options.IndexName = INDEX,
     url: options.Url = None,

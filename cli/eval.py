@@ -14,7 +14,7 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import examples
+from tsembed_search.cli.options import described
 from tsembed_search.cli.render import text as render
 from tsembed_search.data.records import Instructions
 from tsembed_search.errors import UsageError
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from tsembed_search.evaluation.evaluate import Reranking
     from tsembed_search.evaluation.results import Evaluation, TaskScores
 
-EXAMPLES = examples(
+_SECONDS_BETWEEN_LINES = 10.0
+_MOST_PROBLEMS = 5
+
+
+@described(
     ("a set in MMEB's layout, with the built-in model", "tsembed eval ./mini-mmeb"),
     ("a quick look: a few queries of each task", "tsembed eval ./mini-mmeb --limit 50 --candidates 200"),
     ("a model of your own, against the one that it was made of",
@@ -34,12 +38,8 @@ EXAMPLES = examples(
     ("do experts help? find the weight on one half, report on the other",
      "tsembed eval ./mini-mmeb --model runs/a/model --rerank expert --sweep"),
     ("figures for a spreadsheet", "tsembed eval ./mini-mmeb --csv figures.csv"),
+    no_args_is_help=True,
 )  # fmt: skip
-
-_SECONDS_BETWEEN_LINES = 10.0
-_MOST_PROBLEMS = 5
-
-
 def evaluate(
     data: Annotated[
         list[str],

@@ -10,7 +10,7 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from tsembed_search.ranking.routes import Agreement
     from tsembed_search.search.results import Explanation
 
-EXAMPLES = examples(
-    ("the best hit of a search", "tsembed explain a red bicycle in the snow 1"),
-    ("an item of the index, by its path or id", "tsembed explain a red bicycle ~/Pictures/bike.jpg"),
-    ("for a picture", "tsembed explain --image photo.jpg 1"),
-    ("as data", "tsembed explain a red bicycle 1 --json"),
-)
 _FEW = 3
 _LABEL, _NUMBER = 5, 7
 
 
+@described(
+    ("the best hit of a search", "tsembed explain a red bicycle in the snow 1"),
+    ("an item of the index, by its path or id", "tsembed explain a red bicycle ~/Pictures/bike.jpg"),
+    ("for a picture", "tsembed explain --image photo.jpg 1"),
+    ("as data", "tsembed explain a red bicycle 1 --json"),
+    no_args_is_help=True,
+)
 def explain(
     words: Annotated[
         list[str],

@@ -9,16 +9,16 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import examples
+from tsembed_search.cli.options import described
 from tsembed_search.cli.render import text as render
 from tsembed_search.errors import UsageError, spelled
 
-EXAMPLES = examples(
+
+@described(
     ("a plain model without experts", "tsembed export my-checkpoint --out plain-model"),
     ("the adapter alone, for PEFT", "tsembed export my-checkpoint --out adapter --peft"),
+    no_args_is_help=True,
 )
-
-
 def export(
     checkpoint: Annotated[
         str,

@@ -11,7 +11,7 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples, same_index
+from tsembed_search.cli.options import INDEX, described, same_index
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.progress import progress_sink
 from tsembed_search.errors import UsageError
@@ -22,17 +22,18 @@ from tsembed_search.wording import rate_words
 if TYPE_CHECKING:
     from tsembed_search.indexer.report import IndexReport, ItemCounts, Offline, Skipped
 
-EXAMPLES = examples(
+_MOST_REASONS = 8
+_EXAMPLES_PER_REASON = 2
+
+
+@described(
     ("a folder and everything below it", "tsembed index ~/Pictures"),
     ("several, and look first what would happen", "tsembed index ~/Pictures ~/Documents --dry-run"),
     ("only some files", "tsembed index ~/Documents --include '*.pdf' --exclude 'old/**'"),
     ("another index, with another model", "tsembed index ~/Papers --index papers --model Qwen/Qwen3-VL-Embedding-2B"),
     ("on a Qdrant server", "tsembed index ~/Pictures --url http://localhost:6333"),
+    no_args_is_help=True,
 )
-_MOST_REASONS = 8
-_EXAMPLES_PER_REASON = 2
-
-
 def index(
     paths: Annotated[
         list[Path],

@@ -9,20 +9,19 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
     from tsembed_search.search.results import File
 
-EXAMPLES = examples(
+
+@described(
     ("everything", "tsembed ls"),
     ("one folder", "tsembed ls ~/Pictures/2024"),
     ("what matches a filter", "tsembed ls --where 'ext=pdf and modified>=30d'"),
     ("how many pictures", "tsembed ls --where kind=image --paths | wc -l"),
 )
-
-
 def ls(
     paths_in: Annotated[
         list[str] | None, typer.Argument(metavar="PATH", help="Only these files and what lies in these folders.")

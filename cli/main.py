@@ -5,32 +5,38 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from tsembed_search.cli import (
-    data,
-    doctor,
-    explain,
-    export,
-    index,
-    models,
-    options,
-    search,
-    status,
-    surroundings,
-    train,
-)
-from tsembed_search.cli import eval as evaluation
-from tsembed_search.cli import ls as listing
-from tsembed_search.cli import rm as remove
+from tsembed_search.cli import options, surroundings
 from tsembed_search.cli.render import text as render
 from tsembed_search.errors import MissingIndexError, TsembedError, UsageError
 from tsembed_search.paths import NoCurrentFolderError, current_folder_is_gone
+from tsembed_search.registry import Registry
 from tsembed_search.version import __version__
+
+COMMANDS: Registry[Callable[..., object] | typer.Typer] = Registry(
+    "command",
+    "tsembed.commands",
+    {
+        "index": "tsembed_search.cli.index:index",
+        "search": "tsembed_search.cli.search:search",
+        "explain": "tsembed_search.cli.explain:explain",
+        "status": "tsembed_search.cli.status:status",
+        "ls": "tsembed_search.cli.ls:ls",
+        "rm": "tsembed_search.cli.rm:rm",
+        "models": "tsembed_search.cli.models:models",
+        "export": "tsembed_search.cli.export:export",
+        "doctor": "tsembed_search.cli.doctor:doctor",
+        "train": "tsembed_search.cli.train:train",
+        "eval": "tsembed_search.cli.eval:evaluate",
+        "data": "tsembed_search.cli.data:data",
+    },
+)
+"""A command is a function with Typer's annotations, or a `typer.Typer` with commands of its own."""
 
 # Typer raises the errors of wrong usage from a library that it has begun to carry inside; their common class is public
 # only as an ancestor.
@@ -43,15 +49,60 @@ class _Interrupted(TsembedError):
     exit_code = 130
 
 
+class _Table(Mapping[str, Any]):
+    """The commands by name. Each is made when it is looked at first, so that a command does not load the others."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            if name not in COMMANDS:
+                raise KeyError(name)
+            try:
+                entry = COMMANDS.get(name)
+            except UsageError as error:
+                entry = _broken(error)
+            self._made[name] = _made(name, entry)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS.names())
+
+    def __len__(self) -> int:
+        return len(COMMANDS.names())
+
+
+def _broken(error: UsageError) -> Callable[..., object]:
+    """Stand in for a command that cannot be loaded: who runs it is told why, and the help of the others still works."""
+
+    def command() -> None:
+        """Cannot be loaded."""
+        raise error
+
+    command.command = {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}  # type: ignore[attr-defined]
+    return command
+
+
+def _made(name: str, entry: Callable[..., object] | typer.Typer) -> Any:
+    """Make Typer's command of a function, or its group of commands of a `typer.Typer`."""
+    if not isinstance(entry, typer.Typer):
+        function, entry = entry, typer.Typer(rich_markup_mode="rich", add_completion=False)
+        entry.command(name, **getattr(function, "command", {}))(function)
+    command = typer.main.get_command(entry)
+    command.name = name
+    for parameter in command.params:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""  # the help would call each of them <bool>
+    return command
+
+
 class _Commands(TyperGroup):
     """Turns whatever ends a command into a message on stderr and an exit code of the contract."""
 
-    def get_command(self, ctx: Any, name: str) -> Any:
-        command = super().get_command(ctx, name)
-        for parameter in command.params if command is not None else ():
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""  # the help would call each of them <bool>
-        return command
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Table()
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -191,20 +242,6 @@ def _root(
     ] = False,
 ) -> None:
     """Search your own images and documents by words, by pictures, or by both."""
-
-
-app.command(epilog=index.EXAMPLES, no_args_is_help=True)(index.index)
-app.command(epilog=search.EXAMPLES)(search.search)
-app.command(epilog=explain.EXAMPLES, no_args_is_help=True)(explain.explain)
-app.command(epilog=status.EXAMPLES)(status.status)
-app.command(epilog=listing.EXAMPLES)(listing.ls)
-app.command(epilog=remove.EXAMPLES)(remove.rm)
-app.command(epilog=models.EXAMPLES)(models.models)
-app.command(epilog=export.EXAMPLES, no_args_is_help=True)(export.export)
-app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command(epilog=train.EXAMPLES)(train.train)
-app.command("eval", epilog=evaluation.EXAMPLES, no_args_is_help=True)(evaluation.evaluate)
-app.add_typer(data.data)
 
 
 def run() -> None:

@@ -9,7 +9,7 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import examples
+from tsembed_search.cli.options import described
 from tsembed_search.cli.render import text as render
 from tsembed_search.paths import DEFAULT_MODEL
 
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
     from tsembed_search.model.registry import KnownModel
 
-EXAMPLES = examples(
-    ("what there is", "tsembed models"),
-    ("index with another model", "tsembed index ~/Pictures --index big --model Qwen/Qwen3-VL-Embedding-2B"),
-    ("a model of your own", "tsembed index ~/Pictures --index mine --model ./my-checkpoint"),
-)
 
 PROMPTS = {
     "own": "its own",
@@ -34,6 +29,11 @@ PROMPTS = {
 """What is said of each `KnownModel.prompt`."""
 
 
+@described(
+    ("what there is", "tsembed models"),
+    ("index with another model", "tsembed index ~/Pictures --index big --model Qwen/Qwen3-VL-Embedding-2B"),
+    ("a model of your own", "tsembed index ~/Pictures --index mine --model ./my-checkpoint"),
+)
 def models(
     folders: Annotated[
         list[Path] | None, typer.Argument(metavar="FOLDER", help="Only these folders, of models and checkpoints.")

@@ -7,13 +7,15 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import typer
 
 from tsembed_search.paths import DEFAULT_INDEX, home
 
+F = TypeVar("F", bound=Callable[..., object])
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -103,6 +105,16 @@ def examples(*pairs: tuple[str, str]) -> str:
     """The last part of a command's help: what each example does, and the command to type."""
     lines = [f"[dim]# {escaped(what)}[/dim]\n[cyan]{escaped(command)}[/cyan]" for what, command in pairs]
     return "[bold]Examples[/bold]\n" + "\n".join(lines)
+
+
+def described(*shown: tuple[str, str], no_args_is_help: bool = False) -> Callable[[F], F]:
+    """Give a command its examples, as pairs of what for and the command line. `no_args_is_help`: it needs arguments."""
+
+    def give(function: F) -> F:
+        function.command = {"epilog": examples(*shown), "no_args_is_help": no_args_is_help}  # type: ignore[attr-defined]
+        return function
+
+    return give
 
 
 def escaped(text: str) -> str:

@@ -9,20 +9,19 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
 from tsembed_search.errors import UsageError
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.report import Amount
 
-EXAMPLES = examples(
+
+@described(
     ("a file, or a folder with everything in it", "tsembed rm ~/Pictures/2009"),
     ("look first", "tsembed rm --where 'ext=gif' --dry-run"),
     ("a whole index", "tsembed rm --all --index old"),
 )
-
-
 def rm(
     paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Files and folders.")] = None,
     where: Annotated[

@@ -12,7 +12,7 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples
+from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.hits import plain_lines, print_hits
 from tsembed_search.errors import LoadError, TsembedError, UsageError
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tsembed_search.items import Item
     from tsembed_search.search.results import Hit, SearchResult
 
-EXAMPLES = examples(
+
+@described(
     ("by words", "tsembed search a red bicycle in the snow"),
     ("by a picture", "tsembed search --image photo.jpg"),
     ("by both together, as one query", "tsembed search 'the same in blue' --image shirt.png"),
@@ -33,8 +34,6 @@ EXAMPLES = examples(
     ("copy what was found", "tsembed search sunset -0 | xargs -0 cp -t best/"),
     ("many queries with one start", "tsembed search --queries queries.jsonl > hits.jsonl"),
 )
-
-
 def search(
     query: Annotated[list[str] | None, typer.Argument(metavar="QUERY", help="What to look for, in words.")] = None,
     image: Annotated[

@@ -9,7 +9,7 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, examples, same_index
+from tsembed_search.cli.options import INDEX, described, same_index
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.experts import print_usage, usage_json
 from tsembed_search.whereabouts import absence
@@ -17,16 +17,16 @@ from tsembed_search.whereabouts import absence
 if TYPE_CHECKING:
     from tsembed_search.search.results import IndexStatus
 
-EXAMPLES = examples(
+
+_MOST_FOLDERS = 10
+
+
+@described(
     ("how large, made by which model, when", "tsembed status"),
     ("what could not be read, and why", "tsembed status --skipped"),
     ("which experts pictures, texts and folders use", "tsembed status --experts"),
     ("as data", "tsembed status --json --index papers"),
 )
-
-_MOST_FOLDERS = 10
-
-
 def status(
     skipped: Annotated[bool, typer.Option("--skipped", help="List the files that could not be read, and why.")] = False,
     experts: Annotated[

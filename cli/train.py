@@ -14,7 +14,7 @@ import typer
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import examples
+from tsembed_search.cli.options import described
 from tsembed_search.cli.render import text as render
 
 if TYPE_CHECKING:
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from tsembed_search.trainer.job import TrainReport
     from tsembed_search.trainer.log import Observer
     from tsembed_search.trainer.settings import Recipe
-
-EXAMPLES = examples(
-    ("adapt mini to a folder of captioned pictures and documents", "tsembed train ~/Pictures --out runs/mine"),
-    ("then use it", "tsembed index ~/Pictures --index mine --model runs/mine/model"),
-    ("rows of a file, with a recipe and some keys of it changed",
-     "tsembed train rows.jsonl --recipe tsembed --set steps=500 --set loss.temperature=0.03 --out runs/a"),
-    ("go on after an interruption", "tsembed train --resume --out runs/a"),
-    ("walk through a recipe for a large machine", "tsembed train --recipe mmeb-qwen2vl-2b --dry-run"),
-)  # fmt: skip
 
 
 _FEW_ROWS = 2500  # with fewer, a fiftieth of them would say little about the others
@@ -44,6 +35,14 @@ def recipe_names(incomplete: str) -> list[str]:
     return [name for name in RECIPES.names() if name.startswith(incomplete)]
 
 
+@described(
+    ("adapt mini to a folder of captioned pictures and documents", "tsembed train ~/Pictures --out runs/mine"),
+    ("then use it", "tsembed index ~/Pictures --index mine --model runs/mine/model"),
+    ("rows of a file, with a recipe and some keys of it changed",
+     "tsembed train rows.jsonl --recipe tsembed --set steps=500 --set loss.temperature=0.03 --out runs/a"),
+    ("go on after an interruption", "tsembed train --resume --out runs/a"),
+    ("walk through a recipe for a large machine", "tsembed train --recipe mmeb-qwen2vl-2b --dry-run"),
+)  # fmt: skip
 def train(
     data: Annotated[
         list[str] | None,

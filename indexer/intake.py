@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tsembed_search.documents.crawl import Found, signature
+from tsembed_search.documents.crawl import Found, open_regular, signature, unreadable
 from tsembed_search.documents.document import HEAD, extension_of, format_of, formats, formats_of
-from tsembed_search.documents.worker import CHANGED, TooSlow, open_regular, unreadable
+from tsembed_search.documents.worker import CHANGED, TooSlow
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.changes import Changes
 from tsembed_search.indexer.database import FileRow, each_id

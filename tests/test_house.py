@@ -235,6 +235,15 @@ def test_links_resolve(document: Path) -> None:
             assert anchor in anchors(linked), f"{document.name} links to {target}, which has no such heading"
 
 
+@pytest.mark.parametrize("document", DOCS, ids=[str(path.relative_to(ROOT)) for path in DOCS])
+def test_files_that_are_named_are_there(document: Path) -> None:
+    """Files move; what is written about them must move along."""
+    folders = "tests|benchmarks|examples|docs|tsembed_search|indexer|trainer|cli|server"
+    named = re.findall(rf"(?<![\w/.-])((?:{folders})/[\w./-]*[\w/])", document.read_text("utf-8"))
+    gone = sorted(name for name in set(named) if not (ROOT / name).exists() and not (ROOT / f"{name}.py").exists())
+    assert not gone, f"{document.name} names {gone}"
+
+
 def anchors(document: Path) -> set[str]:
     """The anchors of a Markdown file's headings, made as hosting sites make them."""
     headings = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), flags=re.MULTILINE)

@@ -14,8 +14,8 @@ from tsembed_search.paths import file_path
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from rich.measure import Measurement
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
     from tsembed_search.search.results import Hit
 
@@ -24,31 +24,6 @@ if TYPE_CHECKING:
 COLUMNS, ROWS = 16, 6
 """The most character cells that a thumbnail takes."""
 _GAP = 2
-
-
-class HalfBlocks:
-    """A rich renderable: a cell shows two pixels, the upper as its foreground, the lower as its background.
-
-    `pixels` is uint8 RGB `[2 · rows, columns, 3]`.
-    """
-
-    def __init__(self, pixels: Pixels) -> None:
-        self.pixels = pixels
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.color import Color
-        from rich.segment import Segment
-        from rich.style import Style
-
-        for upper, lower in zip(self.pixels[::2], self.pixels[1::2], strict=True):
-            for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
-                yield Segment("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
-            yield Segment.line()
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        from rich.measure import Measurement
-
-        return Measurement(self.pixels.shape[1], self.pixels.shape[1])
 
 
 @dataclass(frozen=True)
@@ -167,14 +142,32 @@ def _cell_shape() -> float:
     return height / rows * columns / width if rows and width and height else 2.0
 
 
-def half_blocks(pixels: Pixels) -> HalfBlocks:
+def half_blocks(pixels: Pixels) -> Text:
     """RGB pixels `[H, W, 3]` as characters: what any terminal with colours can show."""
     import numpy as np
     from PIL import Image
 
     columns, rows = fit(pixels.shape[1], pixels.shape[0], 2.0)
     small = Image.fromarray(pixels).resize((columns, 2 * rows), Image.Resampling.LANCZOS)
-    return HalfBlocks(np.asarray(small))
+    return cells(np.asarray(small))
+
+
+def cells(pixels: Pixels) -> Text:
+    """Draw RGB pixels `[2 · rows, columns, 3]`, two in a cell: the upper as its foreground, the lower behind it.
+
+    textual-image can draw this, too, but asks the terminal first, which stops a process in the background.
+    """
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    drawn = Text(no_wrap=True)
+    for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            drawn.append("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
+        drawn.append("\n")
+    drawn.right_crop(1)
+    return drawn
 
 
 def fit(width: int, height: int, cell_shape: float) -> tuple[int, int]:

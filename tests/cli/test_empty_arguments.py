@@ -43,7 +43,7 @@ OPTIONS = [
 
 
 def test_there_are_commands_and_options_to_try() -> None:
-    assert len(ALL) >= 13 and len(OPTIONS) > 60
+    assert len(ALL) >= 12 and len(OPTIONS) > 60
     assert {("search", "--image"), ("index", "--exclude"), ("train", "--out"), ("ls", "-w")} <= set(OPTIONS)
 
 

@@ -187,7 +187,7 @@ def test_half_blocks_draw_two_pixels_per_cell() -> None:
     on = screen()
     pixels = np.zeros((2, 3, 3), np.uint8)
     pixels[0], pixels[1] = (255, 0, 0), (0, 0, 255)
-    on.print(pictures.HalfBlocks(pixels))
+    on.print(pictures.cells(pixels))
     styled = on.export_text(styles=True, clear=False)
     assert "38;2;255;0;0;48;2;0;0;255" in styled
     assert on.export_text() == "▀▀▀\n"

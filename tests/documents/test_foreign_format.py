@@ -16,7 +16,7 @@ import zipfile
 
 from tsembed_search.documents.chunking import tiled
 from tsembed_search.documents.document import Format, Section
-from tsembed_search.documents.formats.html import readable, shown_page
+from tsembed_search.documents.html_page import readable, shown_page
 
 
 def chapters(document):
@@ -72,7 +72,7 @@ def test_a_format_from_another_package(indexing: Indexing) -> None:
     assert (again.files.unchanged, again.items.embedded) == (2, 0)
     rows, problems = folder_rows(indexing.files)
     assert not problems
-    assert [one.row.query.text for one in rows["passages"]] == ["Spring at the harbour", "Summer on the island"]
+    assert [one.query.text for one in rows["passages"]] == ["Spring at the harbour", "Summer on the island"]
 
 
 def test_without_it_such_files_are_passed_over(indexing: Indexing) -> None:

@@ -150,7 +150,7 @@ def test_training_rows_are_made_of_the_same_words(tmp_path: Path) -> None:
     rows, problems = folder_rows(tmp_path)
     (row,) = rows["passages"]
     assert not problems
-    assert row.row.query.text == "Survey of the wood" and "hedgehog sanctuary" in (row.row.positive.text or "")
+    assert row.query.text == "Survey of the wood" and "hedgehog sanctuary" in (row.positive.text or "")
 
 
 def test_a_form_that_only_one_program_shows_is_told_of() -> None:

@@ -112,7 +112,7 @@ def test_mini_asks_the_card(free: int) -> None:
         each = peak_of(gpu, lambda: backbone.forward([one]))
         assert backbone.batch_tokens // one.tokens * each < gpu.limit - gpu.live
         text = backbone.prepare(Item("word " * 250))
-        each = peak_of(gpu, lambda: backbone.forward([text] * 4)) / 4
+        each = peak_of(gpu, lambda: backbone.forward([text] * 2)) / 2
         assert backbone.batch_tokens // text.tokens * each < gpu.limit - gpu.live
         backbone.adapt(Recipe().adapter)
         for parameter in backbone.adapters.parameters():
@@ -123,10 +123,10 @@ def test_mini_asks_the_card(free: int) -> None:
             backbone.train(True)
 
             def there_and_back() -> None:
-                backbone.trace([text] * 4).vectors.sum().backward()
+                backbone.trace([text] * 2).vectors.sum().backward()
 
             there_and_back()
-            each = peak_of(gpu, there_and_back) / 4
+            each = peak_of(gpu, there_and_back) / 2
             assert backbone.training_tokens(checkpointing) // text.tokens * each < gpu.limit - gpu.live
 
 

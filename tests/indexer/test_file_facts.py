@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.indexing import Indexing
-from tsembed_search.documents import worker
+from tsembed_search.documents import crawl
 from tsembed_search.documents.crawl import signature, stored_time
 from tsembed_search.indexer.database import FileRow
 from tsembed_search.indexer.manifest import Manifest
@@ -118,7 +118,7 @@ def test_a_file_that_grows_while_it_is_read_is_left_to_the_next_run(
 
     path = indexing.write("growing.txt", TEXT)
     indexing.write("good.txt", "all about blue")
-    opened = worker.open_regular
+    opened = crawl.open_regular
 
     def growing(name: str) -> Any:
         if name == str(path):

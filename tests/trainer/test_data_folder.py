@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers.tiny_pdf import Page, pdf
-from tsembed_search.data.folder import FolderRow, folder_rows, passage, sidecar_caption, telling_name
+from tsembed_search.data.folder import folder_rows, passage, sidecar_caption, telling_name
+from tsembed_search.data.rows import Row
 from tsembed_search.data.training import load
 from tsembed_search.documents.document import Document, Figure, Format, Section
 from tsembed_search.documents.formats.html import FORMAT as HTML
@@ -29,9 +30,9 @@ def picture(path: Path, colour: str = "red") -> Path:
     return path
 
 
-def pairs(rows: list[FolderRow]) -> list[tuple[str | None, object]]:
+def pairs(rows: list[Row]) -> list[tuple[str | None, object]]:
     """Query text and target of each row."""
-    return [(one.row.query.text, one.row.positive.image or one.row.positive.text) for one in rows]
+    return [(one.query.text, one.positive.image or one.positive.text) for one in rows]
 
 
 def sections(format: Format, text: str) -> list[Section | Figure]:
@@ -143,7 +144,7 @@ def test_pages_tell_of_their_pictures_and_sections(tmp_path: Path) -> None:
     ]
     headings = [query for query, _ in pairs(found["passages"])]
     assert headings == ["Sails", "Watering"]
-    assert str(found["passages"][0].row.positive.text).startswith("Water the roses")
+    assert str(found["passages"][0].positive.text).startswith("Water the roses")
     assert "file_names" not in found  # all that have a name have words of their own
 
 
@@ -153,8 +154,8 @@ def test_pdf_pages_give_headings_and_text(tmp_path: Path) -> None:
     found, problems = folder_rows(tmp_path)
     assert not problems
     (row,) = found["passages"][:1]
-    assert row.row.query.text == "Setting up the telescope"
-    assert str(row.row.positive.text).startswith("Water the roses")
+    assert row.query.text == "Setting up the telescope"
+    assert str(row.positive.text).startswith("Water the roses")
     assert passage(Section((), "Heading\nshort", 1)) is None
     assert passage(Section((), LONG + LONG, 1)) is None  # a sentence is no heading
     text = " ".join((LONG + LONG).split())

@@ -11,7 +11,6 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -59,15 +58,7 @@ _COUNTED: Final = re.compile(
 _HEX: Final = re.compile(r"[0-9a-f]{8,}|[0-9a-f-]{32,}", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class FolderRow:
-    """A row, and the file that it is about: rows of one file stay on one side of a split."""
-
-    row: Row
-    about: str
-
-
-def folder_rows(folder: Path) -> tuple[dict[str, list[FolderRow]], list[Problem]]:
+def folder_rows(folder: Path) -> tuple[dict[str, list[Row]], list[Problem]]:
     """The rows of each task that the folder offers, in a stable order, and the files that could not be read.
 
     Hidden files and folders are passed over and so is what a `.tsembedignore` leaves out; links to folders are not
@@ -82,14 +73,13 @@ def folder_rows(folder: Path) -> tuple[dict[str, list[FolderRow]], list[Problem]
         else:
             files.append(Path(found.path))
     known = set(files)
-    rows: dict[str, list[FolderRow]] = defaultdict(list)
-    captioned: set[Path] = set()
+    rows: dict[str, list[Row]] = defaultdict(list)
+    captioned: set[Path | None] = set()
     for path in files:
         try:
             for task, row in _rows(path, known):
                 rows[task].append(row)
-                if isinstance(row.row.positive.image, Path):
-                    captioned.add(row.row.positive.image)
+                captioned.add(row.positive.image)
         except (LoadError, OSError) as error:
             reason = error.message if isinstance(error, LoadError) else f"it cannot be read: {error.strerror or error}"
             problems.append(Problem(path, 0, reason))
@@ -97,38 +87,40 @@ def folder_rows(folder: Path) -> tuple[dict[str, list[FolderRow]], list[Problem]
     for picture in pictures:
         name = telling_name(picture.stem)
         if name and picture not in captioned:
-            rows[NAMES].append(_pair(Item(name), Item(image=picture), picture, picture))
+            rows[NAMES].append(_pair(Item(name), Item(image=picture), picture))
     rows[FOLDERS] = list(_by_folder(pictures, folder))
     return {task: rows[task] for task in TASKS if rows[task]}, problems
 
 
-def _rows(path: Path, known: set[Path]) -> Iterator[tuple[str, FolderRow]]:
+def _rows(path: Path, known: set[Path]) -> Iterator[tuple[str, Row]]:
     """The rows of one file: a picture with its caption, the figures and sections of a document. Texts give none."""
-    size = path.stat().st_size
     if path.suffix.lower() in PICTURES:
-        if not size:
+        if not path.stat().st_size:
             raise LoadError("the picture's file is empty")
         if caption := sidecar_caption(path, known):
-            yield CAPTIONS, _pair(Item(caption), Item(image=path), path, path)
+            yield CAPTIONS, _pair(Item(caption), Item(image=path), path)
         return
     format = format_of(extension_of(path.name))
-    if format.sections is None or (format.is_text and not size):
+    if format.sections is None or (format.is_text and not _size(path)):
         return
-    if format.is_text and size > _MOST_BYTES:
-        raise LoadError(f"it has more than {_MOST_BYTES >> 20} MB")
     with path.open("rb") as file:
         for part in format.sections(Document(file)):
             if isinstance(part, Figure):
                 picture = Path(os.path.normpath(path.parent / part.source))
                 if picture in known and picture.suffix.lower() in PICTURES and telling_words(part.caption):
-                    yield ALT_TEXTS, _pair(Item(part.caption), Item(image=picture), path, picture)
+                    yield ALT_TEXTS, _pair(Item(part.caption), Item(image=picture), path)
             elif (found := passage(part)) is not None:
-                yield PASSAGES, _pair(Item(found[0]), Item(found[1]), path, path)
+                yield PASSAGES, _pair(Item(found[0]), Item(found[1]), path)
 
 
-def _pair(query: Item, positive: Item, origin: Path, about: Path) -> FolderRow:
+def about(row: Row) -> str:
+    """Return the file that a row is about: rows of one file stay on one side of a split."""
+    return str(row.positive.image or row.query.image or row.origin)
+
+
+def _pair(query: Item, positive: Item, origin: Path) -> Row:
     identity = hashed("target", (positive.text or "").casefold(), positive.image or "")
-    return FolderRow(Row(query, positive, f"{identity:016x}", (), str(origin)), str(about))
+    return Row(query, positive, f"{identity:016x}", (), str(origin))
 
 
 def passage(section: Section) -> tuple[str, str] | None:
@@ -165,11 +157,8 @@ def sidecar_caption(picture: Path, known: set[Path]) -> str:
 
 
 def _caption(beside: Path, ending: str) -> str:
-    size = beside.stat().st_size
-    if size > _MOST_BYTES:
-        raise LoadError(f"it has more than {_MOST_BYTES >> 20} MB")
     with beside.open("rb") as file:
-        text = "".join(read_text(file)) if size else ""
+        text = "".join(read_text(file)) if _size(beside) else ""
     if ending == ".json":
         try:
             value = json.loads(text)
@@ -186,7 +175,15 @@ def _caption(beside: Path, ending: str) -> str:
     return words if len(words) <= _LONGEST_CAPTION else words[:_LONGEST_CAPTION].rsplit(" ", 1)[0]
 
 
-def _by_folder(pictures: list[Path], top: Path) -> Iterator[FolderRow]:
+def _size(text: Path) -> int:
+    """The size of a text in bytes. Raises `LoadError` for one that no person wrote."""
+    size = text.stat().st_size
+    if size > _MOST_BYTES:
+        raise LoadError(f"it has more than {_MOST_BYTES >> 20} MB")
+    return size
+
+
+def _by_folder(pictures: list[Path], top: Path) -> Iterator[Row]:
     """Pictures and the telling names of their folders, if there are at least two such folders to tell apart."""
     named: dict[str, list[Path]] = defaultdict(list)
     for picture in pictures:
@@ -195,7 +192,7 @@ def _by_folder(pictures: list[Path], top: Path) -> Iterator[FolderRow]:
     named = {name: found for name, found in named.items() if len(found) >= _FEWEST_IN_FOLDER}
     if len(named) >= _FEWEST_FOLDERS:
         for name, found in named.items():
-            yield from (_pair(Item(image=picture), Item(name), picture, picture) for picture in found)
+            yield from (_pair(Item(image=picture), Item(name), picture) for picture in found)
 
 
 def telling_name(stem: str) -> str:

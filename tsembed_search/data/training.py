@@ -142,7 +142,7 @@ def own_files(
     folder: Path, only: Sequence[str], copies: Copies, progress: Callable[[str, int], None]
 ) -> tuple[list[tuple[Gathered, Store]], list[Problem]]:
     """The tasks that a folder of a person's own files offers, with their rows. Raises `UsageError` when it has none."""
-    from tsembed_search.data.folder import folder_rows
+    from tsembed_search.data.folder import about, folder_rows
     from tsembed_search.data.gathering import Gathered
 
     found, problems = folder_rows(folder)
@@ -151,10 +151,9 @@ def own_files(
         if only and not _named(name, only):
             continue
         gathered = Gathered(name, "retrieval", "")
-        for number, found_row in enumerate(rows):
-            one = Fields(found_row.row.query, found_row.row.positive, group=found_row.about)
-            gathered.add(one, copies, number, 0)
-        parts.append((gathered, MemoryStore([one.row for one in rows])))
+        for number, row in enumerate(rows):
+            gathered.add(Fields(row.query, row.positive, group=about(row)), copies, number, 0)
+        parts.append((gathered, MemoryStore(rows)))
         progress(name, len(rows))
     if not found:
         raise UsageError(

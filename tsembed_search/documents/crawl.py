@@ -14,11 +14,11 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from tsembed_search.documents.document import extension_of, extensions
 from tsembed_search.documents.patterns import Patterns
-from tsembed_search.errors import UsageError
+from tsembed_search.errors import LoadError, UsageError
 from tsembed_search.paths import absolute, current_folder_is_gone, typed
 from tsembed_search.whereabouts import disk_of
 from tsembed_search.wording import encoding_by_mark
@@ -186,6 +186,25 @@ def stored_time(mtime_ns: int) -> float:
     return mtime_ns if _fits(mtime_ns) else float(mtime_ns)
 
 
+def open_regular(path: str) -> BinaryIO:
+    """Opens a file that must be a regular one by now: opening a pipe would block, and a device could do anything."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
+    number = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise LoadError("It is not a regular file.")
+    return os.fdopen(number, "rb")
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be read, in words for a user."""
+    if isinstance(error, PermissionError):
+        return "Permission to read it is denied. Change its permissions."
+    if isinstance(error, FileNotFoundError):
+        return "It vanished before it could be read."
+    return f"Reading it failed: {error.strerror or error}."
+
+
 class Selection:
     """The files that the options of one run let through. Patterns are gitignore's, relative to each root.
 
@@ -290,15 +309,11 @@ def rules_in(folder: str, above: IgnoreRules | None) -> IgnoreRules | None:
 
 def _read(path: Path) -> str | None:
     """The text of an ignore file, None when there is none. Raises `UsageError` for what cannot be read as text."""
-    # A pipe that nobody writes to would keep us waiting.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     try:
-        with os.fdopen(os.open(path, flags, 0), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UsageError(f"{path} is not a file.", f"Put patterns into a file of that name. {_WHY}")
+        with open_regular(os.fspath(path)) as file:
             data = file.read(_MOST_BYTES + 1)
-    except IsADirectoryError:
-        raise UsageError(f"{path} is a folder.", f"Put patterns into a file of that name. {_WHY}") from None
+    except LoadError:
+        raise UsageError(f"{path} is not a file.", f"Put patterns into a file of that name. {_WHY}") from None
     except (FileNotFoundError, NotADirectoryError) as error:
         if os.path.lexists(path):
             raise UsageError(f"{path} is a link to a file that does not exist.", _WHY) from error

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from tsembed_search.documents import worker as wire
+from tsembed_search.documents.crawl import open_regular, unreadable
 from tsembed_search.documents.document import HEAD, Unit, extension_of, formats_of
-from tsembed_search.documents.worker import TooSlow, open_regular, unreadable
+from tsembed_search.documents.worker import TooSlow
 from tsembed_search.errors import LoadError, TsembedError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from tsembed_search.documents.encoding_guess import NATIONAL_SETS, guess
@@ -84,9 +84,8 @@ def read_text(file: BinaryIO, declared: Sequence[str] = ()) -> Iterator[str]:
     """
     encoding = find_encoding(file, declared)
     decoder = io.IncrementalNewlineDecoder(encoding.decoder(), translate=True)
-    file.seek(0)
     rest = ""
-    while data := file.read(_PIECE):
+    for data in _pieces(file):
         text, rest = rest + decoder.decode(data), ""
         # To look at bytes is five times faster than to look at characters.
         if len(data.translate(None, _UNSHOWN_BYTES)) < len(data):
@@ -136,7 +135,8 @@ def find_encoding(file: BinaryIO, declared: Sequence[str] = ()) -> Encoding:
             return Encoding(script)
         if _is_binary(sample, odd):
             raise _binary()
-    if _is_utf8(file):
+    # All of it is looked at: a legacy encoding may show its first letter late.
+    if _is_utf8(_pieces(file)):
         if b"\x1b$" in sample and _fits(sample, "iso2022_jp"):
             return Encoding("iso2022_jp")
         seven = [codec for codec in declared if codec.startswith(_SEVEN_BITS) and _fits(sample, codec)]
@@ -157,16 +157,8 @@ def _odd(sample: bytes) -> Counter[int]:
 def _is_binary(sample: bytes, odd: Counter[int]) -> bool:
     """Return whether it holds more, or more kinds, of odd characters than separate the fields of a text."""
     length = len(_PADDING.sub(b"", sample))
-    kinds = _MOST_KINDS if _begins_as_utf8(sample) else _MOST_KINDS_LEGACY
+    kinds = _MOST_KINDS if _is_utf8([sample]) else _MOST_KINDS_LEGACY
     return len(odd) > kinds or odd.total() > _MOST_SEPARATORS * length
-
-
-def _begins_as_utf8(sample: bytes) -> bool:
-    try:
-        codecs.getincrementaldecoder("utf-8")("strict").decode(sample)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _wide_encoding(sample: bytes) -> str | None:
@@ -206,7 +198,7 @@ def _sense(sample: bytes, encoding: str) -> str | None:
 def _wide_script(sample: bytes) -> str | None:
     """UTF-16 without a mark in a script other than Latin: read so, and not as bytes, it is the writing of somebody."""
     # Any two letters of ASCII make an ideograph.
-    as_bytes = _begins_as_utf8(sample)
+    as_bytes = _is_utf8([sample])
     shares = {
         encoding: _writing(text, eastern=not as_bytes)
         for encoding in ("utf-16-le", "utf-16-be")
@@ -234,64 +226,48 @@ def _writing(text: str, *, eastern: bool) -> float:
     return common / len(letters)
 
 
-def _is_utf8(file: BinaryIO) -> bool:
-    """Reads the file to its end, in pieces: a legacy encoding may show its first letter late."""
-    file.seek(0)
+def _is_utf8(pieces: Iterable[bytes]) -> bool:
+    """Whatever the pieces are cut from is UTF-8 so far: a character may be cut at the end."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
     try:
-        while data := file.read(_PIECE):
+        for data in pieces:
             decoder.decode(data)
     except UnicodeDecodeError:
         return False
     return True
 
 
-@dataclass
-class _Foreign:
-    """The lines of a file that are not ASCII: what they say about its encoding.
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    """The whole file."""
+    file.seek(0)
+    return iter(lambda: file.read(_PIECE), b"")
 
-    `sample`: those that are not UTF-8. `valid`, `invalid`: lines that are and are not. `good`, `bad`: characters and
-    bytes of UTF-8.
+
+def _foreign(file: BinaryIO) -> tuple[bytes, bool]:
+    """Return 64 KB of the first lines that are not UTF-8, wherever they are, and whether they are the exception: bytes
+    of another encoding strayed into UTF-8, as when programs share a log.
     """
-
-    sample: bytearray = field(default_factory=bytearray)
-    valid: int = 0
-    invalid: int = 0
-    good: int = 0
-    bad: int = 0
-
-    def add(self, line: bytes) -> None:
-        """Takes a line's evidence."""
-        text = line.decode("utf-8", "replace")
-        bad = text.count("\ufffd") - line.count(b"\xef\xbf\xbd")
-        self.bad += bad
-        self.good += sum(not one.isascii() for one in text) - bad
-        if bad:
-            self.invalid += 1
-            self.sample += line
-        else:
-            self.valid += 1
-
-    @property
-    def mostly_utf8(self) -> bool:
-        """Bytes of another encoding strayed into UTF-8, as when programs share a log."""
-        return 0 < self.invalid <= self.valid or self.good >= 4 * self.bad
-
-
-def _foreign(file: BinaryIO) -> _Foreign:
-    """The evidence of the first foreign lines, wherever they are; 64 KB of them are enough."""
-    found = _Foreign()
+    sample = bytearray()
+    valid = invalid = good = bad = 0
     file.seek(0)
     whole = True
-    while (line := file.readline(_SAMPLE)) and len(found.sample) < _SAMPLE:
+    while (line := file.readline(_SAMPLE)) and len(sample) < _SAMPLE:
         begins, whole = whole, line.endswith(b"\n") or len(line) < _SAMPLE
         if line.isascii():
             continue
         # A line without an end comes in parts, which may cut a character: only between signs that no character holds.
         if not (begins and whole) and (signs := [one.end() for one in _SIGNS.finditer(line)]):
             line = line[0 if begins else signs[0] : None if whole else signs[-1]]
-        found.add(line)
-    return found
+        text = line.decode("utf-8", "replace")
+        wrong = text.count("\ufffd") - line.count(b"\xef\xbf\xbd")
+        bad += wrong
+        good += sum(not one.isascii() for one in text) - wrong
+        if wrong:
+            invalid += 1
+            sample += line
+        else:
+            valid += 1
+    return bytes(sample), 0 < invalid <= valid or good >= 4 * bad
 
 
 def _fits(sample: bytes, codec: str) -> bool:
@@ -303,10 +279,10 @@ def _fits(sample: bytes, codec: str) -> bool:
 
 def _old_encoding(file: BinaryIO, declared: Sequence[str]) -> Encoding:
     """The encoding of a file that is not UTF-8 throughout."""
-    found = _foreign(file)
+    sample, mostly_utf8 = _foreign(file)
     # Marks between fields mislead the judge; no encoding uses them within a character.
-    sample = bytes(found.sample).translate(bytes(32 if byte in _ODD else byte for byte in range(256)))
-    if found.mostly_utf8:
+    sample = sample.translate(bytes(32 if byte in _ODD else byte for byte in range(256)))
+    if mostly_utf8:
         return Encoding("utf-8", guess(sample, "cp1252"))
     for codec in declared:
         if _fits(sample, codec):

@@ -23,7 +23,6 @@ from tsembed_search.documents.pixels import (
     orientation,
     shaped,
     shaped_array,
-    target_size,
 )
 from tsembed_search.errors import LoadError
 from tsembed_search.items import ImageSpec
@@ -49,9 +48,6 @@ _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"
 _SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\1\0", b"8BPS")
 _SMALLER: Final = "Save a smaller copy of it."
 _DEFAULT_MEMORY: Final = 2 << 30
-
-
-__all__ = ["OpenedImage", "open_image", "open_pages", "target_size"]
 
 
 def open_image(source: Source, spec: ImageSpec | None, *, memory: int | None = None, page: int = 1) -> OpenedImage:

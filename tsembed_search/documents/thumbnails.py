@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tsembed_search.documents.crawl import open_regular
 from tsembed_search.documents.decoders import Decoder, look
-from tsembed_search.documents.worker import open_regular
 from tsembed_search.errors import LoadError, TsembedError
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import signal
-import stat
 import struct
 import sys
 import warnings
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from tsembed_search.documents.crawl import signature
+from tsembed_search.documents.crawl import open_regular, signature, unreadable
 from tsembed_search.documents.document import FORMATS, Document, Format, Unit
 from tsembed_search.errors import LoadError
 from tsembed_search.items import ImageSpec, InputSpec, TextSpec
@@ -141,25 +140,6 @@ def _preview(format: Format, file: BinaryIO, page: int) -> Iterator[Unit]:
     if format.preview is None:
         raise LoadError(f"There are no pictures of pages of {format.name} files.")
     yield Unit("page", page, pixels=format.preview(file, page))
-
-
-def open_regular(path: str) -> BinaryIO:
-    """Opens a file that must be a regular one by now: opening a pipe would block, and a device could do anything."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
-    number = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise LoadError("It is not a regular file.")
-    return os.fdopen(number, "rb")
-
-
-def unreadable(error: OSError) -> str:
-    """Why a file cannot be read, in words for a user."""
-    if isinstance(error, PermissionError):
-        return "Permission to read it is denied. Change its permissions."
-    if isinstance(error, FileNotFoundError):
-        return "It vanished before it could be read."
-    return f"Reading it failed: {error.strerror or error}."
 
 
 def _send_unit(out: BinaryIO, unit: Unit) -> None:

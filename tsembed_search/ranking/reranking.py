@@ -107,11 +107,11 @@ def by_experts(query: Query, candidates: Sequence[Candidate], given: Given) -> l
     Kappa is mapped to 0..1, as scores are. For a model without calibration the score is (1 + cosine) / 2, so this
     orders as (1 - weight) · cosine + weight · kappa does.
     """
-    kappas = [max(-1.0, min(1.0, one.route_similarity)) for one in candidates]
-    rescored = [
-        one._replace(score=mixed(one.score, (1 + kappa) / 2, given.weight))
-        for one, kappa in zip(candidates, kappas, strict=True)
-    ]
+    rescored = []
+    for one in candidates:
+        kappa = max(-1.0, min(1.0, one.route_similarity))
+        score = mixed(one.score, (1 + kappa) / 2, given.weight)
+        rescored.append(Candidate(one.id, one.kind, score, *one[3:]))  # `_replace` takes three times as long
     return sorted(rescored, key=lambda one: -one.score)
 
 

@@ -230,7 +230,7 @@ def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
     routes = stored_routes([found[row].payload for row in rows], len(query.route))
     kappas = similarity(query.route[None], routes)[0].tolist()
     for row, route, kappa in zip(rows, routes, kappas, strict=True):
-        found[row] = found[row]._replace(route=route, route_similarity=kappa)
+        found[row] = Candidate(*found[row][:6], route, kappa)  # `_replace` takes three times as long
     return found
 
 

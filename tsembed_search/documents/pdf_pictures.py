@@ -267,8 +267,8 @@ def _goes_on(group: Sequence[_Piece], page: Any, document: Document) -> bool:
     across, along = wide / whole.size[0], high / whole.size[1]
     steps = []
     for piece in group:
-        left, right = ((side - whole[0]) * across for side in piece.seen[::2])
-        top, bottom = ((whole[3] - side) * along for side in piece.seen[:0:-2])
+        left, right = ((side - whole.left) * across for side in (piece.seen.left, piece.seen.right))
+        top, bottom = ((whole.top - side) * along for side in (piece.seen.top, piece.seen.bottom))
         for lines, at, first, last in ((drawn, bottom, left, right), (drawn.T, right, top, bottom)):
             seam, part = round(at), slice(round(first), round(last))
             if 4 <= seam < len(lines) - 4:
@@ -314,11 +314,11 @@ def _belong(pieces: list[_Piece]) -> NDArray[np.bool_]:
     fine = np.clip(1 / np.minimum(across, along), 0.5, 1.5)
     slack = np.maximum(fine[:, None], fine[None])
 
-    def near(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return cast("NDArray[np.bool_]", np.abs(values[:, None] - others[None]) <= slack)
+    def near(values: Any, others: Any) -> Any:
+        return np.abs(values[:, None] - others[None]) <= slack
 
-    def alike(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return cast("NDArray[np.bool_]", np.abs(np.log(values)[:, None] - np.log(values)[None]) <= _SLACK)
+    def alike(values: Any) -> Any:
+        return np.abs(np.log(values)[:, None] - np.log(values)[None]) <= _SLACK
 
     stacked = near(left, left) & near(right, right) & (near(bottom, top) | near(top, bottom)) & alike(across)
     side_by_side = near(bottom, bottom) & near(top, top) & (near(left, right) | near(right, left)) & alike(along)
@@ -361,20 +361,19 @@ def _upright(piece: _Piece) -> Image.Image:
     piece.image.set_matrix(
         PdfMatrix(
             matrix.a * across, matrix.b * along, matrix.c * across, matrix.d * along,
-            (matrix.e - piece.box[0]) * across, (matrix.f - piece.box[1]) * along,
+            (matrix.e - piece.box.left) * across, (matrix.f - piece.box.bottom) * along,
         )
     )  # fmt: skip
     try:
         image = piece.image.get_bitmap(render=True, scale_to_original=False).to_pil()
     finally:
         piece.image.set_matrix(own)
-    left, bottom, right, top = piece.seen
     if piece.seen.area >= (1 - _SLACK / 2) * wide * high:
         return cast("Image.Image", image.copy())
     across, along = image.width / wide, image.height / high
-    cut = (left - piece.box[0]) * across, (piece.box[3] - top) * along, (right - piece.box[0]) * across, 0
-    lower = (piece.box[3] - bottom) * along
-    return cast("Image.Image", image.crop((round(cut[0]), round(cut[1]), round(cut[2]), round(lower))))
+    left, right = (round((side - piece.box.left) * across) for side in (piece.seen.left, piece.seen.right))
+    upper, lower = (round((piece.box.top - side) * along) for side in (piece.seen.top, piece.seen.bottom))
+    return cast("Image.Image", image.crop((left, upper, right, lower)))
 
 
 def _part(page: Any, box: Box, width: int, height: int, document: Document) -> Image.Image:
@@ -384,6 +383,6 @@ def _part(page: Any, box: Box, width: int, height: int, document: Document) -> I
     enough = 2 * max(target[0] / wide, target[1] / high)
     scale = min(max(width / wide, height / high), enough)
     scale = min(scale, math.sqrt(document.memory / (8 * wide * high)))
-    around = box[0], box[1], page.get_width() - box[2], page.get_height() - box[3]
+    around = box.left, box.bottom, page.get_width() - box.right, page.get_height() - box.top
     image = page.render(scale=scale, crop=tuple(max(0.0, side) for side in around), may_draw_forms=False).to_pil()
     return cast("Image.Image", image.copy())
