@@ -60,7 +60,11 @@ class _Table(Mapping[str, Any]):
         if name not in self._made:
             if name not in COMMANDS:
                 raise KeyError(name)
-            self._made[name] = _made(name, COMMANDS.get(name))
+            try:
+                entry = COMMANDS.get(name)
+            except UsageError as error:
+                entry = _broken(error)
+            self._made[name] = _made(name, entry)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -68,6 +72,17 @@ class _Table(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(COMMANDS.names())
+
+
+def _broken(error: UsageError) -> Callable[..., object]:
+    """Stand in for a command that cannot be loaded: who runs it is told why, and the help of the others still works."""
+
+    def command() -> None:
+        """Cannot be loaded."""
+        raise error
+
+    command.command = {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}  # type: ignore[attr-defined]
+    return command
 
 
 def _made(name: str, entry: Callable[..., object] | typer.Typer) -> Any:

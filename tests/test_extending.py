@@ -261,6 +261,37 @@ class Hot:
         return (alike - self.limit).clamp(min=0).mean()
 '''
 
+COMMANDS = '''
+from typing import Annotated
+
+import typer
+
+from tsembed_search import Index
+
+app = typer.Typer(help="Talk to an index.")
+
+
+def count(words: Annotated[list[str], typer.Argument(help="What to count.")], least: float = 0.5):
+    """Count what is found."""
+    from tsembed_search.errors import UsageError
+
+    if not 0 <= least <= 1:
+        raise UsageError("Scores are from 0 to 1.", "Give --least 0.5, say.")
+    with Index.open() as index:
+        typer.echo(len(index.search(" ".join(words), min_score=least).hits))
+
+
+@app.command()
+def hello(name: str):
+    """Say hello."""
+    typer.echo(f"Hello, {name}!")
+
+
+@app.command()
+def bye():
+    """Say good-bye."""
+'''
+
 MODULES = {
     "poem.py": FORMAT,
     "shelf.py": STORE,
@@ -268,6 +299,7 @@ MODULES = {
     "letters.py": MODEL,
     "step.toml": RECIPE,
     "hot.py": LOSS,
+    "commands.py": COMMANDS,
     "recipes.py": 'from pathlib import Path\n\nSTEP = Path(__file__).with_name("step.toml")\n',
 }
 ENTRY_POINTS = {
@@ -278,6 +310,7 @@ ENTRY_POINTS = {
     "tsembed.families": {"alphabets": "letters:FAMILY"},
     "tsembed.recipes": {"step": "recipes:STEP"},
     "tsembed.losses": {"hot": "hot:Hot"},
+    "tsembed.commands": {"count": "commands:count", "talk": "commands:app", "ls": "commands:count"},
 }
 TEXTS = {
     "cat.txt": "A cat sleeps on the warm stove.",
@@ -391,16 +424,37 @@ def test_a_recipe_and_a_loss(tsembed: Commands, tmp_path: Path) -> None:
     assert step["loss"] == pytest.approx(others + 0.5 * parts["hot"], rel=1e-3)
 
 
+def test_a_command(tsembed: Commands) -> None:
+    done = tsembed("count", "a", "cat", "--least", "0")
+    assert (done.code, done.stdout) == (0, "4\n"), done.stderr
+    help = tsembed("--help").stdout
+    assert "Count what is found." in help and "Talk to an index." in help
+    assert "What to count." in tsembed("count", "--help").stdout
+    done = tsembed("count", "cat", "--least", "2")
+    assert (done.code, done.stderr) == (2, "error: Scores are from 0 to 1.\nGive --least 0.5, say.\n")
+
+
+def test_a_command_of_commands(tsembed: Commands) -> None:
+    assert tsembed("talk", "hello", "Ada").stdout == "Hello, Ada!\n"
+
+
+def test_our_own_entries_keep_their_names(tsembed: Commands) -> None:
+    assert "cat.txt" in tsembed("ls").stdout
+
+
 def test_who_misspells_an_entry_is_told_the_name(tsembed: Commands) -> None:
     done = tsembed("search", "cat", "--rerank", "shortst")
     assert done.code == 2 and "shortest" in done.stderr
 
 
 def test_a_broken_package_harms_only_who_asks_for_it(folder: Path, tmp_path: Path) -> None:
-    install(
-        tmp_path / "site", {"broken.py": "import nothing_of_that_name\n"}, {"tsembed.rerankers": {"odd": "broken:ODD"}}
-    )
+    groups = ("tsembed.rerankers", "tsembed.commands", "tsembed.recipes", "tsembed.losses", "tsembed.stores")
+    broken = {"broken.py": "import nothing_of_that_name\n"}
+    install(tmp_path / "site", broken, {group: {"odd": "broken:ODD"} for group in groups})
     with Commands(tmp_path / "site", folder / "home") as tsembed:
         assert tsembed("search", "cat", "--json").json["hits"]
-        done = tsembed("search", "cat", "--rerank", "odd")
-        assert done.code == 2 and "nothing_of_that_name" in done.stderr and f"{NAME}.broken:ODD" in done.stderr
+        assert tsembed("--help").code == 0 and tsembed("ls").code == 0
+        for asked in (("search", "cat", "--rerank", "odd"), ("odd", "word", "--flag"), ("ls", "--url", "odd:/x")):
+            done = tsembed(*asked)
+            assert done.code == 2, asked
+            assert "nothing_of_that_name" in done.stderr and f"{NAME}.broken:ODD" in done.stderr

@@ -151,7 +151,7 @@ def train(job: Job) -> TrainReport:
             monitor.check(record)
             if not optimizer.finite():
                 raise monitor.diverged("weights are not finite")
-            schedule.observe(record["routing_entropy"])
+            schedule.observe(float(outcome.figures["routing_entropy"]))
             now.step = step
             log.write("step", **record)
             if _due(step, run.validate_every):

@@ -151,7 +151,7 @@ class Objective(nn.Module):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # type: ignore[override]
         """Go back to what `state_dict` gave."""
-        own = dict(state)
+        own = {name: tensor.to(self.mean.device) for name, tensor in state.items()}
         self.queue.packed, self.queue.labels = own.pop("queue.packed", None), own.pop("queue.labels", None)
         super().load_state_dict(own)
 

@@ -110,8 +110,8 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
 def from_json(data: Mapping[str, Any]) -> Recipe:
     """Return the inverse of `to_json`. Raises `UsageError` when a version with other settings wrote it."""
     recipe = apply(Recipe(), {name: data.get(name, {}) for name in TABLES}, "The run's recipe")
-    texts = {"name": str(data.get("name", "")), "about": str(data.get("about", ""))}
-    return replace(recipe, **texts, expected=data.get("expected") or {})
+    name, about = str(data.get("name", "")), str(data.get("about", ""))
+    return replace(recipe, name=name, about=about, expected=data.get("expected") or {})
 
 
 def _chain(name_or_file: str) -> list[tuple[str, Mapping[str, Any]]]:

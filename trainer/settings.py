@@ -7,7 +7,7 @@ value against its field's type; `AdapterSettings` is the model's own class.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
@@ -255,7 +255,7 @@ def _adapter(hint: Any) -> Any:
 
 
 @cache
-def hints_of(table: type) -> dict[str, Any]:
+def hints_of(table: Hashable) -> dict[str, Any]:
     """Return the types of a table's keys, with their bounds."""
     return get_type_hints(table, include_extras=True)
 

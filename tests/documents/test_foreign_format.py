@@ -16,7 +16,7 @@ import zipfile
 
 from tsembed_search.documents.chunking import tiled
 from tsembed_search.documents.document import Format, Section
-from tsembed_search.documents.formats.html import readable, shown_page
+from tsembed_search.documents.html_page import readable, shown_page
 
 
 def chapters(document):

@@ -178,7 +178,7 @@ def test_gradients_are_exchanged_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ranks.dist, "all_reduce", doubled)
     parameters = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4))]
     parameters[0].grad = torch.arange(6.0).view(2, 3)
-    ranks.Ranks(0, 2).sum_gradients(parameters)
+    ranks.Processes(0, 2).sum_gradients(parameters)
     assert exchanged == [10]
     assert torch.equal(parameters[0].grad, 2 * torch.arange(6.0).view(2, 3))
     assert parameters[1].grad is not None and not parameters[1].grad.any()

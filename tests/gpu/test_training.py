@@ -140,7 +140,7 @@ def test_the_log_says_the_precision(
         seen.extend({parameter.dtype for parameter in backbone.model.parameters()})
         return backbone
 
-    monkeypatch.setattr(registry, "load", loaded)
+    monkeypatch.setattr(loading, "load", loaded)
     overrides = ("steps=1", f"run.precision={precision}")
     train(job(tmp_path / "run", tiny("qwen2-vl"), pictures, *overrides, held_out=[]), capability=capability)
     assert records(tmp_path / "run", "run")[0]["precision"] == said and seen == [held]

@@ -157,7 +157,7 @@ def test_pictures_that_training_has_seen_are_private(tmp_path: Path, monkeypatch
 
     monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
     with umask(0o022):
-        seen = features._Store(tmp_path / "home" / "cache" / "pictures.sqlite")
+        seen = features._Seen(tmp_path / "home" / "cache" / "pictures.sqlite")
         seen.put({})
     assert open_to_others(tmp_path / "home") == []
     seen.close()

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from tsembed_search.documents.chunking import Block, Chunker, chunker
 from tsembed_search.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tsembed_search.documents.chunking import Block, Chunker
     from tsembed_search.items import ImageSpec, InputSpec, Kind
 
     Pixels = NDArray[np.uint8]
@@ -92,6 +92,8 @@ class Document:
     @property
     def chunker(self) -> Chunker:
         """The chunker for the model's tokenizer, which the first text that needs it loads."""
+        from tsembed_search.documents.chunking import chunker
+
         assert self.inputs is not None, "units need a model's inputs"
         return chunker(self.inputs.text)
 

@@ -1,80 +1,31 @@
-"""HTML: what a browser shows of a page, as far as that can be told without running its scripts and style sheets.
-
-Whatever a browser does not show is left out, and so are menus. But an element is asked first how much of the page it
-holds: a page that its script reveals, or that is one long menu, is read.
-"""
+"""Pages in HTML: chunks of what a reader of the page reads; headings, and pictures with what is said about them."""
 
 from __future__ import annotations
 
-import html
 import os
-import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Final
 
-from tsembed_search.documents.chunking import Block, tiled
 from tsembed_search.documents.document import Document, Figure, Format, Section, Unit
-from tsembed_search.documents.encoding import read_text
-from tsembed_search.documents.encoding_labels import declared_codecs
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
-    from selectolax.lexbor import LexborHTMLParser, LexborNode
+    from selectolax.lexbor import LexborNode
 
 # A page is parsed as a whole, into ten times its size.
 _LONGEST: Final = 32 << 20
 # From that many words on, and that share of all, a person should know that they were left out.
 _TELLING_WORDS: Final = 50
-_TELLING_SHARE: Final = 1 / 3
-_HEADINGS: Final = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
-_PARAGRAPHS: Final = _HEADINGS | {
-    "p", "div", "section", "article", "main", "header", "blockquote", "pre", "textarea", "ul", "ol", "dl", "table",
-    "figure", "hr", "figcaption", "address", "details", "summary", "fieldset", "body", "caption",
-}  # fmt: skip
-_LINES: Final = frozenset({"li", "tr", "dt", "dd", "br", "option", "legend", "text", "math", "button", "label"})
-_VERBATIM: Final = frozenset({"pre", "textarea"})
-_BLANKS: Final = re.compile(r"[ \t\n\r\f\u00a0]+")
 _SECTION_HEADINGS: Final = ("h1", "h2", "h3", "h4")
 _SECTION_BLOCKS: Final = "h1, h2, h3, h4, p, li, dd, td, pre, blockquote"
-
-# Never shown, whatever they hold.
-_NEVER: Final = frozenset({
-    "head", "script", "style", "title", "template", "noscript", "noembed", "noframes", "iframe", "canvas", "audio",
-    "video", "progress", "meter", "datalist", "rp", "annotation", "annotation-xml", "metadata", "desc",
-})  # fmt: skip
-# Shown, and no part of what a page says, unless they hold a sentence: that many words outside of links.
-_FURNITURE: Final = frozenset({"nav", "aside", "footer", "menu", "button", "object"})
-_FURNITURE_ROLES: Final = frozenset({
-    "navigation", "banner", "contentinfo", "search", "dialog", "menu", "menubar", "toolbar", "complementary", "button",
-})  # fmt: skip
-_SENTENCE: Final = 5
-# What is left of a page by itself is too little when it has fewer words than that, or a smaller share of them.
-_FEW_WORDS: Final = 20
-_FEW: Final = 0.1
-_WORDS: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
-_COMMENTS: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
-_INSIDE: Final = re.compile(r"\A<[^>]*>(.*?)(?:</template>)?\Z", re.DOTALL | re.IGNORECASE)
-# A browser that runs scripts does not look into it; a parser that runs none takes it for a part of the page.
-_NOSCRIPT: Final = re.compile(
-    r"(<!--.*?-->|<(script|style|textarea|title)\b.*?</\2\s*>)|<noscript\b[^>]*>(.*?)</noscript\s*>",
-    re.DOTALL | re.IGNORECASE,
-)
-_DEEPEST: Final = 8
-# In XML an element may close itself; to a parser of HTML a script that does goes on to the end of the page.
-_XHTML: Final = re.compile(r"\A\s*<\?xml\b|<html\b[^>]*\bxmlns\s*=", re.IGNORECASE)
-_SELF_CLOSED: Final = re.compile(
-    r"<((?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)[a-z][\w-]*)"
-    r"((?:\s+[^<>\"'/]+(?:=(?:\"[^\"]*\"|'[^']*'))?)*\s*)/>"
-)
-_CDATA: Final = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
-# Fields that show what was typed into them. Others show dots, a tick, a colour.
-_TYPED: Final = frozenset({"", "text", "search", "email", "url", "tel", "number", "date", "time", "month", "week"})
+_TELLING_SHARE: Final = 1 / 3
 
 
 def units(document: Document) -> Iterator[Unit]:
     """Chunks of the readable text; `start` and `end` are offsets in that text."""
+    from tsembed_search.documents.chunking import tiled
+    from tsembed_search.documents.html_page import page_text, readable, shown_page
+
     if document.file.seek(0, os.SEEK_END) > _LONGEST:
         raise LoadError(f"The page has more than {_LONGEST >> 20} MB.", "Save its text as a .txt file.")
     page = shown_page(page_text(document.file))
@@ -91,6 +42,8 @@ def units(document: Document) -> Iterator[Unit]:
 
 def sections(document: Document) -> Iterator[Section | Figure]:
     """The pictures of a page with what it says about each, then its sections."""
+    from tsembed_search.documents.html_page import page_text, shown_page
+
     tree = shown_page(page_text(document.file)).tree
     for image in tree.css("img"):
         place = local_path(image.attributes.get("src"))
@@ -125,6 +78,8 @@ def _caption(image: LexborNode) -> str:
 
 def local_path(source: str | None) -> str:
     """The path of a picture on this machine, relative to its page, or ""."""
+    from urllib.parse import unquote, urlsplit
+
     try:
         parts = urlsplit((source or "").strip())
     except ValueError:
@@ -136,256 +91,6 @@ def local_path(source: str | None) -> str:
 def words(text: str | None) -> str:
     """A text in one line, with single blanks."""
     return " ".join((text or "").split())
-
-
-def readable(root: LexborNode | None) -> Iterator[Block]:
-    """The text of the blocks in order; `start` is not yet set."""
-    parts: list[str] = []
-    heading, lines, in_pre = 0, False, 0
-
-    def flushed() -> Iterator[Block]:
-        text = re.sub(r" *\n *", "\n", "".join(parts)).strip() if not in_pre else "".join(parts).strip("\n")
-        parts.clear()
-        if text.strip():
-            yield Block(0, text, heading, text if heading else "", lines)
-
-    for node, entering in walk(root):
-        tag = node.tag or ""
-        if tag == "-text":
-            text = node.text_content or ""
-            text = text if in_pre else _BLANKS.sub(" ", text)
-            # A blank after a blank or at a line's start is not shown.
-            parts.append(text.lstrip(" ") if not in_pre and (not parts or parts[-1].endswith((" ", "\n"))) else text)
-        elif tag in _PARAGRAPHS:
-            yield from flushed()
-            heading = int(tag[1]) if tag in _HEADINGS and entering else 0
-            in_pre += (1 if entering else -1) if tag in _VERBATIM else 0
-            lines = entering and tag in ("ul", "ol", "dl", "table", *_VERBATIM)
-        elif tag in _LINES:
-            lines = True
-            if parts and entering:
-                parts.append("\n")
-        elif tag in ("td", "th") and not entering:
-            parts.append(" ")
-    yield from flushed()
-
-
-def page_text(file: BinaryIO) -> str:
-    """The source of a page, in the encoding that it declares as a browser understands it, or else the one found.
-
-    Raises `LoadError` for a file that is empty or no text.
-    """
-    file.seek(0)
-    return "".join(read_text(file, declared_codecs(file.read(1 << 16))))
-
-
-@dataclass(frozen=True)
-class Page:
-    """A parsed page: its `tree` without what is not shown, its `title`, the `words` of the source (each ideograph is
-    one), and how many of them were left out as `hidden`.
-    """
-
-    tree: LexborHTMLParser
-    title: str
-    words: int
-    hidden: int
-
-
-def shown_page(source: str) -> Page:
-    """Parse a page, and leave out what a browser does not show."""
-    if "<noscript" not in source.lower():
-        return _shown(source)
-    page = _shown(_NOSCRIPT.sub(lambda found: found[1] or "", source))
-    if page.words < _FEW_WORDS:
-        # A page saved by a browser without scripts has its content there; more often it is one line that asks for them.
-        without = _shown(_NOSCRIPT.sub(lambda found: found[1] or found[3], source))
-        return without if without.words - page.words >= _FEW_WORDS else page
-    return page
-
-
-def _shown(source: str) -> Page:
-    tree = _opened(source, 0)
-    title = next((one.text() for one in tree.css("title") if one.parent is None or one.parent.tag != "svg"), "")
-    census = _Census(tree)
-    hidden = census.total("hidden")
-    if _is_the_page(hidden, census.words - hidden):
-        hidden = 0
-        census.pardon("hidden")
-    furniture = census.total("furniture")
-    if _is_the_page(furniture, census.words - hidden - furniture):
-        census.pardon("furniture")
-    for node in census.unshown():
-        node.decompose()
-    return Page(tree, words(title), census.words, hidden)
-
-
-def _is_the_page(words: int, others: int) -> bool:
-    """A part is what the page is about: little is left without it."""
-    return others < words and (others < _FEW_WORDS or others < _FEW * (words + others))
-
-
-def _opened(source: str, depth: int) -> LexborHTMLParser:
-    """The tree of a page, with what it keeps in other places put where it is shown: shadow trees, the pages of inline
-    frames, the values of fields.
-    """
-    from selectolax.lexbor import LexborHTMLParser
-
-    if _XHTML.search(source[:4096]):
-        source = _CDATA.sub(lambda found: html.escape(found[1]), _SELF_CLOSED.sub(r"<\1\2></\1>", source))
-    tree = LexborHTMLParser(source)
-    for node in tree.css("template[shadowrootmode], iframe[srcdoc]") if depth < _DEEPEST else ():
-        if node.tag == "iframe":
-            inner = node.attributes.get("srcdoc") or ""
-        else:
-            found = _INSIDE.match(node.html or "")
-            inner = found[1] if found else ""
-        child = body.child if (body := _opened(inner, depth + 1).body) is not None else None
-        while child is not None:
-            node.insert_before(child)
-            child = child.next
-    for node in tree.css("input[value]"):
-        if (node.attributes.get("type") or "").lower() in _TYPED:
-            node.insert_before(f" {node.attributes.get('value') or ''} ")
-    for node in tree.css("select:not([multiple]):not([size])"):
-        options = node.css("option")
-        chosen = {option.mem_id for option in node.css("option[selected]") or options[:1]}
-        for option in options:
-            if option.mem_id not in chosen:
-                option.decompose()
-    return tree
-
-
-def walk(root: LexborNode | None) -> Iterator[tuple[LexborNode, bool]]:
-    """Every node below `root` twice: when it is entered and when it is left. Texts only once.
-
-    Walks without recursion: pages may be nested deeply.
-    """
-    node = root.child if root is not None else None
-    ancestors: list[LexborNode] = []
-    while node is not None:
-        yield node, True
-        if node.child is not None:
-            ancestors.append(node)
-            node = node.child
-            continue
-        if node.tag != "-text":
-            yield node, False
-        while node is not None and node.next is None:
-            node = ancestors.pop() if ancestors else None
-            if node is not None:
-                yield node, False
-        node = node.next if node is not None else None
-
-
-@dataclass
-class _Element:
-    """An element that may be left out, for `kind` of reason: `never` shown, `hidden`, `furniture`, or None by now.
-
-    `words` and, of these, `own`: outside of links. `above`: the nearest such element around it.
-    """
-
-    node: LexborNode
-    kind: str | None
-    above: _Element | None
-    words: int = 0
-    own: int = 0
-    gone: bool = False
-
-    @property
-    def inside(self) -> bool:
-        """It is left out with an element around it."""
-        return self.above is not None and self.above.gone
-
-
-class _Census:
-    """The words of a page, and the elements that may be left out with theirs."""
-
-    def __init__(self, tree: LexborHTMLParser) -> None:
-        self.words = 0
-        self.parts: list[_Element] = []
-        part: _Element | None = None
-        never = links = 0
-        for node, entering in walk(tree.root):
-            tag = node.tag or ""
-            if tag == "-text":
-                if not never:
-                    count = len(_WORDS.findall(node.text_content or ""))
-                    self.words += count
-                    if part is not None:
-                        part.words += count
-                        part.own += 0 if links else count
-                continue
-            links += (1 if entering else -1) if tag == "a" else 0
-            if entering:
-                kind = _kind(node, tag)
-                if kind is not None:
-                    part = _Element(node, kind, part)
-                    self.parts.append(part)
-                    never += kind == "never"
-            elif part is not None and part.node.mem_id == node.mem_id:
-                never -= part.kind == "never"
-                if part.kind == "furniture" and (part.own >= _SENTENCE or not part.words):
-                    part.kind = None
-                if part.above is not None:
-                    part.above.words += part.words
-                    part.above.own += part.own
-                part = part.above
-
-    def total(self, kind: str) -> int:
-        """The words of the elements of a kind that lie in no other element that is left out; these are from now on."""
-        words = 0
-        for part in self.parts:
-            part.gone = part.gone or part.inside or part.kind in ("never", kind)
-            if part.kind == kind and not part.inside:
-                words += part.words
-        return words
-
-    def pardon(self, kind: str) -> None:
-        """Leaves the elements of a kind where they are after all."""
-        for part in self.parts:
-            if part.kind == kind:
-                part.kind = None
-            part.gone = part.inside or part.kind in ("never", "hidden")
-
-    def unshown(self) -> list[LexborNode]:
-        """The outermost elements that are left out."""
-        return [part.node for part in self.parts if part.gone and not part.inside]
-
-
-def _kind(node: LexborNode, tag: str) -> str | None:
-    """The reason to leave an element out. The page itself is hidden only until a script shows it."""
-    if tag in _NEVER:
-        return "never"
-    attributes = node.attributes
-    if tag in ("html", "body"):
-        return None
-    if not attributes:
-        return "hidden" if tag == "dialog" else "furniture" if tag in _FURNITURE else None
-    if (
-        (attributes.get("hidden", "until-found") or "").lower() != "until-found"
-        or (tag == "dialog" and "open" not in attributes)
-        or "popover" in attributes
-        or ("style" in attributes and _is_hidden_by(attributes["style"] or ""))
-    ):
-        return "hidden"
-    role = (attributes.get("role") or "").strip().lower()
-    hushed = (attributes.get("aria-hidden") or "").strip().lower() == "true"
-    return "furniture" if tag in _FURNITURE or role in _FURNITURE_ROLES or hushed else None
-
-
-def _is_hidden_by(style: str) -> bool:
-    """Return whether a `style` attribute hides an element. An important declaration counts, or else the last."""
-    values: dict[str, tuple[bool, str]] = {}
-    for declaration in _COMMENTS.sub("", style).lower().split(";"):
-        name, _, value = declaration.partition(":")
-        value, mark, _ = value.partition("!")
-        if mark or not values.get(name.strip(), (False, ""))[0]:
-            values[name.strip()] = bool(mark), value.strip()
-    return (
-        values.get("display", (False, ""))[1] == "none"
-        or values.get("visibility", (False, ""))[1] in ("hidden", "collapse")
-        or values.get("content-visibility", (False, ""))[1] == "hidden"
-    )
 
 
 FORMAT = Format(

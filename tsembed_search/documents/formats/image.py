@@ -7,13 +7,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from tsembed_search.documents.document import Document, Format, Sign, Unit, numbers
-from tsembed_search.documents.pictures import open_image, open_pages
-from tsembed_search.documents.pixels import OpenedImage
 from tsembed_search.errors import LoadError
 from tsembed_search.items import ImageSpec
 
 if TYPE_CHECKING:
     from tsembed_search.documents.document import Pixels
+    from tsembed_search.documents.pixels import OpenedImage
 
 _MOST_PAGES: Final = 500
 _SMALL: Final = ImageSpec(max_pixels=512 * 512)
@@ -26,6 +25,8 @@ _BRANDS: Final = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis",
 
 def units(document: Document) -> Iterator[Unit]:
     """The picture, or the first frame of an animation; of a file with pages each page that can be read."""
+    from tsembed_search.documents.pictures import open_pages
+
     pages = open_pages(document.file, document.image_spec, memory=document.memory)
     first = next(pages)
     rest = _until_broken(pages)
@@ -68,6 +69,8 @@ def _unit(page: OpenedImage, number: int | None) -> Unit:
 
 def preview(file: BinaryIO, page: int) -> Pixels:
     """A page of the file, small."""
+    from tsembed_search.documents.pictures import open_image
+
     return open_image(file, _SMALL, page=page).pixels
 
 
