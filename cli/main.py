@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
@@ -91,9 +92,13 @@ def _made(name: str, entry: Callable[..., object] | typer.Typer) -> Any:
         entry.command(name, **getattr(function, "command", {}))(function)
     command = typer.main.get_command(entry)
     command.name = name
-    for parameter in command.params:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""  # the help would call each of them <bool>
+    for each in (command, *getattr(command, "commands", {}).values()):
+        each.help = re.sub(r"(?<!\n)\n(?!\n)", " ", each.help or "")  # a paragraph would keep the breaks of its lines
+        for parameter in each.params:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""  # the help would call each of them <bool>
+            elif parameter.param_type_name == "argument":
+                parameter.display_type_rich = lambda ctx: None  # such as <list[Path]>
     return command
 
 
@@ -223,7 +228,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=options.examples(
-        ("first, and again whenever files have changed", "tsembed index ~/Pictures ~/Documents"),
+        ("first, and again when files have changed", "tsembed index ~/Pictures ~/Documents"),
         ("then", "tsembed search a red bicycle"),
     ),
 )
@@ -238,10 +243,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback(no_args_is_help=True)
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="The version, and nothing else.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Search your own images and documents by words, by pictures, or by both."""
+    """Search your own pictures and documents by words, by a picture, or by both."""
 
 
 def run() -> None:
