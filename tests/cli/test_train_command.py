@@ -81,8 +81,8 @@ def test_ctrl_c_and_resume(run: Run, rows: Path, tmp_path: Path) -> None:
         (("DATA", "--set", "tau=1"), 2, "no key tau"),
         (("DATA", "--set", "checkpont_every=1"), 2, "Did you mean run.checkpoint_every"),
         (("DATA", "--set", "temperature=1"), 2, "adapter.temperature or loss.temperature"),
-        (("DATA", "--set", "batch.size=1"), 2, "Use 2 or more"),
-        (("DATA", "--set", "optimizer.clip=-1"), 2, "optimizer.clip cannot be -1.0. Use 0 or more"),
+        (("DATA", "--set", "batch.size=1"), 2, "It takes 2 or more"),
+        (("DATA", "--set", "optimizer.clip=-1"), 2, "optimizer.clip cannot be -1. It takes 0 or more"),
         (("DATA", "--set", "weight_decay=nan"), 2, "optimizer.weight_decay cannot be nan"),
         (("DATA", "--seed", "-1"), 2, "run.seed cannot be -1"),
         (("DATA", "--max-steps", "99999999999"), 2, "run.steps cannot be"),
@@ -105,7 +105,7 @@ def test_ctrl_c_and_resume(run: Run, rows: Path, tmp_path: Path) -> None:
         (("DATA", "--out", "TAKEN"), 2, "not empty"),
         (("--resume",), 2, "--out DIR"),
         (("--resume", "--out", "nowhere"), 2, "no run in"),
-        (("DATA", "--set", "top_k=9", "--recipe", "tsembed"), 2, "9 of 4 experts"),
+        (("DATA", "--set", "adapter.top_k=9", "--recipe", "tsembed"), 2, "9 of 4 experts"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], code: int, words: str, run: Run, rows: Path, tmp_path: Path) -> None:
