@@ -13,7 +13,7 @@ def words(device: torch.device) -> tuple[str, str]:
     import torch
 
     from tsembed_search.model import backbone as devices
-    from tsembed_search.model.backbones import hf
+    from tsembed_search.model.backbones import hf_loading
 
     free = devices.free_bytes(device) or 0
     parts = [devices.describe(device), f"{free / 1e9:.1f} GB free"]
@@ -22,7 +22,9 @@ def words(device: torch.device) -> tuple[str, str]:
         major, minor = torch.cuda.get_device_capability(device)
         parts.append(f"compute capability {major}.{minor}")
     parts.append("bfloat16" if native else "no bfloat16: large models run in float32, slower and with twice the memory")
-    attention = {"flash_attention_2": "flash attention", "sdpa": "PyTorch's own attention"}[hf.attention(device)]
+    attention = {"flash_attention_2": "flash attention", "sdpa": "PyTorch's own attention"}[
+        hf_loading.attention(device)
+    ]
     return f"{', '.join(parts)}, {attention}", _for_recipes(free, device)
 
 

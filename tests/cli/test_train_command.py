@@ -66,7 +66,7 @@ def test_ctrl_c_and_resume(run: Run, rows: Path, tmp_path: Path) -> None:
     assert running.returncode == 130, stderr
     steps = json.loads(stdout)["steps"]
     assert 1 <= steps < 400
-    assert f"tsembed train --resume --out {out}" in stderr
+    assert f"--resume --out {out}" in stderr
     resumed = run("train", "--resume", "--out", out, "--max-steps", steps + 2, "--json")
     assert resumed.exit_code == 0, resumed.stderr
     assert json.loads(resumed.stdout)["steps"] == steps + 2
@@ -81,8 +81,8 @@ def test_ctrl_c_and_resume(run: Run, rows: Path, tmp_path: Path) -> None:
         (("DATA", "--set", "tau=1"), 2, "no key tau"),
         (("DATA", "--set", "checkpont_every=1"), 2, "Did you mean run.checkpoint_every"),
         (("DATA", "--set", "temperature=1"), 2, "adapter.temperature or loss.temperature"),
-        (("DATA", "--set", "batch.size=1"), 2, "It takes 2 or more"),
-        (("DATA", "--set", "optimizer.clip=-1"), 2, "optimizer.clip cannot be -1. It takes 0 or more"),
+        (("DATA", "--set", "batch.size=1"), 2, "Use 2 or more"),
+        (("DATA", "--set", "optimizer.clip=-1"), 2, "optimizer.clip cannot be -1. Use 0 or more"),
         (("DATA", "--set", "weight_decay=nan"), 2, "optimizer.weight_decay cannot be nan"),
         (("DATA", "--seed", "-1"), 2, "run.seed cannot be -1"),
         (("DATA", "--max-steps", "99999999999"), 2, "run.steps cannot be"),
