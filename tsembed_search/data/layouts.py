@@ -157,6 +157,10 @@ class Unread:
         named = ", ".join(f"{name}{_meant(name)}" for name in self.fields)
         return f"{self.path}: nothing reads the field{'s' * (len(self.fields) > 1)} {named}."
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the file and its fields as JSON values."""
+        return {"file": str(self.path), "fields": dict(self.fields)}
+
 
 class FileRows:
     """The rows of one file, each read as a whole or named as a problem. `good` and `bad` count them, and add up to all.

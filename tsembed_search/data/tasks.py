@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tsembed_search.data.layouts import Fields, FileRows, Unread
 from tsembed_search.data.records import Images, Instructions, Problem
@@ -28,6 +28,7 @@ SPLITS: Final = (("test", "unseen_test"), ("validation", "unseen_validation"), (
 """What is evaluated of a source that has several splits, unless others are asked for: the first of these it has."""
 
 
+_EXAMPLES: Final = 5
 _IN: Final = frozenset(
     name.lower()
     for name in "ImageNet-1K ImageNet_1K N24News HatefulMemes VOC2007 SUN397 OK-VQA A-OKVQA DocVQA InfographicsVQA "
@@ -47,6 +48,16 @@ class EvaluationData:
     splits: tuple[str, ...]
     rows: int = 0
     unread: Sequence[Unread] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was read and what was left out, with some examples. The tasks are not part of it."""
+        examples = [str(one) for one in self.problems[:_EXAMPLES]]
+        return {
+            "splits": list(self.splits),
+            "rows": self.rows,
+            "left_out": {"rows": len(self.problems), "examples": examples},
+            "unread_fields": [one.to_json() for one in self.unread],
+        }
 
 
 def load(
