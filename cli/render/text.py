@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from tsembed_search.data.layouts import Unread
+    from tsembed_search.data.layouts import UnreadFields
     from tsembed_search.data.records import Problem
 
 
@@ -179,7 +179,7 @@ def here() -> str | None:
 _MOST_SHOWN = 5
 
 
-def tell_left_out(problems: Sequence[Problem], unread: Sequence[Unread], count: int, *, quiet: bool) -> None:
+def tell_left_out(problems: Sequence[Problem], unread: Sequence[UnreadFields], count: int, *, quiet: bool) -> None:
     """Names rows that were left out, `count` in all, and fields that nothing reads; the first of them even when quiet
     is asked for: they change what is learned and what is measured.
     """
