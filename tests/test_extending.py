@@ -456,7 +456,7 @@ def test_a_layout_of_rows(tsembed: Commands, tmp_path: Path) -> None:
     done = tsembed("train", "rows.jsonl", "--recipe", "step", "--out", "run", "--quiet", folder=tmp_path)
     assert done.code == 0, done.stderr
     scored = tsembed("eval", "rows.jsonl", "--json", folder=tmp_path).json
-    assert (scored["tasks"]["rows"]["queries"], scored["tasks"]["rows"]["candidates"]) == (7, 8)
+    assert (scored["tasks"]["rows"]["n"], scored["tasks"]["rows"]["candidates"]) == (7, 8)
 
 
 def test_a_command(tsembed: Commands) -> None:

@@ -25,6 +25,7 @@ from tsembed_search.paths import home
 _FORM: Final = 2
 """Changes whenever the copy is made in another way."""
 _BATCH: Final = 512
+_PICTURES: Final = "images"
 _SUFFIXES: Final = {
     b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif",
     b"MM\0*": ".tif",
@@ -32,7 +33,7 @@ _SUFFIXES: Final = {
 
 
 @dataclass(frozen=True)
-class Embedded:
+class TablePicture:
     """A picture that is inside a table. It becomes a file, `path`, only when its row is used."""
 
     path: Path
@@ -41,12 +42,11 @@ class Embedded:
     def file(self) -> Path:
         """Return the picture's file, written if need be; the same picture is one file. Raises `LoadError`."""
         if not self.path.exists():
-            partial = self.path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.partial")
+            partial = f"{self.path}.{os.getpid()}.{threading.get_ident()}.partial"
             try:
-                private.make_folder(self.path.parent)
-                private.make_file(partial)
-                partial.write_bytes(self.data)
-                partial.replace(self.path)
+                with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                    file.write(self.data)
+                os.replace(partial, self.path)  # noqa: PTH105 - as above: pathlib takes long for a million of them
             except OSError as error:
                 raise _unwritten("a picture", self.path.parent, error) from error
         return self.path
@@ -108,7 +108,7 @@ def _write(path: Path, copy: Path) -> None:
 
     partial = copy.with_name(f"rows.{os.getpid()}.partial")
     try:
-        private.make_folder(copy.parent)
+        private.make_folder(copy.with_name(_PICTURES))
         private.make_file(partial)
         with partial.open("wb") as file:
             try:
@@ -154,6 +154,6 @@ def _plain(value: Any, folder: Path) -> Any:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def _embedded(data: bytes, folder: Path) -> Embedded:
+def _embedded(data: bytes, folder: Path) -> TablePicture:
     suffix = next((suffix for start, suffix in _SUFFIXES.items() if data.startswith(start)), ".image")
-    return Embedded(folder / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}", data)
+    return TablePicture(folder / _PICTURES / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}", data)

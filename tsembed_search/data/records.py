@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
-from tsembed_search.data.parquet import Embedded, table_copy, table_length, table_row
+from tsembed_search.data.parquet import TablePicture, table_copy, table_length, table_row
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item
 from tsembed_search.paths import existing
@@ -39,7 +39,7 @@ _MOST_MADE: Final = 100_000
 _REACH: Final = 3
 _KINDS: Final = {
     type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list",
-    dict: "an object", bytes: "binary data", Embedded: "a picture",
+    dict: "an object", bytes: "binary data", TablePicture: "a picture",
 }  # fmt: skip
 
 
@@ -176,7 +176,7 @@ class Images:
 
     def find(self, path: object) -> Path:
         """Return the image's file. Raises `BadRow` when there is none."""
-        if isinstance(path, Embedded):
+        if isinstance(path, TablePicture):
             return path.file()
         if not isinstance(path, str):
             raise BadRow(f"an image path was expected, not {_kind(path)}")
@@ -307,7 +307,7 @@ def listed(value: object) -> list[object]:
 
 def _is_picture(value: object) -> bool:
     """Tells a picture as hub data sets have it, `{"bytes": ..., "path": ...}`, and one inside a table."""
-    return isinstance(value, Embedded) or (
+    return isinstance(value, TablePicture) or (
         isinstance(value, Mapping) and bool(value) and value.keys() <= {"bytes", "path"}
     )
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.uint64]
 
 KEYS: Final = ("target", "query image", "target image", "query", "group")
-"""What ties a row to others; see `kept`."""
+"""The ties of a row to others; see `kept`."""
 MARKS: Final = 3
 """So many numbers say what a row holds; see `kept`."""
 Distribution = Literal["in", "out", ""]
-"""Whether models are usually trained on data like the task's (`in`) or not (`out`), where the benchmark says so."""
+"""Models are usually trained on data like the task's (`in`) or not (`out`), where the benchmark says so."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Task(Protocol):
 
     @property
     def weight(self) -> float:
-        """How often it is drawn, relative to the others."""
+        """Its share of the draws, relative to the others."""
         ...
 
     def __len__(self) -> int: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.data.gathering import PER_ROW, Gathered, RowStore, StoredTask
 from tsembed_search.data.rows import Answers
@@ -64,7 +64,7 @@ def _joined(tasks: Sequence[StoredTask]) -> StoredTask:
     import numpy as np
 
     meta = next((task.meta for task in tasks if task.meta), "")
-    arrays = {name: np.concatenate([getattr(task, name) for task in tasks]) for name in PER_ROW}
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(task, name) for task in tasks]) for name in PER_ROW}
     return replace(tasks[0], meta=meta, **arrays)
 
 
