@@ -43,7 +43,14 @@ def index(
     name: options.IndexName = INDEX,
     url: options.Url = None,
     model: options.Model = None,
-    device: options.Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="auto|cpu|cuda[:i]|mps",
+            help="Where the model runs; several, with commas, share the work.",
+        ),
+    ] = "auto",
     pages: Annotated[
         PageMode, typer.Option("--pages", help="Document pages as pictures too; auto: if the model reads them by eye.")
     ] = "auto",
@@ -169,7 +176,7 @@ def summary_lines(
 
 
 def _offline(offline: Sequence[Offline], name: str, url: str | None) -> list[str]:
-    """What is offline, why, and what to do, safe to show."""
+    """Lines that say which folders are offline, why, and what to do, safe to show."""
     if not offline:
         return []
     kept = wording.count_words(sum(one.files for one in offline), "file")
