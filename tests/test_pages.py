@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -40,6 +42,17 @@ def test_walks_find_every_name_in_its_file() -> None:
         there = names_in(ROOT / file)
         missing = [name for name in re.findall(r"`([\w.]+)`", named) if name not in there]
         assert not missing, f"{file} has no {missing}"
+
+
+@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), ROOT / "README.md"], ids=lambda page: page.stem)
+def test_examples_import_what_is_there(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tsembed_search"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    at = f"{node.module}.{alias.name}"
+                    assert hasattr(module, alias.name) or importlib.util.find_spec(at), f"{page.name}: {at}"
 
 
 def names_in(file: Path) -> set[str]:
@@ -89,3 +102,14 @@ def test_what_the_page_adds_works(commands: Commands, tmp_path: Path) -> None:
 def test_the_recipe_of_the_page_trains_by_its_loss(commands: Commands) -> None:
     done = commands("train", "--recipe", "margin", "--dry-run", "--json")
     assert done.code == 0, done.stderr
+
+
+def test_the_layout_of_the_page_is_read(commands: Commands, tmp_path: Path) -> None:
+    rows = [{"ask": f"Who is {name}?", "choices": [name, "nobody"], "points": 3} for name in ("Ada", "Grace")]
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, {"ask": "?", "choices": []}])
+    )
+    checked = commands("data", "check", tmp_path / "rows.jsonl", "--json").json
+    assert [(task["rows"], task["bad"]) for task in checked["tasks"]] == [(2, 1)]
+    assert checked["unread_fields"][0]["fields"] == {"points": 2}
+    assert checked["problems"][0]["reason"] == "a question needs choices"
