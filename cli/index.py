@@ -40,7 +40,14 @@ def index(
     name: options.IndexName = options.INDEX,
     url: options.Url = None,
     model: options.Model = None,
-    device: options.Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="auto|cpu|cuda[:i]|mps",
+            help="Where the model runs; several, with commas, share the work.",
+        ),
+    ] = "auto",
     pages: Annotated[
         PageMode, Option("--pages", help="Index pages of documents as pictures, too. auto: if the model can read them.")
     ] = "auto",
@@ -156,7 +163,7 @@ def _counts(counts: dict[str, int], *names: str) -> str:
 
 
 def _offline(offline: Sequence[Offline], name: str, url: str | None) -> list[str]:
-    """What is offline, why, and what to do, safe to show."""
+    """Lines that say which folders are offline, why, and what to do, safe to show."""
     if not offline:
         return []
     kept = wording.count_words(sum(one.files for one in offline), "file")
