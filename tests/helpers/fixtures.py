@@ -41,3 +41,19 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return made[family]
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_base() -> Iterator[None]:
+    """Mini with two of its six layers: how a run begins, goes on and ends does not depend on how deep a model is."""
+    from tsembed_search.model.backbones import mini_encoder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mini_encoder, "_LAYERS", 2)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing outlasts a test."""
+    monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
 from helpers.fixtures import one_thread as one_thread
+from helpers.fixtures import own_home as own_home
+from helpers.fixtures import small_base as small_base
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import Trainable
     from tsembed_search.model.expert_settings import AdapterSettings
-
-
-@pytest.fixture(scope="module")
-def small_base() -> Iterator[None]:
-    """Mini with two of its six layers: how a run begins, goes on and ends does not depend on how deep a model is."""
-    from tsembed_search.model.backbones import mini_encoder
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mini_encoder, "_LAYERS", 2)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing outlasts a test."""
-    monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

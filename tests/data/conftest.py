@@ -1,0 +1,4 @@
+"""A home of its own for each test."""
+
+from helpers.fixtures import own_home as own_home
+from helpers.fixtures import small_base as small_base
