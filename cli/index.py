@@ -42,7 +42,7 @@ def index(
     model: options.Model = None,
     device: Annotated[
         str,
-        typer.Option(
+        Option(
             "--device",
             metavar="auto|cpu|cuda[:i]|mps",
             help="Where the model runs; several, with commas, share the work.",
