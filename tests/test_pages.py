@@ -94,7 +94,9 @@ def test_the_recipe_of_the_page_trains_by_its_loss(commands: Commands) -> None:
 
 def test_the_layout_of_the_page_is_read(commands: Commands, tmp_path: Path) -> None:
     rows = [{"ask": f"Who is {name}?", "choices": [name, "nobody"], "points": 3} for name in ("Ada", "Grace")]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"ask": "?", "choices": []}]))
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, {"ask": "?", "choices": []}])
+    )
     checked = commands("data", "check", tmp_path / "rows.jsonl", "--json").json
     assert [(task["rows"], task["bad"]) for task in checked["tasks"]] == [(2, 1)]
     assert checked["unread_fields"][0]["fields"] == {"points": 2}
