@@ -76,7 +76,7 @@ def card(setting: Setting) -> Iterator[Line]:
     yield Line("card", "compute capability", ".".join(map(str, capability)), figures={"capability": capability})
     yield Line("card", "memory", f"{free / 1e9:.1f} of {whole / 1e9:.1f} GB free", figures={"free": free, "all": whole})
     yield Line("card", "bfloat16", "native" if devices.has_bfloat16(place) else "emulated: float32 is used")
-    from tsembed_search.model.backbones.hf import attention
+    from tsembed_search.model.backbones.hf_loading import attention
 
     yield Line("card", "attention", attention(place))
 

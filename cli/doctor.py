@@ -1,54 +1,40 @@
-"""`tsembed doctor`.
-
-What `tsembed doctor` says of a GPU: what it can do, and what that means for models and recipes.
-"""
+"""`tsembed doctor`."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
+from typer import Option
 
 from tsembed_search import private, wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
-from tsembed_search.errors import TsembedError
-from tsembed_search.model import loading
+from tsembed_search.errors import TsembedError, spelled
 from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, home
 from tsembed_search.version import __version__
 from tsembed_search.whereabouts import absence
 
-if TYPE_CHECKING:
-    import torch
-
-    from tsembed_search.model.backbone import ModelRef
-
-
 State = Literal["ok", "slow", "problem"]
 
-_MARKS = {"ok": ("✓", "green"), "slow": ("!", "yellow"), "problem": ("✗", "bold red")}
-
-_PACKAGES = (
+_MARKS: Final = {"ok": ("✓", "green"), "slow": ("!", "yellow"), "problem": ("✗", "bold red")}
+_PACKAGES: Final = (
     "torch", "transformers", "tokenizers", "safetensors", "numpy", "qdrant-edge-py", "qdrant-client", "pillow",
     "pypdfium2", "selectolax", "markdown-it-py", "charset-normalizer", "typer", "rich", "textual-image",
 )  # fmt: skip
-
-_LITTLE_SPACE = 1e9
-
-_LARGE_FOR_CPU = 1e9
-
-_MANY_POINTS = 20_000
+_LITTLE_SPACE: Final = 1e9
+_LARGE_FOR_CPU: Final = 1e9
+_MANY_POINTS: Final = 20_000
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. `advice` says what to do about what is slow or wrong."""
+class Check:
+    """Something that was checked. `advice` says what to do about what is slow or wrong."""
 
     name: str
     state: State
@@ -56,24 +42,22 @@ class Finding:
     advice: str = ""
 
 
-@described(
+@options.described(
     ("is all well?", "tsembed doctor"),
     ("with another model", "tsembed doctor --model Qwen/Qwen3-VL-Embedding-2B"),
     ("after a disk was full or a backup was restored", "tsembed doctor --repair"),
 )
 def doctor(
-    index: options.IndexName = INDEX,
+    index: options.IndexName = options.INDEX,
     url: options.Url = None,
     model: options.Model = None,
     device: options.Device = "auto",
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Rebuild what the indexer remembers from what the index holds.")
-    ] = False,
+    repair: Annotated[bool, Option("--repair", help="Repair the index: make its list of files again.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Look at everything that a search needs: what is installed, device, model, weights, disk, index.
+    """Check that everything works: packages, disk, GPU, model and index.
 
-    Says what is wrong or would be slow, why, and what to do. Exits with 1 when something is wrong.
+    Says what is wrong or slow, why, and what to do. Exits with 1 when something is wrong.
     """
     address = IndexAddress(index, options.store_of(url))
     if repair:
@@ -98,44 +82,43 @@ def _repair(address: IndexAddress) -> None:
     render.remark(f"The manifest of the index {address.name} was made again from the index: {told}.")
 
 
-def _examine(address: IndexAddress, model: str | None, device: str) -> list[Finding]:
-    """Every check; one that fails is itself a finding, and the others go on."""
-    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("software", _software),
-        ("storage", _storage),
-        ("privacy", lambda: _privacy(address)),
-        ("terminal", _terminal),
-        ("device", lambda: _device(device)),
-        ("index", lambda: _index(address)),
-        ("folders", lambda: _folders(address)),
-        ("model", lambda: _model(address, model)),
-    ]
-    findings: list[Finding] = []
-    for name, check in checks:
+def _examine(address: IndexAddress, model: str | None, device: str) -> list[Check]:
+    """Every check. One that cannot be made is itself a problem, and the others go on."""
+    checks: dict[str, Callable[[], Iterator[Check]]] = {
+        "software": _software,
+        "storage": _storage,
+        "privacy": lambda: _privacy(address),
+        "terminal": _terminal,
+        "device": lambda: _device(device),
+        "index": lambda: _index(address),
+        "folders": lambda: _folders(address),
+        "model": lambda: _model(address, model),
+    }
+    findings: list[Check] = []
+    for name, check in checks.items():
         try:
             findings.extend(check())
         except TsembedError as error:
-            findings.append(Finding(name, "problem", error.message, error.hint))
+            findings.append(Check(name, "problem", error.message, spelled(error.hint, render.in_shell)))
     return findings
 
 
-def _software() -> Iterator[Finding]:
+def _software() -> Iterator[Check]:
     import importlib.metadata
     import platform
 
-    found, missing = [], []
+    versions = {}
     for package in _PACKAGES:
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(package)
-    yield Finding("tsembed", "ok", f"{__version__}, Python {platform.python_version()}, {platform.system()}")
-    yield Finding("packages", "ok", ", ".join(found))
-    for package in missing:
-        yield Finding("packages", "problem", f"{package} is not installed.", f"Run: pip install {package}")
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    yield Check("tsembed", "ok", f"{__version__}, Python {platform.python_version()}, {platform.system()}")
+    yield Check("packages", "ok", ", ".join(f"{package} {version}" for package, version in versions.items()))
+    for package in _PACKAGES:
+        if package not in versions:
+            yield Check("packages", "problem", f"{package} is not installed.", f"Run: pip install {package}")
 
 
-def _storage() -> Iterator[Finding]:
+def _storage() -> Iterator[Check]:
     import shutil
 
     folder = home()
@@ -143,143 +126,120 @@ def _storage() -> Iterator[Finding]:
     free = shutil.disk_usage(existing).free
     detail = f"{folder}, {wording.size_words(free)} free"
     if not os.path.isdir(existing):  # noqa: PTH112
-        yield Finding("storage", "problem", f"{existing} is no folder.", "Set TSEMBED_HOME to a folder.")
+        yield Check("storage", "problem", f"{existing} is no folder.", "Set TSEMBED_HOME to a folder.")
     elif not os.access(existing, os.W_OK):
         advice = "Searches work, on a copy. To index: make it writable, or set TSEMBED_HOME to another folder."
-        yield Finding("storage", "slow", f"{folder} cannot be written.", advice)
+        yield Check("storage", "slow", f"{folder} cannot be written.", advice)
     elif free < _LITTLE_SPACE:
-        yield Finding("storage", "slow", detail, "Little space is left; indexing stops when the disk is full.")
+        yield Check("storage", "slow", detail, "Little space is left; indexing stops when the disk is full.")
     else:
-        yield Finding("storage", "ok", detail)
+        yield Check("storage", "ok", detail)
 
 
-def _privacy(address: IndexAddress) -> Iterator[Finding]:
+def _privacy(address: IndexAddress) -> Iterator[Check]:
     folder = address.folder
     if not os.path.isdir(folder):  # noqa: PTH112 - `Path.is_dir` raises where it may not look
         return
     if private.is_open_to_others(folder):
         by_hand = f"chmod -R go= {shlex.quote(str(folder))}"
         advice = f"The next `tsembed index` closes it, if its disk keeps permissions. At once: {by_hand}"
-        yield Finding("privacy", "problem", f"Other users of this machine may read the index: {folder}", advice)
+        yield Check("privacy", "problem", f"Other users of this machine may read the index: {folder}", advice)
     else:
-        yield Finding("privacy", "ok", f"only you can read {folder}")
+        yield Check("privacy", "ok", f"only you can read {folder}")
 
 
-def _terminal() -> Iterator[Finding]:
+def _terminal() -> Iterator[Check]:
     from tsembed_search.cli.render.thumbnails import describe_terminal
 
-    yield Finding("thumbnails", "ok", describe_terminal())
+    yield Check("thumbnails", "ok", describe_terminal())
 
 
-def _device(name: str) -> Iterator[Finding]:
+def _device(name: str) -> Iterator[Check]:
     import torch
 
+    from tsembed_search.cli.render import gpu
     from tsembed_search.model import backbone as device
 
     chosen = device.pick(name)
-    threads = torch.get_num_threads()
     if chosen.type != "cpu":
-        yield Finding("device", "ok", *words(chosen))
+        yield Check("device", "ok", *gpu.words(chosen))
         return
     if (reason := device.unusable_gpu()) is not None:
-        yield Finding("device", "slow", f"CPU, though {reason.partition(': ')[0]}", reason.partition(": ")[2] + ".")
+        what, _, advice = reason.partition(": ")
+        yield Check("device", "slow", f"CPU, though {what}", f"{advice}.")
         return
-    detail = f"CPU, {wording.count_words(threads, 'thread')} of {wording.count_words(os.cpu_count() or 1, 'core')}"
-    if threads < (os.cpu_count() or 1) // 2:
-        yield Finding("device", "slow", detail, "OMP_NUM_THREADS or a CPU limit keeps the model from using all cores.")
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    detail = f"CPU, {wording.count_words(threads, 'thread')} of {wording.count_words(cores, 'core')}"
+    if threads < cores // 2:
+        yield Check("device", "slow", detail, "OMP_NUM_THREADS or a CPU limit keeps the model from using all cores.")
     else:
-        yield Finding("device", "ok", detail)
+        yield Check("device", "ok", detail)
 
 
-def _index(address: IndexAddress) -> Iterator[Finding]:
+def _index(address: IndexAddress) -> Iterator[Check]:
     from tsembed_search.index import Index
     from tsembed_search.store.opening import exists
 
     if not exists(address):
-        yield Finding("index", "ok", f"{address.name}: not made yet", "Make it with: tsembed index FOLDER")
+        yield Check("index", "ok", f"{address.name}: not made yet", "Make it with: tsembed index FOLDER")
         return
     with Index.open(address.name, store=address.store) as index:
         status = index.status()
-    if status.store is None:
-        yield Finding("index", "slow", status.busy, "Wait until it has finished.")
+    store = status.store
+    if store is None:
+        yield Check("index", "slow", status.busy, "Wait until it has finished.")
         return
-    assert status.store is not None and status.items is not None
-    points, graph = status.store.points, status.store.indexed
     kinds = ", ".join(wording.count_words(count, kind) for kind, count in (status.items or {}).items()) or "empty"
-    detail = f"{address.name}: {kinds}; {status.store.engine}; made by {status.metadata.model}"
-    if points > _MANY_POINTS and graph < points / 2:
+    detail = f"{address.name}: {kinds}; {store.engine}; made by {status.metadata.model}"
+    if store.points > _MANY_POINTS and store.indexed < store.points / 2:
         advice = "Most items are compared one by one. `tsembed index` builds the search graph when a run ends."
-        yield Finding("index", "slow", detail, advice)
+        yield Check("index", "slow", detail, advice)
     else:
-        yield Finding("index", "ok", detail)
+        yield Check("index", "ok", detail)
 
 
-def _folders(address: IndexAddress) -> Iterator[Finding]:
+def _folders(address: IndexAddress) -> Iterator[Check]:
     from tsembed_search.indexer.manifest import remembered
 
     for folder in remembered(address.folder).offline:
         why = absence(folder) or "Files of it were missing when the index was last updated."
         advice = "Its files stay in the index. Connect its disk; or remove them: tsembed index FOLDER --prune-empty"
-        yield Finding("folders", "slow", f"{folder} is offline. {why}", advice)
+        yield Check("folders", "slow", f"{folder} is offline. {why}", advice)
 
 
-def _model(address: IndexAddress, model: str | None) -> Iterator[Finding]:
+def _model(address: IndexAddress, model: str | None) -> Iterator[Check]:
     import torch
 
-    from tsembed_search.model import registry
+    from tsembed_search.model import loading, registry
 
-    name = model or _model_of(address) or DEFAULT_MODEL
-    ref = registry.resolve(name)
-    bytes_ = sum(path.stat().st_size for path in _checked_weights(ref))
-    detail = f"{ref.name} ({ref.family}, {ref.fingerprint}), {wording.size_words(bytes_)} of weights, checked"
-    if bytes_ > _LARGE_FOR_CPU and not torch.cuda.is_available():
+    ref = registry.resolve(model or _model_of(address) or DEFAULT_MODEL)
+    size = sum(path.stat().st_size for path in loading.checked_weights(ref))
+    detail = f"{ref.name} ({ref.family}, {ref.fingerprint}), {wording.size_words(size)} of weights, checked"
+    if size > _LARGE_FOR_CPU and not torch.cuda.is_available():
         advice = "This model is large and there is no GPU: expect seconds per item. The model `mini` is made for CPUs."
-        yield Finding("model", "slow", detail, advice)
+        yield Check("model", "slow", detail, advice)
     else:
-        yield Finding("model", "ok", detail)
-
-
-def _checked_weights(ref: ModelRef) -> list[Path]:
-    """The files of a model's weights, and of its base's. Raises `ModelError` for one that is missing, cut short or not
-    the right one.
-
-    What `mini` is made of is compared with its checksums; nothing says what the files of another model should be.
-    """
-    from tsembed_search.model import files as weights
-    from tsembed_search.model.backbones import mini_spec
-
-    if ref.folder is None:
-        return [mini_spec.verified(name) for name in mini_spec.FILES]
-    base = loading.base_behind(ref)
-    files = weights.weight_files(ref.folder) if base == ref else sorted(ref.folder.glob("*.safetensors"))
-    for file in files:
-        weights.read_header(file)
-    return files if base == ref else [*files, *_checked_weights(base)]
+        yield Check("model", "ok", detail)
 
 
 def _model_of(address: IndexAddress) -> str | None:
     """The model that made the index, or None when there is no such index or it cannot be asked."""
     from tsembed_search.index import Index
 
-    try:
-        with Index.open(address.name, store=address.store) as index:
-            return index.metadata.model
-    except TsembedError:
-        return None
+    with suppress(TsembedError), Index.open(address.name, store=address.store) as index:
+        return index.metadata.model
+    return None
 
 
-def _print(findings: list[Finding]) -> None:
+def _print(findings: list[Check]) -> None:
     if not render.is_terminal():
         for finding in findings:
-            print("\t".join(map(wording.shown, (finding.state, finding.name, finding.detail, finding.advice))).rstrip())
+            advice = [finding.advice] if finding.advice else []
+            render.print_fields(finding.state, finding.name, finding.detail, *advice)
         return
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(2):
-        table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    table = render.grid(3)
     for finding in findings:
         mark, style = _MARKS[finding.state]
         words = Text(wording.shown(finding.detail))
@@ -287,41 +247,3 @@ def _print(findings: list[Finding]) -> None:
             words.append("\n→ " + wording.shown(finding.advice), style=style if finding.state != "ok" else "dim")
         table.add_row(Text(mark, style=style), Text(finding.name, style="bold"), words)
     render.console().print(table)
-
-
-def words(device: torch.device) -> tuple[str, str]:
-    """The GPU in words: its abilities, and advice that follows from them, which may be empty."""
-    import torch
-
-    from tsembed_search.model import backbone as devices
-    from tsembed_search.model.backbones import hf
-
-    free = devices.free_bytes(device) or 0
-    parts = [devices.describe(device), f"{free / 1e9:.1f} GB free"]
-    native = devices.has_bfloat16(device)
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        parts.append(f"compute capability {major}.{minor}")
-    parts.append("bfloat16" if native else "no bfloat16: large models run in float32, slower and with twice the memory")
-    attention = {"flash_attention_2": "flash attention", "sdpa": "PyTorch's own attention"}[hf.attention(device)]
-    return f"{', '.join(parts)}, {attention}", _for_recipes(free, device)
-
-
-def _for_recipes(free: int, device: torch.device) -> str:
-    """What of the recipes for models of two billion parameters fits."""
-    from tsembed_search.model.backbone import has_bfloat16
-    from tsembed_search.model.backbones.budget import LEAST_TOKENS, TWO_BILLION, TWO_BILLION_BYTES
-
-    if device.type == "mps":
-        return "Training does not run on the GPU of a Mac yet: tsembed train --device cpu."
-    factor = 1 if has_bfloat16(device) else 2
-    left = free // factor - TWO_BILLION_BYTES
-    if left < 2 * LEAST_TOKENS * TWO_BILLION.checkpointed:
-        return "The recipes for models of two billion parameters (mmeb-...) do not fit; those for mini do."
-    plain, checkpointed = (TWO_BILLION.training_tokens(left, checkpointing) for checkpointing in (False, True))
-    if left < 2 * LEAST_TOKENS * TWO_BILLION.training:
-        return f"The recipes mmeb-... fit with --set run.checkpointing=true --set batch.tokens={checkpointed}."
-    return (
-        f"The recipes mmeb-... fit with batch.tokens of {plain} or less, or of {checkpointed} with "
-        "--set run.checkpointing=true."
-    )

@@ -7,28 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, described, same_index
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.render.progress import progress_sink
-from tsembed_search.errors import UsageError
+from tsembed_search.cli.surroundings import Interrupts
 from tsembed_search.indexer.report import PageMode
 from tsembed_search.store.base import Quantize, StoreSettings
-from tsembed_search.wording import rate_words
 
 if TYPE_CHECKING:
-    from tsembed_search.indexer.report import IndexReport, ItemCounts, Offline, Skipped
+    from tsembed_search.indexer.report import IndexReport, Offline, Skipped
 
 _MOST_REASONS = 8
 _EXAMPLES_PER_REASON = 2
 
 
-@described(
+@options.described(
     ("a folder and everything below it", "tsembed index ~/Pictures"),
-    ("several, and look first what would happen", "tsembed index ~/Pictures ~/Documents --dry-run"),
+    ("see first what would happen", "tsembed index ~/Pictures ~/Documents --dry-run"),
     ("only some files", "tsembed index ~/Documents --include '*.pdf' --exclude 'old/**'"),
     ("another index, with another model", "tsembed index ~/Papers --index papers --model Qwen/Qwen3-VL-Embedding-2B"),
     ("on a Qdrant server", "tsembed index ~/Pictures --url http://localhost:6333"),
@@ -38,56 +35,59 @@ def index(
     paths: Annotated[
         list[Path],
         # What cannot be read is for the run to tell: other folders go on, and what is known of this one is kept.
-        typer.Argument(metavar="PATH...", help="Files and folders.", show_default=False, readable=False),
+        Argument(metavar="PATH...", help="Files and folders to index.", show_default=False, readable=False),
     ],
-    name: options.IndexName = INDEX,
+    name: options.IndexName = options.INDEX,
     url: options.Url = None,
     model: options.Model = None,
     device: options.Device = "auto",
     pages: Annotated[
-        PageMode, typer.Option("--pages", help="Document pages as pictures too; auto: if the model reads them by eye.")
+        PageMode, Option("--pages", help="Index pages of documents as pictures, too. auto: if the model can read them.")
     ] = "auto",
     include: Annotated[
-        list[str] | None, typer.Option("--include", metavar="GLOB", help="Only files that match, of any extension.")
+        list[str] | None, Option("--include", metavar="GLOB", help="Only files that match, whatever their extension.")
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No files that match (also: .tsembedignore).")
+        list[str] | None,
+        Option("--exclude", metavar="GLOB", help="Leave out files that match. See also .tsembedignore."),
     ] = None,
-    hidden: Annotated[bool, typer.Option("--hidden", help="Hidden files and folders too.")] = False,
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Enter folders that are links.")] = False,
-    no_prune: Annotated[bool, typer.Option("--no-prune", help="Keep what has vanished from the disk.")] = False,
+    hidden: Annotated[bool, Option("--hidden", help="Index hidden files and folders, too.")] = False,
+    follow_links: Annotated[bool, Option("--follow-links", help="Follow links to folders.")] = False,
+    no_prune: Annotated[bool, Option("--no-prune", help="Keep files that are no longer on the disk.")] = False,
     prune_empty: Annotated[
         bool,
-        typer.Option("--prune-empty", help="Remove what has vanished even where a whole folder has, or most of it."),
+        Option(
+            "--prune-empty",
+            help="Remove missing files even when a whole folder is missing. By default they stay: a disk may be away.",
+        ),
     ] = False,
     retry_skipped: Annotated[
-        bool, typer.Option("--retry-skipped", help="Read unchanged files again that could not be read before.")
+        bool, Option("--retry-skipped", help="Try again to read files that could not be read before.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
+    dry_run: options.DryRun = False,
     wait: options.Wait = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Decoding processes.", show_default="by cores")
+        int | None, Option("--workers", metavar="N", min=1, help="Processes that read files.", show_default="by cores")
     ] = None,
     time_limit: Annotated[
-        float, typer.Option("--time-limit", metavar="S", min=1, help="Seconds that one file may take.")
+        float, Option("--time-limit", metavar="S", min=1, help="Skip a file after S seconds.")
     ] = 60.0,
-    quantize: Annotated[
-        Quantize, typer.Option("--quantize", help="For a new index: compress vectors for speed.")
-    ] = "none",
-    shards: Annotated[int, typer.Option("--shards", min=1, help="For a new index on a server.")] = 1,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="For a new index on a server.")] = 1,
+    quantize: Annotated[Quantize, Option("--quantize", help="New index: compress vectors for speed.")] = "none",
+    shards: Annotated[int, Option("--shards", metavar="N", min=1, help="New index on a server: its shards.")] = 1,
+    replicas: Annotated[
+        int, Option("--replicas", metavar="N", min=1, help="New index on a server: copies of a shard.")
+    ] = 1,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Index pictures and documents, or bring an index up to date.
+    """Read pictures and documents, so that they can be searched.
 
-    Running it again reads only what has changed. Files that cannot be read are skipped and listed at the end.
+    Run it again when files have changed: only those are read. Files that cannot be read are skipped and listed.
     """
-    from tsembed_search.index import Index
+    from tsembed_search.cli.render.progress import IndexDisplay
     from tsembed_search.indexer.report import IndexOptions, Interrupted
 
-    if no_prune and prune_empty:
-        raise UsageError("--no-prune and --prune-empty exclude each other.", "Choose one of them.")
+    options.only_one(no_prune=no_prune, prune_empty=prune_empty)
     chosen = IndexOptions(
         pages=pages,
         include=tuple(include or ()),
@@ -101,18 +101,11 @@ def index(
         workers=workers,
         time_limit=time_limit,
     )
-    sink, display = progress_sink(quiet=quiet)
-    opened = Index.open(
-        name,
-        store=options.store_of(url),
-        model=model,
-        device=device,
-        wait=wait,
-        create=StoreSettings(0, quantize, shards, replicas),
-    )
+    settings = StoreSettings(0, quantize, shards, replicas)
+    opened = options.open_index(name, url, model=model, device=device, wait=wait, create=settings)
     try:
-        with opened, display, options.Interrupts(attentive=1.0) as stop:
-            report = opened.add(paths, chosen, progress=sink, stop=stop)
+        with opened, IndexDisplay(quiet=quiet) as display, Interrupts(attentive=1.0) as stop:
+            report = opened.add(paths, chosen, progress=display, stop=stop)
     except Interrupted as stopped:
         if json:
             render.print_json(stopped.report.to_json())
@@ -122,21 +115,14 @@ def index(
         if not quiet:
             render.remark(*_offline(report.offline, name, url))
     elif not quiet:
-        print_summary(report, paths, name, url, dry_run=dry_run)
-
-
-def print_summary(
-    report: IndexReport, paths: Sequence[Path], name: str, url: str | None, *, dry_run: bool = False
-) -> None:
-    """Print what the run did, for people: counts, then what was skipped, grouped by reason."""
-    for line in summary_lines(report, paths, name, url, dry_run=dry_run):
-        print(line)
+        for line in summary_lines(report, paths, name, url, dry_run=dry_run):
+            print(line)
 
 
 def summary_lines(
     report: IndexReport, paths: Sequence[Path], name: str, url: str | None = None, *, dry_run: bool = False
 ) -> list[str]:
-    """The lines of the summary, safe to show."""
+    """Return what the run did, for people, safe to show: counts, then what was skipped, grouped by reason."""
     files, items = report.files, report.items
     away = _offline(report.offline, name, url)
     if not files.seen and not files.removed:
@@ -148,24 +134,25 @@ def summary_lines(
             "Hidden files and what ignore files exclude are left out; see --hidden and --include.",
         ]
     spaced = ["", *away] if away else []
-    counts = {
-        "added": files.added, "updated": files.updated, "renamed": files.renamed, "removed": files.removed,
-        "unchanged": files.unchanged, "skipped": files.skipped,
-    }  # fmt: skip
-    told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    told = _counts(vars(files), "added", "updated", "renamed", "removed", "unchanged", "skipped")
     if dry_run:
         return [f"Nothing was changed. A run would find: {told}.", *_skips(report.skipped), *spaced]
-    speed = f", {rate_words(report.items_per_second)} items/s" if items.embedded else ""
+    speed = f", {wording.rate_words(report.items_per_second)} items/s" if items.embedded else ""
+    changes = _counts(vars(items), "embedded", "reused", "removed")
     lines = [
         f"{wording.count_words(files.seen, 'file')} in {wording.time_words(report.seconds)}{speed}: {told}.",
-        f"{_changes(items)}The index {name} has {wording.count_words(items.total, 'item')}.",
+        f"{f'Items: {changes}. ' if changes else ''}The index {name} has {wording.count_words(items.total, 'item')}.",
         *_skips(report.skipped),
     ]
     if files.skipped:
-        lines.append(f"All of them: tsembed status --skipped{same_index(name, url)}")
+        lines.append(f"All of them: tsembed status --skipped{options.same_index(name, url)}")
     if files.skipped and files.skipped == files.seen:
         lines.append("Nothing could be read: see the reasons above.")
     return lines + spaced
+
+
+def _counts(counts: dict[str, int], *names: str) -> str:
+    return ", ".join(f"{counts[name]:,} {name}" for name in names if counts[name])
 
 
 def _offline(offline: Sequence[Offline], name: str, url: str | None) -> list[str]:
@@ -173,21 +160,13 @@ def _offline(offline: Sequence[Offline], name: str, url: str | None) -> list[str
     if not offline:
         return []
     kept = wording.count_words(sum(one.files for one in offline), "file")
-    lines = [f"Offline. Kept in the index, though not there now: {kept}."]
-    for one in offline:
-        lines.append(f"        {wording.shown(one.path)}: {wording.shown(one.reason)}")
-    which = shlex.quote(offline[0].path) if len(offline) == 1 else "FOLDER"
-    lines.append("Is a disk not connected? Connect it and run the same command again; nothing is embedded twice.")
-    lines.append(
-        f"To remove them from the index: tsembed index {wording.shown(which)} --prune-empty{same_index(name, url)}"
-    )
-    return lines
-
-
-def _changes(items: ItemCounts) -> str:
-    told = {"embedded": items.embedded, "reused": items.reused, "removed": items.removed}
-    said = ", ".join(f"{count:,} {what}" for what, count in told.items() if count)
-    return f"Items: {said}. " if said else ""
+    which = wording.shown(shlex.quote(offline[0].path)) if len(offline) == 1 else "FOLDER"
+    return [
+        f"Offline. Kept in the index, though not there now: {kept}.",
+        *(f"        {wording.shown(one.path)}: {wording.shown(one.reason)}" for one in offline),
+        "Is a disk not connected? Connect it and run the same command again; nothing is embedded twice.",
+        f"To remove them from the index: tsembed index {which} --prune-empty{options.same_index(name, url)}",
+    ]
 
 
 def _skips(skipped: Sequence[Skipped]) -> list[str]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import described
 from tsembed_search.cli.render import text as render
 from tsembed_search.paths import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from tsembed_search.model.registry import KnownModel
 
 
@@ -29,35 +26,30 @@ PROMPTS = {
 """What is said of each `KnownModel.prompt`."""
 
 
-@described(
-    ("what there is", "tsembed models"),
+@options.described(
+    ("all models", "tsembed models"),
     ("index with another model", "tsembed index ~/Pictures --index big --model Qwen/Qwen3-VL-Embedding-2B"),
     ("a model of your own", "tsembed index ~/Pictures --index mine --model ./my-checkpoint"),
 )
 def models(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="FOLDER", help="Only these folders, of models and checkpoints.")
-    ] = None,
+    folders: Annotated[list[Path] | None, Argument(metavar="FOLDER", help="Only models in these folders.")] = None,
     json: options.Json = False,
 ) -> None:
-    """List the models to choose from: built in, on this machine, and to download.
+    """List the models you can use: built in, on this machine, or to download.
 
-    Any folder or hub name of a supported family works too, not only those listed. A model that was tuned with a prompt
-    that is not known here may search badly; well-known ones of that kind are refused.
+    Other models of a supported family work, too: give --model a folder or a hub name. The column "prompt" says if the
+    text that a model was trained to expect before a query is known. Without it, a model may search badly.
     """
     from tsembed_search.model.registry import known_models
 
     known = [_known(folder) for folder in folders] if folders else known_models()
     if json:
-        rows = [
-            {name: getattr(model, name) for name in ("name", "family", "where", "base", "prompt")} for model in known
-        ]
-        render.print_json({"models": rows, "default": DEFAULT_MODEL})
+        render.print_json({"models": [model.to_json() for model in known], "default": DEFAULT_MODEL})
     elif render.is_terminal():
         _print_table(known)
     else:
         for model in known:
-            print("\t".join(map(wording.shown, (model.name, _family(model), model.where, PROMPTS[model.prompt]))))
+            render.print_fields(model.name, _family(model), model.where, PROMPTS[model.prompt])
 
 
 def _known(folder: Path) -> KnownModel:
@@ -73,22 +65,14 @@ def _family(model: KnownModel) -> str:
     return model.family if model.base is None else f"experts on {model.base}"
 
 
-def _prompt(model: KnownModel) -> Text:
-    from rich.text import Text
-
-    return Text(PROMPTS[model.prompt], style="" if model.prompt in ("own", "untuned") else "yellow")
-
-
 def _print_table(known: list[KnownModel]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "family", "where", "prompt"):
-        table.add_column(heading, overflow="fold")
+    table = render.table("model", "family", "where", "prompt")
     for model in known:
         name = Text(wording.shown(model.name), style="bold" if model.where != "on the hub" else "")
         if model.name == DEFAULT_MODEL:
             name.append(" (default)", style="dim")
-        table.add_row(name, Text(wording.shown(_family(model))), Text(model.where, style="dim"), _prompt(model))
+        prompt = Text(PROMPTS[model.prompt], style="" if model.prompt in ("own", "untuned") else "yellow")
+        table.add_row(name, Text(wording.shown(_family(model))), Text(model.where, style="dim"), prompt)
     render.console().print(table)

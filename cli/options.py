@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import re
-import signal
-import threading
-import time
-from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Annotated, Any, Final, Self, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
-import typer
+from typer import Argument, Option
 
-from tsembed_search.paths import DEFAULT_INDEX, home
+from tsembed_search.errors import UsageError
+from tsembed_search.paths import DEFAULT_INDEX, existing, home
+
+if TYPE_CHECKING:
+    from tsembed_search.index import Index
+    from tsembed_search.items import Item
 
 F = TypeVar("F", bound=Callable[..., object])
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def index_names(incomplete: str) -> list[str]:
@@ -41,9 +41,8 @@ def where_fields(incomplete: str) -> list[str]:
 
     head, _, word = incomplete.rpartition(" ")
     head += " " if head else ""
-    kinds = [f"kind={kind}" for kind in KINDS]
-    starts = [*(f"{field}" for field in PAYLOAD_KEYS if field not in ("kind", "sha", "model")), *kinds]
-    return [head + start for start in starts if start.startswith(word)]
+    fields = [field for field in PAYLOAD_KEYS if field not in ("kind", "sha", "model")]
+    return [head + start for start in [*fields, *(f"kind={kind}" for kind in KINDS)] if start.startswith(word)]
 
 
 def rerankers(incomplete: str) -> list[str]:
@@ -63,42 +62,6 @@ def store_of(url: str | None) -> str:
 def same_index(name: str, url: str | None) -> str:
     """What to add to a command so that it means this index; nothing for the default one."""
     return ("" if name == DEFAULT_INDEX else f" --index {name}") + (f" --url {url}" if url else "")
-
-
-class Interrupts:
-    """Ctrl-C and SIGTERM while the block runs: the first asks whoever looks (`is_set`) to stop, the next stops at once.
-
-    The first stops at once, too, when nobody has looked for `attentive` seconds: nobody would notice. In other threads
-    than the main one signals cannot be handled.
-    """
-
-    def __init__(self, attentive: float = math.inf) -> None:
-        self._attentive = attentive
-        self._looked = -math.inf if attentive < math.inf else 0.0
-        self._set = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def is_set(self) -> bool:
-        """Tell whether to stop."""
-        self._looked = time.monotonic()
-        return self._set
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {each: signal.signal(each, self._handle) for each in _SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for each, handler in self._before.items():
-            # None: a handler that was not set from Python and cannot be set again from here.
-            signal.signal(each, signal.SIG_DFL if handler is None else handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._set or time.monotonic() - self._looked > self._attentive:
-            raise KeyboardInterrupt
-        self._set = True
 
 
 def examples(*pairs: tuple[str, str]) -> str:
@@ -122,22 +85,107 @@ def escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("[", "\\[")
 
 
+def open_index(name: str, url: str | None, **opened: Any) -> Index:
+    """Open the index that `--index` and `--url` name. `opened` are the other arguments of `Index.open`."""
+    from tsembed_search.index import Index
+
+    return Index.open(name, store=store_of(url), **opened)
+
+
+def only_one(**given: object) -> None:
+    """Raise `UsageError` when more than one of these options is given. `no_prune` is spelled `--no-prune`."""
+    names = ["--" + name.replace("_", "-") if len(name) > 1 else f"-{name}" for name, value in given.items() if value]
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(names)} cannot be used together.", "Choose one of them.")
+
+
+def query_item(words: Sequence[str] | None, image: Path | None) -> Item | None:
+    """Return the query as one item, or None when there is none. Raises `UsageError` for an empty or missing one."""
+    from tsembed_search.items import Item
+
+    text = " ".join(words or ())
+    if words and not text.strip() and image is None:
+        raise UsageError("The query is empty.", "Say in words what to look for, or give a picture with --image.")
+    if image is not None:
+        image = existing(image.expanduser())
+        if not image.is_file():
+            raise UsageError(f"There is no file {image}.", "Give --image the path of a picture.")
+    return Item(text or None, image) if text or image else None
+
+
+INDEX = DEFAULT_INDEX
+
+_ON_INDEX: Final = "Index"
+_ON_MODEL: Final = "Model"
+_ON_OUTPUT: Final = "Output"
+
 IndexName = Annotated[
-    str, typer.Option("--index", metavar="NAME", help="Which index.", autocompletion=index_names, show_default=True)
+    str,
+    Option("--index", metavar="NAME", help="Name of the index.", autocompletion=index_names, rich_help_panel=_ON_INDEX),
 ]
 Url = Annotated[
     str | None,
-    typer.Option(
-        "--url", metavar="URL", help="A Qdrant server or cluster instead of this machine (key: $QDRANT_API_KEY)."
+    Option(
+        "--url",
+        metavar="URL",
+        help="Qdrant server that holds the index, instead of this machine. Its key: $QDRANT_API_KEY.",
+        rich_help_panel=_ON_INDEX,
     ),
 ]
+Wait = Annotated[bool, Option("--wait", help="Wait while another process uses the index.", rich_help_panel=_ON_INDEX)]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="A model's name, hub name or folder.", autocompletion=model_names),
+    Option(
+        "--model",
+        metavar="NAME",
+        help="Model to use: a name from `tsembed models`, a hub name, or a folder.",
+        autocompletion=model_names,
+        rich_help_panel=_ON_MODEL,
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]|mps", help="Where the model runs.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else there.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait for another process that uses the index.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
-
-INDEX = DEFAULT_INDEX
+Device = Annotated[
+    str,
+    Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where the model runs: auto, cpu, cuda, cuda:0, or mps.",
+        rich_help_panel=_ON_MODEL,
+    ),
+]
+RouteWeight = Annotated[
+    float | None,
+    Option(
+        "--route-weight",
+        metavar="W",
+        help="With --rerank expert: how much the shared experts count, 0 to 1.",
+        show_default="the model's own",
+    ),
+]
+Where = Annotated[
+    list[str] | None,
+    Option(
+        "--where",
+        "-w",
+        metavar="FILTER",
+        help="Only items that match, such as 'kind=image', 'ext=pdf and page<3', 'modified>=30d'.",
+        autocompletion=where_fields,
+    ),
+]
+Image = Annotated[
+    Path | None, Option("--image", "-i", metavar="FILE", help="Picture to search with, alone or with words.")
+]
+_DATA: Final = Argument(
+    metavar="DATA...", help="Rows in JSONL or Parquet files, folders, or hub:owner/name.", show_default=False
+)
+Data = Annotated[list[str], _DATA]
+OptionalData = Annotated[list[str] | None, _DATA]
+ImageFolders = Annotated[
+    list[Path] | None, Option("--images", metavar="DIR", help="Look for the images of rows here first.")
+]
+DryRun = Annotated[bool, Option("--dry-run", help="Only say what would happen. Nothing changes.")]
+Paths = Annotated[bool, Option("--paths", help="Print paths only, one per line.", rich_help_panel=_ON_OUTPUT)]
+Null = Annotated[
+    bool, Option("-0", "--null", help="Print paths only, each ended by NUL, for xargs -0.", rich_help_panel=_ON_OUTPUT)
+]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=_ON_OUTPUT)]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress and no remarks.", rich_help_panel=_ON_OUTPUT)]

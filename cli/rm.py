@@ -6,10 +6,10 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, described
 from tsembed_search.cli.render import text as render
 from tsembed_search.errors import UsageError
 
@@ -17,51 +17,43 @@ if TYPE_CHECKING:
     from tsembed_search.indexer.report import Amount
 
 
-@described(
-    ("a file, or a folder with everything in it", "tsembed rm ~/Pictures/2009"),
-    ("look first", "tsembed rm --where 'ext=gif' --dry-run"),
+@options.described(
+    ("a folder and everything in it", "tsembed rm ~/Pictures/2009"),
+    ("see first what would go", "tsembed rm --where 'ext=gif' --dry-run"),
     ("a whole index", "tsembed rm --all --index old"),
 )
 def rm(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Files and folders.")] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option("--where", "-w", metavar="EXPR", help="Only matches.", autocompletion=options.where_fields),
+    paths: Annotated[
+        list[str] | None, Argument(metavar="PATH", help="Remove these files, and the files in these folders.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="The whole index.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before most of an index goes.")] = False,
-    wait: options.Wait = False,
-    index: options.IndexName = INDEX,
+    where: options.Where = None,
+    everything: Annotated[bool, Option("--all", help="Remove the whole index.")] = False,
+    dry_run: options.DryRun = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask, even when most of the index goes.")] = False,
+    index: options.IndexName = options.INDEX,
     url: options.Url = None,
+    wait: options.Wait = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Take files out of the index. Nothing on the disk is touched.
+    """Remove files from the index. The files themselves stay on the disk.
 
-    Files that are still there come back with the next `tsembed index` of their folder; to keep them out, exclude them.
-    Asks before more than half of an index goes.
-    Exits with 1 when nothing matches.
+    The next `tsembed index` of their folder brings them back. To keep them out, use --exclude there, or a file called
+    .tsembedignore. Asks before more than half of an index goes. Exits with 1 when nothing matches.
     """
-    from tsembed_search.index import Index
     from tsembed_search.indexer.report import Amount
     from tsembed_search.search.where import selection
 
     if everything == bool(paths or where):
-        raise UsageError("Say what to remove.", "Give paths, --where EXPR, or --all for the whole index.")
+        raise UsageError("Say what to remove.", "Give paths, --where FILTER, or --all for the whole index.")
     wanted = selection(where=where or ())
-    with Index.open(index, store=options.store_of(url), wait=wait) as opened:
-        removed = (
-            Amount(len(opened.files()), opened.store.count())
-            if everything
-            else opened.remove(paths, wanted, dry_run=True)
-        )
+    with options.open_index(index, url, wait=wait) as opened:
         items = opened.store.count()
         # Where this machine does not know the files of an index, they are as many as its items.
         whole = Amount(opened.status().files or items, items)
+        removed = Amount(len(opened.files()), items) if everything else opened.remove(paths, wanted, dry_run=True)
         if not dry_run:
-            # Nobody else has to wait for the answer.
-            opened.close()
+            opened.close()  # nobody else has to wait for the answer
             if everything or 2 * removed.files > whole.files or 2 * removed.items > whole.items:
                 _confirm(index, removed, whole, everything=everything, yes=yes)
             if everything:
@@ -71,27 +63,21 @@ def rm(
     if json:
         render.print_json({"files": removed.files, "items": removed.items, "dry_run": dry_run})
     elif not quiet:
-        print(_told(removed, index, everything=everything, dry_run=dry_run))
+        files, count = wording.count_words(removed.files, "file"), wording.count_words(removed.items, "item")
+        told = f"the index {index}: {files}, {count}." if everything else f"{files} ({count}) from the index {index}."
+        print(f"{'Would remove' if dry_run else 'Removed'} {told}")
     if not removed.files and not everything:
         if not quiet:
             render.remark(f"Nothing indexed matches {selection(paths or (), where or ())}.")
         raise typer.Exit(1)
 
 
-def _told(removed: Amount, index: str, *, everything: bool, dry_run: bool) -> str:
-    files_, items = wording.count_words(removed.files, "file"), wording.count_words(removed.items, "item")
-    verb = "Would remove" if dry_run else "Removed"
-    if everything:
-        return f"{verb} the index {index}: {files_}, {items}."
-    return f"{verb} {files_} ({items}) from the index {index}."
-
-
 def _confirm(index: str, removed: Amount, whole: Amount, *, everything: bool, yes: bool) -> None:
-    """Asks before more than half of an index goes; refuses where nobody can answer."""
+    """Ask before more than half of an index goes. Raises `UsageError` where nobody can answer."""
     if yes or not removed.files + removed.items + everything:
         return
     part = f"{removed.files:,} of {whole.files:,} files ({removed.items:,} of {whole.items:,} items)"
     what = f"the whole index {index}: {part}" if everything else f"{part} of the index {index}"
     if not sys.stdin.isatty():
-        raise UsageError(f"This would remove {what}.", "Add --yes if that is meant.")
+        raise UsageError(f"This would remove {what}.", "If you mean that, add --yes.")
     typer.confirm(f"Remove {wording.shown(what)}?", abort=True, err=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
-from tsembed_search.cli.options import INDEX, described, same_index
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.render.experts import print_usage, usage_json
 from tsembed_search.whereabouts import absence
 
 if TYPE_CHECKING:
@@ -21,35 +19,34 @@ if TYPE_CHECKING:
 _MOST_FOLDERS = 10
 
 
-@described(
-    ("how large, made by which model, when", "tsembed status"),
-    ("what could not be read, and why", "tsembed status --skipped"),
-    ("which experts pictures, texts and folders use", "tsembed status --experts"),
-    ("as data", "tsembed status --json --index papers"),
+@options.described(
+    ("its size, its model, its age", "tsembed status"),
+    ("the files that could not be read, and why", "tsembed status --skipped"),
+    ("how the experts of the model are used", "tsembed status --experts"),
+    ("another index, as JSON", "tsembed status --json --index papers"),
 )
 def status(
-    skipped: Annotated[bool, typer.Option("--skipped", help="List the files that could not be read, and why.")] = False,
-    experts: Annotated[
-        bool, typer.Option("--experts", help="How the model's experts are used, per kind and per folder.")
-    ] = False,
-    wait: options.Wait = False,
-    index: options.IndexName = INDEX,
+    skipped: Annotated[bool, Option("--skipped", help="List the files that could not be read, and why.")] = False,
+    experts: Annotated[bool, Option("--experts", help="Show how experts are used, by kind and folder.")] = False,
+    index: options.IndexName = options.INDEX,
     url: options.Url = None,
+    wait: options.Wait = False,
     json: options.Json = False,
 ) -> None:
-    """Say what an index holds: files, items, folders, model, disk space, and what was skipped."""
-    from tsembed_search.errors import UsageError
-    from tsembed_search.index import Index
+    """Show what is in the index: files, folders, model, size, and what was skipped."""
+    from tsembed_search.cli.render.experts import print_usage
 
-    if skipped and experts:
-        raise UsageError("--skipped and --experts exclude each other.", "Choose one of them.")
-    with Index.open(index, store=options.store_of(url), wait=wait) as opened:
+    options.only_one(skipped=skipped, experts=experts)
+    with options.open_index(index, url, wait=wait) as opened:
         shape = opened.routes() if experts else None
         usage = opened.usage() if experts else []
         known = opened.status()
     if json:
         document = known.to_json()
-        render.print_json(document if shape is None else document | {"experts": usage_json(shape, usage)})
+        if shape is not None:
+            groups = [group.to_json() for group in usage]
+            document["experts"] = {"blocks": shape[0], "experts": shape[1], "groups": groups}
+        render.print_json(document)
     elif shape is not None:
         print_usage(usage)
     elif skipped:
@@ -75,7 +72,7 @@ def _rows(known: IndexStatus, url: str | None) -> list[tuple[str, str]]:
         rows.append(("offline", folder if absence(folder) else f"{folder} (when the index was last updated)"))
     if known.skipped:
         count = wording.count_words(len(known.skipped), "file")
-        rows.append(("skipped", f"{count}; see: tsembed status --skipped{same_index(known.name, url)}"))
+        rows.append(("skipped", f"{count}; see: tsembed status --skipped{options.same_index(known.name, url)}"))
     if store is not None:
         size = store.details.get("disk_bytes")
         rows.append(("engine", store.engine))
@@ -94,12 +91,9 @@ def _print(rows: list[tuple[str, str]]) -> None:
         for label, words in rows:
             print(f"{label:<{width}}  {wording.shown(words)}".rstrip())
         return
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    table = render.grid(2)
     for label, words in rows:
         table.add_row(Text(label, style="bold"), Text(wording.shown(words)))
     render.console().print(table)
@@ -110,4 +104,4 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
     if not skipped:
         render.remark("No file was skipped.")
     for path, reason in skipped:
-        print(f"{wording.shown(path)}\t{wording.shown(reason)}")
+        render.print_fields(path, reason)

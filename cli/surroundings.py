@@ -1,12 +1,17 @@
-"""What a command meets on its machine: streams that are closed or full, limits of the system, a folder that is gone."""
+"""What a command meets on its machine: Ctrl-C, streams closed or full, limits of the system, a folder that is gone."""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
+import signal
 import sys
-from typing import Final, TextIO
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any, Final, Self, TextIO
 
 from tsembed_search.paths import current_folder_is_gone, in_existing_folder
 
@@ -25,6 +30,7 @@ _ADVICE: Final = {
     errno.ENAMETOOLONG: "Give a shorter path.",
     errno.ELOOP: "Links lead in a circle: check the path.",
 }
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _NO_MEMORY: Final = re.compile("out of memory|not enough memory|allocate memory|failed to map segment", re.IGNORECASE)
 
 
@@ -96,3 +102,39 @@ def _of_the_machine(error: BaseException) -> tuple[str, str] | None:
     file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
     hint = _ADVICE.get(error.errno or 0, "Check the path, the disk and its permissions, and run the command again.")
     return f"{file}{error.strerror or words or type(error).__name__}.", hint
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM while the block runs: the first asks whoever looks (`is_set`) to stop, the next stops at once.
+
+    The first stops at once, too, when nobody has looked for `attentive` seconds: nobody would notice. In other threads
+    than the main one signals cannot be handled.
+    """
+
+    def __init__(self, attentive: float = math.inf) -> None:
+        self._attentive = attentive
+        self._looked = -math.inf if attentive < math.inf else 0.0
+        self._set = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def is_set(self) -> bool:
+        """Tell whether to stop."""
+        self._looked = time.monotonic()
+        return self._set
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {each: signal.signal(each, self._handle) for each in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            # None: a handler that was not set from Python and cannot be set again from here.
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._set or time.monotonic() - self._looked > self._attentive:
+            raise KeyboardInterrupt
+        self._set = True

@@ -1,4 +1,4 @@
-"""What has changed since the last run: every file found is compared with the manifest by one `stat`, and nothing else.
+"""The changes since the last run: every file found is compared with the manifest by one `stat`, and nothing else.
 
 After rclip's algorithm: what is not found again under the given roots has vanished. The lists live in temporary tables
 of the manifest's file, so that memory does not grow with the corpus.

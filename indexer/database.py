@@ -47,13 +47,14 @@ _TROUBLES: Final = (
     (("malformed", "not a database"), "{path} is damaged.", "Make it again from the index: {repair()}"),
     (("",), "Cannot use {path}: {text}.", ""),
 )
-"""What SQLite says, what happened, and what to do; the first that fits counts."""
+"""Words of SQLite, the trouble that they mean, and what to do; the first that fits counts."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What is known of a content: how it was read, and the ids of its points in the store, 16 bytes each (a book has
-    thousands).
+    """A content as it is known: how it was read, and the ids of its points in the store, 16 bytes each.
+
+    They are packed, for a book has thousands.
     """
 
     sha: bytes
@@ -69,7 +70,7 @@ class Content:
 
 @dataclass(frozen=True)
 class FileRow:
-    """What is known of a path. `sha` is None when it could not be read; `reason` says why."""
+    """A file as it is known. `sha` is None when it could not be read; `reason` says why."""
 
     path: str
     root: str

@@ -52,7 +52,7 @@ class Intake:
 
     @property
     def must_know_the_model(self) -> bool:
-        """Whether the way to read a document hangs on a model that was never loaded for this index."""
+        """True when the way to read a document hangs on a model that was never loaded for this index."""
         return self._options.pages == "auto" and self._reads_pages is None
 
     def learn(self, reads_pages: bool | None) -> None:

@@ -1,5 +1,6 @@
-"""What travels through a run: a content being read, its items on their way to the store; and the threads of a run,
-which share queues that end when the run ends, and the first error of any of them.
+"""Contents and items on their way through a run, and the threads of a run.
+
+The threads share queues that end when the run ends, and the first error of any of them.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class ContentJob:
 
     @property
     def settled(self) -> bool:
-        """Whether everything that was sent on is in the store."""
+        """True when everything that was sent on is in the store."""
         return self.ended and self.acknowledged == self.sent
 
 
@@ -123,7 +124,7 @@ class Flow:
 
     @property
     def stopped(self) -> bool:
-        """Whether the run is to end early."""
+        """True when the run is to end early."""
         return self._stop.is_set() or self._asked.is_set()
 
     def stop(self) -> None:

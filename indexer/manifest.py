@@ -63,12 +63,12 @@ class Manifest:
                 db.execute(f"DELETE FROM {table}")
 
     def content(self, sha: bytes) -> Content | None:
-        """What is known of a content."""
+        """Return a content, None when it is not known."""
         found = self._contents("WHERE sha = ?", (sha,))
         return found[0] if found else None
 
     def file(self, path: str) -> FileRow | None:
-        """What is known of a path."""
+        """Return a file, None when it is not known."""
         row = self._db.one("SELECT * FROM files WHERE path = ?", (os.fsencode(path),))
         return row and FileRow.read(row)
 
@@ -247,7 +247,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What a manifest says of files: their number, the folders that were given, which of these are offline now, and
+    """A manifest's view of files: their number, the folders that were given, which of these are offline now, and
     (path, reason) of what was skipped.
     """
 

@@ -30,7 +30,7 @@ _FEW: Final = 3
 
 @dataclass(frozen=True)
 class _Known:
-    """What the manifest remembers of a place: its disk, and how many files were `missing` when it was found offline."""
+    """A place as the manifest has it: its disk, and how many files were `missing` when it was found offline."""
 
     disk: str | None
     missing: int
@@ -143,7 +143,7 @@ class Guard:
         return self._known[max(around, key=len)].disk if around else None
 
     def _size(self, place: str) -> int:
-        """How many files a place had before this run, without those of places inside it."""
+        """The number of files that a place had before this run, without those of places inside it."""
         if place not in self._sizes:
             self._sizes[place] = self._own_files(place)
         return self._sizes[place]

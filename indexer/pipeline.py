@@ -70,7 +70,7 @@ class Opened:
 
 
 def run_index(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     options: IndexOptions,
     opened: Opened,
     *,

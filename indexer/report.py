@@ -13,7 +13,7 @@ from tsembed_search.errors import TsembedError
 from tsembed_search.paths import indexed_form
 
 PageMode = Literal["auto", "always", "never"]
-"""Whether document pages are also indexed as pictures; `auto`: when the model reads pages by eye."""
+"""Are document pages also indexed as pictures? `auto`: when the model reads pages by eye."""
 
 _BETWEEN_UPDATES: Final = 0.1
 _RATE_SECONDS: Final = 10.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 import tomllib
@@ -41,6 +42,17 @@ def test_walks_find_every_name_in_its_file() -> None:
         there = names_in(ROOT / file)
         missing = [name for name in re.findall(r"`([\w.]+)`", named) if name not in there]
         assert not missing, f"{file} has no {missing}"
+
+
+@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), ROOT / "README.md"], ids=lambda page: page.stem)
+def test_examples_import_what_is_there(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tsembed_search"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    at = f"{node.module}.{alias.name}"
+                    assert hasattr(module, alias.name) or importlib.util.find_spec(at), f"{page.name}: {at}"
 
 
 def names_in(file: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""What is measured when training is over: the mean route, which centres kappa, the weight of routes in re-ranking, how
+"""Measurements when training is over: the mean route, which centres kappa, the weight of routes in re-ranking, how
 tasks use experts, and if they pull shared weights the same way.
 """
 
@@ -78,7 +78,7 @@ def compare_tasks(job: Job, passes: Passes, preparer: Preparer, log: Log) -> Non
             passes.backbone, preparer, job.train, loss.temperature, loss.margin, job.recipe.run.seed,
             tokens=passes.tokens, device=passes.device, precision=passes.precision,
         )  # fmt: skip
-    except gradcache.TooLargeError:
+    except gradcache.PieceTooLargeError:
         log.tell(["There is too little memory to compare the gradients of tasks."])
         return
     if len(found) > 1:
@@ -138,7 +138,7 @@ def task_gradients(
     """Return the gradient of the experts' weights, flat, for a few rows of each task alone, without dropout and noise.
 
     Of the first two dozen tasks with two targets or more. Takes no more memory than a step: no more than `tokens` have
-    gradients at once. Clears the gradients that there are. Raises `gradcache.TooLargeError`.
+    gradients at once. Clears the gradients that there are. Raises `gradcache.PieceTooLargeError`.
     """
     assert backbone.adapters is not None
     adapters = backbone.adapters

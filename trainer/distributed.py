@@ -28,7 +28,7 @@ _TIME_TO_SPEAK = 2.0  # seconds: whoever started the processes stops all of them
 
 
 class AgreedError(TsembedError):
-    """What went wrong in one process or in all of them; all raise it, so it is enough that the first one tells it."""
+    """An error of one process or of all of them. All raise it, so it is enough that the first one tells it."""
 
     def __init__(self, message: str, hint: str, exit_code: int) -> None:
         super().__init__(message, hint)

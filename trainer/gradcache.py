@@ -30,7 +30,7 @@ from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.packing import pack, unpack
 
 
-class TooLargeError(Exception):
+class PieceTooLargeError(Exception):
     """A piece did not fit in the device's memory. `places` are those of its items; nothing is said of gradients that
     were added before.
     """
@@ -78,7 +78,7 @@ def backward(
     `loss` takes `packing.pack` of all items in their order `[N, W]` and is called once. `tokens` is the budget
     of padded tokens that are in memory with gradients, on `device`. `precision` makes a context for each forward pass.
     `width` W matters where there are no items: another process's items make a loss all the same.
-    Raises `TooLargeError` when a piece does not fit in the device's memory.
+    Raises `PieceTooLargeError` when a piece does not fit in the device's memory.
     """
     if not items:
         torch.autograd.backward(loss(torch.zeros(0, width, device=device, requires_grad=True)))
@@ -128,7 +128,7 @@ def backward(
         if not ran_out_of_memory(error):
             raise
     # Only here is the error gone, and with its traceback what did not fit.
-    raise TooLargeError(pieces[at][0])
+    raise PieceTooLargeError(pieces[at][0])
 
 
 @dataclass
@@ -177,7 +177,7 @@ class Passes:
         width, too_large = self.objective.shape.width, None
         try:
             backward(self.backbone.trace, load.items, loss, self.tokens, self.device, self.precision, width)
-        except TooLargeError as error:
+        except PieceTooLargeError as error:
             too_large = error.places
         if too_large is not None:
             free_memory()  # here, where no exception holds tensors any more

@@ -34,7 +34,7 @@ from tsembed_search.trainer.validation import Validation
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run came to. `validation` is that of the saved model, `before` that of the untrained one, where measured.
+    """The result of a run. `validation` is that of the saved model, `before` that of the untrained one, where measured.
 
     `loss`: the mean of the last steps. `stage_switch`: the first step of stage 2, if it came to that.
     """
@@ -68,7 +68,7 @@ class TrainReport:
 
 def _resume(out: Path) -> str:
     """Say how a run goes on, with the names of settings in braces."""
-    return f"{{resume}} {{out}} {out}"
+    return f"{{train()}} {{resume}} {{out}} {out}"
 
 
 class Stopped(TsembedError):
@@ -83,7 +83,7 @@ class Stopped(TsembedError):
 
 @dataclass(frozen=True)
 class Job:
-    """What to train: a recipe on the tasks of `train`, steered by those of `held_out`, in the folder `out`.
+    """The request for a run: a recipe on the tasks of `train`, steered by those of `held_out`, in the folder `out`.
 
     `sources`: where the data came from, for the record. `chosen`: keys of the recipe that a person set, who is told
     when one has no effect. `stop` is asked after every step whether to end early.

@@ -127,7 +127,7 @@ class Objective(nn.Module):
         return pairs, figures
 
     def _kappa(self, queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor]:
-        """How like the experts of negatives are, for queries `[B, M]` and for documents `[B, B]`: to those of the row's
+        """The likeness of negatives' experts, for queries `[B, M]` and for documents `[B, B]`: to those of the row's
         own item, or to those of the other item of its pair. Documents come in the order of queries, then the others.
         """
         count = len(queries)

@@ -21,7 +21,7 @@ class Optimizer:
         self.settings = settings
         self.total = total
         self.shared = list(adapters.parameters())
-        """Those whose gradients are summed over processes."""
+        """The parameters whose gradients are summed over processes."""
         groups = {
             "experts": (list(adapters.expert_parameters()), settings.learning_rate, settings.weight_decay),
             "router": (list(adapters.router_parameters()), settings.router_learning_rate, 0.0),

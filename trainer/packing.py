@@ -21,7 +21,7 @@ from tsembed_search.items import Item
 from tsembed_search.model.routing import Traced
 
 QUERY, POSITIVE, NEGATIVE = 0, 1, 2
-"""What an item is to its row."""
+"""The role of an item in its row."""
 
 
 class Shape(NamedTuple):
@@ -61,8 +61,8 @@ def unpack(packed: Tensor, shape: Shape) -> Traced:
 
 @dataclass(frozen=True)
 class Labels:
-    """What N items are: `table` `[N, 5]` int64 with role, identity of the target, content, task, and what is asked, of
-    each (see `label`). `answers` `[P, 2]` int64: what is asked, and a content that is right for it, where rows other
+    """The labels of N items: `table` `[N, 5]` int64 with role, identity of the target, content, task, and what is asked
+    (see `label`). `answers` `[P, 2]` int64: what is asked, and a content that is right for it, where rows other
     than an item's own tell.
 
     Within each role items are in the order of their rows; each row has one query and one positive.

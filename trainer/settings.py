@@ -7,7 +7,7 @@ value against its field's type; `AdapterSettings` is the model's own class.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
@@ -32,8 +32,8 @@ Text = Annotated[str, MinLen(1)]
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What of the data is used: see `data.training.load`. `validation`: the share of identities held out, or how many
-    rows. `weights`, `caps`: per task, or pattern of names, how often it is drawn and how many rows it has at most.
+    """The part of the data that is used: see `data.training.load`. `validation`: the share of identities held out, or a
+    number of rows. `weights`, `caps`: per task, or pattern of names, how often it is drawn and its most rows.
     `only`: the tasks that are read, none means all. `images`: folders to look for images in first. `instructions`: they
     go where the data's layout has them, all before the text, all into the model's own prompt, or nowhere.
     """
@@ -95,7 +95,7 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class NegativeSettings:
-    """What decides which negatives count, in stage 2. `weighting`: `none` is InfoNCE, `eans` by likeness of experts,
+    """The choice of negatives that count, in stage 2. `weighting`: `none` is InfoNCE, `eans` by likeness of experts,
     `shuffled` is EANS with its weights dealt out anew within each row, `llave` by likeness of vectors. `beta`: how
     sharply. `compared_with`: whose experts those of a negative are compared with, the query's or its target's. `mode`:
     `weight` all, or `sample` the `top_k` best. `queue`: documents of past steps that join the pool. `hard_negatives`:
@@ -254,8 +254,7 @@ def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint)
 
 
-@cache
-def hints_of(table: Hashable) -> dict[str, Any]:
+def hints_of(table: type) -> dict[str, Any]:
     """Return the types of a table's keys, with their bounds."""
     return get_type_hints(table, include_extras=True)
 
@@ -273,18 +272,15 @@ _KINDS = {
 
 def _advice(errors: Sequence[Mapping[str, Any]], hint: Any) -> str:
     """Say what a setting takes, in place of pydantic's words."""
-    words = []
+    words, verb = [], "Use"
     for error in errors:
         bounds = error.get("ctx", {})
-        if isinstance(error["input"], float) and math.isnan(error["input"]):
-            words.append("a number")
-        elif "expected" in bounds:
-            words.append(bounds["expected"].replace("'", "").replace(" or ", ", "))
-        elif "ge" in bounds or "gt" in bounds:
+        if "ge" in bounds or "gt" in bounds:
             words.append(f"{bounds['ge']:g} or more" if "ge" in bounds else f"a number above {bounds['gt']:g}")
         elif "le" in bounds or "lt" in bounds:
             words.append(f"{bounds['le']:g} or less" if "le" in bounds else f"a number below {bounds['lt']:g}")
         else:
-            words.append(_KINDS.get(error["type"], error["msg"]))
+            verb, expected = "It takes", bounds.get("expected", "").replace("'", "").replace(" or ", ", ")
+            words.append(expected or _KINDS.get(error["type"], error["msg"]))
     words += ["none"] if type(None) in get_args(hint) else []
-    return f"It takes {' or '.join(dict.fromkeys(words))}."
+    return f"{verb} {' or '.join(dict.fromkeys(words))}."

@@ -36,7 +36,7 @@ class Model:
 
     @property
     def adapters(self) -> Any:
-        """What is trained of it."""
+        """The part of it that is trained."""
         return self.backbone.adapters
 
     @property
@@ -151,8 +151,8 @@ _ENOUGH = 20  # losses before `watch` calls one high
 
 @dataclass(frozen=True)
 class Situation:
-    """What a recipe meets: `experts` of the model, if its `projector` is trained, D numbers of a vector as `dim`,
-    `most` rows that a batch can have, and if anything is `measured` on held-out rows.
+    """The situation of a recipe: `experts` of the model, if its `projector` is trained, D numbers of a vector as `dim`,
+    the `most` rows that a batch can have, and if anything is `measured` on held-out rows.
     """
 
     experts: int

@@ -10,23 +10,48 @@ from typing import TYPE_CHECKING, Any
 from tsembed_search.version import __version__
 
 if TYPE_CHECKING:
+    from tsembed_search.errors import (
+        DamagedIndexError,
+        IndexBusyError,
+        IndexMismatchError,
+        LoadError,
+        MissingIndexError,
+        ModelError,
+        StoreError,
+        TooLargeError,
+        TsembedError,
+        UnsupportedModelError,
+        UsageError,
+    )
     from tsembed_search.index import Index
+    from tsembed_search.indexer.report import IndexOptions, Interrupted
     from tsembed_search.items import Embeddings, Item
     from tsembed_search.model.embedder import Embedder
-
-__all__ = ["Embedder", "Embeddings", "Index", "Item", "__version__"]
+    from tsembed_search.search.results import SearchOptions
 
 _HOMES = {
-    "Embedder": "tsembed_search.model.embedder",
-    "Embeddings": "tsembed_search.items",
-    "Index": "tsembed_search.index",
-    "Item": "tsembed_search.items",
-}
+    "tsembed_search.index": ["Index"],
+    "tsembed_search.items": ["Embeddings", "Item"],
+    "tsembed_search.model.embedder": ["Embedder"],
+    "tsembed_search.search.results": ["SearchOptions"],
+    "tsembed_search.indexer.report": ["IndexOptions", "Interrupted"],
+    "tsembed_search.errors": [
+        "DamagedIndexError", "IndexBusyError", "IndexMismatchError", "LoadError", "MissingIndexError", "ModelError",
+        "StoreError", "TooLargeError", "TsembedError", "UnsupportedModelError", "UsageError",
+    ],
+}  # fmt: skip
+
+__all__ = [
+    "DamagedIndexError", "Embedder", "Embeddings", "Index", "IndexBusyError", "IndexMismatchError", "IndexOptions",
+    "Interrupted", "Item", "LoadError", "MissingIndexError", "ModelError", "SearchOptions", "StoreError",
+    "TooLargeError", "TsembedError", "UnsupportedModelError", "UsageError", "__version__",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+    for module, names in _HOMES.items():
+        if name in names:
+            import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

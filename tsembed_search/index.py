@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, MissingIndexError, StoreError, UsageError
 from tsembed_search.items import Item
@@ -17,15 +17,13 @@ from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, file_path
 from tsembed_search.ranking.routes import Agreement
 from tsembed_search.search.index_model import IndexModel
 from tsembed_search.search.listing import FILE_FIELDS, USAGE_FIELDS, files_of, leaving, usage_of
-from tsembed_search.search.queries import embedded_queries, query_like
 from tsembed_search.search.results import Clock, Explanation, File, Hit, IndexStatus, SearchOptions, SearchResult
-from tsembed_search.search.searcher import Searcher
 from tsembed_search.search.where import selection
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
-from tsembed_search.whereabouts import OFFLINE
+from tsembed_search.whereabouts import lost_folders
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.report import Amount, IndexOptions, IndexReport, ProgressSink, StopSignal
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from tsembed_search.store.base import Store
 
 
-class Index:
+class Index(AbstractContextManager["Index"]):
     """An index of one model: files go in by `add`, and `search` finds them.
 
     Several threads may use one, also while one of them adds; changes go one at a time. The model is loaded when it is
@@ -216,8 +214,8 @@ class Index:
                 "To combine a picture with a text, give the picture as {image}.",
             )
         with self._reading(clock) as store:
-            wanted = query_like(str(like), store, lambda: self._timed_embedder(clock))
-            hits = self._searcher(store).search([wanted], chosen)[0]
+            wanted = self._model.like(str(like), store, clock)
+            hits = self._model.searcher(store).search([wanted], chosen)[0]
         return SearchResult(hits, clock.stop())
 
     def search_many(
@@ -235,11 +233,9 @@ class Index:
         """
         clock, shape = Clock(), self.routes()
         asked = Item(query) if isinstance(query, str) else query
-        embedder = self._timed_embedder(clock)
-        with clock("embed"):
-            wanted = embedded_queries(embedder, [asked])[0]
+        wanted = self._model.queries([asked], clock)[0]
         with self._reading(clock) as store:
-            found, record = self._searcher(store).named(wanted, hit)
+            found, record = self._model.searcher(store).named(wanted, hit)
         if not has_route(record.payload):
             raise StoreError(
                 f"{found.path} has no routing vector.",
@@ -252,7 +248,8 @@ class Index:
         """List the indexed files, by path: all, or those at `paths` and in these folders, and that match `where`."""
         chosen = selection(paths or (), () if where is None else [where])
         with self._access.read() as store:
-            return files_of(store.scroll(chosen, fields=FILE_FIELDS), chosen, self._offline(store))
+            records = store.scroll(chosen, fields=FILE_FIELDS)
+            return files_of(records, chosen, lost_folders(self.address.folder, store.metadata))
 
     def routes(self) -> tuple[int, int]:
         """Return (L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none."""
@@ -271,15 +268,7 @@ class Index:
         """
         from tsembed_search.indexer.manifest import remembered
 
-        known = remembered(self.address.folder)
-        status = IndexStatus(
-            self.name,
-            self.metadata,
-            files=known.files,
-            folders=known.folders,
-            offline=known.offline,
-            skipped=known.skipped,
-        )
+        status = IndexStatus(self.name, self.metadata, **vars(remembered(self.address.folder)))
         try:
             with self._access.read() as store:
                 items = {kind: count for kind, count in store.facet("kind").items() if count}
@@ -319,9 +308,6 @@ class Index:
         """Close the store and let others own the index, once other threads have done with it. Twice does no harm."""
         self._access.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -335,7 +321,7 @@ class Index:
                 store = stack.enter_context(self._access.read()) if opening.metadata(self.address) else None
             else:
                 store = stack.enter_context(self._access.change("indexing", note, rescue=not dry_run))
-            self._model.made(store and store.metadata)
+            self._model.made(store.metadata if store is not None else None)
             yield store
             # The run may have measured how scores of different kinds compare.
             self._model.made(opening.metadata(self.address))
@@ -348,10 +334,6 @@ class Index:
         self._model.made(store.metadata)
         return store
 
-    def _timed_embedder(self, clock: Clock) -> Embedder:
-        with clock("load"):
-            return self.embedder
-
     @contextmanager
     def _reading(self, clock: Clock) -> Iterator[Store]:
         with ExitStack() as stack:
@@ -363,30 +345,13 @@ class Index:
         if not queries:
             return []
         items = [Item(query) if isinstance(query, str) else query for query in queries]
-        embedder = self._timed_embedder(clock)
-        with clock("embed"):
-            wanted = embedded_queries(embedder, items)
+        wanted = self._model.queries(items, clock)
         with self._reading(clock) as store:
-            return self._searcher(store).search(wanted, options)
-
-    def _searcher(self, store: Store) -> Searcher:
-        # A newer version of the model may know better than the one that made the index.
-        own = self._model.loaded and self._model.loaded.info.calibration
-        experts = (self.metadata.routes or (0, 0))[1]
-        return Searcher(store, own or self.metadata.calibration, experts, self._offline(store), self._model.devices[0])
-
-    def _offline(self, store: Store) -> list[str] | None:
-        """The folders that were offline when the index was last brought up to date; None for an index on a server that
-        this machine has never written to, whose files are another machine's.
-        """
-        if not self.address.folder.exists():
-            return None
-        told = store.metadata.get(OFFLINE)
-        return [str(path) for path in told] if isinstance(told, list) else []
+            return self._model.searcher(store).search(wanted, options)
 
 
 def _other_indexes(address: IndexAddress) -> str:
-    """What to do when there is no index of that name: make it, or use one that there is."""
+    """The way out when there is no index of that name: make it, or use one that there is."""
     folders = sorted(address.folder.parent.glob("*")) if address.scheme == "edge" else []
     others = [folder.name for folder in folders if (folder / "index.json").exists()]
     there = f"\nThere are: {', '.join(others[:10])}" if others else ""

@@ -97,6 +97,28 @@ class owned:
         self.release()
 
 
+def lock(path: Path) -> IO[str] | None:
+    """Lock a file (made when missing) until it is closed; None where it cannot be written or its disk knows no locks.
+
+    Raises `IndexBusyError` while another has it.
+    """
+    try:
+        file = private.open_file(path, "a+")
+    except OSError:
+        return None
+    try:
+        if _try_lock(file):
+            return file
+    except OSError:
+        file.close()
+        return None
+    file.close()
+    raise IndexBusyError(
+        f"Another process is using the index in {path.parent}.",
+        "Wait until it has finished ({wait} does), or choose another index: {index}.",
+    )
+
+
 def owner_of(folder: Path) -> Owner | None:
     """Return who owns the index in `folder` at this moment, or None."""
     try:

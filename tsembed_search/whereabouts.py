@@ -44,6 +44,18 @@ def is_offline(place: Mapping[str, Any], lost: Sequence[str] = ()) -> bool:
     return bool(absence(folder))
 
 
+def lost_folders(home: Path, metadata: Mapping[str, Any]) -> list[str] | None:
+    """Return the folders that were offline when an index was last brought up to date; `metadata` is what it says.
+
+    None for one on a server that this machine has never written to, whose files are another machine's: then its folder
+    `home` is not there.
+    """
+    if not home.exists():
+        return None
+    told = metadata.get(OFFLINE)
+    return [str(path) for path in told] if isinstance(told, list) else []
+
+
 def offline_folders(roots: Sequence[str], lost: Sequence[str] = ()) -> list[str]:
     """Return the folders that are away now, and those that were when the last run looked for their files."""
     return sorted({root for root in roots if absence(root)} | set(lost))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tsembed_search.cli.render.text import console, here, path_text, shortened
+from tsembed_search.cli.render.text import bar, console, here, path_text, shortened
 from tsembed_search.wording import count_words, shown
 
 if TYPE_CHECKING:
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from tsembed_search.search.results import Hit
 
 _BAR = 10
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 _KIND_STYLES = {"image": "magenta", "text": "cyan", "page": "yellow"}
 
 
 def plain_lines(hits: Sequence[Hit]) -> list[str]:
-    """One line per hit and one for its snippet; no control codes, whatever the file names hold."""
+    """Return one line per hit and one for its snippet; no control codes, whatever the file names hold."""
     lines = []
     for hit in hits:
         page = f"  page {hit.page}" if hit.page is not None else ""
@@ -37,7 +36,7 @@ def plain_lines(hits: Sequence[Hit]) -> list[str]:
 
 
 def print_hits(hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | None = None) -> None:
-    """The list for a terminal: rank, score, path, kind, snippet, and a thumbnail beside each where there is one."""
+    """Print the list for a terminal: rank, score, path, kind, snippet, and a thumbnail where there is one."""
     screen = on or console()
     if drawer is None or screen.width < drawer.least_width:
         for hit in hits:
@@ -51,7 +50,7 @@ def print_hits(hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | 
 
 
 def hit_text(hit: Hit, of: int) -> RenderableType:
-    """All words of one hit in two columns: its rank, and everything else line by line."""
+    """Return all words of one hit in two columns: its rank, and everything else line by line."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -68,17 +67,14 @@ def hit_text(hit: Hit, of: int) -> RenderableType:
 
 
 def score_bar(score: float) -> Text:
-    """A bar for a score between 0 and 1, in eighths of a character."""
+    """Return a bar for a score between 0 and 1."""
     from rich.text import Text
 
-    eighths = round(max(0.0, min(1.0, score)) * _BAR * 8)
-    full, part = divmod(eighths, 8)
-    drawn = "█" * full + (_EIGHTHS[part] if part else "")
-    return Text(drawn.ljust(_BAR, " "), style="green on grey15")
+    return Text(bar(score, _BAR), style="green on grey15")
 
 
 def snippet_text(hit: Hit) -> Text:
-    """The snippet with the query's words marked. Escaping may lengthen it, so it is done piece by piece."""
+    """Return the snippet with the query's words marked. Escaping may lengthen it, so it is done piece by piece."""
     from rich.text import Text
 
     text, at = Text(overflow="fold"), 0

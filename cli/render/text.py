@@ -1,7 +1,4 @@
-"""How results and messages look: every word that comes from a file or a user passes through `shown` first.
-
-What was not taken of rows, as every command that reads rows tells it.
-"""
+"""Printing: every word that comes from a file or a user passes through `shown` first."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,10 +19,15 @@ from tsembed_search.wording import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
     from tsembed_search.data.layouts import UnreadFields
     from tsembed_search.data.records import Problem
+
+
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+_MOST_SHOWN: Final = 5
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -36,13 +38,13 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def is_terminal(*, stderr: bool = False) -> bool:
-    """Whether people look at the stream. `NO_COLOR` and `TERM=dumb` are left to rich."""
+    """Tell whether people look at the stream. `NO_COLOR` and `TERM=dumb` are left to rich."""
     stream = sys.stderr if stderr else sys.stdout
     return stream is not None and stream.isatty()
 
 
 def tell(text: str) -> None:
-    """A line on stderr. Where that cannot be written, the command goes on without: its result matters more."""
+    """Print a line on stderr. Where that cannot be written, the command goes on without: its result matters more."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -50,7 +52,7 @@ def tell(text: str) -> None:
 
 
 def remark(*lines: str) -> None:
-    """Lines for people on stderr, dim in a terminal; empty ones are left out."""
+    """Print lines for people on stderr, dim in a terminal; empty ones are left out."""
     text = "\n".join(shown(line) for line in lines if line)
     if not is_terminal(stderr=True):
         tell(text)
@@ -61,17 +63,17 @@ def remark(*lines: str) -> None:
 
 
 @contextmanager
-def working(what: str, *, quiet: bool = False) -> Iterator[None]:
-    """Shows on a terminal's stderr that something is going on; it vanishes when done."""
+def working(what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal's stderr that something is going on, until it is done. Gives what says it in other words."""
     if quiet or not is_terminal(stderr=True):
-        yield
+        yield lambda words: None
         return
-    with console(stderr=True).status(shown(what) + " …"):
-        yield
+    with console(stderr=True).status(shown(what) + " …") as status:
+        yield lambda words: status.update(shown(words) + " …")
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """One JSON document on one line of stdout; pure ASCII, so that no data acts on a terminal or breaks an encoding.
+    """Print one JSON document on a line of stdout. It is pure ASCII: no data acts on a terminal or breaks an encoding.
 
     It is valid whatever the data: half of a surrogate pair is spelled `\\udcff`, a number that is not finite is null.
     """
@@ -92,8 +94,44 @@ def _valid(value: Any) -> Any:
     return value
 
 
+def print_fields(*fields: object) -> None:
+    """Print the fields of a line for programs, with tabs between them."""
+    print("\t".join(shown(str(field)) for field in fields))
+
+
+def table(*headings: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """Return a table for people. Columns named in `right` are aligned there; those in `whole` are never broken."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        made.add_column(
+            heading,
+            justify="right" if heading in right else "left",
+            overflow="fold",
+            no_wrap=heading in right or heading in whole,
+        )
+    return made
+
+
+def grid(columns: int) -> Table:
+    """Return a table without headings, whose last column takes the long words."""
+    from rich.table import Table
+
+    made = Table.grid(padding=(0, 2, 0, 0))
+    for column in range(columns):
+        made.add_column(no_wrap=column < columns - 1, overflow="fold")
+    return made
+
+
+def bar(share: float, width: int) -> str:
+    """Return a bar for 0 to 1, in eighths of a character, filled up with blanks to `width`."""
+    full, part = divmod(round(max(0.0, min(1.0, share)) * width * 8), 8)
+    return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
+
+
 def print_paths(paths: Iterable[str], *, end: str) -> None:
-    """Paths only, each followed by `end`, as the bytes that the file system knows: what `xargs -0` and its like read.
+    """Print paths only, each followed by `end`, as the bytes that the file system knows, for `xargs -0` and its like.
 
     A terminal gets them safe to show instead.
     """
@@ -127,7 +165,7 @@ def in_shell(name: str) -> str:
 
 
 def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
-    """An error as one block on stderr: what happened, and what to do about it."""
+    """Print an error as one block on stderr: what happened, and what to do about it."""
     lines = [shown(line) for line in message.splitlines()] or [""]
     hints = [shown(line) for line in spelled(hint, in_shell).splitlines()]
     if not is_terminal(stderr=True):
@@ -142,7 +180,7 @@ def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
 
 
 def link_to(path: str) -> str:
-    """The `file://` address of an absolute path, safe inside an OSC 8 link."""
+    """Return the `file://` address of an absolute path, safe inside an OSC 8 link."""
     from tsembed_search.paths import file_path
 
     # What is no path of this system (a surrogate that stands for no byte) becomes one before it is encoded.
@@ -150,7 +188,7 @@ def link_to(path: str) -> str:
 
 
 def path_text(path: str, *, relative_to: str | None = None, style: str = "") -> Text:
-    """A path for rich, clickable where the terminal can, shortened to be relative to a folder it lies in."""
+    """Return a path for rich, clickable where the terminal can, shortened to be relative to a folder it lies in."""
     from rich.style import Style
     from rich.text import Text
 
@@ -159,7 +197,7 @@ def path_text(path: str, *, relative_to: str | None = None, style: str = "") -> 
 
 
 def shortened(path: str, relative_to: str | None) -> str:
-    """`path` relative to a folder that holds it, or as it is."""
+    """Return `path` relative to a folder that holds it, or as it is."""
     if relative_to:
         folder = relative_to.rstrip("/") + "/"
         if path.startswith(folder) and len(path) > len(folder):
@@ -168,7 +206,7 @@ def shortened(path: str, relative_to: str | None) -> str:
 
 
 def here() -> str | None:
-    """The current folder, in the form of indexed paths; None where it was deleted or is the root."""
+    """Return the current folder, in the form of indexed paths; None where it was deleted or is the root."""
     try:
         folder = indexed_form(Path.cwd())
     except OSError:
@@ -176,12 +214,9 @@ def here() -> str | None:
     return folder if folder != "/" else None
 
 
-_MOST_SHOWN = 5
-
-
 def tell_left_out(problems: Sequence[Problem], unread: Sequence[UnreadFields], count: int, *, quiet: bool) -> None:
-    """Names rows that were left out, `count` in all, and fields that nothing reads; the first of them even when quiet
-    is asked for: they change what is learned and what is measured.
+    """Name rows that were left out, `count` in all, and fields that nothing reads. With `quiet`, the first of them
+    still: they change what is learned and what is measured.
     """
     most = 1 if quiet else _MOST_SHOWN
     said = []

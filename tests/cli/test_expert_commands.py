@@ -16,7 +16,6 @@ from helpers.colour_index import Maker, solid
 from helpers.colours import COLOURS, FINGERPRINT, ColourBackbone
 from helpers.indexing import copy_index
 from helpers.store_points import address_of
-from tsembed_search.cli import explain
 from tsembed_search.cli.render import experts
 from tsembed_search.cli.render.hits import print_hits
 from tsembed_search.index import Index
@@ -158,7 +157,7 @@ class TestExplain:
         with Index.open("default") as index:
             found = index.explain("red", str(routed / "files/notes \x1b[31m[bold]/red.txt"))
         screen = recording(width)
-        explain.print_drawing(screen, Item("red"), found)
+        experts.draw_explanation(screen, found)
         drawn = screen.export_text()
         assert all(len(line.rstrip()) <= width for line in drawn.splitlines())
         assert "[bold]" in drawn.replace("\n", "")

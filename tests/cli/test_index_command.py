@@ -214,7 +214,9 @@ def test_progress_frames_fit_and_are_safe() -> None:
     )  # fmt: skip
     for width in (40, 100):
         on = Console(file=io.StringIO(), width=width, record=True, force_terminal=True, markup=False, highlight=False)
-        on.print(progress.draw(snapshot))
+        with progress.IndexDisplay(console=Console(file=io.StringIO(), force_terminal=True)) as display:
+            display.update(snapshot)
+            on.print(display.draw("", width))
         lines = on.export_text().splitlines()
         assert len(lines) == 2 and max(map(len, lines)) <= width
         assert "\x1b" not in "".join(lines)
@@ -225,7 +227,7 @@ def test_progress_frames_fit_and_are_safe() -> None:
 
 
 def test_plain_progress_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    sink = progress.PlainLines()
+    sink = progress.IndexDisplay()
     sink.update(Progress("crawling", found=2))
     sink.update(Progress("crawling", found=3))
     sink.update(Progress("embedding", 1, 3))

@@ -120,7 +120,7 @@ def test_nothing_found_is_said_and_is_exit_code_1(run: Run, arguments: list[str]
         (["x", "-k", "many"], 2, ["-k"]),
         (["x", "--min-score", "2"], 2, ["Scores lie between 0 and 1"]),
         (["x", "--rerank", "magic"], 2, ["magic", "none"]),
-        (["x", "--json", "--paths"], 2, ["exclude each other"]),
+        (["x", "--json", "--paths"], 2, ["--json and --paths cannot be used together"]),
         (["x", "--open", "0"], 2, ["counts hits from 1"]),
         (["x", "--images"], 2, ["needs a terminal"]),
         (["x", "--no-such-option"], 2, ["--no-such-option"]),

@@ -139,7 +139,7 @@ def test_what_could_not_be_read_is_read_again_on_demand(indexing: Indexing) -> N
 
 def test_drawing_pages_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that hangs costs some seconds, and what was drawn before is shown; one that crashes costs itself."""
-    monkeypatch.setattr(thumbnails, "_SECONDS", 10.0)
+    monkeypatch.setattr(thumbnails, "_SECONDS", 5.0)
     crashes, hangs = tmp_path / "crashes.ill", tmp_path / "hangs.ill"
     crashes.write_text("crash first")
     hangs.write_text("hang first")

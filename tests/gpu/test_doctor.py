@@ -8,7 +8,7 @@ import torch
 
 from helpers.device_simulation import SimulatedGPU
 from tsembed_search.cli import doctor
-from tsembed_search.cli import doctor as doctor_gpu
+from tsembed_search.cli.render import gpu
 from tsembed_search.model.backbones import budget
 
 
@@ -30,7 +30,7 @@ def test_says_what_a_card_can_do(gigabytes: int, capability: tuple[int, int], sa
 
 def test_says_what_a_mac_can_do() -> None:
     with SimulatedGPU(16 * 10**9, kind="mps"):
-        detail, advice = doctor_gpu.words(torch.device("mps"))
+        detail, advice = gpu.words(torch.device("mps"))
     assert "16.0 GB free" in detail and "Training does not run" in advice
 
 

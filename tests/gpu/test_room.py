@@ -145,7 +145,7 @@ def test_the_model_is_saved_before_tasks_are_compared(
 ) -> None:
     def no_room(*args: Any, **kwargs: Any) -> Any:
         assert (tmp_path / "run/model/adapter_model.safetensors").is_file()
-        raise gradcache.TooLargeError([0])
+        raise gradcache.PieceTooLargeError([0])
 
     monkeypatch.setattr(diagnostics, "task_gradients", no_room)
     report, _ = trained(short(tmp_path / "run", tiny("qwen2-vl"), "steps=1"))

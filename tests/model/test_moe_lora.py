@@ -429,7 +429,7 @@ class TestSettings:
         [
             ({"projections": ("query",)}, r"no projection called query.*q_proj, o_proj"),
             ({"blocks": (0, 2)}, r"blocks 0 to 1, not \[0, 2\]"),
-            ({"blocks": ()}, "blocks 0 to 1"),
+            ({"blocks": ()}, "no blocks to adapt"),
         ],
     )
     def test_what_the_model_lacks(self, chosen: dict[str, Any], words: str) -> None:

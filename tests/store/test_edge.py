@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from helpers.store_points import DIM, address_of, make_points, make_queries, nearest
-from tsembed_search.errors import StoreError
+from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import graph as optimizer
@@ -40,6 +40,22 @@ os._exit(9)
 @pytest.fixture
 def store(tmp_path: Path) -> EdgeStore:
     return EDGE.create(address_of(tmp_path / "index"), StoreSettings(DIM))
+
+
+def test_whoever_tries_to_open_it_meanwhile_does_no_harm(tmp_path: Path, points: list[Point]) -> None:
+    """The engine would open its segments, and leave them short for who has them, before it asks for its own lock."""
+    address = address_of(tmp_path / "index")
+    store = EDGE.create(address, StoreSettings(DIM))
+    store.upsert(points[:1])
+    store.optimize()
+    with pytest.raises(IndexBusyError, match="Another process"):
+        EDGE.open(address)
+    store.delete([points[0].id])
+    store.upsert(points[1:])
+    store.close()
+    again = EDGE.open(address)
+    assert again.count() == len(points) - 1
+    again.close()
 
 
 def test_reopened_it_holds_the_same(tmp_path: Path, points: list[Point]) -> None:
@@ -259,7 +275,7 @@ def test_metadata_is_replaced_as_a_whole(tmp_path: Path, store: EdgeStore) -> No
     with pytest.raises(StoreError, match="metadata"):
         store.write_metadata({"a": object()})
     assert store.metadata == json.loads((tmp_path / "index/index.json").read_text())["metadata"] == {"a": 1}
-    assert {path.name for path in (tmp_path / "index").iterdir()} == {"index.json", "points"}
+    assert {path.name for path in (tmp_path / "index").iterdir()} == {"index.json", "points", "open.lock"}
 
 
 def test_closed_is_closed(store: EdgeStore) -> None:

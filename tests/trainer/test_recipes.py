@@ -67,7 +67,7 @@ def test_files_extend_files(tmp_path: Path) -> None:
         ("[adapter]\nlevel = 'word'", "It takes token, sequence"),
         ("[stages]\nswitch = 'soon'", "a number or auto"),
         ("[loss]\ndimensions = 64", "It takes a list"),
-        ("[loss]\ntemperature = 0", "loss.temperature cannot be 0. It takes 0.0001 or more"),
+        ("[loss]\ntemperature = 0", "loss.temperature cannot be 0. Use 0.0001 or more"),
         ("[data]\nweights = 3", "a table of names"),
         ("adapter = 3", "adapter is not a table"),
         ("[adapter", "is not TOML"),

@@ -38,7 +38,7 @@ class Preparer:
 
     def __init__(self, backbone: Backbone, workers: int | None = None) -> None:
         self.remarks: list[str] = []
-        """What people should know of the work; whoever tells them empties it."""
+        """Notes on the work for people; whoever tells them empties the list."""
         self._backbone = backbone
         self._pool = ThreadPoolExecutor(workers or min(_MOST_WORKERS, os.cpu_count() or 1), "prepare")
 
@@ -150,7 +150,7 @@ class CachingPreparer(Preparer):
 
 
 class _Seen:
-    """What was seen in an SQLite file: what was written is there after a kill, and several processes may share it."""
+    """The pictures that were seen, in an SQLite file: it outlasts a kill, and several processes may share it."""
 
     def __init__(self, file: Path) -> None:
         private.make_folder(file.parent)

@@ -105,7 +105,7 @@ class Loader:
         return Load(items, found, bare, dict(tasks), skipped, self._sampler.state_dict())
 
     def _check(self, load: Load) -> None:
-        """What is too little is judged by the whole batch: a part may be one row, or none."""
+        """Judge what is too little by the whole batch: a part may be one row, or none."""
         rows, lost = sum(load.tasks.values()), int(self._processes.sum(float(len(load.skipped))))
         if 2 * lost > rows or (lost and rows - lost < 2):
             first = next(line for part in self._processes.collect(load.skipped[:1]) for line in part)

@@ -31,7 +31,7 @@ class Pick(NamedTuple):
 
 @dataclass
 class _Cursor:
-    """How far a task has come: in which round through its identities, at which place, and whom it passed over."""
+    """The place that a task has come to: the round through its identities, the place there, and whom it passed over."""
 
     round: int = 0
     place: int = 0

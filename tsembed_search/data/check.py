@@ -99,6 +99,21 @@ class Report:
         """True if it can be trained on."""
         return not any(finding.level == "error" for finding in self.findings)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of a check."""
+        leaks = [{"split": one.other, "what": one.what, "rows": one.rows, "example": one.example} for one in self.leaks]
+        return {
+            "usable": self.usable,
+            "tasks": [task.to_json() for task in self.tasks],
+            "findings": [vars(finding).copy() for finding in self.findings],
+            "leaks": leaks,
+            "problems": [
+                {"file": str(one.path), "line": one.line, "fault": one.fault, "reason": one.reason}
+                for one in self.problems
+            ],
+            "unread_fields": [one.to_json() for one in self.unread],
+        }
+
 
 @dataclass
 class _Tally:

@@ -186,6 +186,10 @@ class UnreadFields:
         named = ", ".join(f"{name}{_meant(name)}" for name in self.fields)
         return f"{self.path}: nothing reads the field{'s' * (len(self.fields) > 1)} {named}."
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the file and its fields as JSON values."""
+        return {"file": str(self.path), "fields": dict(self.fields)}
+
 
 def _meant(name: str) -> str:
     """A guess at the meaning of an unread field."""

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tsembed_search.data.layouts import Fields, FileRows, UnreadFields
 from tsembed_search.data.records import Images, Instructions, Problem
@@ -24,6 +24,7 @@ from tsembed_search.items import Item
 SPLITS: Final = (("test", "unseen_test"), ("validation", "unseen_validation"), ("",), ("train", "diverse_instruction"))
 """Of a source that has several splits, the first of these it has are evaluated, unless others are asked for."""
 
+_EXAMPLES: Final = 5
 _IN: Final = frozenset(
     name.lower()
     for name in "ImageNet-1K ImageNet_1K N24News HatefulMemes VOC2007 SUN397 OK-VQA A-OKVQA DocVQA InfographicsVQA "
@@ -43,6 +44,16 @@ class EvaluationData:
     splits: tuple[str, ...]
     rows: int = 0
     unread: Sequence[UnreadFields] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was read and what was left out, with some examples. The tasks are not part of it."""
+        examples = [str(one) for one in self.problems[:_EXAMPLES]]
+        return {
+            "splits": list(self.splits),
+            "rows": self.rows,
+            "left_out": {"rows": len(self.problems), "examples": examples},
+            "unread_fields": [one.to_json() for one in self.unread],
+        }
 
 
 def load(

@@ -68,7 +68,7 @@ class Crawl:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str | Path],
         selection: Selection,
         *,
         follow_links: bool = False,

@@ -1,4 +1,4 @@
-"""What a browser shows of a page, as far as that can be told without running its scripts and style sheets.
+"""A page in HTML as a browser shows it, as far as that can be told without running its scripts and style sheets.
 
 Whatever a browser does not show is left out, and so are menus. But an element is asked first how much of the page it
 holds: a page that its script reveals, or that is one long menu, is read.

@@ -61,7 +61,7 @@ class Box(NamedTuple):
         return (self.right - self.left) * (self.top - self.bottom)
 
     def within(self, other: Box) -> Box:
-        """What two boxes have in common; a box without area where that is nothing."""
+        """The part that two boxes have in common: a box without area where that is nothing."""
         left, bottom = max(self.left, other.left), max(self.bottom, other.bottom)
         return Box(left, bottom, max(left, min(self.right, other.right)), max(bottom, min(self.top, other.top)))
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is. `fingerprint` covers base, adapter, pooling, prompt and resolution: two models whose vectors
-    may be compared have the same one, and an index holds vectors of one fingerprint only.
+    """The facts about a model. `fingerprint` covers base, adapter, pooling, prompt and resolution: two models whose
+    vectors may be compared have the same one, and an index holds vectors of one fingerprint only.
 
     `routes`: (L adapted blocks, E experts), or None without experts. `route_weight`: how much routes should count when
     hits are reranked by them (0..1), or None where that was not measured. `trainable`: the model is a `Trainable`.
@@ -86,19 +86,27 @@ class Backbone(Protocol):
     """
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """The facts about the model."""
+        ...
 
     @property
-    def inputs(self) -> InputSpec: ...
+    def inputs(self) -> InputSpec:
+        """The form that the model's inputs must have."""
+        ...
 
     @property
     def batch_tokens(self) -> int:
         """A token budget per batch (padding included) that suits the model and its device."""
         ...
 
-    def prepare(self, item: Item, role: Role = "document") -> Prepared: ...
+    def prepare(self, item: Item, role: Role = "document") -> Prepared:
+        """Return an item as the model takes it. Raises `LoadError` for a picture that cannot be read."""
+        ...
 
-    def forward(self, batch: Sequence[Prepared]) -> Encoded: ...
+    def forward(self, batch: Sequence[Prepared]) -> Encoded:
+        """Embed a batch: unit vectors `[B, D]`, and routes `[B, L·E]` of a model with experts."""
+        ...
 
 
 class Trainable(Backbone, Protocol):
@@ -117,7 +125,9 @@ class Trainable(Backbone, Protocol):
         """The transformer blocks that adapters go into."""
         ...
 
-    def adapt(self, settings: AdapterSettings) -> Adapters: ...
+    def adapt(self, settings: AdapterSettings) -> Adapters:
+        """Put fresh adapters on the model. Raises `ModelError` for settings that it cannot have."""
+        ...
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
         """The model on a batch, for training. Gradients flow to adapters and routers. Needs adapters."""
@@ -148,7 +158,7 @@ class Looking(Trainable, Protocol):
     """A trainable model with a frozen part that turns pictures into something short, which training does not change."""
 
     def look(self, batch: Sequence[Prepared]) -> list[torch.Tensor | None]:
-        """What the frozen part sees in each item's picture, None without one."""
+        """Return what the frozen part sees in each item's picture, None without one."""
         ...
 
     def prepare(self, item: Item, role: Role = "document", seen: torch.Tensor | None = None) -> Prepared:
@@ -208,7 +218,7 @@ def describe(device: torch.device) -> str:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU computes in bfloat16 itself: NVIDIA's do from compute capability 8 on (2020), AMD's all do.
+    """Tell whether a GPU computes in bfloat16 itself: NVIDIA's do from compute capability 8 on (2020), AMD's all do.
 
     Older ones accept it, and then are slower than in float32.
     """

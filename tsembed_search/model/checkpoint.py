@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsembed_search import wording
 from tsembed_search.errors import ModelError
 from tsembed_search.hub import snapshot_of
 from tsembed_search.model import card
@@ -75,7 +76,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `tsembed.json` says. `method` are the `AdapterSettings` as JSON, `mean` is the mean raw routing vector
+    """The content of `tsembed.json`. `method` are the `AdapterSettings` as JSON, `mean` is the mean raw routing vector
     `[L·E]` of the training data, `route_weight` the calibrated lambda of `--rerank expert` (None: not calibrated).
     """
 
@@ -104,7 +105,7 @@ class Checkpoint:
 
 
 def read(folder: Path) -> Checkpoint:
-    """What a checkpoint says about itself, from its `tsembed.json` alone. Raises `ModelError` when it says no sense."""
+    """Read a checkpoint's `tsembed.json`, and nothing else. Raises `ModelError` when it cannot be used."""
     path = folder / MARKER
     said = weights.read_json(path)
     if said.get("format") != _FORMAT:
@@ -127,7 +128,7 @@ def read(folder: Path) -> Checkpoint:
             raise TypeError("base or method.router")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
-            f"{path} lacks something, or it is not what it should be: {weights.brief(error)}.", _AGAIN
+            f"{path} lacks something, or it is not what it should be: {wording.brief(error)}.", _AGAIN
         ) from error
     _check_numbers(str(path), found)
     return found
@@ -169,7 +170,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {weights.brief(error)}.", _AGAIN) from error
+        raise ModelError(f"{path} cannot be read: {wording.brief(error)}.", _AGAIN) from error
 
 
 def save(
@@ -248,7 +249,8 @@ def settings_of(said: Checkpoint, folder: Path) -> AdapterSettings:
 
 
 def no_settings(folder: Path, error: Exception) -> ModelError:
-    return ModelError(f"The settings in {folder / MARKER} are not those of adapters: {weights.brief(error)}.", _AGAIN)
+    """Make the error for a checkpoint whose settings cannot be used."""
+    return ModelError(f"The settings in {folder / MARKER} are not those of adapters: {wording.brief(error)}.", _AGAIN)
 
 
 def _check_numbers(where: str, said: Checkpoint) -> None:

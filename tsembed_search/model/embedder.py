@@ -56,12 +56,12 @@ class Embedder:
 
     @property
     def info(self) -> ModelInfo:
-        """What the model is."""
+        """The facts about the model."""
         return self.backbone.info
 
     @property
     def inputs(self) -> InputSpec:
-        """What the model's inputs must look like."""
+        """The form that the model's inputs must have."""
         return self.backbone.inputs
 
     @property
@@ -230,7 +230,7 @@ def in_fitting_parts(work: Callable[[Sequence[T]], R], batch: Sequence[T]) -> It
 
 
 def ran_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that there was no memory left, on a GPU or elsewhere."""
+    """Tell whether an error says that there was no memory left, on a GPU or elsewhere."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_ROOM)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tsembed_search.errors import ModelError
 from tsembed_search.model import card, checkpoint, loading
 from tsembed_search.model import files as weights
+from tsembed_search.model.backbones import hf_loading
 from tsembed_search.model.files import appearing
 
 if TYPE_CHECKING:
@@ -28,13 +29,20 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".o
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. `loads_here`: `--model FOLDER` works with it. `use`: what it is good for, in a sentence."""
+    """A folder that was written. `loads_here`: `--model FOLDER` works with it. `use`: what it is good for, in a
+    sentence.
+    """
 
     folder: Path
     form: str
     base: str
     loads_here: bool
     use: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of an export."""
+        said = {"folder": str(self.folder), "form": self.form, "base": self.base}
+        return said | {"mixture": "uniform", "loads_here": self.loads_here}
 
 
 def merged(ref: ModelRef, folder: str | Path) -> Exported:
@@ -109,16 +117,16 @@ def _merge_mini(source: Path, said: Checkpoint, new: Path) -> None:
 
 
 def _merge_transformers(base: ModelRef, source: Path, said: Checkpoint, new: Path) -> None:
-    from tsembed_search.model.backbones import families, hf
+    from tsembed_search.model.backbones import families
     from tsembed_search.model.moe_lora import attach
 
     assert base.folder is not None
     family = families.FAMILIES.get(base.family)
-    whole = hf.load_whole(base.folder, family)
+    whole = hf_loading.load_whole(base.folder, family)
     adapters = attach(whole.model, checkpoint.settings_of(said, source), family.blocks)
     checkpoint.fill(adapters, source)
     adapters.merge(whole.model)
-    with hf.quiet():
+    with hf_loading.quiet():
         cast(Any, whole).save_pretrained(new, safe_serialization=True)
     _copy_rest(base.folder, new)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tsembed_search.errors import ModelError
-from tsembed_search.wording import brief as brief
+from tsembed_search.wording import brief
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -111,7 +111,7 @@ def _end(entry: Any) -> int:
 
 
 def numbers(files: Iterable[Path]) -> int:
-    """How many numbers weight files hold, by their headers, less a language-model head. Raises `ModelError`."""
+    """Count the numbers in weight files, by their headers, less a language-model head. Raises `ModelError`."""
     headers = (read_header(file) for file in files)
     return sum(
         math.prod(entry["shape"])

@@ -125,3 +125,19 @@ def base_behind(ref: ModelRef) -> ModelRef:
     if ref.folder is None or not (ref.folder / MARKER).is_file():
         return ref
     return base_of(read(ref.folder), ref.name)
+
+
+def checked_weights(ref: ModelRef) -> list[Path]:
+    """Return the files of a model's weights, and of its base's. Raises `ModelError` for one that is missing, cut short
+    or not the right one: `mini` is compared with its checksums, for other models there are none.
+    """
+    from tsembed_search.model import files as weights
+    from tsembed_search.model.backbones import mini_spec
+
+    if ref.folder is None:
+        return [mini_spec.verified(name) for name in mini_spec.FILES]
+    base = base_behind(ref)
+    files = weights.weight_files(ref.folder) if base == ref else sorted(ref.folder.glob("*.safetensors"))
+    for file in files:
+        weights.read_header(file)
+    return files if base == ref else [*files, *checked_weights(base)]

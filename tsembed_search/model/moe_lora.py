@@ -99,7 +99,7 @@ class GatedLinear(nn.Module):
         self._gate.scale = scale
 
     def delta(self) -> Tensor:
-        """What a uniform gate adds to the projection's weight: `[d_out, d_in]` float32."""
+        """Return what a uniform gate adds to the projection's weight: `[d_out, d_in]` float32."""
         factor = self._settings.alpha / self._settings.rank
         return factor * (self.up.weight.float() @ self.down.weight.float())
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 class Gates(NamedTuple):
-    """What one router decided: `gates` and `probabilities` (those before top-k) `[B, T or 1, E]`, `logits` likewise."""
+    """The decision of one router: `gates` and `probabilities` (those before top-k) `[B, T or 1, E]`, and
+    `logits` likewise.
+    """
 
     gates: Tensor
     probabilities: Tensor
@@ -75,7 +77,7 @@ def _top(probabilities: Tensor, count: int | None) -> Tensor:
 
 @dataclass
 class Trace:
-    """What the routers of a model decided in one forward pass, per item, padding left out.
+    """The decisions of a model's routers in one forward pass, per item, padding left out.
 
     `share` `[B, T]` is each token's share of its item (None: all alike). Routes go by `counted`, shares likewise;
     losses go by all tokens, because every token uses experts.
@@ -184,7 +186,9 @@ class Gate:
 
 
 class Routing:
-    """What all routers of a model share while it runs: each token's share of its item's route, where to note gates."""
+    """The state that all routers of a model share while it runs: each token's share of its item's route, where to note
+    gates.
+    """
 
     def __init__(self) -> None:
         self.share: Tensor | None = None

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import MissingIndexError, ModelError, UsageError
 from tsembed_search.paths import DEFAULT_MODEL, IndexAddress
-from tsembed_search.ranking.reranking import RERANKERS
-from tsembed_search.search.results import SearchOptions
+from tsembed_search.ranking.reranking import RERANKERS, Query
+from tsembed_search.search.queries import embedded_queries, query_like
+from tsembed_search.search.results import Clock, SearchOptions
+from tsembed_search.search.searcher import Searcher
 from tsembed_search.store.schema import IndexMetadata
+from tsembed_search.whereabouts import lost_folders
 
 if TYPE_CHECKING:
+    from tsembed_search.items import Item
     from tsembed_search.model.backbone import ModelRef
     from tsembed_search.model.embedder import Embedder
+    from tsembed_search.store.base import Store
 
 
 class IndexModel:
@@ -65,11 +70,6 @@ class IndexModel:
             return ref.fingerprint
 
     @property
-    def loaded(self) -> Embedder | None:
-        """The embedder, if it is loaded."""
-        return self._embedder
-
-    @property
     def embedder(self) -> Embedder:
         """The embedder, loaded now if it was not. Raises `IndexMismatchError` and `ModelError`."""
         with self._loading:
@@ -101,6 +101,32 @@ class IndexModel:
                 f"The index {self._address.name!r} was made by the model {made_by.model}. {error.message}",
                 f"{error.hint} If the model has moved, say where it is: {{model}}.".strip(),
             ) from error
+
+    def queries(self, items: Sequence[Item], clock: Clock) -> list[Query]:
+        """Embed items, together, as queries."""
+        with clock("load"):
+            embedder = self.embedder
+        with clock("embed"):
+            return embedded_queries(embedder, items)
+
+    def like(self, like: str, store: Store, clock: Clock) -> Query:
+        """Return the query for what is like an item of the index or a file; see `query_like`."""
+
+        def loaded() -> Embedder:
+            with clock("load"):
+                return self.embedder
+
+        return query_like(like, store, loaded)
+
+    def searcher(self, store: Store) -> Searcher:
+        """Return a searcher of a store for this model's queries."""
+        # A newer version of the model may know better than the one that made the index.
+        own = self._embedder.info.calibration if self._embedder else None
+        experts = (self.metadata.routes or (0, 0))[1]
+        calibration = own or self.metadata.calibration
+        return Searcher(
+            store, calibration, experts, lost_folders(self._address.folder, store.metadata), self.devices[0]
+        )
 
     def routes(self, otherwise: str = "Make") -> tuple[int, int]:
         """Return (L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise`

@@ -1,4 +1,4 @@
-"""How many tokens fit on a GPU at once: asked from its free memory, and from what a model needs per token.
+"""The number of tokens that fit on a GPU at once, from its free memory and from what a model needs per token.
 
 The factors are measured: `benchmarks/training_memory.py` gives what a decoder block saves, `tests/gpu/test_budgets.py`
 holds all of them to what models really take.
@@ -38,13 +38,16 @@ class Needs:
 
 
 TWO_BILLION = Needs(forward=574e3, training=4.45e6, checkpointed=0.62e6)
-"""What Qwen2-VL-2B and Qwen3-VL-2B take, by `needs`, for those who ask before a model is there."""
+"""The needs of Qwen2-VL-2B and Qwen3-VL-2B, by `needs`, for those who ask before a model is there."""
 TWO_BILLION_BYTES = 4_500_000_000
 """Their weights, in bfloat16."""
 
 
 def needs(config: Any, bytes_each: int = 2) -> Needs:
-    """What a transformers model takes per token, by its configuration. `bytes_each`: of a number of its weights."""
+    """Return what a transformers model takes per token, by its configuration.
+
+    `bytes_each`: of a number of its weights.
+    """
     text, factor = config.get_text_config(), bytes_each / 2
     hidden, inner = int(text.hidden_size), int(text.intermediate_size)
     block = factor * (_HIDDEN * hidden + _INNER * inner)
@@ -58,7 +61,7 @@ def needs(config: Any, bytes_each: int = 2) -> Needs:
 
 
 def _patches_per_token(config: Any) -> int:
-    """How many of the vision tower's patches become one token of the decoder."""
+    """Count how many of the vision tower's patches become one token of the decoder."""
     merge = _first(config.vision_config, "spatial_merge_size") or _first(config, "scale_factor") or 1
     return merge**2
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from tsembed_search.registry import Registry
 
 VisionKind = Literal["grid", "tiles", "anyres"]
-"""How pictures become tokens: one grid of patches at the picture's own resolution (Qwen-VL), square tiles plus the
-whole picture (Idefics3, SmolVLM), or tiles whose features are joined and unpadded again (LLaVA-OneVision)."""
+"""The ways in which pictures become tokens: one grid of patches at the picture's own resolution (Qwen-VL), square tiles
+plus the whole picture (Idefics3, SmolVLM), or tiles whose features are joined and unpadded again (LLaVA-OneVision).
+"""
 
 PIPELINE_VERSION = 1
 """Part of every fingerprint; raise it when a change in `hf.py`, `prompt.py` or `vision.py` changes vectors."""
@@ -31,7 +32,7 @@ _QWEN_IMAGE = "<|vision_start|>{tokens}<|vision_end|>"
 
 @dataclass(frozen=True)
 class Family:
-    """How to run one family of models.
+    """The facts that running one family of models needs.
 
     `model_types`: the `model_type`s of config.json. `model_class`: the transformers class, whose `model` ends at the
     last hidden state. `template`: the prompt, with `{instruction}`, `{image}`, `{text}` and `{bos}` (the tokenizer's
@@ -62,7 +63,7 @@ class Family:
     loader: str = "tsembed_search.model.backbones.hf:load"
 
     def recipe(self) -> dict[str, Any]:
-        """What, besides weights and processor, decides an item's vector: part of the fingerprint."""
+        """Return what, besides weights and processor, decides an item's vector: part of the fingerprint."""
         return {
             "version": PIPELINE_VERSION,
             "family": self.name,

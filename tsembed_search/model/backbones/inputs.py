@@ -25,7 +25,7 @@ from tsembed_search.documents.pixels import target_size
 from tsembed_search.errors import ModelError
 from tsembed_search.items import ImageSpec
 from tsembed_search.model.backbones.families import Family, VisionKind
-from tsembed_search.model.files import brief
+from tsembed_search.wording import brief
 
 _FIELD = re.compile(r"(\{instruction\}|\{image\}|\{text\})")
 
@@ -153,7 +153,7 @@ class Vision(Protocol):
         ...
 
 
-class Grid:
+class Grid(Vision):
     """Qwen-VL: the picture at its own resolution, in patches; blocks of `merge`² patches become one token."""
 
     token = "<|image_pad|>"
@@ -190,7 +190,7 @@ class Grid:
         return blocks.permute(0, 3, 1, 4, 2, 5, 6).reshape(-1, self.patch, self.patch, 3)
 
 
-class Tiles:
+class Tiles(Vision):
     """Idefics3 and SmolVLM: square tiles in rows and columns, then the whole picture shrunk to one tile.
 
     A picture is never enlarged by more than it takes to fill its tiles, and one that fits in a tile is one tile.
@@ -239,7 +239,7 @@ class Tiles:
         return self._part.replace("{place}", f"<row_{row + 1}_col_{column + 1}>")
 
 
-class AnyRes:
+class AnyRes(Vision):
     """LLaVA-OneVision: the whole picture as one tile, then the picture fitted into the best of some canvases of tiles.
 
     The features of padding are cut away again, and each row of the rest ends in a newline feature.

@@ -205,7 +205,7 @@ class Mini:
         return mini_spec.DIM + (0 if self.projector is None else FEATURES)
 
     def look(self, batch: Sequence[Prepared]) -> list[Tensor | None]:
-        """What the tower sees in each item's picture, None without one: the soft caption `[4, 384]`, or with a
+        """Return what the tower sees in each item's picture, None without one: the soft caption `[4, 384]`, or with a
         projector `[4, 384 + 1280]`, features beside it, in half precision. Nothing that is trained changes it, and
         neither do the other pictures of the batch, to the last bit. On the CPU, whatever the device.
         """
@@ -262,7 +262,7 @@ class Mini:
         return torch.cat(parts)[order]
 
     def _look(self, inputs: Sequence[_Input], keep: bool) -> list[Tensor | None]:
-        """What is seen in each item's picture, if it has one; with `keep` it replaces the pixels."""
+        """Return what is seen in each item's picture, if it has one; with `keep` it replaces the pixels."""
         found = [one.seen for one in inputs]
         rows = [row for row, one in enumerate(inputs) if one.pixels is not None]
         if rows:
@@ -274,7 +274,7 @@ class Mini:
         return found
 
     def _see(self, batch: Tensor) -> Tensor:
-        """What the tower sees in `P` pictures, uint8 `[P, 260, 260, 3]`: see `look`."""
+        """Return what the tower sees in `P` pictures, uint8 `[P, 260, 260, 3]`: see `look`."""
         batch = self._move(batch)
         with torch.autocast(self._device.type, enabled=False):  # what is seen is kept, and does not depend on the run
             if self.projector is None:

@@ -1,4 +1,6 @@
-"""What `mini` is, without loading it: its files, their checksums, its inputs and its fingerprint. Imports no torch."""
+"""The facts about `mini`, without loading it: its files, their checksums, its inputs and its fingerprint. Imports no
+torch.
+"""
 
 from __future__ import annotations
 

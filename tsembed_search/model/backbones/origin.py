@@ -156,9 +156,9 @@ def warning(name: str, why: str) -> str:
 
 @dataclass(frozen=True)
 class _Clues:
-    """What a folder says about its origin. `hub`: its hub name, where that is certain. `names`: (where it stands, name)
-    of all that may name a model. `title`, `tags`, `bases` are the model card's. `verified_prompt`: it brings the prompt
-    of a verified model.
+    """The clues of a folder about its origin. `hub`: its hub name, where that is certain. `names`: (where it stands,
+    name) of all that may name a model. `title`, `tags`, `bases` are the model card's. `verified_prompt`: it brings the
+    prompt of a verified model.
     """
 
     hub: str
@@ -198,7 +198,7 @@ def _refuse(name: str, names: list[tuple[str, str]]) -> None:
 
 
 def _signs_of_tuning(folder: Path, clues: _Clues, model_class: str) -> str:
-    """What tells that a folder was tuned, or nothing."""
+    """Return the sign that a folder was tuned, or nothing."""
     for file in ("adapter_config.json", *_LEFT_BY_SENTENCE_TRANSFORMERS, *_LEFT_BY_TRAINERS):
         if (folder / file).exists():
             return f"it has {file}"
@@ -221,7 +221,7 @@ def _is_verified(name: str) -> bool:
 
 
 def _is_untuned(name: str) -> bool:
-    """Whether a hub name, or its last part, is that of a model as its makers published it."""
+    """Tell whether a hub name, or its last part, is that of a model as its makers published it."""
     owner, _, part = name.lower().rpartition("/")
     return owner in _PUBLISHERS or re.fullmatch(_UNTUNED, part) is not None
 
@@ -288,7 +288,7 @@ def _title(text: str) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """What a JSON file says, as far as it tells of an origin: nothing when it cannot be read."""
+    """Read a JSON file, as far as it tells of an origin: nothing when it cannot be read."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

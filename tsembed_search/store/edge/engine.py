@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search import private
 from tsembed_search.errors import IndexBusyError, StoreError
-from tsembed_search.ownership import owner_of
+from tsembed_search.ownership import lock, owner_of
 from tsembed_search.store.edge import shard
 from tsembed_search.store.edge.store import EdgeStore
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
     from tsembed_search.store.base import StoreSettings
+
+_LOCK: Final = "open.lock"
 
 
 class EdgeEngine:
@@ -41,12 +43,14 @@ class EdgeEngine:
         """
         folder = address.folder
         settings, metadata = shard.read(folder)
-        with shard.explained("open the index in", folder):
+        with shard.explained("open the index in", folder), _lock(folder) as locked:
             try:
-                return EdgeStore(folder, settings, metadata, shard.load(folder / "points", settings))
+                opened = shard.load(folder / "points", settings)
             except BaseException as error:
                 if not shard.is_unwritable(error):
                     raise
+            else:
+                return EdgeStore(folder, settings, metadata, opened, locked.pop_all())
             return _open_copy(folder, settings, metadata)
 
     def create(self, address: IndexAddress, settings: StoreSettings) -> EdgeStore:
@@ -56,10 +60,11 @@ class EdgeEngine:
             raise StoreError(f"{folder} already holds an index.", "Open it, or choose another name: {index}.")
         with shard.explained("create an index in", folder):
             private.make_folder(folder)
-            made = shard.create(folder / "points", settings)
-            # Last, so that a creation that was cut short is not mistaken for an index.
-            shard.write(folder, settings, {})
-        return EdgeStore(folder, settings, {}, made)
+            with _lock(folder) as locked:
+                made = shard.create(folder / "points", settings)
+                # Last, so that a creation that was cut short is not mistaken for an index.
+                shard.write(folder, settings, {})
+                return EdgeStore(folder, settings, {}, made, locked.pop_all())
 
     def delete(self, address: IndexAddress) -> None:
         """Delete the store. Raises `IndexBusyError` when another process has it open."""
@@ -73,7 +78,20 @@ class EdgeEngine:
         """Replace a damaged store by one of all that can be read; returns how many points that are."""
         from tsembed_search.store.edge.salvage import salvage
 
-        return salvage(address.folder)
+        with _lock(address.folder):
+            return salvage(address.folder)
+
+
+def _lock(folder: Path) -> ExitStack:
+    """Keep others from a shard until the stack is closed. Raises `IndexBusyError`.
+
+    The engine has a lock of its own, but opens the segments before it asks for that, which damages them for whoever has
+    them open.
+    """
+    stack = ExitStack()
+    if file := lock(folder / _LOCK):
+        stack.enter_context(file)
+    return stack
 
 
 def _open_copy(folder: Path, settings: StoreSettings, metadata: dict[str, Any]) -> EdgeStore:
@@ -81,7 +99,8 @@ def _open_copy(folder: Path, settings: StoreSettings, metadata: dict[str, Any]) 
         raise IndexBusyError(f"The index in {folder} is in use by {owner}.", "Wait until it has finished.")
     with ExitStack() as stack:
         copy = stack.enter_context(private.copied([folder / "points"]))
-        return EdgeStore(folder, settings, metadata, shard.load(copy / "points", settings), stack.pop_all())
+        opened = shard.load(copy / "points", settings)
+        return EdgeStore(folder, settings, metadata, opened, stack.pop_all(), copied=True)
 
 
 EDGE: Final = EdgeEngine()

@@ -45,7 +45,7 @@ _NOT_DAMAGE: Final = (
 _UNWRITABLE: Final = ("Permission denied", *(f"os error {number})" for number in (1, 13, 30)))
 
 _REPAIR: Final = (
-    "Repair the index ({repair}): that keeps what can be read, and the next indexing embeds the rest again."
+    "Repair the index ({repair()}): that keeps what can be read, and the next indexing embeds the rest again."
 )
 
 

@@ -38,14 +38,19 @@ class EdgeStore(FilteredStore[Any]):
         settings: StoreSettings,
         metadata: dict[str, Any],
         opened: Any,
-        copy: ExitStack | None = None,
+        held: ExitStack,
+        *,
+        copied: bool = False,
     ) -> None:
-        """Take over an open shard; where the index cannot be written, that of a copy, which closing `copy` deletes."""
+        """Take over an open shard, and what is `held` for it until it is closed; `copied`: it is that of a copy, for
+        the index cannot be written.
+        """
         self._folder = folder
         self._settings = settings
         self._metadata = metadata
         self._shard = opened
-        self._copy = copy
+        self._held = held
+        self._copied = copied
         self._unflushed = 0
         self._changed = False
         self._turn = threading.RLock()
@@ -209,8 +214,7 @@ class EdgeStore(FilteredStore[Any]):
                     opened.close()
                     # The engine makes files as the umask says, even when it only reads.
                     private.close_to_others(self._folder)
-                    if self._copy is not None:
-                        self._copy.close()
+                    self._held.close()
 
     def _wrote(self, size: int) -> None:
         self._changed = True
@@ -221,7 +225,7 @@ class EdgeStore(FilteredStore[Any]):
 
     @contextmanager
     def _writing(self, doing: str) -> Iterator[Any]:
-        if self._copy is not None:
+        if self._copied:
             raise StoreError(
                 f"Cannot {doing} the index in {self._folder}: it can only be read there.",
                 "Make its disk or its folder writable, or set TSEMBED_HOME to another folder.",
