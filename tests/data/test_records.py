@@ -208,3 +208,57 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     with pytest.raises(UsageError, match="needs pyarrow") as caught:
         RowFile.opened(tmp_path / "rows.parquet")
     assert "tsembed-search[data]" in caught.value.hint
+
+
+def parquet_file(path: Path, **columns: Any) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=3)
+    return path
+
+
+def test_a_damaged_row_of_a_table_costs_itself(tmp_path: Path) -> None:
+    import pyarrow
+
+    words = pyarrow.array([b"one", b"\xff\xfe", b"three", b"four", b"five"]).view(pyarrow.string())
+    file = RowFile.opened(parquet_file(tmp_path / "rows.parquet", query=words, positive=list("abcde")))
+    one, bad, *others = file
+    assert isinstance(bad, Problem) and str(bad).startswith(f"{tmp_path}/rows.parquet:2: the row cannot be read")
+    assert isinstance(one, RowRecord) and one.fields == {"query": "one", "positive": "a"}
+    for record in others:
+        assert isinstance(record, RowRecord) and file.fields(record.offset) == record.fields
+    assert [record.line for record in others] == [3, 4, 5]
+
+
+def test_a_table_has_columns_that_no_json_has(tmp_path: Path) -> None:
+    """Nothing reads them; they only must not keep the others from being read."""
+    import datetime
+    import decimal
+
+    import pyarrow
+
+    columns = {
+        "query": ["a", "b"],
+        "map": pyarrow.array([[("k", 1)], None], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+        "day": [datetime.date(2024, 1, 2), None],
+        "price": [decimal.Decimal("1.50"), None],
+        "kind": pyarrow.array(["x", "y"]).dictionary_encode(),
+        "raw": [b"\xff\x00", b"text"],
+    }
+    first, second = RowFile.opened(parquet_file(tmp_path / "rows.parquet", **columns))
+    assert isinstance(first, RowRecord) and isinstance(second, RowRecord)
+    assert first.fields == {
+        "query": "a", "map": [["k", 1]], "day": "2024-01-02", "price": "1.50", "kind": "x", "raw": b"\xff\x00"
+    }  # fmt: skip
+    assert second.fields == {"query": "b", "map": None, "day": None, "price": None, "kind": "y", "raw": "text"}
+
+
+def test_a_picture_in_a_table_is_a_file_once_it_is_used(tmp_path: Path) -> None:
+    data = [b"\x89PNG one", b"\x89PNG two"]
+    file = RowFile.opened(parquet_file(tmp_path / "rows.parquet", image=data))
+    assert file.copy is not None
+    rows = [row.fields for row in file if isinstance(row, RowRecord)]
+    assert not list(file.copy.parent.rglob("*.png"))
+    image = ItemMaker(NO_IMAGES).of(rows[1]["image"]).image
+    assert list(file.copy.parent.rglob("*.png")) == [image] and image.read_bytes() == data[1]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from helpers.indexing import Indexing, fast_folder
 from tsembed_search.model.backbone import Trainable
 from tsembed_search.model.expert_settings import AdapterSettings
+
+if TYPE_CHECKING:
+    from tsembed_search.model.backbone import Trainable
+    from tsembed_search.model.expert_settings import AdapterSettings
 
 
 @pytest.fixture(scope="session", autouse=True)
