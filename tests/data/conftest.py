@@ -1,4 +1,5 @@
 """A home of its own for each test."""
 
+from helpers.fixtures import adapted as adapted
 from helpers.fixtures import own_home as own_home
 from helpers.fixtures import small_base as small_base

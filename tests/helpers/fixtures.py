@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from helpers.indexing import Indexing, fast_folder
+from tsembed_search.model.backbone import Trainable
+from tsembed_search.model.expert_settings import AdapterSettings
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,3 +59,22 @@ def small_base() -> Iterator[None]:
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing outlasts a test."""
     monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def adapted() -> Callable[[AdapterSettings], Trainable]:
+    """Makes mini with adapters that do something: B is not zero. Always with the same weights."""
+    import torch
+
+    from tsembed_search.model.backbones import mini
+
+    def make(settings: AdapterSettings) -> Trainable:
+        backbone: Trainable = mini.load("cpu")
+        torch.manual_seed(0)
+        adapters = backbone.adapt(settings)
+        with torch.no_grad():
+            for layer in adapters.layers.values():
+                layer.up.weight.normal_(std=0.02)
+        return backbone
+
+    return make
