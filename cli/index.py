@@ -44,8 +44,9 @@ def index(
         str,
         Option(
             "--device",
-            metavar="auto|cpu|cuda[:i]|mps",
-            help="Where the model runs; several, with commas, share the work.",
+            metavar="DEVICE",
+            help="Where the model runs: auto, cpu, cuda, cuda:0, or mps. Several, as in cuda:0,cuda:1, share the work.",
+            rich_help_panel=options.MODEL_PANEL,
         ),
     ] = "auto",
     pages: Annotated[

@@ -116,7 +116,7 @@ def query_item(words: Sequence[str] | None, image: Path | None) -> Item | None:
 INDEX = DEFAULT_INDEX
 
 _ON_INDEX: Final = "Index"
-_ON_MODEL: Final = "Model"
+MODEL_PANEL: Final = "Model"
 _ON_OUTPUT: Final = "Output"
 
 IndexName = Annotated[
@@ -140,7 +140,7 @@ Model = Annotated[
         metavar="NAME",
         help="Model to use: a name from `tsembed models`, a hub name, or a folder.",
         autocompletion=model_names,
-        rich_help_panel=_ON_MODEL,
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 Device = Annotated[
@@ -149,7 +149,7 @@ Device = Annotated[
         "--device",
         metavar="DEVICE",
         help="Where the model runs: auto, cpu, cuda, cuda:0, or mps.",
-        rich_help_panel=_ON_MODEL,
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 RouteWeight = Annotated[

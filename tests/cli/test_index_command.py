@@ -19,9 +19,9 @@ from rich.console import Console
 from typer.testing import Result
 
 from helpers.store_points import address_of
-from tsembed_search.cli import options
 from tsembed_search.cli.index import summary_lines
 from tsembed_search.cli.render import progress
+from tsembed_search.cli.surroundings import Interrupts
 from tsembed_search.index import Index
 from tsembed_search.indexer.report import FileCounts, IndexReport, ItemCounts, Progress, Skipped
 from tsembed_search.ownership import owned
@@ -271,7 +271,7 @@ def test_ctrl_c_keeps_what_is_embedded(tmp_path: Path) -> None:
 
 class TestInterrupts:
     def test_the_first_asks_and_the_second_stops(self) -> None:
-        with options.Interrupts() as stop:
+        with Interrupts() as stop:
             assert not stop.is_set()
             signal.raise_signal(signal.SIGINT)
             assert stop.is_set()
@@ -279,7 +279,7 @@ class TestInterrupts:
                 signal.raise_signal(signal.SIGTERM)
 
     def test_the_first_stops_where_nobody_looks(self) -> None:
-        with options.Interrupts(attentive=0.2) as stop:
+        with Interrupts(attentive=0.2) as stop:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
             assert not stop.is_set()
@@ -288,6 +288,6 @@ class TestInterrupts:
 
     def test_afterwards_signals_are_as_before(self) -> None:
         before = signal.getsignal(signal.SIGINT)
-        with options.Interrupts():
+        with Interrupts():
             assert signal.getsignal(signal.SIGINT) != before
         assert signal.getsignal(signal.SIGINT) == before
