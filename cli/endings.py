@@ -1,4 +1,4 @@
-"""What ends a command: a message on stderr that says what happened and what to do, and the exit code."""
+"""The ends of a command: a message on stderr that says what happened and what to do, and the exit code."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _told(command: Callable[[], object]) -> int:
 
 
 def _hint(error: TsembedError) -> str:
-    """What to do; in a folder that was deleted, relative paths name nothing, whatever the message says of them."""
+    """Return what to do; in a folder that was deleted, relative paths name nothing, whatever the message says of them."""
     hint = error.hint
     if isinstance(error, MissingIndexError):
         same = options.same_index(error.name, None if error.store == "edge" else error.store)

@@ -23,7 +23,7 @@ PROMPTS = {
     "refused": "not known: refused",
     "unreadable": "damaged",
 }
-"""What is said of each `KnownModel.prompt`."""
+"""The words for each `KnownModel.prompt`."""
 
 
 @options.described(

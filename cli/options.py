@@ -60,7 +60,7 @@ def store_of(url: str | None) -> str:
 
 
 def same_index(name: str, url: str | None) -> str:
-    """What to add to a command so that it means this index; nothing for the default one."""
+    """Return what to add to a command so that it means this index; nothing for the default one."""
     return ("" if name == DEFAULT_INDEX else f" --index {name}") + (f" --url {url}" if url else "")
 
 

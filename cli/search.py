@@ -136,7 +136,7 @@ def _check(asked: Item | None, like: str | None, queries: str | None) -> None:
 
 
 def _drawer(images: bool | None) -> Drawer | None:
-    """What draws thumbnails. Only a terminal, or the wish for them, is worth the import."""
+    """Return what draws thumbnails. Only a terminal, or the wish for them, is worth the import."""
     if images is None and not render.is_terminal():
         return None
     from tsembed_search.cli.render.thumbnails import drawer
@@ -156,7 +156,7 @@ def _show(result: SearchResult, draw: Drawer | None, quiet: bool) -> None:
 
 
 def _why_nothing(index: Index, chosen: SearchOptions) -> str:
-    """What to do when nothing was found."""
+    """Say what to do when nothing was found."""
     if index.store.count() == 0:
         return f"The index {index.name!r} is empty. Fill it with: tsembed index FOLDER"
     if chosen.filter is not None and index.store.count(chosen.filter) == 0:

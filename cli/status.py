@@ -56,7 +56,7 @@ def status(
 
 
 def _rows(known: IndexStatus, url: str | None) -> list[tuple[str, str]]:
-    """What is told to people, as (label, words)."""
+    """Return what is told to people, as (label, words)."""
     metadata, store = known.metadata, known.store
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(metadata.created_at))
     rows = [("index", known.name), ("model", f"{metadata.model} ({metadata.dim} dimensions)"), ("made", made)]

@@ -1,4 +1,6 @@
-"""What a command meets on its machine: Ctrl-C, streams closed or full, limits of the system, a folder that is gone."""
+"""The things that a command meets on its machine: Ctrl-C, streams closed or full, limits of the system, a folder that
+is gone.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def discard(stream: TextIO) -> None:
 
 
 def explained(error: BaseException) -> tuple[str, str] | None:
-    """What the machine refused, and what to do about it; None when the error is not the machine's.
+    """Say what the machine refused, and what to do about it; None when the error is not the machine's.
 
     Libraries wrap what the system tells them, so the causes of an error are looked at, too.
     """

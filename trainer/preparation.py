@@ -16,7 +16,7 @@ from tsembed_search.trainer.settings import Recipe
 _FEW_ROWS: Final = 2500  # with fewer, a fiftieth of them would say little about the others
 
 
-class Prepared(NamedTuple):
+class ReadyRun(NamedTuple):
     """A recipe and its data. `why`: in words, why this recipe was chosen; empty when it was asked for."""
 
     recipe: Recipe
@@ -31,7 +31,7 @@ def named(name: str | None, changes: Sequence[str]) -> Recipe:
     return job.placed(recipes.load(name or "tsembed", changes))
 
 
-def prepared(name: str | None, changes: Sequence[str], sources: Sequence[str], device: str) -> Prepared:
+def prepared(name: str | None, changes: Sequence[str], sources: Sequence[str], device: str) -> ReadyRun:
     """Read data from `sources`, with the recipe that is asked for or, without a `name`, one that suits the data and the
     device. Of few rows, more are held out. Raises `UsageError` and `LoadError`.
     """
@@ -40,21 +40,21 @@ def prepared(name: str | None, changes: Sequence[str], sources: Sequence[str], d
     asked = named(name, changes)
     data = rows_for(asked, sources)
     if name is not None:
-        return Prepared(asked, data)
+        return ReadyRun(asked, data)
     if sum(len(task) for task in data.train) < _FEW_ROWS:
         asked = recipes.changed(asked, ["data.validation=0.1", *changes])
         data = rows_for(asked, sources)
     found, why = recipes.suited(data.train, gpu=pick(device).type == "cuda")
-    return Prepared(job.placed(recipes.changed(replace(found, data=asked.data), changes)), data, why)
+    return ReadyRun(job.placed(recipes.changed(replace(found, data=asked.data), changes)), data, why)
 
 
-def resumed(out: Path, name: str | None, changes: Sequence[str], sources: Sequence[str]) -> Prepared:
+def resumed(out: Path, name: str | None, changes: Sequence[str], sources: Sequence[str]) -> ReadyRun:
     """Return what the run in `out` was begun with, apart from what is asked to be otherwise now. Raises `UsageError`
     when there is no run.
     """
     known, read, _ = job.read(out)
     asked = job.placed(recipes.changed(known, changes) if name is None else recipes.load(name, changes))
-    return Prepared(asked, rows_for(asked, sources or read))
+    return ReadyRun(asked, rows_for(asked, sources or read))
 
 
 def rows_for(recipe: Recipe, sources: Sequence[str]) -> DataSet:

@@ -28,7 +28,7 @@ def words(device: torch.device) -> tuple[str, str]:
 
 
 def _for_recipes(free: int, device: torch.device) -> str:
-    """What of the recipes for models of two billion parameters fits."""
+    """Say which of the recipes for models of two billion parameters fit."""
     from tsembed_search.model.backbone import has_bfloat16
     from tsembed_search.model.backbones.budget import LEAST_TOKENS, TWO_BILLION, TWO_BILLION_BYTES
 
