@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -38,9 +39,7 @@ def _group() -> None:
 def check(
     sources: options.Data,
     images: options.ImageFolders = None,
-    open_images: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open some images of each task, to find damaged ones.")
-    ] = True,
+    open_images: Annotated[bool, Option("--open/--no-open", help="Open some images, to find damaged ones.")] = True,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -58,29 +57,11 @@ def check(
             progress=lambda task, rows: tell(f"Reading {task}: {rows:,} rows"),
         )
     if json:
-        render.print_json(check_json(report))
+        render.print_json(report.to_json())
     else:
         _print_report(report, quiet)
     if not report.usable:
         raise typer.Exit(1)
-
-
-def check_json(report: Report) -> dict[str, Any]:
-    """Return what `data check --json` prints."""
-    return {
-        "usable": report.usable,
-        "tasks": [task.to_json() for task in report.tasks],
-        "findings": [{"level": finding.level, "text": finding.text} for finding in report.findings],
-        "leaks": [
-            {"split": leak.other, "what": leak.what, "rows": leak.rows, "example": leak.example}
-            for leak in report.leaks
-        ],
-        "problems": [
-            {"file": str(one.path), "line": one.line, "fault": one.fault, "reason": one.reason}
-            for one in report.problems
-        ],
-        "unread_fields": [{"file": str(one.path), "fields": dict(one.fields)} for one in report.unread],
-    }
 
 
 def _print_report(report: Report, quiet: bool) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Final, Literal
 
 import typer
+from typer import Option
 
 from tsembed_search import private, wording
 from tsembed_search.cli import options
@@ -51,7 +52,7 @@ def doctor(
     url: options.Url = None,
     model: options.Model = None,
     device: options.Device = "auto",
-    repair: Annotated[bool, typer.Option("--repair", help="Repair the index: make its list of files again.")] = False,
+    repair: Annotated[bool, Option("--repair", help="Repair the index: make its list of files again.")] = False,
     json: options.Json = False,
 ) -> None:
     """Check that everything works: packages, disk, GPU, model and index.

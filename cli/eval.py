@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
-import typer
+from typer import Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from tsembed_search.data.tasks import EvaluationData
     from tsembed_search.evaluation.evaluate import Reranking
     from tsembed_search.evaluation.results import Evaluation, TaskScores
-
-_MOST_PROBLEMS = 5
 
 
 @options.described(
@@ -40,7 +38,7 @@ def evaluate(
     model: options.Model = DEFAULT_MODEL,
     compare: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--compare",
             metavar="NAME",
             help="Evaluate this model, too, and show by how much --model is better.",
@@ -49,45 +47,35 @@ def evaluate(
     ] = None,
     rerank: Annotated[
         str,
-        typer.Option(
-            "--rerank", metavar="METHOD", help="Re-rank the first 100: none; expert, by the experts they share."
-        ),
+        Option("--rerank", metavar="METHOD", help="Re-rank the first 100: none; expert, by the experts they share."),
     ] = "none",
     route_weight: options.RouteWeight = None,
     sweep: Annotated[
-        bool,
-        typer.Option("--sweep", help="Find the best --route-weight on half of the queries; report the other half."),
+        bool, Option("--sweep", help="Find the best --route-weight on half of the queries; report the other half.")
     ] = False,
     split: Annotated[
         list[str] | None,
-        typer.Option("--split", metavar="NAME", help="Use this split. Repeatable.", show_default="test, if there"),
+        Option("--split", metavar="NAME", help="Use this split. Repeatable.", show_default="test, if there"),
     ] = None,
-    task: Annotated[
-        list[str] | None, typer.Option("--task", metavar="NAME", help="Only this task. Repeatable.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="At most N queries of each task.")
-    ] = None,
+    task: Annotated[list[str] | None, Option("--task", metavar="NAME", help="Only this task. Repeatable.")] = None,
+    limit: Annotated[int | None, Option("--limit", metavar="N", min=1, help="At most N queries of each task.")] = None,
     candidates: Annotated[
-        int | None,
-        typer.Option("--candidates", metavar="N", min=1, help="Rank at most N candidates. That is easier."),
+        int | None, Option("--candidates", metavar="N", min=1, help="Rank at most N candidates. Easier than all.")
     ] = None,
     at: Annotated[
-        list[int] | None, typer.Option("--at", metavar="K", min=1, help="Recall and nDCG at K, too. Repeatable.")
+        list[int] | None, Option("--at", metavar="K", min=1, help="Also recall and nDCG at K. Repeatable.")
     ] = None,
     images: options.ImageFolders = None,
     instructions: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--instructions",
             metavar="text|field|none",
             help="Where a row's instruction goes: before its text, into the model's own field for it, or nowhere.",
             show_default="as the layout has it",
         ),
     ] = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write the figures to a CSV file, too.")
-    ] = None,
+    csv_file: Annotated[Path | None, Option("--csv", metavar="FILE", help="Write the figures to a CSV file.")] = None,
     device: options.Device = "auto",
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -145,22 +133,19 @@ def document(
     """Return what `--json` prints. `compare.difference`: the model's figures less the other's, on the same queries."""
     from tsembed_search.evaluation.results import groups_json
 
-    left_out = {"rows": len(found.problems), "examples": [str(one) for one in found.problems[:_MOST_PROBLEMS]]}
-    unread = [{"file": str(one.path), "fields": dict(one.fields)} for one in found.unread]
-    data = {"sources": list(sources), "splits": list(found.splits), "rows": found.rows, "left_out": left_out}
     compare = second and second.to_json() | {"difference": groups_json(difference, first.metrics)}
-    return first.to_json() | {"data": data | {"unread_fields": unread}, "compare": compare}
+    return first.to_json() | {"data": {"sources": list(sources)} | found.to_json(), "compare": compare}
 
 
 def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | None:
     from tsembed_search.evaluation.evaluate import Reranking
 
     if rerank not in ("none", "expert"):
-        raise UsageError(f"Evaluation knows no reranking called {rerank!r}.", "Use none or expert.")
+        raise UsageError(f"An evaluation cannot re-rank by {rerank!r}.", "Use none or expert.")
     if rerank == "expert":
         return Reranking(weight, sweep)
     if weight is not None or sweep:
-        raise UsageError("Without reranking, routes have no weight.", "Add: --rerank expert")
+        raise UsageError("--route-weight and --sweep need re-ranking.", "Add: --rerank expert")
     return None
 
 

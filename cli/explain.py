@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
@@ -20,16 +20,16 @@ from tsembed_search.errors import UsageError
 def explain(
     words: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="[QUERY] HIT",
             help="The words of the search. Then the hit: its number in that search, its path, or its id.",
             show_default=False,
         ),
     ],
     image: options.Image = None,
-    wait: options.Wait = False,
     index: options.IndexName = options.INDEX,
     url: options.Url = None,
+    wait: options.Wait = False,
     model: options.Model = None,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -41,10 +41,9 @@ def explain(
     is the sum of all lines.
     """
     from tsembed_search.cli.render import experts
-    from tsembed_search.cli.search import query_item
 
     *query, hit = words
-    asked = query_item(query, image)
+    asked = options.query_item(query, image)
     if asked is None:
         raise UsageError("The query is missing.", "Give the words, then the hit: tsembed explain a red bicycle 1")
     with (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -21,13 +21,11 @@ from tsembed_search.errors import spelled
 def export(
     checkpoint: Annotated[
         str,
-        typer.Argument(
-            metavar="CHECKPOINT", help="Folder or name of a trained model.", autocompletion=options.model_names
-        ),
+        Argument(metavar="CHECKPOINT", help="Folder or name of a trained model.", autocompletion=options.model_names),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new or empty folder to write to.")],
-    merged: Annotated[bool, typer.Option("--merged", help="Write a plain model. This is the default.")] = False,
-    peft: Annotated[bool, typer.Option("--peft", help="Write only the adapter, in PEFT's format.")] = False,
+    out: Annotated[Path, Option("--out", "-o", metavar="DIR", help="A new or empty folder to write to.")],
+    merged: Annotated[bool, Option("--merged", help="Write a plain model. This is the default.")] = False,
+    peft: Annotated[bool, Option("--peft", help="Write only the adapter, in PEFT's format.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -44,8 +42,7 @@ def export(
     with render.working("Exporting", quiet=quiet):
         done = exporting.peft(ref, out) if peft else exporting.merged(ref, out)
     if json:
-        facts = {"folder": str(done.folder), "form": done.form, "base": done.base}
-        render.print_json(facts | {"mixture": "uniform", "loads_here": done.loads_here})
+        render.print_json(done.to_json())
     elif not quiet:
         print(wording.shown(str(done.folder)))
         render.remark("The uniform mixture of the experts, without routers: its vectors are not the checkpoint's.")

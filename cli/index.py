@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -35,56 +35,55 @@ def index(
     paths: Annotated[
         list[Path],
         # What cannot be read is for the run to tell: other folders go on, and what is known of this one is kept.
-        typer.Argument(metavar="PATH...", help="Files and folders to index.", show_default=False, readable=False),
+        Argument(metavar="PATH...", help="Files and folders to index.", show_default=False, readable=False),
     ],
     name: options.IndexName = options.INDEX,
     url: options.Url = None,
     model: options.Model = None,
-    device: options.Device = "auto",
+    device: Annotated[
+        str,
+        Option(
+            "--device",
+            metavar="DEVICE",
+            help="Where the model runs: auto, cpu, cuda, cuda:0, or mps. Several, as in cuda:0,cuda:1, share the work.",
+            rich_help_panel=options.MODEL_PANEL,
+        ),
+    ] = "auto",
     pages: Annotated[
-        PageMode,
-        typer.Option("--pages", help="Index pages of documents as pictures, too. auto: if the model can read them."),
+        PageMode, Option("--pages", help="Index pages of documents as pictures, too. auto: if the model can read them.")
     ] = "auto",
     include: Annotated[
-        list[str] | None,
-        typer.Option("--include", metavar="GLOB", help="Only files that match, whatever their extension."),
+        list[str] | None, Option("--include", metavar="GLOB", help="Only files that match, whatever their extension.")
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="GLOB", help="Leave out files that match. See also .tsembedignore."),
+        Option("--exclude", metavar="GLOB", help="Leave out files that match. See also .tsembedignore."),
     ] = None,
-    hidden: Annotated[bool, typer.Option("--hidden", help="Index hidden files and folders, too.")] = False,
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links to folders.")] = False,
-    no_prune: Annotated[
-        bool, typer.Option("--no-prune", help="Keep files in the index that are no longer on the disk.")
-    ] = False,
+    hidden: Annotated[bool, Option("--hidden", help="Index hidden files and folders, too.")] = False,
+    follow_links: Annotated[bool, Option("--follow-links", help="Follow links to folders.")] = False,
+    no_prune: Annotated[bool, Option("--no-prune", help="Keep files that are no longer on the disk.")] = False,
     prune_empty: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--prune-empty",
             help="Remove missing files even when a whole folder is missing. By default they stay: a disk may be away.",
         ),
     ] = False,
     retry_skipped: Annotated[
-        bool, typer.Option("--retry-skipped", help="Try again to read files that could not be read before.")
+        bool, Option("--retry-skipped", help="Try again to read files that could not be read before.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen. Nothing changes.")] = False,
+    dry_run: options.DryRun = False,
     wait: options.Wait = False,
     workers: Annotated[
-        int | None,
-        typer.Option("--workers", metavar="N", min=1, help="Processes that read files.", show_default="by cores"),
+        int | None, Option("--workers", metavar="N", min=1, help="Processes that read files.", show_default="by cores")
     ] = None,
     time_limit: Annotated[
-        float, typer.Option("--time-limit", metavar="S", min=1, help="Skip a file after this many seconds.")
+        float, Option("--time-limit", metavar="S", min=1, help="Skip a file after S seconds.")
     ] = 60.0,
-    quantize: Annotated[
-        Quantize, typer.Option("--quantize", help="New index: compress vectors, for faster searches.")
-    ] = "none",
-    shards: Annotated[
-        int, typer.Option("--shards", metavar="N", min=1, help="New index on a server: number of shards.")
-    ] = 1,
+    quantize: Annotated[Quantize, Option("--quantize", help="New index: compress vectors for speed.")] = "none",
+    shards: Annotated[int, Option("--shards", metavar="N", min=1, help="New index on a server: its shards.")] = 1,
     replicas: Annotated[
-        int, typer.Option("--replicas", metavar="N", min=1, help="New index on a server: copies of each shard.")
+        int, Option("--replicas", metavar="N", min=1, help="New index on a server: copies of a shard.")
     ] = 1,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -165,7 +164,7 @@ def _counts(counts: dict[str, int], *names: str) -> str:
 
 
 def _offline(offline: Sequence[Offline], name: str, url: str | None) -> list[str]:
-    """What is offline, why, and what to do, safe to show."""
+    """Lines that say which folders are offline, why, and what to do, safe to show."""
     if not offline:
         return []
     kept = wording.count_words(sum(one.files for one in offline), "file")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 )
 def ls(
     paths_in: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH", help="Only these files, and the files in these folders.")
+        list[str] | None, Argument(metavar="PATH", help="Only these files, and the files in these folders.")
     ] = None,
     where: options.Where = None,
     paths: options.Paths = False,
     nul: options.Null = False,
-    wait: options.Wait = False,
     index: options.IndexName = options.INDEX,
     url: options.Url = None,
+    wait: options.Wait = False,
     json: options.Json = False,
 ) -> None:
     """List the files in the index, with the number of their items.

@@ -1,8 +1,7 @@
-"""The `tsembed` command: its subcommands, and how anything that goes wrong is told."""
+"""The `tsembed` command and its subcommands."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -10,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 from tsembed_search.cli import options, surroundings
-from tsembed_search.cli.render import text as render
-from tsembed_search.errors import MissingIndexError, TsembedError, UsageError
-from tsembed_search.paths import NoCurrentFolderError, current_folder_is_gone
+from tsembed_search.cli.endings import UserInterrupt, exit_code_of
+from tsembed_search.errors import UsageError
 from tsembed_search.registry import Registry
 from tsembed_search.version import __version__
 
@@ -38,16 +37,6 @@ COMMANDS: Registry[Callable[..., object] | typer.Typer] = Registry(
     },
 )
 """A command is a function with Typer's annotations, or a `typer.Typer` with commands of its own."""
-
-# Typer raises the errors of wrong usage from a library that it has begun to carry inside; their common class is public
-# only as an ancestor.
-_ParserError: type[Exception] = typer.BadParameter.mro()[2]
-
-
-class _Interrupted(TsembedError):
-    """Ctrl-C. Raised before Typer sees the signal, which it would answer with an exit code and no word."""
-
-    exit_code = 130
 
 
 class _Table(Mapping[str, Any]):
@@ -93,13 +82,18 @@ def _made(name: str, entry: Callable[..., object] | typer.Typer) -> Any:
     command = typer.main.get_command(entry)
     command.name = name
     for each in (command, *getattr(command, "commands", {}).values()):
-        each.help = re.sub(r"(?<!\n)\n(?!\n)", " ", each.help or "")  # a paragraph would keep the breaks of its lines
-        for parameter in each.params:
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""  # the help would call each of them <bool>
-            elif parameter.param_type_name == "argument":
-                parameter.display_type_rich = lambda ctx: None  # such as <list[Path]>
+        _tidy(each)
     return command
+
+
+def _tidy(command: Any) -> None:
+    """Leave out of a command's help the breaks of its docstring's lines, and types such as <bool> and <list[Path]>."""
+    command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "")
+    for parameter in command.params:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        elif parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None
 
 
 class _Commands(TyperGroup):
@@ -108,12 +102,13 @@ class _Commands(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands: Any = _Table()
+        _tidy(self)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise _Interrupted("Interrupted.", "Run the same command again to go on.") from None
+            raise UserInterrupt("Interrupted.", "Run the same command again to go on.") from None
 
     def main(
         self,
@@ -131,7 +126,7 @@ class _Commands(TyperGroup):
             _refuse_empty(given)
             return parent(given, prog_name, complete_var, False, windows_expand_args, **extra)
 
-        sys.exit(_run(command))
+        sys.exit(exit_code_of(command))
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
@@ -149,76 +144,6 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
                 "Is a variable not set? The current folder is written as a dot.",
             )
         option = argument if argument.startswith("-") and not equals else ""
-
-
-def _run(command: Callable[[], object]) -> int:
-    """Run `command` and give its exit code; nothing that it wrote is left in a buffer."""
-    try:
-        code = _told(command)
-        sys.stdout.flush()
-    except OSError as error:
-        surroundings.discard(sys.stdout)
-        if error.errno != errno.EPIPE:  # else whoever read our output has left, and need not be told
-            render.complain(f"The output cannot be written: {error.strerror or error}.", "Send it to another place.")
-        return 1
-    except KeyboardInterrupt:
-        return _Interrupted.exit_code
-    return code
-
-
-def _told(command: Callable[[], object]) -> int:
-    """Run `command`, and tell what ended it. Raises `OSError` when that was its own output."""
-    try:
-        result = command()
-    except TsembedError as error:
-        render.complain(error.message, _hint(error), label="" if error.exit_code == 130 else "error: ")
-        return error.exit_code
-    except _ParserError as error:
-        return _wrong_usage(error)
-    except typer.Abort:
-        render.complain("Nothing was done.")
-        return 1
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            raise
-        sys.stdout.flush()
-        return _unexpected(error)
-    return result if isinstance(result, int) else 0
-
-
-def _hint(error: TsembedError) -> str:
-    """What to do; in a folder that was deleted, relative paths name nothing, whatever the message says of them."""
-    hint = error.hint
-    if isinstance(error, MissingIndexError):
-        same = options.same_index(error.name, None if error.store == "edge" else error.store)
-        hint = hint.replace("{add()}", f"tsembed index FOLDER{same}")
-    if isinstance(error, NoCurrentFolderError) or not current_folder_is_gone():
-        return hint
-    gone = NoCurrentFolderError()
-    return "\n".join(filter(None, (hint, f"{gone.message} {gone.hint}")))
-
-
-def _wrong_usage(error: Any) -> int:
-    context = error.ctx
-    if not error.format_message():  # no command at all: the help was the answer
-        return 2
-    hint = f"See: {context.command_path} --help" if context is not None else "See: tsembed --help"
-    render.complain(error.format_message(), hint)
-    return 2
-
-
-def _unexpected(error: BaseException) -> int:
-    if os.environ.get("TSEMBED_DEBUG"):
-        raise error
-    if told := surroundings.explained(error):
-        render.complain(*told)
-        return 1
-    words = str(error).strip() or "no message"
-    render.complain(
-        f"Unexpected {type(error).__name__}: {words}",
-        "This is a fault in tsembed. Set TSEMBED_DEBUG=1 to see where it comes from.",
-    )
-    return 1
 
 
 app = typer.Typer(
@@ -243,7 +168,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback(no_args_is_help=True)
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+        bool, Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Search your own pictures and documents by words, by a picture, or by both."""

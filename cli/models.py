@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -32,9 +32,7 @@ PROMPTS = {
     ("a model of your own", "tsembed index ~/Pictures --index mine --model ./my-checkpoint"),
 )
 def models(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="FOLDER", help="Only the models in these folders.")
-    ] = None,
+    folders: Annotated[list[Path] | None, Argument(metavar="FOLDER", help="Only models in these folders.")] = None,
     json: options.Json = False,
 ) -> None:
     """List the models you can use: built in, on this machine, or to download.
@@ -46,10 +44,7 @@ def models(
 
     known = [_known(folder) for folder in folders] if folders else known_models()
     if json:
-        rows = [
-            {name: getattr(model, name) for name in ("name", "family", "where", "base", "prompt")} for model in known
-        ]
-        render.print_json({"models": rows, "default": DEFAULT_MODEL})
+        render.print_json({"models": [model.to_json() for model in known], "default": DEFAULT_MODEL})
     elif render.is_terminal():
         _print_table(known)
     else:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
-import typer
+from typer import Argument, Option
 
 from tsembed_search.errors import UsageError
-from tsembed_search.paths import DEFAULT_INDEX, home
+from tsembed_search.paths import DEFAULT_INDEX, existing, home
 
 if TYPE_CHECKING:
     from tsembed_search.index import Index
+    from tsembed_search.items import Item
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -40,9 +41,8 @@ def where_fields(incomplete: str) -> list[str]:
 
     head, _, word = incomplete.rpartition(" ")
     head += " " if head else ""
-    kinds = [f"kind={kind}" for kind in KINDS]
-    starts = [*(f"{field}" for field in PAYLOAD_KEYS if field not in ("kind", "sha", "model")), *kinds]
-    return [head + start for start in starts if start.startswith(word)]
+    fields = [field for field in PAYLOAD_KEYS if field not in ("kind", "sha", "model")]
+    return [head + start for start in [*fields, *(f"kind={kind}" for kind in KINDS)] if start.startswith(word)]
 
 
 def rerankers(incomplete: str) -> list[str]:
@@ -99,53 +99,62 @@ def only_one(**given: object) -> None:
         raise UsageError(f"{' and '.join(names)} cannot be used together.", "Choose one of them.")
 
 
+def query_item(words: Sequence[str] | None, image: Path | None) -> Item | None:
+    """Return the query as one item, or None when there is none. Raises `UsageError` for an empty or missing one."""
+    from tsembed_search.items import Item
+
+    text = " ".join(words or ())
+    if words and not text.strip() and image is None:
+        raise UsageError("The query is empty.", "Say in words what to look for, or give a picture with --image.")
+    if image is not None:
+        image = existing(image.expanduser())
+        if not image.is_file():
+            raise UsageError(f"There is no file {image}.", "Give --image the path of a picture.")
+    return Item(text or None, image) if text or image else None
+
+
 INDEX = DEFAULT_INDEX
 
 _ON_INDEX: Final = "Index"
-_ON_MODEL: Final = "Model"
+MODEL_PANEL: Final = "Model"
 _ON_OUTPUT: Final = "Output"
 
 IndexName = Annotated[
     str,
-    typer.Option(
-        "--index", metavar="NAME", help="Name of the index.", autocompletion=index_names, rich_help_panel=_ON_INDEX
-    ),
+    Option("--index", metavar="NAME", help="Name of the index.", autocompletion=index_names, rich_help_panel=_ON_INDEX),
 ]
 Url = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--url",
         metavar="URL",
         help="Qdrant server that holds the index, instead of this machine. Its key: $QDRANT_API_KEY.",
         rich_help_panel=_ON_INDEX,
     ),
 ]
-Wait = Annotated[
-    bool,
-    typer.Option("--wait", help="Wait while another process uses the index.", rich_help_panel=_ON_INDEX),
-]
+Wait = Annotated[bool, Option("--wait", help="Wait while another process uses the index.", rich_help_panel=_ON_INDEX)]
 Model = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--model",
         metavar="NAME",
         help="Model to use: a name from `tsembed models`, a hub name, or a folder.",
         autocompletion=model_names,
-        rich_help_panel=_ON_MODEL,
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option(
+    Option(
         "--device",
         metavar="DEVICE",
         help="Where the model runs: auto, cpu, cuda, cuda:0, or mps.",
-        rich_help_panel=_ON_MODEL,
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 RouteWeight = Annotated[
     float | None,
-    typer.Option(
+    Option(
         "--route-weight",
         metavar="W",
         help="With --rerank expert: how much the shared experts count, 0 to 1.",
@@ -154,7 +163,7 @@ RouteWeight = Annotated[
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--where",
         "-w",
         metavar="FILTER",
@@ -163,20 +172,20 @@ Where = Annotated[
     ),
 ]
 Image = Annotated[
-    Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to search with, alone or with words.")
+    Path | None, Option("--image", "-i", metavar="FILE", help="Picture to search with, alone or with words.")
 ]
-_DATA: Final = typer.Argument(
+_DATA: Final = Argument(
     metavar="DATA...", help="Rows in JSONL or Parquet files, folders, or hub:owner/name.", show_default=False
 )
 Data = Annotated[list[str], _DATA]
 OptionalData = Annotated[list[str] | None, _DATA]
 ImageFolders = Annotated[
-    list[Path] | None, typer.Option("--images", metavar="DIR", help="Look for the images of rows here first.")
+    list[Path] | None, Option("--images", metavar="DIR", help="Look for the images of rows here first.")
 ]
-Paths = Annotated[bool, typer.Option("--paths", help="Print paths only, one per line.", rich_help_panel=_ON_OUTPUT)]
+DryRun = Annotated[bool, Option("--dry-run", help="Only say what would happen. Nothing changes.")]
+Paths = Annotated[bool, Option("--paths", help="Print paths only, one per line.", rich_help_panel=_ON_OUTPUT)]
 Null = Annotated[
-    bool,
-    typer.Option("-0", "--null", help="Print paths only, each ended by NUL, for xargs -0.", rich_help_panel=_ON_OUTPUT),
+    bool, Option("-0", "--null", help="Print paths only, each ended by NUL, for xargs -0.", rich_help_panel=_ON_OUTPUT)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_ON_OUTPUT)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.", rich_help_panel=_ON_OUTPUT)]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=_ON_OUTPUT)]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress and no remarks.", rich_help_panel=_ON_OUTPUT)]

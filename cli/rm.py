@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -23,17 +24,15 @@ if TYPE_CHECKING:
 )
 def rm(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH", help="Remove these files, and the files in these folders.")
+        list[str] | None, Argument(metavar="PATH", help="Remove these files, and the files in these folders.")
     ] = None,
     where: options.Where = None,
-    everything: Annotated[bool, typer.Option("--all", help="Remove the whole index.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed. Nothing changes.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, even when most of the index goes.")] = False,
-    wait: options.Wait = False,
+    everything: Annotated[bool, Option("--all", help="Remove the whole index.")] = False,
+    dry_run: options.DryRun = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask, even when most of the index goes.")] = False,
     index: options.IndexName = options.INDEX,
     url: options.Url = None,
+    wait: options.Wait = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -38,31 +39,27 @@ _BATCH = 64  # queries of a file that are embedded together
     ("many queries at once", "tsembed search --queries queries.jsonl > hits.jsonl"),
 )
 def search(
-    query: Annotated[list[str] | None, typer.Argument(metavar="QUERY", help="What to look for, in words.")] = None,
+    query: Annotated[list[str] | None, Argument(metavar="QUERY", help="What to look for, in words.")] = None,
     image: options.Image = None,
     like: Annotated[
         str | None,
-        typer.Option("--like", metavar="PATH|ID", help="Find what is like this file, or like this item of the index."),
+        Option("--like", metavar="PATH|ID", help="Find what is like this file, or like this item of the index."),
     ] = None,
     queries: Annotated[
         str | None,
-        typer.Option(
-            "--queries",
-            metavar="FILE",
-            help="Many queries: a JSONL file, with text, image and id in each line.",
-        ),
+        Option("--queries", metavar="FILE", help="Many queries: a JSONL file, with text, image and id in each line."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", metavar="N", help="Print at most N hits.")] = 10,
+    k: Annotated[int, Option("-k", metavar="N", help="Print at most N hits.")] = 10,
     where: options.Where = None,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", metavar="S", help="Only hits with a score of at least S, 0 to 1.")
+        float | None, Option("--min-score", metavar="S", help="Only hits with a score of at least S, 0 to 1.")
     ] = None,
     all_chunks: Annotated[
-        bool, typer.Option("--all-chunks", help="Show every part of a page or text that matches, not only the best.")
+        bool, Option("--all-chunks", help="Show every part of a page or text that matches, not only the best.")
     ] = False,
     rerank: Annotated[
         str,
-        typer.Option(
+        Option(
             "--rerank",
             metavar="METHOD",
             help="Re-rank the hits: none; expert, by the experts they share with the query; mmr, for variety.",
@@ -70,16 +67,15 @@ def search(
         ),
     ] = "none",
     route_weight: options.RouteWeight = None,
-    open_hit: Annotated[int | None, typer.Option("--open", metavar="N", help="Open hit number N.")] = None,
+    open_hit: Annotated[int | None, Option("--open", metavar="N", help="Open hit number N.")] = None,
     paths: options.Paths = False,
     nul: options.Null = False,
     images: Annotated[
-        bool | None,
-        typer.Option("--images/--no-images", help="Show thumbnails or not.", show_default="if the terminal can"),
+        bool | None, Option("--images/--no-images", help="Show thumbnails or not.", show_default="if the terminal can")
     ] = None,
-    wait: options.Wait = False,
     index: options.IndexName = options.INDEX,
     url: options.Url = None,
+    wait: options.Wait = False,
     model: options.Model = None,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -93,7 +89,7 @@ def search(
     from tsembed_search.search.results import SearchOptions
     from tsembed_search.search.where import selection
 
-    asked = query_item(query, image)
+    asked = options.query_item(query, image)
     _check(asked, like, queries)
     options.only_one(json=json, paths=paths, **{"0": nul})
     if queries is not None and (paths or nul or open_hit is not None):
@@ -127,30 +123,16 @@ def search(
         _open(result.hits, open_hit)
 
 
-def query_item(words: Sequence[str] | None, image: Path | None) -> Item | None:
-    """Return the query as one item, or None when there is none. Raises `UsageError` for an empty or missing one."""
-    from tsembed_search.items import Item
-
-    text = " ".join(words or ())
-    if words and not text.strip() and image is None:
-        raise UsageError("The query is empty.", "Say in words what to look for, or give a picture with --image.")
-    if image is not None:
-        image = existing(image.expanduser())
-        if not image.is_file():
-            raise UsageError(f"There is no file {image}.", "Give --image the path of a picture.")
-    return Item(text or None, image) if text or image else None
-
-
 def _check(asked: Item | None, like: str | None, queries: str | None) -> None:
     """Raise `UsageError` for no query, and for more than one."""
     given = [asked is not None, like is not None, queries is not None]
     if not any(given):
         raise UsageError("There is nothing to search for.", "Give words, --image, both, --like, or --queries.")
-    if sum(given) > 1 and like is not None:
-        hint = "Use --image FILE to combine a picture with words."
-        raise UsageError("--like cannot be combined with another query.", hint)
     if sum(given) > 1:
-        raise UsageError("--queries cannot be combined with another query.", "Put the query in the file.")
+        other, hint = ("--like", "To combine a picture with words: --image FILE.")
+        if like is None:
+            other, hint = ("--queries", "Put the query in the file.")
+        raise UsageError(f"{other} cannot be combined with another query.", hint)
 
 
 def _drawer(images: bool | None) -> Drawer | None:
@@ -202,9 +184,8 @@ def _open(hits: Sequence[Hit], number: int) -> None:
     try:
         done = subprocess.run([opener, str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
     except FileNotFoundError:
-        raise TsembedError(
-            f"There is no program to open {path} with.", f"Install {opener}, or open it yourself."
-        ) from None
+        hint = f"Install {opener}, or open it yourself."
+        raise TsembedError(f"There is no program to open {path} with.", hint) from None
     if done.returncode:
         raise TsembedError(f"{opener} could not open {path} (exit code {done.returncode}).", "Open it yourself.")
 
@@ -232,19 +213,19 @@ def _search_queries(index: Index, queries: Iterator[BatchQuery | TsembedError], 
     bad = found = 0
     while block := list(islice(queries, _BATCH)):
         errors = [query for query in block if isinstance(query, TsembedError)]
-        for query, hits in _found([query for query in block if not isinstance(query, TsembedError)], index, chosen):
+        for query, hits in _answered([query for query in block if not isinstance(query, TsembedError)], index, chosen):
             if isinstance(hits, TsembedError):
                 errors.append(hits)
-                continue
-            found += bool(hits)
-            render.print_json({"id": query.id, "hits": [hit.to_json() for hit in hits]})
+            else:
+                found += bool(hits)
+                render.print_json({"id": query.id, "hits": [hit.to_json() for hit in hits]})
         for error in errors:
             render.complain(error.message, error.hint)
         bad += len(errors)
     return 1 if bad or not found else 0
 
 
-def _found(
+def _answered(
     queries: list[BatchQuery], index: Index, chosen: SearchOptions
 ) -> Iterator[tuple[BatchQuery, list[Hit] | TsembedError]]:
     """The hits of each query. When a picture among them cannot be read, each is tried by itself."""
@@ -255,4 +236,4 @@ def _found(
             yield queries[0], LoadError(f"{queries[0].where}: {error.message}", error.hint)
             return
         for query in queries:
-            yield from _found([query], index, chosen)
+            yield from _answered([query], index, chosen)

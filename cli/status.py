@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -26,17 +26,15 @@ _MOST_FOLDERS = 10
     ("another index, as JSON", "tsembed status --json --index papers"),
 )
 def status(
-    skipped: Annotated[bool, typer.Option("--skipped", help="List the files that could not be read, and why.")] = False,
-    experts: Annotated[
-        bool, typer.Option("--experts", help="Show how the model's experts are used, by kind and by folder.")
-    ] = False,
-    wait: options.Wait = False,
+    skipped: Annotated[bool, Option("--skipped", help="List the files that could not be read, and why.")] = False,
+    experts: Annotated[bool, Option("--experts", help="Show how experts are used, by kind and folder.")] = False,
     index: options.IndexName = options.INDEX,
     url: options.Url = None,
+    wait: options.Wait = False,
     json: options.Json = False,
 ) -> None:
     """Show what is in the index: files, folders, model, size, and what was skipped."""
-    from tsembed_search.cli.render.experts import print_usage, usage_json
+    from tsembed_search.cli.render.experts import print_usage
 
     options.only_one(skipped=skipped, experts=experts)
     with options.open_index(index, url, wait=wait) as opened:
@@ -45,7 +43,10 @@ def status(
         known = opened.status()
     if json:
         document = known.to_json()
-        render.print_json(document if shape is None else document | {"experts": usage_json(shape, usage)})
+        if shape is not None:
+            groups = [group.to_json() for group in usage]
+            document["experts"] = {"blocks": shape[0], "experts": shape[1], "groups": groups}
+        render.print_json(document)
     elif shape is not None:
         print_usage(usage)
     elif skipped:

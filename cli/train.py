@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
@@ -45,7 +46,7 @@ def train(
     data: options.OptionalData = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--recipe",
             metavar="NAME|FILE",
             help="Settings to train with: the name of a recipe, or a TOML file.",
@@ -54,30 +55,27 @@ def train(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder for the model and the log.", show_default="runs/NAME"),
+        Path | None, Option("--out", metavar="DIR", help="Folder for the model and the log.", show_default="runs/NAME")
     ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option("--max-steps", metavar="N", min=1, help="Stop after N steps.")
-    ] = None,
+    max_steps: Annotated[int | None, Option("--max-steps", metavar="N", min=1, help="Stop after N steps.")] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
+        Option(
             "--seed",
             metavar="S",
             help="Seed of the random numbers. The same seed and data give the same run.",
             show_default="the recipe's",
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Go on with the run in --out.")] = False,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe. Repeatable.")
+        list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe. Repeatable.")
     ] = None,
     device: options.Device = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Try the recipe on a tiny model, to see that it works. Nothing is saved.")
+        bool, Option("--dry-run", help="Try the recipe on a tiny model, to see that it works. Nothing is saved.")
     ] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard, too.")] = False,
+    tensorboard: Annotated[bool, Option("--tensorboard", help="Write logs for TensorBoard, too.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -261,6 +261,22 @@ class Hot:
         return (alike - self.limit).clamp(min=0).mean()
 '''
 
+LAYOUT = '''
+from tsembed_search.data.layouts import Layout
+from tsembed_search.data.records import BadRow
+
+
+def read(fields, items):
+    """A question of a quiz: its first choice is right, and the others are all that it is ranked against."""
+    right, *wrong = fields["choices"] or [None]
+    if right is None:
+        raise BadRow("a question needs choices")
+    return items.of(fields["ask"]), items.of(right), [items.of(one) for one in wrong], True
+
+
+QUIZ = Layout("quiz", ("ask",), ("ask", "choices"), read)
+'''
+
 COMMANDS = '''
 from typing import Annotated
 
@@ -299,6 +315,7 @@ MODULES = {
     "letters.py": MODEL,
     "step.toml": RECIPE,
     "hot.py": LOSS,
+    "quiz.py": LAYOUT,
     "commands.py": COMMANDS,
     "recipes.py": 'from pathlib import Path\n\nSTEP = Path(__file__).with_name("step.toml")\n',
 }
@@ -310,6 +327,7 @@ ENTRY_POINTS = {
     "tsembed.families": {"alphabets": "letters:FAMILY"},
     "tsembed.recipes": {"step": "recipes:STEP"},
     "tsembed.losses": {"hot": "hot:Hot"},
+    "tsembed.layouts": {"quiz": "quiz:QUIZ"},
     "tsembed.commands": {"count": "commands:count", "talk": "commands:app", "ls": "commands:count"},
 }
 TEXTS = {
@@ -422,6 +440,23 @@ def test_a_recipe_and_a_loss(tsembed: Commands, tmp_path: Path) -> None:
     assert parts["hot"] > 0.1
     others = sum(recipe["loss"].get(name, 1) * part for name, part in parts.items() if name != "hot")
     assert step["loss"] == pytest.approx(others + 0.5 * parts["hot"], rel=1e-3)
+
+
+def test_a_layout_of_rows(tsembed: Commands, tmp_path: Path) -> None:
+    """Checking, training and evaluation read it, beside our own layouts."""
+    words = "one two three four five six".split()
+    rows = [{"ask": f"ask {word}", "choices": [f"answer {word}", "none of these"], "hint": "x"} for word in words]
+    rows += [{"ask": "alone", "choices": []}, {"query": "plain", "positive": "row"}, {"answer": "x"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checked = tsembed("data", "check", "rows.jsonl", "--json", folder=tmp_path).json
+    assert [(task["rows"], task["bad"]) for task in checked["tasks"]] == [(7, 2)]
+    assert checked["unread_fields"][0]["fields"] == {"hint": 6}
+    reasons = [problem["reason"] for problem in checked["problems"]]
+    assert reasons[0] == "a question needs choices" and "ask (quiz)" in reasons[1]
+    done = tsembed("train", "rows.jsonl", "--recipe", "step", "--out", "run", "--quiet", folder=tmp_path)
+    assert done.code == 0, done.stderr
+    scored = tsembed("eval", "rows.jsonl", "--json", folder=tmp_path).json
+    assert (scored["tasks"]["rows"]["n"], scored["tasks"]["rows"]["candidates"]) == (7, 8)
 
 
 def test_a_command(tsembed: Commands) -> None:

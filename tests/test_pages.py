@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -101,3 +102,14 @@ def test_what_the_page_adds_works(commands: Commands, tmp_path: Path) -> None:
 def test_the_recipe_of_the_page_trains_by_its_loss(commands: Commands) -> None:
     done = commands("train", "--recipe", "margin", "--dry-run", "--json")
     assert done.code == 0, done.stderr
+
+
+def test_the_layout_of_the_page_is_read(commands: Commands, tmp_path: Path) -> None:
+    rows = [{"ask": f"Who is {name}?", "choices": [name, "nobody"], "points": 3} for name in ("Ada", "Grace")]
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, {"ask": "?", "choices": []}])
+    )
+    checked = commands("data", "check", tmp_path / "rows.jsonl", "--json").json
+    assert [(task["rows"], task["bad"]) for task in checked["tasks"]] == [(2, 1)]
+    assert checked["unread_fields"][0]["fields"] == {"points": 2}
+    assert checked["problems"][0]["reason"] == "a question needs choices"

@@ -68,7 +68,7 @@ class TrainReport:
 
 def _resume(out: Path) -> str:
     """Say how a run goes on, with the names of settings in braces."""
-    return f"{{resume}} {{out}} {out}"
+    return f"{{train()}} {{resume}} {{out}} {out}"
 
 
 class Stopped(TsembedError):

@@ -4,7 +4,7 @@ A word can be written in letters that look the same, or nearly so, and are other
 full width, in mathematical bold, as base letter and accent. Every text that reaches a model goes through `one_form`
 (see `Item`), files and queries alike. What is stored and shown stays as it was written.
 
-Whoever changes what comes out of here raises the versions of the text formats in `indexer/loaders/__init__.py`, so that
+Whoever changes what comes out of here raises the versions of the formats with text in `documents/formats/`, so that
 no index holds vectors of two forms.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tsembed_search import wording
 from tsembed_search.cli.render import text as render
@@ -101,11 +101,6 @@ def _strongest(agreement: Agreement) -> list[str]:
         for label, named in (("shared", agreement.shared(5)), ("apart", agreement.opposed(5)))
         if named
     ]
-
-
-def usage_json(shape: tuple[int, int], groups: Sequence[Usage]) -> dict[str, Any]:
-    """Return the value of `experts` in `status --experts --json`."""
-    return {"blocks": shape[0], "experts": shape[1], "groups": [group.to_json() for group in groups]}
 
 
 def print_usage(groups: Sequence[Usage]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,9 @@ _WIDE = 120
 
 
 def show(first: Evaluation, second: Evaluation | None, difference: Sequence[TaskScores]) -> None:
-    """Prints the figures of a model, and what it is better by than another. `difference`: first less second."""
+    """Print the figures of a model, and what it is better by than another. `difference`: first less second."""
     if not render.is_terminal():
-        for line in _lines(first, difference if second else []):
-            print(line)
+        _print_fields(first, difference if second else [])
         return
     console = render.console()
     wide = console.width >= _WIDE
@@ -34,17 +33,17 @@ def show(first: Evaluation, second: Evaluation | None, difference: Sequence[Task
 
 
 def percent(value: float) -> str:
-    """A share in percent, with one decimal."""
+    """Return a share in percent, with one decimal."""
     return f"{100 * value:.1f}"
 
 
 def interval(one: Estimate) -> str:
-    """An estimate's interval in percent: `48.9–57.6`."""
+    """Return an estimate's interval in percent: `48.9–57.6`."""
     return f"{percent(one.low)}–{percent(one.high)}"
 
 
 def change(one: Estimate) -> str:
-    """A difference with its interval, in points: `+3.2 (+0.4 to +6.0)`."""
+    """Return a difference with its interval, in points: `+3.2 (+0.4 to +6.0)`."""
     return f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
 
 
@@ -63,34 +62,42 @@ def _rows(tasks: Sequence[TaskScores]) -> Iterator[tuple[Group, str]]:
 def _figures(result: Evaluation, wide: bool) -> Table:
     from rich.text import Text
 
-    table = _table(["task", "queries"])
-    for number, name in enumerate(result.metrics):
-        table.add_column(name, justify="right", no_wrap=True)
-        if wide or number == 0:
-            table.add_column("95%", justify="right", no_wrap=True, style="dim")
-    for group, kind in _rows(result.tasks):
-        cells = [_name(group.name, kind), Text(f"{group.queries:,}", style="dim")]
-        for number, one in enumerate(group.estimates()):
-            cells.append(Text(percent(one.mean), style="bold" if kind != "task" else ""))
-            if wide or number == 0:
-                cells.append(Text(interval(one)))
-        table.add_row(*cells, end_section=kind == "meta")
-    return table
+    def cells(number: int, one: Estimate, kind: str) -> list[Text]:
+        shown = [Text(percent(one.mean), style="bold" if kind != "task" else "")]
+        return [*shown, Text(interval(one), style="dim")] if wide or number == 0 else shown
+
+    headings = [[name, "95%"] if wide or number == 0 else [name] for number, name in enumerate(result.metrics)]
+    return _table("task", [heading for names in headings for heading in names], result.tasks, cells)
 
 
 def _differences(first: Evaluation, second: Evaluation, difference: Sequence[TaskScores], wide: bool) -> Table:
+    def cells(number: int, one: Estimate, kind: str) -> list[Text]:
+        return [_change(one)] if wide or number == 0 else []
+
+    names = [wording.shown(str(one.model.get("name", ""))) for one in (first, second)]
+    return _table(" less ".join(names), first.metrics if wide else first.metrics[:1], difference, cells)
+
+
+def _table(
+    title: str,
+    headings: Sequence[str],
+    tasks: Sequence[TaskScores],
+    cells: Callable[[int, Estimate, str], Sequence[Text]],
+) -> Table:
+    """A row for each task and group, of the `cells` of each metric (its number, estimate and kind of row)."""
+    from rich import box
+    from rich.table import Table
     from rich.text import Text
 
-    shown = range(len(first.metrics) if wide else 1)
-    names = [str(one.model.get("name", "")) for one in (first, second)]
-    table = _table([f"{wording.shown(names[0])} less {wording.shown(names[1])}", "queries"])
-    for number in shown:
-        table.add_column(first.metrics[number], justify="right", no_wrap=True)
-    for group, kind in _rows(difference):
-        estimates = group.estimates()
-        cells = [_name(group.name, kind), Text(f"{group.queries:,}", style="dim")]
-        cells += [_change(estimates[number]) for number in shown]
-        table.add_row(*cells, end_section=kind == "meta")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column(title, overflow="fold")
+    for heading in ("queries", *headings):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group, kind in _rows(tasks):
+        estimates = enumerate(group.estimates())
+        figures = [cell for number, one in estimates for cell in cells(number, one, kind)]
+        queries = Text(f"{group.queries:,}", style="dim")
+        table.add_row(_name(group.name, kind), queries, *figures, end_section=kind == "meta")
     return table
 
 
@@ -98,10 +105,10 @@ def _reranking(result: Evaluation) -> Text:
     from rich.text import Text
 
     assert result.gain is not None
-    text = Text(f"Reranked by experts with weight {result.weight:g}")
+    text = Text(f"Re-ranked by experts with weight {result.weight:g}")
     if result.sweep is not None:
         text.append(f", chosen on {result.sweep.queries:,} other queries")
-    text.append(". Against no reranking: ")
+    text.append(". Against no re-ranking: ")
     for number, (name, one) in enumerate(zip(result.metrics, result.gain, strict=True)):
         text.append(", " if number else "").append(f"{name} ").append_text(_change(one))
     return text.append(".")
@@ -124,21 +131,12 @@ def _name(name: str, kind: str) -> Text:
     return Text(label, style="bold")
 
 
-def _table(headings: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column(headings[0], overflow="fold")
-    table.add_column(headings[1], justify="right", no_wrap=True)
-    return table
-
-
-def _lines(first: Evaluation, difference: Sequence[TaskScores]) -> Iterator[str]:
-    yield "\t".join(["task", "queries", *(f"{name}\t{name} low\t{name} high" for name in first.metrics)])
-    for group, _ in _rows(first.tasks):
-        figures = [f"{one.mean:.4f}\t{one.low:.4f}\t{one.high:.4f}" for one in group.estimates()]
-        yield "\t".join([wording.shown(group.name), str(group.queries), *figures])
-    for group, _ in _rows(difference) if difference else ():
-        figures = [f"{one.mean:+.4f}\t{one.low:+.4f}\t{one.high:+.4f}" for one in group.estimates()]
-        yield "\t".join([f"difference {wording.shown(group.name)}", str(group.queries), *figures])
+def _print_fields(first: Evaluation, difference: Sequence[TaskScores]) -> None:
+    """Print lines of fields, for programs: of each figure its mean and the bounds of its interval."""
+    render.print_fields(
+        "task", "queries", *(f"{name}{side}" for name in first.metrics for side in ("", " low", " high"))
+    )
+    for label, sign, tasks in (("", "", first.tasks), ("difference ", "+", difference)):
+        for group, _ in _rows(tasks) if tasks else ():
+            figures = [value for one in group.estimates() for value in (one.mean, one.low, one.high)]
+            render.print_fields(f"{label}{group.name}", group.queries, *(f"{value:{sign}.4f}" for value in figures))

@@ -22,9 +22,8 @@ def words(device: torch.device) -> tuple[str, str]:
         major, minor = torch.cuda.get_device_capability(device)
         parts.append(f"compute capability {major}.{minor}")
     parts.append("bfloat16" if native else "no bfloat16: large models run in float32, slower and with twice the memory")
-    attention = {"flash_attention_2": "flash attention", "sdpa": "PyTorch's own attention"}[
-        hf_loading.attention(device)
-    ]
+    kinds = {"flash_attention_2": "flash attention", "sdpa": "PyTorch's own attention"}
+    attention = kinds[hf_loading.attention(device)]
     return f"{', '.join(parts)}, {attention}", _for_recipes(free, device)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from tsembed_search.data.layouts import Unread
+    from tsembed_search.data.layouts import UnreadFields
     from tsembed_search.data.records import Problem
 
 
@@ -214,7 +214,7 @@ def here() -> str | None:
     return folder if folder != "/" else None
 
 
-def tell_left_out(problems: Sequence[Problem], unread: Sequence[Unread], count: int, *, quiet: bool) -> None:
+def tell_left_out(problems: Sequence[Problem], unread: Sequence[UnreadFields], count: int, *, quiet: bool) -> None:
     """Name rows that were left out, `count` in all, and fields that nothing reads. With `quiet`, the first of them
     still: they change what is learned and what is measured.
     """

@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +21,8 @@ from typer.testing import Result
 from helpers.store_points import address_of
 from tsembed_search.cli.index import summary_lines
 from tsembed_search.cli.render import progress
+from tsembed_search.cli.surroundings import Interrupts
+from tsembed_search.index import Index
 from tsembed_search.indexer.report import FileCounts, IndexReport, ItemCounts, Progress, Skipped
 from tsembed_search.ownership import owned
 
@@ -238,3 +244,50 @@ def test_plain_progress_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err.splitlines() == [
         "crawling, 2 files found", "embedding, 1 of 3 files", "skipped /a\\x1b\\n: It is\\x07 broken.", "waiting\\x1b",
     ]  # fmt: skip
+
+
+def test_ctrl_c_keeps_what_is_embedded(tmp_path: Path) -> None:
+    """In a process of its own: the signal ends it with 130 and a report, and the next run goes on."""
+    files = tmp_path / "files"
+    files.mkdir()
+    for number in range(400):
+        (files / f"{number}.txt").write_text(f"A note about subject number {number}. " * 8)
+    command = [sys.executable, "-c", "from tsembed_search.cli.main import run; run()", "index", files, "--json"]
+    environment = os.environ | {"TSEMBED_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as running:
+        assert running.stderr is not None
+        while not (line := running.stderr.readline()).startswith("embedding"):
+            assert line, "it ended before it embedded"
+        time.sleep(1)
+        running.send_signal(signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=120)
+    assert running.returncode == 130 and "all of them are kept" in stderr
+    items = json.loads(stdout)["items"]
+    assert 0 < items["embedded"] == items["total"] < 400
+    assert len(Index.open(store=f"edge:{tmp_path}/home/indexes").files()) == items["total"]
+
+
+class TestInterrupts:
+    def test_the_first_asks_and_the_second_stops(self) -> None:
+        with Interrupts() as stop:
+            assert not stop.is_set()
+            signal.raise_signal(signal.SIGINT)
+            assert stop.is_set()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+
+    def test_the_first_stops_where_nobody_looks(self) -> None:
+        with Interrupts(attentive=0.2) as stop:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert not stop.is_set()
+            signal.raise_signal(signal.SIGINT)
+            assert stop.is_set()
+
+    def test_afterwards_signals_are_as_before(self) -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with Interrupts():
+            assert signal.getsignal(signal.SIGINT) != before
+        assert signal.getsignal(signal.SIGINT) == before

@@ -111,7 +111,7 @@ def test_table_fits_the_terminal(
     done = run(data, "--model", "routed", "--rerank", "expert", "--route-weight", "0.2", "--compare", "colours", "-q")
     assert done.exit_code == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= width
-    for words in ("all tasks", "all retrieval", "in-distribution", "colours less colours", "Reranked by experts"):
+    for words in ("all tasks", "all retrieval", "in-distribution", "colours less colours", "Re-ranked by experts"):
         assert words in done.stdout
     assert done.stdout.count("95%") == (4 if width == 160 else 1)
 

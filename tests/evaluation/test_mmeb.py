@@ -181,6 +181,6 @@ def test_refusals(tmp_path: Path) -> None:
     row = {"query": {"image": "a.png"}, "positive": "x"}
     with pytest.raises(UsageError, match="None of the images") as error:
         load([write(tmp_path / "bare.jsonl", row)])
-    assert "--images" in error.value.hint
+    assert "{images}" in error.value.hint
     with pytest.raises(UsageError, match="None of the 2 rows"):
         load([write(tmp_path / "bad.jsonl", row, {"x": 1})])

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from tsembed_search.data.check import check
 from tsembed_search.data.layouts import RowReader
-from tsembed_search.data.records import Images, Record, stream
+from tsembed_search.data.records import Images, RowFile, RowRecord
 from tsembed_search.data.rows import row_of
 from tsembed_search.data.training import load
 from tsembed_search.errors import LoadError, UsageError
@@ -252,8 +252,8 @@ def test_a_whole_set_is_built_from_packages_and_loads_without_leaks(tmp_path: Pa
         build(tmp_path / "set", packages.cache, seed=1, tasks=tasks)
     public = build(tmp_path / "public", packages.cache, public=True, tasks=tasks, share=0.02)
     assert "map_qa" not in public.rows and "scene_qa" in public.rows
-    for record in stream(tmp_path / "public/train/clipart_t2i.jsonl"):
-        assert isinstance(record, Record)
+    for record in RowFile(tmp_path / "public/train/clipart_t2i.jsonl"):
+        assert isinstance(record, RowRecord)
 
 
 def test_every_source_has_a_licence_and_every_meta_task_is_there() -> None:

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.thread import _worker
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -306,6 +307,15 @@ def _patched(gpu: SimulatedGPU) -> Iterator[None]:
 
         return submit(self, inside)
 
+    run = threading.Thread.run
+
+    def ran(self: threading.Thread) -> None:
+        if getattr(self, "_target", None) is _worker:  # of a pool, whose tasks know it
+            run(self)
+            return
+        with _modes(gpu):
+            run(self)
+
     cuda: dict[str, Any] = {
         "is_available": lambda: is_cuda,
         "is_initialized": lambda: is_cuda,
@@ -371,4 +381,5 @@ def _patched(gpu: SimulatedGPU) -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch.backends.mps, "is_available", lambda: not is_cuda))
         stack.enter_context(mock.patch.object(torch.amp, "autocast", amp["autocast"]))
         stack.enter_context(mock.patch.object(ThreadPoolExecutor, "submit", submitted))
+        stack.enter_context(mock.patch.object(threading.Thread, "run", ran))
         yield

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from helpers.indexing import Indexing, fast_folder
+from tsembed_search.model.backbone import Trainable
+from tsembed_search.model.expert_settings import AdapterSettings
+
+if TYPE_CHECKING:
+    from tsembed_search.model.backbone import Trainable
+    from tsembed_search.model.expert_settings import AdapterSettings
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,3 +48,38 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return made[family]
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_base() -> Iterator[None]:
+    """Mini with two of its six layers: how a run begins, goes on and ends does not depend on how deep a model is."""
+    from tsembed_search.model.backbones import mini_encoder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mini_encoder, "_LAYERS", 2)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing outlasts a test."""
+    monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def adapted() -> Callable[[AdapterSettings], Trainable]:
+    """Makes mini with adapters that do something: B is not zero. Always with the same weights."""
+    import torch
+
+    from tsembed_search.model.backbones import mini
+
+    def make(settings: AdapterSettings) -> Trainable:
+        backbone: Trainable = mini.load("cpu")
+        torch.manual_seed(0)
+        adapters = backbone.adapt(settings)
+        with torch.no_grad():
+            for layer in adapters.layers.values():
+                layer.up.weight.normal_(std=0.02)
+        return backbone
+
+    return make

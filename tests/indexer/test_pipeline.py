@@ -306,8 +306,13 @@ def test_ctrl_c_keeps_what_is_embedded_and_the_next_run_goes_on(indexing: Indexi
             os.kill(os.getpid(), signal.SIGINT)
 
     indexing.backbone.on_forward = interrupt
-    with pytest.raises(Interrupted) as raised:
-        indexing.run()
+    # Where tests run in the background, a shell has told them to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Interrupted) as raised:
+            indexing.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
     kept = raised.value.report.items
     assert raised.value.exit_code == 130 and 0 < kept.embedded < 60
     assert kept.total == kept.embedded == len(indexing.records())

@@ -167,12 +167,13 @@ def test_rows_that_training_reads_are_private(tmp_path: Path, monkeypatch: pytes
     import pyarrow
     from pyarrow import parquet
 
-    from tsembed_search.data.parquet import as_json_lines
+    from tsembed_search.data.records import Images, ItemMaker, RowFile
 
     monkeypatch.setenv("TSEMBED_HOME", str(tmp_path / "home"))
     picture = {"bytes": b"\x89PNG\r\n\x1a\n and so on", "path": None}
     rows = {"qry": ["private words"], "pos_text": ["more of them"], "qry_image": [picture]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "rows.parquet")
     with umask(0o022):
-        as_json_lines(tmp_path / "rows.parquet")
+        (row,) = RowFile.opened(tmp_path / "rows.parquet")
+        assert ItemMaker(Images([])).joined("", row.fields["qry_image"]).image.is_file()
     assert open_to_others(tmp_path / "home") == []

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import collections
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tsembed_search.data.gathering import Gathered, Reading, read_files
-from tsembed_search.data.layouts import Unread
+from tsembed_search.data.layouts import UnreadFields
 from tsembed_search.data.records import Instructions, Problem
 from tsembed_search.data.rows import KEYS, Row, hashed
 from tsembed_search.data.sameness import Copies, content, question
@@ -29,7 +29,6 @@ _BAD_SHARE: Final = 0.05
 _DUPLICATE_SHARE: Final = 0.05
 _LONG_TEXT: Final = 400
 _SAMPLE: Final = 40
-_SHARED: Final = ("target", "query image", "target image", "query", "group")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Finding:
 
 @dataclass
 class TaskReport:
-    """What a task has in one split. `words`: the median and the largest number of words of its queries and targets;
+    """A task in one split. `words`: the median and the largest number of words of its queries and targets;
     `kinds`: how many rows of which query and target (`text to image`). `damaged`: of the images that were opened.
     """
 
@@ -55,14 +54,14 @@ class TaskReport:
     duplicates: int = 0
     with_negatives: int = 0
     with_instruction: int = 0
-    kinds: collections.Counter[str] = field(default_factory=collections.Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     words: dict[str, tuple[int, int]] = field(default_factory=dict)
-    bad: collections.Counter[str] = field(default_factory=collections.Counter)
+    bad: Counter[str] = field(default_factory=Counter)
     opened: int = 0
     damaged: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as a JSON object."""
+        """Return the report as a JSON object."""
         return {
             "task": self.name, "meta": self.meta, "split": self.split or "train", "rows": self.rows,
             "bad": self.bad.total(), "missing_images": self.bad["image"], "duplicates": self.duplicates,
@@ -75,8 +74,8 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class Leak:
-    """What rows of two splits have in common: `what` is `target image` and the like, `rows` how many of `other`'s rows
-    have one that training sees. `example`: a row of `other`.
+    """Something that rows of two splits have in common: `what` is `target image` and the like, `rows` how many of
+    `other`'s rows have one that training sees. `example`: a row of `other`.
     """
 
     other: str
@@ -87,18 +86,33 @@ class Leak:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found: tasks by split, bad rows, what splits share, and what it means."""
+    """All that was found: tasks by split, bad rows, what splits share, and their meaning."""
 
     tasks: list[TaskReport]
     problems: list[Problem]
     leaks: list[Leak]
     findings: list[Finding]
-    unread: list[Unread] = field(default_factory=list)
+    unread: list[UnreadFields] = field(default_factory=list)
 
     @property
     def usable(self) -> bool:
-        """Whether it can be trained on."""
+        """True if it can be trained on."""
         return not any(finding.level == "error" for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of a check."""
+        leaks = [{"split": one.other, "what": one.what, "rows": one.rows, "example": one.example} for one in self.leaks]
+        return {
+            "usable": self.usable,
+            "tasks": [task.to_json() for task in self.tasks],
+            "findings": [vars(finding).copy() for finding in self.findings],
+            "leaks": leaks,
+            "problems": [
+                {"file": str(one.path), "line": one.line, "fault": one.fault, "reason": one.reason}
+                for one in self.problems
+            ],
+            "unread_fields": [one.to_json() for one in self.unread],
+        }
 
 
 @dataclass
@@ -140,7 +154,7 @@ def check(
     open_images: bool = True,
     progress: Callable[[str, int], None] = lambda task, rows: None,
 ) -> Report:
-    """Reads all splits of the sources, and opens a sample of each task's images.
+    """Read all splits of the sources, and opens a sample of each task's images.
 
     Raises `UsageError` when a source is missing or holds nothing that could be trained on.
     """
@@ -148,16 +162,15 @@ def check(
     copies = Copies()
     tallies: dict[tuple[str, str], _Tally] = {}
 
-    def tally(gathered_or_file: Gathered | TaskFile, name: str, row: Row) -> None:
-        key = (name, gathered_or_file.split)
+    def tally(task: Gathered | TaskFile, name: str, row: Row) -> None:
+        key = (name, task.split)
         if key not in tallies:
-            tallies[key] = _Tally(TaskReport(name, gathered_or_file.meta, gathered_or_file.split))
+            tallies[key] = _Tally(TaskReport(name, task.meta, task.split))
         tallies[key].add(row)
 
     reading = read_files(
-        files, images=images, instructions=instructions, strict=False, copies=copies, progress=progress,
-        each=lambda file, task, row: tally(file, task, row),
-    )  # fmt: skip
+        files, images=images, instructions=instructions, strict=False, copies=copies, progress=progress, each=tally
+    )
     for folder in folders:
         parts, problems = own_files(folder, (), copies, progress)
         reading.problems.extend(problems)
@@ -196,7 +209,7 @@ def _finished(tally: _Tally, reading: Reading, open_images: bool) -> TaskReport:
     return report
 
 
-def _damaged(images: Any) -> Iterator[str]:
+def _damaged(images: Iterable[Path]) -> Iterator[str]:
     from tsembed_search.documents.pictures import open_image
     from tsembed_search.items import ImageSpec
 
@@ -208,14 +221,14 @@ def _damaged(images: Any) -> Iterator[str]:
 
 
 def _leaks(reading: Reading) -> Iterator[Leak]:
-    """What other splits have that training has, too."""
+    """Yields all that other splits have and training has, too."""
     import numpy as np
 
     train = [one for one in reading.gathered.values() if one.split in TRAIN_SPLITS]
     others = sorted({one.split for one in reading.gathered.values()} - set(TRAIN_SPLITS))
     if not train or not others:
         return
-    seen = [np.unique(np.concatenate([one.tied()[:, kind] for one in train])) for kind in range(KEYS)]
+    seen = [np.unique(np.concatenate([one.tied()[:, kind] for one in train])) for kind in range(len(KEYS))]
     # An image is the same image whichever side of a row it is on.
     pictures = np.union1d(seen[1], seen[2])
     seen[1] = seen[2] = pictures
@@ -229,7 +242,7 @@ def _leaks(reading: Reading) -> Iterator[Leak]:
                 if len(shared) and not example:
                     example = f"{one.name}, line {one.lines[int(shared[0])]}"
             if rows:
-                yield Leak(split, _SHARED[kind], rows, example)
+                yield Leak(split, KEYS[kind], rows, example)
 
 
 def _findings(reports: Sequence[TaskReport], leaks: Sequence[Leak]) -> Iterator[Finding]:

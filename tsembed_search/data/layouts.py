@@ -4,6 +4,7 @@ refused as a whole, and fields that no one reads are noted.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,46 +12,124 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tsembed_search.data.parquet import as_json_lines
 from tsembed_search.data.records import (
     BadRow,
     Fault,
     Images,
     Instructions,
+    ItemMaker,
     Problem,
-    Record,
+    RowFile,
+    RowRecord,
     filled,
     image_roots,
-    mmeb_item,
-    plain_item,
-    stream,
+    listed,
 )
 from tsembed_search.data.sources import TaskFile
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item
+from tsembed_search.registry import Registry
 
-LAYOUTS: Final = (
-    "MMEB's (qry, qry_image_path, pos_text, pos_image_path), MMEB's for evaluation (qry_text, qry_img_path, tgt_text, "
-    "tgt_img_path), or query and positive"
-)
-_NAMES: Final = ("task", "identity", "group")
-_PLAIN: Final = frozenset({"query", "positive", *_NAMES})
-_TRAIN: Final = frozenset({
-    "qry", "qry_image_path", "qry_inst", "pos_text", "pos_image_path", "pos_inst", "neg_text", "neg_image_path",
-    "neg_inst", *_NAMES,
-})  # fmt: skip
-_EVAL: Final = frozenset({
-    "qry_text", "qry_img_path", "qry_inst", "tgt_text", "tgt_img_path", "tgt_inst", *_NAMES,
-})  # fmt: skip
-_NEGATIVES: Final = re.compile(r"(?:hard_)?neg(?:ative)?s?(?:_?\d+)?")
+Parts = tuple[Item, Item, Sequence[Item], bool]
+"""(query, positive, negatives, own), as in `Fields`."""
+
+_OF_ANY: Final = ("task", "identity", "group")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to write rows.
+
+    `signs`: a row that has one of these fields is in this layout. `fields`: regular expressions for the names of all
+    fields that it reads. `read` makes the parts of a row; it raises `BadRow` where they make none.
+    """
+
+    name: str
+    signs: tuple[str, ...]
+    fields: tuple[str, ...]
+    read: Callable[[Mapping[str, Any], ItemMaker], Parts]
+
+    def reads(self, name: str) -> bool:
+        """Tell whether anything reads a field of that name."""
+        return name in _OF_ANY or _names(self.fields).fullmatch(name) is not None
+
+
+@functools.cache
+def _names(fields: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{field})" for field in fields))
+
+
+def _plain(fields: Mapping[str, Any], items: ItemMaker) -> Parts:
+    for name in ("query", "positive"):
+        if fields.get(name) is None:
+            raise BadRow(f"a row needs a {name}")
+    query, positive = items.of(fields["query"]), items.of(fields["positive"])
+    given = [value for name, value in fields.items() if _names((_NEGATIVES,)).fullmatch(name)]
+    return query, positive, [items.of(one) for value in given for one in listed(value) if filled(one)], False
+
+
+def _mmeb_train(fields: Mapping[str, Any], items: ItemMaker) -> Parts:
+    query = items.joined(fields.get("qry"), fields.get("qry_image_path"), fields.get("qry_inst"))
+    positive = items.joined(fields.get("pos_text"), fields.get("pos_image_path"), fields.get("pos_inst"))
+    pairs = [pair for pair in _paired(fields, "neg_text", "neg_image_path") if any(map(filled, pair))]
+    return query, positive, [items.joined(*pair, fields.get("neg_inst")) for pair in pairs], False
+
+
+def _mmeb_eval(fields: Mapping[str, Any], items: ItemMaker) -> Parts:
+    query = items.joined(fields.get("qry_text"), fields.get("qry_img_path"), fields.get("qry_inst"))
+    pairs = _paired(fields, "tgt_text", "tgt_img_path")
+    if not pairs:
+        raise BadRow("the row has no targets")
+    first, *others = (items.candidate(*pair, fields.get("tgt_inst")) for pair in pairs)
+    return query, first, others, True
+
+
+def _paired(fields: Mapping[str, Any], text: str, image: str) -> list[tuple[object, object]]:
+    """Texts and pictures that belong together, of two fields with one value or a list each. Raises `BadRow`."""
+    texts, pictures = listed(fields.get(text)), listed(fields.get(image))
+    if texts and pictures and len(texts) != len(pictures):
+        raise BadRow(f"{text} has {len(texts)} entries, {image} {len(pictures)}")
+    count = max(len(texts), len(pictures))
+    return list(zip(texts or [None] * count, pictures or [None] * count, strict=True))
+
+
+_NEGATIVES: Final = r"(?:hard_)?neg(?:ative)?s?(?:_?\d+)?"
 """Hard negatives of the plain layout, as other libraries name them, too: `negatives`, `negative_1`, `neg`, ..."""
-_MOST_MADE: Final = 100_000
+
+_OURS: Final = (
+    Layout("plain", ("query", "positive"), ("query", "positive", _NEGATIVES), _plain),
+    Layout(
+        "mmeb-eval",
+        ("tgt_text", "tgt_img_path"),
+        ("qry_text", "qry_img_path", "qry_inst", "tgt_text", "tgt_img_path", "tgt_inst"),
+        _mmeb_eval,
+    ),
+    Layout(
+        "mmeb-train",
+        ("qry", "qry_image_path"),
+        ("qry(_image_path|_inst)?", "pos_(text|image_path|inst)", "neg_(text|image_path|inst)"),
+        _mmeb_train,
+    ),
+)
+LAYOUTS: Final[Registry[Layout]] = Registry("layout", "tsembed.layouts", {one.name: one for one in _OURS})
+"""The first layout that a row has a sign of is the row's."""
+
+
+def layout_of(fields: Mapping[str, Any]) -> Layout:
+    """Return the layout that a row is in. Raises `BadRow`, and `UsageError` for another package's that is broken."""
+    for layouts in (lambda: _OURS, LAYOUTS.all):  # other packages are looked for only where none of ours fits
+        for layout in layouts():
+            if any(sign in fields for sign in layout.signs):
+                return layout
+    known = ", or ".join(f"{' or '.join(one.signs)} ({one.name})" for one in LAYOUTS.all())
+    names = ", ".join(sorted(map(str, fields))[:8]) or "nothing"
+    raise BadRow(f"a row has {known}; this one has {names}")
 
 
 @dataclass(frozen=True)
 class Fields:
     """A row of any layout: `query`, `positive`, which is right, and `negatives`, which are not. `own`: these are all
-    that the query is to be ranked against. `task`, `identity`, `group`: what the row says of itself, or "".
+    that the query is to be ranked against. `task`, `identity`, `group`: as the row says, or "".
     """
 
     query: Item
@@ -69,85 +148,35 @@ class RowReader:
     """
 
     def __init__(self, images: Images, instructions: Instructions | None = None) -> None:
-        self._images, self._instructions = images, instructions
-        self._made: dict[tuple[str, ...], Item] = {}
+        self._items = ItemMaker(images, instructions)
+        self._known: set[tuple[str, str]] = set()
         self.unread: Counter[str] = Counter()
 
     def read(self, fields: Mapping[str, Any]) -> Fields:
-        """What the fields mean, in whichever layout they are. Raises `BadRow`."""
-        read: Callable[[Mapping[str, Any]], tuple[Item, Item, tuple[Item, ...]]]
-        if "query" in fields or "positive" in fields:
-            read, known = self._plain, _PLAIN
-        elif "tgt_text" in fields or "tgt_img_path" in fields:
-            read, known = self._mmeb_eval, _EVAL
-        elif "qry" in fields or "qry_image_path" in fields:
-            read, known = self._mmeb_train, _TRAIN
-        else:
-            names = ", ".join(sorted(map(str, fields))[:8]) or "nothing"
-            raise BadRow(f"a row has the fields of {LAYOUTS}; this one has {names}")
-        query, positive, negatives = read(fields)
-        task, identity, group = (_name(fields, name) for name in _NAMES)
-        if not fields.keys() <= known:
-            self.unread.update(
-                name
-                for name, value in fields.items()
-                if name not in known and not (known is _PLAIN and _NEGATIVES.fullmatch(name)) and filled(value)
-            )
-        return Fields(query, positive, negatives, known is _EVAL, task, identity, group)
+        """Return the parts of a row, in whichever layout it is. Raises `BadRow`."""
+        layout = layout_of(fields)
+        query, positive, negatives, own = layout.read(fields, self._items)
+        found = Fields(query, positive, tuple(negatives), own, *(_word(fields, name) for name in _OF_ANY))
+        for name, value in fields.items():
+            if (layout.name, name) not in self._known:
+                if layout.reads(name):
+                    self._known.add((layout.name, name))
+                elif filled(value):
+                    self.unread[name] += 1
+        return found
 
-    def _plain(self, fields: Mapping[str, Any]) -> tuple[Item, Item, tuple[Item, ...]]:
-        def item(value: object) -> Item:
-            return plain_item(value, self._images, instructions=self._instructions or "field")
 
-        for name in ("query", "positive"):
-            if fields.get(name) is None:
-                raise BadRow(f"a row needs a {name}")
-        query, positive = item(fields["query"]), item(fields["positive"])
-        given = [value for name, value in fields.items() if _NEGATIVES.fullmatch(name)]
-        return query, positive, tuple(item(one) for value in given for one in _listed(value) if filled(one))
-
-    def _mmeb_train(self, fields: Mapping[str, Any]) -> tuple[Item, Item, tuple[Item, ...]]:
-        query = self._flat(fields.get("qry"), fields.get("qry_image_path"), fields.get("qry_inst"))
-        positive = self._flat(fields.get("pos_text"), fields.get("pos_image_path"), fields.get("pos_inst"))
-        pairs = _paired(fields, "neg_text", "neg_image_path")
-        told = fields.get("neg_inst")
-        return query, positive, tuple(self._flat(*pair, told) for pair in pairs if any(map(filled, pair)))
-
-    def _mmeb_eval(self, fields: Mapping[str, Any]) -> tuple[Item, Item, tuple[Item, ...]]:
-        query = self._flat(fields.get("qry_text"), fields.get("qry_img_path"), fields.get("qry_inst"))
-        pairs = _paired(fields, "tgt_text", "tgt_img_path")
-        if not pairs:
-            raise BadRow("the row has no targets")
-        first, *others = (self._target(*pair, fields.get("tgt_inst")) for pair in pairs)
-        return query, first, tuple(others)
-
-    def _flat(self, text: object, image: object, told: object) -> Item:
-        return mmeb_item(text, image, self._images, told, instructions=self._instructions or "text")
-
-    def _target(self, text: object, image: object, told: object) -> Item:
-        """A target of a list: most occur in many rows, and are made once."""
-        key = repr(text), repr(image), repr(told)
-        item = self._made.get(key)
-        if item is None:
-            if len(self._made) >= _MOST_MADE:
-                self._made.clear()
-            item = self._made[key] = self._flat(text, image, told)
-        return item
+def _word(fields: Mapping[str, Any], field: str) -> str:
+    value = fields.get(field)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise BadRow(f"{field} should be a text")
+    return str(value).strip()
 
 
 @dataclass(frozen=True)
-class RowFile:
-    """A JSON Lines file. `shown`: the file that people know, where this one was made from it. `roots`: where its images
-    may lie.
-    """
-
-    path: Path
-    shown: Path
-    roots: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Unread:
+class UnreadFields:
     """Fields of a file that nothing reads. `fields`: in how many of its good rows each holds something."""
 
     path: Path
@@ -157,42 +186,51 @@ class Unread:
         named = ", ".join(f"{name}{_meant(name)}" for name in self.fields)
         return f"{self.path}: nothing reads the field{'s' * (len(self.fields) > 1)} {named}."
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the file and its fields as JSON values."""
+        return {"file": str(self.path), "fields": dict(self.fields)}
+
+
+def _meant(name: str) -> str:
+    """A guess at the meaning of an unread field."""
+    spelled = re.sub(r"[\s-]+", "_", name.strip().casefold())
+    if any(layout.reads(name) for layout in _OURS):
+        return " (of another layout)"
+    return f" (did you mean {spelled}?)" if any(layout.reads(spelled) for layout in _OURS) else ""
+
 
 class FileRows:
     """The rows of one file, each read as a whole or named as a problem. `good` and `bad` count them, and add up to all.
 
-    `images`: folders to look for pictures in first. `finders`: what finds pictures, for files that share their folders.
+    `images`: folders to look for pictures in first. `finders`: find pictures, for files that share their folders.
     """
 
     def __init__(
         self,
-        file: TaskFile,
-        images: Sequence[Path] = (),
-        instructions: Instructions | None = None,
-        finders: dict[tuple[Path, ...], Images] | None = None,
+        task_file: TaskFile,
+        images: Sequence[Path],
+        instructions: Instructions | None,
+        finders: dict[tuple[Path, ...], Images],
     ) -> None:
-        self.task_file = file
+        self.task_file = task_file
         self.good = 0
         self.bad: Counter[Fault] = Counter()
-        self._failed: Problem | None = None
-        roots = tuple(image_roots(file.path, file.source, images))
-        self.file = RowFile(file.path, file.path, roots)
-        if file.path.suffix.lower() == ".parquet":
-            try:
-                lines = as_json_lines(file.path)
-                self.file = RowFile(lines, file.path, (*roots, lines.parent))
-            except LoadError as error:
-                self._failed = Problem(file.path, 0, str(error), "file")
-        known = finders if finders is not None else {}
-        self._reader = RowReader(known.setdefault(self.file.roots, Images(self.file.roots)), instructions)
+        roots = tuple(image_roots(task_file.path, task_file.source, images))
+        self._found: RowFile | list[Problem]
+        try:
+            self._found = self.file = RowFile.opened(task_file.path, roots)
+        except LoadError as error:
+            self.file = RowFile(task_file.path, roots)
+            self._found = [Problem(task_file.path, 0, str(error), "file")]
+        self._reader = RowReader(finders.setdefault(roots, Images(roots)), instructions)
 
     @property
-    def unread(self) -> Unread | None:
-        """The fields that nothing reads, of the rows so far."""
-        return Unread(self.file.shown, dict(self._reader.unread)) if self._reader.unread else None
+    def unread(self) -> list[UnreadFields]:
+        """The fields that nothing reads, of the rows so far, if there are any."""
+        return [UnreadFields(self.file.path, dict(self._reader.unread))] if self._reader.unread else []
 
-    def __iter__(self) -> Iterator[tuple[Record, Fields] | Problem]:
-        for found in [self._failed] if self._failed is not None else stream(self.file.path):
+    def __iter__(self) -> Iterator[tuple[RowRecord, Fields] | Problem]:
+        for found in self._found:
             said = self._read(found)
             if isinstance(said, Problem):
                 self.bad[said.fault] += 1
@@ -200,47 +238,10 @@ class FileRows:
                 self.good += 1
             yield said
 
-    def _read(self, found: Record | Problem) -> tuple[Record, Fields] | Problem:
-        shown = self.file.shown
+    def _read(self, found: RowRecord | Problem) -> tuple[RowRecord, Fields] | Problem:
         if isinstance(found, Problem):
-            return Problem(shown, found.line, found.reason, found.fault)
+            return found
         try:
             return found, self._reader.read(found.fields)
         except BadRow as error:
-            return Problem(shown, found.line, error.message, error.fault)
-
-
-def _meant(name: str) -> str:
-    """What an unread field may have been meant as."""
-    known = _PLAIN | _TRAIN | _EVAL
-    if name in known:
-        return " (of another layout)"
-    spelled = re.sub(r"[\s-]+", "_", name.strip().casefold())
-    if spelled in known or _NEGATIVES.fullmatch(spelled):
-        return f" (did you mean {spelled}?)"
-    return ""
-
-
-def _name(fields: Mapping[str, Any], field: str) -> str:
-    value = fields.get(field)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise BadRow(f"{field} should be a text")
-    return str(value).strip()
-
-
-def _listed(value: object) -> list[object]:
-    """A value that may be one thing, several, or nothing."""
-    if isinstance(value, list | tuple):
-        return list(value)
-    return [value] if filled(value) else []
-
-
-def _paired(fields: Mapping[str, Any], text: str, image: str) -> list[tuple[object, object]]:
-    """Texts and pictures that belong together, of two fields with one value or a list each. Raises `BadRow`."""
-    texts, pictures = _listed(fields.get(text)), _listed(fields.get(image))
-    if texts and pictures and len(texts) != len(pictures):
-        raise BadRow(f"{text} has {len(texts)} entries, {image} {len(pictures)}")
-    count = max(len(texts), len(pictures))
-    return list(zip(texts or [None] * count, pictures or [None] * count, strict=True))
+            return Problem(self.file.path, found.line, error.message, error.fault)

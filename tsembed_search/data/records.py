@@ -1,14 +1,6 @@
-"""Rows of training and evaluation data, as files hold them: streamed with their line, turned into items, or refused.
+"""Rows as files hold them: read with their place, and what their fields hold made into items, or refused.
 
-What the trainer and the evaluation both need of MMEB's layouts and of the plain one:
-
-- `stream(path)` reads JSON Lines, one `Record` (fields, line, byte offset) or `Problem` at a time (`parquet` makes
-  these of Parquet);
-- `Images(roots)` finds the file that a row's image path means, or raises `BadRow`;
-- `mmeb_item(text, image, instruction, ...)` makes an item of MMEB's flat fields, `plain_item(value, ...)` one of a
-  string or an object with `text`, `image` and `instruction`.
-
-A row that cannot be used raises `BadRow`; `problem(record, error)` says where. Nothing here opens an image.
+A row that cannot be used raises `BadRow`. Nothing here opens an image.
 """
 
 from __future__ import annotations
@@ -21,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
+from tsembed_search.data.parquet import TablePicture, table_copy, table_length, table_row
 from tsembed_search.errors import LoadError
 from tsembed_search.items import Item
 from tsembed_search.paths import existing
@@ -29,21 +22,25 @@ Instructions = Literal["text", "field", "none"]
 """Where an instruction goes: before the text (as MMEB has it), into `Item.instruction`, or nowhere."""
 
 Fault = Literal["json", "fields", "image", "file"]
-"""What is wrong with a row: its line is no JSON object, its fields make no row, or an image of it is missing. With
+"""The trouble with a row: its line is no JSON object, its fields make no row, or an image of it is missing. With
 `file`, the whole file cannot be read.
 """
 
-JSONL_ENDINGS: Final = (".jsonl", ".ndjson")
-ENDINGS: Final = (*JSONL_ENDINGS, ".parquet")
+ENDINGS: Final = (".jsonl", ".ndjson", ".parquet")
 """Names of files with rows end like this."""
-
-_IMAGE_TOKEN: Final = re.compile(r"[ \t]*<\|image_\d+\|>[ \t]*\n?")
 MOST_LINE_BYTES: Final = 64 << 20
 """A longer line is no row."""
+
+_IMAGE_TOKEN: Final = re.compile(r"[ \t]*<\|image_\d+\|>[ \t]*\n?")
 _NOTHING: Final = b" \t\r\n\xef\xbb\xbf"
 _LONGEST_PATH: Final = 4096
 _MOST_LISTED: Final = 2_000_000
+_MOST_MADE: Final = 100_000
 _REACH: Final = 3
+_KINDS: Final = {
+    type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list",
+    dict: "an object", bytes: "binary data", TablePicture: "a picture",
+}  # fmt: skip
 
 
 class BadRow(LoadError):
@@ -65,41 +62,63 @@ class Problem:
     reason: str
     fault: Fault = "fields"
 
-    @property
-    def origin(self) -> str:
-        """`file:line`."""
-        return f"{self.path}:{self.line}" if self.line else str(self.path)
-
     def __str__(self) -> str:
-        return f"{self.origin}: {self.reason}"
+        return f"{self.path}:{self.line}: {self.reason}" if self.line else f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True)
-class Record:
-    """A row's fields and its place: `line` from 1; `offset`, in bytes, where its line begins (0 in a Parquet file)."""
+class RowRecord:
+    """A row's fields and its place: `line` as in `Problem`; `offset`: where it can be read again, the byte at which its
+    line begins, or the number of a Parquet file's row from 0.
+    """
 
-    path: Path
     line: int
     offset: int
     fields: Mapping[str, Any]
 
-    @property
-    def origin(self) -> str:
-        """`file:line`."""
-        return f"{self.path}:{self.line}"
 
+@dataclass(frozen=True)
+class RowFile:
+    """A file of rows. `copy`: of a Parquet file, the copy of its table. `roots`: where its images may lie."""
 
-def problem(record: Record, error: BadRow) -> Problem:
-    """What is wrong with a record, and where it is."""
-    return Problem(record.path, record.line, error.message, error.fault)
+    path: Path
+    roots: tuple[Path, ...] = ()
+    copy: Path | None = None
 
+    @classmethod
+    def opened(cls, path: Path, roots: Sequence[Path] = ()) -> RowFile:
+        """Return the file, ready to be read. Raises `LoadError` for a damaged one, `UsageError` without pyarrow."""
+        return cls(path, tuple(roots), table_copy(path) if path.suffix.lower() == ".parquet" else None)
 
-def stream(path: Path) -> Iterator[Record | Problem]:
-    """The rows of a JSON Lines file in order, with a `Problem` in place of each line that is none, and for a file that
-    cannot be read at all.
-    """
-    try:
-        with path.open("rb") as file:
+    def __iter__(self) -> Iterator[RowRecord | Problem]:
+        """Yield the rows in order, with a `Problem` in place of each line that is none, and for a file that cannot be
+        read at all.
+        """
+        try:
+            yield from self._lines() if self.copy is None else self._rows(self.copy)
+        except OSError as error:
+            yield Problem(self.path, 0, f"the file cannot be read: {error.strerror or error}", "file")
+
+    def fields(self, offset: int) -> dict[str, Any]:
+        """Return the fields of the row at an offset. Raises `BadRow` and `OSError`."""
+        if self.copy is not None:
+            try:
+                return table_row(self.copy, offset)
+            except LoadError as error:
+                raise BadRow(error.message) from error
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return parse_line(file.readline())
+
+    def _rows(self, copy: Path) -> Iterator[RowRecord | Problem]:
+        for number in range(table_length(copy)):
+            try:
+                yield RowRecord(number + 1, number, self.fields(number))
+            except BadRow as error:
+                yield Problem(self.path, number + 1, error.message, error.fault)
+
+    def _lines(self) -> Iterator[RowRecord | Problem]:
+        with self.path.open("rb") as file:
             offset = 0
             for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b""), 1):
                 length = len(line)
@@ -107,12 +126,10 @@ def stream(path: Path) -> Iterator[Record | Problem]:
                     length += _rest_of_line(file)
                 if line.strip(_NOTHING):
                     try:
-                        yield Record(path, number, offset, parse_line(line))
+                        yield RowRecord(number, offset, parse_line(line))
                     except BadRow as error:
-                        yield Problem(path, number, error.message, error.fault)
+                        yield Problem(self.path, number, error.message, error.fault)
                 offset += length
-    except OSError as error:
-        yield Problem(path, 0, f"the file cannot be read: {error.strerror or error}", "file")
 
 
 def _rest_of_line(file: BinaryIO) -> int:
@@ -126,7 +143,7 @@ def _rest_of_line(file: BinaryIO) -> int:
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """The JSON object on a line. Raises `BadRow` for anything else."""
+    """Return the JSON object on a line. Raises `BadRow` for anything else."""
     if len(line) >= MOST_LINE_BYTES:
         raise BadRow(f"the line is longer than {MOST_LINE_BYTES >> 20} MB", "json")
     try:
@@ -158,7 +175,9 @@ class Images:
         self._count = 0
 
     def find(self, path: object) -> Path:
-        """The image's file. Raises `BadRow` when there is none."""
+        """Return the image's file. Raises `BadRow` when there is none."""
+        if isinstance(path, TablePicture):
+            return path.file()
         if not isinstance(path, str):
             raise BadRow(f"an image path was expected, not {_kind(path)}")
         if not path.strip() or "\0" in path:
@@ -196,7 +215,7 @@ class Images:
 
 
 def image_roots(file: Path, source: Path, given: Sequence[Path] = ()) -> list[Path]:
-    """Where the images of a file's rows may lie: the folders given, then those from the file's up to its source's.
+    """Return where the images of a file's rows may lie: the folders given, then those from the file's to its source's.
 
     `source` is the folder that the file was found in, or the file itself: then the nearest folders above it are tried.
     """
@@ -205,75 +224,96 @@ def image_roots(file: Path, source: Path, given: Sequence[Path] = ()) -> list[Pa
     return list(dict.fromkeys([*given, *folders[:reach]]))
 
 
-def mmeb_item(
-    text: object, image: object, images: Images, instruction: object = None, *, instructions: Instructions = "text"
-) -> Item:
-    """An item of MMEB's flat fields: a text with `<|image_1|>` where the image goes, and the path of the image.
+class ItemMaker:
+    """Makes items of fields, for layouts. `images` finds their pictures.
 
-    The token is dropped: where an image goes is the model's business. MMEB's first edition has the instruction inside
-    the text, where it stays; later files have it in a field of its own, and ours have both: a text that begins with
-    that instruction does not get it twice. `instructions` says where an instruction that is known goes.
-
-    Raises `BadRow`.
+    `instructions`: where an instruction goes; None: as the layout has it.
     """
-    words = without_image_token(_text(text))
-    told = without_image_token(_text(instruction))
-    if told and words.startswith(told):
-        words = words[len(told) :].strip()
-    return _item(words, _picture(image, images), told, instructions)
 
+    def __init__(self, images: Images, instructions: Instructions | None = None) -> None:
+        self._images, self._instructions = images, instructions
+        self._made: dict[tuple[str, ...], Item] = {}
 
-def plain_item(value: object, images: Images, *, instructions: Instructions = "field") -> Item:
-    """An item of a string, of an object with any of `text`, `image` and `instruction`, or of a picture as hub data sets
-    have it. Raises `BadRow`.
-    """
-    if isinstance(value, str):
-        value = {"text": value}
-    if not isinstance(value, Mapping) or value.keys() == {"binary"}:
-        raise BadRow(f"a text or an object with text or image was expected, not {_kind(value)}")
-    if _is_picture(value):
-        value = {"image": value}
-    unknown = sorted(str(key) for key in value if key not in ("text", "image", "instruction") and filled(value[key]))
-    if unknown:
-        raise BadRow(f"an item has text, image and instruction, not {unknown[0]}")
-    found = _picture(value.get("image"), images)
-    return _item(_text(value.get("text")), found, _text(value.get("instruction")), instructions)
+    def of(self, value: object) -> Item:
+        """Make an item of a text, of an object with any of `text`, `image` and `instruction`, or of a picture as hub
+        data sets have it. The instruction has a place of its own. Raises `BadRow`.
+        """
+        if isinstance(value, str):
+            value = {"text": value}
+        elif _is_picture(value):
+            value = {"image": value}
+        if not isinstance(value, Mapping):
+            raise BadRow(f"a text or an object with text or image was expected, not {_kind(value)}")
+        unknown = sorted(str(key) for key in value.keys() - {"text", "image", "instruction"} if filled(value[key]))
+        if unknown:
+            raise BadRow(f"an item has text, image and instruction, not {unknown[0]}")
+        image = self._picture(value.get("image"))
+        return self._item(_text(value.get("text")), image, _text(value.get("instruction")), "field")
+
+    def joined(self, text: object, image: object, instruction: object = None) -> Item:
+        """Make an item of fields as MMEB has them: a text with `<|image_1|>` where the image goes, the image, and an
+        instruction, which goes before the text.
+
+        The token is dropped: where an image goes is the model's business. MMEB's first edition has the instruction
+        inside the text, where it stays; later files have it in a field of its own, and ours have both: a text that
+        begins with that instruction does not get it twice. Raises `BadRow`.
+        """
+        words, told = _without_image_token(_text(text)), _without_image_token(_text(instruction))
+        if told and words.startswith(told):
+            words = words[len(told) :].strip()
+        return self._item(words, self._picture(image), told, "text")
+
+    def candidate(self, text: object, image: object, instruction: object = None) -> Item:
+        """Make an item as `joined` does, for one of a list: most occur in many rows, and are made once."""
+        key = repr(text), repr(image), repr(instruction)
+        item = self._made.get(key)
+        if item is None:
+            if len(self._made) >= _MOST_MADE:
+                self._made.clear()
+            item = self._made[key] = self.joined(text, image, instruction)
+        return item
+
+    def _picture(self, value: object) -> Path | None:
+        if isinstance(value, Mapping) and _is_picture(value):
+            if filled(value.get("bytes")):
+                raise BadRow("a picture inside the row is not read: write it into a file and give its path")
+            value = value.get("path")
+        return self._images.find(value) if filled(value) else None
+
+    def _item(self, words: str, image: Path | None, told: str, usual: Instructions) -> Item:
+        if not words and image is None:
+            raise BadRow("an item has neither text nor image")
+        place = self._instructions or usual
+        if place == "text" and told:
+            words = f"{told} {words}".strip()
+        return Item(words or None, image, told or None if place == "field" else None)
 
 
 def filled(value: object) -> bool:
-    """Whether a field holds anything: not null, and no empty text, list or picture."""
+    """Tell whether a field holds anything: not null, and no empty text, list or picture."""
     if isinstance(value, Mapping):
-        return any(filled(one) for one in value.values())
+        return any(map(filled, value.values()))
     if isinstance(value, list | tuple):
-        return any(filled(one) for one in value)
+        return any(map(filled, value))
     return value is not None and not (isinstance(value, str) and not value.strip())
 
 
+def listed(value: object) -> list[object]:
+    """Return the things in a field that may hold one, several, or nothing."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [value] if filled(value) else []
+
+
 def _is_picture(value: object) -> bool:
-    """Whether it is a picture as hub data sets have it: `{"bytes": ..., "path": ...}`."""
-    return isinstance(value, Mapping) and bool(value) and value.keys() <= {"bytes", "path"}
+    """Tells a picture as hub data sets have it, `{"bytes": ..., "path": ...}`, and one inside a table."""
+    return isinstance(value, TablePicture) or (
+        isinstance(value, Mapping) and bool(value) and value.keys() <= {"bytes", "path"}
+    )
 
 
-def _picture(value: object, images: Images) -> Path | None:
-    """The file of a picture, None without one. Raises `BadRow`."""
-    if isinstance(value, Mapping) and _is_picture(value):
-        if filled(value.get("bytes")):
-            raise BadRow("a picture inside the row is not read: write it into a file and give its path")
-        value = value.get("path")
-    return images.find(value) if filled(value) else None
-
-
-def without_image_token(text: str) -> str:
-    """MMEB's text without `<|image_1|>` and blanks around it."""
+def _without_image_token(text: str) -> str:
     return _IMAGE_TOKEN.sub(" ", text).strip() if "<|image_" in text else text.strip()
-
-
-def _item(words: str, image: Path | None, told: str, instructions: Instructions) -> Item:
-    if not words and image is None:
-        raise BadRow("an item has neither text nor image")
-    if instructions == "text" and told:
-        words = f"{told} {words}".strip()
-    return Item(words or None, image, told or None if instructions == "field" else None)
 
 
 def _text(value: object) -> str:
@@ -286,16 +326,4 @@ def _text(value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, dict) and value.keys() == {"binary"}:  # as `parquet` writes it
-        return "binary data"
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), f"a {type(value).__name__}")
+    return _KINDS.get(type(value), f"a {type(value).__name__}")

@@ -1,10 +1,6 @@
-"""What training reads: rows of a query and what it should find, in named tasks.
+"""Rows: as training reads them, a query and what it should find; as evaluation does, queries and their candidates.
 
-A row of any layout as a training row, and what ties it to other rows.
-
-What evaluation ranks: queries, candidates, and which candidates are right.
-
-All right answers of each query, of whatever rows: none of them is a negative of that query.
+All right answers of a query are known, of whatever rows they are: none of them is a negative of that query.
 """
 
 from __future__ import annotations
@@ -24,15 +20,22 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.uint64]
 
+KEYS: Final = ("target", "query image", "target image", "query", "group")
+"""The ties of a row to others; see `kept`."""
+MARKS: Final = 3
+"""So many numbers say what a row holds; see `kept`."""
+Distribution = Literal["in", "out", ""]
+"""Models are usually trained on data like the task's (`in`) or not (`out`), where the benchmark says so."""
+
 
 @dataclass(frozen=True)
 class Row:
     """A query, its positive, and hard negatives if the data names some.
 
     `identity`: what the positive is. Rows of one identity never serve each other as negatives, never meet in one batch,
-    and all fall on the same side of a split, unless it is a label (see `data_split`). `origin`: file and line, for
-    messages. `answers`: the contents (`sameness.content`) that are right for the query, where other rows name some
-    more; none of them is a negative. Images are paths, not yet opened.
+    and all fall on the same side of a split, unless it is a label (see `split`). `origin`: file and line, for messages.
+    `answers`: the contents (`sameness.content`) that are right for the query, where other rows name some more; none of
+    them is a negative. Images are paths, not yet opened.
     """
 
     query: Item
@@ -44,98 +47,30 @@ class Row:
 
 
 class Task(Protocol):
-    """Rows of one kind. `meta`: its meta-task (`classification`, `vqa`, `retrieval`, `grounding`), or "". `weight`:
-    how often it is drawn, relative to the others.
-    """
+    """Rows of one kind."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The task's name."""
+        ...
 
     @property
-    def meta(self) -> str: ...
+    def meta(self) -> str:
+        """Its meta-task (`classification`, `vqa`, `retrieval`, `grounding`), or ""."""
+        ...
 
     @property
-    def weight(self) -> float: ...
+    def weight(self) -> float:
+        """Its share of the draws, relative to the others."""
+        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int) -> Row: ...
 
     def identity(self, row: int) -> str:
-        """The row's identity, without building the row."""
+        """Return the row's identity, without building the row."""
         ...
-
-
-KEYS: Final = 5
-
-"""So many keys tie a row to others at most; see `Ties`."""
-
-MARKS: Final = 3
-
-"""So many numbers say what a row holds; see `kept`."""
-
-
-@dataclass(frozen=True)
-class Ties:
-    """What ties a row to others, as 64-bit hashes, 0 for none. `identity`: of the target. `query_image`, `image`: of
-    its two images. `query`: of a query that is text alone. `group`: what the row says that it belongs to.
-    """
-
-    identity: int
-    query_image: int
-    image: int
-    query: int
-    group: int
-
-    @property
-    def keys(self) -> tuple[int, int, int, int, int]:
-        """All of them, `KEYS` numbers."""
-        return self.identity, self.query_image, self.image, self.query, self.group
-
-
-def hashed(*parts: object) -> int:
-    """64 bits of some texts, never 0."""
-    data = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") or 1
-
-
-def row_of(fields: Fields, *, origin: str = "") -> Row:
-    """The training row that the fields make. A row that brings its own candidates trains on the right one of them."""
-    negatives = () if fields.own else fields.negatives
-    return Row(fields.query, fields.positive, f"{_identity(fields):016x}", negatives, origin)
-
-
-def kept(fields: Fields, copies: Copies) -> tuple[Ties, tuple[int, int, int]]:
-    """What ties a row to others, and its marks: what it asks, what is right for that, and all that it holds, wherever
-    its files lie; `MARKS` numbers. A picture is tied under the first name that `copies` knows it by.
-    """
-    query, positive = fields.query, fields.positive
-    items = (query, positive, *fields.negatives)
-    pictures = [picture_content(item.image) for item in items]
-    asked, found = copies.first(query.image, pictures[0]), copies.first(positive.image, pictures[1])
-    ties = Ties(
-        identity=_identity(fields),
-        query_image=hashed("image", asked) if asked else 0,
-        image=hashed("image", found) if found else 0,
-        query=hashed("text", query.text) if query.image is None else 0,
-        group=hashed("group", fields.group) if fields.group else 0,
-    )
-    parts = (
-        part for item, picture in zip(items, pictures, strict=True) for part in (item.text, picture, item.instruction)
-    )
-    marks = question(query, pictures[0]), content(positive, pictures[1]), hashed(fields.identity, *parts)
-    return ties, marks
-
-
-def _identity(fields: Fields) -> int:
-    if fields.identity:
-        return hashed("identity", fields.identity)
-    return hashed("target", (fields.positive.text or "").casefold(), fields.positive.image or "")
-
-
-Distribution = Literal["in", "out", ""]
-
-"""Whether models are usually trained on data like the task's (`in`) or not (`out`), where the benchmark says so."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +92,49 @@ class RankingTask:
     left_out: Sequence[frozenset[int]] | None = None
 
 
+def hashed(*parts: object) -> int:
+    """Return 64 bits of some texts, never 0."""
+    data = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") or 1
+
+
+def row_of(fields: Fields, *, origin: str = "") -> Row:
+    """Return the training row of the fields. A row that brings its own candidates trains on the right one of them."""
+    negatives = () if fields.own else fields.negatives
+    return Row(fields.query, fields.positive, f"{_identity(fields):016x}", negatives, origin)
+
+
+def kept(fields: Fields, copies: Copies) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+    """Return the hashes that tie a row to others, as `KEYS` has them and 0 for none, and its marks: `question`, the
+    `content` that is right for it, and all that it holds, wherever its files lie.
+
+    A picture is tied under the first name that `copies` knows it by, a query by its text if it has no picture.
+    """
+    query, positive = fields.query, fields.positive
+    items = (query, positive, *fields.negatives)
+    pictures = [picture_content(item.image) for item in items]
+    asked, found = copies.first(query.image, pictures[0]), copies.first(positive.image, pictures[1])
+    keys = (
+        _identity(fields),
+        hashed("image", asked) if asked else 0,
+        hashed("image", found) if found else 0,
+        hashed("text", query.text) if query.image is None else 0,
+        hashed("group", fields.group) if fields.group else 0,
+    )
+    parts = (
+        part for item, picture in zip(items, pictures, strict=True) for part in (item.text, picture, item.instruction)
+    )
+    return keys, (question(query, pictures[0]), content(positive, pictures[1]), hashed(fields.identity, *parts))
+
+
+def _identity(fields: Fields) -> int:
+    if fields.identity:
+        return hashed("identity", fields.identity)
+    return hashed("target", (fields.positive.text or "").casefold(), fields.positive.image or "")
+
+
 class Answers:
-    """Of N rows, what each asks (`question`), the identity of its target and its content, `[N]` each.
+    """Of N rows, the `question` of each, the identity of its target and its content, `[N]` each.
 
     Right for a query are the targets of all rows that ask the same, and whatever has the identity of one of these.
     """
@@ -168,7 +144,7 @@ class Answers:
         self._contents = _Values(identities, contents)
 
     def of(self, asked: int) -> frozenset[int]:
-        """The contents that are right for a query; empty where its one row says it all."""
+        """Return the contents that are right for a query; empty where its one row says it all."""
         found = {content for identity in self._identities.of(asked) for content in self._contents.of(identity)}
         return frozenset(found) if len(found) > 1 else frozenset()
 

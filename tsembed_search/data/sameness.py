@@ -1,4 +1,4 @@
-"""What is the same content: the one notion of it for training, validation and evaluation.
+"""The same content: the one notion of it for training, validation and evaluation.
 
 Two items have the same content when their texts are the same but for case, forms of letters and blanks, and their
 pictures are the same file, byte by byte, under whatever names. So the right answers of a query are known wherever they

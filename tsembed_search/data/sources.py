@@ -1,4 +1,4 @@
-"""Which files a data source means: a file, a folder with a file or folder per task, or a data set on a hub."""
+"""The files that a data source means: a file, a folder with a file or folder per task, or a data set on a hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HUB: Final = "hub:"
 """`hub:owner/name`, `hub:owner/name/subset`, either with `@revision`: a data set on the hub."""
 
 TASKS_FILE: Final = "tasks.json"
-"""What a folder's tasks are, beside its rows."""
+"""Tells of a folder's tasks, beside its rows."""
 
 _SPLITS: Final = {
     "train": "train", "training": "train", "original": "train", "diverse_instruction": "diverse_instruction",
@@ -57,12 +57,12 @@ class TaskFile:
 
 
 def meta_task(name: str) -> str:
-    """The meta-task of one of MMEB's own data sets; "" for another name."""
+    """Return the meta-task of one of MMEB's own data sets; "" for another name."""
     return _META.get(name.lower(), "")
 
 
 def task_files(source: str | Path) -> list[TaskFile]:
-    """The files of a source with rows, in order of their names. Hidden files and image folders are passed over.
+    """Return the files of a source with rows, in order of their names. Hidden files and image folders are passed over.
 
     A file is named for its task (`wordnet.jsonl`), for its split inside a folder named for the task
     (`MSCOCO/train-00000-of-00002.parquet`), or lies in a folder named for the split (`train/wordnet.jsonl`). A
@@ -91,7 +91,7 @@ def task_files(source: str | Path) -> list[TaskFile]:
 
 
 def has_rows(source: str | Path) -> bool:
-    """Whether the source is data for training or evaluation, rather than a folder of somebody's own files."""
+    """Tell whether the source is data for training or evaluation, rather than a folder of somebody's own files."""
     if isinstance(source, str) and source.startswith(HUB):
         return True
     place = typed(source)

@@ -2,20 +2,18 @@
 
 MMEB: Jiang et al., *VLM2Vec: Training Vision-Language Models for Massive Multimodal Embedding Tasks*, arXiv 2410.05160:
 36 data sets in four meta-tasks, 20 of them in-distribution (their training parts are in MMEB-train), 16 out of it.
-
-Rows of one task, in any layout, gathered into a ranking task.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from tsembed_search.data.layouts import Fields, FileRows, Unread
+from tsembed_search.data.layouts import Fields, FileRows, UnreadFields
 from tsembed_search.data.records import Images, Instructions, Problem
 from tsembed_search.data.rows import Distribution, RankingTask
 from tsembed_search.data.sameness import content, question
@@ -24,10 +22,9 @@ from tsembed_search.errors import UsageError
 from tsembed_search.items import Item
 
 SPLITS: Final = (("test", "unseen_test"), ("validation", "unseen_validation"), ("",), ("train", "diverse_instruction"))
+"""Of a source that has several splits, the first of these it has are evaluated, unless others are asked for."""
 
-"""What is evaluated of a source that has several splits, unless others are asked for: the first of these it has."""
-
-
+_EXAMPLES: Final = 5
 _IN: Final = frozenset(
     name.lower()
     for name in "ImageNet-1K ImageNet_1K N24News HatefulMemes VOC2007 SUN397 OK-VQA A-OKVQA DocVQA InfographicsVQA "
@@ -46,7 +43,17 @@ class EvaluationData:
     problems: list[Problem]
     splits: tuple[str, ...]
     rows: int = 0
-    unread: Sequence[Unread] = ()
+    unread: Sequence[UnreadFields] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was read and what was left out, with some examples. The tasks are not part of it."""
+        examples = [str(one) for one in self.problems[:_EXAMPLES]]
+        return {
+            "splits": list(self.splits),
+            "rows": self.rows,
+            "left_out": {"rows": len(self.problems), "examples": examples},
+            "unread_fields": [one.to_json() for one in self.unread],
+        }
 
 
 def load(
@@ -60,7 +67,7 @@ def load(
     most_candidates: int | None = None,
     progress: Callable[[str, int], None] = lambda task, rows: None,
 ) -> EvaluationData:
-    """Reads files of rows, folders of them, or `hub:owner/name`.
+    """Read files of rows, folders of them, or `hub:owner/name`.
 
     `splits`: which to read (by default see `SPLITS`); `only`: names of tasks, `images`: folders to look for images in
     first. `limit`: so many queries of each task at most, always the same ones. `most_candidates`: so many candidates
@@ -73,30 +80,41 @@ def load(
     gathered: dict[tuple[Path, str, str], Gathering] = {}
     problems: list[Problem] = []
     finders: dict[tuple[Path, ...], Images] = {}
-    rows, unread = 0, []
+    taken: list[FileRows] = []
     seen: dict[Path, TaskFile] = {}
     for file in files:  # a file of two sources is one file
         seen.setdefault(file.path, file)
     for file in seen.values():
-        found_rows = FileRows(file, images, instructions, finders)
-        _read(found_rows, gathered, problems, progress)
-        rows += found_rows.good
-        unread += [found_rows.unread] if found_rows.unread else []
-    found = {key: task for key, each in gathered.items() if (task := each.task()) is not None}
-    if not found:
+        rows = FileRows(file, images, instructions, finders)
+        taken.append(rows)
+        for found in rows:
+            if isinstance(found, Problem):
+                problems.append(found)
+                continue
+            name = found[1].task or file.task
+            key = file.source, name, file.split
+            if key not in gathered:
+                gathered[key] = Gathering(name, file.meta or meta_task(name), distribution(name, file.split))
+            gathered[key].add(found[1])
+            if rows.good % 500 == 0:
+                progress(name, rows.good)
+        progress(file.task, rows.good)
+    if not gathered:
         raise _nothing(sources, problems)
-    tasks = [_fewer(task, limit, most_candidates) for task in _renamed(found)]
+    tasks = [_fewer(task, limit, most_candidates) for task in _renamed(gathered)]
     return EvaluationData(
         sorted(tasks, key=lambda task: (*_meta_order(task.meta), task.name)),
         problems,
         tuple(dict.fromkeys(file.split for file in files if file.split)),
-        rows,
-        unread,
+        sum(rows.good for rows in taken),
+        [unread for rows in taken for unread in rows.unread],
     )
 
 
 def distribution(name: str, split: str = "") -> Distribution:
-    """Whether a task is in MMEB's training distribution, or out of it by its split's name; "" where nothing tells."""
+    """Return "in" for a task of MMEB's training distribution, "out" by its split's name or for another task of MMEB,
+    and "" where nothing tells.
+    """
     if split.startswith("unseen"):
         return "out"
     if not meta_task(name):
@@ -108,10 +126,8 @@ def _wanted(files: list[TaskFile], splits: Sequence[str], only: Sequence[str]) -
     chosen: list[TaskFile] = []
     for source in dict.fromkeys(file.source for file in files):
         own = [file for file in files if file.source == source]
-        if splits:
-            chosen += [file for file in own if file.split in splits]
-        else:
-            chosen += next(found for group in (*SPLITS, None) if (found := _of_splits(own, group)))
+        groups = [splits] if splits else [*SPLITS, {file.split for file in own}]
+        chosen += next((found for group in groups if (found := [file for file in own if file.split in group])), [])
     if not chosen:
         there = ", ".join(sorted({file.split or "(none)" for file in files}))
         raise UsageError(f"There is no split called {', '.join(splits)}.", f"There are: {there}.")
@@ -123,41 +139,12 @@ def _wanted(files: list[TaskFile], splits: Sequence[str], only: Sequence[str]) -
     return chosen
 
 
-def _of_splits(files: list[TaskFile], splits: tuple[str, ...] | None) -> list[TaskFile]:
-    return [file for file in files if splits is None or file.split in splits]
-
-
-def _read(
-    rows: FileRows,
-    gathered: dict[tuple[Path, str, str], Gathering],
-    problems: list[Problem],
-    progress: Callable[[str, int], None],
-) -> None:
-    file = rows.task_file
-    for found in rows:
-        if isinstance(found, Problem):
-            problems.append(found)
-            continue
-        _, fields = found
-        name = fields.task or file.task
-        key = file.source, name, file.split
-        if key not in gathered:
-            gathered[key] = Gathering(name, file.meta or meta_task(name), distribution(name, file.split))
-        gathered[key].add(fields)
-        if rows.good % 500 == 0:
-            progress(name, rows.good)
-    progress(file.task, rows.good)
-
-
-def _renamed(tasks: Mapping[tuple[Path, str, str], RankingTask]) -> list[RankingTask]:
-    """Tasks of one name (from several sources or splits) get what tells them apart before it."""
-    names = [name for _, name, _ in tasks]
-    return [
-        task
-        if names.count(name) == 1
-        else replace(task, name="/".join(part for part in (source.stem, split, name) if part))
-        for (source, name, split), task in tasks.items()
-    ]
+def _renamed(gathered: Mapping[tuple[Path, str, str], Gathering]) -> Iterator[RankingTask]:
+    """The tasks; those of one name (from several sources or splits) get before it what tells them apart."""
+    names = Counter(name for _, name, _ in gathered)
+    for (source, name, split), rows in gathered.items():
+        task = rows.task()
+        yield task if names[name] == 1 else replace(task, name="/".join(filter(None, (source.stem, split, name))))
 
 
 def _fewer(task: RankingTask, limit: int | None, most_candidates: int | None) -> RankingTask:
@@ -226,106 +213,94 @@ class Gathering:
     negative of the task is a candidate for all of them, but for the query itself among what other rows bring. A query
     that occurs in several rows is one query with several right candidates.
 
-    Right for a query is what any row that asks the same names as right, what has the `identity` of one of these, and
-    whatever has the same content as one of these.
+    Right for a query is whatever any row that asks the same names as right, whatever has the `identity` of one of
+    these, and whatever has the same content as one of these.
     """
 
     def __init__(self, name: str, meta: str, distribution: Distribution = "") -> None:
         self.name, self.meta, self.distribution = name, meta, distribution
-        self._candidates: list[Item] = []
-        self._places: dict[Hashable, int] = {}
-        self._queries: list[Item] = []
-        self._choices: list[list[int] | None] = []
-        self._brought: list[set[int]] = []
-        self._of_query: dict[Hashable, int] = {}
-        self._asked: list[tuple[int, str, int]] = []
+        self._candidates: dict[Hashable, tuple[int, Item]] = {}
+        self._queries: list[_Query] = []
+        self._shared: dict[Hashable, _Query] = {}
+        self._asked: list[tuple[_Query, str, int]] = []
 
     def add(self, row: Fields) -> None:
-        """Takes in a row."""
-        right = self._place(row.positive)
-        others = [self._place(one) for one in row.negatives]
-        if row.own:
-            number = self._query(row.query, list(dict.fromkeys([right, *others])))
-        else:
-            key = key_of(row.query)
-            if key not in self._of_query:
-                self._of_query[key] = self._query(row.query, None)
-            number = self._of_query[key]
-            self._brought[number].update(others)
-        self._asked.append((number, row.identity, right))
+        """Take in a row."""
+        right, *others = (self._place(item) for item in (row.positive, *row.negatives))
+        query = None if row.own else self._shared.get(_key(row.query))
+        if query is None:
+            query = _Query(row.query, question(row.query), list(dict.fromkeys([right, *others])) if row.own else None)
+            self._queries.append(query)
+            if not row.own:
+                self._shared[_key(row.query)] = query
+        query.brought.update(others)
+        self._asked.append((query, row.identity, right))
 
-    def task(self) -> RankingTask | None:
-        """The rows as a task; None when there are none."""
-        if not self._queries:
-            return None
-        everything = range(len(self._candidates))
-        choices = [everything if places is None else places for places in self._choices]
-        own = any(len(places) < len(everything) for places in choices)
-        contents = [content(item) for item in self._candidates]
-        correct = self._correct(contents)
-        return RankingTask(
-            self.name,
-            self.meta,
-            self._queries,
-            self._candidates,
-            correct,
-            choices if own else None,
-            self.distribution,
-            self._left_out(contents, correct),
-        )
-
-    def _correct(self, contents: Sequence[int]) -> list[frozenset[int]]:
-        """What is right for each query."""
-        questions = [question(query) for query in self._queries]
-        identities: dict[int, set[str]] = defaultdict(set)
-        targets: dict[str, set[int]] = defaultdict(set)
-        for number, identity, place in self._asked:
-            name = f"told {identity}" if identity else f"content {contents[place]}"
-            identities[questions[number]].add(name)
-            targets[name].add(contents[place])
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, one in enumerate(contents):
-            places[one].append(place)
-        correct = []
-        for asked, choices in zip(questions, self._choices, strict=True):
-            right = {target for identity in identities[asked] for target in targets[identity]}
-            found = frozenset(place for target in right for place in places[target])
-            correct.append(found if choices is None else found.intersection(choices))
-        return correct
-
-    def _left_out(self, contents: Sequence[int], correct: Sequence[frozenset[int]]) -> list[frozenset[int]] | None:
-        """The query itself among candidates of other rows, where it is not right."""
+    def task(self) -> RankingTask:
+        """Return the rows as a task."""
+        candidates = [item for _, item in self._candidates.values()]
+        contents = [content(item) for item in candidates]
         places: dict[int, set[int]] = defaultdict(set)
         for place, one in enumerate(contents):
             places[one].add(place)
-        found = [
-            frozenset(places.get(content(query), ())) - right - brought if choices is None else frozenset()
-            for query, right, brought, choices in zip(self._queries, correct, self._brought, self._choices, strict=True)
+        correct = self._correct(contents, places)
+        # Of candidates that other rows bring, the query itself is none, unless it is right.
+        left_out = [
+            frozenset(places.get(content(query.item), ())) - right - query.brought
+            if query.choices is None
+            else frozenset[int]()
+            for query, right in zip(self._queries, correct, strict=True)
         ]
-        return found if any(found) else None
+        everything = range(len(candidates))
+        choices = [everything if query.choices is None else query.choices for query in self._queries]
+        own = any(len(each) < len(everything) for each in choices)
+        return RankingTask(
+            self.name,
+            self.meta,
+            [query.item for query in self._queries],
+            candidates,
+            correct,
+            choices if own else None,
+            self.distribution,
+            left_out if any(left_out) else None,
+        )
 
-    def _query(self, query: Item, choices: list[int] | None) -> int:
-        self._queries.append(query)
-        self._choices.append(choices)
-        self._brought.append(set())
-        return len(self._queries) - 1
+    def _correct(self, contents: Sequence[int], places: Mapping[int, set[int]]) -> list[frozenset[int]]:
+        """The right places for each query. `places`: those of each content."""
+        identities: dict[int, set[str]] = defaultdict(set)
+        targets: dict[str, set[int]] = defaultdict(set)
+        for query, identity, place in self._asked:
+            name = f"told {identity}" if identity else f"content {contents[place]}"
+            identities[query.asks].add(name)
+            targets[name].add(contents[place])
+        correct = []
+        for query in self._queries:
+            right = {target for identity in identities[query.asks] for target in targets[identity]}
+            found = frozenset(place for target in right for place in places[target])
+            correct.append(found if query.choices is None else found.intersection(query.choices))
+        return correct
 
     def _place(self, item: Item) -> int:
-        key = key_of(item)
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = len(self._candidates)
-            self._candidates.append(item)
-        return place
+        return self._candidates.setdefault(_key(item), (len(self._candidates), item))[0]
 
 
-def key_of(item: Item) -> Hashable:
-    """What makes two items of files the same one."""
+@dataclass(eq=False)
+class _Query:
+    """A query, the number of what it `asks`, its own candidates if it has some, and the negatives of its rows."""
+
+    item: Item
+    asks: int
+    choices: list[int] | None
+    brought: set[int] = field(default_factory=set)
+
+
+def _key(item: Item) -> Hashable:
+    """The same for two items of files that are the same one."""
     return item.text, item.instruction, None if item.image is None else str(item.image)
 
 
 def digest(item: Item) -> bytes:
-    """A hash of an item that is the same on every machine: of its image only the file's name counts."""
+    """Return a hash of an item that is the same on every machine: of its image only the file's name counts."""
     image = item.image.name if isinstance(item.image, Path) else None
     parts = (item.text, item.instruction, image)
     return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).digest()

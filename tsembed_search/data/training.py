@@ -6,39 +6,32 @@ data.train[0][17].query
 
 from __future__ import annotations
 
-import collections
 import difflib
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
-from tsembed_search.data.gathering import MemoryStore, Store, StoredTask
-from tsembed_search.data.layouts import Fields, Unread
+from tsembed_search.data.gathering import FileStore, Gathered, MemoryStore, RowStore, StoredTask, read_files
+from tsembed_search.data.layouts import Fields, UnreadFields
 from tsembed_search.data.records import Instructions, Problem
-from tsembed_search.data.rows import Answers, Task
+from tsembed_search.data.rows import Task
 from tsembed_search.data.sameness import Copies
 from tsembed_search.data.sources import HUB, TaskFile, has_rows, task_files
+from tsembed_search.data.splits import VALIDATION_SPLIT, first_by_hash, split
 from tsembed_search.errors import UsageError
 from tsembed_search.paths import typed
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from tsembed_search.data.gathering import Gathered
-
 TRAIN_SPLITS: Final = ("train", "")
 """Splits that are trained on; files that name another one (`test`, `unseen_test`) are never read for training."""
-VALIDATION_SPLIT: Final = "validation"
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What training reads. A validation task has the name of the training task that it belongs to.
+    """Tasks to train on and to validate with. A validation task has the name of the training task that it belongs to.
 
     `problems`: rows that were left out, each with its file and line (of a file at most the first thousand). `left_out`:
     how many were, by file. `unread`: fields that nothing reads. `sources`: the files and folders that the rows
@@ -49,7 +42,7 @@ class DataSet:
     validation: list[Task]
     problems: list[Problem]
     left_out: Mapping[Path, int] = field(default_factory=dict)
-    unread: Sequence[Unread] = ()
+    unread: Sequence[UnreadFields] = ()
     sources: tuple[str, ...] = ()
 
 
@@ -65,7 +58,7 @@ def load(
     instructions: Instructions | None = None,
     progress: Callable[[str, int], None] = lambda task, rows: None,
 ) -> DataSet:
-    """Reads the sources: files of rows, folders of such files, `hub:owner/name`, or folders of a person's own files.
+    """Read the sources: files of rows, folders of such files, `hub:owner/name`, or folders of a person's own files.
 
     `validation`: the share of the data (below 1), or about the number of rows, that is held out by identity, for tasks
     that bring no validation file of their own. `weights`, `caps` and `only` name tasks, or patterns of names
@@ -76,8 +69,6 @@ def load(
     Raises `UsageError` when a source is missing or holds nothing to train on, when a large share of a file's rows
     cannot be used, and for a pattern that no task matches.
     """
-    from tsembed_search.data.gathering import read_files
-
     if validation < 0:
         raise UsageError("validation cannot be below 0.", "Give a share such as 0.02, a number of rows, or 0 for none.")
     files, folders = sources_found(sources)
@@ -91,27 +82,28 @@ def load(
     wanted = [file for file in wanted if not only or _named(file.task, only)]
     copies = Copies()
     reading = read_files(wanted, images=images, instructions=instructions, copies=copies, progress=progress)
-    store = reading.store(instructions)
-    parts: list[tuple[Gathered, Store]] = [(task, store) for task in reading.gathered.values()]
-    problems = list(reading.problems)
+    store = FileStore(tuple(reading.files), instructions)
+    parts: list[tuple[Gathered, RowStore]] = [(task, store) for task in reading.gathered.values()]
     left_out = {path: bad.total() for path, bad in reading.bad.items() if bad}
     for folder in folders:
-        gathered, told = own_files(folder, only, copies, progress)
+        gathered, problems = own_files(folder, only, copies, progress)
         parts += gathered
-        problems += told
-        left_out |= dict.fromkeys((problem.path for problem in told), 1)
+        reading.problems += problems
+        left_out |= dict.fromkeys((problem.path for problem in problems), 1)
+    weights, caps = weights or {}, caps or {}
     names = sorted({task.name for task, _ in parts})
-    for patterns in (weights or {}, caps or {}, only):
-        _check_patterns(patterns, names, sources)
-    train, held = _answered(*_split(parts, validation, seed))
-    train = [_capped(task, caps or {}, seed) for task in train]
-    train = [replace(task, weight=_matching(task.name, weights or {}, 1.0)) for task in train]
-    if not any(len(task) for task in train):
+    for pattern in (*weights, *caps, *only):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise _unmatched(pattern, names, sources)
+    train, held = split(parts, validation, seed)
+    train = [_capped(task, _matching(task.name, caps, len(task)), seed) for task in train]
+    train = [replace(task, weight=_matching(task.name, weights, 1.0)) for task in train if len(task)]
+    if not train:
         raise UsageError(f"There is nothing to train on in {', '.join(map(str, sources))}.", "Look it over: {check()}")
     return DataSet(
-        [task for task in train if len(task)],
+        list(train),
         [task for task in held if len(task)],
-        problems,
+        reading.problems,
         left_out,
         reading.unread,
         tuple(map(whole, sources)),
@@ -119,12 +111,12 @@ def load(
 
 
 def whole(source: str | Path) -> str:
-    """A source by a name that means the same wherever one stands."""
+    """Return a source by a name that means the same wherever one stands."""
     return str(source) if str(source).startswith(HUB) else str(typed(source))
 
 
 def sources_found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[Path]]:
-    """The sources' files of rows, and the folders of a person's own files among them. Raises `UsageError`."""
+    """Return the sources' files of rows, and the folders of a person's own files among them. Raises `UsageError`."""
     if not sources:
         raise UsageError("There is no data to train on.", "Give a file of rows, a folder, or hub:owner/name.")
     files: dict[Path, TaskFile] = {}
@@ -140,13 +132,12 @@ def sources_found(sources: Sequence[str | Path]) -> tuple[list[TaskFile], list[P
 
 def own_files(
     folder: Path, only: Sequence[str], copies: Copies, progress: Callable[[str, int], None]
-) -> tuple[list[tuple[Gathered, Store]], list[Problem]]:
-    """The tasks that a folder of a person's own files offers, with their rows. Raises `UsageError` when it has none."""
+) -> tuple[list[tuple[Gathered, RowStore]], list[Problem]]:
+    """Return the tasks of a folder of a person's own files, with their rows. Raises `UsageError` without any."""
     from tsembed_search.data.folder import about, folder_rows
-    from tsembed_search.data.gathering import Gathered
 
     found, problems = folder_rows(folder)
-    parts: list[tuple[Gathered, Store]] = []
+    parts: list[tuple[Gathered, RowStore]] = []
     for name, rows in found.items():
         if only and not _named(name, only):
             continue
@@ -164,103 +155,25 @@ def own_files(
     return parts, problems
 
 
-def _split(
-    parts: Sequence[tuple[Gathered, Store]], validation: float, seed: int
-) -> tuple[list[StoredTask], list[StoredTask]]:
-    """(training tasks, validation tasks). Rows with ties to a validation file's are not trained on."""
-    import numpy as np
-
-    from tsembed_search.data.gathering import groups, held_out, measurable
-
-    keys = [gathered.tied() for gathered, _ in parts]
-    total = np.concatenate(keys) if keys else np.zeros((0, 1), np.uint64)
-    group = _alone(groups(total), total.shape[0])
-    bounds = np.cumsum([0, *map(len, keys)])
-    own = {gathered.name for gathered, _ in parts if gathered.split == VALIDATION_SPLIT}
-    fixed = np.zeros(len(total), np.bool_)
-    free = np.zeros(len(total), np.bool_)
-    for (gathered, _), start, end in zip(parts, bounds, bounds[1:], strict=False):
-        fixed[start:end] = gathered.split == VALIDATION_SPLIT
-        free[start:end] = gathered.split != VALIDATION_SPLIT and gathered.name not in own
-    tasks = [gathered.task(store) for gathered, store in parts]
-    places = list(dict.fromkeys((task.name, id(task.store)) for task in tasks))
-    numbers = np.repeat([places.index((task.name, id(task.store))) for task in tasks], [len(task) for task in tasks])
-    known = np.unique(group[fixed])
-    identity = np.concatenate([task.identities for task in tasks]) if tasks else total[:, 0]
-    out = np.zeros(len(total), np.bool_)
-    out[free] = held_out(group[free], seed, validation, known)
-    out[free] = measurable(out[free], group[free], numbers[free].astype(np.uint64), identity[free], known)
-    train: dict[tuple[str, int], list[StoredTask]] = collections.defaultdict(list)
-    held: dict[tuple[str, int], list[StoredTask]] = collections.defaultdict(list)
-    for (gathered, store), task, start, end in zip(parts, tasks, bounds, bounds[1:], strict=False):
-        side = out[start:end]
-        if gathered.split == VALIDATION_SPLIT:
-            held[gathered.name, id(store)].append(task)
-            continue
-        train[gathered.name, id(store)].append(task.only(~side))
-        held[gathered.name, id(store)].append(task.only(side))
-    return [_joined(tasks) for tasks in train.values()], [_joined(tasks) for tasks in held.values()]
-
-
-def _answered(*sides: list[StoredTask]) -> list[list[StoredTask]]:
-    """The tasks, each knowing all right answers of its queries, of whatever task and side they are."""
-    import numpy as np
-
-    tasks = [task for side in sides for task in side]
-    if not tasks:
-        return list(sides)
-    marks = np.concatenate([task.marks for task in tasks])
-    answers = Answers(marks[:, 0], np.concatenate([task.identities for task in tasks]), marks[:, 1])
-    return [[replace(task, answers=answers) for task in side] for side in sides]
-
-
-def _alone(group: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
-    """Groups in which each row that has none is its own."""
-    import numpy as np
-
-    return np.where(group == 0, np.arange(1, count + 1, dtype=np.uint64), group)
-
-
-def _joined(tasks: Sequence[StoredTask]) -> StoredTask:
-    """Parts of one task as one."""
-    import numpy as np
-
-    return replace(
-        tasks[0],
-        meta=next((task.meta for task in tasks if task.meta), ""),
-        places=np.concatenate([task.places for task in tasks]),
-        lines=np.concatenate([task.lines for task in tasks]),
-        identities=np.concatenate([task.identities for task in tasks]),
-        marks=np.concatenate([task.marks for task in tasks]),
-    )
-
-
-def _capped(task: StoredTask, caps: Mapping[str, int], seed: int) -> StoredTask:
-    from tsembed_search.data.gathering import first_by_hash
-
-    most = _matching(task.name, caps, len(task))
+def _capped(task: StoredTask, most: int, seed: int) -> StoredTask:
     return task if most >= len(task) else task.only(first_by_hash(task.identities, task.places, most, seed))
 
 
 def _named(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _matching(name: str, values: Mapping[str, Value], default: Value) -> Value:
     """The value under a task's own name, else under the first pattern that matches, else the default."""
     if name in values:
         return values[name]
-    return next((value for pattern, value in values.items() if fnmatch.fnmatchcase(name, pattern)), default)
+    return next((value for pattern, value in values.items() if fnmatchcase(name, pattern)), default)
 
 
-def _check_patterns(
-    patterns: Sequence[str] | Mapping[str, object], names: Sequence[str], sources: Sequence[object]
-) -> None:
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, names, 1)
-            known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise UsageError(
-                f"No task of {', '.join(map(str, sources))} is called {pattern}.",
-                f"Did you mean {near[0]}?" if near else f"There are {known or 'none'}.",
-            )
+def _unmatched(pattern: str, names: Sequence[str], sources: Sequence[object]) -> UsageError:
+    near = difflib.get_close_matches(pattern, names, 1)
+    known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return UsageError(
+        f"No task of {', '.join(map(str, sources))} is called {pattern}.",
+        f"Did you mean {near[0]}?" if near else f"There are {known or 'none'}.",
+    )

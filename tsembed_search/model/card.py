@@ -100,7 +100,8 @@ def _results(metrics: Mapping[str, Any], before: Mapping[str, Any]) -> list[tupl
     tasks = metrics.get("tasks")
     if not isinstance(tasks, Mapping):
         return []
-    rows, spread = [], 0.0
+    rows: list[tuple[str, ...]] = []
+    spread = 0.0
     for name, task in tasks.items():
         share, count = task.get("hit@1"), task.get("n") or 0
         bounds = share_interval(share, count) if share is not None and count else (math.nan, math.nan)

@@ -39,6 +39,11 @@ class Exported:
     loads_here: bool
     use: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of an export."""
+        said = {"folder": str(self.folder), "form": self.form, "base": self.base}
+        return said | {"mixture": "uniform", "loads_here": self.loads_here}
+
 
 def merged(ref: ModelRef, folder: str | Path) -> Exported:
     """Writes a plain model: the base with the uniform mixture of the experts in its weights. On the CPU.

@@ -54,6 +54,10 @@ class KnownModel:
     base: str | None = None
     prompt: origin.Prompt | Literal["refused", "unreadable"] = field(default="own", compare=False)
 
+    def to_json(self) -> dict[str, str | None]:
+        """Return the fields as JSON values."""
+        return {name: getattr(self, name) for name in ("name", "family", "where", "base", "prompt")}
+
 
 @dataclass(frozen=True)
 class _Format:

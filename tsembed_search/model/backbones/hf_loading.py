@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from tsembed_search import wording
 from tsembed_search.errors import ModelError
 from tsembed_search.model import backbone as devices
@@ -16,7 +14,7 @@ from tsembed_search.model import files as weights
 from tsembed_search.model.backbones import families
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
 
 _ROOMY = 4 * 2**30  # bytes of free memory
@@ -24,6 +22,8 @@ _ROOMY = 4 * 2**30  # bytes of free memory
 
 def load_frozen(folder: Path, family: families.Family, dtype: torch.dtype, device: torch.device) -> Any:
     """The model in evaluation mode, frozen, on its device. Raises `ModelError` (see `load`)."""
+    import torch
+
     whole = load_whole(folder, family, dtype, device)
     try:
         model = whole.model.to(device).eval().requires_grad_(False)
@@ -45,6 +45,7 @@ def load_whole(
 
     `dtype` `auto` keeps that of the weights; `device` is where it will run. Raises `ModelError` (see `load`).
     """
+    import torch
     import transformers
 
     for file in weights.weight_files(folder):

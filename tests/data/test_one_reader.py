@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tsembed_search.cli.main import app
 from tsembed_search.data.check import Report, check
-from tsembed_search.data.records import MOST_LINE_BYTES, Problem, Record, stream
+from tsembed_search.data.records import MOST_LINE_BYTES, Problem, RowFile, RowRecord
 from tsembed_search.data.rows import Row
 from tsembed_search.data.sources import task_files
 from tsembed_search.data.tasks import EvaluationData
@@ -159,9 +159,9 @@ def test_whatever_a_file_begins_with(tmp_path: Path, data: bytes, rows: int, lin
 def test_a_line_that_is_too_long_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'"' + b"a" * (2 * MOST_LINE_BYTES + 7) + b'"\n{"query": "a"}\n')
-    long, after = stream(file)
+    long, after = RowFile(file)
     assert isinstance(long, Problem) and "longer than" in long.reason
-    assert isinstance(after, Record) and after.line == 2 and after.offset == 2 * MOST_LINE_BYTES + 10
+    assert isinstance(after, RowRecord) and after.line == 2 and after.offset == 2 * MOST_LINE_BYTES + 10
 
 
 @pytest.mark.parametrize("name", ["damaged.parquet", "empty.parquet", "cut.parquet", "locked.jsonl", "folder.jsonl"])

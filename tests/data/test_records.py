@@ -11,19 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tsembed_search.data.layouts import RowReader
-from tsembed_search.data.parquet import as_json_lines
-from tsembed_search.data.records import (
-    BadRow,
-    Images,
-    Problem,
-    Record,
-    image_roots,
-    mmeb_item,
-    parse_line,
-    plain_item,
-    stream,
-    without_image_token,
-)
+from tsembed_search.data.records import BadRow, Images, ItemMaker, Problem, RowFile, RowRecord, image_roots, parse_line
 from tsembed_search.data.rows import kept, row_of
 from tsembed_search.data.sameness import Copies
 from tsembed_search.data.sources import TaskFile, has_rows, meta_task, task_files
@@ -52,7 +40,7 @@ fast = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 def test_any_object_is_a_row_or_a_bad_one(fields: dict[str, Any]) -> None:
     try:
         read = RowReader(NO_IMAGES).read(fields)
-        row, keys = row_of(read), kept(read, Copies())[0].keys
+        row, (keys, _) = row_of(read), kept(read, Copies())
     except BadRow as error:
         assert error.message
         return
@@ -68,17 +56,17 @@ def test_any_file_streams_as_records_and_problems_with_their_lines(tmp_path: Pat
     file.write_bytes(b"\n".join(lines))
     data = file.read_bytes()
     whole = data.split(b"\n")
-    for found in stream(file):
+    for found in RowFile(file):
         assert 1 <= found.line <= len(whole)
         if isinstance(found, Problem):
-            assert found.origin == f"{file}:{found.line}" and found.fault == "json"
+            assert str(found).startswith(f"{file}:{found.line}: ") and found.fault == "json"
             with pytest.raises(BadRow):
                 parse_line(whole[found.line - 1])
         else:
             # The offset is where the line can be read again.
             assert data[found.offset :].split(b"\n")[0] == whole[found.line - 1]
             assert json.dumps(parse_line(data[found.offset :].split(b"\n")[0])) == json.dumps(dict(found.fields))
-    told = {found.line for found in stream(file)}
+    told = {found.line for found in RowFile(file)}
     assert told == {number for number, line in enumerate(whole, 1) if line.strip(b" \t\r\n\xef\xbb\xbf")}
 
 
@@ -101,12 +89,12 @@ def test_what_is_wrong_with_a_line_is_said(line: bytes, reason: str) -> None:
 def test_mmebs_fields_make_items(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").touch()
-    images = Images([tmp_path])
-    item = mmeb_item("<|image_1|>\nFind it: a cat\n", "images/a.png", images)
+    items = ItemMaker(Images([tmp_path]))
+    item = items.joined("<|image_1|>\nFind it: a cat\n", "images/a.png")
     assert (item.text, item.image, item.instruction) == ("Find it: a cat", tmp_path / "images/a.png", None)
-    assert mmeb_item("<|image_1|>\n", "images/a.png", images).modality == "image"
-    assert mmeb_item("a cat", "", images).modality == "text"
-    assert without_image_token("<|image_1|> <|image_2|>\nboth") == "both"
+    assert items.joined("<|image_1|>\n", "images/a.png").modality == "image"
+    assert items.joined("a cat", "").modality == "text"
+    assert items.joined("<|image_1|> <|image_2|>\nboth", None).text == "both"
 
 
 @pytest.mark.parametrize("text", ["Find it: a cat", "a cat"])
@@ -115,16 +103,17 @@ def test_mmebs_fields_make_items(tmp_path: Path) -> None:
     [("text", "Find it: a cat", None), ("field", "a cat", "Find it:"), ("none", "a cat", None)],
 )
 def test_an_instruction_goes_where_it_is_wanted(text: str, mode: Any, words: str, told: str | None) -> None:
-    item = mmeb_item(text, None, NO_IMAGES, "Find it:", instructions=mode)
+    item = ItemMaker(NO_IMAGES, mode).joined(text, None, "Find it:")
     assert (item.text, item.instruction) == (words, told)
 
 
 def test_plain_items_are_texts_or_objects() -> None:
-    assert plain_item(" a cat ", NO_IMAGES).text == "a cat"
-    assert plain_item({"text": "cat", "instruction": "Find"}, NO_IMAGES).instruction == "Find"
+    items = ItemMaker(NO_IMAGES)
+    assert items.of(" a cat ").text == "a cat"
+    assert items.of({"text": "cat", "instruction": "Find"}).instruction == "Find"
     for wrong in (7, None, [], {}, {"text": ""}, {"text": 1}, {"txet": "cat"}, {"text": "cat", "image": 3}):
         with pytest.raises(BadRow):
-            plain_item(wrong, NO_IMAGES)
+            items.of(wrong)
 
 
 @pytest.mark.parametrize("listing", [True, False])
@@ -203,8 +192,8 @@ def test_a_hub_data_set_comes_out_of_the_local_cache(tmp_path: Path, monkeypatch
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: original(*a, cache_dir=tmp_path, **k))
     assert [file.task for file in task_files("hub:owner/set")] == ["MSCOCO", "WebQA"]
     (one,) = task_files("hub:owner/set/MSCOCO")
-    (record,) = stream(one.path)
-    assert isinstance(record, Record)
+    (record,) = RowFile(one.path)
+    assert isinstance(record, RowRecord)
     row = RowReader(Images(image_roots(one.path, one.source))).read(record.fields)
     assert row.positive.image == one.source / "images/MSCOCO/a.png"
     with pytest.raises(UsageError, match="owner/other is not on this machine"):
@@ -217,5 +206,59 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match="needs pyarrow") as caught:
-        as_json_lines(tmp_path / "rows.parquet")
-    assert "tsembed-search[parquet]" in caught.value.hint
+        RowFile.opened(tmp_path / "rows.parquet")
+    assert "tsembed-search[data]" in caught.value.hint
+
+
+def parquet_file(path: Path, **columns: Any) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=3)
+    return path
+
+
+def test_a_damaged_row_of_a_table_costs_itself(tmp_path: Path) -> None:
+    import pyarrow
+
+    words = pyarrow.array([b"one", b"\xff\xfe", b"three", b"four", b"five"]).view(pyarrow.string())
+    file = RowFile.opened(parquet_file(tmp_path / "rows.parquet", query=words, positive=list("abcde")))
+    one, bad, *others = file
+    assert isinstance(bad, Problem) and str(bad).startswith(f"{tmp_path}/rows.parquet:2: the row cannot be read")
+    assert isinstance(one, RowRecord) and one.fields == {"query": "one", "positive": "a"}
+    for record in others:
+        assert isinstance(record, RowRecord) and file.fields(record.offset) == record.fields
+    assert [record.line for record in others] == [3, 4, 5]
+
+
+def test_a_table_has_columns_that_no_json_has(tmp_path: Path) -> None:
+    """Nothing reads them; they only must not keep the others from being read."""
+    import datetime
+    import decimal
+
+    import pyarrow
+
+    columns = {
+        "query": ["a", "b"],
+        "map": pyarrow.array([[("k", 1)], None], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+        "day": [datetime.date(2024, 1, 2), None],
+        "price": [decimal.Decimal("1.50"), None],
+        "kind": pyarrow.array(["x", "y"]).dictionary_encode(),
+        "raw": [b"\xff\x00", b"text"],
+    }
+    first, second = RowFile.opened(parquet_file(tmp_path / "rows.parquet", **columns))
+    assert isinstance(first, RowRecord) and isinstance(second, RowRecord)
+    assert first.fields == {
+        "query": "a", "map": [["k", 1]], "day": "2024-01-02", "price": "1.50", "kind": "x", "raw": b"\xff\x00"
+    }  # fmt: skip
+    assert second.fields == {"query": "b", "map": None, "day": None, "price": None, "kind": "y", "raw": "text"}
+
+
+def test_a_picture_in_a_table_is_a_file_once_it_is_used(tmp_path: Path) -> None:
+    data = [b"\x89PNG one", b"\x89PNG two"]
+    file = RowFile.opened(parquet_file(tmp_path / "rows.parquet", image=data))
+    assert file.copy is not None
+    rows = [row.fields for row in file if isinstance(row, RowRecord)]
+    assert not list(file.copy.parent.rglob("*.png"))
+    image = ItemMaker(NO_IMAGES).of(rows[1]["image"]).image
+    assert list(file.copy.parent.rglob("*.png")) == [image] and image.read_bytes() == data[1]

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsembed_search.data.gathering import StoredTask, groups, held_out
+from tsembed_search.data.gathering import StoredTask
 from tsembed_search.data.rows import Row, Task
+from tsembed_search.data.splits import groups, held_out
 from tsembed_search.data.training import load
 from tsembed_search.errors import UsageError
 
@@ -91,7 +92,7 @@ def test_a_large_share_of_bad_rows_is_refused_in_words(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [*plain(12), *rows])
     with pytest.raises(UsageError, match=r"8 of 20 rows of .* line 13: there is no image 0\.png") as caught:
         load([file])
-    assert "--images" in caught.value.hint
+    assert "{images}" in caught.value.hint
     for at in range(8):
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
         (tmp_path / f"elsewhere/{at}.png").touch()
