@@ -62,7 +62,7 @@ def _told(command: Callable[[], object]) -> int:
 
 
 def _hint(error: TsembedError) -> str:
-    """Return what to do; in a folder that was deleted, relative paths name nothing, whatever the message says of them."""
+    """Return what to do. In a folder that was deleted, relative paths name nothing, whatever the message says."""
     hint = error.hint
     if isinstance(error, MissingIndexError):
         same = options.same_index(error.name, None if error.store == "edge" else error.store)

@@ -1,25 +1,41 @@
-"""Plots as SVG text, for a page that needs nothing beside it: lines over steps, bars, and heat maps.
+"""Plots as SVG text: lines over steps, bars, and heat maps, drawn by matplotlib (the extra `report`).
 
-Colours are those of Okabe and Ito, which people with any colour vision tell apart. Values can be read by pointing at
-them (SVG titles), without a script.
+They need nothing beside them, look the same each time, and follow the reader's light or dark scheme. Colours of lines
+and bars are those of Okabe and Ito, which people with any colour vision tell apart. Names are data: they are made safe
+to show, and are text in the drawing.
 """
 
 from __future__ import annotations
 
 import html
+import io
 import math
-from collections.abc import Iterable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from tsembed_search.wording import shown
 
-COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c5c5c")
-_WIDTH, _HEIGHT = 560, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 34, 40
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
+_SIZE = (4.7, 2.2)  # inches, as all lengths here; SVG has 72 points in one
 _MOST_POINTS = 300
-_INK, _FAINT = "#222222", "#dddddd"
+_INK = "#010203"  # stands for the colour of text, which the reader's scheme decides
+_SETTINGS: Final[Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "tsembed", "text.parse_math": False,
+    "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
+    "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.titlepad": 14, "font.sans-serif": ["DejaVu Sans"],
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "grid.color": _INK, "grid.alpha": 0.15, "legend.frameon": False,
+}  # fmt: skip
+_STYLE = "<style>svg { color: #222 } @media (prefers-color-scheme: dark) { svg { color: #ddd } }</style>"
 
 Point = tuple[float, float]
 
@@ -50,18 +66,13 @@ class Bars:
     spans: Sequence[tuple[float, float] | None] = ()
 
 
-def text_of(value: object) -> str:
-    """Data as text in HTML or SVG: nothing in it is markup, and no control character is left."""
-    return html.escape(shown(str(value)))
-
-
-def number(value: float) -> str:
-    """A number as a person reads it."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else "–"
-    if abs(value) >= 10_000 and abs(value) < 1e15:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+def installed() -> bool:
+    """Is there a matplotlib to draw with? All else in this module raises `ImportError` without one."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def lines(title: str, series: Iterable[Line], marks: Sequence[Mark] = (), x_label: str = "step") -> str:
@@ -69,44 +80,47 @@ def lines(title: str, series: Iterable[Line], marks: Sequence[Mark] = (), x_labe
     drawn = [line for line in series if line.points]
     if not drawn:
         return ""
-    xs = [x for line in drawn for x, _ in line.points] + [mark.x for mark in marks]
-    ys = [y for line in drawn for _, y in line.points]
-    frame = _Frame(*_span(xs), *_padded(*_span(ys)))
-    parts = [*frame.axes(x_label)]
-    for mark in marks:
-        x = frame.x(mark.x)
-        parts.append(
-            f'<line x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{_HEIGHT - _BOTTOM}" stroke="#888888" '
-            f'stroke-dasharray="4 3"/>{_label(x + 4, _TOP + 10, mark.label, "start", 11)}'
-        )
-    for place, line in enumerate(drawn):
-        parts.append(_line(frame, line, COLOURS[place % len(COLOURS)]))
-    parts.append(_legend([line.name for line in drawn]))
-    return _svg(title, parts, _WIDTH, _HEIGHT)
+
+    def draw(axes: Axes) -> None:
+        for line, colour in zip(drawn, _colours(len(drawn)), strict=True):
+            points = _thinned(line.points)
+            dot = "o" if line.dots or len(points) == 1 else ""
+            axes.plot(*points.T, color=colour, linewidth=1.4, marker=dot, markersize=3.5)
+        for mark in marks:
+            axes.axvline(mark.x, color=_INK, alpha=0.5, linewidth=0.8, linestyle="--")
+            axes.text(mark.x, 1, _short(mark.label), transform=axes.get_xaxis_transform(), va="bottom", ha="center")
+        if all(y >= 0 for line in drawn for _, y in line.points):  # never negative: no room below zero
+            axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+        axes.locator_params("x", integer=all(float(x).is_integer() for line in drawn for x, _ in line.points))
+        axes.xaxis.set_major_formatter("{x:,.6g}")
+        axes.set_xlabel(x_label)
+        _finish(axes, [line.name for line in drawn], axes.get_lines())
+
+    return _svg(title, _SIZE, draw)
 
 
 def bars(title: str, groups: Sequence[str], series: Sequence[Bars]) -> str:
     """Bars side by side in each group, from zero; empty text when there is nothing to draw."""
-    known = [value for each in series for value in each.values if value is not None]
-    if not known:
+    series = [each for each in series if any(value is not None for value in each.values)]
+    if not series:
         return ""
-    ends = [end for each in series for span in each.spans if span is not None for end in span]
-    low, high = _span([0.0, *known, *ends])
-    room = (high - low) * 0.05 or 1.0
-    frame = _Frame(0, len(groups), low - room if low < 0 else 0, high + room if high > 0 else 0)
     width = 0.8 / len(series)
-    parts = [*frame.levels()]
-    for group, name in enumerate(groups):
-        parts.append(_label(frame.x(group + 0.5), _HEIGHT - _BOTTOM + 16, _short(name, 22), "middle", 11))
-        for place, each in enumerate(series):
-            value = each.values[group]
-            if value is not None:
-                span = each.spans[group] if each.spans else None
-                tip = f"{text_of(each.name)}, {text_of(name)}: {number(value)}"
-                left = group + 0.1 + place * width
-                parts.append(_bar(frame, left, width, value, span, COLOURS[place % len(COLOURS)], tip))
-    parts.append(_legend([each.name for each in series]))
-    return _svg(title, parts, _WIDTH, _HEIGHT)
+
+    def draw(axes: Axes) -> None:
+        for place, (each, colour) in enumerate(zip(series, _colours(len(series)), strict=True)):
+            left = np.arange(len(groups)) - 0.4 + width * (place + 0.5)
+            known = {x: value for x, value in zip(left, each.values, strict=True) if value is not None}
+            axes.bar(list(known), list(known.values()), width * 0.95, color=colour)
+            for x, span in zip(left, each.spans, strict=False):
+                if span is not None:
+                    axes.vlines(x, *span, color=_INK, linewidth=1.2)
+        axes.set_xticks(range(len(groups)), [_short(name) for name in groups])
+        if max(map(len, groups)) * 0.085 > _SIZE[0] / len(groups):
+            axes.tick_params("x", rotation=20)
+        axes.axhline(0, color=_INK, linewidth=0.8)
+        _finish(axes, [each.name for each in series], axes.containers)
+
+    return _svg(title, _SIZE, draw)
 
 
 def heat_map(
@@ -120,197 +134,87 @@ def heat_map(
     groups: int = 0,
     signed: bool = False,
 ) -> str:
-    """Values `[rows][columns]` as colours, from white at `low` to dark at `high`.
+    """Values `[rows][columns]` as colours, from white at `low` to dark at `high`; grey where there is none.
 
     `signed`: orange below zero, blue above. `groups`: a gap after so many columns. Numbers are written into cells
     where there is room.
     """
     if not rows or not columns:
         return ""
-    label_width = min(220, 14 + 7 * max(len(shown(name)) for name in rows))
-    room = max(_WIDTH, 960) - label_width - 20
-    gaps = (len(columns) - 1) // groups if groups else 0
-    cell = max(2.0, min(46.0, (room - 4 * gaps) / len(columns)))
-    height = max(4.0, min(24.0, 900 / len(rows)))
-    every = math.ceil(11 / height)
-    turned = any(len(name) * 7 > cell for name in columns)
-    longest = max(len(shown(name)) for name in columns)
-    legible = cell >= 14
-    top = 28 + (min(140, 6.6 * longest) if turned and legible else 16)
-    skip = math.ceil((7 * longest + 6) / (groups * cell + 4)) if groups else 1  # label the first of so many groups
-    cells, parts = [], []
-    for column, name in enumerate(columns):
-        x = label_width + column * cell + (column // groups * 4 if groups else 0) + cell / 2
-        if legible or (groups and column % (groups * skip) == 0):
-            parts.append(_column_label(x, top - 6, name, turned and legible))
-        for row, line in enumerate(values):
-            y = top + row * height
-            value = line[column]
-            said = "not measured" if value is None else number(value)
-            colour = "#f4f4f4" if value is None else _colour(value, low, high, signed)
-            tip = f"{text_of(rows[row])}, {text_of(name)}: {said}"
-            cells.append(
-                f'<rect x="{x - cell / 2:.1f}" y="{y:.1f}" width="{cell:.2f}" height="{height:.1f}" '
-                f'fill="{colour}"><title>{tip}</title></rect>'
-            )
-            if value is not None and cell >= 30 and height >= 12:
-                ink = "#ffffff" if _dark(value, low, high, signed) else _INK
-                parts.append(_label(x, y + height / 2 + 4, f"{round(value, 2) + 0.0:.2f}", "middle", 10, ink))
-    for row, name in enumerate(rows):
-        if row % every == 0:
-            parts.append(_label(label_width - 6, top + row * height + height / 2 + 4, _short(name, 30), "end", 11))
-    width = label_width + len(columns) * cell + 4 * gaps + 20
-    whole = f'<g shape-rendering="crispEdges">{"".join(cells)}</g>'
-    return _svg(title, [whole, *parts], max(width, 320), top + len(rows) * height + 14)
+    width, height = min(0.62, 10 / len(columns)), min(0.32, 12 / len(rows))
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        ends = ("#d55e00", "#ffffff", "#0072b2") if signed else ("#ffffff", "#08306b")
+        colours = LinearSegmentedColormap.from_list("values", ends, N=101).with_extremes(bad="#999999")
+        cells = np.array(values, dtype=float)
+        drawn = axes.pcolormesh(cells, cmap=colours, vmin=low, vmax=high if high > low else low + 1)
+        axes.invert_yaxis()
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, top=False)
+        if groups:
+            axes.vlines(range(groups, len(columns), groups), 0, len(rows), color="#ffffff", linewidth=2)
+        step = math.ceil(0.17 / width)
+        step = math.ceil(step / groups) * groups if groups and step > 1 else step
+        turned = 90 if max(map(len, columns)) * 0.09 > width * step else 0
+        shown_columns = range(0, len(columns), step)
+        axes.set_xticks([x + 0.5 for x in shown_columns], [_short(columns[x]) for x in shown_columns], rotation=turned)
+        shown_rows = range(0, len(rows), math.ceil(0.15 / height))
+        axes.set_yticks([y + 0.5 for y in shown_rows], [_short(rows[y]) for y in shown_rows])
+        if width >= 0.42 and height >= 0.17:
+            for y, x in zip(*np.nonzero(np.isfinite(cells)), strict=True):
+                value = float(cells[y, x])
+                ink = "#ffffff" if sum(drawn.to_rgba(cells)[y, x, :3]) < 1.6 else "#222222"
+                axes.text(x + 0.5, y + 0.5, f"{round(value, 2) + 0.0:.2f}", color=ink, ha="center", va="center")
+        bar = axes.inset_axes((1 + 0.15 / (width * len(columns)), 0, 0.1 / (width * len(columns)), 1))
+        scale: Any = axes.figure.colorbar(drawn, cax=bar, ticks=[low, (low + high) / 2, high], format="{x:.3g}")
+        scale.solids.set_rasterized(False)  # a picture in the drawing would be a file's address, which the page forbids
+
+    return _svg(title, (width * len(columns), height * len(rows)), draw)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """From data to places on the drawing."""
+def _svg(title: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
+    """The drawing on axes of this size; what is around them takes the room that it needs."""
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    left: float
-    right: float
-    bottom: float
-    top: float
-
-    def x(self, value: float) -> float:
-        return _LEFT + (value - self.left) / ((self.right - self.left) or 1) * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, value: float) -> float:
-        share = (value - self.bottom) / ((self.top - self.bottom) or 1)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
-
-    def levels(self) -> Iterable[str]:
-        """The y axis and its lines."""
-        for value in _ticks(self.bottom, self.top):
-            y = self.y(value)
-            yield f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}" stroke="{_FAINT}"/>'
-            yield _label(_LEFT - 6, y + 4, number(value), "end", 11)
-
-    def axes(self, x_label: str) -> Iterable[str]:
-        """Both axes."""
-        yield from self.levels()
-        for value in _ticks(self.left, self.right):
-            yield _label(self.x(value), _HEIGHT - _BOTTOM + 16, number(value), "middle", 11)
-        yield _label((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x_label, "middle", 11)
+    file = io.StringIO()
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that matplotlib's own font lacks: the reader's has them
+        matplotlib.rcdefaults()  # not those of the user's file: the same everywhere
+        matplotlib.rcParams.update(_SETTINGS)
+        figure = Figure(figsize=size)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_title(shown(title))
+        draw(axes)
+        nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", bbox_inches="tight", transparent=True, metadata=nothing)
+    text = re.sub(r'<g id="[^"]*">', "<g>", file.getvalue()).replace(_INK, "currentColor")
+    start, end = text.index("<svg ") + len("<svg "), text.index("<defs>")
+    label = html.escape(shown(title))
+    return f'<svg role="img" aria-label="{label}" {text[start:end]}{_STYLE}{text[end:]}'.strip()
 
 
-def _line(frame: _Frame, line: Line, colour: str) -> str:
-    points = [(frame.x(x), frame.y(y)) for x, y in _bucketed(line.points)]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    name = text_of(line.name)
-    drawn = (
-        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"><title>{name}</title></polyline>'
-    )
-    if line.dots or len(points) == 1:
-        for (x, y), (step, value) in zip(points, _bucketed(line.points), strict=True):
-            tip = f"{name} at {number(step)}: {number(value)}"
-            drawn += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"><title>{tip}</title></circle>'
-    return drawn
+def _finish(axes: Axes, names: Sequence[str], drawn: Sequence[Any]) -> None:
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+    axes.grid(axis="y")
+    if len(names) > 1:
+        axes.legend(drawn[: len(names)], list(map(_short, names)), loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _bar(
-    frame: _Frame, left: float, width: float, value: float, span: tuple[float, float] | None, colour: str, tip: str
-) -> str:
-    x, right, y, zero = frame.x(left), frame.x(left + width), frame.y(value), frame.y(0)
-    if span is not None:
-        tip += f" ({number(span[0])} to {number(span[1])})"
-    drawn = (
-        f'<rect x="{x:.1f}" y="{min(y, zero):.1f}" width="{right - x - 1:.1f}" height="{abs(zero - y):.1f}" '
-        f'fill="{colour}"><title>{tip}</title></rect>'
-    )
-    if span is not None:
-        middle = (x + right - 1) / 2
-        drawn += (
-            f'<line x1="{middle:.1f}" y1="{frame.y(span[0]):.1f}" x2="{middle:.1f}" y2="{frame.y(span[1]):.1f}" '
-            f'stroke="{_INK}" stroke-width="1.2"/>'
-        )
-    return drawn
+def _colours(count: int) -> list[str]:
+    return [COLOURS[place % len(COLOURS)] for place in range(count)]
 
 
-def _legend(names: Sequence[str]) -> str:
-    widths = [28 + 6.4 * len(shown(name)) for name in names]
-    whole = sum(widths) <= _WIDTH - _LEFT
-    parts, x, squeeze = [], float(_LEFT if whole else 4), 1.0 if whole else min(1.0, (_WIDTH - 8) / sum(widths))
-    for place, (name, width) in enumerate(zip(names, widths, strict=True)):
-        parts.append(f'<rect x="{x:.1f}" y="20" width="10" height="4" fill="{COLOURS[place % len(COLOURS)]}"/>')
-        parts.append(_label(x + 14, 26, name, "start", 11))
-        x += width * squeeze
-    return "".join(parts)
-
-
-def _svg(title: str, parts: Iterable[str], width: float, height: float) -> str:
-    head = f'<text x="2" y="13" font-size="13" font-weight="bold" fill="{_INK}">{text_of(title)}</text>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img" aria-label="{text_of(title)}" font-family="sans-serif" '
-        f'style="background:#ffffff">'
-        f"{head}{''.join(parts)}</svg>"
-    )
-
-
-def _label(x: float, y: float, text: str, anchor: str, size: int, ink: str = _INK) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="{ink}">{text_of(text)}</text>'
-    )
-
-
-def _column_label(x: float, y: float, name: str, turned: bool) -> str:
-    if not turned:
-        return _label(x, y, name, "middle", 11)
-    return (
-        f'<text transform="translate({x + 4:.1f},{y:.1f}) rotate(-90)" font-size="11" fill="{_INK}">'
-        f"{text_of(_short(name, 22))}</text>"
-    )
-
-
-def _short(name: str, most: int) -> str:
+def _short(name: str, most: int = 30) -> str:
+    name = shown(name)
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
-
-
-def _padded(low: float, high: float) -> tuple[float, float]:
-    room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-    # a quantity that is never negative should not be given a negative axis
-    return (max(0.0, low - room) if low >= 0 else low - room), high + room
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers from `low` to `high`."""
-    if high <= low:
-        return [low]
-    raw = (high - low) / 5
-    size = 10 ** math.floor(math.log10(raw))
-    step = next(factor * size for factor in (1, 2, 5, 10) if factor * size >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _bucketed(points: Sequence[Point]) -> list[Point]:
-    """At most `_MOST_POINTS` points: means over runs of neighbours."""
-    if len(points) <= _MOST_POINTS:
-        return list(points)
-    bounds = [round(place * len(points) / _MOST_POINTS) for place in range(_MOST_POINTS + 1)]
-    parts = [points[start:stop] for start, stop in pairwise(bounds)]
-    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
-
-
-def _share(value: float, low: float, high: float) -> float:
-    return min(1.0, max(0.0, (value - low) / ((high - low) or 1.0)))
-
-
-def _colour(value: float, low: float, high: float, signed: bool) -> str:
-    if signed:
-        dark = (213, 94, 0) if value < 0 else (0, 114, 178)
-        share = min(1.0, abs(value) / max(abs(low), abs(high), 1e-9))
-    else:
-        dark, share = (8, 48, 107), _share(value, low, high)
-    red, green, blue = (round(255 + (end - 255) * share) for end in dark)
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def _dark(value: float, low: float, high: float, signed: bool) -> bool:
-    return abs(value) / max(abs(low), abs(high), 1e-9) > 0.7 if signed else _share(value, low, high) > 0.5
+def _thinned(points: Sequence[Point]) -> np.ndarray[Any, Any]:
+    """At most `_MOST_POINTS` points `[N, 2]`: means over runs of neighbours."""
+    whole = np.array(points, dtype=float)
+    if len(whole) <= _MOST_POINTS:
+        return whole
+    return np.array([part.mean(axis=0) for part in np.array_split(whole, _MOST_POINTS)])

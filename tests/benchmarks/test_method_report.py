@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cost
@@ -66,7 +67,17 @@ def test_tables_hold_the_figures_and_every_plot_is_there(out: Path, tmp_path: Pa
 def test_bars_have_their_values_whiskers_and_gaps() -> None:
     series = [Bars("a <b>", [1.0, -0.5], [(0.5, 1.5), None]), Bars("other", [None, 2.0])]
     svg = plots.bars("title", ["first", "second"], series)
-    assert svg.count("</title></rect>") == 3
-    assert "a &lt;b&gt;, first: 1 (0.5 to 1.5)" in svg and "other, second: 2" in svg
-    assert 'stroke-width="1.2"' in svg and "<b>" not in svg
+    bars = [
+        svg.count(f'clip-path="url(#{clip})" style="fill: {colour}"')
+        for colour in plots.COLOURS[:2]
+        for clip in clips(svg)
+    ]
+    assert sum(bars) == 3  # a value that is not known has no bar
+    assert "a &lt;b&gt;</text>" in svg and ">first</text>" in svg and "<b>" not in svg
+    without = plots.bars("title", ["first", "second"], [Bars("a <b>", [1.0, -0.5]), series[1]])
+    assert svg.count("stroke-width: 1.2") == without.count("stroke-width: 1.2") + 1
     assert plots.bars("title", ["first"], [Bars("a", [None])]) == ""
+
+
+def clips(svg: str) -> list[str]:
+    return re.findall(r'<clipPath id="(\w+)"', svg)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,9 +12,10 @@ import pytest
 
 from helpers.run_records import records, write_log
 from tsembed_search.trainer import report
-from tsembed_search.trainer.plots import Line, heat_map, lines, number
+from tsembed_search.trainer.plots import COLOURS, Line, Mark, heat_map, installed, lines
 
 SVG = "{http://www.w3.org/2000/svg}"
+needs_matplotlib = pytest.mark.skipif(not installed(), reason="needs matplotlib")
 
 
 class Page(HTMLParser):
@@ -36,6 +39,7 @@ def drawings(html: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring("<svg" + part.split("</svg>")[0] + "</svg>") for part in html.split("<svg")[1:]]
 
 
+@needs_matplotlib
 def test_report_has_every_plot_and_table(tmp_path: Path) -> None:
     path = report.write(write_log(tmp_path / "run", records()))
     assert path == tmp_path / "run/report.html"
@@ -56,10 +60,11 @@ def test_report_has_every_plot_and_table(tmp_path: Path) -> None:
     ):
         assert title in titles, title
     assert "Loss: z" not in titles  # was never measured
-    text = " ".join(Page(html).words)
+    text = " ".join(" ".join(Page(html).words).split())
     for words in (
         "finished",
         "hit@1 0.625 at step 4",
+        "seed 0",
         "+0.250",
         "3 rows could not be used",
         "routing entropy has settled",
@@ -70,11 +75,13 @@ def test_report_has_every_plot_and_table(tmp_path: Path) -> None:
 def test_report_needs_nothing_and_runs_nothing(tmp_path: Path) -> None:
     html = report.write(write_log(tmp_path, records())).read_text("utf-8")
     page = Page(html)
-    assert {"script", "link", "img", "iframe", "object", "image", "use", "foreignobject"}.isdisjoint(
+    assert {"script", "link", "img", "iframe", "object", "image", "foreignobject"}.isdisjoint(
         tag for tag, _ in page.tags
     )
     assert not [attributes for _, attributes in page.tags if {"src", "href", "onload"} & attributes.keys()]
-    assert "url(" not in html and "@import" not in html
+    assert all(attributes["xlink:href"].startswith("#") for tag, attributes in page.tags if "xlink:href" in attributes)
+    assert html.count("url(") == html.count("url(#") and "@import" not in html and "<metadata" not in html
+    assert "<script" not in html and "<!DOCTYPE svg" not in html
     assert "default-src 'none'" in html
     # what the data says is shown, and is not markup
     assert "<script>alert(1)</script>" in " ".join(page.words)
@@ -100,44 +107,104 @@ def test_a_last_line_cut_short_is_left_out(tmp_path: Path) -> None:
     assert "</html>" in report.write(tmp_path).read_text("utf-8")
 
 
+def test_without_matplotlib_the_page_has_its_tables_and_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    html = report.write(write_log(tmp_path, records())).read_text("utf-8")
+    text = " ".join(Page(html).words)
+    assert "<svg" not in html and "pip install 'tsembed-search[report]'" in text
+    assert "+0.250" in text and "routing entropy has settled" in text and "3 rows could not be used" in text
+    assert "Negatives" not in text  # would be plots only
+
+
+def test_a_page_is_the_same_each_time_whatever_the_user_set(tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    write_log(tmp_path, records())
+    first = report.write(tmp_path).read_bytes()
+    with matplotlib.rc_context({"svg.hashsalt": None, "svg.fonttype": "path", "font.size": 30, "lines.linewidth": 9}):
+        assert report.write(tmp_path).read_bytes() == first
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def strokes(svg: str, colour: str) -> list[list[tuple[float, float]]]:
+    """The points of each line of that colour."""
+    return [
+        [(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", element.attrib["d"])]
+        for element in ElementTree.fromstring(svg).iter(f"{SVG}path")
+        if f"stroke: {colour}" in element.attrib.get("style", "")
+    ]
+
+
+def fills(svg: str) -> list[str]:
+    """The colour of each cell."""
+    styles = [element.attrib.get("style", "") for element in ElementTree.fromstring(svg).iter(f"{SVG}path")]
+    return [found[1] for style in styles if (found := re.fullmatch(r"fill: (#\w{6})", style))]
+
+
+@needs_matplotlib
 def test_lines_are_where_the_values_are() -> None:
-    svg = ElementTree.fromstring(lines("t", [Line("a", [(0.0, 1.0), (10.0, 3.0)]), Line("b", [(5.0, 2.0)])]))
-    points = [element.attrib["points"] for element in svg.iter(f"{SVG}polyline")]
-    (x1, y1), (x2, y2) = [tuple(map(float, pair.split(","))) for pair in points[0].split()]
-    (x3, y3) = map(float, points[1].split(","))
+    svg = lines("t", [Line("a", [(0.0, 1.0), (10.0, 3.0)]), Line("b", [(4.0, 2.0), (5.0, 2.0)])])
+    (x1, y1), (x2, y2) = strokes(svg, COLOURS[0])[0]
+    x3, y3 = strokes(svg, COLOURS[1])[0][-1]
     assert x1 < x3 < x2 and y1 > y3 > y2  # up is smaller in SVG
     assert abs((x1 + x2) / 2 - x3) < 0.2 and abs((y1 + y2) / 2 - y3) < 0.2
+    assert {"a", "b", "t", "step"} <= set(texts(svg))
     assert lines("nothing", [Line("a", [])]) == ""
 
 
+@needs_matplotlib
 def test_long_lines_are_drawn_as_means() -> None:
-    svg = ElementTree.fromstring(lines("t", [Line("a", [(float(x), float(x % 2)) for x in range(5000)])]))
-    (line,) = svg.iter(f"{SVG}polyline")
-    assert len(line.attrib["points"].split()) == 300
+    (line, *_) = strokes(lines("t", [Line("a", [(float(x), float(x % 2)) for x in range(5000)])]), COLOURS[0])
+    assert 100 < len(line) <= 300
+    heights = [y for _, y in line]
+    single = strokes(lines("t", [Line("a", [(0.0, 0.0), (1.0, 1.0)])]), COLOURS[0])[0]
+    assert max(heights) - min(heights) <= abs(single[0][1] - single[1][1])
 
 
+@needs_matplotlib
 @pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 1e-9, 1e12])
 def test_a_constant_can_be_drawn(value: float) -> None:
-    ElementTree.fromstring(lines("t", [Line("a", [(1.0, value), (2.0, value)])]))
-    assert number(value)
+    ((_, left), (_, right)) = strokes(lines("t", [Line("a", [(1.0, value), (2.0, value)])]), COLOURS[0])[0]
+    assert left == right
 
 
+@needs_matplotlib
 def test_heat_maps_have_a_cell_for_each_value() -> None:
-    svg = ElementTree.fromstring(
-        heat_map("t", ["a", "b"], ["x", "y", "z"], [[0, 0.5, 1], [-1, None, 1]], low=-1, high=1, signed=True)
-    )
-    cells = list(svg.iter(f"{SVG}rect"))
-    assert len(cells) == 6
-    colours = [cell.attrib["fill"] for cell in cells]
-    # column by column
-    assert colours[0] == "#ffffff" and colours[4] == colours[5] != colours[1]
-    assert [cell[0].text for cell in cells][3] == "b, y: not measured"
+    svg = heat_map("t", ["a", "b"], ["x", "y", "z"], [[0, 0.5, 1], [-1, None, 1]], low=-1, high=1, signed=True)
+    cells = fills(svg)[:6]
+    assert cells[0] == "#ffffff" and cells[2] == cells[5] != cells[1] and cells[4] == "#999999"
+    assert [text for text in texts(svg) if re.fullmatch(r"-?\d\.\d\d", text)] == [
+        "0.00",
+        "0.50",
+        "1.00",
+        "-1.00",
+        "1.00",
+    ]
+    assert "nan" not in svg
     wide = heat_map("t", ["a"], [str(n) for n in range(400)], [[0.5] * 400], low=0, high=1, groups=8)
-    assert float(ElementTree.fromstring(wide).attrib["width"]) < 1300
+    assert width_and_height(wide)[0] < 850
 
 
+@needs_matplotlib
 def test_many_rows_stay_on_a_screen_and_are_not_all_labelled() -> None:
-    svg = ElementTree.fromstring(heat_map("t", [f"r{n}" for n in range(224)], ["x"], [[0.5]] * 224, low=0, high=1))
-    assert float(svg.attrib["height"]) < 1000
-    labels = [element for element in svg.iter(f"{SVG}text") if (element.text or "").startswith("r")]
-    assert 50 < len(labels) < 100
+    svg = heat_map("t", [f"r{n}" for n in range(224)], ["x"], [[0.5]] * 224, low=0, high=1)
+    assert width_and_height(svg)[1] < 1000
+    assert 50 < sum(text.startswith("r") for text in texts(svg)) < 100
+
+
+@needs_matplotlib
+def test_names_are_text_and_not_formulas() -> None:
+    svg = lines("$x^2$ & <b>", [Line("$a_1$ <i>", [(1.0, 1.0)]), Line("_hidden", [(1.0, 2.0)])], [Mark(1.0, "$$ \x1b")])
+    assert {"$x^2$ & <b>", "$a_1$ <i>", "_hidden", "$$ \\x1b"} <= set(texts(svg))
+
+
+def width_and_height(svg: str) -> tuple[float, float]:
+    """In points, of which four make three of the browser's pixels."""
+    _, _, width, height = map(float, ElementTree.fromstring(svg).attrib["viewBox"].split())
+    return width, height
