@@ -100,7 +100,8 @@ def test_what_the_page_adds_works(commands: Commands, tmp_path: Path) -> None:
 
 
 def test_the_recipe_of_the_page_trains_by_its_loss(commands: Commands) -> None:
-    done = commands("train", "--recipe", "margin", "--dry-run", "--json")
+    small = ("--set", "batch.size=4", "--set", "batch.sub_batch=2")
+    done = commands("train", "--recipe", "margin", "--dry-run", "--json", *small)
     assert done.code == 0, done.stderr
 
 
