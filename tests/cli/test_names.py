@@ -160,3 +160,12 @@ def test_a_filter_means_the_same_to_every_command(run: Run, palette: Path) -> No
         assert set(run("ls", "--paths", "-w", where).stdout.splitlines()) == found <= whole, where
         removal = json.loads(run("rm", "--dry-run", "--json", "-w", where).stdout)
         assert removal["files"] == len(found), where
+
+
+def test_a_folder_with_the_name_of_a_built_in_model_is_not_that_model(run: Run, fresh: Path) -> None:
+    (fresh / "colours").mkdir()
+    (fresh / "colours" / "red.txt").write_text("all about red")
+    assert run("index", ".", *COLOURS).exit_code == 0
+    for arguments in (("search", "red"), ("search", "red", "--model", "colours"), ("index", ".", "--workers", "1")):
+        assert run(*arguments).exit_code == 0
+    assert json.loads(run("status", "--json").stdout)["model"] == "colours"

@@ -185,8 +185,11 @@ class IndexMetadata:
     @staticmethod
     def of(info: ModelInfo) -> IndexMetadata:
         """Return the metadata of a new index for this model. A model in a folder is remembered by its absolute path."""
+        from tsembed_search.model.registry import MODELS
+
         folder = Path(info.name).expanduser()
-        name = str(folder.absolute()) if folder.is_dir() else info.name
+        # The name of a built-in model means that one, also where a folder is called so.
+        name = str(folder.absolute()) if info.name not in MODELS and folder.is_dir() else info.name
         return IndexMetadata(
             name, info.fingerprint, info.dim, info.routes, info.calibration, time.time(), info.route_weight
         )
