@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tsembed_search import hub
 from tsembed_search.errors import ModelError, UnsupportedModelError
@@ -23,10 +23,6 @@ from tsembed_search.model.backbones import families, origin
 from tsembed_search.paths import existing, home
 from tsembed_search.registry import Registry
 from tsembed_search.wording import shown
-
-if TYPE_CHECKING:
-    pass
-
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 

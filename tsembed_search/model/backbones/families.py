@@ -162,4 +162,6 @@ FAMILIES: Registry[Family] = Registry("family", "tsembed.families", {family.name
 def by_config(config: Mapping[str, Any]) -> Family | None:
     """Return the family that a `config.json` belongs to, or None."""
     kind = str(config.get("model_type", ""))
-    return next((family for family in (*_OWN, *FAMILIES.all()) if kind in family.model_types), None)
+    own = next((family for family in _OWN if kind in family.model_types), None)
+    # Other packages are looked through only for what none of ours is: that takes time, and one of them may be broken.
+    return own or next((family for family in FAMILIES.all() if kind in family.model_types), None)
