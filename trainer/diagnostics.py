@@ -26,8 +26,7 @@ from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.gradcache import Passes
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.log import Log
-from tsembed_search.trainer.losses import base as masks
-from tsembed_search.trainer.losses.base import Pairs, Side
+from tsembed_search.trainer.losses.base import Pairs, Side, candidates, without_false
 from tsembed_search.trainer.losses.contrastive import InfoNCE
 from tsembed_search.trainer.packing import POSITIVE, QUERY, Labels
 from tsembed_search.trainer.schedule import DivergenceMonitor
@@ -159,8 +158,8 @@ def task_gradients(
             vectors = packed[:, : backbone.info.dim]
             queries, documents = (vectors[labels.of(role).to(vectors.device)] for role in (QUERY, POSITIVE))
             asked, right = (labels.table[labels.of(role)] for role in (QUERY, POSITIVE))
-            possible = masks.candidates(asked, right, answers=labels.answers).to(vectors.device)
-            valid = masks.without_false(possible, similarity(queries, documents).detach(), margin)
+            possible = candidates(asked, right, answers=labels.answers).to(vectors.device)
+            valid = without_false(possible, similarity(queries, documents).detach(), margin)
             found: Tensor = loss(Pairs(queries, documents, Side(valid)))
             return found
 

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from tsembed_search.model.routing import Traced, centred
 from tsembed_search.ranking.similarity import similarity
-from tsembed_search.trainer.losses import base as masks
-from tsembed_search.trainer.losses import negatives as eans
-from tsembed_search.trainer.losses.base import Held, LossInputs, Pairs, Side
+from tsembed_search.trainer.losses.base import Held, Holding, LossInputs, Pairs, Side, candidates, make, without_false
 from tsembed_search.trainer.losses.contrastive import Contrastive, InfoNCE
+from tsembed_search.trainer.losses.negatives import Queue, weighted
 from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels, Shape, unpack
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
@@ -47,11 +46,11 @@ class Objective(nn.Module):
         self.negatives = negatives
         self.shape = shape
         self.seed = seed
-        made = {name: masks.make(name, settings) for name, settings in loss.terms().items()}
+        made = {name: make(name, settings) for name, settings in loss.terms().items()}
         self.losses = {name: one for name, (one, _) in made.items()}
         self.weights = {name: weight for name, (_, weight) in made.items()}
         self.trained = nn.ModuleDict({name: one for name, one in self.losses.items() if isinstance(one, nn.Module)})
-        self.queue = eans.Queue(negatives.queue)
+        self.queue = Queue(negatives.queue)
         self.register_buffer("mean", torch.full((shape.blocks * shape.experts,), 1 / shape.experts))
         self.register_buffer("seen", torch.zeros(()))
 
@@ -70,7 +69,7 @@ class Objective(nn.Module):
 
     def held(self, labels: Labels, bare: Sequence[int]) -> dict[str, Sequence[int]]:
         """Return, by loss, the places of items whose vectors without adapters it needs: see `Holding.held`."""
-        return {name: one.held(labels, bare) for name, one in self.losses.items() if isinstance(one, masks.Holding)}
+        return {name: one.held(labels, bare) for name, one in self.losses.items() if isinstance(one, Holding)}
 
     def forward(
         self,
@@ -108,15 +107,15 @@ class Objective(nn.Module):
             vectors = torch.cat([vectors, old.vectors])
             document_routes = torch.cat([document_routes, centred(old.routes, self.mean)])
             document_labels = torch.cat([document_labels, self.queue.labels])
-        possible = masks.candidates(table[queries], document_labels, self.settings.scope, labels.answers.to(device))
+        possible = candidates(table[queries], document_labels, self.settings.scope, labels.answers.to(device))
         kappa, kappa_back = self._kappa(routes[queries], document_routes)
         settings = self.negatives if stage == 2 else NegativeSettings(weighting="none")
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         cosine = similarity(traced.vectors[queries].detach(), vectors.detach())
 
         def side(possible: Tensor, cosine: Tensor, kappa: Tensor) -> Side:
-            valid = masks.without_false(possible, cosine, self.settings.margin)
-            return eans.weighted(settings, kappa, cosine, valid, generator)
+            valid = without_false(possible, cosine, self.settings.margin)
+            return weighted(settings, kappa, cosine, valid, generator)
 
         backward = None
         if self.settings.symmetric:

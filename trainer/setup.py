@@ -14,11 +14,10 @@ from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import ModelRef, Trainable
 from tsembed_search.trainer import gradcache
-from tsembed_search.trainer import job as job_folder
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.distributed import Processes
-from tsembed_search.trainer.job import Job
+from tsembed_search.trainer.job import Job, begin, check_free, check_same, in_words, summary
 from tsembed_search.trainer.log import NAME, Log
 from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.packing import Shape
@@ -52,13 +51,13 @@ class Model:
 
 def loaded(job: Job, processes: Processes, device: str) -> tuple[Sampler, dict[str, Any], Model]:
     """Check data and folder, and load the model. Raises what `train` does."""
-    with job_folder.in_words(job.out):
+    with in_words(job.out):
         sampler = Sampler(job.train, job.recipe.batch, job.recipe.run.seed)
-        facts = {"tasks": job_folder.summary(job.train), "held_out": job_folder.summary(job.held_out)}
+        facts = {"tasks": summary(job.train), "held_out": summary(job.held_out)}
         if job.resume:
-            job_folder.check_same(job.out, job.recipe, **facts)
+            check_same(job.out, job.recipe, **facts)
         elif processes.first:
-            job_folder.check_free(job.out)
+            check_free(job.out)
     start = registry.resolve(job.recipe.model.base)
     dtype = torch.float32 if job.recipe.run.precision == "float32" else None
     backbone = adapted(loading.load(start, device, dtype), job.recipe)
@@ -94,11 +93,11 @@ def adapted(backbone: Any, recipe: Recipe) -> Trainable:
 
 def begun(job: Job, processes: Processes, facts: Mapping[str, Any]) -> Log:
     """Open the log, and make the folder of a new run first; both are the first process's."""
-    with job_folder.in_words(job.out):
+    with in_words(job.out):
         if not processes.first:
             return Log(None)
         if not job.resume:
-            job_folder.begin(job.out, job.recipe, job.sources, **facts)
+            begin(job.out, job.recipe, job.sources, **facts)
         return Log(job.out / NAME, *job.observers)
 
 

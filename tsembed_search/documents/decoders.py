@@ -15,10 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
-from tsembed_search.documents import worker as wire
 from tsembed_search.documents.crawl import open_regular, unreadable
 from tsembed_search.documents.document import HEAD, Unit, extension_of, formats_of
-from tsembed_search.documents.worker import TooSlow
+from tsembed_search.documents.worker import TooSlow, receive, send
 from tsembed_search.errors import LoadError, TsembedError
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class Decoder:
     def _units(self, request: Request) -> Iterator[Unit]:
         process = self._running()
         try:
-            wire.send(cast("Any", process.stdin), asdict(request))
+            send(cast("Any", process.stdin), asdict(request))
         except BrokenPipeError:
             raise self._died(process) from None
         while True:
@@ -168,7 +167,7 @@ class Decoder:
             settings["image"] = asdict(self._inputs.image)
             settings["text"] = asdict(self._inputs.text) | {"tokenizer_file": tokenizer}
         try:
-            wire.send(cast("Any", process.stdin), settings)
+            send(cast("Any", process.stdin), settings)
             self._next(process, _STARTUP_SECONDS)
         except (BrokenPipeError, LoadError) as error:
             if self._stopped:
@@ -198,7 +197,7 @@ class Decoder:
         with self._lock:
             self._deadline = time.monotonic() + limit
         try:
-            message = wire.receive(cast("Any", process.stdout))
+            message = receive(cast("Any", process.stdout))
         except ValueError:
             process.kill()
             message = None
