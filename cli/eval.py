@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Final, cast, get_args
 
 from typer import Option
 
@@ -16,12 +18,27 @@ from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
 from tsembed_search.data.records import Instructions
 from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.results import (
+    OVERALL,
+    Evaluation,
+    Group,
+    TaskScores,
+    compared,
+    csv_rows,
+    groups,
+    groups_json,
+)
 from tsembed_search.paths import DEFAULT_MODEL
+from tsembed_search.ranking.metrics import METRICS, Estimate
 
 if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
     from tsembed_search.data.tasks import EvaluationData
     from tsembed_search.evaluation.evaluate import Reranking
-    from tsembed_search.evaluation.results import Evaluation, TaskScores
+
+_WIDE: Final = 120  # columns of a terminal
 
 
 @options.described(
@@ -85,20 +102,18 @@ def evaluate(
     Prints hit@1, recall, nDCG and MRR for each task, with 95% intervals. Reads MMEB's layouts and pairs of a query and
     its answer. A tie counts against the model.
     """
-    from tsembed_search.cli.render import figures
     from tsembed_search.data.tasks import load
-    from tsembed_search.evaluation.results import compared
     from tsembed_search.model import registry
 
     reranking = _reranking(rerank, route_weight, sweep)
-    names = [model or DEFAULT_MODEL, *([compare] if compare else [])]
-    for name in names:
+    model = model or DEFAULT_MODEL
+    for name in (model, *([compare] if compare else [])):
         registry.resolve(name)  # better now than after the first model's work
     if csv_file is not None and not csv_file.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {csv_file.absolute().parent}.", "Give --csv a file in a folder.")
-    if instructions is not None and instructions not in get_args(Instructions):
-        known = ", ".join(get_args(Instructions))
-        raise UsageError(f"Instructions cannot go to {instructions!r}.", f"Use one of: {known}.")
+    known = get_args(Instructions)
+    if instructions is not None and instructions not in known:
+        raise UsageError(f"Instructions cannot go to {instructions!r}.", f"Use one of: {', '.join(known)}.")
     with render.working("Reading rows", quiet=quiet):
         found = load(
             data,
@@ -110,31 +125,21 @@ def evaluate(
             most_candidates=candidates,
         )
     render.tell_left_out(found.problems, found.unread, len(found.problems), quiet=quiet)
-    first = _measured(names[0], found, reranking, at or [], device, quiet)
-    second = _measured(compare, found, reranking, at or [], device, quiet, where_it_can=True) if compare else None
+    metrics = [*METRICS, *(f"{kind}@{k}" for k in at or () for kind in ("recall", "ndcg"))]
+    measured = partial(_measured, found=found, metrics=metrics, device=device, quiet=quiet)
+    first = measured(model, reranking=reranking)
+    second = measured(compare, reranking=reranking, where_it_can=True) if compare else None
     difference = compared(second.tasks, first.tasks) if second else []
     if csv_file is not None:
         _write_csv(csv_file, first)
     if json:
-        render.print_json(document(data, found, first, second, difference))
+        # The difference: the model's figures less the other's, on the same queries.
+        other = second and second.to_json() | {"difference": groups_json(difference, first.metrics)}
+        render.print_json(first.to_json() | {"data": {"sources": list(data)} | found.to_json(), "compare": other})
         return
-    figures.show(first, second, difference)
+    _show(first, second, difference)
     if not quiet:
         render.remark(*_remarks(first, second, limit is not None or candidates is not None))
-
-
-def document(
-    sources: Sequence[str],
-    found: EvaluationData,
-    first: Evaluation,
-    second: Evaluation | None,
-    difference: Sequence[TaskScores],
-) -> dict[str, Any]:
-    """Return what `--json` prints. `compare.difference`: the model's figures less the other's, on the same queries."""
-    from tsembed_search.evaluation.results import groups_json
-
-    compare = second and second.to_json() | {"difference": groups_json(difference, first.metrics)}
-    return first.to_json() | {"data": {"sources": list(sources)} | found.to_json(), "compare": compare}
 
 
 def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | None:
@@ -151,9 +156,10 @@ def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | No
 
 def _measured(
     name: str,
+    *,
     found: EvaluationData,
+    metrics: Sequence[str],
     reranking: Reranking | None,
-    at: Sequence[int],
     device: str,
     quiet: bool,
     where_it_can: bool = False,
@@ -164,7 +170,6 @@ def _measured(
     from tsembed_search.cli.render.progress import CountDisplay
     from tsembed_search.evaluation.evaluate import evaluate as measure
     from tsembed_search.model.embedder import Embedder
-    from tsembed_search.ranking.metrics import METRICS
 
     started = time.perf_counter()
     with render.working(f"Loading {name}", quiet=quiet):
@@ -172,9 +177,10 @@ def _measured(
     load_seconds = time.perf_counter() - started
     if where_it_can and reranking is not None and not reranking.possible(embedder.info):
         reranking = None
-    metrics = list(dict.fromkeys([*METRICS, *(f"{kind}@{k}" for k in at for kind in ("recall", "ndcg"))]))
     with CountDisplay(f"Embedding with {name}", quiet=quiet) as display:
-        result = measure(embedder, found.tasks, metrics=metrics, reranking=reranking, progress=display.update)
+        result = measure(
+            embedder, found.tasks, metrics=list(dict.fromkeys(metrics)), reranking=reranking, progress=display.update
+        )
     return replace(result, seconds={"load": load_seconds, **result.seconds})
 
 
@@ -193,10 +199,123 @@ def _remarks(first: Evaluation, second: Evaluation | None, fewer: bool) -> list[
 
 
 def _write_csv(path: Path, result: Evaluation) -> None:
-    from tsembed_search.evaluation.results import csv_rows
-
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(csv_rows(result.tasks, result.metrics))
     except OSError as error:
         raise UsageError(f"Cannot write {path}: {error.strerror or error}.", "Give --csv another file.") from error
+
+
+def _show(first: Evaluation, second: Evaluation | None, difference: Sequence[TaskScores]) -> None:
+    """Print the figures of a model, and what it is better by than another. `difference`: first less second."""
+    if not render.is_terminal():
+        _print_fields(first, difference if second else [])
+        return
+    console = render.console()
+    wide = console.width >= _WIDE
+    console.print(_figures(first, wide))
+    if second is not None:
+        console.print(_differences(first, second, difference, wide))
+    if first.gain is not None:
+        console.print(_gain(first))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _rows(tasks: Sequence[TaskScores]) -> Iterator[tuple[Group, str]]:
+    """Groups of one task and of several, in the order of the table, each with its kind: task, meta or sum."""
+    summed = {group.name: group for group in groups(tasks)}
+    for meta, part in groupby(tasks, key=lambda task: task.meta):
+        for task in part:
+            yield Group(task.name, [task]), "task"
+        if meta:
+            yield summed.pop(meta), "meta"
+    for group in summed.values():
+        yield group, "sum"
+
+
+def _figures(result: Evaluation, wide: bool) -> Table:
+    from rich.text import Text
+
+    def cells(one: Estimate, first: bool, kind: str) -> list[Text]:
+        mean = Text(_percent(one.mean), style="bold" if kind != "task" else "")
+        interval = Text(f"{_percent(one.low)}–{_percent(one.high)}", style="dim")
+        return [mean, interval] if wide or first else [mean]
+
+    headings = chain.from_iterable(
+        (name, "95%") if wide or number == 0 else (name,) for number, name in enumerate(result.metrics)
+    )
+    return _table("task", headings, result.tasks, cells)
+
+
+def _differences(first: Evaluation, second: Evaluation, difference: Sequence[TaskScores], wide: bool) -> Table:
+    names = [wording.shown(str(one.model.get("name", ""))) for one in (first, second)]
+    metrics = first.metrics if wide else first.metrics[:1]
+    return _table(
+        " less ".join(names), metrics, difference, lambda one, first, kind: [_change(one)] if wide or first else []
+    )
+
+
+def _table(
+    title: str,
+    headings: Iterable[str],
+    tasks: Sequence[TaskScores],
+    cells: Callable[[Estimate, bool, str], Sequence[Text]],
+) -> Table:
+    """A row for each task and group, of the `cells` of each metric (its estimate, if it is the first, kind of row)."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column(title, overflow="fold")
+    for heading in ("queries", *headings):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group, kind in _rows(tasks):
+        figures = [cell for number, one in enumerate(group.estimates()) for cell in cells(one, number == 0, kind)]
+        queries = Text(f"{group.queries:,}", style="dim")
+        table.add_row(_name(group.name, kind), queries, *figures, end_section=kind == "meta")
+    return table
+
+
+def _gain(result: Evaluation) -> Text:
+    from rich.text import Text
+
+    assert result.gain is not None
+    text = Text(f"Re-ranked by experts with weight {result.weight:g}")
+    if result.sweep is not None:
+        text.append(f", chosen on {result.sweep.queries:,} other queries")
+    text.append(". Against no re-ranking: ")
+    for number, (name, one) in enumerate(zip(result.metrics, result.gain, strict=True)):
+        text.append(", " if number else "").append(f"{name} ").append_text(_change(one))
+    return text.append(".")
+
+
+def _change(one: Estimate) -> Text:
+    """A difference with its interval, in points: green or red where that is clear of zero."""
+    from rich.text import Text
+
+    style = "" if not one.excludes_zero else "green" if one.mean > 0 else "red"
+    return Text(f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})", style=style)
+
+
+def _name(name: str, kind: str) -> Text:
+    from rich.text import Text
+
+    if kind == "task":
+        return Text(wording.shown(name))
+    label = "all tasks" if name == OVERALL else f"all {wording.shown(name)}" if kind == "meta" else name
+    return Text(label, style="bold")
+
+
+def _print_fields(first: Evaluation, difference: Sequence[TaskScores]) -> None:
+    """Print lines of fields, for programs: of each figure its mean and the bounds of its interval."""
+    render.print_fields(
+        "task", "queries", *(f"{name}{side}" for name in first.metrics for side in ("", " low", " high"))
+    )
+    for label, sign, tasks in (("", "", first.tasks), ("difference ", "+", difference)):
+        for group, _ in _rows(tasks) if tasks else ():
+            figures = [value for one in group.estimates() for value in (one.mean, one.low, one.high)]
+            render.print_fields(f"{label}{group.name}", group.queries, *(f"{value:{sign}.4f}" for value in figures))

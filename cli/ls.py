@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,13 +57,13 @@ def ls(
         raise typer.Exit(1)
 
 
-def _print_table(found: Sequence[File]) -> None:
+def _print_table(found: list[File]) -> None:
     from rich.text import Text
 
     table = render.table("file", "size", "items", right=["size"], whole=["items"])
     for file in found:
         table.add_row(
-            render.path_text(file.path, relative_to=render.here()),
+            render.path_text(file.path),
             Text(wording.size_words(file.bytes), style="dim"),
             Text.assemble((_kinds(file), "dim"), (" · offline", "yellow") if file.offline else ""),
         )

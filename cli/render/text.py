@@ -9,12 +9,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from tsembed_search import wording
-from tsembed_search.cli import surroundings
 from tsembed_search.errors import spelled
-from tsembed_search.paths import indexed_form
+from tsembed_search.paths import file_path, indexed_form
 from tsembed_search.wording import shown
 
 if TYPE_CHECKING:
@@ -43,12 +42,19 @@ def is_terminal(*, stderr: bool = False) -> bool:
     return stream is not None and stream.isatty()
 
 
+def discard(stream: TextIO) -> None:
+    """Throw away what a stream still holds and gets: it cannot be written, and must not be tried again at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
+
+
 def tell(text: str) -> None:
     """Print a line on stderr. Where that cannot be written, the command goes on without: its result matters more."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
-        surroundings.discard(sys.stderr)
+        discard(sys.stderr)
 
 
 def remark(*lines: str) -> None:
@@ -105,11 +111,9 @@ def table(*headings: str, right: Sequence[str] = (), whole: Sequence[str] = ()) 
 
     made = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
+        at_right = heading in right
         made.add_column(
-            heading,
-            justify="right" if heading in right else "left",
-            overflow="fold",
-            no_wrap=heading in right or heading in whole,
+            heading, justify="right" if at_right else "left", overflow="fold", no_wrap=at_right or heading in whole
         )
     return made
 
@@ -130,6 +134,12 @@ def bar(share: float, width: int) -> str:
     return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
 
 
+def blended(first: tuple[int, int, int], second: tuple[int, int, int], share: float) -> str:
+    """Return, for a style, the colour that is `share` (0 to 1) of the way from one to the other."""
+    share = max(0.0, min(1.0, share))
+    return "rgb({},{},{})".format(*(round(a + (b - a) * share) for a, b in zip(first, second, strict=True)))
+
+
 def print_paths(paths: Iterable[str], *, end: str) -> None:
     """Print paths only, each followed by `end`, as the bytes that the file system knows, for `xargs -0` and its like.
 
@@ -139,8 +149,6 @@ def print_paths(paths: Iterable[str], *, end: str) -> None:
         for path in paths:
             print(shown(path))
         return
-    from tsembed_search.paths import file_path
-
     sys.stdout.flush()
     for path in paths:
         sys.stdout.buffer.write(os.fsencode(file_path(path)) + end.encode())
@@ -181,37 +189,24 @@ def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
 
 def link_to(path: str) -> str:
     """Return the `file://` address of an absolute path, safe inside an OSC 8 link."""
-    from tsembed_search.paths import file_path
-
     # What is no path of this system (a surrogate that stands for no byte) becomes one before it is encoded.
     return file_path(indexed_form(Path(path))).as_uri()
 
 
-def path_text(path: str, *, relative_to: str | None = None, style: str = "") -> Text:
-    """Return a path for rich, clickable where the terminal can, shortened to be relative to a folder it lies in."""
+def path_text(path: str, *, style: str = "") -> Text:
+    """Return a path for rich, shortened, and clickable where the terminal can."""
     from rich.style import Style
     from rich.text import Text
 
-    label = shortened(path, relative_to)
-    return Text(shown(label), style=Style.parse(style) + Style(link=link_to(path)), overflow="fold")
+    return Text(shown(shortened(path)), style=Style.parse(style) + Style(link=link_to(path)), overflow="fold")
 
 
-def shortened(path: str, relative_to: str | None) -> str:
-    """Return `path` relative to a folder that holds it, or as it is."""
-    if relative_to:
-        folder = relative_to.rstrip("/") + "/"
-        if path.startswith(folder) and len(path) > len(folder):
-            return path[len(folder) :]
-    return path
-
-
-def here() -> str | None:
-    """Return the current folder, in the form of indexed paths; None where it was deleted or is the root."""
+def shortened(path: str) -> str:
+    """Return an indexed path relative to the current folder where it lies in it, else as it is."""
     try:
-        folder = indexed_form(Path.cwd())
-    except OSError:
-        return None
-    return folder if folder != "/" else None
+        return path.removeprefix(indexed_form(Path.cwd()) + "/") or path
+    except OSError:  # the current folder was deleted
+        return path
 
 
 def tell_left_out(problems: Sequence[Problem], unread: Sequence[UnreadFields], count: int, *, quiet: bool) -> None:
@@ -223,8 +218,8 @@ def tell_left_out(problems: Sequence[Problem], unread: Sequence[UnreadFields], c
     if count:
         what = "row" if any(problem.line for problem in problems) else "file"
         said = [f"{wording.count_words(count, what)} left out:", *(f"  {problem}" for problem in problems[:most])]
-        if count > most:
-            said.append(f"  ... and {count - most:,} more. All of them: tsembed data check DATA --json")
+    if count > most:
+        said.append(f"  ... and {count - most:,} more. All of them: tsembed data check DATA --json")
     said += map(str, unread[:most])
     if len(unread) > most:
         said.append(f"... and {wording.count_words(len(unread) - most, 'more file')} with fields that nothing reads.")

@@ -39,13 +39,13 @@ class Drawer:
     least_width: int = 50
 
     def print_beside(self, screen: Console, pixels: Pixels | None, words: RenderableType) -> None:
-        """The words of a hit with its thumbnail, or with free space where none can be had."""
-        picture = None if pixels is None else self.draw(pixels)
-        if self.overlays:
-            self._print_over(screen, picture, words)
-            return
+        """Print the words of a hit with its thumbnail, or with free space where none can be had."""
         from rich.table import Table
 
+        picture = None if pixels is None else self.draw(pixels)
+        if self.overlays:
+            _print_over(screen, picture, words)
+            return
         row = Table.grid(padding=(0, _GAP, 0, 0), expand=True)
         row.add_column(width=COLUMNS)
         row.add_column(ratio=1)
@@ -53,22 +53,23 @@ class Drawer:
         screen.print(row)
         screen.print()
 
-    def _print_over(self, screen: Console, picture: RenderableType | None, words: RenderableType) -> None:
-        from rich.control import Control
-        from rich.padding import Padding
-        from rich.segment import SegmentLines, Segments
 
-        lines = screen.render_lines(Padding(words, (0, 0, 0, COLUMNS + _GAP)))
-        screen.print(SegmentLines(lines, new_lines=True), end="")
-        height = len(lines) if picture is None else max(len(lines), ROWS)
-        below = height - len(lines) + 1
-        screen.print("\n" * below, end="")
-        if picture is not None:
-            segments = list(screen.render(picture))
-            drawn = sum(segment.text.count("\n") for segment in segments if not segment.control)
-            screen.control(Control.move(0, -(len(lines) + below)))
-            screen.print(Segments(segments), end="")
-            screen.control(Control.move(0, len(lines) + below - drawn))
+def _print_over(screen: Console, picture: RenderableType | None, words: RenderableType) -> None:
+    from rich.control import Control
+    from rich.padding import Padding
+    from rich.segment import SegmentLines, Segments
+
+    lines = screen.render_lines(Padding(words, (0, 0, 0, COLUMNS + _GAP)))
+    screen.print(SegmentLines(lines, new_lines=True), end="")
+    height = len(lines) if picture is None else max(len(lines), ROWS)
+    below = height - len(lines) + 1
+    screen.print("\n" * below, end="")
+    if picture is not None:
+        segments = list(screen.render(picture))
+        drawn = sum(segment.text.count("\n") for segment in segments if not segment.control)
+        screen.control(Control.move(0, -(len(lines) + below)))
+        screen.print(Segments(segments), end="")
+        screen.control(Control.move(0, len(lines) + below - drawn))
 
 
 def describe_terminal() -> str:

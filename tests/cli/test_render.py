@@ -20,7 +20,7 @@ from rich.console import Console
 from tsembed_search import wording
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render import thumbnails as pictures
-from tsembed_search.cli.render.hits import hit_text, plain_lines, print_hits, score_bar
+from tsembed_search.cli.render.hits import hit_text, plain_lines, print_hits
 from tsembed_search.errors import UsageError
 from tsembed_search.search.results import Hit
 
@@ -126,7 +126,7 @@ def test_marks_stay_on_their_words_when_escapes_lengthen_the_text() -> None:
 
 @pytest.mark.parametrize(("score", "cells"), [(0.0, 0), (0.05, 1), (0.5, 5), (0.999, 10), (1.0, 10), (1.7, 10)])
 def test_bar_is_as_long_as_the_score(score: float, cells: int) -> None:
-    bar = score_bar(score).plain
+    bar = render.bar(score, 10)
     assert len(bar.rstrip()) == cells
     assert cell_len(bar) == 10
 
@@ -278,5 +278,5 @@ def test_current_folder_that_is_gone_does_no_harm(tmp_path: Path, monkeypatch: p
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert render.here() is None
+    assert render.shortened("/a/b") == "/a/b"
     os.chdir(tmp_path)
