@@ -16,20 +16,8 @@ from typer import Option
 from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
-from tsembed_search.data.records import Instructions
 from tsembed_search.errors import UsageError
-from tsembed_search.evaluation.results import (
-    OVERALL,
-    Evaluation,
-    Group,
-    TaskScores,
-    compared,
-    csv_rows,
-    groups,
-    groups_json,
-)
 from tsembed_search.paths import DEFAULT_MODEL
-from tsembed_search.ranking.metrics import METRICS, Estimate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +25,8 @@ if TYPE_CHECKING:
 
     from tsembed_search.data.tasks import EvaluationData
     from tsembed_search.evaluation.evaluate import Reranking
+    from tsembed_search.evaluation.results import Evaluation, Group, TaskScores
+    from tsembed_search.ranking.metrics import Estimate
 
 _WIDE: Final = 120  # columns of a terminal
 
@@ -102,8 +92,11 @@ def evaluate(
     Prints hit@1, recall, nDCG and MRR for each task, with 95% intervals. Reads MMEB's layouts and pairs of a query and
     its answer. A tie counts against the model.
     """
+    from tsembed_search.data.records import Instructions
     from tsembed_search.data.tasks import load
+    from tsembed_search.evaluation.results import compared, csv_rows, groups_json
     from tsembed_search.model import registry
+    from tsembed_search.ranking.metrics import METRICS
 
     reranking = _reranking(rerank, route_weight, sweep)
     model = model or DEFAULT_MODEL
@@ -131,7 +124,12 @@ def evaluate(
     second = measured(compare, reranking=reranking, where_it_can=True) if compare else None
     difference = compared(second.tasks, first.tasks) if second else []
     if csv_file is not None:
-        _write_csv(csv_file, first)
+        try:
+            with csv_file.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows(csv_rows(first.tasks, first.metrics))
+        except OSError as error:
+            problem = f"Cannot write {csv_file}: {error.strerror or error}."
+            raise UsageError(problem, "Give --csv another file.") from error
     if json:
         # The difference: the model's figures less the other's, on the same queries.
         other = second and second.to_json() | {"difference": groups_json(difference, first.metrics)}
@@ -198,99 +196,65 @@ def _remarks(first: Evaluation, second: Evaluation | None, fewer: bool) -> list[
     return [*said, f"{wording.count_words(queries, 'query', 'queries')}, in percent, with 95% intervals ({spent})"]
 
 
-def _write_csv(path: Path, result: Evaluation) -> None:
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(csv_rows(result.tasks, result.metrics))
-    except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror or error}.", "Give --csv another file.") from error
-
-
 def _show(first: Evaluation, second: Evaluation | None, difference: Sequence[TaskScores]) -> None:
     """Print the figures of a model, and what it is better by than another. `difference`: first less second."""
     if not render.is_terminal():
-        _print_fields(first, difference if second else [])
+        _print_fields(first, difference)
         return
-    console = render.console()
-    wide = console.width >= _WIDE
-    console.print(_figures(first, wide))
-    if second is not None:
-        console.print(_differences(first, second, difference, wide))
-    if first.gain is not None:
-        console.print(_gain(first))
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _rows(tasks: Sequence[TaskScores]) -> Iterator[tuple[Group, str]]:
-    """Groups of one task and of several, in the order of the table, each with its kind: task, meta or sum."""
-    summed = {group.name: group for group in groups(tasks)}
-    for meta, part in groupby(tasks, key=lambda task: task.meta):
-        for task in part:
-            yield Group(task.name, [task]), "task"
-        if meta:
-            yield summed.pop(meta), "meta"
-    for group in summed.values():
-        yield group, "sum"
-
-
-def _figures(result: Evaluation, wide: bool) -> Table:
     from rich.text import Text
 
-    def cells(one: Estimate, first: bool, kind: str) -> list[Text]:
-        mean = Text(_percent(one.mean), style="bold" if kind != "task" else "")
-        interval = Text(f"{_percent(one.low)}–{_percent(one.high)}", style="dim")
-        return [mean, interval] if wide or first else [mean]
+    console = render.console()
+    wide = console.width >= _WIDE
 
-    headings = chain.from_iterable(
-        (name, "95%") if wide or number == 0 else (name,) for number, name in enumerate(result.metrics)
-    )
-    return _table("task", headings, result.tasks, cells)
+    def figures(one: Estimate, interval: bool, style: str) -> list[Text]:
+        mean, low, high = (f"{100 * value:.1f}" for value in (one.mean, one.low, one.high))
+        return [Text(mean, style=style), *([Text(f"{low}–{high}", style="dim")] if interval else [])]
 
+    def changes(one: Estimate, interval: bool, style: str) -> list[Text]:
+        return [_change(one)] if interval else []
 
-def _differences(first: Evaluation, second: Evaluation, difference: Sequence[TaskScores], wide: bool) -> Table:
-    names = [wording.shown(str(one.model.get("name", ""))) for one in (first, second)]
-    metrics = first.metrics if wide else first.metrics[:1]
-    return _table(
-        " less ".join(names), metrics, difference, lambda one, first, kind: [_change(one)] if wide or first else []
-    )
+    headings = [[name, "95%"] if wide or number == 0 else [name] for number, name in enumerate(first.metrics)]
+    console.print(_table("task", chain.from_iterable(headings), first.tasks, figures, wide))
+    if second is not None:
+        names = " less ".join(wording.shown(str(one.model.get("name", ""))) for one in (first, second))
+        console.print(_table(names, first.metrics if wide else first.metrics[:1], difference, changes, wide))
+    if first.gain is not None:
+        text = Text(f"Re-ranked by experts with weight {first.weight:g}")
+        if first.sweep is not None:
+            text.append(f", chosen on {first.sweep.queries:,} other queries")
+        told = (Text(f"{name} ").append_text(_change(one)) for name, one in zip(first.metrics, first.gain, strict=True))
+        console.print(text.append(". Against no re-ranking: ").append_text(Text(", ").join(told)).append("."))
 
 
 def _table(
     title: str,
     headings: Iterable[str],
     tasks: Sequence[TaskScores],
-    cells: Callable[[Estimate, bool, str], Sequence[Text]],
+    cells: Callable[[Estimate, bool, str], list[Text]],
+    wide: bool,
 ) -> Table:
-    """A row for each task and group, of the `cells` of each metric (its estimate, if it is the first, kind of row)."""
+    """A row for each task and group: the `cells` of each metric, of its estimate, with an interval or not, in a style.
+
+    Only a wide table has intervals of others than the first metric.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
+
+    from tsembed_search.evaluation.results import OVERALL
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column(title, overflow="fold")
     for heading in ("queries", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     for group, kind in _rows(tasks):
-        figures = [cell for number, one in enumerate(group.estimates()) for cell in cells(one, number == 0, kind)]
-        queries = Text(f"{group.queries:,}", style="dim")
-        table.add_row(_name(group.name, kind), queries, *figures, end_section=kind == "meta")
+        name, style = wording.shown(group.name), "" if kind == "task" else "bold"
+        if kind != "task":
+            name = "all tasks" if name == OVERALL else f"all {name}" if kind == "meta" else name
+        figures = [cells(one, wide or number == 0, style) for number, one in enumerate(group.estimates())]
+        row = [Text(name, style=style), Text(f"{group.queries:,}", style="dim"), *chain.from_iterable(figures)]
+        table.add_row(*row, end_section=kind == "meta")
     return table
-
-
-def _gain(result: Evaluation) -> Text:
-    from rich.text import Text
-
-    assert result.gain is not None
-    text = Text(f"Re-ranked by experts with weight {result.weight:g}")
-    if result.sweep is not None:
-        text.append(f", chosen on {result.sweep.queries:,} other queries")
-    text.append(". Against no re-ranking: ")
-    for number, (name, one) in enumerate(zip(result.metrics, result.gain, strict=True)):
-        text.append(", " if number else "").append(f"{name} ").append_text(_change(one))
-    return text.append(".")
 
 
 def _change(one: Estimate) -> Text:
@@ -301,20 +265,24 @@ def _change(one: Estimate) -> Text:
     return Text(f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})", style=style)
 
 
-def _name(name: str, kind: str) -> Text:
-    from rich.text import Text
+def _rows(tasks: Sequence[TaskScores]) -> Iterator[tuple[Group, str]]:
+    """Groups of one task and of several, in the order of the table, each with its kind: task, meta or sum."""
+    from tsembed_search.evaluation.results import Group, groups
 
-    if kind == "task":
-        return Text(wording.shown(name))
-    label = "all tasks" if name == OVERALL else f"all {wording.shown(name)}" if kind == "meta" else name
-    return Text(label, style="bold")
+    summed = {group.name: group for group in groups(tasks)}
+    for meta, part in groupby(tasks, key=lambda task: task.meta):
+        for task in part:
+            yield Group(task.name, [task]), "task"
+        if meta:
+            yield summed.pop(meta), "meta"
+    for group in summed.values():
+        yield group, "sum"
 
 
 def _print_fields(first: Evaluation, difference: Sequence[TaskScores]) -> None:
     """Print lines of fields, for programs: of each figure its mean and the bounds of its interval."""
-    render.print_fields(
-        "task", "queries", *(f"{name}{side}" for name in first.metrics for side in ("", " low", " high"))
-    )
+    names = (f"{name}{side}" for name in first.metrics for side in ("", " low", " high"))
+    render.print_fields("task", "queries", *names)
     for label, sign, tasks in (("", "", first.tasks), ("difference ", "+", difference)):
         for group, _ in _rows(tasks) if tasks else ():
             figures = [value for one in group.estimates() for value in (one.mean, one.low, one.high)]
