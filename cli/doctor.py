@@ -142,7 +142,7 @@ def _privacy(address: IndexAddress) -> Iterator[Check]:
 
 
 def _terminal() -> Iterator[Check]:
-    from tsembed_search.cli.render.thumbnails import describe_terminal
+    from tsembed_search.cli.render.hits import describe_terminal
 
     yield Check("thumbnails", "ok", describe_terminal())
 
@@ -261,13 +261,11 @@ def _print(findings: list[Check]) -> None:
         for finding in findings:
             render.print_fields(finding.state, finding.name, finding.detail, *filter(None, [finding.advice]))
         return
-    from rich.text import Text
-
-    table = render.grid(3)
+    rows = []
     for finding in findings:
         mark, style = _MARKS[finding.state]
-        words = Text(wording.shown(finding.detail))
+        words = render.styled(wording.shown(finding.detail))
         if finding.advice:
             words.append("\n→ " + wording.shown(finding.advice), style=style if finding.state != "ok" else "dim")
-        table.add_row(Text(mark, style=style), Text(finding.name, style="bold"), words)
-    render.console().print(table)
+        rows.append(((mark, style), (finding.name, "bold"), words))
+    render.print_table([""] * 3, rows)

@@ -117,7 +117,7 @@ def evaluate(
             limit=limit,
             most_candidates=candidates,
         )
-    render.tell_left_out(found.problems, found.unread, len(found.problems), quiet=quiet)
+    render.tell_left_out(found, len(found.problems), quiet=quiet)
     metrics = [*METRICS, *(f"{kind}@{k}" for k in at or () for kind in ("recall", "ndcg"))]
     measured = partial(_measured, found=found, metrics=metrics, device=device, quiet=quiet)
     first = measured(model, reranking=reranking)
@@ -219,11 +219,10 @@ def _show(first: Evaluation, second: Evaluation | None, difference: Sequence[Tas
         names = " less ".join(wording.shown(str(one.model.get("name", ""))) for one in (first, second))
         console.print(_table(names, first.metrics if wide else first.metrics[:1], difference, changes, wide))
     if first.gain is not None:
-        text = Text(f"Re-ranked by experts with weight {first.weight:g}")
-        if first.sweep is not None:
-            text.append(f", chosen on {first.sweep.queries:,} other queries")
-        told = (Text(f"{name} ").append_text(_change(one)) for name, one in zip(first.metrics, first.gain, strict=True))
-        console.print(text.append(". Against no re-ranking: ").append_text(Text(", ").join(told)).append("."))
+        chosen = f", chosen on {first.sweep.queries:,} other queries" if first.sweep is not None else ""
+        text = Text(f"Re-ranked by experts with weight {first.weight:g}{chosen}. Against no re-ranking: ")
+        told = (Text(f"{name} ") + _change(one) for name, one in zip(first.metrics, first.gain, strict=True))
+        console.print(text + Text(", ").join(told) + ".")
 
 
 def _table(
@@ -239,7 +238,6 @@ def _table(
     """
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     from tsembed_search.evaluation.results import OVERALL
 
@@ -252,17 +250,19 @@ def _table(
         if kind != "task":
             name = "all tasks" if name == OVERALL else f"all {name}" if kind == "meta" else name
         figures = [cells(one, wide or number == 0, style) for number, one in enumerate(group.estimates())]
-        row = [Text(name, style=style), Text(f"{group.queries:,}", style="dim"), *chain.from_iterable(figures)]
+        row = [
+            render.styled(name, style=style),
+            render.styled(f"{group.queries:,}", style="dim"),
+            *chain.from_iterable(figures),
+        ]
         table.add_row(*row, end_section=kind == "meta")
     return table
 
 
 def _change(one: Estimate) -> Text:
     """A difference with its interval, in points: green or red where that is clear of zero."""
-    from rich.text import Text
-
     style = "" if not one.excludes_zero else "green" if one.mean > 0 else "red"
-    return Text(f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})", style=style)
+    return render.styled(f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})", style=style)
 
 
 def _rows(tasks: Sequence[TaskScores]) -> Iterator[tuple[Group, str]]:

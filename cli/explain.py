@@ -86,24 +86,23 @@ def _print(found: Explanation) -> None:
 
 def draw(screen: Console, found: Explanation) -> None:
     """Draw each block: what it adds, as a bar, and a cell per expert with the query above and the hit below."""
-    from rich.text import Text
-
     hit, agreement = found.hit, found.agreement
     page = f" · page {hit.page}" if hit.page is not None else ""
     if found.query.text:
-        screen.print(Text(wording.shown(found.query.text), style="italic", overflow="fold"))
+        screen.print(render.styled(wording.shown(found.query.text), style="italic", overflow="fold"))
     screen.print(render.path_text(hit.path, style="bold"))
     numbers = f" · similarity {hit.similarity:.2f} · routes {agreement.similarity:+.2f}"
-    screen.print(Text.assemble((hit.kind + page, "dim"), numbers), end="\n\n")
+    screen.print(render.styled((hit.kind + page, "dim"), numbers), end="\n\n")
     experts = agreement.query.shape[1]
     bar, cell = _widths(screen.width, experts)
     if cell >= 2:
         header = "block".ljust(_BLOCK + 2 * bar + 1 + _NUMBER + 1)
-        screen.print(Text(header + "".join(f"e{place}"[:cell].ljust(cell) for place in range(experts)), style="dim"))
+        header += "".join(f"e{place}"[:cell].ljust(cell) for place in range(experts))
+        screen.print(render.styled(header, style="dim"))
     most = float(abs(agreement.blocks).max()) or 1.0
     largest = float(max(abs(agreement.query).max(), abs(agreement.item).max())) or 1.0
     for block, total in enumerate(agreement.blocks.tolist()):
-        line = Text.assemble((f"{block:>{_BLOCK - 1}} ", "dim"), _signed_bar(total / most, bar))
+        line = render.styled((f"{block:>{_BLOCK - 1}} ", "dim"), _signed_bar(total / most, bar))
         line.append(f"{total:+.3f}".rjust(_NUMBER) + "  ")
         for a, b in zip(agreement.query[block].tolist(), agreement.item[block].tolist(), strict=True) if cell else ():
             line.append("▀" * max(1, cell - 1), style=f"{_colour(a / largest)} on {_colour(b / largest)}")
@@ -111,11 +110,11 @@ def draw(screen: Console, found: Explanation) -> None:
         screen.print(line if cell else line.append(_both_use(agreement, block)))
     screen.print()
     if cell:
-        legend = Text("Upper half: the query. Lower half: the hit. ", style="dim")
+        legend = render.styled("Upper half: the query. Lower half: the hit. ", style="dim")
         legend.append("■", style=_colour(1)).append(" used more than usual ", style="dim")
         screen.print(legend.append("■", style=_colour(-1)).append(" less", style="dim"))
     for words in _strongest(agreement):
-        screen.print(Text(words))
+        screen.print(render.styled(words))
 
 
 def _widths(width: int, experts: int) -> tuple[int, int]:
@@ -128,12 +127,10 @@ def _widths(width: int, experts: int) -> tuple[int, int]:
 
 def _signed_bar(value: float, half: int) -> Text:
     """A bar for -1 to 1: to the left of the middle when negative, `half` characters long at most on either side."""
-    from rich.text import Text
-
     if value < 0:
         full, part = divmod(round(min(1.0, -value) * half * 2), 2)
-        return Text((("▐" if part else "") + "█" * full).rjust(half) + " " * half, style=_colour(-1))
-    return Text(" " * half + render.bar(value, half), style=_colour(1))
+        return render.styled((("▐" if part else "") + "█" * full).rjust(half) + " " * half, style=_colour(-1))
+    return render.styled(" " * half + render.bar(value, half), style=_colour(1))
 
 
 def _colour(value: float) -> str:

@@ -16,12 +16,11 @@ from typer import Argument, Option
 from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.render.hits import plain_lines, print_hits
 from tsembed_search.errors import LoadError, TsembedError, UsageError
 from tsembed_search.paths import existing, file_path
 
 if TYPE_CHECKING:
-    from tsembed_search.cli.render.thumbnails import Drawer
+    from tsembed_search.cli.render.hits import Drawer
     from tsembed_search.index import Index
     from tsembed_search.items import Item
     from tsembed_search.search.queries import BatchQuery
@@ -140,7 +139,7 @@ def _drawer(images: bool | None) -> Drawer | None:
     """Return what draws thumbnails. Only a terminal, or the wish for them, is worth the import."""
     if images is None and not render.is_terminal():
         return None
-    from tsembed_search.cli.render.thumbnails import drawer
+    from tsembed_search.cli.render.hits import drawer
 
     return drawer(images)
 
@@ -150,10 +149,26 @@ def _show(result: SearchResult, draw: Drawer | None, quiet: bool) -> None:
         for line in plain_lines(result.hits):
             print(line)
         return
+    from tsembed_search.cli.render.hits import print_hits
+
     print_hits(result.hits, draw)
     if result.hits and not quiet:
         spent = ", ".join(f"{what} {wording.time_words(time)}" for what, time in result.seconds.items())
         render.remark(f"{wording.count_words(len(result.hits), 'hit')} ({spent})")
+
+
+def plain_lines(hits: Sequence[Hit]) -> Iterator[str]:
+    """Give one line per hit, one for its experts and one for its snippet; no control codes, whatever files hold."""
+    for hit in hits:
+        page = f"  page {hit.page}" if hit.page is not None else ""
+        where = wording.shown(render.shortened(hit.path)) + page + ("  offline" if hit.offline else "")
+        yield f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {where}"
+        if hit.top_experts:
+            experts = wording.shown(" ".join(hit.shared_experts[:3]))
+            shared = f"  shared experts {experts}" if experts else ""
+            yield f"            similarity {hit.similarity:.3f}  routes {hit.route_similarity:+.3f}{shared}"
+        if hit.snippet:
+            yield f"            {wording.shown(hit.snippet)}"
 
 
 def _why_nothing(index: Index, chosen: SearchOptions) -> str:
@@ -214,8 +229,8 @@ def _search_file(index: Index, source: str, chosen: SearchOptions) -> int:
                 else:
                     found += bool(hits)
                     render.print_json({"id": query.id, "hits": [hit.to_json() for hit in hits]})
-            for error in errors:
-                render.complain(error.message, error.hint)
+            for problem in errors:
+                render.complain(problem.message, problem.hint)
             bad += len(errors)
     return 1 if bad or not found else 0
 

@@ -92,17 +92,12 @@ def _rows(known: IndexStatus, url: str | None) -> list[tuple[str, str]]:
 
 
 def _print(rows: list[tuple[str, str]]) -> None:
-    width = max(len(label) for label, _ in rows)
-    if not render.is_terminal():
-        for label, words in rows:
-            print(f"{label:<{width}}  {wording.shown(words)}".rstrip())
+    if render.is_terminal():
+        render.print_table(["", ""], (((label, "bold"), wording.shown(words)) for label, words in rows))
         return
-    from rich.text import Text
-
-    table = render.grid(2)
+    width = max(len(label) for label, _ in rows)
     for label, words in rows:
-        table.add_row(Text(label, style="bold"), Text(wording.shown(words)))
-    render.console().print(table)
+        print(f"{label:<{width}}  {wording.shown(words)}".rstrip())
 
 
 def _print_skipped(skipped: list[tuple[str, str]]) -> None:
@@ -148,30 +143,26 @@ def _favourites(group: Usage) -> str:
 
 def _draw_usage(screen: Console, groups: Sequence[Usage], cell: int) -> None:
     """Maps side by side, as many as fit in a row."""
-    from rich.text import Text
-
     width = _LABEL + groups[0].share.shape[1] * cell
     row = max(1, (screen.width + _GAP) // (width + _GAP))
     for start in range(0, len(groups), row):
         maps = [_map(group, cell, width) for group in groups[start : start + row]]
         for lines in zip(*maps, strict=True):
-            screen.print(Text(" " * _GAP).join(lines))
+            screen.print(render.styled(" " * _GAP).join(lines))
         screen.print()
-    screen.print(Text("Percent of the items that have the expert among their top experts.", style="dim"))
+    screen.print(render.styled("Percent of the items that have the expert among their top experts.", style="dim"))
 
 
 def _map(group: Usage, cell: int, width: int) -> list[Text]:
     """The lines of one heat map: title, names of the experts, one line per block."""
-    from rich.text import Text
-
-    title = Text(_ending(_title(group), width), style="bold")
+    title = render.styled(_ending(_title(group), width), style="bold")
     title.pad_right(width - title.cell_len)
-    header = Text(" " * _LABEL, style="dim")
+    header = render.styled(" " * _LABEL, style="dim")
     for place in range(group.share.shape[1]):
         header.append((f"e{place}" if cell > 2 else str(place))[-cell:].rjust(cell) if cell > 1 else " ")
     lines = [title, header]
     for block, shares in enumerate(group.share.tolist()):
-        line = Text(f"b{block}".ljust(_LABEL), style="dim")
+        line = render.styled(f"b{block}".ljust(_LABEL), style="dim")
         for share in shares:
             line.append((f"{share * 100:.0f}" if cell > 2 else "").rjust(cell), style=_style(share))
         lines.append(line)

@@ -21,7 +21,6 @@ from tsembed_search.errors import TsembedError, UsageError
 
 if TYPE_CHECKING:
     from tsembed_search.data.rows import Task
-    from tsembed_search.data.training import DataSet
     from tsembed_search.trainer.job import TrainReport
 
 _TIME_TO_SPEAK = 5.0  # seconds
@@ -118,7 +117,7 @@ def train(
             render.remark(why)
         folder = out or _free(resolved.name)
     if speaks:
-        _tell_left_out(loaded, quiet)
+        render.tell_left_out(loaded, sum(loaded.left_out.values()), quiet=quiet)
     display, interrupts = TrainingDisplay(resolved.run.steps, quiet=quiet), Interrupts()
     job = Job(
         recipe=resolved,
@@ -179,10 +178,6 @@ def _one_voice() -> Iterator[None]:
         raise typer.Exit(error.exit_code) from error
 
 
-def _tell_left_out(loaded: DataSet, quiet: bool) -> None:
-    render.tell_left_out(loaded.problems, loaded.unread, sum(loaded.left_out.values()), quiet=quiet)
-
-
 def _free(name: str) -> Path:
     """`runs/NAME`, with a number when there is such a folder. Raises `UsageError` where processes could not agree."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -204,7 +199,7 @@ def _dry_run(
     if data:
         with render.working("Reading data", quiet=quiet):
             loaded = preparation.rows_for(asked, data)
-        _tell_left_out(loaded, quiet)
+        render.tell_left_out(loaded, sum(loaded.left_out.values()), quiet=quiet)
         rows = loaded.train
     with render.working(f"Trying {asked.name}", quiet=quiet):
         walked, report = dry_run(asked, rows, device if device != "auto" else "cpu")

@@ -70,9 +70,7 @@ class Display(ABC):
         if self._console is None:
             render.tell(shown(message))
             return
-        from rich.text import Text
-
-        self._console.print(Text(shown(message), style=style), soft_wrap=True)
+        self._console.print(render.styled(shown(message), style=style), soft_wrap=True)
 
     def __enter__(self) -> Self:
         return self
@@ -118,12 +116,11 @@ class IndexDisplay(Display):
     def draw(self, spinner: RenderableType, width: int) -> RenderableType:
         """Return the two lines."""
         from rich.console import Group
-        from rich.text import Text
 
         said = self._progress
         first = _progress_line(spinner, said.stage, said.files, said.files_total, facts(said), width)
         current = "  " + shown(render.shortened(said.current))
-        return Group(first, Text(current, style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(first, render.styled(current, style="dim", no_wrap=True, overflow="ellipsis"))
 
 
 def facts(progress: Progress) -> list[str]:
@@ -194,7 +191,6 @@ class TrainingDisplay(Display):
     def draw(self, spinner: RenderableType, width: int) -> RenderableType:
         """Return the frame: how far the run is, then a line for each subject that is known."""
         from rich.console import Group
-        from rich.text import Text
 
         step = self._latest.get("step", {})
         stage = f"stage {step['stage']}" if step.get("stage") is not None else "start"
@@ -210,10 +206,10 @@ class TrainingDisplay(Display):
             ("validation", _figures(self._latest.get("validation", {}))),
             ("speed", _speed(step)),
         ):
-            drawn = Text(" · ".join(content)) if isinstance(content, list) else content
+            drawn = render.styled(" · ".join(content)) if isinstance(content, list) else content
             if drawn:
                 named = (label.ljust(_LABEL), "dim")
-                lines.append(Text.assemble(named, drawn, no_wrap=True, overflow="ellipsis"))
+                lines.append(render.styled(named, drawn, no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 
     def _count(self, record: Record) -> None:
@@ -224,13 +220,11 @@ class TrainingDisplay(Display):
             self._losses[place] = total + loss, count + 1
 
     def _drawn_curve(self, step: Record) -> Text | None:
-        from rich.text import Text
-
         curve = self.curve()
         if len(curve) < 2:
             return None
         low, high = min(curve), max(curve)
-        drawn = Text("".join(_level((value - low) / ((high - low) or 1.0)) for value in curve), style="cyan")
+        drawn = render.styled("".join(_level((value - low) / ((high - low) or 1.0)) for value in curve), style="cyan")
         return drawn.append("".join(_said(step, {"gradient_norm": "  gradient {:.4g}"})), style="default")
 
 
@@ -240,18 +234,17 @@ def _progress_line(
     """The line that every frame begins with: stage, a bar where the total is known, and what there is to say."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
-    from rich.text import Text
 
     row = Table.grid(padding=(0, 1))
     row.add_column(width=1)
     row.add_column(no_wrap=True, overflow="ellipsis", min_width=min(len(stage), width // 2))
-    cells: list[RenderableType] = [spinner, Text(stage, style="bold")]
+    cells: list[RenderableType] = [spinner, render.styled(stage, style="bold")]
     if total:
         bar = max(8, min(_BAR_WIDTH, width // 5))
         row.add_column(no_wrap=True, min_width=bar)
         cells.append(ProgressBar(total, done, width=bar))
     row.add_column(no_wrap=True, overflow="ellipsis")
-    row.add_row(*cells, Text(" · ".join(told)))
+    row.add_row(*cells, render.styled(" · ".join(told)))
     return row
 
 
@@ -265,12 +258,10 @@ def heat(loads: Sequence[Sequence[float]], room: int) -> tuple[Text, list[int]]:
     Half height is the mean; full height is twice that or more. Where not all blocks fit, some are shown, evenly spaced.
     Returns the drawing and the blocks shown.
     """
-    from rich.text import Text
-
     experts = max(1, len(loads[0]))
     fit = max(1, min(len(loads), (room + 1) // (experts + 1)))
     blocks = [round(place * (len(loads) - 1) / max(1, fit - 1)) for place in range(fit)]
-    text = Text(no_wrap=True, overflow="ellipsis")
+    text = render.styled(no_wrap=True, overflow="ellipsis")
     for place, block in enumerate(blocks):
         text.append(" " if place else "")
         mean = sum(loads[block]) / experts or 1.0

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeAlias
 
 from tsembed_search import wording
 from tsembed_search.errors import spelled
@@ -18,12 +18,13 @@ from tsembed_search.wording import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    from tsembed_search.data.layouts import UnreadFields
-    from tsembed_search.data.records import Problem
+    from tsembed_search.data.tasks import EvaluationData
+    from tsembed_search.data.training import DataSet
 
+
+Cell: TypeAlias = "str | Text | tuple[str, str]"
 
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _MOST_SHOWN: Final = 5
@@ -49,6 +50,13 @@ def discard(stream: TextIO) -> None:
     os.close(devnull)
 
 
+def styled(*parts: Cell, **whole: Any) -> Text:
+    """Return words for rich, which is imported only now: each part alone or with its style; `whole` is for `Text`."""
+    from rich.text import Text
+
+    return Text.assemble(*parts, **whole)
+
+
 def tell(text: str) -> None:
     """Print a line on stderr. Where that cannot be written, the command goes on without: its result matters more."""
     try:
@@ -63,9 +71,7 @@ def remark(*lines: str) -> None:
     if not is_terminal(stderr=True):
         tell(text)
         return
-    from rich.text import Text
-
-    console(stderr=True).print(Text(text, style="dim"))
+    console(stderr=True).print(styled(text, style="dim"))
 
 
 @contextmanager
@@ -105,27 +111,22 @@ def print_fields(*fields: object) -> None:
     print("\t".join(shown(str(field)) for field in fields))
 
 
-def table(*headings: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
-    """Return a table for people. Columns named in `right` are aligned there; those in `whole` are never broken."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Iterable[Cell]], *, right: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
+    """Print a table for people, of cells that are safe to show, each alone or with its style.
+
+    Columns named in `right` are aligned there; those in `whole` are never broken. Without headings, the last one is.
+    """
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        at_right = heading in right
-        made.add_column(
-            heading, justify="right" if at_right else "left", overflow="fold", no_wrap=at_right or heading in whole
-        )
-    return made
-
-
-def grid(columns: int) -> Table:
-    """Return a table without headings, whose last column takes the long words."""
-    from rich.table import Table
-
-    made = Table.grid(padding=(0, 2, 0, 0))
-    for column in range(columns):
-        made.add_column(no_wrap=column < columns - 1, overflow="fold")
-    return made
+    made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headings))
+    for number, heading in enumerate(headings, 1):
+        unbroken = heading in right or heading in whole if heading else number < len(headings)
+        made.add_column(heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=unbroken)
+    for row in rows:
+        made.add_row(*(styled(cell[0], style=cell[1]) if isinstance(cell, tuple) else cell for cell in row))
+    console().print(made)
 
 
 def bar(share: float, width: int) -> str:
@@ -179,12 +180,8 @@ def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
     if not is_terminal(stderr=True):
         tell("\n".join([label + lines[0], *lines[1:], *hints]))
         return
-    from rich.text import Text
-
-    text = Text.assemble((label, "bold red"), "\n".join(lines))
-    if hints:
-        text.append("\n" + "\n".join(hints), style="dim")
-    console(stderr=True).print(text)
+    advice = [("\n" + "\n".join(hints), "dim")] if hints else []
+    console(stderr=True).print(styled((label, "bold red"), "\n".join(lines), *advice))
 
 
 def link_to(path: str) -> str:
@@ -196,9 +193,8 @@ def link_to(path: str) -> str:
 def path_text(path: str, *, style: str = "") -> Text:
     """Return a path for rich, shortened, and clickable where the terminal can."""
     from rich.style import Style
-    from rich.text import Text
 
-    return Text(shown(shortened(path)), style=Style.parse(style) + Style(link=link_to(path)), overflow="fold")
+    return styled(shown(shortened(path)), style=Style.parse(style) + Style(link=link_to(path)), overflow="fold")
 
 
 def shortened(path: str) -> str:
@@ -209,19 +205,19 @@ def shortened(path: str) -> str:
         return path
 
 
-def tell_left_out(problems: Sequence[Problem], unread: Sequence[UnreadFields], count: int, *, quiet: bool) -> None:
+def tell_left_out(data: DataSet | EvaluationData, count: int, *, quiet: bool) -> None:
     """Name rows that were left out, `count` in all, and fields that nothing reads. With `quiet`, the first of them
     still: they change what is learned and what is measured.
     """
     most = 1 if quiet else _MOST_SHOWN
     said = []
     if count:
-        what = "row" if any(problem.line for problem in problems) else "file"
-        said = [f"{wording.count_words(count, what)} left out:", *(f"  {problem}" for problem in problems[:most])]
+        what = "row" if any(problem.line for problem in data.problems) else "file"
+        said = [f"{wording.count_words(count, what)} left out:", *(f"  {one}" for one in data.problems[:most])]
     if count > most:
         said.append(f"  ... and {count - most:,} more. All of them: tsembed data check DATA --json")
-    said += map(str, unread[:most])
-    if len(unread) > most:
-        said.append(f"... and {wording.count_words(len(unread) - most, 'more file')} with fields that nothing reads.")
+    said += map(str, data.unread[:most])
+    if more := len(data.unread[most:]):
+        said.append(f"... and {wording.count_words(more, 'more file')} with fields that nothing reads.")
     if said:
         remark(*said)

@@ -18,9 +18,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tsembed_search import wording
+from tsembed_search.cli.render import hits as pictures
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.render import thumbnails as pictures
-from tsembed_search.cli.render.hits import hit_text, plain_lines, print_hits
+from tsembed_search.cli.render.hits import hit_text, print_hits
+from tsembed_search.cli.search import plain_lines
 from tsembed_search.errors import UsageError
 from tsembed_search.search.results import Hit
 
@@ -82,7 +83,7 @@ def test_terminal_list_holds_no_control_code_but_its_own(name: str, text: str) -
 
 @given(ANY_TEXT, ANY_TEXT)
 def test_plain_lines_are_lines(name: str, text: str) -> None:
-    lines = plain_lines([hit("/" + name, snippet=text or None)])
+    lines = list(plain_lines([hit("/" + name, snippet=text or None)]))
     assert len(lines) == (2 if text else 1)
     assert all(map(is_inert, lines))
 
@@ -133,8 +134,8 @@ def test_bar_is_as_long_as_the_score(score: float, cells: int) -> None:
 
 def test_paths_under_the_current_folder_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert plain_lines([hit(f"{tmp_path}/sub/a.png")])[0].endswith("  sub/a.png")
-    assert plain_lines([hit(f"{tmp_path}x/a.png")])[0].endswith(f"{tmp_path}x/a.png")
+    assert next(plain_lines([hit(f"{tmp_path}/sub/a.png")])).endswith("  sub/a.png")
+    assert next(plain_lines([hit(f"{tmp_path}x/a.png")])).endswith(f"{tmp_path}x/a.png")
 
 
 def test_json_is_one_ascii_line(capsys: pytest.CaptureFixture[str]) -> None:
