@@ -34,12 +34,7 @@ class Intake:
     """
 
     def __init__(
-        self,
-        manifest: Manifest,
-        changes: Changes,
-        meter: Meter,
-        options: IndexOptions,
-        reads_pages: bool | None,
+        self, manifest: Manifest, changes: Changes, meter: Meter, options: IndexOptions, reads_pages: bool | None
     ) -> None:
         self._manifest = manifest
         self._changes = changes

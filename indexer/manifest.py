@@ -91,8 +91,7 @@ class Manifest:
     def count_below(self, root: str) -> int:
         """Return the number of files that are known at a path and below it, without those that could not be read."""
         row = self._db.one(
-            "SELECT count(*) FROM files WHERE sha IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))",
-            below(root),
+            "SELECT count(*) FROM files WHERE sha IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))", below(root)
         )
         return int(row[0])
 

@@ -114,13 +114,7 @@ class _IndexRun:
     """One run, stage by stage."""
 
     def __init__(
-        self,
-        options: IndexOptions,
-        opened: Opened,
-        store: Store | None,
-        crawl: Crawl,
-        meter: Meter,
-        stop: StopSignal,
+        self, options: IndexOptions, opened: Opened, store: Store | None, crawl: Crawl, meter: Meter, stop: StopSignal
     ) -> None:
         self._options = options
         self._opened = opened

@@ -137,8 +137,7 @@ class Interrupted(TsembedError):
 
     def __init__(self, report: IndexReport) -> None:
         super().__init__(
-            f"Interrupted after {report.items.embedded} new items; all of them are kept.",
-            "Run it again to go on.",
+            f"Interrupted after {report.items.embedded} new items; all of them are kept.", "Run it again to go on."
         )
         self.report = report
 

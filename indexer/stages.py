@@ -134,11 +134,7 @@ class Feeder:
 
 
 def embed_all(
-    embedders: Sequence[Embedder],
-    flow: Flow,
-    ready: queue.Queue[Ready | End | None],
-    writer: Writer,
-    meter: Meter,
+    embedders: Sequence[Embedder], flow: Flow, ready: queue.Queue[Ready | End | None], writer: Writer, meter: Meter
 ) -> None:
     """Embed what comes through `ready` until None, and hand it to the writer; each embedder works in its own thread.
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tsembed_search.data.sameness import content
+from tsembed_search.data.rows import content
 from tsembed_search.items import Item
 from tsembed_search.model.routing import Traced
 

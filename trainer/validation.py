@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsembed_search.data.rows import Row, Task
-from tsembed_search.data.sameness import content, question
+from tsembed_search.data.rows import Row, Task, content, question
 from tsembed_search.items import Embeddings, Item, Role
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import batches, forward_stream

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from tsembed_search.data.gathering import StoredTask
 from tsembed_search.data.rows import Row, Task
-from tsembed_search.data.splits import groups, held_out
-from tsembed_search.data.training import load
+from tsembed_search.data.training import groups, held_out, load
 from tsembed_search.errors import UsageError
 
 

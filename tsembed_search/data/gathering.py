@@ -1,19 +1,21 @@
-"""Looking files of rows through once. Their rows stay on disk: in memory, a row is a place and some hashes."""
+"""Reading files of rows, for training, evaluation and `data check` alike.
+
+For training, files are looked through once, and their rows stay on disk: in memory, a row is a place and some hashes.
+"""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tsembed_search.data.layouts import Fields, FileRows, RowReader, UnreadFields
-from tsembed_search.data.records import BadRow, Fault, Images, Instructions, Problem, RowFile
-from tsembed_search.data.rows import KEYS, MARKS, Answers, Row, kept, row_of
-from tsembed_search.data.sameness import Copies
+from tsembed_search.data.layouts import RowReader, UnreadFields
+from tsembed_search.data.records import BadRow, Fault, Images, Instructions, Problem, RowFile, RowRecord, image_roots
+from tsembed_search.data.rows import KEYS, MARKS, Answers, Fields, Row, kept
 from tsembed_search.data.sources import TaskFile
 from tsembed_search.errors import LoadError, UsageError
 
@@ -41,18 +43,17 @@ class RowStore(Protocol):
 
 
 @dataclass(frozen=True)
-class MemoryStore:
+class MemoryStore(RowStore):
     """Rows in memory, by number."""
 
     rows: Sequence[Row]
 
     def row(self, place: int, line: int) -> Row:
-        """Return the row of that number."""
         return self.rows[place]
 
 
 @dataclass(frozen=True)
-class FileStore:
+class FileStore(RowStore):
     """Rows in files, read one at a time; safe to share between threads and to send to processes."""
 
     files: Sequence[RowFile]
@@ -68,7 +69,7 @@ class FileStore:
             reader = self._readers[number] = RowReader(Images(file.roots, listing=False), self.instructions)
         origin = f"{file.path}:{line}"
         try:
-            return row_of(reader.read(file.fields(offset)), origin=origin)
+            return reader.read(file.fields(offset)).row(origin)
         except BadRow as error:
             raise LoadError(
                 f"The row at {origin} can no longer be read: {error.message}.", "Has the data changed during the run?"
@@ -134,9 +135,9 @@ class Gathered:
     def __len__(self) -> int:
         return len(self.places)
 
-    def add(self, fields: Fields, copies: Copies, place: int, line: int) -> None:
-        """Keep all that is needed of a row."""
-        keys, marks = kept(fields, copies)
+    def add(self, fields: Fields, pictures: dict[str, str], place: int, line: int) -> None:
+        """Keep all that is needed of a row. `pictures`: see `rows.kept`."""
+        keys, marks = kept(fields, pictures)
         self.places.append(place)
         self.lines.append(line)
         self.keys.extend(keys)
@@ -175,6 +176,48 @@ class Gathered:
         return table
 
 
+class FileRows:
+    """The rows of one file, each read as a whole or named as a problem. `good` and `bad` count them, and add up to all.
+
+    `images`: folders to look for pictures in first. `finders`: find pictures, for files that share their folders.
+    """
+
+    def __init__(
+        self,
+        file: TaskFile,
+        images: Sequence[Path],
+        instructions: Instructions | None,
+        finders: dict[tuple[Path, ...], Images],
+    ) -> None:
+        self.good = 0
+        self.bad: Counter[Fault] = Counter()
+        roots = tuple(image_roots(file.path, file.source, images))
+        self._found: RowFile | list[Problem]
+        try:
+            self._found = self.file = RowFile.opened(file.path, roots)
+        except LoadError as error:
+            self.file = RowFile(file.path, roots)
+            self._found = [Problem(file.path, 0, str(error), "file")]
+        self._reader = RowReader(finders.setdefault(roots, Images(roots)), instructions)
+
+    @property
+    def unread(self) -> list[UnreadFields]:
+        """The fields that nothing reads, of the rows so far, if there are any."""
+        return [UnreadFields(self.file.path, dict(self._reader.unread))] if self._reader.unread else []
+
+    def __iter__(self) -> Iterator[tuple[RowRecord, Fields] | Problem]:
+        for found in self._found:
+            said: tuple[RowRecord, Fields] | Problem
+            try:
+                said = found if isinstance(found, Problem) else (found, self._reader.read(found.fields))
+                self.good += isinstance(said, tuple)
+            except BadRow as error:
+                said = Problem(self.file.path, found.line, error.message, error.fault)
+            if isinstance(said, Problem):
+                self.bad[said.fault] += 1
+            yield said
+
+
 @dataclass
 class Reading:
     """A reading of files: the tasks by (name, split), the problems, how many rows of each file are bad, by the trouble
@@ -194,13 +237,13 @@ def read_files(
     images: Sequence[Path] = (),
     instructions: Instructions | None = None,
     strict: bool = True,
-    copies: Copies,
+    pictures: dict[str, str],
     progress: Callable[[str, int], None] = lambda task, rows: None,
     each: Callable[[TaskFile, str, Row], None] = lambda file, task, row: None,
 ) -> Reading:
     """Look every row of the files through. `images`: folders to look for images in, before the files' own. `strict`:
-    raises `UsageError` when a large share of a file's rows cannot be used. `copies` knows the pictures of other
-    sources. `each` is called with each good row's file, task and row.
+    raises `UsageError` when a large share of a file's rows cannot be used. `pictures`: those of other sources, as in
+    `rows.kept`. `each` is called with each good row's file, task and row.
     """
     reading = Reading()
     finders: dict[tuple[Path, ...], Images] = {}
@@ -215,8 +258,8 @@ def read_files(
             record, fields = found
             name = fields.task or file.task
             task = reading.gathered.setdefault((name, file.split), Gathered(name, file.meta, file.split))
-            task.add(fields, copies, number << _FILE_BITS | record.offset, record.line)
-            each(file, name, row_of(fields, origin=f"{file.path}:{record.line}"))
+            task.add(fields, pictures, number << _FILE_BITS | record.offset, record.line)
+            each(file, name, fields.row(f"{file.path}:{record.line}"))
             if rows.good % 5_000 == 0:
                 progress(name, len(task))
         reading.bad[file.path] = rows.bad

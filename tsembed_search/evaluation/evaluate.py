@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsembed_search.data.sameness import question
+from tsembed_search.data.rows import question
 from tsembed_search.data.tasks import digest
 from tsembed_search.errors import LoadError, TooLargeError, UsageError
 from tsembed_search.evaluation.results import Evaluation, TaskScores, Unread, compared, groups
