@@ -79,16 +79,11 @@ _NEGATIVES: Final = r"(?:hard_)?neg(?:ative)?s?(?:_?\d+)?"
 
 _OURS: Final = (
     Layout("plain", ("query", "positive"), ("query", "positive", _NEGATIVES), _plain),
-    Layout(
-        "mmeb-eval",
-        ("tgt_text", "tgt_img_path"),
-        ("qry_text", "qry_img_path", "qry_inst", "tgt_text", "tgt_img_path", "tgt_inst"),
-        _mmeb_eval,
-    ),
+    Layout("mmeb-eval", ("tgt_text", "tgt_img_path"), ("(qry|tgt)_(text|img_path|inst)",), _mmeb_eval),
     Layout(
         "mmeb-train",
         ("qry", "qry_image_path"),
-        ("qry(_image_path|_inst)?", "pos_(text|image_path|inst)", "neg_(text|image_path|inst)"),
+        ("qry(_image_path|_inst)?", "(pos|neg)_(text|image_path|inst)"),
         _mmeb_train,
     ),
 )
