@@ -16,7 +16,6 @@ from tsembed_search.indexer.report import StopSignal
 
 if TYPE_CHECKING:
     from tsembed_search.documents.document import Format, Unit
-    from tsembed_search.model.backbone import Prepared
 
 _CHECK_SECONDS: Final = 0.1
 
@@ -51,8 +50,8 @@ class ContentJob:
 
     @property
     def settled(self) -> bool:
-        """True when everything that was sent on is in the store."""
-        return self.ended and self.acknowledged == self.sent
+        """True when nothing more is to come of it: everything that was sent on is in the store, or it has failed."""
+        return (self.ended and self.acknowledged == self.sent) or self.failure is not None
 
 
 class InFlight:
@@ -91,21 +90,6 @@ class Entry:
     id: str
 
 
-@dataclass(frozen=True)
-class End:
-    """Nothing more comes of this job."""
-
-    job: ContentJob
-
-
-@dataclass(frozen=True)
-class Ready:
-    """An item that is ready for the model."""
-
-    entry: Entry
-    prepared: Prepared
-
-
 class FlowStopped(Exception):
     """The run ends early: somebody stopped it, or another thread failed."""
 
@@ -119,8 +103,7 @@ class Flow:
         self._asked = asked
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._error: BaseException | None = None
-        self._lock = threading.Lock()
+        self._errors: list[BaseException] = []
 
     @property
     def stopped(self) -> bool:
@@ -141,40 +124,31 @@ class Flow:
                 pass
             # Whatever it is, it is raised again in the thread that runs the index.
             except BaseException as error:  # noqa: BLE001
-                self.fail(error)
+                self._errors.append(error)
+                self.stop()
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
         return thread
 
-    def fail(self, error: BaseException) -> None:
-        """Remember the first error and stop all threads."""
-        with self._lock:
-            self._error = self._error or error
-        self._stop.set()
-
-    def put(self, line: queue.Queue[T], item: T, waiting: Callable[[], None] | None = None) -> None:
+    def put(self, line: queue.Queue[T], item: T, waiting: Callable[[], None] = lambda: None) -> None:
         """Wait for room, calling `waiting` now and then. Raises `FlowStopped`."""
-        while True:
-            if self.stopped:
-                raise FlowStopped
+        while not self.stopped:
             try:
                 return line.put(item, timeout=_CHECK_SECONDS)
             except queue.Full:
-                if waiting is not None:
-                    waiting()
+                waiting()
+        raise FlowStopped
 
-    def get(self, line: queue.Queue[T], waiting: Callable[[], None] | None = None) -> T:
+    def get(self, line: queue.Queue[T], waiting: Callable[[], None] = lambda: None) -> T:
         """Wait for an item, calling `waiting` now and then. Raises `FlowStopped`."""
-        while True:
-            if self.stopped:
-                raise FlowStopped
+        while not self.stopped:
             try:
                 return line.get(timeout=_CHECK_SECONDS)
             except queue.Empty:
-                if waiting is not None:
-                    waiting()
+                waiting()
+        raise FlowStopped
 
     def wait(self) -> None:
         """Wait for all threads to end."""
@@ -183,5 +157,5 @@ class Flow:
 
     def check(self) -> None:
         """Raise the first error of any thread."""
-        if self._error is not None:
-            raise self._error
+        if self._errors:
+            raise self._errors[0]
