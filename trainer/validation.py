@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -47,9 +47,9 @@ class Ranking:
 
     @property
     def finite(self) -> bool:
-        """Say if all vectors and routes are finite, as they are unless training has diverged."""
-        parts = (self.queries, self.candidates)
-        return all(bool(np.isfinite(part.vectors).all() and np.isfinite(part.routes).all()) for part in parts)
+        """If all vectors and routes are finite, as they are unless training has diverged."""
+        parts = (self.queries.vectors, self.queries.routes, self.candidates.vectors, self.candidates.routes)
+        return all(bool(np.isfinite(part).all()) for part in parts)
 
     def ranked(self) -> Ranked:
         """Rank the candidates. What is no number is like nothing, so that it never makes a good rank."""
@@ -77,12 +77,15 @@ class Validation:
     @property
     def hit(self) -> float:
         """Mean over tasks of the share of queries whose best candidate is right."""
-        return _mean(task["hit@1"] for task in self.tasks.values())
+        return self._mean("hit@1")
 
     @property
     def mrr(self) -> float:
         """Mean over tasks of the mean of 1 / the rank of the best right candidate."""
-        return _mean(task["mrr"] for task in self.tasks.values())
+        return self._mean("mrr")
+
+    def _mean(self, figure: str) -> float:
+        return sum(task[figure] for task in self.tasks.values()) / max(1, len(self.tasks))
 
     def to_json(self) -> dict[str, Any]:
         """As in the log."""
@@ -150,21 +153,17 @@ class Embedding:
 
     def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
         """Embed items, with raw routes; also the places of those that could be read and fit in memory, in order."""
-        self._backbone.train(False)
         found: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-        try:
-            for at in range(0, len(wanted), _AT_ONCE):
-                prepared = self._preparer.prepare(wanted[at : at + _AT_ONCE])
-                ready = [(place, one) for place, one in enumerate(prepared, at) if isinstance(one, Prepared)]
-                for part, traced in forward_stream(self._traced, batches(ready, self._backbone.batch_tokens, _AT_ONCE)):
-                    if traced is None:
-                        tokens = part[0][1].tokens
-                        self.remarks.append(f"An item of {tokens} tokens does not fit in memory: not measured.")
-                        continue
-                    rows = zip(*(one.float().cpu().numpy() for one in (traced.vectors, traced.routes)), strict=True)
-                    found.update((place, row) for (place, _), row in zip(part, rows, strict=True))
-        finally:
-            self._backbone.train(True)
+        for at in range(0, len(wanted), _AT_ONCE):
+            prepared = self._preparer.prepare(wanted[at : at + _AT_ONCE])
+            ready = [(place, one) for place, one in enumerate(prepared, at) if isinstance(one, Prepared)]
+            for part, traced in self._traced(ready):
+                if traced is None:
+                    tokens = part[0][1].tokens
+                    self.remarks.append(f"An item of {tokens} tokens does not fit in memory: not measured.")
+                    continue
+                rows = zip(*(one.float().cpu().numpy() for one in (traced.vectors, traced.routes)), strict=True)
+                found.update((place, row) for (place, _), row in zip(part, rows, strict=True))
         places = sorted(found)
         assert self._backbone.adapters is not None
         widths = self._backbone.info.dim, self._backbone.adapters.mean.numel()
@@ -179,27 +178,26 @@ class Embedding:
 
         Weights that are finite can be too large for what is computed with them.
         """
-        some = items[:: -(-len(items) // 64) or 1]
-        self._backbone.train(False)
+        some = list(enumerate(items[:: -(-len(items) // 64) or 1]))
+        parts = (part for _, traced in self._traced(some) if traced for part in (traced.vectors, traced.routes))
+        return all(bool(torch.isfinite(part).all()) for part in parts)
+
+    def _traced(
+        self, ready: Sequence[tuple[int, Prepared]]
+    ) -> Iterator[tuple[Sequence[tuple[int, Prepared]], Traced | None]]:
+        def trace(batch: Sequence[Prepared]) -> Traced:
+            self._backbone.train(False)
+            with torch.no_grad(), self._precision():
+                return self._backbone.trace(batch, losses=False)
+
         try:
-            for _, traced in forward_stream(
-                self._traced, batches(enumerate(some), self._backbone.batch_tokens, max(1, len(some)))
-            ):
-                if traced is not None:
-                    fine = torch.isfinite(traced.vectors).all() & torch.isfinite(traced.routes).all()
-                    if not bool(fine):
-                        return False
-            return True
+            yield from forward_stream(trace, batches(ready, self._backbone.batch_tokens, max(1, len(ready))))
         finally:
             self._backbone.train(True)
 
-    def _traced(self, batch: Sequence[Prepared]) -> Traced:
-        with torch.no_grad(), self._precision():
-            return self._backbone.trace(batch, losses=False)
-
 
 def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[str, Ranking]:
-    """Embeds up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
+    """Embed up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
     of these rows. Right are those of its own identity and all that other rows name for the same query. Tasks with a
     single target are left out.
     """
@@ -212,9 +210,9 @@ def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[s
             targets.setdefault((content(row.positive), row.identity), row)
         wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in own]
         wanted += [(row.positive, "document") for row in targets.values()]
-        embedded, places = embedding.embed(wanted) if len(targets) > 1 else (None, [])
-        if embedded is None:
+        if len(targets) < 2:
             continue
+        embedded, places = embedding.embed(wanted)
         split = sum(place < len(own) for place in places)
         candidates = list(targets.values())
         ranked = [candidates[place - len(own)] for place in places[split:]]
@@ -256,7 +254,7 @@ def _judged(
 def measure(
     embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Processes
 ) -> tuple[Validation, dict[str, Ranking]]:
-    """Validates; each process takes a part of the tasks, and all of them know the result. Also gives the process's own
+    """Validate; each process takes a part of the tasks, and all of them know the result. Also return the process's own
     rankings.
     """
     started = time.perf_counter()
@@ -276,8 +274,3 @@ def score(ranking: Ranking) -> dict[str, Any]:
         "mrr": float(ranks.mrr().mean()),
         "n": len(ranks),
     }
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0

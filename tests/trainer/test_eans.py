@@ -14,9 +14,8 @@ from torch import Tensor
 from helpers.loss_batches import SHAPE, a_batch, objective, packed
 from tsembed_search.model.routing import centred, load_balance
 from tsembed_search.trainer.losses import negatives as eans
-from tsembed_search.trainer.losses.base import Pairs, Side
+from tsembed_search.trainer.losses.base import Pairs, Side, unpack
 from tsembed_search.trainer.losses.contrastive import InfoNCE
-from tsembed_search.trainer.packing import unpack
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 

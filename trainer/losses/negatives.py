@@ -1,5 +1,6 @@
-"""Which negatives matter: expert-aware negative sampling (EANS), and what it is compared with.
+"""The negatives of a query: which documents could be some, and how much each counts.
 
+Expert-aware negative sampling (EANS) weighs them, beside what it is compared with.
 That items which use the same experts make informative negatives is the paper's (TSEmbed, arXiv 2603.04772). The form is
 ours: with a score c_ij of each valid negative,
 
@@ -15,12 +16,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tsembed_search.trainer.losses.base import Side
 from tsembed_search.trainer.settings import NegativeSettings
+
+
+def candidates(
+    queries: Tensor,
+    documents: Tensor,
+    scope: Literal["batch", "task"] = "batch",
+    answers: Tensor | None = None,
+) -> Tensor:
+    """Return, as `[B, M]` bool, the documents that a query could be told from, by what they are.
+
+    `queries` `[B, 5]` and `documents` `[M, 5]` are rows of `Labels.table`; documents begin with the queries' positives.
+    `answers` is that of `Labels`. Left out are the positive itself, what has its identity, its content or the query's,
+    and whatever is right for an equal query.
+    """
+    positives = documents[: len(queries)]
+    different = positives[:, None, 1] != documents[None, :, 1]
+    different &= positives[:, None, 2] != documents[None, :, 2]
+    different &= queries[:, None, 2] != documents[None, :, 2]
+    different &= (queries[:, None, 4] != documents[None, :, 4]) | (queries[:, None, 4] == 0)
+    if answers is not None and len(answers):
+        different &= ~_answering(queries[:, 4], documents[:, 2], answers)
+    if scope == "task":
+        different &= positives[:, None, 3] == documents[None, :, 3]
+    return different
+
+
+def _answering(asked: Tensor, contents: Tensor, answers: Tensor) -> Tensor:
+    """`[B, M]` bool: the contents `[M]` that are right for what is asked `[B]`, by pairs of both `[P, 2]`."""
+    questions, row = torch.unique(asked, return_inverse=True)
+    shown, column = torch.unique(contents, return_inverse=True)
+    known = answers[torch.isin(answers[:, 0], questions) & torch.isin(answers[:, 1], shown)].T.contiguous()
+    right = torch.zeros(len(questions), len(shown), dtype=torch.bool, device=asked.device)
+    right[torch.searchsorted(questions, known[0]), torch.searchsorted(shown, known[1])] = True
+    return right[row][:, column]
+
+
+def without_false(valid: Tensor, similarity: Tensor, margin: float | None) -> Tensor:
+    """Return `valid` less likely false negatives: `similarity` `[B, M]` above the positive's (column i of row i) by
+    more than `margin`.
+    """
+    if margin is None:
+        return valid
+    return valid & (similarity <= similarity.diagonal().unsqueeze(1) + margin)
+
 
 Score = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
 
