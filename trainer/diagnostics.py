@@ -46,10 +46,7 @@ def calibrated(
     monitor: DivergenceMonitor,
     rankings: Mapping[str, Ranking],
 ) -> float | None:
-    """Centre routes, find the weight of routes in re-ranking, and note how tasks use experts.
-
-    `rankings`: those of the model as it is, if there are any.
-    """
+    """Centre routes, choose the re-ranking weight by `rankings` of the model as it is, and note the use of experts."""
     routes = raw_routes(embedding, job.train, job.recipe.run.seed)
     everything = torch.cat(list(routes.values()))
     mean = everything.mean(0)

@@ -164,9 +164,7 @@ class Processes:
 
 
 def join(device: str = "auto") -> tuple[Processes, str]:
-    """Join the processes that torchrun or accelerate started, by their environment variables; without them, this
-    process is the only one. Also return the device to load the model on. Raises `UsageError`.
-    """
+    """Join the processes of torchrun or accelerate. Also return the device to load a model on. Raises `UsageError`."""
     count, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
     if count == 1:
         return Processes(), device

@@ -30,9 +30,7 @@ from tsembed_search.trainer.optimizer import Optimizer
 
 
 class PieceTooLargeError(Exception):
-    """A piece did not fit in the device's memory. `places` are those of its items; nothing is said of gradients that
-    were added before.
-    """
+    """A piece, of the items at `places`, did not fit in memory. Gradients may have been added before."""
 
     def __init__(self, places: Sequence[int]) -> None:
         super().__init__(f"A piece of {len(places)} items does not fit in memory.")
@@ -146,10 +144,7 @@ class Passes:
     remarks: list[str] = field(default_factory=list)
 
     def step(self, load: Load, stage: int, step: int) -> tuple[Outcome, Load]:
-        """Add the gradients of a step. Return its outcome, and the load that it was taken with.
-
-        Raises `ModelError` when hardly an item fits.
-        """
+        """Add the gradients of a step. Also return the load as it was taken. Raises `ModelError`."""
         before = self.objective.state_dict()
         outcome, too_large = self._once(load, stage, step)
         while self.processes.sum(float(too_large is not None)) > 0:

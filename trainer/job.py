@@ -109,9 +109,7 @@ def _resume(out: Path) -> str:
 
 
 def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Return what there is of each task. `content`: a hash of what its rows hold, "" for tasks that are not read from
-    files.
-    """
+    """Return what there is of each task. `content`: a hash of what its rows hold, if they are read from files."""
     return [
         {
             "name": task.name,
@@ -139,9 +137,7 @@ def check_free(out: Path) -> None:
 
 
 def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Summary, held_out: Summary = ()) -> None:
-    """Make the folder of a new run, trained on `tasks` and validated on `held_out`. Raises `UsageError` when the folder
-    holds anything.
-    """
+    """Make the folder of a new run. Raises `UsageError` when it holds anything."""
     check_free(out)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)

@@ -136,9 +136,7 @@ class Objective(nn.Module):
         return pairs, figures
 
     def _kappa(self, queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeness of negatives' experts, for queries `[B, M]` and for documents `[B, B]`: to those of the row's
-        own item, or to those of the other item of its pair. Documents come in the order of queries, then the others.
-        """
+        """The likeness of a negative's experts to the row's, for queries `[B, M]` and documents `[B, B]`."""
         count = len(queries)
         if self.negatives.compared_with == "target":
             return similarity(documents[:count], documents), similarity(queries, queries)

@@ -38,9 +38,7 @@ class ReadyRun(NamedTuple):
 
 
 def named(name: str | None, changes: Sequence[str]) -> Recipe:
-    """Return the recipe of that name or file, with `changes` (`key=value`); without a name the default one, for what it
-    says about data. Raises `UsageError`.
-    """
+    """Return a recipe by its name or file, `tsembed` without one, with changes (`key=value`). Raises `UsageError`."""
     return placed(recipes.load(name or "tsembed", changes))
 
 
@@ -62,9 +60,7 @@ def prepared(name: str | None, changes: Sequence[str], sources: Sequence[str], d
 
 
 def resumed(out: Path, name: str | None, changes: Sequence[str], sources: Sequence[str]) -> ReadyRun:
-    """Return what the run in `out` was begun with, apart from what is asked to be otherwise now. Raises `UsageError`
-    when there is no run.
-    """
+    """Return what the run in `out` was begun with, and what is to be otherwise now. Raises `UsageError`."""
     known, begun = job.read(out)
     asked = placed(recipes.changed(known, changes) if name is None else recipes.load(name, changes))
     return ReadyRun(asked, rows_for(asked, sources or begun["sources"]))

@@ -31,7 +31,7 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe by its name or file, with `key=value` overrides; `key` is `table.key`, or `key` where only one
     table has it. Raises `UsageError` for what is not there (with near matches), and for values of the wrong kind.
     """
-    return changed(from_tables(_chain(name_or_file)), overrides)
+    return changed(_of_files(_chain(name_or_file)), overrides)
 
 
 def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -50,8 +50,7 @@ def chosen(name_or_file: str | None, overrides: Sequence[str] = ()) -> set[str]:
     return found | {".".join(_parsed(override)[:2]) for override in overrides}
 
 
-def from_tables(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Recipe:
-    """Make a recipe of the content of files: (file, content) from the most general to the most special one."""
+def _of_files(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Recipe:
     recipe = Recipe()
     known = (*TABLES, "extends", "about", "expected")
     for file, content in levels:
@@ -114,9 +113,7 @@ def _chain(name_or_file: str) -> list[tuple[str, Mapping[str, Any]]]:
         try:
             content = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"The recipe {file} is not TOML: {error}.", "See docs/training.md for an example."
-            ) from error
+            raise UsageError(f"The recipe {file} is not TOML: {error}.", "See docs/training.md for one.") from error
         found.insert(0, (file, content))
         if "extends" not in content:
             return found

@@ -64,10 +64,7 @@ def loaded(job: Job, processes: Processes, device: str) -> tuple[Sampler, dict[s
 
 
 def adapted(backbone: Any, recipe: Recipe) -> Trainable:
-    """Return the backbone with fresh adapters, always the same ones for a seed, or with those that it has: training
-    goes on from a checkpoint. Raises `ModelError` when it can carry none, and `UsageError` when the recipe asks for
-    what the model does not have.
-    """
+    """Return the backbone with its own adapters, or fresh ones by the seed. Raises `ModelError` and `UsageError`."""
     base = recipe.model.base
     if not backbone.info.trainable:
         raise ModelError(

@@ -98,10 +98,7 @@ class TrainState:
         self.step = int(state["step"])
 
     def save(self, run: Path) -> Path:
-        """Write the state into a run's folder, and then remove older ones. Return its folder. Raises what `save` does.
-
-        The best weights are written beside it, unless they are those of this step.
-        """
+        """Write the state into a run's folder, and the best weights if they are older. Raises what `save` does."""
         state = self.state_dict()
         tensors = {f"{part}.{name}": one for part in _WITH_TENSORS for name, one in state.pop(part).items()}
         return save(run, self.step, tensors, state, self.validations.best_weights if self._best_is_older else None)
@@ -111,10 +108,7 @@ class TrainState:
         return self.validations.best is not None and self.validations.best[0] != self.step
 
     def load(self, found: Path) -> str:
-        """Go back to the state in a folder. Return what a person should know of it, "" for nothing.
-
-        Raises `ModelError` when it is damaged, or another version made it.
-        """
+        """Go back to the state in a folder. Return what a person should know. Raises `ModelError` if it is damaged."""
         tensors, state = load(found)
         try:
             for part in _WITH_TENSORS:
@@ -195,9 +189,7 @@ def save(
 
 def latest(run: Path) -> Path | None:
     """Return the newest whole state of a run, or None."""
-    folder = run / FOLDER
-    whole = [one for one in folder.glob("step-*") if one.suffix != _UNFINISHED] if folder.is_dir() else []
-    return max(whole, default=None)
+    return max((one for one in (run / FOLDER).glob("step-*") if one.suffix != _UNFINISHED), default=None)
 
 
 def safe(run: Path) -> str:

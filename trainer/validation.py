@@ -174,10 +174,7 @@ class Embedding:
         return Embeddings(vectors, routes), places
 
     def finite(self, items: Sequence[Prepared]) -> bool:
-        """Say if the model, as it is now, gives finite vectors and routes for some of these items.
-
-        Weights that are finite can be too large for what is computed with them.
-        """
+        """Say if the model gives finite vectors for some of these items: finite weights can still be too large."""
         some = list(enumerate(items[:: -(-len(items) // 64) or 1]))
         parts = (part for _, traced in self._traced(some) if traced for part in (traced.vectors, traced.routes))
         return all(bool(torch.isfinite(part).all()) for part in parts)
@@ -254,9 +251,7 @@ def _judged(
 def measure(
     embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Processes
 ) -> tuple[Validation, dict[str, Ranking]]:
-    """Validate; each process takes a part of the tasks, and all of them know the result. Also return the process's own
-    rankings.
-    """
+    """Validate, each process a part of the tasks. Return what all know then, and the process's own rankings."""
     started = time.perf_counter()
     own = rank_tasks(embedding, tasks[ranks.rank :: ranks.count], rows)
     scored = {name: score(ranking) for name, ranking in own.items()}

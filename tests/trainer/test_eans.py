@@ -118,7 +118,7 @@ def test_sampling_keeps_the_best() -> None:
 
 def test_sampling_from_a_queue_prefers_the_same_experts() -> None:
     settings = NegativeSettings("eans", mode="sample", top_k=2)
-    side = eans.weighted(settings, *scores_and_mask(5)[:1], torch.zeros(5, 9), scores_and_mask(5)[1])
+    side = eans.weighted(settings, *scores_and_mask(5)[:1], torch.zeros(5, 9), scores_and_mask(5)[1], torch.Generator())
     assert (side.valid.sum(1) <= 2).all() and side.log_weights is None
 
 

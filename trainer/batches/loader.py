@@ -55,10 +55,7 @@ class Load:
 
 
 class Loader:
-    """One `Load` after another, prepared one ahead in a thread. `hard_negatives`: per row, at most.
-
-    Its state is where the sampler was after the load that was given last, whatever has been prepared since.
-    """
+    """One `Load` after another, prepared one ahead in a thread. Its state is that of the sampler after the last one."""
 
     def __init__(self, sampler: Sampler, preparer: Preparer, processes: Processes, hard_negatives: int) -> None:
         self._sampler = sampler
@@ -75,9 +72,7 @@ class Loader:
         self._check(self._next.result())
 
     def next(self) -> Load:
-        """The next part of a batch. Raises `UsageError`, in every process, when hardly any row of the batch can be
-        read.
-        """
+        """Return the next part of a batch. Raises `UsageError`, in every process, when hardly any row can be read."""
         current = self._next or self._thread.submit(self._load)
         load = current.result()
         self._check(load)

@@ -31,9 +31,7 @@ class Pick(NamedTuple):
 
 @dataclass
 class _Cursor:
-    """The place that a task has come to: the round through its identities, the place there, and whom it passed over,
-    each with its round.
-    """
+    """Where a task has come to: its round, the place there, and identities that it passed over, with their rounds."""
 
     round: int = 0
     place: int = 0
@@ -68,11 +66,7 @@ class _Identities:
 
 
 class Sampler:
-    """Batches of rows, one after the other. `state_dict` and `load_state_dict` make a resumed run draw
-    what it would have drawn.
-
-    Raises `UsageError` when there are no rows, or fewer than two identities to tell apart.
-    """
+    """Batches of rows, one after the other. Raises `UsageError` when there are not two identities to tell apart."""
 
     def __init__(self, tasks: Sequence[Task], batch: BatchSettings, seed: int) -> None:
         self.tasks = tasks

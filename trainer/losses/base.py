@@ -87,9 +87,7 @@ class Labels:
 
 
 def label(role: int, item: Item, task: int, identity: str | None = None, asked: int = 0) -> list[int]:
-    """One row of `Labels`. A hard negative has no identity but its content, and answers nothing: `asked` is 0.
-    `asked`: the `question` of the row's query.
-    """
+    """One row of `Labels`; `asked` is the `question` of the query. A hard negative has its content as its identity."""
     shown = content(item)
     return [role, shown if identity is None else number("identity", identity), shown, task, asked]
 
@@ -157,9 +155,7 @@ class LossInputs:
 
 
 class Loss(Protocol):
-    """One summand of what a step minimises, made as `LOSSES.get(name)(**settings)`. It may be a module with trained
-    parameters of its own; `held` is optional.
-    """
+    """One summand of what a step minimises, made by its settings. It may be a module with parameters of its own."""
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """Return a scalar. Gradients flow to `pairs`, `traced` and `own`."""

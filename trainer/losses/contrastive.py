@@ -36,9 +36,7 @@ class InfoNCE(nn.Module):
 
     @torch.no_grad()
     def bound(self) -> None:
-        """Put a learned tau that has gone too low back to its bound. In the loss, a bound would have no gradient, and
-        tau would never leave it.
-        """
+        """Put a learned tau that is too low back to its bound: within the loss, a bound would have no gradient."""
         if self.log_scale.requires_grad:
             self.log_scale.clamp_(max=_LARGEST_LOG_SCALE)
 

@@ -60,9 +60,7 @@ def _answering(asked: Tensor, contents: Tensor, answers: Tensor) -> Tensor:
 
 
 def without_false(valid: Tensor, similarity: Tensor, margin: float | None) -> Tensor:
-    """Return `valid` less likely false negatives: `similarity` `[B, M]` above the positive's (column i of row i) by
-    more than `margin`.
-    """
+    """Return `valid` less what is more similar than the row's positive, in column i of row i, by more than `margin`."""
     if margin is None:
         return valid
     return valid & (similarity <= similarity.diagonal().unsqueeze(1) + margin)
@@ -80,15 +78,11 @@ SCORES: dict[str, Score] = {
 
 @torch.no_grad()
 def weighted(
-    settings: NegativeSettings, kappa: Tensor, cosine: Tensor, valid: Tensor, generator: torch.Generator | None = None
+    settings: NegativeSettings, kappa: Tensor, cosine: Tensor, valid: Tensor, generator: torch.Generator
 ) -> Side:
-    """The negatives of one direction with their weights, or fewer of them. All tensors are `[B, M]`.
-
-    `generator` decides how `shuffled` deals; it has to be the same in every process.
-    """
+    """The negatives of one direction with their weights, or fewer of them. `generator`: the same in every process."""
     if settings.weighting == "none":
         return Side(valid)
-    generator = generator or torch.Generator().manual_seed(0)
     scores = SCORES[settings.weighting](kappa.detach(), cosine.detach(), valid, generator)
     if settings.mode == "sample":
         return Side(best(scores, valid, settings.top_k))
@@ -96,10 +90,7 @@ def weighted(
 
 
 def log_weights(scores: Tensor, valid: Tensor, beta: float) -> Tensor:
-    """`log w` `[B, M]`: `beta · scores`, less the logarithm of the mean weight over the row's valid negatives.
-
-    What is not valid has 0. With beta 0 all are exactly 0.
-    """
+    """`log w` `[B, M]`: `beta · scores`, less the logarithm of the row's mean weight; 0 where not valid."""
     if beta == 0:
         return torch.zeros_like(scores)
     sharp = (beta * scores).masked_fill(~valid, -torch.inf)
