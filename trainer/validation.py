@@ -7,7 +7,7 @@ Every query is ranked against the targets of its task's other rows: quick and th
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsembed_search.data.rows import Row, Task
-from tsembed_search.data.sameness import content, question
+from tsembed_search.data.rows import Task, ranking_task
 from tsembed_search.items import Embeddings, Item, Role
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import batches, forward_stream
@@ -194,58 +193,34 @@ class Embedding:
 
 
 def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[str, Ranking]:
-    """Embed up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
-    of these rows. Right are those of its own identity and all that other rows name for the same query. Tasks with a
-    single target are left out.
+    """Embed up to `rows` rows of each task, always the same ones, as queries over their targets (see `ranking_task`).
+
+    Tasks with a single target are left out, as are items that cannot be read or do not fit in memory.
     """
     found = {}
     for task in tasks:
         chosen = np.random.default_rng(crc32(task.name.encode())).permutation(len(task))[:rows]
-        own = [task[int(row)] for row in np.sort(chosen)]
-        targets: dict[tuple[int, str], Row] = {}
-        for row in own:
-            targets.setdefault((content(row.positive), row.identity), row)
-        wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in own]
-        wanted += [(row.positive, "document") for row in targets.values()]
-        if len(targets) < 2:
+        asked = ranking_task(task, np.sort(chosen).tolist())
+        if len(asked.candidates) < 2:
             continue
+        wanted: list[tuple[Item, Role]] = [(item, "query") for item in asked.queries]
+        wanted += [(item, "document") for item in asked.candidates]
         embedded, places = embedding.embed(wanted)
-        split = sum(place < len(own) for place in places)
-        candidates = list(targets.values())
-        ranked = [candidates[place - len(own)] for place in places[split:]]
-        correct, left_out = _judged([own[place] for place in places[:split]], ranked, own)
-        kept = [row for row, right in enumerate(correct) if right]
-        if kept and len(ranked) > 1:
+        split = bisect_left(places, len(asked.queries))
+        new = {old - len(asked.queries): place for place, old in enumerate(places[split:])}
+        kept, judged = [], []
+        for row, old in enumerate(places[:split]):
+            both = asked.correct[old], asked.left_out[old] if asked.left_out else frozenset()
+            right, itself = (frozenset(new[place] for place in each if place in new) for each in both)
+            if right:
+                kept.append(row)
+                judged.append((right, itself))
+        if kept and len(new) > 1:
             queries = Embeddings(embedded.vectors[kept], embedded.routes[kept])
             documents = Embeddings(embedded.vectors[split:], embedded.routes[split:])
-            judged = [correct[row] for row in kept], [left_out[row] for row in kept]
-            found[task.name] = Ranking(task.meta, queries, documents, *judged)
+            correct, left_out = zip(*judged, strict=True)
+            found[task.name] = Ranking(task.meta, queries, documents, correct, left_out)
     return found
-
-
-def _judged(
-    queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row]
-) -> tuple[list[frozenset[int]], list[frozenset[int]]]:
-    """Which targets are right for each query, and which are nothing but the query itself; all are of `rows`."""
-    right: dict[int, set[int]] = defaultdict(set)
-    identities: dict[int, set[str]] = defaultdict(set)
-    for row in rows:
-        asked = question(row.query)
-        right[asked] |= {content(row.positive), *row.answers}
-        identities[asked].add(row.identity)
-    of_content: dict[int, set[int]] = defaultdict(set)
-    of_identity: dict[str, set[int]] = defaultdict(set)
-    for place, row in enumerate(targets):
-        of_content[content(row.positive)].add(place)
-        of_identity[row.identity].add(place)
-    correct = []
-    for row in queries:
-        asked = question(row.query)
-        by_content = (of_content.get(one, set()) for one in right[asked])
-        by_identity = (of_identity.get(one, set()) for one in identities[asked])
-        correct.append(frozenset().union(*by_content, *by_identity))
-    itself = [frozenset(of_content.get(content(row.query), set())) for row in queries]
-    return correct, [own - right for own, right in zip(itself, correct, strict=True)]
 
 
 def measure(
