@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -265,3 +265,40 @@ def _unit(header: dict[str, Any], body: bytearray) -> Unit:
     pixels = np.frombuffer(body, np.uint8).reshape(header["shape"]) if body else None
     facts = ("kind", "page", "chunk", "text", "start", "end", "reads", "width", "height")
     return Unit(**{name: header[name] for name in facts}, pixels=pixels)
+
+
+Page = tuple[Path, int]
+"""A file, and one of its pages, counted from 1. Most pictures have one."""
+
+_SECONDS: Final = 4.0
+_MEMORY: Final = 1 << 30
+
+
+def thumbnails(pages: Iterable[Page]) -> dict[Page, Pixels]:
+    """The pages that can be drawn, as uint8 RGB `[H, W, 3]`; others, and texts, are left out.
+
+    Pages of documents are drawn by a process of its own, for a few seconds at most: a file may be crafted.
+    """
+    found: dict[Page, Pixels] = {}
+    documents: list[Page] = []
+    for path, page in dict.fromkeys(pages):
+        with suppress(LoadError, OSError):
+            format = look(path)[0]
+            if format.pages:
+                documents.append((path, page))
+            elif format.preview is not None:
+                with open_regular(os.fspath(path)) as file:
+                    found[path, page] = format.preview(file, page)
+    if documents:
+        decoder = Decoder(None, memory=_MEMORY, time_limit=_SECONDS)
+        timer = threading.Timer(_SECONDS, decoder.kill)
+        timer.start()
+        try:
+            for path, page in documents:
+                with suppress(TsembedError):
+                    found[path, page] = decoder.preview(path, page)
+        finally:
+            timer.cancel()
+            decoder.kill()
+            decoder.close()
+    return found

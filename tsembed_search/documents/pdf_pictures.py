@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from tsembed_search.documents.pixels import content_size
+from tsembed_search.documents.pictures import content_size
 
 if TYPE_CHECKING:
     import numpy as np
