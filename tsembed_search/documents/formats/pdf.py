@@ -6,11 +6,14 @@ import ctypes
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
+from tsembed_search.documents.chunking import paragraphs
 from tsembed_search.documents.document import Document, Format, Section, Sign, Unit, numbers, text_start
+from tsembed_search.documents.pdf_pictures import NONSENSE, pictures
+from tsembed_search.documents.pictures import content_size, open_image
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
@@ -40,17 +43,16 @@ _LONGEST_VALUE: Final = 1 << 20
 def units(document: Document) -> Iterator[Unit]:
     """The units of each page in order; a page that is broken is left out with a note."""
     import pypdfium2
-
-    from tsembed_search.documents.pdf_pictures import NONSENSE
+    import pypdfium2.raw as pdfium
 
     with closing(open_pdf(document.file)) as pdf:
-        if has_unreadable_form(pdf):
+        if pdf.get_formtype() == pdfium.FORMTYPE_XFA_FULL:
             document.note("It is a form that only Adobe's reader can show (XFA): what is typed in it is not read.")
         total, given, broken = len(pdf), 0, []
         seen: set[bytes] = set()
         for index in range(total):
             try:
-                with open_page(pdf, index) as sheet:
+                with closing(PdfSheet(pdf, index)) as sheet:
                     for unit in _page_units(sheet, index + 1, document, seen):
                         given += 1
                         yield unit
@@ -70,17 +72,13 @@ def units(document: Document) -> Iterator[Unit]:
 
 def _page_units(sheet: PdfSheet, number: int, document: Document, seen: set[bytes]) -> Iterator[Unit]:
     """Text chunks, then pictures, which go on with the chunks' numbers, then the page itself."""
-    from tsembed_search.documents.chunking import paragraphs
-    from tsembed_search.documents.pdf_pictures import pictures
-    from tsembed_search.documents.pictures import open_image
-
     spec = document.image_spec
     drawn = open_image(_drawn(sheet, spec), spec) if document.pages else None
     chunk = yield from document.text_units(paragraphs([sheet.text()]), page=number)
-    for picture in pictures(sheet.content, number, document, seen):
-        pixels = open_image(picture.image, spec, memory=document.memory).pixels
+    for image, width, height in pictures(sheet.content, number, document, seen):
+        pixels = open_image(image, spec, memory=document.memory).pixels
         if int(pixels.max()) - int(pixels.min()) >= _LEAST_CONTRAST:
-            yield Unit("image", number, chunk, pixels=pixels, width=picture.width, height=picture.height)
+            yield Unit("image", number, chunk, pixels=pixels, width=width, height=height)
             chunk += 1
     if drawn is not None:
         yield Unit("page", number, pixels=drawn.pixels, width=drawn.width, height=drawn.height)
@@ -100,7 +98,7 @@ def sections(document: Document) -> Iterator[Section]:
         for index in range(min(len(pdf), _MOST_PAGES)):
             # A page that is broken is left out.
             with suppress(pypdfium2.PdfiumError):
-                with open_page(pdf, index) as sheet:
+                with closing(PdfSheet(pdf, index)) as sheet:
                     text = sheet.text()
                 yield Section(tuple(" ".join(one.split()) for one in headings[index]), text, index + 1)
 
@@ -110,10 +108,8 @@ def preview(file: BinaryIO, page: int) -> Pixels:
     import numpy as np
     import pypdfium2
 
-    from tsembed_search.documents.pdf_pictures import NONSENSE
-
     try:
-        with closing(open_pdf(file)) as pdf, open_page(pdf, page - 1) as sheet:
+        with closing(open_pdf(file)) as pdf, closing(PdfSheet(pdf, page - 1)) as sheet:
             return np.array(sheet.drawn(_PREVIEW / max(*sheet.size, 1e-3)).convert("RGB"))
     except (pypdfium2.PdfiumError, IndexError, *NONSENSE) as error:
         raise LoadError(f"Page {page} cannot be drawn.") from error
@@ -121,8 +117,6 @@ def preview(file: BinaryIO, page: int) -> Pixels:
 
 def _drawn(sheet: PdfSheet, spec: ImageSpec) -> Image.Image:
     """The page at the resolution that the model wants, whatever size it says it has."""
-    from tsembed_search.documents.pictures import content_size
-
     width, height = sheet.size
     fine = max(1, round(width * _FINEST)), max(1, round(height * _FINEST))
     wide, high = content_size(*fine, spec)
@@ -146,42 +140,28 @@ def open_pdf(file: BinaryIO) -> Any:
     """
     import pypdfium2
 
-    # It warns on stderr of forms that it does not know; `has_unreadable_form` is how we say it.
+    # It warns on stderr of forms that it does not know; `units` says so itself.
     logging.getLogger("pypdfium2").setLevel(logging.CRITICAL)
     try:
         document = pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:
-        raise _refused(error) from error
+        reason = LoadError("The PDF is damaged, or it is none.", "Open it in a viewer and save it again.")
+        if "assword" in str(error):
+            reason = LoadError("The PDF is protected by a password.", "Save a copy without one.")
+        elif "ecurity" in str(error):
+            reason = LoadError("The PDF is encrypted in a way that cannot be read.", "Save a copy without encryption.")
+        raise reason from error
     # Without its forms the rest can still be read.
     with suppress(pypdfium2.PdfiumError):
         document.init_forms()
     return document
 
 
-def _refused(error: Exception) -> LoadError:
-    if "assword" in str(error):
-        return LoadError("The PDF is protected by a password.", "Save a copy without one.")
-    if "ecurity" in str(error):
-        return LoadError("The PDF is encrypted in a way that cannot be read.", "Save a copy without encryption.")
-    return LoadError("The PDF is damaged, or it is none.", "Open it in a viewer and save it again.")
-
-
-def has_unreadable_form(document: Any) -> bool:
-    """Return whether the pages are a dynamic XFA form, which only Adobe's reader shows."""
-    import pypdfium2.raw as pdfium
-
-    return bool(document.get_formtype() == pdfium.FORMTYPE_XFA_FULL)
-
-
-@contextmanager
-def open_page(document: Any, index: int) -> Iterator[PdfSheet]:
-    """Open page `index`, counted from 0. Raises `pypdfium2.PdfiumError` for a page that is broken."""
-    with closing(PdfSheet(document, index)) as sheet:
-        yield sheet
-
-
 class PdfSheet:
-    """One page. `drawn` comes before `content` and `text`, which put the annotations into the page for good."""
+    """Page `index` of a PDF, from 0. Raises `pypdfium2.PdfiumError` for one that is broken.
+
+    `drawn` comes before `content` and `text`, which put the annotations into the page for good.
+    """
 
     def __init__(self, document: Any, index: int) -> None:
         self._document = document
@@ -189,8 +169,7 @@ class PdfSheet:
         self._page = document[index]
         self._typed: dict[str, None] = {}
         self._has_annotations = False
-        self._is_flat = False
-        if self._sorted_out():
+        if self._remove(self._is_unseen):
             # The forms remember what was on the page when it was opened.
             self._open_again()
 
@@ -208,8 +187,8 @@ class PdfSheet:
         """The `pypdfium2.PdfPage`, where what fields and comments show is part of the page."""
         import pypdfium2.raw as pdfium
 
-        if self._has_annotations and not self._is_flat:
-            self._is_flat = True
+        if self._has_annotations:
+            self._has_annotations = False
             # Laid flat, a highlighter would cover the words; it says nothing in words of its own.
             self._remove(lambda annotation, kind: kind == pdfium.FPDF_ANNOT_HIGHLIGHT)
             if pdfium.FPDFPage_Flatten(self._page, pdfium.FLAT_NORMALDISPLAY) == pdfium.FLATTEN_SUCCESS:
@@ -234,41 +213,34 @@ class PdfSheet:
         self._page.close()
         self._page = self._document[self._index]
 
-    def _sorted_out(self) -> bool:
-        """Note what was typed, and remove what no viewer shows. Returns whether anything was removed."""
+    def _is_unseen(self, annotation: Any, kind: int) -> bool:
+        """Return whether no viewer shows an annotation. Notes what was typed into one that is shown."""
         import pypdfium2.raw as pdfium
 
-        unseen = pdfium.FPDF_ANNOT_FLAG_HIDDEN | pdfium.FPDF_ANNOT_FLAG_NOVIEW
-
-        def is_secret(annotation: Any, kind: int) -> bool:
-            if kind not in (pdfium.FPDF_ANNOT_LINK, pdfium.FPDF_ANNOT_POPUP):
-                self._has_annotations = True
-            if pdfium.FPDFAnnot_GetFlags(annotation) & unseen:
+        if kind not in (pdfium.FPDF_ANNOT_LINK, pdfium.FPDF_ANNOT_POPUP):
+            self._has_annotations = True
+        if pdfium.FPDFAnnot_GetFlags(annotation) & (pdfium.FPDF_ANNOT_FLAG_HIDDEN | pdfium.FPDF_ANNOT_FLAG_NOVIEW):
+            return True
+        forms = self._page.formenv
+        if kind == pdfium.FPDF_ANNOT_WIDGET and forms:
+            if pdfium.FPDFAnnot_GetFormFieldFlags(forms, annotation) & _PASSWORD_FIELD:
                 return True
-            forms = self._page.formenv
-            if kind == pdfium.FPDF_ANNOT_WIDGET and forms:
-                if pdfium.FPDFAnnot_GetFormFieldFlags(forms, annotation) & _PASSWORD_FIELD:
-                    return True
-                if pdfium.FPDFAnnot_GetFormFieldType(forms, annotation) == pdfium.FPDF_FORMFIELD_TEXTFIELD:
-                    self._note(pdfium.FPDFAnnot_GetFormFieldValue, forms, annotation)
-            elif kind == pdfium.FPDF_ANNOT_FREETEXT:
-                self._note(pdfium.FPDFAnnot_GetStringValue, annotation, b"Contents")
-            return False
+            if pdfium.FPDFAnnot_GetFormFieldType(forms, annotation) == pdfium.FPDF_FORMFIELD_TEXTFIELD:
+                self._note(pdfium.FPDFAnnot_GetFormFieldValue, forms, annotation)
+        elif kind == pdfium.FPDF_ANNOT_FREETEXT:
+            self._note(pdfium.FPDFAnnot_GetStringValue, annotation, b"Contents")
+        return False
 
-        return self._remove(is_secret)
-
-    def _remove(self, unwanted: Any) -> bool:
+    def _remove(self, unwanted: Callable[[Any, int], bool]) -> bool:
         """Remove the annotations for which `unwanted(annotation, subtype)` holds; return whether there were any."""
         import pypdfium2.raw as pdfium
 
         found = []
         for index in range(pdfium.FPDFPage_GetAnnotCount(self._page)):
-            annotation = pdfium.FPDFPage_GetAnnot(self._page, index)
-            if not annotation:
-                continue
-            if unwanted(annotation, pdfium.FPDFAnnot_GetSubtype(annotation)):
-                found.append(index)
-            pdfium.FPDFPage_CloseAnnot(annotation)
+            if annotation := pdfium.FPDFPage_GetAnnot(self._page, index):
+                if unwanted(annotation, pdfium.FPDFAnnot_GetSubtype(annotation)):
+                    found.append(index)
+                pdfium.FPDFPage_CloseAnnot(annotation)
         for index in reversed(found):
             pdfium.FPDFPage_RemoveAnnot(self._page, index)
         return bool(found)
