@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tsembed_search.documents.crawl import Found, is_below, is_ignored, stored_time
+from tsembed_search.documents.crawl import Found, is_ignored, stored_time
 from tsembed_search.indexer.database import UNSURE, FileRow, below
 from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Offline
-from tsembed_search.whereabouts import absence, disk_of
+from tsembed_search.paths import absence, disk_of
 
 _PAGE: Final = 500
 _FEW: Final = 3
@@ -310,4 +310,4 @@ class Guard:
 
 
 def _within(path: str, folder: str) -> bool:
-    return path == folder or is_below(path, folder)
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

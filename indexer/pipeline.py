@@ -29,8 +29,7 @@ from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
 from tsembed_search.indexer.report import IndexOptions, IndexReport, Interrupted, Meter, ProgressSink, StopSignal
 from tsembed_search.indexer.stages import Feeder, embed_all
 from tsembed_search.indexer.writing import Writer
-from tsembed_search.paths import indexed_form
-from tsembed_search.whereabouts import OFFLINE
+from tsembed_search.paths import OFFLINE, indexed_form
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelInfo
@@ -316,7 +315,7 @@ class _IndexRun:
         self._meter.enter("optimizing")
         self._store.optimize()
         if self._embedders and self._embedders[0].info.calibration is None:
-            from tsembed_search.search.calibrate import measured_calibration
+            from tsembed_search.search.index_model import measured_calibration
 
             measured = measured_calibration(self._store, self._embedders[0])
             if measured is not None:

@@ -8,6 +8,7 @@ are known, of whatever rows they are: none of them is a negative of that query.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from tsembed_search.items import Item
-from tsembed_search.text_form import one_form
+from tsembed_search.items import Item, one_form
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,6 +129,36 @@ class RankingTask:
     left_out: Sequence[frozenset[int]] | None = None
 
 
+def ranking_task(task: Task, rows: Sequence[int]) -> RankingTask:
+    """Return some rows of a training task as queries, in their order, over the distinct targets of these rows.
+
+    Right are the targets of a query's own identity, and all that other rows name for the same query.
+    """
+    own = [task[row] for row in rows]
+    targets: dict[tuple[int, str], Item] = {}
+    right: dict[int, set[int]] = defaultdict(set)
+    identities: dict[int, set[str]] = defaultdict(set)
+    for row in own:
+        asked, shown = question(row.query), content(row.positive)
+        targets.setdefault((shown, row.identity), row.positive)
+        right[asked] |= {shown, *row.answers}
+        identities[asked].add(row.identity)
+    of_content: dict[int, set[int]] = defaultdict(set)
+    of_identity: dict[str, set[int]] = defaultdict(set)
+    for place, (shown, identity) in enumerate(targets):
+        of_content[shown].add(place)
+        of_identity[identity].add(place)
+    correct, left_out = [], []
+    for row in own:
+        asked = question(row.query)
+        by_content = (of_content.get(one, set()) for one in right[asked])
+        by_identity = (of_identity.get(one, set()) for one in identities[asked])
+        correct.append(frozenset().union(*by_content, *by_identity))
+        left_out.append(frozenset(of_content.get(content(row.query), ())) - correct[-1])
+    queries = [row.query for row in own]
+    return RankingTask(task.name, task.meta, queries, list(targets.values()), correct, left_out=left_out)
+
+
 def hashed(*parts: object) -> int:
     """Return 64 bits of some texts, never 0."""
     data = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
@@ -140,16 +170,17 @@ def content(item: Item, picture: str | None = None) -> int:
 
     `picture`: the `picture_content` of its picture, where that is known already.
     """
-    return _half("content", _folded(item.text), picture_content(item.image) if picture is None else picture)
+    return number("content", _folded(item.text), picture_content(item.image) if picture is None else picture)
 
 
 def question(item: Item, picture: str | None = None) -> int:
     """Return 63 bits of what a query asks: its content, and the instruction that says what to look for."""
     picture = picture_content(item.image) if picture is None else picture
-    return _half("question", _folded(item.text), picture, _folded(item.instruction))
+    return number("question", _folded(item.text), picture, _folded(item.instruction))
 
 
-def _half(*parts: str) -> int:
+def number(*parts: str) -> int:
+    """Return 63 bits that stand for texts, the same in every process and run."""
     data = "\0".join(parts).encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 1
 
