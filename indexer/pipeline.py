@@ -23,8 +23,7 @@ from tsembed_search.documents.crawl import Crawl, Found, Selection
 from tsembed_search.errors import IndexMismatchError
 from tsembed_search.indexer import mending
 from tsembed_search.indexer.changes import Changes, Guard
-from tsembed_search.indexer.intake import Intake, valid_recipes
-from tsembed_search.indexer.jobs import ContentJob, Flow, FlowStopped
+from tsembed_search.indexer.intake import ContentJob, Flow, FlowStopped, Intake, valid_recipes
 from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
 from tsembed_search.indexer.report import IndexOptions, IndexReport, Interrupted, Meter, ProgressSink, StopSignal
 from tsembed_search.indexer.stages import Feeder, embed_all

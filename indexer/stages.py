@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from tsembed_search.documents.decoders import Decoder, Request, Transient, Watch
 from tsembed_search.documents.document import Unit
 from tsembed_search.errors import LoadError, ModelError
-from tsembed_search.indexer.jobs import ContentJob, Entry, Flow
+from tsembed_search.indexer.intake import ContentJob, Entry, Flow
 from tsembed_search.indexer.report import IndexOptions, Meter
 from tsembed_search.indexer.writing import Writer
 from tsembed_search.items import Item

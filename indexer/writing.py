@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.indexer.database import Content, FileRow, each_id, unpacked
-from tsembed_search.indexer.jobs import ContentJob, Entry, Flow, FlowStopped, InFlight
+from tsembed_search.indexer.intake import ContentJob, Entry, Flow, FlowStopped, InFlight
 from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Meter
 from tsembed_search.ranking.routes import top_experts
