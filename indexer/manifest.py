@@ -95,7 +95,7 @@ class Manifest:
         return int(row[0])
 
     def places(self) -> list[tuple[str, str | None, int]]:
-        """(path, disk, missing) of each place (`offline.py`); `missing` files when it was found offline, else 0."""
+        """(path, disk, missing) of each place (see `changes.py`); `missing` files when it was found offline, else 0."""
         rows = self._db.all("SELECT path, disk, missing FROM places ORDER BY path")
         return [(os.fsdecode(path), disk, missing) for path, disk, missing in rows]
 

@@ -27,7 +27,7 @@ class IndexOptions:
 
     `include` and `exclude` are gitignore-style patterns; with `include`, only files that match are read, whatever their
     extension. `hidden`: dot files too. `follow_links`: enter linked folders. `prune`: remove what has vanished.
-    `prune_empty`: also where a whole folder has, whose disk may only be away (see `offline.py`).
+    `prune_empty`: also where a whole folder has, whose disk may only be away (see `changes.py`).
     `retry_skipped`: read again the unchanged files that an earlier run could not. `dry_run`: change nothing.
 
     `workers`: decoding processes (None: by cores and device). `time_limit`: the most seconds a file may take without

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tsembed_search.data.layouts import RowReader, UnreadFields
 from tsembed_search.data.records import BadRow, Fault, Images, Instructions, Problem, RowFile, RowRecord, image_roots
-from tsembed_search.data.rows import KEYS, MARKS, Answers, Fields, Row, kept
+from tsembed_search.data.rows import KEYS, Answers, Fields, Row, kept
 from tsembed_search.data.sources import TaskFile
 from tsembed_search.errors import LoadError, UsageError
 
@@ -30,6 +30,9 @@ MOST_USES: Final = 20
 _BAD_SHARE: Final = 0.25
 _FEW: Final = 3
 _TARGET, _QUERY, _GROUP = (KEYS.index(name) for name in ("target", "query", "group"))
+PLACE, LINE, QUESTION, CONTENT, WHOLE, IDENTITY = range(6)
+"""The columns of a `StoredTask`. Its identity is the first of its `KEYS`."""
+_COLUMNS: Final = IDENTITY + len(KEYS) + 1
 _FILE_BITS: Final = 40
 """A place is a file's number above so many bits of offset: files may be of a terabyte, and there may be millions."""
 
@@ -80,84 +83,69 @@ class FileStore(RowStore):
 
 @dataclass(frozen=True)
 class StoredTask:
-    """A task: where to read its rows, and their places `[N]` int64, lines `[N]` uint32, identities `[N]` uint64 and
-    `marks` `[N, MARKS]` uint64 (see `rows.kept`): 44 bytes a row. `answers`: the right ones for each query.
+    """A task: where to read its rows, and six numbers of each, `table` `[N, 6]` uint64: its place, its line, and what
+    `rows.kept` tells of it: what is asked, what is right, all that it holds, and its identity.
+
+    `answers`: the right ones for each query.
     """
 
     name: str
     meta: str
     weight: float
     store: RowStore
-    places: NDArray[np.int64]
-    lines: NDArray[np.uint32]
-    identities: NDArray[np.uint64]
-    marks: NDArray[np.uint64]
+    table: NDArray[np.uint64]
     answers: Answers | None = None
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.table)
 
     def __getitem__(self, row: int) -> Row:
-        found = self.store.row(int(self.places[row]), int(self.lines[row]))
-        answers = frozenset() if self.answers is None else self.answers.of(int(self.marks[row, 0]))
+        place, line, question = (int(number) for number in self.table[row, :3])
+        found = self.store.row(place, line)
+        answers = frozenset() if self.answers is None else self.answers.of(question)
         return replace(found, answers=answers) if answers else found
 
     def identity(self, row: int) -> str:
         """Return the row's identity, without reading the row."""
-        return f"{int(self.identities[row]):016x}"
+        return f"{int(self.table[row, IDENTITY]):016x}"
 
     def only(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> StoredTask:
         """Return the task with some of its rows."""
-        return replace(self, **{name: getattr(self, name)[rows] for name in PER_ROW})
+        return replace(self, table=self.table[rows])
 
     def fingerprint(self) -> str:
         """Return a hash of all that the rows hold, in their order, wherever their files lie."""
-        return blake2b(self.marks[:, 2].tobytes(), digest_size=16).hexdigest()
-
-
-PER_ROW: Final = ("places", "lines", "identities", "marks")
-"""The arrays of a `StoredTask`."""
+        return blake2b(self.table[:, WHOLE].tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass
 class Gathered:
-    """A task's rows while they are read. `textual`: for each row whether its target is text alone."""
+    """A task's rows while they are read. `numbers`: of each row those of a `StoredTask`, then its other keys, and
+    whether its target is text alone.
+    """
 
     name: str
     meta: str
     split: str
-    places: array[int] = field(default_factory=lambda: array("q"))
-    lines: array[int] = field(default_factory=lambda: array("L"))
-    keys: array[int] = field(default_factory=lambda: array("Q"))
-    textual: array[int] = field(default_factory=lambda: array("b"))
-    marks: array[int] = field(default_factory=lambda: array("Q"))
+    numbers: array[int] = field(default_factory=lambda: array("Q"))
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.numbers) // _COLUMNS
 
     def add(self, fields: Fields, pictures: dict[str, str], place: int, line: int) -> None:
         """Keep all that is needed of a row. `pictures`: see `rows.kept`."""
         keys, marks = kept(fields, pictures)
-        self.places.append(place)
-        self.lines.append(line)
-        self.keys.extend(keys)
-        self.textual.append(fields.positive.image is None)
-        self.marks.extend(marks)
+        self.numbers.extend((place, line, *marks, *keys, fields.positive.image is None))
+
+    def table(self) -> NDArray[np.uint64]:
+        """Return the numbers `[N, K]`."""
+        import numpy as np
+
+        return np.array(self.numbers, np.uint64).reshape(-1, _COLUMNS)
 
     def task(self, store: RowStore) -> StoredTask:
         """Return the task, with weight 1."""
-        import numpy as np
-
-        places, lines = np.array(self.places, np.int64), np.array(self.lines, np.uint32)
-        marks = np.array(self.marks, np.uint64).reshape(-1, MARKS)
-        identities = np.ascontiguousarray(self.table()[:, _TARGET])
-        return StoredTask(self.name, self.meta, 1.0, store, places, lines, identities, marks)
-
-    def table(self) -> NDArray[np.uint64]:
-        """Return the rows' keys `[N, K]`, in the order of `KEYS`."""
-        import numpy as np
-
-        return np.array(self.keys, np.uint64).reshape(-1, len(KEYS))
+        return StoredTask(self.name, self.meta, 1.0, store, self.table()[:, : IDENTITY + 1].copy())
 
     def tied(self) -> NDArray[np.uint64]:
         """Return the rows' keys `[N, K]` without those of labels, and without a target's where the row names its group.
@@ -167,8 +155,8 @@ class Gathered:
         """
         import numpy as np
 
-        table = self.table()
-        textual = np.array(self.textual, np.bool_)
+        numbers = self.table()
+        table, textual = numbers[:, IDENTITY:-1], numbers[:, -1] != 0
         for kind, of_text in ((_TARGET, textual), (_QUERY, np.ones(len(table), np.bool_))):
             _, inverse, counts = np.unique(table[:, kind], return_inverse=True, return_counts=True)
             table[of_text & (counts[inverse] > MOST_USES), kind] = 0

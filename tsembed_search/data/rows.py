@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 KEYS: Final = ("target", "query image", "target image", "query", "group")
 """The ties of a row to others; see `kept`."""
-MARKS: Final = 3
-"""So many numbers say what a row holds; see `kept`."""
 Distribution = Literal["in", "out", ""]
 """Models are usually trained on data like the task's (`in`) or not (`out`), where the benchmark says so."""
 

@@ -16,9 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from tsembed_search.data.gathering import PER_ROW, FileStore, Gathered, MemoryStore, RowStore, StoredTask, read_files
+from tsembed_search.data.gathering import (
+    CONTENT,
+    IDENTITY,
+    PLACE,
+    QUESTION,
+    FileStore,
+    Gathered,
+    MemoryStore,
+    RowStore,
+    StoredTask,
+    read_files,
+)
 from tsembed_search.data.layouts import UnreadFields
 from tsembed_search.data.records import Instructions, Problem
 from tsembed_search.data.rows import Answers, Fields, Task
@@ -200,12 +211,12 @@ def _split(parts: Parts, validation: float, seed: int) -> tuple[list[StoredTask]
     free = np.repeat([gathered.name not in own for gathered, _ in parts], sizes)
     known = np.unique(group[np.repeat(given, sizes)])
     number = np.repeat(np.array([names.index(name) for name in names], np.uint64), sizes)
-    identity = np.concatenate([task.identities for task in tasks])
+    table = np.concatenate([task.table for task in tasks])
+    identity = table[:, IDENTITY]
     out = np.zeros(len(group), np.bool_)
     out[free] = held_out(group[free], seed, validation, known)
     out[free] = _measurable(out[free], group[free], number[free], identity[free], known)
-    marks = np.concatenate([task.marks for task in tasks])
-    answers = Answers(marks[:, 0], identity, marks[:, 1])
+    answers = Answers(table[:, QUESTION], identity, table[:, CONTENT])
     train: dict[tuple[str, int], list[StoredTask]] = defaultdict(list)
     held: dict[tuple[str, int], list[StoredTask]] = defaultdict(list)
     for name, task, whole, side in zip(names, tasks, given, np.split(out, np.cumsum(sizes)[:-1]), strict=True):
@@ -221,8 +232,7 @@ def _joined(tasks: Sequence[StoredTask]) -> StoredTask:
     import numpy as np
 
     meta = next((task.meta for task in tasks if task.meta), "")
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(task, name) for task in tasks]) for name in PER_ROW}
-    return replace(tasks[0], meta=meta, **arrays)
+    return replace(tasks[0], meta=meta, table=np.concatenate([task.table for task in tasks]))
 
 
 def groups(keys: Numbers) -> Numbers:
@@ -310,5 +320,5 @@ def _capped(task: StoredTask, most: int, seed: int) -> StoredTask:
 
     if most >= len(task):
         return task
-    draws = _mixed(task.identities ^ _mixed(task.places.astype(np.uint64), 1), seed)
+    draws = _mixed(task.table[:, IDENTITY] ^ _mixed(task.table[:, PLACE], 1), seed)
     return task.only(np.sort(np.argsort(draws, kind="stable")[:most]))
