@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from helpers import tiny_models
 from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
 from tsembed_search.model import registry
-from tsembed_search.model.backbones import hf
+from tsembed_search.model.backbones import hf, tiny
 from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
 from tsembed_search.model.moe_lora import Adapters, GatedLinear, attach
 from tsembed_search.model.routing import load_balance
@@ -477,7 +476,7 @@ class TestStates:
             torch.testing.assert_close(tensor, before[name], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("family", list(tiny_models.MAKERS))
+@pytest.mark.parametrize("family", list(tiny.MAKERS))
 class TestFamilies:
     """On every transformers family: the same promises, with adapters."""
 

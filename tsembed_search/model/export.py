@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import card, checkpoint, loading
+from tsembed_search.model import checkpoint, loading
 from tsembed_search.model import files as weights
-from tsembed_search.model.backbones import hf_loading
 from tsembed_search.model.files import appearing
 
 if TYPE_CHECKING:
@@ -108,25 +107,21 @@ def _merge_mini(source: Path, said: Checkpoint, new: Path) -> None:
     file = mini_spec.verified("encoder")
     state = load_file(file)
     encoder = MiniEncoder.from_state(state)
-    adapters = attach(encoder, checkpoint.settings_of(said, source), "encoder.layer")
-    checkpoint.fill(adapters, source)
-    adapters.merge(encoder)
+    checkpoint.put_on(lambda settings: attach(encoder, settings, "encoder.layer"), said, source).merge(encoder)
     # What our encoder leaves out (the pooler) stays as it is.
     save_file({name: tensor.contiguous() for name, tensor in (state | encoder.state_dict()).items()}, new / file.name)
     _copy_rest(file.parent, new)
 
 
 def _merge_transformers(base: ModelRef, source: Path, said: Checkpoint, new: Path) -> None:
-    from tsembed_search.model.backbones import families
+    from tsembed_search.model.backbones import families, hf
     from tsembed_search.model.moe_lora import attach
 
     assert base.folder is not None
     family = families.FAMILIES.get(base.family)
-    whole = hf_loading.load_whole(base.folder, family)
-    adapters = attach(whole.model, checkpoint.settings_of(said, source), family.blocks)
-    checkpoint.fill(adapters, source)
-    adapters.merge(whole.model)
-    with hf_loading.quiet():
+    whole = hf.load_whole(base.folder, family)
+    checkpoint.put_on(lambda settings: attach(whole.model, settings, family.blocks), said, source).merge(whole.model)
+    with hf.quiet():
         cast(Any, whole).save_pretrained(new, safe_serialization=True)
     _copy_rest(base.folder, new)
 
@@ -146,10 +141,10 @@ def _copy_rest(base: Path, new: Path) -> None:
 
 def _card(name: str, said: Checkpoint, what: str, how: str) -> str:
     experts = said.method["router"]["experts"]
-    base = card.escaped(said.base.name) + (f" at {said.base.revision}" if said.base.revision else "")
+    base = checkpoint.escaped(said.base.name) + (f" at {said.base.revision}" if said.base.revision else "")
     exported = (
         f"{what}, exported from a TSEmbed checkpoint with {experts} experts per block on {base}. "
         f"It is their uniform mixture: {how} The routers are left out, so its vectors are not those of the "
         "checkpoint."
     )
-    return card.text(name, said.to_json(), exported=exported)
+    return checkpoint.card(name, said, exported=exported)

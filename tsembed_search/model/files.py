@@ -150,8 +150,9 @@ def fingerprint(*parts: object) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """The sha256 of a small file (a configuration, a tokenizer), in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

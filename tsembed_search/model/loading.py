@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from tsembed_search.errors import ModelError
 from tsembed_search.model import registry
 from tsembed_search.model.backbone import Backbone, ModelRef, Trainable
-from tsembed_search.model.checkpoint import MARKER, Checkpoint, fill, no_settings, read, save, settings_of
+from tsembed_search.model.checkpoint import MARKER, Checkpoint, put_on, read, save
 
 if TYPE_CHECKING:
     import torch
@@ -41,13 +41,8 @@ def load_checkpoint(ref: ModelRef, device: str = "auto", dtype: torch.dtype | No
     """
     assert ref.folder is not None
     said = read(ref.folder)
-    settings = settings_of(said, ref.folder)
     backbone = _trainable(load(base_of(said, ref.name), device, dtype), said.base.name)
-    try:
-        adapters = backbone.adapt(settings)
-    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # values of the wrong kind
-        raise no_settings(ref.folder, error) from error
-    fill(adapters, ref.folder)
+    adapters = put_on(backbone.adapt, said, ref.folder)
     own = sum(tensor.numel() for tensor in adapters.parameters())
     base = backbone.info
     backbone.info = replace(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model.expert_settings import PROJECTIONS, AdapterSettings
-from tsembed_search.model.routing import Gate, Router, Routing, Trace
+from tsembed_search.model.routing import Gate, Router, Routing
 
 _NAME = "default"  # PEFT's name for the only adapter
 _PROGRAMS = 32  # with gradients and without, with padding and without, and so on, that one part may be compiled to
@@ -118,6 +117,7 @@ class Adapters:
         self.layers = layers
         self.routers = routers
         self.routing = routing
+        self.tracing, self.off = routing.tracing, routing.off
         self.projector: nn.Module | None = None
         """From pictures to the model's tokens, where that is trained as well; the backbone puts it here."""
         self.mean = torch.full((len(routers) * settings.experts,), 1 / settings.experts)
@@ -127,16 +127,6 @@ class Adapters:
     def shape(self) -> tuple[int, int]:
         """(L adapted blocks, E experts)."""
         return len(self.routers), self.settings.experts
-
-    def tracing(
-        self, real: Tensor | None, counted: Tensor | None = None, losses: bool = False
-    ) -> AbstractContextManager[Trace]:
-        """Run the model inside: see `Routing.tracing`."""
-        return self.routing.tracing(real, counted, losses)
-
-    def off(self) -> AbstractContextManager[None]:
-        """Inside, the model does without its experts: see `Routing.off`."""
-        return self.routing.off()
 
     def leave_routers_to_python(self) -> None:
         """Keeps torch.compile from compiling the routers along with the projections that run them."""
