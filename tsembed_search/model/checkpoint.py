@@ -147,9 +147,12 @@ def fill(adapters: Adapters, folder: Path) -> None:
     """Puts the tensors of a checkpoint's folder into adapters of the same settings. Raises `ModelError`: see `load`."""
     import torch
 
-    experts = {name.removeprefix(_PREFIX): tensor for name, tensor in _tensors(folder / EXPERTS).items()}
-    routers = _tensors(folder / ROUTERS) | {"mean": torch.tensor(read(folder).mean)}
-    adapters.load(experts, routers, None if adapters.projector is None else _tensors(folder / PROJECTOR))
+    state = {f"experts.{name.removeprefix(_PREFIX)}": tensor for name, tensor in _tensors(folder / EXPERTS).items()}
+    state |= {f"routers.{name}": tensor for name, tensor in _tensors(folder / ROUTERS).items()}
+    state["routers.mean"] = torch.tensor(read(folder).mean)
+    if adapters.projector is not None:
+        state |= {f"projector.{name}": tensor for name, tensor in _tensors(folder / PROJECTOR).items()}
+    adapters.load_state_dict(state)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
