@@ -159,7 +159,7 @@ def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
         folder = hub.download(repository, revision, hub.MODEL_SETTINGS)
     except ModelError as error:
         raise ModelError(error.message, f"{error.hint} {_suggest(repository, nothing='')}".strip()) from error
-    if _is_checkpoint(name, folder):
+    if is_checkpoint(name, folder):
         checkpoint.read(folder)
     else:
         _checked(name, folder)
@@ -180,19 +180,7 @@ def readable(name: str) -> Iterator[None]:
         raise ModelError(f"{name} cannot be read: {error}.", "Check the disk, and that you may read it.") from error
 
 
-def loader_of(ref: ModelRef) -> str:
-    """Return the function that loads a model, as `module:function`. A built-in one's takes a device; that of a model in
-    a folder a reference, a device and a dtype.
-    """
-    if ref.folder is None:
-        return MODELS.get(ref.name).loader
-    with readable(ref.name):
-        if _is_checkpoint(ref.name, ref.folder):
-            return "tsembed_search.model.loading:load_checkpoint"
-    return families.FAMILIES.get(ref.family).loader
-
-
-def _is_checkpoint(name: str, folder: Path) -> bool:
+def is_checkpoint(name: str, folder: Path) -> bool:
     """Tell a checkpoint from a transformers model. Raises `ModelError` for a folder that holds neither."""
     if (folder / checkpoint.MARKER).is_file():
         return True
@@ -206,7 +194,7 @@ def _is_checkpoint(name: str, folder: Path) -> bool:
 
 def _read_folder(name: str, folder: Path) -> ModelRef:
     with readable(name):
-        return checkpoint.reference(name, folder) if _is_checkpoint(name, folder) else _transformers_ref(name, folder)
+        return checkpoint.reference(name, folder) if is_checkpoint(name, folder) else _transformers_ref(name, folder)
 
 
 def _checked(name: str, folder: Path) -> tuple[families.Family, str]:
