@@ -26,7 +26,6 @@ from tsembed_search.errors import ModelError
 from tsembed_search.hub import snapshot_of
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import ModelRef, Trainable
-from tsembed_search.ranking.metrics import share_interval
 from tsembed_search.ranking.scores import Calibration
 
 if TYPE_CHECKING:
@@ -358,3 +357,11 @@ def _figures(
     interval = "{:.3f} to {:.3f}".format(*bounds) if bounds else ""
     one, two, three = ("" if value is None or math.isnan(value) else f"{value:.3f}" for value in (share, was, mrr))
     return one, interval, two, three
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Return the 95% interval of a share among `count` (Wilson, *Probable inference*, JASA 1927)."""
+    z = 1.96
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
