@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from tsembed_search.errors import LoadError, ModelError, TooLargeError
 from tsembed_search.items import Embeddings, InputSpec, Item, Role
 from tsembed_search.model import loading, registry
-from tsembed_search.model.backbone import Backbone, ModelInfo, Prepared
+from tsembed_search.model.backbone import Backbone, ModelInfo, ModelRef, Prepared
 from tsembed_search.paths import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ class Embedder:
             adapters.match_precision()
 
     @classmethod
-    def load(cls, name_or_path: str = DEFAULT_MODEL, device: str = "auto") -> Embedder:
-        """Loads a model by name, hub name or folder on `auto`, `cpu`, `cuda` or `cuda:i`. Raises `ModelError`."""
-        return cls(loading.load(registry.resolve(name_or_path), device))
+    def load(cls, model: str | Path | ModelRef = DEFAULT_MODEL, device: str = "auto") -> Embedder:
+        """Load a model by name, hub name or folder on `auto`, `cpu`, `cuda` or `cuda:i`. Raises `ModelError`."""
+        ref = model if isinstance(model, ModelRef) else registry.resolve(model)
+        return cls(loading.load(ref, device))
 
     @property
     def info(self) -> ModelInfo:
