@@ -240,7 +240,7 @@ def score(ranking: Ranking) -> dict[str, Any]:
     ranks = ranking.ranked().ranks
     return {
         "meta": ranking.meta,
-        "hit@1": float(ranks.hit(1).mean()),
+        "hit@1": float(ranks.metric("hit@1").mean()),
         "mrr": float(ranks.mrr().mean()),
         "n": len(ranks),
     }

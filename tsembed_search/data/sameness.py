@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsembed_search.text_form import one_form
+from tsembed_search.items import one_form
 
 if TYPE_CHECKING:
     from tsembed_search.items import Item
