@@ -21,8 +21,8 @@ from typing import Any, Final
 from tsembed_search.documents.crawl import stored_time
 from tsembed_search.indexer.changes import Changes
 from tsembed_search.indexer.database import Content, Database, FileRow, below, each_id
+from tsembed_search.paths import offline_folders
 from tsembed_search.private import copied
-from tsembed_search.whereabouts import offline_folders
 
 NAME: Final = "manifest.sqlite"
 _SHA_OF: Final = "SELECT sha FROM files WHERE path = ?"

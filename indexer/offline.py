@@ -22,7 +22,7 @@ from typing import Final
 from tsembed_search.indexer.changes import Changes
 from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Offline
-from tsembed_search.whereabouts import absence, disk_of
+from tsembed_search.paths import absence, disk_of
 
 _FEW: Final = 3
 

@@ -37,8 +37,7 @@ from tsembed_search.indexer.report import (
 )
 from tsembed_search.indexer.stages import Feeder, embed_all
 from tsembed_search.indexer.writing import Writer
-from tsembed_search.paths import indexed_form
-from tsembed_search.whereabouts import OFFLINE
+from tsembed_search.paths import OFFLINE, indexed_form
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelInfo
@@ -328,7 +327,7 @@ class _IndexRun:
         self._meter.enter("optimizing")
         self._store.optimize()
         if self._embedders and self._embedders[0].info.calibration is None:
-            from tsembed_search.search.calibrate import measured_calibration
+            from tsembed_search.search.index_model import measured_calibration
 
             measured = measured_calibration(self._store, self._embedders[0])
             if measured is not None:

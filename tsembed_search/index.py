@@ -13,17 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, MissingIndexError, StoreError, UsageError
 from tsembed_search.items import Item
-from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, file_path
+from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, file_path, lost_folders
 from tsembed_search.ranking.routes import Agreement
 from tsembed_search.search.index_model import IndexModel
-from tsembed_search.search.listing import FILE_FIELDS, USAGE_FIELDS, files_of, leaving, usage_of
-from tsembed_search.search.results import Clock, Explanation, File, Hit, IndexStatus, SearchOptions, SearchResult
+from tsembed_search.search.results import (
+    FILE_FIELDS,
+    USAGE_FIELDS,
+    Clock,
+    Explanation,
+    File,
+    Hit,
+    IndexStatus,
+    SearchOptions,
+    SearchResult,
+    files_of,
+    leaving,
+    usage_of,
+)
 from tsembed_search.search.where import selection
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
-from tsembed_search.whereabouts import lost_folders
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.report import Amount, IndexOptions, IndexReport, ProgressSink, StopSignal

@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Self
 
-from tsembed_search import whereabouts
+from tsembed_search import paths
 
 SPOTS = {
     "crawl": ("tsembed_search.indexer.changes", "Changes", "compare"),
@@ -120,7 +120,7 @@ def _run(indexing: Any, request: dict[str, Any], writing: int) -> None:
     if "seconds" in kill:
         threading.Thread(target=_kill_after, args=(kill["seconds"],), daemon=True).start()
     if disk := request["disk"]:
-        whereabouts.disk_of = whereabouts.disk_of = lambda folder: disk  # type: ignore[assignment]
+        paths.disk_of = paths.disk_of = lambda folder: disk  # type: ignore[assignment]
     home = Path(request["home"])
     run = indexing(home.parent, home.name)
     run.optimizes = True

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tsembed_search.text_form import one_form
+from tsembed_search.items import one_form
 
 if TYPE_CHECKING:
     from tsembed_search.items import TextSpec

@@ -19,8 +19,7 @@ from typing import BinaryIO, Final
 from tsembed_search.documents.document import extension_of, extensions
 from tsembed_search.documents.patterns import Patterns
 from tsembed_search.errors import LoadError, UsageError
-from tsembed_search.paths import absolute, current_folder_is_gone, typed
-from tsembed_search.whereabouts import disk_of
+from tsembed_search.paths import absolute, current_folder_is_gone, disk_of, typed
 from tsembed_search.wording import encoding_by_mark
 
 IGNORE_FILE: Final = ".tsembedignore"

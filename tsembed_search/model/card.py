@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tsembed_search.ranking.metrics import share_interval
 from tsembed_search.wording import count_words, shown
 
 NAME: Final = "README.md"
@@ -125,3 +124,11 @@ def _figure(value: float | None) -> str:
 
 def _interval(low: float, high: float) -> str:
     return f"{_figure(low)} to {_figure(high)}"
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Return the 95% interval of a share among `count` (Wilson, *Probable inference*, JASA 1927)."""
+    z = 1.96
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)

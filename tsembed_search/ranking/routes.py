@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 TOP = 8
 """At most so many experts are an item's top experts."""
@@ -23,18 +22,24 @@ def top_experts(route: Any, experts: int, most: int = TOP) -> list[str]:
 
     `route` `[L·E]`, centred; `experts` E. At most `most` of them; those at or below the average never.
     """
-    import numpy as np
-
     order = np.argsort(-np.asarray(route), kind="stable")[:most]
-    return [f"b{place // experts}e{place % experts}" for place in order.tolist() if route[place] > 0]
+    return [_name(place, experts) for place in order.tolist() if route[place] > 0]
 
 
-def shared_experts(query: Any, item: Any, experts: int) -> list[str]:
-    """Return the experts that both use above the average, at most eight; the one that adds most to kappa first."""
-    import numpy as np
+def shared_experts(query: Any, items: Any, experts: int) -> list[list[str]]:
+    """Return the experts that a query `[L·E]` and each of N items `[N, L·E]` both use above the average, at most eight;
+    the one that adds most to kappa first.
+    """
+    query, items = np.asarray(query), np.asarray(items)
+    both = np.where((query > 0) & (items > 0), query * items, 0.0)
+    order = np.argsort(-both, axis=1, kind="stable")[:, :TOP]
+    used = np.take_along_axis(both, order, axis=1) > 0
+    rows = zip(order.tolist(), used.tolist(), strict=True)
+    return [[_name(place, experts) for place, is_used in zip(*row, strict=True) if is_used] for row in rows]
 
-    query, item = np.asarray(query), np.asarray(item)
-    return top_experts(np.where((query > 0) & (item > 0), query * item, 0.0), experts)
+
+def _name(place: int, experts: int) -> str:
+    return f"b{place // experts}e{place % experts}"
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,6 @@ class Agreement:
     @classmethod
     def of(cls, query: Any, item: Any, shape: tuple[int, int]) -> Agreement:
         """Compare two routes `[L·E]` of a model whose routes have `shape` (L, E)."""
-        import numpy as np
-
         return cls(*(np.asarray(route, dtype=np.float64).reshape(shape) for route in (query, item)))
 
     @property
@@ -77,10 +80,9 @@ class Agreement:
         return [(name, -value) for name, value in self._named(-self.experts, most)]
 
     def _named(self, values: NDArray[np.float64], most: int) -> list[tuple[str, float]]:
-        experts = values.shape[1]
-        names = top_experts(values.reshape(-1), experts, most)
-        places = (name[1:].split("e") for name in names)
-        return [(name, float(values[int(block), int(e)])) for name, (block, e) in zip(names, places, strict=True)]
+        flat = values.reshape(-1)
+        places = np.argsort(-flat, kind="stable")[:most].tolist()
+        return [(_name(place, values.shape[1]), float(flat[place])) for place in places if flat[place] > 0]
 
     def to_json(self) -> dict[str, Any]:
         """Return `blocks`, each with its part and its experts, and `shared_experts`."""
@@ -132,8 +134,6 @@ def expert_usage(
     Items come in portions: each one's groups, and their routes `[N, L·E]`; `shape` is (L, E). Memory does not grow with
     the number of items.
     """
-    import numpy as np
-
     sums: dict[Group, NDArray[np.float64]] = {}  # of each group: top experts, routes `[2, L·E]`
     items: dict[Group, int] = {}
     for groups, raw in portions:
