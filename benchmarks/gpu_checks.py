@@ -25,11 +25,11 @@ from tsembed_search.model import backbone as devices
 from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Prepared, Trainable, autocast
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.trainer import dry_run, gradcache, recipe
+from tsembed_search.trainer import gradcache, preparation, recipe
 from tsembed_search.trainer.job import Job, Stopped
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.packing import Shape, unpack
+from tsembed_search.trainer.losses.base import Shape, unpack
 from tsembed_search.trainer.settings import Recipe
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
@@ -384,7 +384,7 @@ def _pass(decoder: Any, adapters: Any, tokens: int, precision: Callable[[], Abst
 def recipes(setting: Setting) -> Iterator[Line]:
     """Every recipe, walked through in small."""
     for name in ["tsembed", "mmeb-qwen2vl-2b"] if setting.quick else recipe.RECIPES.names():
-        _, report = dry_run.dry_run(recipe.load(name), device=setting.device)
+        _, report = preparation.dry_run(recipe.load(name), device=setting.device)
         fine = report.loss is not None and np.isfinite(report.loss)
         yield Line("recipes", name, f"loss {report.loss:.3f}", "finite", bool(fine), {"loss": report.loss})
 

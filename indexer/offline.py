@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tsembed_search.documents.crawl import is_below
 from tsembed_search.indexer.changes import Changes
 from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Offline
@@ -155,4 +154,4 @@ class Guard:
 
 
 def _within(path: str, folder: str) -> bool:
-    return path == folder or is_below(path, folder)
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -40,8 +40,8 @@ def _for_recipes(free: int, device: torch.device) -> str:
         return "The recipes for models of two billion parameters (mmeb-...) do not fit; those for mini do."
     plain, checkpointed = (TWO_BILLION.training_tokens(left, checkpointing) for checkpointing in (False, True))
     if left < 2 * LEAST_TOKENS * TWO_BILLION.training:
-        return f"The recipes mmeb-... fit with --set run.checkpointing=true --set batch.tokens={checkpointed}."
+        return f"The recipes mmeb-... fit with --set run.gradient_checkpointing=true --set batch.tokens={checkpointed}."
     return (
         f"The recipes mmeb-... fit with batch.tokens of {plain} or less, or of {checkpointed} with "
-        "--set run.checkpointing=true."
+        "--set run.gradient_checkpointing=true."
     )

@@ -30,7 +30,7 @@ def adapted(projector: bool, device: str = "cuda") -> mini.Mini:
 
 
 def prepared(backbone: mini.Mini, wanted: Sequence[tuple[Item, Role]]) -> list[Prepared]:
-    kept = features.preparer(backbone, "test", cache=False, workers=1)
+    kept = features.preparer_for(backbone, "test", cache=False, workers=1)
     try:
         return [one for one in kept.prepare(wanted) if isinstance(one, Prepared)]
     finally:

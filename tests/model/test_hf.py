@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from helpers import tiny_models
-from tsembed_search.documents.pictures import open_image
-from tsembed_search.documents.pixels import OpenedImage
+from tsembed_search.documents.pictures import OpenedImage, open_image
 from tsembed_search.errors import LoadError, ModelError
 from tsembed_search.items import Item
 from tsembed_search.model import loading, registry

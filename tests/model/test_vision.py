@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from helpers import tiny_models
-from tsembed_search.documents.pixels import target_size
+from tsembed_search.documents.pictures import target_size
 from tsembed_search.items import ImageSpec, Item
 from tsembed_search.model.embedder import Embedder
 

@@ -20,7 +20,7 @@ from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
 from tsembed_search.ownership import owned
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import shard as edge_shard
-from tsembed_search.store.edge.engine import EDGE
+from tsembed_search.store.edge.store import EDGE
 
 SOME_ID = "00000000-0000-0000-0000-000000000001"
 

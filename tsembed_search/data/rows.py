@@ -5,6 +5,7 @@ All right answers of a query are known, of whatever rows they are: none of them 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -90,6 +91,36 @@ class RankingTask:
     choices: Sequence[Sequence[int]] | None = None
     distribution: Distribution = ""
     left_out: Sequence[frozenset[int]] | None = None
+
+
+def ranking_task(task: Task, rows: Sequence[int]) -> RankingTask:
+    """Return some rows of a training task as queries, in their order, over the distinct targets of these rows.
+
+    Right are the targets of a query's own identity, and all that other rows name for the same query.
+    """
+    own = [task[row] for row in rows]
+    targets: dict[tuple[int, str], Item] = {}
+    right: dict[int, set[int]] = defaultdict(set)
+    identities: dict[int, set[str]] = defaultdict(set)
+    for row in own:
+        asked, shown = question(row.query), content(row.positive)
+        targets.setdefault((shown, row.identity), row.positive)
+        right[asked] |= {shown, *row.answers}
+        identities[asked].add(row.identity)
+    of_content: dict[int, set[int]] = defaultdict(set)
+    of_identity: dict[str, set[int]] = defaultdict(set)
+    for place, (shown, identity) in enumerate(targets):
+        of_content[shown].add(place)
+        of_identity[identity].add(place)
+    correct, left_out = [], []
+    for row in own:
+        asked = question(row.query)
+        by_content = (of_content.get(one, set()) for one in right[asked])
+        by_identity = (of_identity.get(one, set()) for one in identities[asked])
+        correct.append(frozenset().union(*by_content, *by_identity))
+        left_out.append(frozenset(of_content.get(content(row.query), ())) - correct[-1])
+    queries = [row.query for row in own]
+    return RankingTask(task.name, task.meta, queries, list(targets.values()), correct, left_out=left_out)
 
 
 def hashed(*parts: object) -> int:

@@ -32,13 +32,13 @@ def content(item: Item, picture: str | None = None) -> int:
     `picture_content` of its picture, where that is known already.
     """
     picture = picture_content(item.image) if picture is None else picture
-    return _number("content", text_form(item.text), picture)
+    return number("content", text_form(item.text), picture)
 
 
 def question(item: Item, picture: str | None = None) -> int:
     """63 bits of what a query asks: its content, and the instruction that says what to look for."""
     picture = picture_content(item.image) if picture is None else picture
-    return _number("question", text_form(item.text), picture, text_form(item.instruction))
+    return number("question", text_form(item.text), picture, text_form(item.instruction))
 
 
 def text_form(text: str | None) -> str:
@@ -104,6 +104,7 @@ def _add_rest(digest: blake2b, file: FileIO) -> None:
         digest.update(block)
 
 
-def _number(*parts: str) -> int:
+def number(*parts: str) -> int:
+    """63 bits that stand for texts, the same in every process and run."""
     data = "\0".join(parts).encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 1

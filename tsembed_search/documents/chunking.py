@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tsembed_search.items import one_form
 
@@ -67,8 +67,7 @@ class Chunk:
     headings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Atom:
+class _Atom(NamedTuple):
     """A piece that is not cut any more: a sentence, a line, or part of one that is too long for a chunk."""
 
     start: int
@@ -85,11 +84,6 @@ class _Pack:
         self.carried = 0
         self.headings: tuple[str, ...] = ()
 
-    @property
-    def end(self) -> int | None:
-        """Where the next block starts if there is no gap; None when empty."""
-        return self.atoms[-1].start + len(self.atoms[-1].text) if self.atoms else None
-
     def add(self, atom: _Atom, headings: tuple[str, ...]) -> None:
         """Appends. The headings are those of the chunk's first new atom."""
         if len(self.atoms) == self.carried:
@@ -101,20 +95,26 @@ class _Pack:
         """The chunk, without surrounding blanks, or None if it has nothing new; then begins anew with its last atoms,
         up to `overlap` tokens of them (the very last may have twice as many, for long sentences).
         """
-        text = "".join(atom.text for atom in self.atoms)
-        new = any(not atom.text.isspace() for atom in self.atoms[self.carried :])
         chunk = None
-        if new:
-            start = self.atoms[0].start + len(text) - len(text.lstrip())
-            chunk = Chunk(start, start + len(text.strip()), text.strip(), self.headings)
+        if any(not atom.text.isspace() for atom in self.atoms[self.carried :]):
+            text = "".join(atom.text for atom in self.atoms)
+            chunk = _stripped(self.atoms[0].start, text, self.headings)
         kept: list[_Atom] = []
+        size = 0
         for atom in reversed(self.atoms[1:]):
-            if sum(each.tokens for each in kept) + atom.tokens > (overlap if kept else 2 * overlap):
+            if size + atom.tokens > (overlap if kept else 2 * overlap):
                 break
             kept.insert(0, atom)
-        self.atoms, self.carried = kept, len(kept)
-        self.tokens = sum(atom.tokens for atom in kept)
+            size += atom.tokens
+        self.atoms, self.carried, self.tokens = kept, len(kept), size
         return chunk
+
+
+def _stripped(start: int, text: str, headings: tuple[str, ...]) -> Chunk:
+    """The chunk of a text, without surrounding blanks."""
+    start += len(text) - len(text.lstrip())
+    text = text.strip()
+    return Chunk(start, start + len(text), text, headings)
 
 
 class Chunker:
@@ -158,7 +158,8 @@ class Chunker:
         pack = _Pack()
         path: dict[int, str] = {}
         for block in blocks:
-            if pack.atoms and (block.start != pack.end or (block.heading and pack.tokens >= self._limit * _SHORT)):
+            is_gap = pack.atoms and block.start != pack.atoms[-1].start + len(pack.atoms[-1].text)
+            if is_gap or (pack.atoms and block.heading and pack.tokens >= self._limit * _SHORT):
                 yield from self._fitted(pack.take())
             if block.heading:
                 path = {level: text for level, text in path.items() if level < block.heading}
@@ -221,11 +222,12 @@ class Chunker:
         middle = len(chunk.text) // 2
         blank = chunk.text.rfind(" ", middle // 2, middle)
         at = blank if blank > 0 else middle
-        for left, right in ((0, at), (at, len(chunk.text))):
-            text = chunk.text[left:right]
-            start = chunk.start + left + len(text) - len(text.lstrip())
-            if text.strip():
-                yield from self._fitted(Chunk(start, start + len(text.strip()), text.strip(), chunk.headings))
+        for half in (
+            _stripped(chunk.start, chunk.text[:at], chunk.headings),
+            _stripped(chunk.start + at, chunk.text[at:], chunk.headings),
+        ):
+            if half.text:
+                yield from self._fitted(half)
 
 
 @cache
@@ -248,39 +250,32 @@ def _pieces(text: str, span: tuple[int, int], pattern: re.Pattern[str]) -> Itera
 def paragraphs(pieces: Iterable[str]) -> Iterator[Block]:
     """The paragraphs of plain text that comes in pieces. Long ones are cut at a line, a sentence or a blank."""
     start, rest, glued = 0, "", False
+
+    def cut(text: str, most: int) -> Iterator[Block]:
+        """Cuts blocks off a paragraph while it is longer than `most`."""
+        nonlocal start, rest, glued
+        while len(text) > most:
+            at = _cut_place(text)
+            yield Block(start, text[:at], glued=glued)
+            start, text, glued = start + at, text[at:], True
+        rest = text
+
     for piece in pieces:
-        rest += piece
+        text = rest + piece
         done = 0
-        for found in _PARAGRAPHS.finditer(rest):
+        for found in _PARAGRAPHS.finditer(text):
             # What ends the text so far may go on with the next piece.
-            if found.end() == len(rest):
-                break
-            for text, is_rest in _short_enough(rest[done : found.end()]):
-                yield Block(start, text, glued=glued or is_rest)
-                start, glued = start + len(text), False
-            done = found.end()
-        rest = rest[done:]
-        while len(rest) > 2 * LONGEST_BLOCK:
-            at = _cut_place(rest)
-            yield Block(start, rest[:at], glued=glued)
-            start, rest, glued = start + at, rest[at:], True
-    for text, is_rest in _short_enough(rest):
-        yield Block(start, text, glued=glued or is_rest)
-        start += len(text)
-
-
-def _short_enough(text: str) -> Iterator[tuple[str, bool]]:
-    glued = False
-    while len(text) > LONGEST_BLOCK:
-        at = _cut_place(text)
-        yield text[:at], glued
-        text, glued = text[at:], True
-    if text:
-        yield text, glued
+            if found.end() < len(text):
+                yield from cut(text[done : found.end()], 0)
+                done, glued = found.end(), False
+        yield from cut(text[done:], 2 * LONGEST_BLOCK)
+    yield from cut(rest, 0)
 
 
 def _cut_place(text: str) -> int:
-    """Where to cut within the first `LONGEST_BLOCK` characters: after the last line, else sentence, else word."""
+    """Where to cut: behind a text that is short enough, or within it after the last line, else sentence, else word."""
+    if len(text) <= LONGEST_BLOCK:
+        return len(text)
     for pattern in (_LINES, _SENTENCES, _WORDS):
         ends = [found.end() for found in pattern.finditer(text, LONGEST_BLOCK // 2, LONGEST_BLOCK)]
         if ends:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsembed_search.documents.pixels import target_size
+from tsembed_search.documents.pictures import target_size
 from tsembed_search.errors import ModelError
 from tsembed_search.items import ImageSpec
 from tsembed_search.model.backbones.families import Family, VisionKind
