@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, MissingIndexError, StoreError, UsageError
@@ -28,7 +27,6 @@ from tsembed_search.search.results import (
     SearchOptions,
     SearchResult,
     files_of,
-    leaving,
     usage_of,
 )
 from tsembed_search.search.where import selection
@@ -200,7 +198,8 @@ class Index(AbstractContextManager["Index"]):
             records = list(store.scroll(chosen, fields=FILE_FIELDS))
             gone = {file.path for file in files_of(records, chosen)}
             if dry_run:
-                return Amount(len(gone), leaving(records, gone))
+                left = (one for one in records if any(place["path"] not in gone for place in one.payload["places"]))
+                return Amount(len(gone), len(records) - sum(1 for _ in left))
             return mending.remove_files(self.address.folder, store, [str(file_path(path)) for path in sorted(gone)])
 
     def search(
@@ -341,9 +340,7 @@ class Index(AbstractContextManager["Index"]):
         """Close the store and let others own the index, once other threads have done with it. Twice does no harm."""
         self._access.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         self.close()
 
     @contextmanager

@@ -151,11 +151,9 @@ class IndexModel:
         """Return a searcher of a store for this model's queries."""
         # A newer version of the model may know better than the one that made the index.
         own = self._embedder.info.calibration if self._embedder else None
-        experts = (self.metadata.routes or (0, 0))[1]
-        calibration = own or self.metadata.calibration
-        return Searcher(
-            store, calibration, experts, lost_folders(self._address.folder, store.metadata), self.devices[0]
-        )
+        calibration = own or self.metadata.calibration or Calibration()
+        lost = lost_folders(self._address.folder, store.metadata)
+        return Searcher(store, calibration, (self.metadata.routes or (0, 0))[1], lost, self.devices[0])
 
     def routes(self, otherwise: str = "Make") -> tuple[int, int]:
         """Return (L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise`

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -216,11 +216,6 @@ class File:
     def to_json(self) -> dict[str, Any]:
         """Return an entry of a list of files."""
         return {**vars(self), "items": dict(self.items)}
-
-
-def leaving(records: Iterable[Record], paths: Set[str]) -> int:
-    """Return how many of these points no file has any more when those at `paths` are gone."""
-    return sum({place["path"] for place in record.payload["places"]} <= paths for record in records)
 
 
 def files_of(records: Iterable[Record], chosen: Filter | None, lost: Sequence[str] | None = None) -> list[File]:
