@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from helpers.training_data import small
-from tsembed_search.data.rows import Task
-from tsembed_search.data.sameness import content, question
+from tsembed_search.data.rows import Task, content, question
 from tsembed_search.data.tasks import load as load_evaluation
 from tsembed_search.data.training import load
 from tsembed_search.items import Embeddings, Item

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tsembed_search.data.sameness import question
+from tsembed_search.data.rows import question
 from tsembed_search.data.tasks import digest
 from tsembed_search.errors import LoadError, TooLargeError, UsageError
 from tsembed_search.evaluation.results import Evaluation, TaskScores, Unread, compared, groups
