@@ -15,9 +15,8 @@ from tsembed_search import private, wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
 from tsembed_search.errors import TsembedError, spelled
-from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, home
+from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, absence, home
 from tsembed_search.version import __version__
-from tsembed_search.whereabouts import absence
 
 if TYPE_CHECKING:
     import torch
@@ -173,7 +172,7 @@ def _gpu(device: torch.device) -> Check:
     import torch
 
     from tsembed_search.model import backbone as devices
-    from tsembed_search.model.backbones import hf_loading
+    from tsembed_search.model.backbones import hf
 
     free = devices.free_bytes(device) or 0
     native = devices.has_bfloat16(device)
@@ -182,7 +181,7 @@ def _gpu(device: torch.device) -> Check:
         parts.append("compute capability {}.{}".format(*torch.cuda.get_device_capability(device)))
     parts.append("bfloat16" if native else "no bfloat16: large models run in float32, slower and with twice the memory")
     kinds = {"flash_attention_2": "flash attention", "sdpa": "PyTorch's own attention"}
-    parts.append(kinds[hf_loading.attention(device)])
+    parts.append(kinds[hf.attention(device)])
     if device.type == "mps":
         advice = "Training does not run on the GPU of a Mac yet: tsembed train --device cpu."
     else:
@@ -192,17 +191,17 @@ def _gpu(device: torch.device) -> Check:
 
 def _fitting_recipes(free: int) -> str:
     """Say which of the recipes for models of two billion parameters fit into so many bytes, in bfloat16."""
-    from tsembed_search.model.backbones.budget import LEAST_TOKENS, TWO_BILLION, TWO_BILLION_BYTES
+    from tsembed_search.model.backbone import LEAST_TOKENS, TWO_BILLION, TWO_BILLION_BYTES
 
     left = free - TWO_BILLION_BYTES
     if left < 2 * LEAST_TOKENS * TWO_BILLION.checkpointed:
         return "The recipes for models of two billion parameters (mmeb-...) do not fit; those for mini do."
     plain, checkpointed = (TWO_BILLION.training_tokens(left, checkpointing) for checkpointing in (False, True))
     if left < 2 * LEAST_TOKENS * TWO_BILLION.training:
-        return f"The recipes mmeb-... fit with --set run.checkpointing=true --set batch.tokens={checkpointed}."
+        return f"The recipes mmeb-... fit with --set run.gradient_checkpointing=true --set batch.tokens={checkpointed}."
     return (
         f"The recipes mmeb-... fit with batch.tokens of {plain} or less, or of {checkpointed} with "
-        "--set run.checkpointing=true."
+        "--set run.gradient_checkpointing=true."
     )
 
 

@@ -1,19 +1,25 @@
-"""The collection that an index is on a Qdrant server: its name, its settings, and what its metadata says.
+"""Qdrant servers, and the in-memory engine, as `STORES` has them; and the collection that an index is on one.
 
-Metadata are merged key by key when they are written, so all of ours is under one key, `tsembed`.
+A collection's metadata are merged key by key when they are written, so all of ours is under one key, `tsembed`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Final
+from contextlib import closing
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
+from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
 from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+
+if TYPE_CHECKING:
+    from tsembed_search.paths import IndexAddress
+    from tsembed_search.store.qdrant.store import ServerStore
 
 OLDEST: Final = (1, 16)
 """The first version of the server that keeps metadata with a collection."""
@@ -45,9 +51,8 @@ def version(connection: Connection) -> tuple[int, int]:
 
 def exists(connection: Connection, index: str) -> bool:
     """Tell whether the server has a collection of this index's name."""
-    return connection.ask(
-        f"look for the index {index!r}", partial(connection.client.collection_exists, name_of(index))
-    )  # fmt: skip
+    look = partial(connection.client.collection_exists, name_of(index))
+    return connection.ask(f"look for the index {index!r}", look)
 
 
 def create(connection: Connection, index: str, settings: StoreSettings) -> None:
@@ -111,8 +116,7 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
             f"Make it again: delete the collection {name_of(index)} and index the files anew, or choose another name: "
             "{index}.",
         )
-    if not connection.in_memory:
-        _add_payload_indexes(connection, index, [key for key in PAYLOAD_INDEXES if key not in facts.payload_schema])
+    _add_payload_indexes(connection, index, [key for key in PAYLOAD_INDEXES if key not in (facts.payload_schema or ())])
     settings = StoreSettings(
         dim=int(vectors.size),
         quantize=content.get("quantize", "none"),
@@ -161,3 +165,59 @@ def _quantization(settings: StoreSettings) -> Any:
         query = models.BinaryQuantizationQueryEncoding.SCALAR8BITS
         return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True, query_encoding=query))
     return None
+
+
+class QdrantEngine:
+    """The `Engine` (see `store/base.py`) of an address whose store is a Qdrant server's URL."""
+
+    def _connection(self, address: IndexAddress) -> Connection:
+        return Connection(address.store)
+
+    def exists(self, address: IndexAddress) -> bool:
+        """Tell whether the server has a collection of the index's name."""
+        with closing(self._connection(address)) as connection:
+            return exists(connection, address.name)
+
+    def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
+        """Return the index's facts about itself; None when there is no collection."""
+        with closing(self._connection(address)) as connection:
+            return read(connection, address.name)[1] if exists(connection, address.name) else None
+
+    def open(self, address: IndexAddress, *, writing: bool = False) -> ServerStore:
+        """Open the index's collection. When `writing`, questions are as patient as changes."""
+        from tsembed_search.store.qdrant.store import ServerStore
+
+        connection = self._connection(address)
+        store = ServerStore(connection, address.name)
+        if writing:  # a run has begun: from now on its questions can wait, as its changes can
+            connection.reading = connection.writing
+        return store
+
+    def create(self, address: IndexAddress, settings: StoreSettings) -> ServerStore:
+        """Make the index's collection and open it for writing."""
+        create(self._connection(address), address.name, settings)
+        return self.open(address, writing=True)
+
+    def delete(self, address: IndexAddress) -> None:
+        """Delete the index's collection."""
+        with closing(self._connection(address)) as connection:
+            delete(connection, address.name)
+
+    def salvage(self, address: IndexAddress) -> int:
+        """Raise `StoreError`: there is nothing to rescue from here."""
+        raise StoreError(f"What the server at {address.store} holds cannot be rescued from here.", "Look at its log.")
+
+
+class MemoryEngine(QdrantEngine):
+    """The engine of an address whose store is `memory`: its indexes last as long as the process."""
+
+    @cached_property
+    def _only(self) -> Connection:
+        return Connection(IN_MEMORY)
+
+    def _connection(self, address: IndexAddress) -> Connection:
+        return self._only
+
+
+QDRANT: Final = QdrantEngine()
+MEMORY: Final = MemoryEngine()
