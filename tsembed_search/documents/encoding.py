@@ -179,22 +179,18 @@ def find_encoding(file: BinaryIO, declared: Sequence[str] = ()) -> Encoding:
 
 def _wide_encoding(sample: bytes) -> str | None:
     """UTF-16 or UTF-32 without a mark: every second byte, or three of four, are mostly zeros."""
-    sample = sample[: len(sample) // 4 * 4]
-    if len(sample) < 4:
-        return None
     quarter = len(sample) // 4
-    zeros = [sample[place::4].count(0) / quarter for place in range(4)]
-    full = [share > 0.7 for share in zeros]
-    if zeros[0] < 0.1 and all(full[1:]):
+    if not quarter:
+        return None
+    first, second, third, fourth = (sample[place : 4 * quarter : 4].count(0) / quarter for place in range(4))
+    if first < 0.1 and min(second, third, fourth) > 0.7:
         return "utf-32-le"
-    if zeros[3] < 0.1 and all(full[:3]):
+    if fourth < 0.1 and min(first, second, third) > 0.7:
         return "utf-32-be"
-    even, odd = (zeros[0] + zeros[2]) / 2, (zeros[1] + zeros[3]) / 2
+    even, odd = (first + third) / 2, (second + fourth) / 2
     if odd > 0.3 and even < 0.05:
         return "utf-16-le"
-    if even > 0.3 and odd < 0.05:
-        return "utf-16-be"
-    return None
+    return "utf-16-be" if even > 0.3 and odd < 0.05 else None
 
 
 def _sense(sample: bytes, encoding: str) -> str | None:

@@ -84,14 +84,17 @@ def open_pages(
 ) -> Iterator[OpenedImage | LoadError]:
     """Decode the pages of a picture file one by one, as `open_image` does; most have one.
 
-    A page that cannot be read is given as its error. Raises `LoadError` where no page can be found.
+    A page that cannot be read is given as its error, and so is what hides all further pages.
     """
     reader = _PictureFile(file, memory)
-    for frame in reader.frames():
-        try:
-            yield reader.read(frame, spec)
-        except LoadError as error:
-            yield error
+    try:
+        for frame in reader.frames():
+            try:
+                yield reader.read(frame, spec)
+            except LoadError as error:
+                yield error
+    except LoadError as error:
+        yield error
 
 
 def _open(

@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Final
 
+from tsembed_search.documents.chunking import tiled
 from tsembed_search.documents.document import Document, Figure, Format, Section, Unit
+from tsembed_search.documents.encoding import read_text
+from tsembed_search.documents.html_page import readable, shown_page
 from tsembed_search.errors import LoadError
 
 # A page is parsed as a whole, into ten times its size.
@@ -50,19 +53,13 @@ _HEAD: Final = re.compile(
     rb"|<meta(?=[\s/])(?P<meta>(?:[^>\"']|\"[^\"]*\"|'[^']*')*)>",
     re.DOTALL | re.IGNORECASE,
 )
-_ATTRIBUTE: Final = re.compile(
-    rb"([^\s=/>\"']+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>\"']+)))?",
-)
+_ATTRIBUTE: Final = re.compile(rb"([^\s=/>\"']+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>\"']+)))?")
 _CONTENT: Final = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s;\"']+)", re.IGNORECASE)
 _XML: Final = re.compile(rb"\s*<\?xml\b[^>]*?\bencoding\s*=\s*[\"']\s*([^\"'>]+?)\s*[\"']", re.IGNORECASE)
-_SEARCHED: Final = 1 << 16
 
 
 def units(document: Document) -> Iterator[Unit]:
     """Chunks of the readable text; `start` and `end` are offsets in that text."""
-    from tsembed_search.documents.chunking import tiled
-    from tsembed_search.documents.html_page import readable, shown_page
-
     if document.file.seek(0, os.SEEK_END) > _LONGEST:
         raise LoadError(f"The page has more than {_LONGEST >> 20} MB.", "Save its text as a .txt file.")
     page = shown_page(page_text(document.file))
@@ -79,8 +76,6 @@ def units(document: Document) -> Iterator[Unit]:
 
 def sections(document: Document) -> Iterator[Section | Figure]:
     """The pictures of a page with what it says about each, then its sections."""
-    from tsembed_search.documents.html_page import shown_page
-
     tree = shown_page(page_text(document.file)).tree
     captions: dict[int, str] = {}
     for figure in tree.css("figure:has(figcaption)"):
@@ -128,17 +123,15 @@ def page_text(file: BinaryIO) -> str:
 
     Raises `LoadError` for a file that is empty or no text.
     """
-    from tsembed_search.documents.encoding import read_text
-
     file.seek(0)
     return "".join(read_text(file, declared_codecs(file.read(1 << 16))))
 
 
 def declared_codecs(page: bytes) -> tuple[str, ...]:
-    """Python's codecs, the best first, of the encoding that a page in HTML declares: in a `meta` element that a browser
-    knows, or in its XML declaration. None for UTF-8, which shows itself.
+    """Python's codecs, the best first, of the encoding that the head of a page in HTML declares: in a `meta` element
+    that a browser knows, or in its XML declaration. None for UTF-8, which shows itself.
     """
-    for found in _HEAD.finditer(page[:_SEARCHED]):
+    for found in _HEAD.finditer(page):
         if found["meta"] is None:
             continue
         attributes: dict[bytes, bytes] = {}
@@ -168,12 +161,5 @@ def _meant(label: bytes) -> tuple[str, ...] | None:
     return _MEANT.get(name, (name,) if _KNOWN.fullmatch(name) else None)
 
 
-FORMAT = Format(
-    "html",
-    2,
-    frozenset({"html", "htm", "xhtml"}),
-    units,
-    (b"<!doctype html", b"<html"),
-    sections=sections,
-    is_text=True,
-)
+_SIGNATURES: Final = (b"<!doctype html", b"<html")
+FORMAT = Format("html", 2, frozenset({"html", "htm", "xhtml"}), units, _SIGNATURES, sections=sections, is_text=True)
