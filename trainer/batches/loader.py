@@ -8,8 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from tsembed_search.data.rows import Row, Task
-from tsembed_search.data.sameness import question
+from tsembed_search.data.rows import Row, Task, question
 from tsembed_search.errors import LoadError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.model.backbone import Prepared

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tsembed_search.data.sameness import content, number
+from tsembed_search.data.rows import content, number
 from tsembed_search.errors import UsageError
 from tsembed_search.items import Item
 from tsembed_search.model.routing import Traced
