@@ -20,6 +20,7 @@ _PIECE: Final = 1 << 18
 _SAMPLE: Final = 1 << 16
 # Control characters that are no part of a text: all but tabs, line and page ends, backspace and escape (terminal logs).
 _ODD: Final = frozenset(range(32)) - frozenset(b"\t\n\x0b\x0c\r\x1b\x08") | {0x7F}
+_EVEN: Final = bytes(byte for byte in range(256) if byte not in _ODD)
 _MOST_ODD: Final = 0.005
 # Files that hold more than that hold few *kinds* of them, as marks between fields; binary data holds every kind.
 _MOST_SEPARATORS: Final = 0.45
@@ -159,13 +160,13 @@ def find_encoding(file: BinaryIO, declared: Sequence[str] = ()) -> Encoding:
     if not sample:
         raise LoadError("It holds nothing but zero bytes.", "Restore it from a backup.")
     unpadded = _PADDING.sub(b"", sample)
-    odd = Counter({byte: unpadded.rstrip(b"\0\x1a").count(byte) for byte in _ODD if byte in unpadded})
+    odd = Counter(unpadded.rstrip(b"\0\x1a").translate(None, _EVEN))
     if odd.total() > _MOST_ODD * len(unpadded):
         if script := _wide_script(sample):
             return Encoding(script)
         # More, or more kinds, of them than separate the fields of a text.
         kinds = _MOST_KINDS if _is_utf8([sample]) else _MOST_KINDS_LEGACY
-        if len(+odd) > kinds or odd.total() > _MOST_SEPARATORS * len(unpadded):
+        if len(odd) > kinds or odd.total() > _MOST_SEPARATORS * len(unpadded):
             raise binary
     # All of it is looked at: a legacy encoding may show its first letter late.
     if not _is_utf8(_pieces(file)):
