@@ -8,10 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Final
 
-from tsembed_search.documents.chunking import tiled
 from tsembed_search.documents.document import Document, Figure, Format, Section, Unit
-from tsembed_search.documents.encoding import read_text
-from tsembed_search.documents.html_page import readable, shown_page
 from tsembed_search.errors import LoadError
 
 # A page is parsed as a whole, into ten times its size.
@@ -60,6 +57,9 @@ _XML: Final = re.compile(rb"\s*<\?xml\b[^>]*?\bencoding\s*=\s*[\"']\s*([^\"'>]+?
 
 def units(document: Document) -> Iterator[Unit]:
     """Chunks of the readable text; `start` and `end` are offsets in that text."""
+    from tsembed_search.documents.chunking import tiled
+    from tsembed_search.documents.html_page import readable, shown_page
+
     if document.file.seek(0, os.SEEK_END) > _LONGEST:
         raise LoadError(f"The page has more than {_LONGEST >> 20} MB.", "Save its text as a .txt file.")
     page = shown_page(page_text(document.file))
@@ -76,6 +76,8 @@ def units(document: Document) -> Iterator[Unit]:
 
 def sections(document: Document) -> Iterator[Section | Figure]:
     """The pictures of a page with what it says about each, then its sections."""
+    from tsembed_search.documents.html_page import shown_page
+
     tree = shown_page(page_text(document.file)).tree
     captions: dict[int, str] = {}
     for figure in tree.css("figure:has(figcaption)"):
@@ -123,6 +125,8 @@ def page_text(file: BinaryIO) -> str:
 
     Raises `LoadError` for a file that is empty or no text.
     """
+    from tsembed_search.documents.encoding import read_text
+
     file.seek(0)
     return "".join(read_text(file, declared_codecs(file.read(1 << 16))))
 

@@ -11,18 +11,17 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from tsembed_search.documents.chunking import Block, tiled
 from tsembed_search.documents.document import Document, Figure, Format, Section, Unit
-from tsembed_search.documents.encoding import read_text
 from tsembed_search.documents.formats import text as plain
 from tsembed_search.documents.formats.html import below_headings, local_path, words
-from tsembed_search.documents.html_page import readable, shown_page
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
+
+    from tsembed_search.documents.chunking import Block
 
 # Parsing keeps the whole file in memory many times over; a longer one is hardly written by hand.
 _LONGEST: Final = 4 << 20
@@ -40,6 +39,9 @@ _LABEL: Final = re.compile(r"\[([^\[\]]+)\](?!:)")
 
 def units(document: Document) -> Iterator[Unit]:
     """Chunks of the text that is shown; `start` and `end` are offsets in it."""
+    from tsembed_search.documents.chunking import tiled
+    from tsembed_search.documents.encoding import read_text
+
     is_long = document.file.seek(0, os.SEEK_END) > _LONGEST
     tokens, title = ([], "") if is_long else parse("".join(read_text(document.file)))
     # Quotations in quotations, lists in lists may go on beyond what is parsed.
@@ -53,6 +55,8 @@ def units(document: Document) -> Iterator[Unit]:
 
 def sections(document: Document) -> Iterator[Section | Figure]:
     """The pictures of a page with what it says about each, then its sections."""
+    from tsembed_search.documents.encoding import read_text
+
     tokens, _ = parse("".join(read_text(document.file)))
     for child in (child for token in tokens for child in token.children or () if child.type == "image"):
         place = local_path(str(child.attrs.get("src") or ""))
@@ -90,6 +94,8 @@ def blocks(tokens: Iterable[Token]) -> Iterator[Block]:
 
 
 def _block(parts: list[Token]) -> Iterator[Block]:
+    from tsembed_search.documents.chunking import Block
+
     first = parts[0]
     text = _text(parts)
     if text.strip():
@@ -129,6 +135,8 @@ def _content(token: Token) -> str:
     if token.type in ("fence", "code_block"):
         return token.content.strip("\n")
     if token.type == "html_block":
+        from tsembed_search.documents.html_page import readable, shown_page
+
         return "\n\n".join(block.text for block in readable(shown_page(token.content).tree.body))
     return ""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from tsembed_search.documents.chunking import paragraphs
 from tsembed_search.documents.document import Document, Format, Unit
-from tsembed_search.documents.encoding import read_text
 from tsembed_search.errors import LoadError
 
 
 def units(document: Document) -> Iterator[Unit]:
     """Chunks of text; a file of any length streams through."""
+    from tsembed_search.documents.chunking import paragraphs
+    from tsembed_search.documents.encoding import read_text
+
     if not (yield from document.text_units(paragraphs(read_text(document.file)))):
         raise LoadError("There is no text in it.")
 
