@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from tsembed_search.data.gathering import IDENTITY, LINE, Gathered, Reading, read_files
+from tsembed_search.data.gathering import Column, Gathered, Reading, read_files
 from tsembed_search.data.layouts import UnreadFields
 from tsembed_search.data.records import Instructions, Problem
 from tsembed_search.data.rows import KEYS, Row, content, hashed, question
@@ -185,7 +185,7 @@ def _finished(tally: _Tally, reading: Reading, open_images: bool) -> TaskReport:
     if gathered is None:
         return report
     report.rows = len(gathered)
-    _, counts = np.unique(gathered.table()[:, IDENTITY], return_counts=True)
+    _, counts = np.unique(gathered.table()[:, Column.IDENTITY], return_counts=True)
     report.identities, report.largest_identity = len(counts), int(counts.max())
     report.duplicates = len(tally.rows) - len(set(tally.rows))
     for side, words in (("query", tally.query_words), ("target", tally.target_words)):
@@ -221,7 +221,7 @@ def _leaks(reading: Reading) -> Iterator[Leak]:
                 shared = np.flatnonzero(np.isin(own, seen) & (own != 0))
                 rows += len(shared)
                 if len(shared) and not example:
-                    example = f"{one.name}, line {one.table()[shared[0], LINE]}"
+                    example = f"{one.name}, line {one.table()[shared[0], Column.LINE]}"
             if rows:
                 yield Leak(split, KEYS[kind], rows, example)
 
