@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Final
 
 from tsembed_search import private
@@ -88,9 +87,7 @@ class owned(AbstractContextManager["owned"]):
             self._file.truncate()
             _unlock(self._file)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         self.release()
 
 

@@ -6,6 +6,7 @@ of the E experts of each of the L adapted blocks. Expert 5 of block 3, both coun
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -86,20 +87,14 @@ class Agreement:
 
     def to_json(self) -> dict[str, Any]:
         """Return `blocks`, each with its part and its experts, and `shared_experts`."""
-        return {
-            "blocks": [
-                {
-                    "block": number,
-                    "agreement": float(total),
-                    "experts": [
-                        {"expert": place, "query": float(a), "hit": float(b), "agreement": float(a * b)}
-                        for place, (a, b) in enumerate(zip(query, item, strict=True))
-                    ],
-                }
-                for number, (total, query, item) in enumerate(zip(self.blocks, self.query, self.item, strict=True))
-            ],
-            "shared_experts": [name for name, _ in self.shared()],
-        }
+        blocks = []
+        for number, (total, query, item) in enumerate(zip(self.blocks, self.query, self.item, strict=True)):
+            experts = [
+                {"expert": place, "query": float(a), "hit": float(b), "agreement": float(a * b)}
+                for place, (a, b) in enumerate(zip(query, item, strict=True))
+            ]
+            blocks.append({"block": number, "agreement": float(total), "experts": experts})
+        return {"blocks": blocks, "shared_experts": [name for name, _ in self.shared()]}
 
 
 Of = Literal["all", "kind", "folder"]
@@ -135,18 +130,18 @@ def expert_usage(
     the number of items.
     """
     sums: dict[Group, NDArray[np.float64]] = {}  # of each group: top experts, routes `[2, L·E]`
-    items: dict[Group, int] = {}
+    items: Counter[Group] = Counter()
     for groups, raw in portions:
         routes = raw.astype(np.float64)
         order = np.argsort(-routes, axis=1, kind="stable")[:, :TOP]
         top = np.zeros_like(routes)
-        np.put_along_axis(top, order, (np.take_along_axis(routes, order, axis=1) > 0).astype(float), axis=1)
-        members: dict[Group, list[int]] = {}
+        np.put_along_axis(top, order, np.take_along_axis(routes, order, axis=1) > 0, axis=1)
+        members: defaultdict[Group, list[int]] = defaultdict(list)
         for row, own in enumerate(groups):
             for group in own:
-                members.setdefault(group, []).append(row)
+                members[group].append(row)
         for group, rows in members.items():
-            items[group] = items.get(group, 0) + len(rows)
+            items[group] += len(rows)
             sums[group] = sums.get(group, 0.0) + np.stack([top[rows].sum(axis=0), routes[rows].sum(axis=0)])
     means = {group: (total / items[group]).reshape(2, *shape) for group, total in sums.items()}
     return {group: Usage(*group, items[group], *mean) for group, mean in means.items()}

@@ -110,11 +110,10 @@ class IndexModel:
         return [self.embedder, *map(self._load, self.devices[1:])]
 
     def _load(self, device: str) -> Embedder:
-        from tsembed_search.model import loading
         from tsembed_search.model.embedder import Embedder
 
         self.fingerprint()
-        return Embedder(loading.load(self._reference(), device))
+        return Embedder.load(self._reference(), device)
 
     def _reference(self) -> ModelRef:
         from tsembed_search.model import registry
@@ -130,8 +129,9 @@ class IndexModel:
                 f"{error.hint} If the model has moved, say where it is: {{model}}.".strip(),
             ) from error
 
-    def queries(self, items: Sequence[Item], clock: Clock) -> list[Query]:
-        """Embed items, together, as queries."""
+    def queries(self, queries: Sequence[Item | str], clock: Clock) -> list[Query]:
+        """Embed queries, together."""
+        items = [Item(query) if isinstance(query, str) else query for query in queries]
         with clock("load"):
             embedder = self.embedder
         with clock("embed"):
@@ -150,11 +150,9 @@ class IndexModel:
         """Return a searcher of a store for this model's queries."""
         # A newer version of the model may know better than the one that made the index.
         own = self._embedder.info.calibration if self._embedder else None
-        experts = (self.metadata.routes or (0, 0))[1]
-        calibration = own or self.metadata.calibration
-        return Searcher(
-            store, calibration, experts, lost_folders(self._address.folder, store.metadata), self.devices[0]
-        )
+        calibration = own or self.metadata.calibration or Calibration()
+        lost = lost_folders(self._address.folder, store.metadata)
+        return Searcher(store, calibration, (self.metadata.routes or (0, 0))[1], lost, self.devices[0])
 
     def routes(self, otherwise: str = "Make") -> tuple[int, int]:
         """Return (L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise`
@@ -193,30 +191,20 @@ def measured_calibration(store: Store, embedder: Embedder) -> Calibration | None
     kinds = [kind for kind in KINDS if store.count(Condition("kind", "=", kind)) >= FEWEST]
     if not kinds:
         return None
+
+    def typical(queries: NDArray[np.float32], kind: Kind, rank: int) -> float:
+        """The mean cosine of the hit at `rank` (from 1) among items of one kind."""
+        rows = store.search(queries, rank, Condition("kind", "=", kind))
+        return sum(row[-1].score for row in rows) / len(rows)
+
     probes = embedder.embed([Item(text=probe) for probe in _PROBES], "query").vectors
-    typical: dict[tuple[Modality, Kind], float] = {}
-    for kind in kinds:
-        typical["text", kind] = _typical(store, probes, kind, _RANK)
-    pictures = _some_pictures(store, kinds)
-    if pictures is not None:
+    found: dict[tuple[Modality, Kind], float] = {("text", kind): typical(probes, kind, _RANK) for kind in kinds}
+    if seen := next((kind for kind in ("image", "page") if kind in kinds), None):
+        records = store.scroll(Condition("kind", "=", seen), fields=["kind"], with_vectors=True)
+        pictures = np.stack([one.vector for one in islice(records, _PICTURES) if one.vector is not None])
         for kind in kinds:
             # One rank lower: the picture itself is in the index.
-            typical["image", kind] = _typical(store, pictures, kind, _RANK + 1)
-            typical["joint", kind] = (typical["text", kind] + typical["image", kind]) / 2
-    lines = {pair: Logistic.at(cosine, SLOPE) for pair, cosine in typical.items()}
+            found["image", kind] = typical(pictures, kind, _RANK + 1)
+            found["joint", kind] = (found["text", kind] + found["image", kind]) / 2
+    lines = {pair: Logistic.at(cosine, SLOPE) for pair, cosine in found.items()}
     return Calibration(lines, "measured on the index")
-
-
-def _typical(store: Store, queries: NDArray[np.float32], kind: Kind, rank: int) -> float:
-    """The mean cosine of the hit at `rank` (from 1) among items of one kind."""
-    rows = store.search(queries, rank, Condition("kind", "=", kind))
-    return sum(row[-1].score for row in rows) / len(rows)
-
-
-def _some_pictures(store: Store, kinds: list[Kind]) -> NDArray[np.float32] | None:
-    """Vectors `[<= 32, D]` of stored pictures or pages."""
-    for kind in ("image", "page"):
-        if kind in kinds:
-            records = store.scroll(Condition("kind", "=", kind), fields=["kind"], with_vectors=True)
-            return np.stack([one.vector for one in islice(records, _PICTURES) if one.vector is not None])
-    return None

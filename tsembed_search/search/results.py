@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -210,23 +210,12 @@ class File:
     path: str
     bytes: int
     modified: float
-    offline: bool = False
     items: Counter[str] = field(default_factory=Counter)
+    offline: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return an entry of a list of files."""
-        return {
-            "path": self.path,
-            "bytes": self.bytes,
-            "modified": self.modified,
-            "items": dict(self.items),
-            "offline": self.offline,
-        }
-
-
-def leaving(records: Iterable[Record], paths: Set[str]) -> int:
-    """Return how many of these points no file has any more when those at `paths` are gone."""
-    return sum({place["path"] for place in record.payload["places"]} <= paths for record in records)
+        return {**vars(self), "items": dict(self.items)}
 
 
 def files_of(records: Iterable[Record], chosen: Filter | None, lost: Sequence[str] | None = None) -> list[File]:
@@ -240,11 +229,10 @@ def files_of(records: Iterable[Record], chosen: Filter | None, lost: Sequence[st
         for place in payload["places"]:
             if not matches(chosen, {**payload, **place, "places": [place]}):
                 continue
-            file = found.get(place["path"])
-            if file is None:
+            if (path := place["path"]) not in found:
                 offline = lost is not None and is_offline(place, lost)
-                file = found[place["path"]] = File(place["path"], payload["bytes"], place["mtime"], offline)
-            file.items[payload["kind"]] += 1
+                found[path] = File(path, payload["bytes"], place["mtime"], offline=offline)
+            found[path].items[payload["kind"]] += 1
     return [found[path] for path in sorted(found)]
 
 
@@ -254,23 +242,21 @@ def usage_of(records: Iterable[Record], shape: tuple[int, int]) -> list[Usage]:
     Items without a route are left out. `shape` is (L blocks, E experts). A folder is a root that was indexed, or a
     folder right in it; beyond two hundred, the rest count as `OTHERS`. Raises `StoreError` for a route of another size.
     """
-    return sorted(expert_usage(_portions(records, shape[0] * shape[1]), shape).values(), key=_rank)
-
-
-def _portions(records: Iterable[Record], size: int) -> Iterator[tuple[list[Sequence[Group]], NDArray[np.float32]]]:
     folders: set[str] = set()
-    with_route = (record.payload for record in records if has_route(record.payload))
-    while portion := list(islice(with_route, _PORTION)):
-        yield [_groups(payload, folders) for payload in portion], stored_routes(portion, size)
 
+    def groups(payload: dict[str, Any]) -> Sequence[Group]:
+        first, _, rest = payload["rel"].partition("/")
+        folder = f"{payload['root'].rstrip('/')}/{first}" if rest else payload["root"]
+        if len(folders) < _MOST_FOLDERS:
+            folders.add(folder)
+        return ("all", ""), ("kind", payload["kind"]), ("folder", folder if folder in folders else OTHERS)
 
-def _groups(payload: dict[str, Any], folders: set[str]) -> Sequence[Group]:
-    """The groups that an item belongs to; its folder is added to those known, while there is room."""
-    first, _, rest = payload["rel"].partition("/")
-    folder = f"{payload['root'].rstrip('/')}/{first}" if rest else payload["root"]
-    if len(folders) < _MOST_FOLDERS:
-        folders.add(folder)
-    return ("all", ""), ("kind", payload["kind"]), ("folder", folder if folder in folders else OTHERS)
+    def portions() -> Iterator[tuple[list[Sequence[Group]], NDArray[np.float32]]]:
+        with_route = (record.payload for record in records if has_route(record.payload))
+        while portion := list(islice(with_route, _PORTION)):
+            yield list(map(groups, portion)), stored_routes(portion, shape[0] * shape[1])
+
+    return sorted(expert_usage(portions(), shape).values(), key=_rank)
 
 
 def _rank(usage: Usage) -> tuple[Any, ...]:

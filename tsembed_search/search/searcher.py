@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -28,25 +29,18 @@ _ORDERED_BY: Final = ("sha", "path", "page", "chunk")
 _SHOWN: Final = tuple({*_ORDERED_BY, *CHECKED_KEYS, PACKED_ROUTE})
 
 
+@dataclass(frozen=True)
 class Searcher:
     """Searches a store for what queries of one model mean. `calibration` is that model's; `experts` is how many each of
     its blocks has, 0 for none. `lost` are the folders that are known to be offline (see `paths.lost_folders`). `device`
     is where a reranker's own model runs.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        calibration: Calibration | None = None,
-        experts: int = 0,
-        lost: Sequence[str] | None = None,
-        device: str = "auto",
-    ) -> None:
-        self.store = store
-        self.calibration = calibration or Calibration()
-        self.experts = experts
-        self.lost = lost
-        self.device = device
+    store: Store
+    calibration: Calibration = field(default_factory=Calibration)
+    experts: int = 0
+    lost: Sequence[str] | None = None
+    device: str = "auto"
 
     def search(self, queries: Sequence[Query], options: SearchOptions, *, snippets: bool = True) -> list[list[Hit]]:
         """Return the hits of each query, best first, with or without snippets. Equal scores are ordered by path, page
@@ -90,16 +84,11 @@ class Searcher:
                 "{files()} lists what is indexed; hits say their ids.",
             )
         vectors = np.stack([record.vector for record in records if record.vector is not None])
-        record = records[int(similarity(query.vector[None], vectors)[0].argmax())]
-        return self.hit(query, record), record
-
-    def hit(self, query: Query, record: Record) -> Hit:
-        """Return an item as if it were the only hit. `record` has its vector."""
-        assert record.vector is not None
+        cosines = similarity(query.vector[None], vectors)[0]
+        record, cosine = records[int(cosines.argmax())], float(cosines.max())
         kind: Kind = record.payload["kind"]
-        cosine = float(similarity(query.vector[None], record.vector[None])[0, 0])
         score = self.calibration.score(cosine, query.modality, kind)
-        return self._hits(query, [Candidate(record.id, kind, score, cosine, record.payload)], None, True)[0]
+        return self._hits(query, [Candidate(record.id, kind, score, cosine, record.payload)], None, True)[0], record
 
     def _best(self, queries: Sequence[Query], options: SearchOptions, fields: Sequence[str]) -> list[list[Candidate]]:
         """The best candidates of each query, one per group, with these fields of their payloads.
@@ -117,10 +106,14 @@ class Searcher:
         pending = list(range(len(queries)))
         while pending:
             if known < wanted:
+                vectors = np.stack([queries[row].vector for row in pending])
                 for kind in KINDS:
-                    points = self._find([queries[row] for row in pending], kind, options, wanted - known, known, read)
+                    where = all_of([Condition("kind", "=", kind), options.filter])
+                    points = self.store.search(vectors, wanted - known, where, offset=known, fields=())
                     for row, own in zip(pending, points, strict=True):
-                        found[row] += own
+                        found[row] += self._scored(queries[row], kind, own)
+                        if not reranker.needs_vectors:  # some had to be read to be found
+                            read.update((one.id, one) for one in own if one.payload)
                 known = wanted
             top = {row: merged(found[row], wanted) for row in pending}
             chosen = {row: _first(top[row], reading) for row in pending}
@@ -128,7 +121,7 @@ class Searcher:
             for record in self.store.retrieve(list(fresh), fields=fields, with_vectors=reranker.needs_vectors):
                 read[record.id] = record
             for row in pending:
-                best[row] = _one_per_group(queries[row], _candidates(chosen[row], read), options.all_chunks)[:depth]
+                best[row] = _one_per_group(queries[row], chosen[row], read, options.all_chunks)[:depth]
             short = [row for row in pending if len(best[row]) < depth]
             pending = [row for row in short if len(chosen[row]) < len(top[row]) or len(top[row]) == wanted]
             if reading == wanted:
@@ -136,26 +129,9 @@ class Searcher:
             reading = wanted
         return best
 
-    def _find(
-        self,
-        queries: Sequence[Query],
-        kind: Kind,
-        options: SearchOptions,
-        limit: int,
-        offset: int,
-        read: dict[str, Record],
-    ) -> list[list[Scored]]:
-        """The best points of one kind for each query. Those that the engine had to read to find them go into `read`."""
-        where = all_of([Condition("kind", "=", kind), options.filter])
-        vectors = np.stack([query.vector for query in queries])
-        rows = self.store.search(vectors, limit, where, offset=offset, fields=())
-        if not RERANKERS.get(options.rerank).needs_vectors:
-            read.update((record.id, record) for records in rows for record in records if record.payload)
+    def _scored(self, query: Query, kind: Kind, found: Sequence[Record]) -> list[Scored]:
         score = self.calibration.score
-        return [
-            [Scored(one.id, kind, score(one.score, query.modality, kind), one.score) for one in records]
-            for query, records in zip(queries, rows, strict=True)
-        ]
+        return [Scored(one.id, kind, score(one.score, query.modality, kind), one.score) for one in found]
 
     def _hits(self, query: Query, ranked: Sequence[Candidate], where: Filter | None, snippets: bool) -> list[Hit]:
         """Candidates with all that is shown of their payload as hits."""
@@ -167,29 +143,30 @@ class Searcher:
         if self.experts and (with_route := [one for one in ranked if one.route is not None]):
             names = shared_experts(query.route, np.stack([one.route for one in with_route]), self.experts)
             shared = {one.id: own for one, own in zip(with_route, names, strict=True)}
-        pairs = enumerate(zip(ranked, parts, strict=True), 1)
-        return [self._hit(rank, one, part, shared.get(one.id, []), where) for rank, (one, part) in pairs]
-
-    def _hit(self, rank: int, found: Candidate, part: Snippet | None, shared: list[str], where: Filter | None) -> Hit:
-        payload = found.payload
-        (path, *others), offline = _paths(payload, where, self.lost)
-        return Hit(
-            rank=rank,
-            score=found.score,
-            similarity=found.similarity,
-            route_similarity=found.route_similarity,
-            id=found.id,
-            kind=found.kind,
-            path=path,
-            page=payload.get("page"),
-            chunk=payload.get("chunk"),
-            snippet=part.text if part else None,
-            top_experts=list(payload.get("top_experts") or ()),
-            also_at=others,
-            marks=list(part.marks) if part else [],
-            shared_experts=shared,
-            offline=offline,
-        )
+        hits = []
+        for rank, (found, part) in enumerate(zip(ranked, parts, strict=True), 1):
+            payload = found.payload
+            (path, *others), offline = _paths(payload, where, self.lost)
+            hits.append(
+                Hit(
+                    rank=rank,
+                    score=found.score,
+                    similarity=found.similarity,
+                    route_similarity=found.route_similarity,
+                    id=found.id,
+                    kind=found.kind,
+                    path=path,
+                    page=payload.get("page"),
+                    chunk=payload.get("chunk"),
+                    snippet=part.text if part else None,
+                    top_experts=list(payload.get("top_experts") or ()),
+                    also_at=others,
+                    marks=list(part.marks) if part else [],
+                    shared_experts=shared.get(found.id, []),
+                    offline=offline,
+                )
+            )
+        return hits
 
 
 def _first(found: Sequence[Scored], count: int) -> Sequence[Scored]:
@@ -199,31 +176,26 @@ def _first(found: Sequence[Scored], count: int) -> Sequence[Scored]:
     return found[:count]
 
 
-def _candidates(points: Iterable[Scored], read: Mapping[str, Record]) -> list[Candidate]:
-    """The points with what was read of them, in order; those that were deleted in the meantime are left out."""
-    whole = [
-        Candidate(*one, read[one.id].payload, read[one.id].vector)  # id, kind, score, similarity
-        for one in points
-        if one.id in read
-    ]
-    return sorted(whole, key=_order)
+def _one_per_group(
+    query: Query, points: Iterable[Scored], read: Mapping[str, Record], all_chunks: bool
+) -> list[Candidate]:
+    """The first of each group that the query does not exclude, in order. A group gives one hit: a page (found by its
+    text or by its picture), a picture file, a document without pages; or each point by itself. Points that were deleted
+    in the meantime have not been `read`.
+    """
+    first: dict[tuple[Any, ...], Candidate] = {}
+    for one in sorted(
+        (Candidate(*one, read[one.id].payload, read[one.id].vector) for one in points if one.id in read), key=_order
+    ):
+        sha, page = one.payload.get("sha"), one.payload.get("page")
+        if sha not in query.without:
+            first.setdefault((one.id,) if all_chunks else (sha, page), one)
+    return list(first.values())
 
 
 def _order(one: Candidate) -> tuple[Any, ...]:
     place = (one.payload.get("path") or "", one.payload.get("page") or 0, one.payload.get("chunk") or 0)
     return (-one.score, -one.similarity, *place, one.id)
-
-
-def _one_per_group(query: Query, candidates: Sequence[Candidate], all_chunks: bool) -> list[Candidate]:
-    """The first of each group that the query does not exclude. A group gives one hit: a page (found by its text or by
-    its picture), a picture file, a document without pages; or each point by itself.
-    """
-    first: dict[tuple[Any, ...], Candidate] = {}
-    for candidate in candidates:
-        sha, page = candidate.payload.get("sha"), candidate.payload.get("page")
-        if sha not in query.without:
-            first.setdefault((candidate.id,) if all_chunks else (sha, page), candidate)
-    return list(first.values())
 
 
 def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
