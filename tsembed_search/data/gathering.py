@@ -246,7 +246,9 @@ def read_files(
                 continue
             record, fields = found
             name = fields.task or file.task
-            task = reading.gathered.setdefault((name, file.split), Gathered(name, file.meta, file.split))
+            key = name, file.split
+            if (task := reading.gathered.get(key)) is None:
+                task = reading.gathered[key] = Gathered(name, file.meta, file.split)
             task.add(fields, pictures, number << _FILE_BITS | record.offset, record.line)
             each(file, name, fields.row(f"{file.path}:{record.line}"))
             if rows.good % 5_000 == 0:
