@@ -128,7 +128,7 @@ class Trace:
         return Traced(vectors, routes, probabilities, choices, squares.mean())
 
     def _stacked(self) -> list[Tensor]:
-        """What was noted, each `[B, L, E or 1]`."""
+        """All that was noted, each `[B, L, E or 1]`."""
         return [
             torch.stack(values, dim=1) for values in zip(*(self._noted[at] for at in sorted(self._noted)), strict=True)
         ]

@@ -187,4 +187,4 @@ MAKERS: Mapping[str, Callable[[Path], None]] = {
     "idefics3": partial(_tiles, "Idefics3"),
     "llava-onevision": _llava_onevision,
 }
-"""What writes the model of each family."""
+"""The function that writes the model of each family."""
