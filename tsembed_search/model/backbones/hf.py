@@ -50,6 +50,8 @@ class Inputs:
 class TransformersBackbone:
     """A transformers model without its language-model head, pooled at the last token."""
 
+    look_width = 0  # a picture has no short form that training leaves alone
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -99,11 +101,6 @@ class TransformersBackbone:
         self.adapters = attach(self.model, settings, self.family.blocks)
         self.info = replace(self.info, routes=self.adapters.shape)
         return self.adapters
-
-    @property
-    def look_width(self) -> int:
-        """0: a picture has no short form that training leaves alone."""
-        return 0
 
     @property
     def blocks(self) -> torch.nn.ModuleList:
