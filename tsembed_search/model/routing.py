@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -243,12 +243,13 @@ class _Replay:
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
-        self._then = routing.trace and replace(routing.trace, _noted={})
+        trace = routing.trace
+        self._then = trace and (trace.share, trace.counted, trace.losses)
         self._now: tuple[Trace | None, list[Tensor | None]] = None, []
 
     def __enter__(self) -> None:
         self._now = self._routing.trace, [gate.scale for gate in self._routing.gates]
-        self._routing.trace = self._then and replace(self._then, _noted={})
+        self._routing.trace = self._then and Trace(*self._then)
 
     def __exit__(self, *exception: object) -> None:
         self._routing.trace, scales = self._now
