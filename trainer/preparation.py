@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -138,7 +138,7 @@ def shrunk(recipe: Recipe) -> Recipe:
     """Return the recipe with a few steps of a few rows, in pieces, and a switch in the middle if it has one."""
     switch = recipe.stages.switch
     run = {"steps": _DRY_STEPS, "checkpoint_every": 2, "validate_every": _DRY_STEPS, "validation_rows": 8}
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "adapter": {"blocks": None},
         "batch": {"size": _DRY_ROWS, "sub_batch": min(recipe.batch.sub_batch, _DRY_ROWS // 2), "tokens": 128},
         "stages": {"switch": 0.5 if switch == "auto" or 0 < switch < 1 else switch},

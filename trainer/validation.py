@@ -84,7 +84,7 @@ class Validation:
         return self._mean("mrr")
 
     def _mean(self, figure: str) -> float:
-        return sum(task[figure] for task in self.tasks.values()) / max(1, len(self.tasks))
+        return float(sum(task[figure] for task in self.tasks.values()) / max(1, len(self.tasks)))
 
     def to_json(self) -> dict[str, Any]:
         """As in the log."""

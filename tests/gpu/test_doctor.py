@@ -9,7 +9,7 @@ import torch
 from helpers.device_simulation import SimulatedGPU
 from tsembed_search.cli import doctor
 from tsembed_search.cli.render import gpu
-from tsembed_search.model.backbones import budget
+from tsembed_search.model import backbone as budget
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -59,12 +59,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Chunk:
-    """`text` is the source's characters `start` to `end`; `headings` are those it stands under, outermost first."""
+    """`text` is the source's characters `start` to `end`; `headings` are those it stands under, outermost first.
+
+    `most`: the tokens that it has at most, where that is known.
+    """
 
     start: int
     end: int
     text: str
     headings: tuple[str, ...] = ()
+    most: int | None = field(default=None, compare=False)
 
 
 class _Atom(NamedTuple):
@@ -98,7 +102,7 @@ class _Pack:
         chunk = None
         if any(not atom.text.isspace() for atom in self.atoms[self.carried :]):
             text = "".join(atom.text for atom in self.atoms)
-            chunk = _stripped(self.atoms[0].start, text, self.headings)
+            chunk = _stripped(self.atoms[0].start, text, self.headings, self._most())
         kept: list[_Atom] = []
         size = 0
         for atom in reversed(self.atoms[1:]):
@@ -109,12 +113,21 @@ class _Pack:
         self.atoms, self.carried, self.tokens = kept, len(kept), size
         return chunk
 
+    def _most(self) -> int | None:
+        """The tokens that the chunk has at most; None where words may be cut in its middle. Tokens keep within words,
+        so only the first and the last can be read otherwise than in their blocks.
+        """
+        if not all(atom.text[-1].isspace() for atom in self.atoms[:-1]):
+            return None
+        first, last = self.atoms[0].text.split(maxsplit=1), self.atoms[-1].text.rsplit(maxsplit=1)
+        return self.tokens + sum(len(word.encode()) for word in (*first[:1], *last[-1:]))
 
-def _stripped(start: int, text: str, headings: tuple[str, ...]) -> Chunk:
+
+def _stripped(start: int, text: str, headings: tuple[str, ...], most: int | None = None) -> Chunk:
     """The chunk of a text, without surrounding blanks."""
     start += len(text) - len(text.lstrip())
     text = text.strip()
-    return Chunk(start, start + len(text), text, headings)
+    return Chunk(start, start + len(text), text, headings, most)
 
 
 class Chunker:
@@ -129,17 +142,23 @@ class Chunker:
         self._most = spec.max_tokens
         self._limit = min(spec.max_tokens, TARGET_TOKENS)
         self._overlap = min(spec.overlap, self._limit // 8)
+        self._heading_size = lru_cache(self.count)
 
     def count(self, text: str) -> int:
         """Return the number of tokens that the model sees."""
-        return len(self._tokenizer.encode(one_form(text), add_special_tokens=False).ids)
+        return len(self._tokenizer.encode_batch_fast([one_form(text)], add_special_tokens=False)[0])
 
-    def with_headings(self, text: str, headings: Iterable[str]) -> str:
-        """The text below its headings, as many of the innermost as leave room for all of the text."""
-        room = min(self._most - self.count(text), round(self._limit * _CONTEXT))
+    def with_headings(self, text: str, headings: Iterable[str], most: int | None = None) -> str:
+        """The text below its headings, as many of the innermost as leave room for all of the text.
+
+        `most`: the tokens that it has at most, where that is known.
+        """
+        room = round(self._limit * _CONTEXT)
+        if most is None or most + room > self._most:
+            room = min(self._most - self.count(text), room)
         kept: list[str] = []
         for heading in reversed([one for one in dict.fromkeys(headings) if one and one not in text]):
-            room -= self.count(heading) + 1
+            room -= self._heading_size(heading) + 1
             if room < 0:
                 break
             kept.insert(0, heading)
@@ -183,13 +202,14 @@ class Chunker:
             return bisect_left(tokens, span[1]) - bisect_left(tokens, span[0])
 
         spans = list(_pieces(block.text, (0, len(block.text)), _LINES if block.lines else _SENTENCES))
-        for pattern in (_LINES, _SENTENCES, _WORDS):
-            spans = [
-                part
-                for span in spans
-                for part in (_pieces(block.text, span, pattern) if size(span) > self._limit else (span,))
-            ]
-        spans = [part for span in spans for part in self._cut_at_tokens(span, tokens)]
+        if len(tokens) > self._limit:
+            for pattern in (_LINES, _SENTENCES, _WORDS):
+                spans = [
+                    part
+                    for span in spans
+                    for part in (_pieces(block.text, span, pattern) if size(span) > self._limit else (span,))
+                ]
+            spans = [part for span in spans for part in self._cut_at_tokens(span, tokens)]
         return [_Atom(block.start + span[0], block.text[span[0] : span[1]], size(span)) for span in spans]
 
     def _token_starts(self, text: str) -> list[int]:
@@ -216,7 +236,8 @@ class Chunker:
         """Halves a chunk that is longer on its own than its parts were in their block, as can happen inside words."""
         if chunk is None:
             return
-        if self.count(chunk.text) <= self._most or len(chunk.text) < 2:
+        fits = chunk.most is not None and chunk.most <= self._most
+        if fits or self.count(chunk.text) <= self._most or len(chunk.text) < 2:
             yield chunk
             return
         middle = len(chunk.text) // 2

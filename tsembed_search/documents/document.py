@@ -100,7 +100,7 @@ class Document:
         number = -1
         for number, chunk in enumerate(cutter.chunks(blocks)):
             headings = (title, *chunk.headings)
-            reads = cutter.with_headings(chunk.text, headings) if any(headings) else chunk.text
+            reads = cutter.with_headings(chunk.text, headings, chunk.most) if any(headings) else chunk.text
             given = None if reads == chunk.text else reads
             yield Unit("text", page, number, chunk.text, chunk.start, chunk.end, reads=given)
         return number + 1

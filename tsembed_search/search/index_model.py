@@ -110,11 +110,10 @@ class IndexModel:
         return [self.embedder, *map(self._load, self.devices[1:])]
 
     def _load(self, device: str) -> Embedder:
-        from tsembed_search.model import loading
         from tsembed_search.model.embedder import Embedder
 
         self.fingerprint()
-        return Embedder(loading.load(self._reference(), device))
+        return Embedder.load(self._reference(), device)
 
     def _reference(self) -> ModelRef:
         from tsembed_search.model import registry

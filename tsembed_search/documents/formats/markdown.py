@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.documents.chunking import Block, tiled
@@ -20,6 +21,7 @@ from tsembed_search.documents.html_page import readable, shown_page
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
     from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
 
@@ -149,15 +151,20 @@ def parse(source: str) -> Parsed:
     """Parses a page, with the tables that are common beside CommonMark. Front matter is no part of its text, unless
     there is nothing else.
     """
-    from markdown_it import MarkdownIt
-
-    markdown = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table")
-    markdown.block.ruler.at("reference", _reference)
     settings, text = front_matter(source)
     if not text.strip():
         settings, text = "", settings
     found = _TITLE.search(settings)
-    return Parsed(markdown.parse(text), found[1] if found else "")
+    return Parsed(_parser().parse(text), found[1] if found else "")
+
+
+@cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table")
+    parser.block.ruler.at("reference", _reference)
+    return parser
 
 
 def _reference(state: StateBlock, first: int, after: int, silent: bool) -> bool:
