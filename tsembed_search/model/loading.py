@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from tsembed_search.errors import ModelError
 from tsembed_search.model import files as weights
 from tsembed_search.model import registry
-from tsembed_search.model.backbone import Backbone, ModelRef, Trainable
+from tsembed_search.model.backbone import Backbone, ModelRef, Trainable, may_have_gpu
 from tsembed_search.model.backbones.families import FAMILIES
 from tsembed_search.model.checkpoint import MARKER, Checkpoint, put_on, read, save
 from tsembed_search.model.expert_settings import AdapterSettings
@@ -32,6 +32,20 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
         if registry.is_checkpoint(ref.name, ref.folder):
             return load_checkpoint(ref, device, dtype)
         return cast(Backbone, resolve_name(FAMILIES.get(ref.family).loader)(ref, device, dtype))
+
+
+def load_to_embed(ref: ModelRef, device: str = "auto") -> Backbone:
+    """Load a resolved model to embed with, not to train: on a CPU through the engine, where it takes that model.
+
+    Raises what `load` raises.
+    """
+    if ref.family == "mini" and (device == "cpu" or (device == "auto" and not may_have_gpu())):
+        from tsembed_search.model.backbones import mini_cpu
+
+        with registry.readable(ref.name):
+            if (found := mini_cpu.load(ref)) is not None:
+                return found
+    return load(ref, device)
 
 
 def load_checkpoint(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Trainable:
