@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
@@ -39,12 +40,14 @@ def load_to_embed(ref: ModelRef, device: str = "auto") -> Backbone:
 
     Raises what `load` raises.
     """
-    if ref.family == "mini" and (device == "cpu" or (device == "auto" and not may_have_gpu())):
-        from tsembed_search.model.backbones import mini_cpu
+    if device == "cpu" or (device == "auto" and not may_have_gpu()):
+        from tsembed_search.model.backbones import mini_cpu, mini_spec
 
         with registry.readable(ref.name):
-            if (found := mini_cpu.load(ref)) is not None:
-                return found
+            if base_behind(ref).fingerprint == mini_spec.FINGERPRINT:
+                found = mini_cpu.load(ref, partial(load, ref, "cpu"))
+                if found is not None:
+                    return found
     return load(ref, device)
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsembed_search.errors import ModelError
 from tsembed_search.items import InputSpec, Item, Role
-from tsembed_search.model import checkpoint, engine, loading
+from tsembed_search.model import checkpoint, engine
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import Backbone, Encoded, ModelInfo, ModelRef, Prepared
 from tsembed_search.model.backbones import mini_graph, mini_spec
@@ -41,7 +41,7 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Pictured:
-    """What all of `mini` made of an item with a picture."""
+    """An item with a picture, as all of `mini` prepared it."""
 
     prepared: Prepared
 
@@ -131,7 +131,7 @@ class MiniOnCpu:
                 yield rows, [vectors, *(self._centred(one) for one in routes)]
 
     def _inputs(self, texts: Sequence[list[int]]) -> engine.Arrays:
-        """What the graph takes, see `mini_graph.encoder`: texts padded to the same length."""
+        """Texts padded to the same length, as `mini_graph.encoder` takes them."""
         longest = _rounded(max(map(len, texts)))
         places, real = np.zeros((len(texts), longest), np.int64), np.zeros((len(texts), longest), np.float32)
         for row, ids in enumerate(texts):
@@ -186,8 +186,9 @@ def _alike(lengths: dict[int, int]) -> Iterator[list[int]]:
         yield rows
 
 
-def load(ref: ModelRef) -> MiniOnCpu | None:
-    """Load `mini-base`, or a checkpoint on it; None where the engine is not installed, or cannot take it.
+def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
+    """Load `mini-base`, or a checkpoint on it; None where the engine is not installed, or cannot take it. `whole`
+    loads it in torch.
 
     Raises `ModelError` for files that are missing or damaged.
     """
@@ -211,7 +212,7 @@ def load(ref: ModelRef) -> MiniOnCpu | None:
         except (KeyError, TypeError, ValueError, AttributeError, ModelError):
             return None  # in torch it is refused, with the reason
         experts = mini_graph.Experts(settings, *checkpoint.arrays(ref.folder))
-        if loading.base_of(said, ref.name).folder is not None or not experts.fit():
+        if not experts.fit():
             return None
         routing = _Routing(np.array(said.mean, np.float32), settings.tokens == "last")
         info = replace(
@@ -235,4 +236,4 @@ def load(ref: ModelRef) -> MiniOnCpu | None:
 
         logging.getLogger(__name__).warning("The engine does not take %s, PyTorch does instead: %s", ref.name, error)
         return None
-    return MiniOnCpu(info, graph, routing, partial(loading.load, ref, "cpu"))
+    return MiniOnCpu(info, graph, routing, whole)
