@@ -256,16 +256,6 @@ def has_bfloat16(device: torch.device) -> bool:
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def weights_dtype(device: torch.device) -> torch.dtype:
-    """The precision that a large model's weights are held in: bfloat16 where the device has it, float32 elsewhere.
-
-    float16 is not chosen: these models were trained in bfloat16, and some of their activations exceed its range.
-    """
-    import torch
-
-    return torch.bfloat16 if has_bfloat16(device) else torch.float32
-
-
 def autocast(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
     """Return what makes the context of a forward pass in training: `auto` computes in bfloat16 on a GPU that has it,
     else in float32.

@@ -42,7 +42,8 @@ class Embedder:
     `embed` does everything; `prepare` and `encode` are its two halves, for callers that overlap them. An embedder gives
     a backbone's adapters the precision of its base, which is faster: one that is being trained needs float32.
 
-    Several threads may use one; their batches go through the model one after the other.
+    Several threads may use one; their batches go through the model one after the other. What else it says of itself is
+    what its `Backbone` says.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -60,21 +61,17 @@ class Embedder:
 
     @property
     def info(self) -> ModelInfo:
-        """The facts about the model."""
         return self.backbone.info
 
     @property
     def inputs(self) -> InputSpec:
-        """The form that the model's inputs must have."""
         return self.backbone.inputs
 
     @property
     def batch_tokens(self) -> int:
-        """The padded-token budget of a batch that suits the model and its device."""
         return self.backbone.batch_tokens
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
-        """The CPU half: tokens and pixels of one item."""
         return self.backbone.prepare(item, role)
 
     def prepare_stream(self, items: Iterable[Item], role: Role = "document") -> Iterator[Prepared | LoadError]:
