@@ -68,6 +68,11 @@ def name() -> str:
     return f"OpenVINO {str(openvino().__version__).partition('-')[0]}"
 
 
+def words() -> str:
+    """Say which engine it is, and in which precisions it computes."""
+    return f"{name()}, queries in float32, indexing in {'bfloat16' if fast_precision() == 'bf16' else 'float32'}"
+
+
 def threads() -> int:
     """Count the threads that the engine may use: as many as there are cores for this process, or `OMP_NUM_THREADS`."""
     if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
