@@ -86,7 +86,7 @@ def _examined(address: IndexAddress, model: str | None, device: str) -> Iterator
         "device": lambda: _device(device),
         "index": lambda: _index(address),
         "folders": lambda: _folders(address),
-        "model": lambda: _model(address, model),
+        "model": lambda: _model(address, model, device),
     }
     for name, check in checks.items():
         try:
@@ -236,7 +236,7 @@ def _folders(address: IndexAddress) -> Iterator[Check]:
         yield Check("folders", "slow", f"{folder} is offline. {why}", advice)
 
 
-def _model(address: IndexAddress, name: str | None) -> Iterator[Check]:
+def _model(address: IndexAddress, name: str | None, device: str) -> Iterator[Check]:
     import torch
 
     from tsembed_search.index import Index
@@ -253,6 +253,11 @@ def _model(address: IndexAddress, name: str | None) -> Iterator[Check]:
         yield Check("model", "slow", detail, advice)
     else:
         yield Check("model", "ok", detail)
+    by = loading.computed_by(ref, device)
+    if by == "PyTorch" and loading.suits_engine(ref, device):
+        yield Check("engine", "slow", f"{ref.name} is computed by PyTorch.", "OpenVINO is faster: pip install openvino")
+    else:
+        yield Check("engine", "ok", f"{ref.name} is computed by {by}")
 
 
 def _print(findings: list[Check]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,6 +12,7 @@ from typer import Option
 from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
+from tsembed_search.errors import TsembedError
 from tsembed_search.paths import absence
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def status(
         usage = opened.usage() if experts else []
         known = opened.status()
     if json:
-        document = known.to_json()
+        document = known.to_json() | {"computed_by": _computed_by(known.metadata.model)}
         if shape is not None:
             groups = [group.to_json() for group in usage]
             document["experts"] = {"blocks": shape[0], "experts": shape[1], "groups": groups}
@@ -61,11 +63,26 @@ def status(
         _print(_rows(known, url))
 
 
+def _computed_by(model: str) -> str | None:
+    """Say which engine computes a model of this machine, and how precisely; None for one that has to be looked for."""
+    from tsembed_search.model import loading, registry
+
+    if model not in registry.MODELS and not os.path.isdir(model):  # noqa: PTH112 - `Path.is_dir` raises where it may not look
+        return None
+    try:
+        return loading.computed_by(registry.resolve(model, known=True))
+    except TsembedError:
+        return None
+
+
 def _rows(known: IndexStatus, url: str | None) -> list[tuple[str, str]]:
     """Return what is told to people, as (label, words)."""
     metadata, store = known.metadata, known.store
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(metadata.created_at))
-    rows = [("index", known.name), ("model", f"{metadata.model} ({metadata.dim} dimensions)"), ("made", made)]
+    rows = [("index", known.name), ("model", f"{metadata.model} ({metadata.dim} dimensions)")]
+    if by := _computed_by(metadata.model):
+        rows.append(("computed by", by))
+    rows.append(("made", made))
     if store is not None:
         counts = [wording.count_words(count, kind) for kind, count in sorted((known.items or {}).items())]
         rows.append(("items", f"{store.points:,}" + (f" ({', '.join(counts)})" if counts else "")))
