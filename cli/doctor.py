@@ -16,9 +16,8 @@ from tsembed_search import private, wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
 from tsembed_search.errors import TsembedError, spelled
-from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, home
+from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, absence, home
 from tsembed_search.version import __version__
-from tsembed_search.whereabouts import absence
 
 State = Literal["ok", "slow", "problem"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tsembed_search.search.queries import BatchQuery
     from tsembed_search.search.results import Hit, SearchOptions, SearchResult
 
-_BATCH = 64  # queries of a file that are embedded together
+_BATCH = 256  # queries of a file that are searched for together
 
 
 @options.described(
@@ -230,7 +230,8 @@ def _answered(
 ) -> Iterator[tuple[BatchQuery, list[Hit] | TsembedError]]:
     """The hits of each query. When a picture among them cannot be read, each is tried by itself."""
     try:
-        yield from zip(queries, index.search_many([query.item for query in queries], chosen), strict=True)
+        found = index.search_many([query.item for query in queries], chosen, snippets=True)
+        yield from zip(queries, found, strict=True)
     except LoadError as error:
         if len(queries) == 1:
             yield queries[0], LoadError(f"{queries[0].where}: {error.message}", error.hint)

@@ -10,7 +10,7 @@ from typer import Option
 from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
-from tsembed_search.whereabouts import absence
+from tsembed_search.paths import absence
 
 if TYPE_CHECKING:
     from tsembed_search.search.results import IndexStatus

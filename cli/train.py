@@ -199,7 +199,6 @@ def _dry_run(
 ) -> None:
     from tsembed_search.trainer import preparation
     from tsembed_search.trainer import recipe as recipes
-    from tsembed_search.trainer.dry_run import dry_run
 
     asked = preparation.named(name, changes)
     loaded = None
@@ -208,7 +207,9 @@ def _dry_run(
             loaded = preparation.rows_for(asked, data)
         _tell_left_out(loaded, quiet=quiet)
     with render.working(f"Trying {asked.name}", quiet=quiet):
-        walked, report = dry_run(asked, loaded.train if loaded else [], device if device != "auto" else "cpu")
+        walked, report = preparation.dry_run(
+            asked, loaded.train if loaded else [], device if device != "auto" else "cpu"
+        )
     if json:
         said = {"recipe": recipes.to_json(asked), "expected": dict(asked.expected), "walked": recipes.to_json(walked)}
         render.print_json(replace(report, checkpoint=None).to_json() | {"dry_run": True} | said)

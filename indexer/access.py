@@ -10,12 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError
 from tsembed_search.indexer import mending
-from tsembed_search.ownership import Owner, owned, owner_of
+from tsembed_search.ownership import owned, owner_of
 from tsembed_search.store import opening
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ class Access:
 
     def __init__(self, address: IndexAddress, *, wait: bool = False, store: Store | None = None) -> None:
         self.address = address
-        self.folder = address.folder
         self.wait = wait
         self._store = store
         self._readers = 0
@@ -47,7 +46,7 @@ class Access:
 
     def hold(self) -> None:
         """Own the index and open its store, if there is one, until `close`. Raises what `change` and `read` do."""
-        self._owned = self._owning(_HOLDING, _unheard)
+        self._owned = self._owning(_HOLDING)
         self._held = True
         try:
             self._for_change(None)
@@ -77,7 +76,9 @@ class Access:
 
         `note` is told whom is waited for. Raises `IndexBusyError` while somebody else changes the index.
         """
-        with self._one_at_a_time():
+        if not self._change.acquire(blocking=self.wait):
+            raise self._busy("by another thread of this program")
+        try:
             if self._held and self._owned is not None:
                 self._owned.sign(doing)
                 try:
@@ -87,11 +88,16 @@ class Access:
                 return
             # Whoever owns the index may be waiting for this store.
             self.let_go()
-            with ExitStack() as stack:
-                self._owned = stack.enter_context(self._owning(doing, note or _unheard))
-                stack.callback(self._disown)
-                stack.callback(self.let_go)
-                yield
+            with self._owning(doing, note) as self._owned:
+                try:
+                    yield
+                finally:
+                    try:
+                        self.let_go()
+                    finally:
+                        self._owned = None
+        finally:
+            self._change.release()
 
     @contextmanager
     def change(self, doing: str, note: Note | None = None, *, rescue: bool = True) -> Iterator[Store | None]:
@@ -101,7 +107,7 @@ class Access:
         Raises what `own` and `read` do.
         """
         with self.own(doing, note):
-            yield self._for_change((note or _unheard) if rescue else None)
+            yield self._for_change((note or mending.unheard) if rescue else None)
 
     def made(self, store: Store) -> None:
         """Take over the store that whoever changes the index has made."""
@@ -146,34 +152,21 @@ class Access:
                 rescue = None
             except IndexBusyError as error:
                 if not self.wait:
-                    other = None if self._owned is not None else owner_of(self.folder)
+                    other = None if self._owned is not None else owner_of(self.address.folder)
                     raise self._busy(f"by {other or 'another process'}") from error
                 time.sleep(_BETWEEN_TRIES)
 
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        if not self._change.acquire(blocking=self.wait):
-            raise self._busy("by another thread of this program")
-        try:
-            yield
-        finally:
-            self._change.release()
-
-    def _disown(self) -> None:
-        self._owned = None
-
-    def _owning(self, doing: str, note: Note) -> owned:
-        def on_wait(owner: Owner | None) -> None:
-            note(f"Waiting for {owner or 'another process'}.")
-
-        return owned(self.folder, doing, wait=None if self.wait else 0.0, on_wait=on_wait)
+    def _owning(self, doing: str, note: Note | None = None) -> owned:
+        tell = note or mending.unheard
+        return owned(
+            self.address.folder,
+            doing,
+            wait=None if self.wait else 0.0,
+            on_wait=lambda other: tell(f"Waiting for {other or 'another process'}."),
+        )
 
     def _busy(self, by_whom: str) -> IndexBusyError:
         return IndexBusyError(
             f"The index {self.address.name!r} is in use {by_whom}.",
             "Wait until it has finished ({wait} does), or choose another index: {index}.",
         )
-
-
-def _unheard(message: str) -> None:
-    """Tell nobody."""

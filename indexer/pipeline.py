@@ -19,26 +19,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tsembed_search.documents.crawl import Crawl, Found, Selection, Unreachable
+from tsembed_search.documents.crawl import Crawl, Found, Selection
 from tsembed_search.errors import IndexMismatchError
 from tsembed_search.indexer import mending
-from tsembed_search.indexer.intake import Intake, valid_recipes
-from tsembed_search.indexer.jobs import ContentJob, Flow, FlowStopped
+from tsembed_search.indexer.changes import Changes, Guard
+from tsembed_search.indexer.intake import ContentJob, Flow, FlowStopped, Intake, valid_recipes
 from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
-from tsembed_search.indexer.offline import Guard
-from tsembed_search.indexer.report import (
-    IndexOptions,
-    IndexReport,
-    Interrupted,
-    Meter,
-    ProgressSink,
-    Silent,
-    StopSignal,
-)
+from tsembed_search.indexer.report import IndexOptions, IndexReport, Interrupted, Meter, ProgressSink, StopSignal
 from tsembed_search.indexer.stages import Feeder, embed_all
 from tsembed_search.indexer.writing import Writer
-from tsembed_search.paths import indexed_form
-from tsembed_search.whereabouts import OFFLINE
+from tsembed_search.paths import OFFLINE, indexed_form
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelInfo
@@ -82,11 +72,10 @@ def run_index(
     Raises `UsageError` (a path that does not exist, a bad pattern), `IndexBusyError`, `IndexMismatchError`,
     `StoreError`, `ModelError`, and `Interrupted`, with the report so far, when `stop` is set or Ctrl-C is pressed.
     """
-    meter = Meter(progress or Silent())
-    selection = Selection(options.include, options.exclude, hidden=options.hidden)
+    meter = Meter(progress)
     crawl = Crawl(
         paths,
-        selection,
+        Selection(options.include, options.exclude, hidden=options.hidden),
         follow_links=options.follow_links,
         skip=opened.folder,
         known=lambda path: _knows(opened.folder, path),
@@ -114,13 +103,7 @@ class _IndexRun:
     """One run, stage by stage."""
 
     def __init__(
-        self,
-        options: IndexOptions,
-        opened: Opened,
-        store: Store | None,
-        crawl: Crawl,
-        meter: Meter,
-        stop: StopSignal,
+        self, options: IndexOptions, opened: Opened, store: Store | None, crawl: Crawl, meter: Meter, stop: StopSignal
     ) -> None:
         self._options = options
         self._opened = opened
@@ -162,14 +145,17 @@ class _IndexRun:
         told = self._manifest.get(_READS_PAGES)
         reads_pages = None if told is None else told == "yes"
         recipes = valid_recipes(self._options.pages, reads_pages)
-        self._changes = self._manifest.changes(recipes, retry_skipped=self._options.retry_skipped)
+        self._changes = Changes(self._manifest, recipes, retry_skipped=self._options.retry_skipped)
         listing = iter(self._crawl)
         while portion := list(islice(listing, _PORTION)):
-            for problem in portion:
-                if isinstance(problem, Unreachable):
-                    meter.skip(problem.path, problem.reason)
-                    self._changes.keep(problem.path)
-            compared = self._changes.compare([found for found in portion if isinstance(found, Found)])
+            found = []
+            for one in portion:
+                if isinstance(one, Found):
+                    found.append(one)
+                else:
+                    meter.skip(one.path, one.reason)
+                    self._changes.keep(one.path)
+            compared = self._changes.compare(found)
             meter.count("unchanged", compared.unchanged)
             for path, reason in compared.skipped:
                 meter.skip(path, reason)
@@ -328,7 +314,7 @@ class _IndexRun:
         self._meter.enter("optimizing")
         self._store.optimize()
         if self._embedders and self._embedders[0].info.calibration is None:
-            from tsembed_search.search.calibrate import measured_calibration
+            from tsembed_search.search.index_model import measured_calibration
 
             measured = measured_calibration(self._store, self._embedders[0])
             if measured is not None:

@@ -25,8 +25,6 @@ Whoever shows a run (the live display, the report, TensorBoard) reads these reco
 `gradients`      tasks [names], cosine [[...]]: between the tasks' gradients of the shared weights, at the end
 `note`           message
 `end`            reason (finished, early stop, interrupted), steps, seconds, items_per_second, best_step, checkpoint
-
-A run's numbers for TensorBoard, from the records of `log`.
 """
 
 from __future__ import annotations
@@ -54,14 +52,14 @@ NAME = "log.jsonl"
 
 
 class Log:
-    """Appends records to a file and tells observers. Without a path, only the latter (a rank that is not the first)."""
+    """Appends records to a file, if this is the rank that has one, and tells observers."""
 
     def __init__(self, path: Path | None, *observers: Observer) -> None:
         self._file = None if path is None else path.open("ab")
         self._observers = list(observers)
 
     def write(self, kind: str, **values: Any) -> None:
-        """Appends one record."""
+        """Append one record."""
         record = _finite({"kind": kind, **values})
         if self._file is not None:
             self._file.write(json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n")
@@ -86,12 +84,12 @@ class Log:
         return 0 if self._file is None else os.fstat(self._file.fileno()).st_size
 
     def cut(self, size: int) -> None:
-        """Forgets what came after `size` bytes: steps that a resumed run takes again."""
+        """Forget what came after `size` bytes: steps that a resumed run takes again."""
         if self._file is not None and size < self.size:
             self._file.truncate(size)
 
     def close(self) -> None:
-        """Closes the file. What could not be written then is what `write` has already raised an error for."""
+        """Close the file. What could not be written then is what `write` has already raised an error for."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
@@ -156,17 +154,9 @@ class TensorBoard:
         """Write the scalars of steps and validations, `loss` and `rates/experts`, say. Raises `OSError`."""
         if record["kind"] == "run":
             self._begin()
-            for earlier in read(self._run / NAME):
-                self._add(earlier)
         elif self._writer is not None:
             self._add(record)
-        if self._writer is not None:
             self._writer.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
 
     def _begin(self) -> None:
         folder = self._run / "tensorboard"
@@ -177,6 +167,9 @@ class TensorBoard:
         # The package's own writers work in a thread, whose errors (a full disk) come out as a page of code.
         self._writer = self._records.RecordWriter(file.open("wb"))
         self._write(file_version="brain.Event:2")
+        for earlier in read(self._run / NAME):
+            self._add(earlier)
+        self._writer.flush()
 
     def _add(self, record: Mapping[str, Any]) -> None:
         if record["kind"] in ("step", "validation"):

@@ -13,7 +13,7 @@ def words(device: torch.device) -> tuple[str, str]:
     import torch
 
     from tsembed_search.model import backbone as devices
-    from tsembed_search.model.backbones import hf_loading
+    from tsembed_search.model.backbones import hf
 
     free = devices.free_bytes(device) or 0
     parts = [devices.describe(device), f"{free / 1e9:.1f} GB free"]
@@ -23,14 +23,13 @@ def words(device: torch.device) -> tuple[str, str]:
         parts.append(f"compute capability {major}.{minor}")
     parts.append("bfloat16" if native else "no bfloat16: large models run in float32, slower and with twice the memory")
     kinds = {"flash_attention_2": "flash attention", "sdpa": "PyTorch's own attention"}
-    attention = kinds[hf_loading.attention(device)]
+    attention = kinds[hf.attention(device)]
     return f"{', '.join(parts)}, {attention}", _for_recipes(free, device)
 
 
 def _for_recipes(free: int, device: torch.device) -> str:
     """Say which of the recipes for models of two billion parameters fit."""
-    from tsembed_search.model.backbone import has_bfloat16
-    from tsembed_search.model.backbones.budget import LEAST_TOKENS, TWO_BILLION, TWO_BILLION_BYTES
+    from tsembed_search.model.backbone import LEAST_TOKENS, TWO_BILLION, TWO_BILLION_BYTES, has_bfloat16
 
     if device.type == "mps":
         return "Training does not run on the GPU of a Mac yet: tsembed train --device cpu."
@@ -40,8 +39,8 @@ def _for_recipes(free: int, device: torch.device) -> str:
         return "The recipes for models of two billion parameters (mmeb-...) do not fit; those for mini do."
     plain, checkpointed = (TWO_BILLION.training_tokens(left, checkpointing) for checkpointing in (False, True))
     if left < 2 * LEAST_TOKENS * TWO_BILLION.training:
-        return f"The recipes mmeb-... fit with --set run.checkpointing=true --set batch.tokens={checkpointed}."
+        return f"The recipes mmeb-... fit with --set run.gradient_checkpointing=true --set batch.tokens={checkpointed}."
     return (
         f"The recipes mmeb-... fit with batch.tokens of {plain} or less, or of {checkpointed} with "
-        "--set run.checkpointing=true."
+        "--set run.gradient_checkpointing=true."
     )

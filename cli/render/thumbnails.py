@@ -184,7 +184,7 @@ def thumbnails(hits: Sequence[Hit]) -> dict[int, Pixels]:
 
     Texts have none, nor have files that cannot be read now.
     """
-    from tsembed_search.documents import thumbnails
+    from tsembed_search.documents import decoders
 
     # A picture in a text has no page; a picture file is shown itself.
     places = {
@@ -192,5 +192,5 @@ def thumbnails(hits: Sequence[Hit]) -> dict[int, Pixels]:
         for hit in hits
         if hit.page is not None or (hit.kind == "image" and hit.chunk is None)
     }
-    drawn = thumbnails.thumbnails(places.values())
+    drawn = decoders.thumbnails(places.values())
     return {rank: drawn[place] for rank, place in places.items() if place in drawn}

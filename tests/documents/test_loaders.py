@@ -18,9 +18,9 @@ from tsembed_search.documents.encoding import find_encoding, read_text
 from tsembed_search.documents.formats.html import FORMAT as HTML
 from tsembed_search.documents.formats.image import FORMAT as IMAGE
 from tsembed_search.documents.formats.markdown import FORMAT as MARKDOWN
+from tsembed_search.documents.formats.markdown import blocks, parse
 from tsembed_search.documents.formats.pdf import FORMAT as PDF
 from tsembed_search.documents.formats.text import FORMAT as TEXT
-from tsembed_search.documents.markdown_page import blocks, parse
 from tsembed_search.errors import LoadError
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsembed_search.documents.chunking import tiled
-from tsembed_search.documents.markdown_page import blocks, front_matter, parse
+from tsembed_search.documents.formats.markdown import blocks, front_matter, parse
 
 
 def shown(source: str) -> str:

@@ -4,7 +4,9 @@ A model says what it is (`ModelInfo`) and what its inputs must look like (`Input
 torch, so that decoding workers can shape inputs without loading the model), turns items into `Prepared` inputs on the
 CPU, and embeds batches of those.
 
-Which device a model runs on, in which precision, and how much fits.
+Below the contract: which device a model runs on, in which precision, and how many tokens fit at once. The factors of
+that are measured: `benchmarks/training_memory.py` gives what a decoder block saves, `tests/gpu/test_budgets.py` holds
+all of them to what models really take.
 """
 
 from __future__ import annotations
@@ -50,6 +52,20 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class ModelRef:
+    """A model that exists on this machine. `folder` is None for a built-in one.
+
+    `warning`: what a person who chooses it should know, or nothing.
+    """
+
+    name: str
+    family: str
+    fingerprint: str
+    folder: Path | None = None
+    warning: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
 class BuiltIn:
     """A model that a package brings along, an entry of `MODELS`: a checkpoint in `folder`, or a model whose
     `fingerprint` is known without loading it. `loader`, as `module:function`, takes a device.
@@ -88,25 +104,20 @@ class Backbone(Protocol):
     @property
     def info(self) -> ModelInfo:
         """The facts about the model."""
-        ...
 
     @property
     def inputs(self) -> InputSpec:
         """The form that the model's inputs must have."""
-        ...
 
     @property
     def batch_tokens(self) -> int:
         """A token budget per batch (padding included) that suits the model and its device."""
-        ...
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
         """Return an item as the model takes it. Raises `LoadError` for a picture that cannot be read."""
-        ...
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """Embed a batch: unit vectors `[B, D]`, and routes `[B, L·E]` of a model with experts."""
-        ...
 
 
 class Trainable(Backbone, Protocol):
@@ -118,40 +129,31 @@ class Trainable(Backbone, Protocol):
     @property
     def look_width(self) -> int:
         """Numbers in each row of what a frozen part gives for a picture: see `Looking`. 0: there is no such part."""
-        ...
 
     @property
     def blocks(self) -> torch.nn.ModuleList:
         """The transformer blocks that adapters go into."""
-        ...
 
     def adapt(self, settings: AdapterSettings) -> Adapters:
         """Put fresh adapters on the model. Raises `ModelError` for settings that it cannot have."""
-        ...
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
         """The model on a batch, for training. Gradients flow to adapters and routers. Needs adapters."""
-        ...
 
     def without_adapters(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """The model without its experts on a batch: vectors `[B, D]`, without gradients. Needs adapters."""
-        ...
 
     def train(self, mode: bool = True) -> None:
         """Turns dropout and router noise on or off."""
-        ...
 
     def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
-        ...
 
     def training_tokens(self, checkpointing: bool = False) -> int:
         """A budget of padded tokens with gradients at once that suits the model and its device."""
-        ...
 
     def compile(self, **options: Any) -> None:
         """Runs the parts of the blocks through torch.compile from now on. `options` are those of `Module.compile`."""
-        ...
 
 
 class Looking(Trainable, Protocol):
@@ -159,13 +161,19 @@ class Looking(Trainable, Protocol):
 
     def look(self, batch: Sequence[Prepared]) -> list[torch.Tensor | None]:
         """Return what the frozen part sees in each item's picture, None without one."""
-        ...
 
     def prepare(self, item: Item, role: Role = "document", seen: torch.Tensor | None = None) -> Prepared:
         """As a backbone's `prepare`; with what `look` gave, the picture is not opened."""
-        ...
 
 
+LEAST_TOKENS = 1024
+MOST_TOKENS = 32768
+"""Beyond this a large GPU gains nothing."""
+_FORWARD_SHARE, _TRAINING_SHARE = 0.5, 0.75  # of the free memory: other programs, fragmentation, kernels' own space
+# Bytes per token: of a forward pass, per unit of the decoder's widest layer; of what a block in training saves for its
+# backward pass, per unit of its hidden and its inner width; of a vision tower's forward pass, per patch.
+_DECODER, _HIDDEN, _INNER = 64, 50, 8
+_TOWER, _PIXEL = 8, 12
 _ELSEWHERE = "Choose auto or cpu: {device}."
 
 
@@ -279,14 +287,44 @@ def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.dev
 
 
 @dataclass(frozen=True)
-class ModelRef:
-    """A model that exists on this machine. `folder` is None for a built-in one.
+class Needs:
+    """Bytes per token of a forward pass, of training, and of training with checkpointing."""
 
-    `warning`: what a person who chooses it should know, or nothing.
-    """
+    forward: float
+    training: float
+    checkpointed: float
 
-    name: str
-    family: str
-    fingerprint: str
-    folder: Path | None = None
-    warning: str = field(default="", compare=False)
+    def forward_tokens(self, free: int, most: int = MOST_TOKENS) -> int:
+        """Padded tokens of a batch without gradients, with `free` bytes."""
+        return max(min(LEAST_TOKENS, most), min(most, int(free * _FORWARD_SHARE / self.forward)))
+
+    def training_tokens(self, free: int, checkpointing: bool, most: int = MOST_TOKENS) -> int:
+        """Padded tokens with gradients at once."""
+        needed, most = (self.checkpointed, most // 2) if checkpointing else (self.training, most // 4)
+        return max(min(LEAST_TOKENS, most), min(most, int(free * _TRAINING_SHARE / needed)))
+
+
+TWO_BILLION = Needs(forward=574e3, training=4.45e6, checkpointed=0.62e6)
+"""The needs of Qwen2-VL-2B and Qwen3-VL-2B, by `needs`, for those who ask before a model is there."""
+TWO_BILLION_BYTES = 4_500_000_000
+"""Their weights, in bfloat16."""
+
+
+def needs(config: Any, bytes_each: int = 2) -> Needs:
+    """Return what a transformers model takes per token, by its configuration, with weights of `bytes_each` bytes."""
+
+    def first(part: Any, *names: str) -> int:
+        return next((int(found) for name in names if (found := getattr(part, name, None))), 0)
+
+    text, vision, factor = config.get_text_config(), config.vision_config, bytes_each / 2
+    hidden, inner, blocks = int(text.hidden_size), int(text.intermediate_size), int(text.num_hidden_layers)
+    block = factor * (_HIDDEN * hidden + _INNER * inner)
+    merged = (first(vision, "spatial_merge_size") or first(config, "scale_factor") or 1) ** 2  # patches in one token
+    seen = first(vision, "embed_dim", "hidden_size")
+    seen += first(vision, "intermediate_size") or seen * vision.mlp_ratio
+    tower = factor * merged * (_TOWER * seen + _PIXEL * 3 * int(vision.patch_size) ** 2)
+    return Needs(
+        forward=max(factor * _DECODER * max(hidden, inner), tower),
+        training=blocks * block + tower,
+        checkpointed=blocks * bytes_each * hidden + 2 * block + tower,  # blocks' inputs, and one block there and back
+    )
