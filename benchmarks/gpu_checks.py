@@ -24,16 +24,14 @@ from tsembed_search.items import Item
 from tsembed_search.model import backbone as devices
 from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Prepared, Trainable, autocast
+from tsembed_search.model.backbones import tiny
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.trainer import dry_run, gradcache, recipe
+from tsembed_search.trainer import gradcache, preparation, recipe
 from tsembed_search.trainer.job import Job, Stopped
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.packing import Shape, unpack
+from tsembed_search.trainer.losses.base import Shape, unpack
 from tsembed_search.trainer.settings import Recipe
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from helpers import tiny_models  # the tests' tiny models of every family
 
 _WORDS = "red apple on a wooden table by the sea where two old dogs sleep in the sun".split()
 _NO_CHANCE = ("adapter.dropout=0", "adapter.noise=0")
@@ -53,12 +51,12 @@ def _pictures(count: int) -> list[Item]:
 
 def _tiny(setting: Setting, family: str) -> str:
     folder = setting.folder / family
-    return str(folder if folder.is_dir() else tiny_models.make(family, folder))
+    return str(folder if folder.is_dir() else tiny.make(family, folder))
 
 
 def _models(setting: Setting) -> list[tuple[str, str]]:
     """Name and place of mini and of the tiny families."""
-    families = ["qwen2-vl"] if setting.quick else list(tiny_models.MAKERS)
+    families = ["qwen2-vl"] if setting.quick else list(tiny.MAKERS)
     return [("mini", "mini"), *((family, _tiny(setting, family)) for family in families)]
 
 
@@ -76,7 +74,7 @@ def card(setting: Setting) -> Iterator[Line]:
     yield Line("card", "compute capability", ".".join(map(str, capability)), figures={"capability": capability})
     yield Line("card", "memory", f"{free / 1e9:.1f} of {whole / 1e9:.1f} GB free", figures={"free": free, "all": whole})
     yield Line("card", "bfloat16", "native" if devices.has_bfloat16(place) else "emulated: float32 is used")
-    from tsembed_search.model.backbones.hf_loading import attention
+    from tsembed_search.model.backbones.hf import attention
 
     yield Line("card", "attention", attention(place))
 
@@ -340,7 +338,7 @@ def real_size(setting: Setting) -> Iterator[Line]:
         return
     import real_size as sizes
 
-    from tsembed_search.model.backbones import budget
+    from tsembed_search.model import backbone as budget
     from tsembed_search.model.moe_lora import attach
 
     needs, place = budget.needs(sizes.config("qwen2-vl-2b")), torch.device(setting.device)
@@ -384,7 +382,7 @@ def _pass(decoder: Any, adapters: Any, tokens: int, precision: Callable[[], Abst
 def recipes(setting: Setting) -> Iterator[Line]:
     """Every recipe, walked through in small."""
     for name in ["tsembed", "mmeb-qwen2vl-2b"] if setting.quick else recipe.RECIPES.names():
-        _, report = dry_run.dry_run(recipe.load(name), device=setting.device)
+        _, report = preparation.dry_run(recipe.load(name), device=setting.device)
         fine = report.loss is not None and np.isfinite(report.loss)
         yield Line("recipes", name, f"loss {report.loss:.3f}", "finite", bool(fine), {"loss": report.loss})
 

@@ -47,6 +47,7 @@ from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_encoder import HIDDEN, MiniEncoder
 from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.moe_lora import Adapters, GatedLinear, attach
+from tsembed_search.model.routing import load_balance
 
 EXPERTS = 8
 SUBJECTS = {"block_1536": (1536, 16, "layers"), "mini": (HIDDEN, 4, "encoder.layer")}
@@ -190,8 +191,9 @@ def inputs(subject: str, tokens: int) -> Tensor:
 def train_moe(model: nn.Module, adapters: Adapters, x: Tensor) -> None:
     """One step without an optimiser: forward, routing losses, backward."""
     with adapters.tracing(None, losses=True) as trace:
-        out = model(x)
-    (out.square().mean() + 0.01 * trace.load_balance() + 0.001 * trace.z_loss()).backward()
+        traced = trace.finished(model(x))
+    balance = load_balance(traced.probabilities, traced.choices)
+    (traced.vectors.square().mean() + 0.01 * balance + 0.001 * traced.z).backward()
     model.zero_grad(set_to_none=True)
 
 
@@ -217,8 +219,8 @@ def contestants(subject: str, tokens: int, level: str) -> dict[str, Callable[[],
             return out
 
     def unrecorded() -> Tensor:
-        with torch.no_grad(), adapters.tracing(None):
-            adapters.routing.trace = None
+        with torch.no_grad(), adapters.tracing(None) as trace:
+            trace.add = lambda block, found: None  # type: ignore[method-assign]
             return cast(Tensor, ours(x))
 
     def in_loop() -> Tensor:

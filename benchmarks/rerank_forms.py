@@ -201,7 +201,7 @@ def main(
     ref = registry.resolve(Path(model) if "/" in model else model)
     backbone = cast(Trainable, loading.load(ref, "cpu"))
     assert backbone.adapters is not None, f"{model} has no experts"
-    preparer = features.preparer(backbone, loading.base_behind(ref).fingerprint, True, None)
+    preparer = features.preparer_for(backbone, loading.base_behind(ref).fingerprint, True, None)
     embedding = Embedding(backbone, preparer, autocast("float32", torch.device("cpu")))
     rankings = rank_tasks(embedding, training_data.load([str(data)]).validation, rows)
     preparer.close()

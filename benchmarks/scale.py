@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 from tsembed_search.paths import IndexAddress
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Payload, Point, StoreSettings
-from tsembed_search.store.edge.engine import EDGE
-from tsembed_search.store.edge.store import EdgeStore
+from tsembed_search.store.edge.store import EDGE, EdgeStore
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import point_id
 

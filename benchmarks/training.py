@@ -43,8 +43,8 @@ from tsembed_search.trainer.batches.loader import read
 from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.loop import train
+from tsembed_search.trainer.losses.base import Labels, Shape
 from tsembed_search.trainer.objective import Objective
-from tsembed_search.trainer.packing import Labels, Shape
 from tsembed_search.trainer.settings import NegativeSettings, Recipe
 
 WORDS = "river village music church station season family water house king battle school red apple old dog sea".split()
@@ -204,7 +204,7 @@ def seen_before(count: int) -> float:
             coarse.resize((400, 300), Image.Resampling.BICUBIC).save(file)
             rows.append([(Item(f"picture {at}"), "query"), (Item(image=file), "document")])
         backbone = model(settings(count))
-        preparer = features.preparer(backbone, "benchmark", workers=1)
+        preparer = features.preparer_for(backbone, "benchmark", workers=1)
         rates = []
         for _ in range(2):
             started = time.perf_counter()

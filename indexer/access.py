@@ -10,12 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError
-from tsembed_search.indexer import mending
-from tsembed_search.ownership import Owner, owned, owner_of
+from tsembed_search.ownership import owned, owner_of
 from tsembed_search.store import opening
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ class Access:
 
     def __init__(self, address: IndexAddress, *, wait: bool = False, store: Store | None = None) -> None:
         self.address = address
-        self.folder = address.folder
         self.wait = wait
         self._store = store
         self._readers = 0
@@ -47,7 +45,7 @@ class Access:
 
     def hold(self) -> None:
         """Own the index and open its store, if there is one, until `close`. Raises what `change` and `read` do."""
-        self._owned = self._owning(_HOLDING, _unheard)
+        self._owned = self._owning(_HOLDING)
         self._held = True
         try:
             self._for_change(None)
@@ -77,7 +75,9 @@ class Access:
 
         `note` is told whom is waited for. Raises `IndexBusyError` while somebody else changes the index.
         """
-        with self._one_at_a_time():
+        if not self._change.acquire(blocking=self.wait):
+            raise self._busy("by another thread of this program")
+        try:
             if self._held and self._owned is not None:
                 self._owned.sign(doing)
                 try:
@@ -87,11 +87,16 @@ class Access:
                 return
             # Whoever owns the index may be waiting for this store.
             self.let_go()
-            with ExitStack() as stack:
-                self._owned = stack.enter_context(self._owning(doing, note or _unheard))
-                stack.callback(self._disown)
-                stack.callback(self.let_go)
-                yield
+            with self._owning(doing, note) as self._owned:
+                try:
+                    yield
+                finally:
+                    try:
+                        self.let_go()
+                    finally:
+                        self._owned = None
+        finally:
+            self._change.release()
 
     @contextmanager
     def change(self, doing: str, note: Note | None = None, *, rescue: bool = True) -> Iterator[Store | None]:
@@ -101,7 +106,7 @@ class Access:
         Raises what `own` and `read` do.
         """
         with self.own(doing, note):
-            yield self._for_change((note or _unheard) if rescue else None)
+            yield self._for_change((note or (lambda message: None)) if rescue else None)
 
     def made(self, store: Store) -> None:
         """Take over the store that whoever changes the index has made."""
@@ -142,38 +147,27 @@ class Access:
             except DamagedIndexError as error:
                 if rescue is None:
                     raise
+                from tsembed_search.indexer import mending  # a search needs none of it
+
                 mending.salvage(self.address, error, rescue)
                 rescue = None
             except IndexBusyError as error:
                 if not self.wait:
-                    other = None if self._owned is not None else owner_of(self.folder)
+                    other = None if self._owned is not None else owner_of(self.address.folder)
                     raise self._busy(f"by {other or 'another process'}") from error
                 time.sleep(_BETWEEN_TRIES)
 
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        if not self._change.acquire(blocking=self.wait):
-            raise self._busy("by another thread of this program")
-        try:
-            yield
-        finally:
-            self._change.release()
-
-    def _disown(self) -> None:
-        self._owned = None
-
-    def _owning(self, doing: str, note: Note) -> owned:
-        def on_wait(owner: Owner | None) -> None:
-            note(f"Waiting for {owner or 'another process'}.")
-
-        return owned(self.folder, doing, wait=None if self.wait else 0.0, on_wait=on_wait)
+    def _owning(self, doing: str, note: Note | None = None) -> owned:
+        tell = note or (lambda message: None)
+        return owned(
+            self.address.folder,
+            doing,
+            wait=None if self.wait else 0.0,
+            on_wait=lambda other: tell(f"Waiting for {other or 'another process'}."),
+        )
 
     def _busy(self, by_whom: str) -> IndexBusyError:
         return IndexBusyError(
             f"The index {self.address.name!r} is in use {by_whom}.",
             "Wait until it has finished ({wait} does), or choose another index: {index}.",
         )
-
-
-def _unheard(message: str) -> None:
-    """Tell nobody."""

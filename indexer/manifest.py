@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsembed_search.documents.crawl import stored_time
-from tsembed_search.indexer.changes import Changes
 from tsembed_search.indexer.database import Content, Database, FileRow, below, each_id
+from tsembed_search.paths import offline_folders
 from tsembed_search.private import copied
-from tsembed_search.whereabouts import offline_folders
 
 NAME: Final = "manifest.sqlite"
 _SHA_OF: Final = "SELECT sha FROM files WHERE path = ?"
+Told = tuple[bytes, bytes, bool]
+"""A point as the store tells of it: its content, its id, and whether it is all of a file."""
 _CONTENT: Final = "SELECT sha, recipe, pending, points FROM contents"
 
 
@@ -36,15 +37,11 @@ class Manifest:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._db = Database(path)
+        self.database = self._db = Database(path)
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-
-    def changes(self, recipes: Sequence[str], *, retry_skipped: bool = False) -> Changes:
-        """Begin the comparison of a run. `recipes`: the ways of reading whose results need not be made again."""
-        return Changes(self._db, recipes, retry_skipped=retry_skipped)
 
     def get(self, key: str) -> str | None:
         """A fact about the whole index."""
@@ -77,6 +74,10 @@ class Manifest:
         where, values = ("WHERE sha = ?", (sha,)) if sha is not None else ("", ())
         yield from map(FileRow.read, self._db.all(f"SELECT * FROM files {where} ORDER BY path", values))
 
+    def roots(self) -> list[str]:
+        """The folders that files were found under, sorted."""
+        return sorted(os.fsdecode(root) for (root,) in self._db.all("SELECT DISTINCT root FROM files"))
+
     def skipped(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be read, by path."""
         rows = self._db.all("SELECT path, reason FROM files WHERE reason IS NOT NULL ORDER BY path")
@@ -84,45 +85,40 @@ class Manifest:
 
     def counts(self) -> tuple[int, int]:
         """(files, points) that are known."""
-        files = self._db.one("SELECT count(*) FROM files WHERE sha IS NOT NULL")
-        points = self._db.one("SELECT coalesce(sum(length(points)), 0) / 16 FROM contents")
-        return (files[0] if files else 0), (points[0] if points else 0)
+        (files,) = self._db.one("SELECT count(*) FROM files WHERE sha IS NOT NULL")
+        (points,) = self._db.one("SELECT coalesce(sum(length(points)), 0) / 16 FROM contents")
+        return files, points
 
     def count_below(self, root: str) -> int:
         """Return the number of files that are known at a path and below it, without those that could not be read."""
         row = self._db.one(
-            "SELECT count(*) FROM files WHERE sha IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))",
-            below(root),
+            "SELECT count(*) FROM files WHERE sha IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))", below(root)
         )
         return int(row[0])
 
     def places(self) -> list[tuple[str, str | None, int]]:
-        """(path, disk, missing) of each place (`offline.py`); `missing` files when it was found offline, else 0."""
+        """(path, disk, missing) of each place (see `changes.py`); `missing` files when it was found offline, else 0."""
         rows = self._db.all("SELECT path, disk, missing FROM places ORDER BY path")
         return [(os.fsdecode(path), disk, missing) for path, disk, missing in rows]
 
-    def remember_places(
-        self, disks: Mapping[str, str | None], lost: Mapping[str, int], others: Iterable[str] = ()
-    ) -> None:
+    def remember_places(self, disks: Mapping[str, str | None], lost: Mapping[str, int], others: Sequence[str]) -> None:
         """Remember places: those that are there, with their disks; those that are offline, with the number of missing
         files; and others, which are forgotten when nothing is known of any file in them.
         """
-        others = list(others)
         if not (disks or lost or others):
             return
+        there = [(os.fsencode(path), disk) for path, disk in disks.items()]
+        away = [(os.fsencode(path), missing) for path, missing in lost.items()]
         with self._db.transaction() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO places VALUES (?, ?, 0)",
-                [(os.fsencode(path), disk) for path, disk in disks.items()],
-            )
+            db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, 0)", there)
             db.executemany(
                 "INSERT INTO places VALUES (?, NULL, ?) ON CONFLICT (path) DO UPDATE SET missing = excluded.missing",
-                [(os.fsencode(path), missing) for path, missing in lost.items()],
+                away,
             )
             for path in others:
-                db.execute("UPDATE places SET missing = 0 WHERE path = ?", (os.fsencode(path),))
-                if not self.count_below(path):
-                    db.execute("DELETE FROM places WHERE path = ?", (os.fsencode(path),))
+                empty = not self.count_below(path)
+                change = "DELETE FROM places" if empty else "UPDATE places SET missing = 0"
+                db.execute(f"{change} WHERE path = ?", (os.fsencode(path),))
 
     def unsettled(self) -> list[Content]:
         """The contents whose points in the store are not known for sure."""
@@ -136,11 +132,6 @@ class Manifest:
                 "ON CONFLICT (sha) DO UPDATE SET pending = 1, recipe = excluded.recipe",
                 contents,
             )
-
-    def begin_removal(self, shas: Sequence[bytes]) -> None:
-        """Mark contents as pending before their points are deleted."""
-        with self._db.transaction() as db:
-            db.executemany("UPDATE contents SET pending = 1 WHERE sha = ?", [(sha,) for sha in shas])
 
     def finish(self, contents: Sequence[tuple[Content, Sequence[FileRow], bool]]) -> None:
         """Settle contents: all their points are acknowledged, and these files have them. The flag says that the payload
@@ -208,38 +199,35 @@ class Manifest:
             )
             _write_files(db, files, verb="INSERT OR IGNORE")
 
-    def begin_rebuilding(self) -> None:
-        """Begin to make the manifest say what the store has: `take_over` each portion of its points, then `rebuilt`."""
+    def rebuild(self, portions: Iterable[tuple[Sequence[Told], Iterable[FileRow]]], recipe: str) -> int:
+        """Make contents what the store has; returns the number of points. `portions`: its points, and their files, of
+        which those that were not known are taken over.
+
+        A picture file is one point, so it is complete, as read by `recipe`; a document may not be.
+        """
+        columns = "sha BLOB, id BLOB, whole INTEGER, PRIMARY KEY (sha, id)"
         with self._db.transaction() as db:
             db.execute("DROP TABLE IF EXISTS temp.engine")
-            db.execute(
-                "CREATE TEMP TABLE engine (sha BLOB, id BLOB, whole INTEGER, PRIMARY KEY (sha, id)) WITHOUT ROWID"
-            )
-
-    def take_over(self, points: Iterable[tuple[bytes, bytes, bool]], files: Iterable[FileRow]) -> None:
-        """Take over points of the store: their content, their id, whether one is all of a file. And files that were not
-        known.
-        """
-        with self._db.transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO engine VALUES (?, ?, ?)", points)
-        self.correct((), files)
-
-    def rebuilt(self, recipe: str) -> None:
-        """Make contents what the store has. A picture file is one point, so it is complete, as read by `recipe`; a
-        document may not be.
-        """
+            db.execute(f"CREATE TEMP TABLE engine ({columns}) WITHOUT ROWID")
+        total = 0
+        for points, files in portions:
+            total += len(points)
+            with self._db.transaction() as db:
+                db.executemany("INSERT OR IGNORE INTO engine VALUES (?, ?, ?)", points)
+            self.correct((), files)
         with self._db.transaction() as db:
             known = {content.sha: content for content in map(_content, db.execute(_CONTENT))}
             corrected: list[Content] = []
             query = "SELECT sha, group_concat(hex(id), ''), max(whole) FROM engine GROUP BY sha"
             for sha, ids, whole in db.execute(query):
-                points = bytes.fromhex(ids)
+                points_of = bytes.fromhex(ids)
                 before = known.pop(sha, Content(sha, "", True, b""))
-                if before.pending or set(each_id(before.points)) != set(each_id(points)):
-                    single = bool(whole) and len(points) == 16
-                    corrected.append(Content(sha, recipe if single else before.recipe, not single, points))
+                if before.pending or set(each_id(before.points)) != set(each_id(points_of)):
+                    single = bool(whole) and len(points_of) == 16
+                    corrected.append(Content(sha, recipe if single else before.recipe, not single, points_of))
             corrected += [Content(sha, before.recipe, True, b"") for sha, before in known.items()]
         self.correct(corrected)
+        return total
 
     def _contents(self, where: str, values: Sequence[object] = ()) -> list[Content]:
         return [_content(row) for row in self._db.all(f"{_CONTENT} {where}", values)]
@@ -262,7 +250,7 @@ def remembered(folder: Path) -> Remembered:
     if not os.path.exists(folder / NAME):  # noqa: PTH110 - `Path.exists` raises where it may not look
         return Remembered()
     with manifest_to_read(folder / NAME) as manifest:
-        roots = sorted({file.root for file in manifest.files()})
+        roots = manifest.roots()
         lost = [path for path, _, missing in manifest.places() if missing]
         return Remembered(manifest.counts()[0], roots, offline_folders(roots, lost), manifest.skipped())
 

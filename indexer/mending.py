@@ -10,14 +10,15 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.documents.document import FORMATS
 from tsembed_search.errors import StoreError
-from tsembed_search.indexer.database import UNSURE, Content, FileRow, packed, unpacked
-from tsembed_search.indexer.manifest import NAME, Manifest
+from tsembed_search.indexer.database import UNSURE, FileRow, packed, unpacked
+from tsembed_search.indexer.manifest import NAME, Manifest, Told
 from tsembed_search.indexer.report import Amount
 from tsembed_search.paths import file_path
 from tsembed_search.store import opening
@@ -41,7 +42,8 @@ def agree(manifest: Manifest, store: Store, note: Callable[[str], None]) -> None
     told = store.metadata.get(_GENERATION)
     sound = (store.metadata.get(_SALVAGED) or "") == (manifest.get(_SALVAGED) or "")
     if sound and told in (known, manifest.get(_NEXT_GENERATION)):
-        _look_up_unsettled(manifest, store)
+        for content in manifest.unsettled():
+            manifest.correct([replace(content, points=_points_of(store, content.sha))])
         if store.count() == manifest.counts()[1]:
             return
     elif sound and known is None and told is None and store.count() == 0:
@@ -65,11 +67,6 @@ def begin_changes(manifest: Manifest, store: Store) -> None:
     manifest.put(_GENERATION, generation)
 
 
-def _look_up_unsettled(manifest: Manifest, store: Store) -> None:
-    for content in manifest.unsettled():
-        manifest.correct([Content(content.sha, content.recipe, True, _points_of(store, content.sha))])
-
-
 def _points_of(store: Store, sha: bytes) -> bytes:
     found = store.scroll(Condition("sha", "=", sha.hex()), fields=["sha"])
     return packed(sorted(record.id for record in found))
@@ -81,21 +78,17 @@ def rebuild_manifest(manifest: Manifest, store: Store) -> int:
     Files that were not known are taken over as to be looked into again: the next run hashes them, reads documents for
     pieces that may be missing, and embeds nothing that is there.
     """
-    total = 0
-    manifest.begin_rebuilding()
     records = store.scroll(fields=["sha", "places", "page", "chunk", "bytes"])
-    while page := list(islice(records, _GROUP)):
-        total += len(page)
-        _take_over(manifest, page)
-    manifest.rebuilt(FORMATS.get("image").recipe(pages=False))
+    portions = map(_told, iter(lambda: list(islice(records, _GROUP)), []))
+    total = manifest.rebuild(portions, FORMATS.get("image").recipe(pages=False))
     begin_changes(manifest, store)
     manifest.put(_SALVAGED, store.metadata.get(_SALVAGED) or "")
     return total
 
 
-def _take_over(manifest: Manifest, records: Sequence[Record]) -> None:
+def _told(records: Sequence[Record]) -> tuple[list[Told], Iterable[FileRow]]:
     files: dict[str, FileRow] = {}
-    points: list[tuple[bytes, bytes, bool]] = []
+    points: list[Told] = []
     for record in records:
         payload = record.payload
         sha = bytes.fromhex(payload["sha"])
@@ -103,7 +96,7 @@ def _take_over(manifest: Manifest, records: Sequence[Record]) -> None:
         for place in payload["places"]:
             path, root = str(file_path(place["path"])), str(file_path(place["root"]))
             files[path] = FileRow(path, root, UNSURE, round(place["mtime"] * 1e9), 0, sha, "", None)
-    manifest.take_over(points, files.values())
+    return points, files.values()
 
 
 def update_places(manifest: Manifest, store: Store, tick: Callable[[], None]) -> None:
@@ -123,7 +116,7 @@ def sweep(manifest: Manifest, store: Store, tick: Callable[[], None]) -> int:
     """Remove the points of contents that no file has any more; returns how many."""
     removed = 0
     while contents := manifest.homeless(_GROUP):
-        manifest.begin_removal([content.sha for content in contents])
+        manifest.begin([(content.sha, content.recipe) for content in contents])
         for content in contents:
             points = unpacked(_points_of(store, content.sha)) if content.pending else content.ids
             store.delete(points)
@@ -139,14 +132,14 @@ def remove_files(folder: Path, store: Store, paths: Iterable[str]) -> Amount:
     The next run over them adds them again. The caller owns the index. Raises `StoreError`.
     """
     with closing(Manifest(folder / NAME)) as manifest:
-        agree(manifest, store, _unheard)
+        agree(manifest, store, unheard)
         known = [path for path in paths if manifest.file(path) is not None]
         if not known:
             return Amount(0, 0)
         begin_changes(manifest, store)
         manifest.forget(known)
-        items = sweep(manifest, store, _untold)
-        update_places(manifest, store, _untold)
+        items = sweep(manifest, store, unheard)
+        update_places(manifest, store, unheard)
         return Amount(len(known), items)
 
 
@@ -178,9 +171,5 @@ def forget_manifest(folder: Path) -> None:
             ) from error
 
 
-def _unheard(message: str) -> None:
+def unheard(message: str = "") -> None:
     """Tell nobody."""
-
-
-def _untold() -> None:
-    """No progress is shown."""

@@ -27,7 +27,7 @@ class IndexOptions:
 
     `include` and `exclude` are gitignore-style patterns; with `include`, only files that match are read, whatever their
     extension. `hidden`: dot files too. `follow_links`: enter linked folders. `prune`: remove what has vanished.
-    `prune_empty`: also where a whole folder has, whose disk may only be away (see `offline.py`).
+    `prune_empty`: also where a whole folder has, whose disk may only be away (see `changes.py`).
     `retry_skipped`: read again the unchanged files that an earlier run could not. `dry_run`: change nothing.
 
     `workers`: decoding processes (None: by cores and device). `time_limit`: the most seconds a file may take without
@@ -137,8 +137,7 @@ class Interrupted(TsembedError):
 
     def __init__(self, report: IndexReport) -> None:
         super().__init__(
-            f"Interrupted after {report.items.embedded} new items; all of them are kept.",
-            "Run it again to go on.",
+            f"Interrupted after {report.items.embedded} new items; all of them are kept.", "Run it again to go on."
         )
         self.report = report
 
@@ -181,26 +180,13 @@ class ProgressSink(Protocol):
         ...
 
 
-class Silent:
-    """A sink that shows nothing."""
-
-    def update(self, progress: Progress) -> None:
-        """Do nothing."""
-
-    def skipped(self, skipped: Skipped) -> None:
-        """Do nothing."""
-
-    def note(self, message: str) -> None:
-        """Do nothing."""
-
-
 class Meter:
     """The report of a run while it is being made, and its progress, which is told not too often.
 
     Threads count through it; only the run's own thread calls `tick`.
     """
 
-    def __init__(self, sink: ProgressSink) -> None:
+    def __init__(self, sink: ProgressSink | None) -> None:
         self.report = IndexReport()
         self.stage: Stage = "checking"
         self.current = ""
@@ -208,8 +194,7 @@ class Meter:
         self.ignored = 0
         self.total: int | None = None
         self._sink = sink
-        self._started = time.monotonic()
-        self._embedding_since: float | None = None
+        self._started = self._entered = time.monotonic()
         self._embedding_seconds = 0.0
         self._told = 0.0
         self._unsaid: deque[Skipped] = deque()
@@ -218,12 +203,14 @@ class Meter:
 
     def enter(self, stage: Stage) -> None:
         """Begin the next stage."""
-        now = time.monotonic()
-        if self._embedding_since is not None:
-            self._embedding_seconds += now - self._embedding_since
-        self._embedding_since = now if stage == "embedding" else None
+        self._leave()
         self.stage, self.current = stage, ""
         self.tick(now=True)
+
+    def _leave(self) -> None:
+        now = time.monotonic()
+        self._embedding_seconds += now - self._entered if self.stage == "embedding" else 0.0
+        self._entered = now
 
     def skip(self, path: str, reason: str, *, whole: bool = True) -> None:
         """Count a file that was left out, or (not `whole`) a part of it."""
@@ -245,12 +232,13 @@ class Meter:
 
     def note(self, message: str) -> None:
         """Pass a line on to the sink."""
-        self._sink.note(message)
+        if self._sink is not None:
+            self._sink.note(message)
 
     def tick(self, *, now: bool = False) -> None:
         """Tell the sink, if it is time."""
         moment = time.monotonic()
-        if not now and moment - self._told < _BETWEEN_UPDATES:
+        if self._sink is None or (not now and moment - self._told < _BETWEEN_UPDATES):
             return
         self._told = moment
         while self._unsaid:
@@ -260,13 +248,11 @@ class Meter:
     def finished(self) -> IndexReport:
         """Return the report, with its sums and times."""
         self.tick(now=True)
-        report = self.report
+        self._leave()
+        report, seconds = self.report, self._embedding_seconds
         report.files.seen = self.done()
         report.seconds = time.monotonic() - self._started
-        seconds = self._embedding_seconds
-        if self._embedding_since is not None:
-            seconds += time.monotonic() - self._embedding_since
-        report.items_per_second = report.items.embedded / seconds if report.items.embedded and seconds else 0.0
+        report.items_per_second = report.items.embedded / seconds if seconds else 0.0
         return report
 
     def done(self) -> int:
@@ -276,21 +262,17 @@ class Meter:
 
     def _snapshot(self, moment: float) -> Progress:
         done, embedded = self.done(), self.report.items.embedded
-        rate = left = None
+        rate, left = 0.0, None
         if self.stage == "embedding":
             self._recent.append((moment, embedded, done))
             while len(self._recent) > 2 and moment - self._recent[0][0] > _RATE_SECONDS:
                 self._recent.popleft()
-            rate = self._rate(1)
-            files_rate = self._rate(2)
-            if self.total is not None and files_rate:
-                left = max(0, self.total - done) / files_rate
+            since, items, files = self._recent[0]
+            if moment > since:
+                rate = (embedded - items) / (moment - since)
+                if self.total is not None and done > files:
+                    left = max(0, self.total - done) * (moment - since) / (done - files)
         return Progress(
-            self.stage, done, self.total, self.found, self.ignored, self.report.files.skipped, embedded, rate or 0.0,
+            self.stage, done, self.total, self.found, self.ignored, self.report.files.skipped, embedded, rate,
             moment - self._started, left, self.current,
         )  # fmt: skip
-
-    def _rate(self, field: int) -> float:
-        first, last = self._recent[0], self._recent[-1]
-        seconds = last[0] - first[0]
-        return (last[field] - first[field]) / seconds if seconds > 0 else 0.0

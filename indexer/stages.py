@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import queue
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from queue import Queue
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from tsembed_search.documents.decoders import Decoder, Request, Transient, Watch
 from tsembed_search.documents.document import Unit
 from tsembed_search.errors import LoadError, ModelError
-from tsembed_search.indexer.jobs import ContentJob, End, Entry, Flow, Ready
+from tsembed_search.indexer.intake import ContentJob, Entry, Flow
 from tsembed_search.indexer.report import IndexOptions, Meter
 from tsembed_search.indexer.writing import Writer
 from tsembed_search.items import Item
@@ -36,24 +35,27 @@ _WAITING: Final = 6
 _BETWEEN_TICKS: Final = 0.1
 
 T = TypeVar("T")
-Batch = Sequence[tuple[Entry, Prepared]]
+Ready = tuple[Entry, Prepared]
+Batch = Sequence[Ready]
 
 
 class Feeder:
-    """The threads that read the contents in `jobs` and fill `ready`, which ends with None."""
+    """The threads that read the contents in `jobs` and fill `ready`: with items, with each job when nothing more comes
+    of it, and with None at the end.
+    """
 
     def __init__(
         self,
         options: IndexOptions,
         embedder: Embedder,
-        jobs: queue.Queue[ContentJob | None],
+        jobs: Queue[ContentJob | None],
         workers: int,
         meter: Meter,
     ) -> None:
-        self.ready: queue.Queue[Ready | End | None] = queue.Queue(_PREPARED)
+        self.ready: Queue[Ready | ContentJob | None] = Queue(_PREPARED)
         self._embedder = embedder
         self._jobs = jobs
-        self._decoded: queue.Queue[tuple[Entry, Unit] | End | None] = queue.Queue(_DECODED)
+        self._decoded: Queue[tuple[Entry, Unit] | ContentJob | None] = Queue(_DECODED)
         self._meter = meter
         self._decoders = [
             Decoder(
@@ -64,8 +66,6 @@ class Feeder:
             )
             for _ in range(workers)
         ]
-        self._working = workers
-        self._lock = threading.Lock()
         self._watch: Watch | None = None
 
     def start(self, flow: Flow) -> None:
@@ -94,14 +94,9 @@ class Feeder:
                 if flow.stopped:
                     return
                 job.failure, job.again = str(error), isinstance(error, Transient)
-            flow.put(self._decoded, End(job))
-        # The end is for every decoder; the last one passes it on.
-        flow.put(self._jobs, None)
-        with self._lock:
-            self._working -= 1
-            last = self._working == 0
-        if last:
-            flow.put(self._decoded, None)
+            flow.put(self._decoded, job)
+        flow.put(self._jobs, None)  # the end is for every decoder
+        flow.put(self._decoded, None)
 
     def _decode_one(self, flow: Flow, decoder: Decoder, job: ContentJob) -> None:
         found = job.found
@@ -118,25 +113,27 @@ class Feeder:
             flow.put(self._decoded, (Entry(job, replace(unit, pixels=None), str(id)), unit))
 
     def _prepare(self, flow: Flow) -> None:
-        while (message := flow.get(self._decoded)) is not None:
-            if isinstance(message, End):
+        decoding = len(self._decoders)
+        while decoding:
+            message = flow.get(self._decoded)
+            if message is None:
+                decoding -= 1
+            elif isinstance(message, ContentJob):
                 flow.put(self.ready, message)
-                continue
-            entry, unit = message
-            try:
-                item = Item(unit.reads or unit.text, unit.pixels)
-                prepared = self._embedder.prepare(item)
-            except LoadError as error:
-                entry.job.failure = entry.job.failure or str(error)
-                continue
-            flow.put(self.ready, Ready(entry, prepared))
+            else:
+                entry, unit = message
+                try:
+                    prepared = self._embedder.prepare(Item(unit.reads or unit.text, unit.pixels))
+                    flow.put(self.ready, (entry, prepared))
+                except LoadError as error:
+                    entry.job.failure = entry.job.failure or str(error)
         flow.put(self.ready, None)
 
 
 def embed_all(
     embedders: Sequence[Embedder],
     flow: Flow,
-    ready: queue.Queue[Ready | End | None],
+    ready: Queue[Ready | ContentJob | None],
     writer: Writer,
     meter: Meter,
 ) -> None:
@@ -144,7 +141,7 @@ def embed_all(
 
     Raises `FlowStopped` when the run ends early; the flow has the error of an embedder that failed.
     """
-    due: queue.Queue[Batch | None] = queue.Queue(len(embedders))
+    due: Queue[Batch | None] = Queue(len(embedders))
 
     def work(embedder: Embedder) -> None:
         while (batch := flow.get(due)) is not None:
@@ -154,10 +151,10 @@ def embed_all(
     pool: Pool[Entry] = Pool(min(embedder.batch_tokens for embedder in embedders))
     try:
         while (message := flow.get(ready, meter.tick)) is not None:
-            if isinstance(message, End):
+            if isinstance(message, ContentJob):
                 writer.take(message)
                 continue
-            for batch in pool.add(message.entry, message.prepared):
+            for batch in pool.add(*message):
                 flow.put(due, batch, meter.tick)
             meter.tick()
         for last in (*pool.rest(), *[None] * len(embedders)):

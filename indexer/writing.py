@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.indexer.database import Content, FileRow, each_id, unpacked
-from tsembed_search.indexer.jobs import ContentJob, End, Entry, Flow, FlowStopped, InFlight
+from tsembed_search.indexer.intake import ContentJob, Entry, Flow, FlowStopped, InFlight
 from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Meter
 from tsembed_search.ranking.routes import top_experts
@@ -27,17 +27,16 @@ _WAITING: Final = 8
 _LONGEST_WAIT: Final = 5.0
 _CHECK_SECONDS: Final = 0.1
 
-Written = tuple[list[Entry], "Embeddings | None"]
-_NOTHING: Final[Written] = ([], None)
+Embedded = tuple[list[Entry], "Embeddings"]
 
 
 class Writer:
-    """The thread that takes embedded batches and the ends of jobs."""
+    """The thread that takes embedded batches, and jobs that nothing more comes of."""
 
     def __init__(
         self, store: Store, manifest: Manifest, info: ModelInfo, in_flight: InFlight, meter: Meter, group: int
     ) -> None:
-        self._line: queue.Queue[Written | End | None] = queue.Queue(_WAITING)
+        self._line: queue.Queue[Embedded | ContentJob | None] = queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
         self._store = store
         self._manifest = manifest
@@ -48,13 +47,12 @@ class Writer:
         self._points: list[tuple[ContentJob, Point]] = []
         self._begun: set[bytes] = set()
         self._ended: list[ContentJob] = []
-        self._oldest = 0.0
 
     def start(self, flow: Flow) -> None:
         """Begin. It goes on after the flow has been stopped, until `end`: what is embedded is kept."""
         self._thread = flow.start(self._run, "write")
 
-    def take(self, message: Written | End | None) -> None:
+    def take(self, message: Embedded | ContentJob | None) -> None:
         """Hand something over; waits for room. Raises `FlowStopped` when the thread has failed."""
         while self._thread is not None and self._thread.is_alive():
             try:
@@ -71,31 +69,26 @@ class Writer:
             self._thread.join()
 
     def _run(self) -> None:
-        while (message := self._next()) is not None:
-            if not self._points and not self._ended:
-                self._oldest = time.monotonic()
-            if isinstance(message, End):
-                message.job.ended = True
-                self._ended.append(message.job)
-            else:
-                self._take(*message)
-            waited = time.monotonic() - self._oldest > _LONGEST_WAIT
+        oldest = time.monotonic()
+        while True:
+            with suppress(queue.Empty):
+                message = self._line.get(timeout=_LONGEST_WAIT)
+                if message is None:
+                    break
+                if not self._points and not self._ended:
+                    oldest = time.monotonic()
+                if isinstance(message, ContentJob):
+                    message.ended = True
+                    self._ended.append(message)
+                else:
+                    entries, found = message
+                    rows = zip(entries, found.vectors, found.routes, strict=True)
+                    self._points += [(entry.job, self._point(entry, vector, route)) for entry, vector, route in rows]
+            waited = time.monotonic() - oldest > _LONGEST_WAIT
             if waited or max(len(self._points), len(self._ended)) >= self._group:
                 self._write()
-                self._oldest = time.monotonic()
+                oldest = time.monotonic()
         self._write()
-
-    def _next(self) -> Written | End | None:
-        try:
-            return self._line.get(timeout=_LONGEST_WAIT)
-        except queue.Empty:
-            return _NOTHING
-
-    def _take(self, entries: list[Entry], embeddings: Embeddings | None) -> None:
-        if embeddings is None:
-            return
-        rows = zip(entries, embeddings.vectors, embeddings.routes, strict=True)
-        self._points += [(entry.job, self._point(entry, vector, route)) for entry, vector, route in rows]
 
     def _write(self) -> None:
         """One group: mark what begins, write the points, then settle what is complete."""
@@ -110,8 +103,8 @@ class Writer:
             for job, _ in points:
                 job.acknowledged += 1
             self._meter.count_items("embedded", len(points))
-        settled = [job for job in self._ended if job.settled or job.failure is not None]
-        self._ended = [job for job in self._ended if not (job.settled or job.failure is not None)]
+        settled = [job for job in self._ended if job.settled]
+        self._ended = [job for job in self._ended if not job.settled]
         self._settle(settled)
 
     def _settle(self, jobs: list[ContentJob]) -> None:

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsembed_search.errors import UsageError
-from tsembed_search.items import Item
+from tsembed_search.items import Item, one_form
 from tsembed_search.search.snippet import snippets
-from tsembed_search.text_form import one_form
 
 SAME = [
     ("ﬀ ﬁ ﬂ ﬃ ﬄ ﬅ ﬆ", "ff fi fl ffi ffl st st"),

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tsembed_search.errors import TsembedError, UsageError
-from tsembed_search.trainer.packing import Labels
+from tsembed_search.trainer.losses.base import Labels
 
 T = TypeVar("T")
 
@@ -78,11 +78,11 @@ class Processes:
             return packed, labels
         with _exchange():
             rows = self._gather(packed.detach())
-            tables = [
-                torch.cat(self._gather(part.to(self.device))).to(part.device) for part in (labels.table, labels.answers)
-            ]
+            table, answers = (
+                torch.cat(self._gather(part.to(self.device))).cpu() for part in (labels.table, labels.answers)
+            )
         rows[self.rank] = packed
-        return torch.cat(rows), Labels(*tables)
+        return torch.cat(rows), Labels(table, answers)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients of all processes, in each of them."""
@@ -104,7 +104,7 @@ class Processes:
                     dist.broadcast(parameter.data, 0)
 
     def sum(self, value: float) -> float:
-        """The sum of a number over processes; also a place where they wait for one another."""
+        """The sum of a number over processes, which wait here for one another."""
         if self.count == 1:
             return value
         with _exchange():
@@ -112,12 +112,17 @@ class Processes:
             dist.all_reduce(total)
             return float(total)
 
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        self.sum(0.0)
+
     def collect(self, value: T) -> list[T]:
         """A value from every process, in their order."""
-        found: list[Any] = [value] * self.count
-        if self.count > 1:
-            with _exchange():
-                dist.all_gather_object(found, value)
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        with _exchange():
+            dist.all_gather_object(found, value)
         return found
 
     def together(self, action: Callable[[], T]) -> T:
@@ -159,9 +164,7 @@ class Processes:
 
 
 def join(device: str = "auto") -> tuple[Processes, str]:
-    """Join the processes that torchrun or accelerate started, by their environment variables; without them, this
-    process is the only one. Also return the device to load the model on. Raises `UsageError`.
-    """
+    """Join the processes of torchrun or accelerate. Also return the device to load a model on. Raises `UsageError`."""
     count, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
     if count == 1:
         return Processes(), device

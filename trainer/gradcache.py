@@ -20,41 +20,35 @@ from torch import Tensor
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model.backbone import Prepared, Trainable
-from tsembed_search.model.embedder import batches, free_memory, in_fitting_parts, ran_out_of_memory
+from tsembed_search.model.embedder import batches, forward_stream, free_memory, ran_out_of_memory
 from tsembed_search.model.routing import Traced
 from tsembed_search.trainer.batches.loader import Load
 from tsembed_search.trainer.distributed import Processes
-from tsembed_search.trainer.losses.base import Held
+from tsembed_search.trainer.losses.base import Held, pack, unpack
 from tsembed_search.trainer.objective import Objective, Outcome
 from tsembed_search.trainer.optimizer import Optimizer
-from tsembed_search.trainer.packing import pack, unpack
 
 
 class PieceTooLargeError(Exception):
-    """A piece did not fit in the device's memory. `places` are those of its items; nothing is said of gradients that
-    were added before.
-    """
+    """A piece, of the items at `places`, did not fit in memory. Gradients may have been added before."""
 
     def __init__(self, places: Sequence[int]) -> None:
         super().__init__(f"A piece of {len(places)} items does not fit in memory.")
         self.places = places
 
 
-class RngState:
-    """The random number generators that a forward pass may use, as they are now: torch's on CPU and GPU, Python's."""
+def rng_state(device: torch.device) -> Callable[[], None]:
+    """Take the state of all that a forward pass may draw from, torch's and Python's. Return what goes back to it."""
+    cpu, python = torch.get_rng_state(), random.getstate()
+    gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._cpu = torch.get_rng_state()
-        self._gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        self._python = random.getstate()
+    def restore() -> None:
+        torch.set_rng_state(cpu)
+        random.setstate(python)
+        if gpu is not None:
+            torch.cuda.set_rng_state(gpu, device)
 
-    def restore(self) -> None:
-        """Make them give again what they gave then."""
-        torch.set_rng_state(self._cpu)
-        if self._gpu is not None:
-            torch.cuda.set_rng_state(self._gpu, self._device)
-        random.setstate(self._python)
+    return restore
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -75,7 +69,7 @@ def backward(
 ) -> None:
     """Add the gradient of `loss` over `items` to the parameters behind `trace`.
 
-    `loss` takes `packing.pack` of all items in their order `[N, W]` and is called once. `tokens` is the budget
+    `loss` takes `losses.base.pack` of all items in their order `[N, W]` and is called once. `tokens` is the budget
     of padded tokens that are in memory with gradients, on `device`. `precision` makes a context for each forward pass.
     `width` W matters where there are no items: another process's items make a loss all the same.
     Raises `PieceTooLargeError` when a piece does not fit in the device's memory.
@@ -88,7 +82,7 @@ def backward(
         for batch in batches(enumerate(items), tokens, lookahead=max(1, len(items)))
     ]
     cached: list[Tensor] = []
-    states: list[RngState] = []
+    restores: list[Callable[[], None]] = []
 
     def run(piece: Sequence[Prepared]) -> Tensor:
         # A context of its own: autocast would reuse weights that it has cast without gradients.
@@ -100,7 +94,7 @@ def backward(
     def all_pieces() -> None:
         nonlocal at
         for _, piece in pieces[:-1]:
-            states.append(RngState(device))
+            restores.append(rng_state(device))
             with torch.no_grad():
                 cached.append(run(piece))
             at += 1
@@ -113,13 +107,13 @@ def backward(
         gradients = torch.split_with_sizes(whole.grad[order], [len(places) for places, _ in pieces])
         torch.autograd.backward(last, gradients[-1])
         del last
-        after = RngState(device)
+        after = rng_state(device)
         at = 0
-        for (_, piece), gradient, state in zip(pieces[:-1], gradients[:-1], states, strict=True):
-            state.restore()
+        for (_, piece), gradient, restore in zip(pieces[:-1], gradients[:-1], restores, strict=True):
+            restore()
             torch.autograd.backward(run(piece), gradient)
             at += 1
-        after.restore()
+        after()
 
     try:
         all_pieces()
@@ -150,10 +144,7 @@ class Passes:
     remarks: list[str] = field(default_factory=list)
 
     def step(self, load: Load, stage: int, step: int) -> tuple[Outcome, Load]:
-        """Add the gradients of a step. Return its outcome, and the load that it was taken with.
-
-        Raises `ModelError` when hardly an item fits.
-        """
+        """Add the gradients of a step. Also return the load as it was taken. Raises `ModelError`."""
         before = self.objective.state_dict()
         outcome, too_large = self._once(load, stage, step)
         while self.processes.sum(float(too_large is not None)) > 0:
@@ -188,25 +179,22 @@ class Passes:
 
     def _held(self, load: Load, places: Sequence[int]) -> Held:
         """Embed items of a load without adapters. Every process has to call it, since they count together."""
-        vectors = torch.empty(len(places), self.objective.shape.dim, device=self.device)
-        chosen = ((row, load.items[place]) for row, place in enumerate(places))
+        chosen = ((place, load.items[place]) for place in places)
 
-        def embed(batch: Sequence[tuple[int, Prepared]]) -> Tensor:
+        def embed(batch: Sequence[Prepared]) -> Tensor:
             with self.precision():
-                return self.backbone.without_adapters([one for _, one in batch]).float()
+                return self.backbone.without_adapters(batch).float()
 
-        fits: list[int] = []  # an item that is too large by itself is not held
-        for batch in batches(chosen, self.tokens, max(1, len(places))):
-            for own, one in in_fitting_parts(embed, batch):
-                if one is not None:
-                    rows = [row for row, _ in own]
-                    vectors[rows] = one
-                    fits += rows
-        fits.sort()
-        where = torch.tensor([places[row] for row in fits], dtype=torch.int64, device=self.device)
-        if len(fits) < len(places):
-            vectors = vectors[fits]
-        return Held(where, vectors, self.processes.sum(float(len(fits))), self.processes.sum)
+        found: dict[int, Tensor] = {}  # an item that is too large by itself is not held
+        for batch, vectors in forward_stream(embed, batches(chosen, self.tokens, max(1, len(places)))):
+            if vectors is not None:
+                found.update(zip((place for place, _ in batch), vectors, strict=True))
+        fits = [place for place in places if place in found]
+        where = torch.tensor(fits, dtype=torch.int64, device=self.device)
+        held = torch.zeros(0, self.objective.shape.dim, device=self.device)
+        if fits:
+            held = torch.stack([found[place] for place in fits])
+        return Held(where, held, self.processes.sum(float(len(fits))), self.processes.sum)
 
     def _lighter(self, load: Load, too_large: Sequence[int] | None) -> Load:
         """Halve the budget, or leave out the item that does not fit."""
@@ -224,6 +212,6 @@ class Passes:
         if len(lighter.items) < 4 and self.processes.count == 1:  # two rows
             raise ModelError(
                 f"Items of {longest} tokens with gradients do not fit in the memory of {self.backbone.info.device}.",
-                "Set run.checkpointing to true in the recipe, or use smaller pictures or a smaller model.",
+                "Set run.gradient_checkpointing to true in the recipe, or use smaller pictures or a smaller model.",
             )
         return lighter

@@ -15,70 +15,34 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from safetensors import SafetensorError
 
 from tsembed_search.data.gathering import StoredTask
 from tsembed_search.data.rows import Task
 from tsembed_search.errors import TsembedError, UsageError
-from tsembed_search.model.registry import MODELS
-from tsembed_search.paths import typed
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.log import Observer
 from tsembed_search.trainer.settings import Recipe
 from tsembed_search.trainer.validation import Validation
 
+MODEL: Final = "model"
+MARKER: Final = "run.json"
+_FORMAT = 1
+# How long a run lasts, what it writes, and what fits in memory; not what it computes.
+_MAY_CHANGE = frozenset(
+    "run.steps run.checkpoint_every run.validate_every run.patience run.workers run.cache run.spike "
+    "run.gradient_checkpointing run.compile batch.tokens".split()
+)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LEAVE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NUMBER = re.compile(r"\(os error (\d+)\)")  # how safetensors tells which one it was
 
-@dataclass(frozen=True)
-class TrainReport:
-    """The result of a run. `validation` is that of the saved model, `before` that of the untrained one, where measured.
-
-    `loss`: the mean of the last steps. `stage_switch`: the first step of stage 2, if it came to that.
-    """
-
-    steps: int
-    stage_switch: int | None
-    loss: float | None
-    before: Validation | None
-    validation: Validation | None
-    seconds: float
-    items_per_second: float
-    checkpoint: Path | None
-    route_weight: float | None
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the document that says it all."""
-        return {
-            "steps": self.steps,
-            "stage_switch": self.stage_switch,
-            "loss": self.loss,
-            "validation": self.validation and self.validation.to_json(),
-            "before": self.before and self.before.to_json(),
-            "seconds": self.seconds,
-            "items_per_second": self.items_per_second,
-            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
-            "route_weight": self.route_weight,
-            "reason": self.reason,
-        }
-
-
-def _resume(out: Path) -> str:
-    """Say how a run goes on, with the names of settings in braces."""
-    return f"{{train()}} {{resume}} {{out}} {out}"
-
-
-class Stopped(TsembedError):
-    """The run was asked to stop, and has saved its state."""
-
-    exit_code = 130
-
-    def __init__(self, report: TrainReport, out: Path) -> None:
-        super().__init__(f"Interrupted after step {report.steps}. Nothing is lost.", f"Go on: {_resume(out)}")
-        self.report = report
+Summary = Sequence[Mapping[str, Any]]
+"""The facts about some tasks, as `summary` gives them."""
 
 
 @dataclass(frozen=True)
@@ -102,23 +66,50 @@ class Job:
     stop: Callable[[], bool] = field(default=lambda: False)
 
 
-MARKER = "run.json"
+@dataclass(frozen=True)
+class TrainReport:
+    """The result of a run. `validation` is that of the saved model, `before` that of the untrained one, where measured.
 
-MODEL = "model"
+    `loss`: the mean of the last steps. `stage_switch`: the first step of stage 2, if it came to that.
+    """
 
-# How long a run lasts, what it writes, and what fits in memory; not what it computes.
-_MAY_CHANGE = frozenset(
-    "run.steps run.checkpoint_every run.validate_every run.patience run.workers run.cache run.spike "
-    "run.checkpointing run.compile batch.tokens".split()
-)
+    steps: int
+    stage_switch: int | None
+    loss: float | None
+    validation: Validation | None
+    before: Validation | None
+    seconds: float
+    items_per_second: float
+    checkpoint: Path | None
+    route_weight: float | None
+    reason: str
 
-_FORMAT = 1
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that says it all."""
+        return vars(self) | {
+            "validation": self.validation and self.validation.to_json(),
+            "before": self.before and self.before.to_json(),
+            "checkpoint": self.checkpoint and str(self.checkpoint),
+        }
+
+
+class Stopped(TsembedError):
+    """The run was asked to stop, and has saved its state."""
+
+    exit_code = 130
+
+    def __init__(self, report: TrainReport, out: Path) -> None:
+        super().__init__(f"Interrupted after step {report.steps}. Nothing is lost.", f"Go on: {_resume(out)}")
+        self.report = report
+
+
+def _resume(out: Path) -> str:
+    """Say how a run goes on, with the names of settings in braces."""
+    return f"{{train()}} {{resume}} {{out}} {out}"
 
 
 def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Return what there is of each task. `content`: a hash of what its rows hold, "" for tasks that are not read from
-    files.
-    """
+    """Return what there is of each task. `content`: a hash of what its rows hold, if they are read from files."""
     return [
         {
             "name": task.name,
@@ -130,15 +121,6 @@ def summary(tasks: Sequence[Task]) -> list[dict[str, Any]]:
         }
         for task in tasks
     ]
-
-
-def placed(recipe: Recipe) -> Recipe:
-    """Return the recipe with places that mean the same in any folder: of pictures, and of a base model."""
-    images = tuple(str(typed(folder)) for folder in recipe.data.images)
-    base = recipe.model.base
-    if base not in MODELS and base and typed(base).is_dir():
-        base = str(typed(base))
-    return replace(recipe, data=replace(recipe.data, images=images), model=replace(recipe.model, base=base))
 
 
 def check_free(out: Path) -> None:
@@ -154,29 +136,16 @@ def check_free(out: Path) -> None:
         raise UsageError(f"{out} cannot be a folder: {above} is a file.", "Choose another folder: {out}.")
 
 
-def begin(
-    out: Path,
-    recipe: Recipe,
-    sources: Sequence[str],
-    tasks: Sequence[Mapping[str, Any]],
-    held_out: Sequence[Mapping[str, Any]] = (),
-) -> None:
-    """Make the folder of a new run. `tasks` and `held_out`: the `summary` of what is trained on and validated on.
-    Raises `UsageError` when the folder holds anything.
-    """
+def begin(out: Path, recipe: Recipe, sources: Sequence[str], tasks: Summary, held_out: Summary = ()) -> None:
+    """Make the folder of a new run. Raises `UsageError` when it holds anything."""
     check_free(out)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    said = {
-        "format": _FORMAT,
-        "recipe": recipes.to_json(recipe),
-        "sources": list(sources),
-        "tasks": [dict(task) for task in tasks],
-        "held_out": [dict(task) for task in held_out],
-    }
+    said = {"format": _FORMAT, "recipe": recipes.to_json(recipe), "sources": list(sources)}
+    text = json.dumps(said | {"tasks": list(tasks), "held_out": list(held_out)}, indent=2)
     new = out / f"{MARKER}.new"
     try:
-        new.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        new.write_text(text + "\n", encoding="utf-8")
         new.replace(out / MARKER)
     except OSError:
         new.unlink(missing_ok=True)  # or the next try would find a folder that is not empty
@@ -185,55 +154,38 @@ def begin(
         raise
 
 
-def read(out: Path) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
-    """Return recipe, sources and tasks of a run. Raises `UsageError` when there is none."""
+def read(out: Path) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe of a run, and all that `begin` wrote of it. Raises `UsageError` when there is none."""
     try:
         said = json.loads((out / MARKER).read_text(encoding="utf-8"))
-        return recipes.from_json(said["recipe"]), list(said["sources"]), list(said["tasks"])
+        return recipes.from_json(said["recipe"]), {name: list(said[name]) for name in ("sources", "tasks", "held_out")}
     except FileNotFoundError:
         raise UsageError(f"There is no run in {out} to go on with.", "Leave {resume} out to begin one.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{out / MARKER} cannot be read: {error}.", "Train again into another folder.") from error
 
 
-def check_same(
-    out: Path, recipe: Recipe, tasks: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]] = ()
-) -> None:
+def check_same(out: Path, recipe: Recipe, tasks: Summary, held_out: Summary = ()) -> None:
     """Raise `UsageError` unless the run in `out` was begun with this recipe (but for `_MAY_CHANGE`) and data."""
-    before, _, known = read(out)
-    known_held = json.loads((out / MARKER).read_text(encoding="utf-8")).get("held_out", [])
-    old, new = recipes.to_json(before), recipes.to_json(recipe)
-    for table, values in old.items():
-        if not isinstance(values, dict) or table == "expected":
+    before, known = read(out)
+    for key, old, new in recipes.differences(before, recipe):
+        if key not in _MAY_CHANGE:
+            raise UsageError(
+                f"The run in {out} was begun with {key} = {old}, not {new}.",
+                "Go on with {resume} and neither {recipe} nor {set}, or choose another folder: {out}.",
+            )
+    for what, then, now in (("data", known["tasks"], tasks), ("validation data", known["held_out"], held_out)):
+        if list(now) == then:
             continue
-        for key, value in values.items():
-            if value != new[table][key] and f"{table}.{key}" not in _MAY_CHANGE:
-                raise UsageError(
-                    f"The run in {out} was begun with {table}.{key} = {value}, not {new[table][key]}.",
-                    "Go on with {resume} and neither {recipe} nor {set}, or choose another folder: {out}.",
-                )
-    for what, then, now in (("data", known, tasks), ("validation data", known_held, held_out)):
-        if [dict(task) for task in now] == then:
-            continue
-        said = f"{_words(then)} then, {_words(now)} now"
-        if _words(then) == _words(now):
-            changed = [new["name"] for old, new in zip(then, now, strict=True) if old != dict(new)]
-            said = f"as many rows, but those of {', '.join(changed)} or their pictures have changed"
+        was, said = (f"{sum(one['rows'] for one in each):,} rows of {len(each)} tasks" for each in (then, now))
+        told = f"{was} then, {said} now"
+        if was == said:
+            changed = [new["name"] for old, new in zip(then, now, strict=True) if old != new]
+            told = f"as many rows, but those of {', '.join(changed)} or their pictures have changed"
         raise UsageError(
-            f"The run in {out} was begun with other {what}: {said}.",
+            f"The run in {out} was begun with other {what}: {told}.",
             "Give the same data, or choose another folder: {out}.",
         )
-
-
-def _words(tasks: Sequence[Mapping[str, Any]]) -> str:
-    return f"{sum(task['rows'] for task in tasks):,} rows of {len(tasks)} tasks"
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-_NO_LEAVE = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-_NUMBER = re.compile(r"\(os error (\d+)\)")  # how safetensors tells which one it was
 
 
 class DiskError(TsembedError):
@@ -254,10 +206,10 @@ def in_words(run: Path) -> Iterator[None]:
 
 
 def _error(run: Path, number: int | None, file: object, words: str) -> DiskError:
-    what = f"There is no space left on the disk of {run}" if number in _NO_ROOM else f"{file or run}: {words}"
-    todo = "Make room" if number in _NO_ROOM else "See to it"
-    if number in _NO_LEAVE:
+    what, todo = f"{file or run}: {words}", "See to it"
+    if number in _NO_ROOM:
+        what, todo = f"There is no space left on the disk of {run}", "Make room"
+    elif number in _NO_LEAVE:
         what, todo = f"{file or run} cannot be used: {words}", "Make the folder writable"
-    begun = (run / "run.json").is_file()
-    again = f"go on: {_resume(run)}" if begun else "begin again"
+    again = f"go on: {_resume(run)}" if (run / MARKER).is_file() else "begin again"
     return DiskError(f"{what}.", f"{todo}, then {again}")

@@ -25,15 +25,12 @@ Whoever shows a run (the live display, the report, TensorBoard) reads these reco
 `gradients`      tasks [names], cosine [[...]]: between the tasks' gradients of the shared weights, at the end
 `note`           message
 `end`            reason (finished, early stop, interrupted), steps, seconds, items_per_second, best_step, checkpoint
-
-A run's numbers for TensorBoard, from the records of `log`.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -54,17 +51,18 @@ NAME = "log.jsonl"
 
 
 class Log:
-    """Appends records to a file and tells observers. Without a path, only the latter (a rank that is not the first)."""
+    """Appends records to a file, if this is the rank that has one, and tells observers."""
 
     def __init__(self, path: Path | None, *observers: Observer) -> None:
         self._file = None if path is None else path.open("ab")
         self._observers = list(observers)
 
     def write(self, kind: str, **values: Any) -> None:
-        """Appends one record."""
-        record = _finite({"kind": kind, **values})
+        """Append one record."""
+        # As JSON can hold it: null for NaN and infinity, lists for tuples.
+        record = json.loads(json.dumps({"kind": kind, **values}), parse_constant=lambda name: None)
         if self._file is not None:
-            self._file.write(json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n")
+            self._file.write(json.dumps(record).encode() + b"\n")
             self._file.flush()
         for observer in list(self._observers):
             try:
@@ -86,12 +84,12 @@ class Log:
         return 0 if self._file is None else os.fstat(self._file.fileno()).st_size
 
     def cut(self, size: int) -> None:
-        """Forgets what came after `size` bytes: steps that a resumed run takes again."""
+        """Forget what came after `size` bytes: steps that a resumed run takes again."""
         if self._file is not None and size < self.size:
             self._file.truncate(size)
 
     def close(self) -> None:
-        """Closes the file. What could not be written then is what `write` has already raised an error for."""
+        """Close the file. What could not be written then is what `write` has already raised an error for."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
@@ -113,17 +111,6 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
                 if line.endswith("\n") and isinstance(record, dict):
                     yield record
-
-
-def _finite(value: Any) -> Any:
-    """`value` as JSON can hold it: no NaN, no infinity, lists for tuples."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value
 
 
 def packages() -> tuple[Any, Any]:
@@ -156,17 +143,9 @@ class TensorBoard:
         """Write the scalars of steps and validations, `loss` and `rates/experts`, say. Raises `OSError`."""
         if record["kind"] == "run":
             self._begin()
-            for earlier in read(self._run / NAME):
-                self._add(earlier)
         elif self._writer is not None:
             self._add(record)
-        if self._writer is not None:
             self._writer.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
 
     def _begin(self) -> None:
         folder = self._run / "tensorboard"
@@ -177,6 +156,9 @@ class TensorBoard:
         # The package's own writers work in a thread, whose errors (a full disk) come out as a page of code.
         self._writer = self._records.RecordWriter(file.open("wb"))
         self._write(file_version="brain.Event:2")
+        for earlier in read(self._run / NAME):
+            self._add(earlier)
+        self._writer.flush()
 
     def _add(self, record: Mapping[str, Any]) -> None:
         if record["kind"] in ("step", "validation"):

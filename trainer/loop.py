@@ -11,25 +11,22 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint
 from tsembed_search.model.backbone import autocast
-from tsembed_search.trainer import diagnostics, distributed, setup, state, validation
-from tsembed_search.trainer import job as folder
-from tsembed_search.trainer import recipe as recipes
-from tsembed_search.trainer import report as page
-from tsembed_search.trainer.batches import features
+from tsembed_search.trainer import diagnostics, distributed, recipe, setup, state, validation
+from tsembed_search.trainer.batches.features import preparer_for
 from tsembed_search.trainer.batches.loader import Load, Loader
 from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.gradcache import Passes
-from tsembed_search.trainer.job import Job, Stopped, TrainReport
-from tsembed_search.trainer.log import Log, untrained
-from tsembed_search.trainer.objective import Objective, Outcome
+from tsembed_search.trainer.job import MODEL, Job, Stopped, TrainReport, in_words
+from tsembed_search.trainer.log import untrained
+from tsembed_search.trainer.objective import Objective
 from tsembed_search.trainer.optimizer import Optimizer
+from tsembed_search.trainer.report import write as write_report
 from tsembed_search.trainer.schedule import DivergedError, DivergenceMonitor, StageSchedule
 from tsembed_search.trainer.state import TrainState
 from tsembed_search.trainer.validation import Embedding, Ranking, Validations
@@ -41,28 +38,29 @@ def train(job: Job) -> TrainReport:
     Raises `Stopped`, `DivergedError`, `DiskError`, `UsageError` for data or folders that cannot be used, `ModelError`;
     where there are several processes also `AgreedError` and `LostProcessError`.
     """
-    recipe, run = job.recipe, job.recipe.run
+    settings, run = job.recipe, job.recipe.run
     with _joined(job) as (processes, device), ExitStack() as closing:
         # All that can be refused is refused before there is a folder, what is cheap to find out first.
         sampler, facts, model = processes.together(lambda: setup.loaded(job, processes, device))
+        backbone = model.backbone
         precision = autocast(run.precision, model.device)
-        preparer = features.preparer(model.backbone, model.base.fingerprint, run.cache, run.workers)
+        preparer = preparer_for(backbone, model.base.fingerprint, run.cache, run.workers)
         closing.callback(preparer.close)
-        loader = Loader(sampler, preparer, processes, recipe.negatives.hard_negatives)
+        loader = Loader(sampler, preparer, processes, settings.negatives.hard_negatives)
         closing.callback(loader.close)
 
         # What a step changes, and what the run remembers of its steps.
-        objective = Objective(recipe.loss, recipe.negatives, model.shape, run.seed).to(model.device)
-        optimizer = Optimizer(recipe.optimizer, model.adapters, objective, run.steps)
+        objective = Objective(settings.loss, settings.negatives, model.shape, run.seed).to(model.device)
+        optimizer = Optimizer(settings.optimizer, model.adapters, objective, run.steps)
         processes.same(optimizer.shared)
-        schedule = StageSchedule(recipe.stages, run.steps)
-        monitor = DivergenceMonitor(run.spike, lambda: _saved(job.out))
+        schedule = StageSchedule(settings.stages, run.steps)
+        monitor = DivergenceMonitor(run.spike, lambda: state.safe(job.out))
         validations = Validations()
         now = TrainState(model.adapters, optimizer, objective, loader, schedule, monitor, validations)
 
-        tokens = recipe.batch.tokens or model.backbone.training_tokens(run.checkpointing)
-        passes = Passes(model.backbone, objective, optimizer, processes, run.seed, tokens, model.device, precision)
-        embedding = Embedding(model.backbone, preparer, precision)
+        tokens = settings.batch.tokens or backbone.training_tokens(run.gradient_checkpointing)
+        passes = Passes(backbone, objective, optimizer, processes, run.seed, tokens, model.device, precision)
+        embedding = Embedding(backbone, preparer, precision)
         rankings: dict[str, Ranking] = {}
         load: Load | None = None
 
@@ -99,23 +97,34 @@ def train(job: Job) -> TrainReport:
                 now.counters.log = log.size
                 log.write("checkpoint", step=now.step, path=str(now.save(job.out)))
             saved = now.step
-            processes.sum(0.0)
+            processes.wait()
+
+        def end(reason: str, path: Path | None = None, weight: float | None = None) -> TrainReport:
+            """Write the last record and the report's page."""
+            report = now.report(reason, path, weight)
+            said = report.to_json()
+            names = ("reason", "steps", "seconds", "items_per_second", "checkpoint")
+            best_step = validations.best and validations.best[0]
+            log.write("end", **{name: said[name] for name in names}, best_step=best_step)
+            if processes.first:
+                write_report(job.out)
+            processes.wait()
+            return report
 
         # From the beginning, or from the last whole state.
         found = state.latest(job.out) if job.resume else None
         lost = processes.together(lambda: now.load(found)) if found else ""
         if job.resume:
             log.cut(now.counters.log)
-        header = setup.header(job, model, optimizer, facts)
-        header |= {"precision": "float32" if precision is nullcontext else "bfloat16", "ranks": processes.count}
+        ours = {"precision": "float32" if precision is nullcontext else "bfloat16", "ranks": processes.count}
         resumed = {"resumed_from": now.step if found else None, "rows_skipped": now.counters.skipped}
-        log.write("run", **header, **resumed)
+        log.write("run", **setup.header(job, model, facts), **ours, **resumed)
         log.tell([] if found else setup.remarks(job, model, sampler), [lost] if lost else [], preparer.remarks)
-        if run.checkpointing:
-            model.backbone.enable_gradient_checkpointing()
+        if run.gradient_checkpointing:
+            backbone.enable_gradient_checkpointing()
         if run.compile:
-            model.backbone.compile()
-        model.backbone.train(True)
+            backbone.compile()
+        backbone.train(True)
         if now.step == 0 and job.held_out:
             validate()
 
@@ -126,7 +135,7 @@ def train(job: Job) -> TrainReport:
                 break
             if processes.sum(float(job.stop())) > 0:
                 save()
-                raise Stopped(_ended(job, log, processes, _report(now, "interrupted"), validations), job.out)
+                raise Stopped(end("interrupted"), job.out)
 
             # One step of the optimizer.
             started = time.perf_counter()
@@ -137,26 +146,39 @@ def train(job: Job) -> TrainReport:
             outcome, load = passes.step(load, stage, step)
             processes.sum_gradients(optimizer.shared)
             rates, norm = optimizer.step(step, schedule.router_factor(stage))
-            objective.bound()
+            objective.contrastive.bound()
 
             # What there is to know of it.
-            items = processes.sum(float(len(load.items)))
-            now.counters.add(items, time.perf_counter() - started)
-            now.counters.skipped += len(load.skipped)
+            items, counters = processes.sum(float(len(load.items))), now.counters
+            counters.add(items, time.perf_counter() - started)
+            counters.skipped += len(load.skipped)
             log.tell([f"A row is left out. {why}" for why in load.skipped])
             log.tell(preparer.remarks, passes.remarks, embedding.remarks)
-            counted = {"step": step, "stage": stage, "rates": rates, "gradient_norm": norm, "items": int(items)}
-            record = counted | _figures(outcome, load, now, run.steps) | {"temperature": objective.temperature}
-            record["memory"] = diagnostics.peak_memory(model.device)
+            record = {
+                "step": step,
+                "stage": stage,
+                "rates": rates,
+                "gradient_norm": norm,
+                "items": int(items),
+                **outcome.to_json(),
+                "rows": sum(load.tasks.values()),
+                "tokens": load.tokens,
+                "tasks": load.tasks,
+                "seconds": counters.seconds,
+                "items_per_second": counters.rate,
+                "seconds_left": (run.steps - step) * counters.seconds / step,
+                "temperature": objective.contrastive.temperature,
+                "memory": diagnostics.peak_memory(model.device),
+            }
             monitor.check(record)
             if not optimizer.finite():
                 raise monitor.diverged("weights are not finite")
             schedule.observe(float(outcome.figures["routing_entropy"]))
             now.step = step
             log.write("step", **record)
-            if _due(step, run.validate_every):
+            if run.validate_every and step % run.validate_every == 0:
                 validate()
-            if _due(step, run.checkpoint_every):
+            if run.checkpoint_every and step % run.checkpoint_every == 0:
                 save()
 
         # The best weights become the model.
@@ -170,17 +192,14 @@ def train(job: Job) -> TrainReport:
         if processes.first and model.shape.experts > 1:
             current = processes.count == 1 and best is not None and best[0] == validations.step
             weight = diagnostics.calibrated(job, model, embedding, log, monitor, rankings if current else {})
-        path = job.out / folder.MODEL
-        report = _report(now, reason, path, weight)
+        path = job.out / MODEL
         if processes.first:
             data = {"sources": list(job.sources), "tasks": facts["tasks"]}
-            said = recipes.to_json(recipe) | {"steps_taken": now.step}
-            metrics = report.validation.to_json() if report.validation else {}
-            checkpoint.save(
-                path, model.backbone, model.base, route_weight=weight, data=data, recipe=said, metrics=metrics
-            )
+            said = recipe.to_json(settings) | {"steps_taken": now.step}
+            metrics = best[1].to_json() if best else {}
+            checkpoint.save(path, backbone, model.base, route_weight=weight, data=data, recipe=said, metrics=metrics)
             diagnostics.compare_tasks(job, passes, preparer, log)  # may fail, with the model on disk
-        _ended(job, log, processes, report, validations)
+        report = end(reason, path, weight)
         if processes.first:
             checkpoint.describe(path, untrained(job.out))
         return report
@@ -191,7 +210,7 @@ def _joined(job: Job) -> Iterator[tuple[Processes, str]]:
     """Inside, this is one of the processes of the run, and errors of disk and GPU are put in words."""
     processes, device = distributed.join(job.device)
     try:
-        with folder.in_words(job.out):
+        with in_words(job.out):
             yield processes, device
     except torch.OutOfMemoryError as error:  # outside of what `gradcache` does by a budget
         raise ModelError(
@@ -202,55 +221,3 @@ def _joined(job: Job) -> Iterator[tuple[Processes, str]]:
         raise
     finally:
         distributed.leave()
-
-
-def _figures(outcome: Outcome, load: Load, now: TrainState, steps: int) -> dict[str, Any]:
-    """A step's figures for its record."""
-    seconds = now.counters.seconds
-    return {
-        "loss": float(outcome.total.detach()),
-        "parts": {name: float(part) for name, part in outcome.parts.items()},
-        "rows": sum(load.tasks.values()),
-        "tokens": load.tokens,
-        "tasks": load.tasks,
-        "seconds": seconds,
-        "items_per_second": now.counters.rate,
-        "seconds_left": (steps - now.step - 1) * seconds / (now.step + 1),
-        **{name: figure.tolist() for name, figure in outcome.figures.items()},
-    }
-
-
-def _report(now: TrainState, reason: str, path: Path | None = None, weight: float | None = None) -> TrainReport:
-    recent, counters, validations = now.monitor.losses[-10:], now.counters, now.validations
-    return TrainReport(
-        steps=now.step,
-        stage_switch=now.schedule.at,
-        loss=sum(recent) / len(recent) if recent else None,
-        before=validations.before,
-        validation=validations.best[1] if validations.best and path else validations.last,
-        seconds=counters.seconds,
-        items_per_second=counters.items / counters.seconds if counters.seconds else 0.0,
-        checkpoint=path,
-        route_weight=weight,
-        reason=reason,
-    )
-
-
-def _ended(job: Job, log: Log, processes: Processes, report: TrainReport, validations: Validations) -> TrainReport:
-    """Write the last record and the report's page. Return the report."""
-    said = report.to_json()
-    names = ("reason", "steps", "seconds", "items_per_second", "checkpoint")
-    log.write("end", **{name: said[name] for name in names}, best_step=validations.best and validations.best[0])
-    if processes.first:
-        page.write(job.out)
-    processes.sum(0.0)
-    return report
-
-
-def _saved(out: Path) -> str:
-    found = state.latest(out)
-    return f"The last whole state is {found}." if found else "No state was saved."
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -5,17 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from tsembed_search.model.routing import Traced, centred
 from tsembed_search.ranking.similarity import similarity
-from tsembed_search.trainer.losses.base import Held, Holding, LossInputs, Pairs, Side, candidates, make, without_false
-from tsembed_search.trainer.losses.contrastive import Contrastive, InfoNCE
-from tsembed_search.trainer.losses.negatives import Queue, weighted
-from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels, Shape, unpack
+from tsembed_search.trainer.losses.base import (
+    NEGATIVE,
+    POSITIVE,
+    QUERY,
+    Held,
+    Holding,
+    Labels,
+    LossInputs,
+    Pairs,
+    Shape,
+    Side,
+    make,
+    unpack,
+)
+from tsembed_search.trainer.losses.contrastive import InfoNCE
+from tsembed_search.trainer.losses.negatives import Queue, candidates, weighted, without_false
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 _MEMORY = 0.99  # of the running mean of routes
@@ -28,6 +40,12 @@ class Outcome:
     total: Tensor
     parts: Mapping[str, Tensor]
     figures: Mapping[str, Tensor]
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the log."""
+        parts = {name: float(part) for name, part in self.parts.items()}
+        figures = {name: figure.tolist() for name, figure in self.figures.items()}
+        return {"loss": float(self.total.detach()), "parts": parts, **figures}
 
 
 class Objective(nn.Module):
@@ -55,17 +73,9 @@ class Objective(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
 
     @property
-    def _info_nce(self) -> InfoNCE:
-        return cast(InfoNCE, cast(Contrastive, self.losses["contrastive"]).inner)
-
-    @property
-    def temperature(self) -> float:
-        """The temperature tau, as it is now."""
-        return self._info_nce.temperature
-
-    def bound(self) -> None:
-        """Keep a learned temperature above its bound: call it after every step of the optimizer."""
-        self._info_nce.bound()
+    def contrastive(self) -> InfoNCE:
+        """The main loss, which has the temperature."""
+        return cast(InfoNCE, self.losses["contrastive"])
 
     def held(self, labels: Labels, bare: Sequence[int]) -> dict[str, Sequence[int]]:
         """Return, by loss, the places of items whose vectors without adapters it needs: see `Holding.held`."""
@@ -126,9 +136,7 @@ class Objective(nn.Module):
         return pairs, figures
 
     def _kappa(self, queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeness of negatives' experts, for queries `[B, M]` and for documents `[B, B]`: to those of the row's
-        own item, or to those of the other item of its pair. Documents come in the order of queries, then the others.
-        """
+        """The likeness of a negative's experts to the row's, for queries `[B, M]` and documents `[B, B]`."""
         count = len(queries)
         if self.negatives.compared_with == "target":
             return similarity(documents[:count], documents), similarity(queries, queries)

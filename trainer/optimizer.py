@@ -90,9 +90,7 @@ class Optimizer:
 
 
 def learning_rate(settings: OptimizerSettings, step: int, total: int) -> float:
-    """Return the share of the peak at a step (from 1): up in the warm-up, then down to 0 after the last step, unless it
-    is constant.
-    """
+    """Return the share of the peak at a step (from 1): up in the warm-up, then down to 0, unless it is constant."""
     warmup = round(settings.warmup * total) if settings.warmup < 1 else int(settings.warmup)
     warmup = min(warmup, total - 1)
     if step <= warmup:

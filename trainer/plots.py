@@ -1,8 +1,8 @@
-"""Plots as SVG text: lines over steps, bars, and heat maps, drawn by matplotlib (the extra `report`).
+"""Plots as SVG text: lines over steps and heat maps, drawn by matplotlib (the extra `report`).
 
 They need nothing beside them, look the same each time, and follow the reader's light or dark scheme. Colours of lines
-and bars are those of Okabe and Ito, which people with any colour vision tell apart. Names are data: they are made safe
-to show, and are text in the drawing.
+are those of Okabe and Ito, which people with any colour vision tell apart. Names are data: they are made safe to show,
+and are text in the drawing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,16 +25,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
-_SIZE = (4.7, 2.2)  # inches, as all lengths here; SVG has 72 points in one
+SIZE: Final = (4.7, 2.2)
+"""Width and height of axes in inches, as all lengths here; SVG has 72 points in one."""
 _MOST_POINTS = 300
-_INK = "#010203"  # stands for the colour of text, which the reader's scheme decides
+INK: Final = "#010203"
+"""This stands for the colour of text, which the reader's scheme decides."""
 _SETTINGS: Final[Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "tsembed", "text.parse_math": False,
-    "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
+    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.titlepad": 14, "font.sans-serif": ["DejaVu Sans"],
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "grid.color": _INK, "grid.alpha": 0.15, "legend.frameon": False,
+    "grid.color": INK, "grid.alpha": 0.15, "legend.frameon": False,
 }  # fmt: skip
 _STYLE = "<style>svg { color: #222 } @media (prefers-color-scheme: dark) { svg { color: #ddd } }</style>"
 
@@ -57,15 +60,6 @@ class Mark:
     label: str
 
 
-@dataclass(frozen=True)
-class Bars:
-    """A named value for each group, None where there is none. `spans`: what each could as well be, as whiskers."""
-
-    name: str
-    values: Sequence[float | None]
-    spans: Sequence[tuple[float, float] | None] = ()
-
-
 def installed() -> bool:
     """Is there a matplotlib to draw with? All else in this module raises `ImportError` without one."""
     try:
@@ -82,45 +76,21 @@ def lines(title: str, series: Iterable[Line], marks: Sequence[Mark] = (), x_labe
         return ""
 
     def draw(axes: Axes) -> None:
-        for line, colour in zip(drawn, _colours(len(drawn)), strict=True):
+        for line, colour in zip(drawn, cycle(COLOURS), strict=False):
             points = _thinned(line.points)
             dot = "o" if line.dots or len(points) == 1 else ""
             axes.plot(*points.T, color=colour, linewidth=1.4, marker=dot, markersize=3.5)
         for mark in marks:
-            axes.axvline(mark.x, color=_INK, alpha=0.5, linewidth=0.8, linestyle="--")
-            axes.text(mark.x, 1, _short(mark.label), transform=axes.get_xaxis_transform(), va="bottom", ha="center")
+            axes.axvline(mark.x, color=INK, alpha=0.5, linewidth=0.8, linestyle="--")
+            axes.text(mark.x, 1, short(mark.label), transform=axes.get_xaxis_transform(), va="bottom", ha="center")
         if all(y >= 0 for line in drawn for _, y in line.points):  # never negative: no room below zero
             axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
         axes.locator_params("x", integer=all(float(x).is_integer() for line in drawn for x, _ in line.points))
         axes.xaxis.set_major_formatter("{x:,.6g}")
         axes.set_xlabel(x_label)
-        _finish(axes, [line.name for line in drawn], axes.get_lines())
+        finish(axes, [line.name for line in drawn], axes.get_lines())
 
-    return _svg(title, _SIZE, draw)
-
-
-def bars(title: str, groups: Sequence[str], series: Sequence[Bars]) -> str:
-    """Bars side by side in each group, from zero; empty text when there is nothing to draw."""
-    series = [each for each in series if any(value is not None for value in each.values)]
-    if not series:
-        return ""
-    width = 0.8 / len(series)
-
-    def draw(axes: Axes) -> None:
-        for place, (each, colour) in enumerate(zip(series, _colours(len(series)), strict=True)):
-            left = np.arange(len(groups)) - 0.4 + width * (place + 0.5)
-            known = {x: value for x, value in zip(left, each.values, strict=True) if value is not None}
-            axes.bar(list(known), list(known.values()), width * 0.95, color=colour)
-            for x, span in zip(left, each.spans, strict=False):
-                if span is not None:
-                    axes.vlines(x, *span, color=_INK, linewidth=1.2)
-        axes.set_xticks(range(len(groups)), [_short(name) for name in groups])
-        if max(map(len, groups)) * 0.085 > _SIZE[0] / len(groups):
-            axes.tick_params("x", rotation=20)
-        axes.axhline(0, color=_INK, linewidth=0.8)
-        _finish(axes, [each.name for each in series], axes.containers)
-
-    return _svg(title, _SIZE, draw)
+    return svg(title, SIZE, draw)
 
 
 def heat_map(
@@ -159,9 +129,9 @@ def heat_map(
         step = math.ceil(step / groups) * groups if groups and step > 1 else step
         turned = 90 if max(map(len, columns)) * 0.09 > width * step else 0
         shown_columns = range(0, len(columns), step)
-        axes.set_xticks([x + 0.5 for x in shown_columns], [_short(columns[x]) for x in shown_columns], rotation=turned)
+        axes.set_xticks([x + 0.5 for x in shown_columns], [short(columns[x]) for x in shown_columns], rotation=turned)
         shown_rows = range(0, len(rows), math.ceil(0.15 / height))
-        axes.set_yticks([y + 0.5 for y in shown_rows], [_short(rows[y]) for y in shown_rows])
+        axes.set_yticks([y + 0.5 for y in shown_rows], [short(rows[y]) for y in shown_rows])
         if width >= 0.42 and height >= 0.17:
             for y, x in zip(*np.nonzero(np.isfinite(cells)), strict=True):
                 value = float(cells[y, x])
@@ -171,10 +141,10 @@ def heat_map(
         scale: Any = axes.figure.colorbar(drawn, cax=bar, ticks=[low, (low + high) / 2, high], format="{x:.3g}")
         scale.solids.set_rasterized(False)  # a picture in the drawing would be a file's address, which the page forbids
 
-    return _svg(title, (width * len(columns), height * len(rows)), draw)
+    return svg(title, (width * len(columns), height * len(rows)), draw)
 
 
-def _svg(title: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
+def svg(title: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
     """The drawing on axes of this size; what is around them takes the room that it needs."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -190,24 +160,22 @@ def _svg(title: str, size: tuple[float, float], draw: Callable[[Axes], None]) ->
         draw(axes)
         nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", bbox_inches="tight", transparent=True, metadata=nothing)
-    text = re.sub(r'<g id="[^"]*">', "<g>", file.getvalue()).replace(_INK, "currentColor")
+    text = re.sub(r'<g id="[^"]*">', "<g>", file.getvalue()).replace(INK, "currentColor")
     start, end = text.index("<svg ") + len("<svg "), text.index("<defs>")
     label = html.escape(shown(title))
     return f'<svg role="img" aria-label="{label}" {text[start:end]}{_STYLE}{text[end:]}'.strip()
 
 
-def _finish(axes: Axes, names: Sequence[str], drawn: Sequence[Any]) -> None:
+def finish(axes: Axes, names: Sequence[str], drawn: Sequence[Any]) -> None:
+    """Add numbers and lines across, and the names of what is `drawn`, if there are several."""
     axes.yaxis.set_major_formatter("{x:,.6g}")
     axes.grid(axis="y")
     if len(names) > 1:
-        axes.legend(drawn[: len(names)], list(map(_short, names)), loc="upper left", bbox_to_anchor=(1, 1))
+        axes.legend(drawn[: len(names)], list(map(short, names)), loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[place % len(COLOURS)] for place in range(count)]
-
-
-def _short(name: str, most: int = 30) -> str:
+def short(name: str, most: int = 30) -> str:
+    """Return a name as it is safe to show, cut where it is long."""
     name = shown(name)
     return name if len(name) <= most else name[: most - 1] + "…"
 

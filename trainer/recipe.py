@@ -10,45 +10,28 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tsembed_search.data.rows import Task
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.registry import Registry
 from tsembed_search.trainer.settings import TABLES, Recipe, check, checked, hints_of
 
-_OWN = [file.stem for file in (Path(__file__).parent / "recipes").glob("*.toml")]
+_OWN = sorted((Path(__file__).parent / "recipes").glob("*.toml"))
 
-RECIPES: Final[Registry[Path]] = Registry(
-    "recipe",
-    "tsembed.recipes",
-    {name: Path(__file__).parent / f"recipes/{name}.toml" for name in sorted(_OWN)},
-)
+RECIPES: Final[Registry[Path]] = Registry("recipe", "tsembed.recipes", {file.stem: file for file in _OWN})
 """The recipes that have a name: each is a TOML file."""
 
 _DEPTH = 8  # recipes that extend recipes
-
-_OLD_NAMES = {
-    "loss.both_directions": "loss.symmetric",
-    "loss.keep": "loss.distillation_weight",
-    "loss.keep_queries": "loss.query_distillation_weight",
-    "negatives.keep": "negatives.top_k",
-    "negatives.explicit": "negatives.hard_negatives",
-    "optimizer.rate": "optimizer.learning_rate",
-    "optimizer.router_rate": "optimizer.router_learning_rate",
-    "optimizer.projector_rate": "optimizer.projector_learning_rate",
-    "batch.mixing": "batch.task_temperature",
-}
 
 
 def load(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe by its name or file, with `key=value` overrides; `key` is `table.key`, or `key` where only one
     table has it. Raises `UsageError` for what is not there (with near matches), and for values of the wrong kind.
     """
-    return changed(from_tables(_chain(name_or_file)), overrides)
+    return changed(_of_files(_chain(name_or_file)), overrides)
 
 
 def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -67,8 +50,7 @@ def chosen(name_or_file: str | None, overrides: Sequence[str] = ()) -> set[str]:
     return found | {".".join(_parsed(override)[:2]) for override in overrides}
 
 
-def from_tables(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Recipe:
-    """Make a recipe of the content of files: (file, content) from the most general to the most special one."""
+def _of_files(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Recipe:
     recipe = Recipe()
     known = (*TABLES, "extends", "about", "expected")
     for file, content in levels:
@@ -91,8 +73,7 @@ def apply(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]], file: str = 
         hints = hints_of(type(part))
         for key in values:
             if key not in hints:
-                near = _near(key, [*hints, *_keys()], table)
-                raise UsageError(f"{file} has an unknown key, {table}.{key}.", near)
+                raise UsageError(f"{file} has an unknown key, {table}.{key}.", _near(key, [*hints, *_keys()]))
         values = {key: checked(f"{table}.{key}", value, hints[key]) for key, value in values.items()}
         try:
             recipe = replace(recipe, **{table: replace(part, **values)})
@@ -114,6 +95,15 @@ def from_json(data: Mapping[str, Any]) -> Recipe:
     return replace(recipe, name=name, about=about, expected=data.get("expected") or {})
 
 
+def differences(old: Recipe, new: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    """Return the settings that are not the same, as `table.key`, with both values."""
+    for key in _keys():
+        table, _, name = key.partition(".")
+        before, now = (getattr(getattr(recipe, table), name) for recipe in (old, new))
+        if before != now:
+            yield key, before, now
+
+
 def _chain(name_or_file: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the recipe and all that it extends, the most general one first."""
     found: list[tuple[str, Mapping[str, Any]]] = []
@@ -123,9 +113,7 @@ def _chain(name_or_file: str) -> list[tuple[str, Mapping[str, Any]]]:
         try:
             content = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"The recipe {file} is not TOML: {error}.", "See docs/training.md for an example."
-            ) from error
+            raise UsageError(f"The recipe {file} is not TOML: {error}.", "See docs/training.md for one.") from error
         found.insert(0, (file, content))
         if "extends" not in content:
             return found
@@ -152,17 +140,15 @@ def _parsed(override: str) -> tuple[str, str, Any]:
     if not equals or not left:
         raise UsageError(f"{override!r} sets nothing.", "Write key=value.")
     table, _, key = left.rpartition(".")
-    if table:
-        if table not in TABLES:
-            raise UsageError(f"A recipe has no table {table}.", _near(left, _keys()))
-    else:
-        tables = [known.partition(".")[0] for known in _keys() if known.partition(".")[2] == key]
-        if not tables:
+    if table and table not in TABLES:
+        raise UsageError(f"A recipe has no table {table}.", _near(left, _keys()))
+    if not table:
+        known = [one for one in _keys() if one.endswith(f".{key}")]
+        if not known:
             raise UsageError(f"A recipe has no key {key}.", _near(key, _keys()))
-        if len(tables) > 1:
-            choice = " or ".join(f"{name}.{key}" for name in tables)
-            raise UsageError(f"{key} can mean several keys.", f"Say which one: {choice}.")
-        table = tables[0]
+        if len(known) > 1:
+            raise UsageError(f"{key} can mean several keys.", f"Say which one: {' or '.join(known)}.")
+        table = known[0].partition(".")[0]
     text = right.strip()
     try:
         return table, key, tomllib.loads(f"value = {text}")["value"]
@@ -175,11 +161,8 @@ def _keys() -> list[str]:
     return [f"{table}.{one.name}" for table in TABLES for one in fields(getattr(Recipe(), table))]
 
 
-def _near(name: str, known: Sequence[str], table: str = "") -> str:
+def _near(name: str, known: Sequence[str]) -> str:
     """Return a hint with what is spelled like `name`, or all there is to choose from."""
-    old = {key: new for key, new in _OLD_NAMES.items() if key.startswith(table)}
-    if renamed := [new for key, new in old.items() if name in (key, key.partition(".")[2])]:
-        return f"It is called {' or '.join(renamed)} now."
     by_leaf = {one.rpartition(".")[2]: one for one in known} | {one: one for one in known}
     near = list(dict.fromkeys(by_leaf[match] for match in difflib.get_close_matches(name, by_leaf, 3, 0.6)))
     if near:
@@ -187,31 +170,3 @@ def _near(name: str, known: Sequence[str], table: str = "") -> str:
     if len(known) > 20:
         return "All keys with their defaults are in docs/training.md."
     return f"There are {', '.join(known)}."
-
-
-_FEW_TASKS = 3  # with fewer, experts have no tasks to part
-_FEW_ROWS = 1000
-_PASSES_OF_FEW, _PASSES_OF_MANY = 10, 3
-_STEPS_ON_CPU, _STEPS_ON_GPU = (30, 600), (100, 5000)
-
-
-def suited(tasks: Collection[Task], gpu: bool) -> tuple[Recipe, str]:
-    """Choose a recipe by how much data there is, for whoever names none; also say why that one.
-
-    Few tasks or rows get the single LoRA. The batch leaves each step something to choose from; steps go through the
-    data a few times, within what a machine does in about an hour.
-    """
-    rows = sum(len(task) for task in tasks)
-    few = len(tasks) < _FEW_TASKS or rows < _FEW_ROWS
-    found = load("lora" if few else "tsembed")
-    identities = len({task.identity(row) for task in tasks for row in range(len(task))})
-    size = max(2, min(256 if gpu else found.batch.size, identities // 2))
-    least, most = _STEPS_ON_GPU if gpu else _STEPS_ON_CPU
-    steps = min(most, max(least, round((_PASSES_OF_FEW if few else _PASSES_OF_MANY) * rows / size)))
-    every = max(1, steps // 6)
-    changes: dict[str, dict[str, Any]] = {
-        "batch": {"size": size, "sub_batch": min(found.batch.sub_batch, size)},
-        "run": {"steps": steps, "validate_every": every, "checkpoint_every": every},
-    }
-    why = f"{rows:,} rows of {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: the recipe {found.name}"
-    return apply(found, changes), f"{why}, {steps} steps of {size} rows."

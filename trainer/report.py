@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from tsembed_search.trainer import log, plots
 from tsembed_search.trainer.log import Record
@@ -23,34 +24,30 @@ Kinds = Mapping[str, Sequence[Record]]
 def write(run_folder: Path) -> Path:
     """Write `report.html` into a run's folder from its log, as far as the run has come. Return the file's path.
 
-    Raises `OSError` when there is no log, or no room.
+    Without matplotlib it has the tables only, and says so. Raises `OSError` when there is no log, or no room.
     """
-    page = html(list(log.read(run_folder / log.NAME)), run_folder.name)
-    path = run_folder / NAME
-    partial = path.with_name(f".{NAME}.partial")
-    partial.write_text(page, "utf-8")
-    os.replace(partial, path)  # noqa: PTH105 - replaces what is there, on every system
-    return path
-
-
-def html(records: Sequence[Record], name: str) -> str:
-    """The report of these log records, as one page. Without matplotlib it has the tables only, and says so."""
     import jinja2
 
     kinds: dict[str, list[Record]] = {}
-    for record in records:
+    for record in log.read(run_folder / log.NAME):
         kinds.setdefault(str(record.get("kind")), []).append(record)
     environment = jinja2.Environment(autoescape=True, finalize=_said)
-    recipe = _last(kinds, "run").get("recipe")
-    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
-        name=name,
+    environment.filters["words"] = count_words
+    recipe, data = _last(kinds, "run").get("recipe"), _last(kinds, "run").get("data") or {}
+    page = environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+        name=run_folder.name,
         facts=_facts(kinds),
         plots=_plots(kinds) if plots.installed() else None,
         validation=_validation_table(kinds),
-        data=_data(kinds),
-        notes=list(_notes(kinds)),
+        data=data,
+        held={task.get("name"): task.get("rows") for task in data.get("validation") or ()},
+        kinds=kinds,
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False).split("\n") if recipe else (),
     )
+    path = run_folder / NAME
+    partial = path.with_name(f".{NAME}.partial")
+    partial.write_text(page, "utf-8")
+    return partial.replace(path)
 
 
 def _said(value: object) -> object:
@@ -104,27 +101,6 @@ def _validation_table(kinds: Kinds) -> tuple[list[str], list[list[Any]]]:
         rows.append([name, figures.get("n"), *("" if x is None else f"{x:.3f}" for x in (before, after)), change])
     steps = (f"hit@1 at step {measured[0].get('step')}", f"at step {measured[-1].get('step')}")
     return ["task", "queries", *steps, "change"], rows
-
-
-def _data(kinds: Kinds) -> dict[str, Any]:
-    data = _last(kinds, "run").get("data") or {}
-    held = {task.get("name"): task.get("rows") for task in data.get("validation") or ()}
-    rows = [
-        [*map(task.get, ("name", "meta", "rows", "identities")), held.get(task.get("name")), task.get("weight")]
-        for task in data.get("tasks") or ()
-    ]
-    problems = data.get("problems")
-    return {"sources": data.get("sources"), "problems": problems and count_words(problems, "row"), "rows": rows}
-
-
-def _notes(kinds: Kinds) -> Iterator[str]:
-    for record in kinds.get("run", ()):
-        if record.get("resumed_from") is not None:
-            yield f"Resumed from step {record['resumed_from']:,}."
-    for record in kinds.get("stage", ()):
-        yield f"Stage {record.get('stage')} from step {record.get('step')}: {record.get('reason')}."
-    for record in kinds.get("note", ()):
-        yield str(record.get("message", ""))
 
 
 def _plots(kinds: Kinds) -> dict[str, list[str]]:
@@ -186,27 +162,23 @@ def _experts(kinds: Kinds, marks: Sequence[Mark]) -> Iterator[str]:
 
 
 def _load_over_time(steps: Sequence[Record]) -> str:
-    size = max(1, -(-len(steps) // _COLUMNS_OF_TIME))
-    parts = [steps[start : start + size] for start in range(0, len(steps), size)]
-    means = [
-        [_mean(each) for each in zip(*(_flat(one["expert_load"]) for one in part), strict=False)] for part in parts
-    ]
-    known = [value for column in means for value in column if value is not None]
-    if not known:
+    if not steps:
         return ""
+    size = -(-len(steps) // _COLUMNS_OF_TIME)
+    starts = range(0, len(steps), size)
+    loads = np.array([_flat(step["expert_load"]) for step in steps], dtype=float)
+    means = np.ma.masked_invalid(loads)
+    values = np.array([means[start : start + size].mean(axis=0).filled(np.nan) for start in starts]).T
+    if np.isnan(values).all():
+        return ""
+    columns = [f"{steps[start]['step']:,}" for start in starts]
     names = _expert_names(steps[0]["expert_load"])
-    columns = [f"{part[0]['step']:,}" for part in parts]
-    values = list(zip(*means, strict=False))
-    return heat_map("Load of each expert over steps", names[: len(values)], columns, values, low=0.0, high=max(known))
+    high = float(np.nanmax(values))
+    return heat_map("Load of each expert over steps", names, columns, values.tolist(), low=0.0, high=high)
 
 
 def _flat(load: Sequence[Sequence[Any]]) -> list[Any]:
     return [share for block in load for share in block]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _expert_names(load: Sequence[Sequence[Any]]) -> list[str]:

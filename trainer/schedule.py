@@ -12,13 +12,13 @@ from statistics import median
 from typing import Any
 
 from tsembed_search.errors import ModelError, TsembedError
-from tsembed_search.trainer.settings import StageSettings
+from tsembed_search.trainer.settings import ENOUGH_LOSSES, StageSettings
 
 _WINDOW = 20  # steps over which entropy is averaged
-
 _SETTLED = 0.01  # how little the mean may move from one window to the next
-
 _EARLIEST = 0.1  # share of the steps before which nothing counts as settled
+_REMEMBERED = 50  # losses
+_IN_A_ROW = 3
 
 
 class StageSchedule:
@@ -66,13 +66,6 @@ class StageSchedule:
         return f"routing entropy has settled at {now:.2f}" if abs(now - before) < _SETTLED else ""
 
 
-_REMEMBERED = 50
-
-_ENOUGH = 20  # losses before one can be called high
-
-_IN_A_ROW = 3
-
-
 class DivergedError(TsembedError):
     """Training has gone wrong: something is not finite, or a loss is far above what it was. All processes raise it."""
 
@@ -97,7 +90,7 @@ class DivergenceMonitor:
             odd = [name for name, part in record["parts"].items() if not math.isfinite(part)]
             what = f"the {' and '.join(odd)} loss is" if odd else "gradients are"
             raise self.diverged(f"{what} not finite")
-        usual = median(self.losses) if len(self.losses) >= _ENOUGH else math.inf
+        usual = median(self.losses) if len(self.losses) >= ENOUGH_LOSSES else math.inf
         self._high = self._high + 1 if self._spike and loss > self._spike * max(usual, 1e-3) else 0
         if self._high >= _IN_A_ROW:
             raise self.diverged(f"the loss is {loss:.3g}, where it was {usual:.3g}")

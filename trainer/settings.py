@@ -7,7 +7,7 @@ value against its field's type; `AdapterSettings` is the model's own class.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
@@ -19,6 +19,9 @@ from tsembed_search.model.expert_settings import AdapterSettings
 
 LEAST_LEARNED_TEMPERATURE = 0.01
 """A learned tau goes no lower (Radford et al., arXiv 2103.00020)."""
+
+ENOUGH_LOSSES = 20
+"""So many losses there are before one can be called high."""
 
 Weight = Annotated[float, Interval(ge=0, le=1e6)]
 Share = Annotated[float, Interval(ge=0, le=1)]
@@ -154,8 +157,8 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """`steps`, `seed`. `precision`: auto is bfloat16 on a GPU. `checkpointing`: recompute blocks to save memory.
-    `compile`: through torch.compile. `checkpoint_every`, `validate_every`: steps (0: only at the end).
+    """`steps`, `seed`. `precision`: auto is bfloat16 on a GPU. `gradient_checkpointing`: compute blocks twice, to save
+    memory. `compile`: through torch.compile. `checkpoint_every`, `validate_every`: steps (0: only at the end).
     `validation_rows`: at most, per task. `patience`: validations without a new best before it stops (0: never).
     `spike`: it stops when three losses in a row are above that many times the median of the last fifty (0: never).
     `workers`: threads that read pictures (None: by cores). `cache`: keep a frozen vision tower's output on disk.
@@ -164,7 +167,7 @@ class RunSettings:
     steps: Annotated[int, Interval(ge=1, le=10_000_000)] = 300
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     compile: bool = False
     checkpoint_every: NumberOrNone = 100
     validate_every: NumberOrNone = 100
@@ -284,3 +287,70 @@ def _advice(errors: Sequence[Mapping[str, Any]], hint: Any) -> str:
             words.append(expected or _KINDS.get(error["type"], error["msg"]))
     words += ["none"] if type(None) in get_args(hint) else []
     return f"{verb} {' or '.join(dict.fromkeys(words))}."
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The situation of a recipe: `experts` of the model, if its `projector` is trained, D numbers of a vector as `dim`,
+    the `most` rows that a batch can have, and if anything is `measured` on held-out rows.
+    """
+
+    experts: int
+    projector: bool
+    dim: int
+    most: int
+    measured: bool
+
+
+def without_effect(recipe: Recipe, chosen: Collection[str], met: Situation) -> list[str]:
+    """A line for each of the `chosen` keys that has no effect."""
+    told = {key: why for keys, why in _idle(recipe, met) for key in keys if key in chosen}
+    return [f"{key} has no effect: {why}." for key, why in told.items()]
+
+
+def _idle(recipe: Recipe, met: Situation) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Keys without effect, and why. The first reason of several comes last."""
+    run, negatives, stages, optimizer = recipe.run, recipe.negatives, recipe.stages, recipe.optimizer
+    weights = ("negatives.beta", "negatives.compared_with", "negatives.mode", "negatives.top_k")
+    if negatives.mode == "weight":
+        yield ("negatives.top_k",), "negatives.mode = weight weighs all of them"
+    else:
+        yield ("negatives.beta",), "negatives.mode = sample weighs nothing"
+    if negatives.weighting == "llave":
+        yield ("negatives.compared_with",), "negatives.weighting = llave compares no experts"
+    if negatives.weighting == "none":
+        yield weights, "negatives.weighting is none"
+    if stages.switch == 1:
+        yield ("negatives.weighting", *weights, "stages.router_factor"), "stage 2 never begins, for stages.switch is 1"
+    if stages.switch != "auto":
+        yield ("stages.latest",), "stages.switch is not auto"
+    if met.experts == 1:
+        router = ("level", "temperature", "top_k", "noise", "tokens")
+        yield tuple(f"adapter.{key}" for key in router), "there is one expert, so nothing is routed"
+        yield (
+            ("loss.balance", "loss.z", "optimizer.router_learning_rate", "stages.router_factor"),
+            "there is one expert",
+        )
+        if negatives.weighting in ("eans", "shuffled"):
+            yield ("negatives.weighting", *weights), "there is one expert, so no two items differ in theirs"
+    if not met.projector:
+        yield ("optimizer.projector_learning_rate",), "the projector is not trained, see adapter.projector"
+    if met.dim in recipe.loss.dimensions:
+        yield ("loss.dimensions",), f"{met.dim} is the whole vector, which is trained anyway"
+    if recipe.batch.sub_batch > recipe.batch.size:
+        yield ("batch.sub_batch",), f"a batch has {recipe.batch.size} rows"
+    if recipe.batch.size > met.most:
+        yield ("batch.size",), f"no more than {met.most} rows of a batch can have different targets"
+    if optimizer.warmup >= run.steps and run.steps > 1:
+        yield ("optimizer.warmup",), f"there are {run.steps} steps, so the full rate is reached at the last one alone"
+    if run.steps <= ENOUGH_LOSSES:
+        yield ("run.spike",), f"a loss is called high after {ENOUGH_LOSSES} others, and there are {run.steps} steps"
+    if run.checkpoint_every > run.steps:
+        yield ("run.checkpoint_every",), f"there are {run.steps} steps; the state is saved after the last one"
+    if run.validate_every > run.steps:
+        yield ("run.validate_every",), f"there are {run.steps} steps; it validates after the last one"
+    if run.patience and not 0 < run.validate_every < run.steps:
+        yield ("run.patience",), "it validates at the end only, see run.validate_every"
+    if not met.measured:
+        keys = ("run.validate_every", "run.validation_rows", "run.patience")
+        yield keys, "nothing is measured, for no rows are held out that could be"

@@ -1,8 +1,8 @@
-"""The beginning of a run: its model, its folder and log, and remarks on settings that have no effect."""
+"""The beginning of a run: its model, its log with the first record, and remarks for the person who started it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -13,15 +13,14 @@ from torch import Tensor
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import ModelRef, Trainable
-from tsembed_search.trainer import gradcache
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.distributed import Processes
+from tsembed_search.trainer.gradcache import seed_step
 from tsembed_search.trainer.job import Job, begin, check_free, check_same, in_words, summary
 from tsembed_search.trainer.log import NAME, Log
-from tsembed_search.trainer.optimizer import Optimizer
-from tsembed_search.trainer.packing import Shape
-from tsembed_search.trainer.settings import Recipe
+from tsembed_search.trainer.losses.base import Shape
+from tsembed_search.trainer.settings import Recipe, Situation, without_effect
 from tsembed_search.version import __version__
 
 
@@ -50,7 +49,7 @@ class Model:
 
 
 def loaded(job: Job, processes: Processes, device: str) -> tuple[Sampler, dict[str, Any], Model]:
-    """Check data and folder, and load the model. Raises what `train` does."""
+    """Check data and folder, and load the model. Also return the facts on the data. Raises what `train` does."""
     with in_words(job.out):
         sampler = Sampler(job.train, job.recipe.batch, job.recipe.run.seed)
         facts = {"tasks": summary(job.train), "held_out": summary(job.held_out)}
@@ -65,10 +64,7 @@ def loaded(job: Job, processes: Processes, device: str) -> tuple[Sampler, dict[s
 
 
 def adapted(backbone: Any, recipe: Recipe) -> Trainable:
-    """Return the backbone with fresh adapters, always the same ones for a seed, or with those that it has: training
-    goes on from a checkpoint. Raises `ModelError` when it can carry none, and `UsageError` when the recipe asks for
-    what the model does not have.
-    """
+    """Return the backbone with its own adapters, or fresh ones by the seed. Raises `ModelError` and `UsageError`."""
     base = recipe.model.base
     if not backbone.info.trainable:
         raise ModelError(
@@ -77,7 +73,7 @@ def adapted(backbone: Any, recipe: Recipe) -> Trainable:
         )
     trainable: Trainable = backbone
     if trainable.adapters is None:
-        gradcache.seed_step(recipe.run.seed, 0, 0)
+        seed_step(recipe.run.seed, 0, 0)
         try:
             trainable.adapt(recipe.adapter)
         except ModelError as error:
@@ -101,7 +97,7 @@ def begun(job: Job, processes: Processes, facts: Mapping[str, Any]) -> Log:
         return Log(job.out / NAME, *job.observers)
 
 
-def header(job: Job, model: Model, optimizer: Optimizer, facts: Mapping[str, Any]) -> dict[str, Any]:
+def header(job: Job, model: Model, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the first record of the log, on recipe, model and data."""
     info = model.backbone.info
     return {
@@ -116,13 +112,13 @@ def header(job: Job, model: Model, optimizer: Optimizer, facts: Mapping[str, Any
             "name": info.name,
             "dim": info.dim,
             "parameters": info.parameters,
-            "trainable": sum(parameter.numel() for parameter in optimizer.shared),
+            "trainable": sum(parameter.numel() for parameter in model.adapters.parameters()),
             "routes": list(info.routes or ()),
         },
         "data": {
             "sources": list(job.sources),
             "tasks": list(facts["tasks"]),
-            "validation": [{"name": task.name, "meta": task.meta, "rows": len(task)} for task in job.held_out],
+            "validation": [{name: task[name] for name in ("name", "meta", "rows")} for task in facts["held_out"]],
             "problems": job.problems,
         },
     }
@@ -130,86 +126,16 @@ def header(job: Job, model: Model, optimizer: Optimizer, facts: Mapping[str, Any
 
 def remarks(job: Job, model: Model, sampler: Sampler) -> list[str]:
     """Return what a person should know before the first step."""
-    told = [task for task in job.held_out if len({task.identity(row) for row in range(len(task))}) > 1]
-    untold = [task.name for task in job.held_out if task not in told]
-    shape, projector = model.shape, model.adapters.projector is not None
-    met = Situation(shape.experts, projector, shape.dim, sampler.identities, bool(told))
+    untold = [task.name for task in job.held_out if len({task.identity(row) for row in range(len(task))}) < 2]
+    measured = len(untold) < len(job.held_out)
+    projector = model.adapters.projector is not None
+    met = Situation(model.shape.experts, projector, model.shape.dim, sampler.identities, measured)
     said = without_effect(job.recipe, job.chosen, met)
     if model.start != model.base:
         goes_on = f"The adapters of {model.start.name} are trained on; the recipe's own adapter table does not count."
         said.insert(0, goes_on)
-    if not told:
+    if not measured:
         said.append("Nothing is measured: no rows are held out that have two different targets.")
     elif untold:
         said.append(f"Not measured, for want of two different targets among held-out rows: {', '.join(untold)}.")
     return said
-
-
-_ENOUGH = 20  # losses before `watch` calls one high
-
-
-@dataclass(frozen=True)
-class Situation:
-    """The situation of a recipe: `experts` of the model, if its `projector` is trained, D numbers of a vector as `dim`,
-    the `most` rows that a batch can have, and if anything is `measured` on held-out rows.
-    """
-
-    experts: int
-    projector: bool
-    dim: int
-    most: int
-    measured: bool
-
-
-def without_effect(recipe: Recipe, chosen: Collection[str], met: Situation) -> list[str]:
-    """A line for each of the `chosen` keys that has no effect."""
-    told = {key: why for keys, why in _idle(recipe, met) for key in keys if key in chosen}
-    return [f"{key} has no effect: {why}." for key, why in told.items()]
-
-
-def _idle(recipe: Recipe, met: Situation) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Keys without effect, and why. The first reason of several comes last."""
-    run, negatives, stages, optimizer = recipe.run, recipe.negatives, recipe.stages, recipe.optimizer
-    weights = ("negatives.beta", "negatives.compared_with", "negatives.mode", "negatives.top_k")
-    if negatives.mode == "weight":
-        yield ("negatives.top_k",), "negatives.mode = weight weighs all of them"
-    else:
-        yield ("negatives.beta",), "negatives.mode = sample weighs nothing"
-    if negatives.weighting == "llave":
-        yield ("negatives.compared_with",), "negatives.weighting = llave compares no experts"
-    if negatives.weighting == "none":
-        yield weights, "negatives.weighting is none"
-    if stages.switch == 1:
-        yield ("negatives.weighting", *weights, "stages.router_factor"), "stage 2 never begins, for stages.switch is 1"
-    if stages.switch != "auto":
-        yield ("stages.latest",), "stages.switch is not auto"
-    if met.experts == 1:
-        router = ("level", "temperature", "top_k", "noise", "tokens")
-        yield tuple(f"adapter.{key}" for key in router), "there is one expert, so nothing is routed"
-        yield (
-            ("loss.balance", "loss.z", "optimizer.router_learning_rate", "stages.router_factor"),
-            "there is one expert",
-        )
-        if negatives.weighting in ("eans", "shuffled"):
-            yield ("negatives.weighting", *weights), "there is one expert, so no two items differ in theirs"
-    if not met.projector:
-        yield ("optimizer.projector_learning_rate",), "the projector is not trained, see adapter.projector"
-    if met.dim in recipe.loss.dimensions:
-        yield ("loss.dimensions",), f"{met.dim} is the whole vector, which is trained anyway"
-    if recipe.batch.sub_batch > recipe.batch.size:
-        yield ("batch.sub_batch",), f"a batch has {recipe.batch.size} rows"
-    if recipe.batch.size > met.most:
-        yield ("batch.size",), f"no more than {met.most} rows of a batch can have different targets"
-    if optimizer.warmup >= run.steps and run.steps > 1:
-        yield ("optimizer.warmup",), f"there are {run.steps} steps, so the full rate is reached at the last one alone"
-    if run.steps <= _ENOUGH:
-        yield ("run.spike",), f"a loss is called high after {_ENOUGH} others, and there are {run.steps} steps"
-    if run.checkpoint_every > run.steps:
-        yield ("run.checkpoint_every",), f"there are {run.steps} steps; the state is saved after the last one"
-    if run.validate_every > run.steps:
-        yield ("run.validate_every",), f"there are {run.steps} steps; it validates after the last one"
-    if run.patience and not 0 < run.validate_every < run.steps:
-        yield ("run.patience",), "it validates at the end only, see run.validate_every"
-    if not met.measured:
-        keys = ("run.validate_every", "run.validation_rows", "run.patience")
-        yield keys, "nothing is measured, for no rows are held out that could be"

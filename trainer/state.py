@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model.files import flush
+from tsembed_search.trainer.job import TrainReport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ _UNFINISHED = ".new"
 _AGAIN = "Train again into another folder."
 
 _WITH_TENSORS = ("adapters", "optimizer", "objective")
-_WITHOUT = ("sampler", "schedule", "monitor", "validations", "counters")
+_PARTS = (*_WITH_TENSORS, "sampler", "schedule", "monitor", "validations", "counters")
 _SMOOTH = 0.9  # of the rate that is shown
 
 
@@ -61,7 +62,7 @@ class Counters:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums, as JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "rate"}
+        return {"seconds": self.seconds, "items": self.items, "skipped": self.skipped, "log": self.log}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state_dict` gave."""
@@ -88,31 +89,26 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step, and the state of each part by its name."""
-        parts = {name: getattr(self, name).state_dict() for name in (*_WITH_TENSORS, *_WITHOUT)}
-        return {"step": self.step} | parts
+        return {"step": self.step} | {name: getattr(self, name).state_dict() for name in _PARTS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state_dict` gave."""
-        for name in (*_WITH_TENSORS, *_WITHOUT):
+        for name in _PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.step = int(state["step"])
 
     def save(self, run: Path) -> Path:
-        """Write the state into a run's folder, and then remove older ones. Return its folder. Raises what `save` does.
-
-        The best weights are written beside it, unless they are those of this step.
-        """
+        """Write the state into a run's folder, and the best weights if they are older. Raises what `save` does."""
         state = self.state_dict()
         tensors = {f"{part}.{name}": one for part in _WITH_TENSORS for name, one in state.pop(part).items()}
-        best = self.validations.best
-        older = self.validations.best_weights if best is not None and best[0] != self.step else None
-        return save(run, self.step, tensors, state, older)
+        return save(run, self.step, tensors, state, self.validations.best_weights if self._best_is_older else None)
+
+    @property
+    def _best_is_older(self) -> bool:
+        return self.validations.best is not None and self.validations.best[0] != self.step
 
     def load(self, found: Path) -> str:
-        """Go back to the state in a folder. Return what a person should know of it, "" for nothing.
-
-        Raises `ModelError` when it is damaged, or another version made it.
-        """
+        """Go back to the state in a folder. Return what a person should know. Raises `ModelError` if it is damaged."""
         tensors, state = load(found)
         try:
             for part in _WITH_TENSORS:
@@ -123,19 +119,36 @@ class TrainState:
             raise ModelError(
                 f"The state of the run in {found} is damaged, or another version made it: {error!r}.", _AGAIN
             ) from error
-        best = self.validations.best
-        self.validations.best_weights = state["adapters"]
-        if best is None or best[0] == self.step:
+        validations = self.validations
+        validations.best_weights = state["adapters"]
+        if validations.best is None or not self._best_is_older:
             return ""
         try:
-            self.validations.best_weights = load_best(found)
+            validations.best_weights = load_best(found)
+            return ""
         except ModelError as error:  # the run can go on without them
-            self.validations.forget_best()
+            step, _ = validations.best
+            validations.forget_best()
             return (
-                f"The weights of step {best[0]}, which validated best, are lost. {error.message} "
+                f"The weights of step {step}, which validated best, are lost. {error.message} "
                 "The best ones from here on will be saved."
             )
-        return ""
+
+    def report(self, reason: str, path: Path | None = None, weight: float | None = None) -> TrainReport:
+        """Return what the run has come to: `path` of the model, if there is one, and its re-ranking weight."""
+        recent, counters, validations = self.monitor.losses[-10:], self.counters, self.validations
+        return TrainReport(
+            steps=self.step,
+            stage_switch=self.schedule.at,
+            loss=sum(recent) / len(recent) if recent else None,
+            before=validations.before,
+            validation=validations.best[1] if validations.best and path else validations.last,
+            seconds=counters.seconds,
+            items_per_second=counters.items / counters.seconds if counters.seconds else 0.0,
+            checkpoint=path,
+            route_weight=weight,
+            reason=reason,
+        )
 
 
 def save(
@@ -176,9 +189,13 @@ def save(
 
 def latest(run: Path) -> Path | None:
     """Return the newest whole state of a run, or None."""
-    folder = run / FOLDER
-    whole = [one for one in folder.glob("step-*") if one.suffix != _UNFINISHED] if folder.is_dir() else []
-    return max(whole, default=None)
+    return max((one for one in (run / FOLDER).glob("step-*") if one.suffix != _UNFINISHED), default=None)
+
+
+def safe(run: Path) -> str:
+    """Say what is safe of a run."""
+    found = latest(run)
+    return f"The last whole state is {found}." if found else "No state was saved."
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

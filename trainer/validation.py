@@ -7,8 +7,8 @@ Every query is ranked against the targets of its task's other rows: quick and th
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsembed_search.data.rows import Row, Task
-from tsembed_search.data.sameness import content, question
+from tsembed_search.data.rows import Task, ranking_task
 from tsembed_search.items import Embeddings, Item, Role
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.embedder import batches, forward_stream
@@ -47,9 +46,9 @@ class Ranking:
 
     @property
     def finite(self) -> bool:
-        """Say if all vectors and routes are finite, as they are unless training has diverged."""
-        parts = (self.queries, self.candidates)
-        return all(bool(np.isfinite(part.vectors).all() and np.isfinite(part.routes).all()) for part in parts)
+        """If all vectors and routes are finite, as they are unless training has diverged."""
+        parts = (self.queries.vectors, self.queries.routes, self.candidates.vectors, self.candidates.routes)
+        return all(bool(np.isfinite(part).all()) for part in parts)
 
     def ranked(self) -> Ranked:
         """Rank the candidates. What is no number is like nothing, so that it never makes a good rank."""
@@ -77,12 +76,15 @@ class Validation:
     @property
     def hit(self) -> float:
         """Mean over tasks of the share of queries whose best candidate is right."""
-        return _mean(task["hit@1"] for task in self.tasks.values())
+        return self._mean("hit@1")
 
     @property
     def mrr(self) -> float:
         """Mean over tasks of the mean of 1 / the rank of the best right candidate."""
-        return _mean(task["mrr"] for task in self.tasks.values())
+        return self._mean("mrr")
+
+    def _mean(self, figure: str) -> float:
+        return float(sum(task[figure] for task in self.tasks.values()) / max(1, len(self.tasks)))
 
     def to_json(self) -> dict[str, Any]:
         """As in the log."""
@@ -150,21 +152,17 @@ class Embedding:
 
     def embed(self, wanted: Sequence[tuple[Item, Role]]) -> tuple[Embeddings, list[int]]:
         """Embed items, with raw routes; also the places of those that could be read and fit in memory, in order."""
-        self._backbone.train(False)
         found: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-        try:
-            for at in range(0, len(wanted), _AT_ONCE):
-                prepared = self._preparer.prepare(wanted[at : at + _AT_ONCE])
-                ready = [(place, one) for place, one in enumerate(prepared, at) if isinstance(one, Prepared)]
-                for part, traced in forward_stream(self._traced, batches(ready, self._backbone.batch_tokens, _AT_ONCE)):
-                    if traced is None:
-                        tokens = part[0][1].tokens
-                        self.remarks.append(f"An item of {tokens} tokens does not fit in memory: not measured.")
-                        continue
-                    rows = zip(*(one.float().cpu().numpy() for one in (traced.vectors, traced.routes)), strict=True)
-                    found.update((place, row) for (place, _), row in zip(part, rows, strict=True))
-        finally:
-            self._backbone.train(True)
+        for at in range(0, len(wanted), _AT_ONCE):
+            prepared = self._preparer.prepare(wanted[at : at + _AT_ONCE])
+            ready = [(place, one) for place, one in enumerate(prepared, at) if isinstance(one, Prepared)]
+            for part, traced in self._traced(ready):
+                if traced is None:
+                    tokens = part[0][1].tokens
+                    self.remarks.append(f"An item of {tokens} tokens does not fit in memory: not measured.")
+                    continue
+                rows = zip(*(one.float().cpu().numpy() for one in (traced.vectors, traced.routes)), strict=True)
+                found.update((place, row) for (place, _), row in zip(part, rows, strict=True))
         places = sorted(found)
         assert self._backbone.adapters is not None
         widths = self._backbone.info.dim, self._backbone.adapters.mean.numel()
@@ -175,90 +173,60 @@ class Embedding:
         return Embeddings(vectors, routes), places
 
     def finite(self, items: Sequence[Prepared]) -> bool:
-        """Say if the model, as it is now, gives finite vectors and routes for some of these items.
+        """Say if the model gives finite vectors for some of these items: finite weights can still be too large."""
+        some = list(enumerate(items[:: -(-len(items) // 64) or 1]))
+        parts = (part for _, traced in self._traced(some) if traced for part in (traced.vectors, traced.routes))
+        return all(bool(torch.isfinite(part).all()) for part in parts)
 
-        Weights that are finite can be too large for what is computed with them.
-        """
-        some = items[:: -(-len(items) // 64) or 1]
-        self._backbone.train(False)
+    def _traced(
+        self, ready: Sequence[tuple[int, Prepared]]
+    ) -> Iterator[tuple[Sequence[tuple[int, Prepared]], Traced | None]]:
+        def trace(batch: Sequence[Prepared]) -> Traced:
+            self._backbone.train(False)
+            with torch.no_grad(), self._precision():
+                return self._backbone.trace(batch, losses=False)
+
         try:
-            for _, traced in forward_stream(
-                self._traced, batches(enumerate(some), self._backbone.batch_tokens, max(1, len(some)))
-            ):
-                if traced is not None:
-                    fine = torch.isfinite(traced.vectors).all() & torch.isfinite(traced.routes).all()
-                    if not bool(fine):
-                        return False
-            return True
+            yield from forward_stream(trace, batches(ready, self._backbone.batch_tokens, max(1, len(ready))))
         finally:
             self._backbone.train(True)
 
-    def _traced(self, batch: Sequence[Prepared]) -> Traced:
-        with torch.no_grad(), self._precision():
-            return self._backbone.trace(batch, losses=False)
-
 
 def rank_tasks(embedding: Embedding, tasks: Sequence[Task], rows: int) -> dict[str, Ranking]:
-    """Embeds up to `rows` rows of each task, always the same ones, and what each query is ranked against: the targets
-    of these rows. Right are those of its own identity and all that other rows name for the same query. Tasks with a
-    single target are left out.
+    """Embed up to `rows` rows of each task, always the same ones, as queries over their targets (see `ranking_task`).
+
+    Tasks with a single target are left out, as are items that cannot be read or do not fit in memory.
     """
     found = {}
     for task in tasks:
         chosen = np.random.default_rng(crc32(task.name.encode())).permutation(len(task))[:rows]
-        own = [task[int(row)] for row in np.sort(chosen)]
-        targets: dict[tuple[int, str], Row] = {}
-        for row in own:
-            targets.setdefault((content(row.positive), row.identity), row)
-        wanted: list[tuple[Item, Role]] = [(row.query, "query") for row in own]
-        wanted += [(row.positive, "document") for row in targets.values()]
-        embedded, places = embedding.embed(wanted) if len(targets) > 1 else (None, [])
-        if embedded is None:
+        asked = ranking_task(task, np.sort(chosen).tolist())
+        if len(asked.candidates) < 2:
             continue
-        split = sum(place < len(own) for place in places)
-        candidates = list(targets.values())
-        ranked = [candidates[place - len(own)] for place in places[split:]]
-        correct, left_out = _judged([own[place] for place in places[:split]], ranked, own)
-        kept = [row for row, right in enumerate(correct) if right]
-        if kept and len(ranked) > 1:
+        wanted: list[tuple[Item, Role]] = [(item, "query") for item in asked.queries]
+        wanted += [(item, "document") for item in asked.candidates]
+        embedded, places = embedding.embed(wanted)
+        split = bisect_left(places, len(asked.queries))
+        new = {old - len(asked.queries): place for place, old in enumerate(places[split:])}
+        kept, judged = [], []
+        for row, old in enumerate(places[:split]):
+            both = asked.correct[old], asked.left_out[old] if asked.left_out else frozenset()
+            right, itself = (frozenset(new[place] for place in each if place in new) for each in both)
+            if right:
+                kept.append(row)
+                judged.append((right, itself))
+        if kept and len(new) > 1:
             queries = Embeddings(embedded.vectors[kept], embedded.routes[kept])
             documents = Embeddings(embedded.vectors[split:], embedded.routes[split:])
-            judged = [correct[row] for row in kept], [left_out[row] for row in kept]
-            found[task.name] = Ranking(task.meta, queries, documents, *judged)
+            correct, left_out = zip(*judged, strict=True)
+            found[task.name] = Ranking(task.meta, queries, documents, correct, left_out)
     return found
-
-
-def _judged(
-    queries: Sequence[Row], targets: Sequence[Row], rows: Sequence[Row]
-) -> tuple[list[frozenset[int]], list[frozenset[int]]]:
-    """Which targets are right for each query, and which are nothing but the query itself; all are of `rows`."""
-    right: dict[int, set[int]] = defaultdict(set)
-    identities: dict[int, set[str]] = defaultdict(set)
-    for row in rows:
-        asked = question(row.query)
-        right[asked] |= {content(row.positive), *row.answers}
-        identities[asked].add(row.identity)
-    of_content: dict[int, set[int]] = defaultdict(set)
-    of_identity: dict[str, set[int]] = defaultdict(set)
-    for place, row in enumerate(targets):
-        of_content[content(row.positive)].add(place)
-        of_identity[row.identity].add(place)
-    correct = []
-    for row in queries:
-        asked = question(row.query)
-        by_content = (of_content.get(one, set()) for one in right[asked])
-        by_identity = (of_identity.get(one, set()) for one in identities[asked])
-        correct.append(frozenset().union(*by_content, *by_identity))
-    itself = [frozenset(of_content.get(content(row.query), set())) for row in queries]
-    return correct, [own - right for own, right in zip(itself, correct, strict=True)]
 
 
 def measure(
     embedding: Embedding, tasks: Sequence[Task], rows: int, ranks: Processes
 ) -> tuple[Validation, dict[str, Ranking]]:
-    """Validates; each process takes a part of the tasks, and all of them know the result. Also gives the process's own
-    rankings.
-    """
+    """Validate, each process a part of the tasks. Return what all know then, and the process's own rankings."""
     started = time.perf_counter()
     own = rank_tasks(embedding, tasks[ranks.rank :: ranks.count], rows)
     scored = {name: score(ranking) for name, ranking in own.items()}
@@ -272,12 +240,7 @@ def score(ranking: Ranking) -> dict[str, Any]:
     ranks = ranking.ranked().ranks
     return {
         "meta": ranking.meta,
-        "hit@1": float(ranks.hit(1).mean()),
+        "hit@1": float(ranks.metric("hit@1").mean()),
         "mrr": float(ranks.mrr().mean()),
         "n": len(ranks),
     }
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0

@@ -30,16 +30,12 @@ if TYPE_CHECKING:
     from tsembed_search.search.results import SearchOptions
 
 _HOMES = {
-    "tsembed_search.index": ["Index"],
-    "tsembed_search.items": ["Embeddings", "Item"],
-    "tsembed_search.model.embedder": ["Embedder"],
-    "tsembed_search.search.results": ["SearchOptions"],
-    "tsembed_search.indexer.report": ["IndexOptions", "Interrupted"],
-    "tsembed_search.errors": [
-        "DamagedIndexError", "IndexBusyError", "IndexMismatchError", "LoadError", "MissingIndexError", "ModelError",
-        "StoreError", "TooLargeError", "TsembedError", "UnsupportedModelError", "UsageError",
-    ],
-}  # fmt: skip
+    **dict.fromkeys(("Embeddings", "Item"), "items"),
+    **dict.fromkeys(("IndexOptions", "Interrupted"), "indexer.report"),
+    "Embedder": "model.embedder",
+    "Index": "index",
+    "SearchOptions": "search.results",
+}
 
 __all__ = [
     "DamagedIndexError", "Embedder", "Embeddings", "Index", "IndexBusyError", "IndexMismatchError", "IndexOptions",
@@ -49,9 +45,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            import importlib
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

@@ -1,9 +1,8 @@
 """The errors a user can meet. Each message says what happened; `hint` says what to do about it.
 
 A hint names a setting in braces, such as `{model}`, and likewise a method of `Index` or a function, such as
-`{repair()}`: every way
-in has its own spelling of them. Python reads `model=` and `Index.repair()`, the command line `--model` and
-`tsembed doctor --repair`, a server the field `model`.
+`{repair()}`. Every way in has its own spelling of them: Python reads `model=` and `Index.repair()`, the command line
+`--model` and `tsembed doctor --repair`, a server the field `model`.
 """
 
 from __future__ import annotations
@@ -21,14 +20,13 @@ _FUNCTIONS: Final = {
 _SETTING: Final = re.compile(r"\{([a-z][a-z_]*(?:\(\))?)\}")
 
 
-def in_python(name: str) -> str:
-    """Spell a setting, a method of `Index` or a function as a program writes it."""
+def _in_python(name: str) -> str:
     if name in _FUNCTIONS:
         return f"tsembed_search.{_FUNCTIONS[name]}"
     return f"Index.{name}" if name.endswith("()") else f"{name}="
 
 
-def spelled(hint: str, spelling: Callable[[str], str] = in_python) -> str:
+def spelled(hint: str, spelling: Callable[[str], str] = _in_python) -> str:
     """Return a hint with its settings and methods as `spelling` writes them, by default as a program does."""
     return _SETTING.sub(lambda found: spelling(found[1]), hint)
 

@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from tsembed_search.errors import ModelError, TsembedError, UsageError
+from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.wording import brief
 
 Kind = Literal["model", "dataset"]
 
 MODEL_SETTINGS: Final = ("*.json",)
 MODEL_FILES: Final = (*MODEL_SETTINGS, "*.safetensors")
-
-_WORDS: Final[dict[Kind, str]] = {"model": "model", "dataset": "data set"}
 
 
 class Snapshot(NamedTuple):
@@ -61,42 +59,32 @@ def download(name: str, revision: str | None, files: Sequence[str], kind: Kind =
     offline, no such repository, one that needs an agreement, or a full disk.
     """
     import httpx
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
+    what, wanted = "data set" if kind == "dataset" else kind, name if revision is None else f"{name}@{revision}"
+    said = ModelError if kind == "model" else UsageError
     try:
         return Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(files)))
-    except (OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
-        raise _in_words(error, name, revision, kind) from error
-
-
-def _in_words(error: Exception, name: str, revision: str | None, kind: Kind) -> TsembedError:
-    import httpx
-    from huggingface_hub import errors
-
-    what, wanted = _WORDS[kind], name if revision is None else f"{name}@{revision}"
-    said = ModelError if kind == "model" else UsageError
-    if isinstance(error, errors.GatedRepoError):
-        return said(
+    except errors.GatedRepoError as error:
+        raise said(
             f"{wanted} is only for people who accepted its terms.",
             f"Accept them on the {what}'s page, then log in with `hf auth login`.",
-        )
-    if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):
-        return said(f"There is no {what} {wanted} on the hub that you may read.", "Check the spelling, or log in.")
-    if isinstance(error, errors.HFValidationError):
-        return said(f"{wanted} is no name that a {what} on the hub can have.", "Check the spelling.")
-    if isinstance(
-        error,
-        errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | httpx.HTTPError | ConnectionError,
-    ):
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        message = f"There is no {what} {wanted} on the hub that you may read."
+        raise said(message, "Check the spelling, or log in.") from error
+    except errors.HFValidationError as error:
+        raise said(f"{wanted} is no name that a {what} on the hub can have.", "Check the spelling.") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError, ConnectionError) as error:
         by_hand = f" (`hf download {name}`)" if kind == "model" else ""
         instead = "; or use `mini`, which needs no download" if kind == "model" else ""
-        return said(
+        raise said(
             f"{wanted} is not on this machine and the hub cannot be reached.",
             f"Download it where there is a network{by_hand}, copy the folder here and give its path as the {what}"
             f"{instead}.",
-        )
-    # A disk that is full or read-only, a broken transfer.
-    return said(
-        f"The download of {wanted} failed: {brief(error)}.",
-        "Mend that and try again: it goes on. Downloads go into the folder that HF_HOME names.",
-    )
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:  # a disk that is full or read-only, a broken transfer
+        raise said(
+            f"The download of {wanted} failed: {brief(error)}.",
+            "Mend that and try again: it goes on. Downloads go into the folder that HF_HOME names.",
+        ) from error

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, MissingIndexError, StoreError, UsageError
 from tsembed_search.items import Item
-from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, file_path
+from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, file_path, lost_folders
 from tsembed_search.ranking.routes import Agreement
 from tsembed_search.search.index_model import IndexModel
-from tsembed_search.search.listing import FILE_FIELDS, USAGE_FIELDS, files_of, leaving, usage_of
-from tsembed_search.search.results import Clock, Explanation, File, Hit, IndexStatus, SearchOptions, SearchResult
+from tsembed_search.search.results import (
+    FILE_FIELDS,
+    USAGE_FIELDS,
+    Clock,
+    Explanation,
+    File,
+    Hit,
+    IndexStatus,
+    SearchOptions,
+    SearchResult,
+    files_of,
+    usage_of,
+)
 from tsembed_search.search.where import selection
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
-from tsembed_search.whereabouts import lost_folders
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.report import Amount, IndexOptions, IndexReport, ProgressSink, StopSignal
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.ranking.routes import Usage
     from tsembed_search.store.base import Store
+
+_TOGETHER: Final = 64
+"""So many queries are embedded together."""
 
 
 class Index(AbstractContextManager["Index"]):
@@ -87,7 +98,9 @@ class Index(AbstractContextManager["Index"]):
         address = IndexAddress(name, store)
         raw = opening.metadata(address)
         if not raw and create is None:
-            raise MissingIndexError(f"There is no index called {name!r}.", _other_indexes(address), name, store)
+            folders = sorted(address.folder.parent.glob("*/index.json")) if address.scheme == "edge" else []
+            there = f"\nThere are: {', '.join(one.parent.name for one in folders[:10])}" if folders else ""
+            raise MissingIndexError(f"There is no index called {name!r}.", "Make it with: {add()}" + there, name, store)
         metadata = IndexMetadata.from_json(raw) if raw else None
         index = cls(address, metadata, model=model, device=device, embedder=embedder, wait=wait, settings=create)
         if hold:
@@ -183,7 +196,8 @@ class Index(AbstractContextManager["Index"]):
             records = list(store.scroll(chosen, fields=FILE_FIELDS))
             gone = {file.path for file in files_of(records, chosen)}
             if dry_run:
-                return Amount(len(gone), leaving(records, gone))
+                left = (one for one in records if any(place["path"] not in gone for place in one.payload["places"]))
+                return Amount(len(gone), len(records) - sum(1 for _ in left))
             return mending.remove_files(self.address.folder, store, [str(file_path(path)) for path in sorted(gone)])
 
     def search(
@@ -204,25 +218,43 @@ class Index(AbstractContextManager["Index"]):
         that cannot be read, `IndexBusyError` while another process has the store open.
         """
         clock, chosen = Clock(), self._model.options(options, fields)
-        if like is None:
-            if query is None:
-                raise UsageError("There is nothing to search for.", "Give a text, an image, or both; or {like}.")
-            return SearchResult(self._found([query], chosen, clock)[0], clock.stop())
-        if query is not None:
+        if query is None and like is None:
+            raise UsageError("There is nothing to search for.", "Give a text, an image, or both; or {like}.")
+        if query is not None and like is not None:
             raise UsageError(
                 "A search by likeness takes no other query.",
                 "To combine a picture with a text, give the picture as {image}.",
             )
+        wanted = [] if query is None else self._model.queries([query], clock)
         with self._reading(clock) as store:
-            wanted = self._model.like(str(like), store, clock)
-            hits = self._model.searcher(store).search([wanted], chosen)[0]
+            if like is not None:
+                wanted = [self._model.like(str(like), store, clock)]
+            hits = self._model.searcher(store).search(wanted, chosen)[0]
         return SearchResult(hits, clock.stop())
 
     def search_many(
-        self, queries: Sequence[Item | str], options: SearchOptions | None = None, **fields: Any
+        self,
+        queries: Sequence[Item | str],
+        options: SearchOptions | None = None,
+        *,
+        snippets: bool = False,
+        **fields: Any,
     ) -> list[list[Hit]]:
-        """Find the hits of each query, in their order; embedded in batches. Otherwise like `search`."""
-        return self._found(queries, self._model.options(options, fields), Clock())
+        """Find the hits of each query, in their order, with snippets only if they are asked for. Otherwise like
+        `search`. The next queries are embedded in batches while the store is asked for those before.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        chosen, clock = self._model.options(options, fields), Clock()
+        blocks = [queries[start : start + _TOGETHER] for start in range(0, len(queries), _TOGETHER)]
+        pool, hits = ThreadPoolExecutor(1, "tsembed-embed"), []
+        try:
+            for wanted in pool.map(lambda block: self._model.queries(block, clock), blocks):
+                with self._reading(clock) as store:
+                    hits += self._model.searcher(store).search(wanted, chosen, snippets=snippets)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return hits
 
     def explain(self, query: Item | str, hit: str) -> Explanation:
         """Show where the routing of a query and of an item agrees, block by block and expert by expert.
@@ -233,7 +265,7 @@ class Index(AbstractContextManager["Index"]):
         """
         clock, shape = Clock(), self.routes()
         asked = Item(query) if isinstance(query, str) else query
-        wanted = self._model.queries([asked], clock)[0]
+        (wanted,) = self._model.queries([asked], clock)
         with self._reading(clock) as store:
             found, record = self._model.searcher(store).named(wanted, hit)
         if not has_route(record.payload):
@@ -296,6 +328,8 @@ class Index(AbstractContextManager["Index"]):
 
     def delete(self) -> None:
         """Delete the index, and close it. Raises `IndexBusyError` and `StoreError`."""
+        import shutil
+
         from tsembed_search.indexer import mending
 
         with self._access.own("removing"):
@@ -308,9 +342,7 @@ class Index(AbstractContextManager["Index"]):
         """Close the store and let others own the index, once other threads have done with it. Twice does no harm."""
         self._access.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         self.close()
 
     @contextmanager
@@ -340,19 +372,3 @@ class Index(AbstractContextManager["Index"]):
             with clock("load"):
                 store = stack.enter_context(self._access.read())
             yield store
-
-    def _found(self, queries: Sequence[Item | str], options: SearchOptions, clock: Clock) -> list[list[Hit]]:
-        if not queries:
-            return []
-        items = [Item(query) if isinstance(query, str) else query for query in queries]
-        wanted = self._model.queries(items, clock)
-        with self._reading(clock) as store:
-            return self._model.searcher(store).search(wanted, options)
-
-
-def _other_indexes(address: IndexAddress) -> str:
-    """The way out when there is no index of that name: make it, or use one that there is."""
-    folders = sorted(address.folder.parent.glob("*")) if address.scheme == "edge" else []
-    others = [folder.name for folder in folders if (folder / "index.json").exists()]
-    there = f"\nThere are: {', '.join(others[:10])}" if others else ""
-    return "Make it with: {add()}" + there

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Final
 
 from tsembed_search import private
 from tsembed_search.errors import IndexBusyError, StoreError
@@ -40,7 +41,7 @@ class Owner:
         return f"process {self.pid} ({self.doing}), since {clock}, {ago} ago"
 
 
-class owned:
+class owned(AbstractContextManager["owned"]):
     """Own the index in `folder` (made when missing), from here until `release` or the end of a `with` block.
 
     Whoever holds one can hand it on, to another thread too. `wait`: seconds to wait for another owner; None: as long as
@@ -54,16 +55,14 @@ class owned:
         doing: str,
         *,
         wait: float | None = 0.0,
-        on_wait: Callable[[Owner | None], None] | None = None,
+        on_wait: Callable[[Owner | None], None] = lambda owner: None,
     ) -> None:
         self._folder = folder
-        self._file = _opened(folder)
-        try:
+        with ExitStack() as stack:
+            self._file = stack.enter_context(_opened(folder))
             _acquire(self._file, folder, wait, on_wait)
             self.sign(doing)
-        except BaseException:
-            self._file.close()
-            raise
+            stack.pop_all()
         private.close_to_others(folder)
 
     def sign(self, doing: str) -> None:
@@ -88,12 +87,7 @@ class owned:
             self._file.truncate()
             _unlock(self._file)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         self.release()
 
 
@@ -102,33 +96,25 @@ def lock(path: Path) -> IO[str] | None:
 
     Raises `IndexBusyError` while another has it.
     """
-    try:
-        file = private.open_file(path, "a+")
-    except OSError:
-        return None
-    try:
+    with suppress(OSError), ExitStack() as stack:
+        file = stack.enter_context(private.open_file(path, "a+"))
         if _try_lock(file):
+            stack.pop_all()
             return file
-    except OSError:
-        file.close()
-        return None
-    file.close()
-    raise IndexBusyError(
-        f"Another process is using the index in {path.parent}.",
-        "Wait until it has finished ({wait} does), or choose another index: {index}.",
-    )
+        raise IndexBusyError(
+            f"Another process is using the index in {path.parent}.",
+            "Wait until it has finished ({wait} does), or choose another index: {index}.",
+        )
+    return None
 
 
 def owner_of(folder: Path) -> Owner | None:
     """Return who owns the index in `folder` at this moment, or None."""
-    try:
-        with (folder / _FILE).open(encoding="utf-8") as file:
-            if not _try_lock(file):
-                return _read(file)
-            _unlock(file)
-    except OSError:
-        # There is no such file, or its disk knows no locks.
-        pass
+    # There may be no such file, and a disk may know no locks.
+    with suppress(OSError), (folder / _FILE).open(encoding="utf-8") as file:
+        if not _try_lock(file):
+            return _read(file)
+        _unlock(file)
     return None
 
 
@@ -146,29 +132,28 @@ def _opened(folder: Path) -> IO[str]:
         raise StoreError(f"Cannot write to the index's folder {folder}: {error.strerror or error}.", advice) from error
 
 
-def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[[Owner | None], None] | None) -> None:
-    deadline = None if wait is None else time.monotonic() + wait
-    while not _locked(file, folder):
+def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[[Owner | None], None]) -> None:
+    deadline = math.inf if wait is None else time.monotonic() + wait
+    told = False
+    while True:
+        try:
+            if _try_lock(file):
+                return
+        except OSError as error:
+            raise StoreError(
+                f"The index's folder {folder} cannot be locked: {error.strerror or error}.",
+                "Some network disks know no locks: set TSEMBED_HOME to a folder on a disk of this machine.",
+            ) from error
         owner = _read(file)
-        if deadline is not None and time.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             raise IndexBusyError(
                 f"The index in {folder} is in use by {owner or 'another process'}.",
                 "Wait until it has finished ({wait} does), or choose another index: {index}.",
             )
-        if on_wait is not None:
+        if not told:
             on_wait(owner)
-            on_wait = None
+            told = True
         time.sleep(_BETWEEN_TRIES)
-
-
-def _locked(file: IO[str], folder: Path) -> bool:
-    try:
-        return _try_lock(file)
-    except OSError as error:
-        raise StoreError(
-            f"The index's folder {folder} cannot be locked: {error.strerror or error}.",
-            "Some network disks know no locks: set TSEMBED_HOME to a folder on a disk of this machine.",
-        ) from error
 
 
 def _read(file: IO[str]) -> Owner | None:

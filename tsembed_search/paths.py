@@ -1,4 +1,4 @@
-"""Paths: as people type them, as an index keeps them, and where indexes are.
+"""Paths: as people type them, as an index keeps them, where indexes are, and which indexed folders are away now.
 
 An index keeps paths absolute, with forward slashes, and as valid Unicode whatever their bytes are.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tsembed_search.errors import UsageError
 
 DEFAULT_INDEX: Final = "default"
 DEFAULT_MODEL: Final = "mini"
+OFFLINE: Final = "offline"
+"""The key of an index's metadata for the folders whose files its last run could not find, as `indexed_form`s."""
 
 _SPELLED_BYTE: Final = re.compile(r"\\udc([89a-f][0-9a-f])")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -59,16 +61,13 @@ def current_folder_is_gone() -> bool:
 @contextmanager
 def in_existing_folder() -> Iterator[None]:
     """Work in `/` while the block runs, if the current folder was deleted: libraries fail in one that is gone."""
-    if not current_folder_is_gone():
+    with ExitStack() as stack:
+        if current_folder_is_gone():
+            gone = os.open(".", os.O_RDONLY)
+            stack.callback(os.close, gone)
+            stack.callback(os.fchdir, gone)
+            os.chdir("/")
         yield
-        return
-    gone = os.open(".", os.O_RDONLY)
-    try:
-        os.chdir("/")
-        yield
-    finally:
-        os.fchdir(gone)
-        os.close(gone)
 
 
 def name_form(name: str) -> str:
@@ -88,17 +87,14 @@ def existing(path: Path) -> Path:
     if str(path).isascii() or os.path.lexists(path):
         return path
     found = Path(path.anchor)
-    for part in path.parts[len(Path(path.anchor).parts) :]:
-        found /= part if os.path.lexists(found / part) else _other_form(found, part)
+    for part in path.parts[len(found.parts) :]:
+        if not os.path.lexists(found / part):
+            wanted, names = name_form(part), [part]
+            with suppress(OSError):
+                names = [entry.name for entry in found.iterdir() if name_form(entry.name) == wanted] or names
+            part = min(names)
+        found /= part
     return found
-
-
-def _other_form(folder: Path, name: str) -> str:
-    """The name of an entry of `folder` that differs from `name` in form only, else `name`."""
-    wanted = name_form(name)
-    with suppress(OSError):
-        return min((entry.name for entry in folder.iterdir() if name_form(entry.name) == wanted), default=name)
-    return name
 
 
 def typed(path: str | Path) -> Path:
@@ -121,8 +117,7 @@ def file_path(indexed: str) -> Path:
 
 def home() -> Path:
     """Return `$TSEMBED_HOME`, or the user data folder when that is not set or empty. It need not exist yet."""
-    value = os.environ.get("TSEMBED_HOME", "")
-    if value.strip():
+    if (value := os.environ.get("TSEMBED_HOME", "")).strip():
         return absolute(value)
     import platformdirs
 
@@ -152,8 +147,7 @@ class IndexAddress:
     @property
     def scheme(self) -> str:
         """The scheme of `store`. A host and port without one are those of an HTTP server."""
-        found = _SCHEME.match(self.store)
-        return found[1] if found else "http"
+        return found[1] if (found := _SCHEME.match(self.store)) else "http"
 
     @property
     def folder(self) -> Path:
@@ -168,3 +162,72 @@ class IndexAddress:
     def place(self) -> str:
         """Words for people that say where the points are: a folder or a server's address."""
         return str(self.folder) if self.scheme == "edge" else self.store
+
+
+def absence(folder: str | Path) -> str:
+    """Say why a folder that had files cannot have them now; empty when there is something in it."""
+    try:
+        with os.scandir(folder) as entries:
+            return "" if any(True for _ in entries) else "It is empty."
+    except FileNotFoundError:
+        return "It is a link that leads nowhere." if os.path.islink(folder) else "It is not there."  # noqa: PTH114
+    except NotADirectoryError:
+        return "It is a file now."
+    except OSError as error:
+        return f"It cannot be listed: {error.strerror or error}."
+
+
+def is_offline(place: Mapping[str, Any], lost: Sequence[str] = ()) -> bool:
+    """Tell whether the file at a place (its `path` and `root`) is out of reach because its disk is, not deleted.
+
+    That is so when it is not there, and the folder that held it is not either, or is empty (as a mount point without
+    its disk is), or is one of `lost` or below it.
+    """
+    # `Path` raises where it may not look; here that is an answer. It also takes five times as long.
+    if os.path.exists(place["path"]):  # noqa: PTH110
+        return False
+    path, root = file_path(place["path"]), file_path(place.get("root") or "/")
+    if os.path.exists(path):  # noqa: PTH110
+        return False
+    if os.path.islink(path) or any(is_within(place["path"], folder) for folder in lost):  # noqa: PTH114
+        return True
+    folder = path.parent
+    while folder != root and folder != folder.parent and not os.path.lexists(folder):
+        folder = folder.parent
+    return bool(absence(folder))
+
+
+def lost_folders(own: Path, metadata: Mapping[str, Any]) -> list[str] | None:
+    """Return the folders that were offline when an index was last brought up to date; `metadata` is what it says.
+
+    None for one on a server that this machine has never written to, whose files are another machine's: then its folder
+    `own` is not there.
+    """
+    if not own.exists():
+        return None
+    told = metadata.get(OFFLINE)
+    return [str(path) for path in told] if isinstance(told, list) else []
+
+
+def offline_folders(roots: Sequence[str], lost: Sequence[str] = ()) -> list[str]:
+    """Return the folders that are away now, and those that were when the last run looked for their files."""
+    return sorted({root for root in roots if absence(root)} | set(lost))
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Tell whether a path is `folder` or lies inside it, both as an index spells them."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def disk_of(folder: str | Path) -> str | None:
+    """Return what tells the disk of a folder from other disks; None when that cannot be told.
+
+    The file system's own number, which stays when the machine starts anew or the disk gets another slot; for kinds
+    that have none (most network disks), the number that the system gave it this time.
+    """
+    try:
+        if hasattr(os, "statvfs") and (number := os.statvfs(folder).f_fsid):
+            return f"disk {number}"
+        return f"device {os.stat(folder).st_dev}"  # noqa: PTH116
+    except OSError:
+        return None

@@ -15,14 +15,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 from tsembed_search.errors import StoreError
 from tsembed_search.paths import home
 
 _OTHERS: Final = 0o077
-
 _HAS_RIGHTS: Final = os.name != "nt"
+_BLOCK: Final = 1 << 20
 
 
 def make_folder(folder: Path) -> None:
@@ -34,18 +34,13 @@ def make_folder(folder: Path) -> None:
     for each in reversed((folder, *folder.parents)):
         try:
             each.mkdir(0o700)
-        except FileExistsError:
-            if not each.is_dir():
-                raise
+            _change(each, 0o700)
         except OSError:
             # Of a folder that is there, some systems say first that it could not be made.
             if not each.is_dir():
                 raise
-        else:
-            _change(each, 0o700)
-            continue
-        if home() in each.parents:
-            _close(each)
+            if home() in each.parents:
+                _close(each)
 
 
 def open_file(path: Path, mode: str) -> IO[Any]:
@@ -102,11 +97,6 @@ def _change(path: Path, mode: int) -> None:
         path.chmod(mode)
 
 
-_BLOCK: Final = 1 << 20
-
-_ZEROS: Final = bytes(_BLOCK)
-
-
 @contextmanager
 def copied(paths: Iterable[Path]) -> Iterator[Path]:
     """Make a temporary folder, for this user alone, with a copy of these files and folders; it is deleted at the end.
@@ -133,15 +123,12 @@ def _copy(source: Path, target: Path) -> None:
         for path in source.iterdir():
             _copy(path, target / path.name)
         return
+    zeros = bytes(_BLOCK)
     with source.open("rb") as read, target.open("wb") as write:
-        _copy_sparse(read, write)
-
-
-def _copy_sparse(read: BinaryIO, write: BinaryIO) -> None:
-    """Leaves holes where there are zeros: the engine's files are hundreds of megabytes of them."""
-    while block := read.read(_BLOCK):
-        if block == _ZEROS[: len(block)]:
-            write.seek(len(block), 1)
-        else:
-            write.write(block)
-    write.truncate()
+        while block := read.read(_BLOCK):
+            # Holes where there are zeros: the engine's files are hundreds of megabytes of them.
+            if block == zeros[: len(block)]:
+                write.seek(len(block), 1)
+            else:
+                write.write(block)
+        write.truncate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import operator
 from collections.abc import Mapping
 from typing import Generic, TypeVar, cast
 
@@ -53,17 +54,14 @@ class Registry(Generic[T]):
         return [self.get(name) for name in self.names()]
 
     def _imported(self, name: str, path: str) -> T:
-        module, _, attribute = path.partition(":")
+        module, _, attributes = path.partition(":")
         try:
-            found = importlib.import_module(module)
-            for part in attribute.split("."):
-                found = getattr(found, part)
+            return cast(T, operator.attrgetter(attributes)(importlib.import_module(module)))
         except (ImportError, AttributeError) as error:
             raise UsageError(
                 f"The {self.kind} {name} cannot be loaded from {path}: {error}.",
                 "Install the package that adds it again, or remove it.",
             ) from error
-        return cast(T, found)
 
     def _all(self) -> Mapping[str, str | T]:
         if not self._searched:

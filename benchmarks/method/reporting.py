@@ -12,10 +12,11 @@ import cost
 import specialisation
 import tables
 import variants
+from bars import Bars, bars
 from runs import METRICS, Json
 
 from tsembed_search.trainer import plots
-from tsembed_search.trainer.plots import Bars, Line
+from tsembed_search.trainer.plots import Line
 
 PAGE = "tables.md"
 
@@ -76,7 +77,7 @@ def _differences(said: Json) -> tuple[str, str]:
                 [figure and (figure["low"], figure["high"]) for figure in figures],
             )
         )
-    return title, plots.bars(title, groups, series)
+    return title, bars(title, groups, series)
 
 
 def _drop(said: Json) -> tuple[str, str]:
@@ -87,7 +88,7 @@ def _drop(said: Json) -> tuple[str, str]:
         Bars(name, [said["metas"][meta][name][METRICS[0]] if name in said["metas"][meta] else None for meta in metas])
         for name in names
     ]
-    return title, plots.bars(title, metas, series)
+    return title, bars(title, metas, series)
 
 
 def _geometry(said: Json) -> dict[str, tuple[str, str]]:

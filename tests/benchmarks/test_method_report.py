@@ -10,10 +10,10 @@ import cost
 import pytest
 import reporting
 import specialisation
+from bars import Bars, bars
 
 from helpers import made_up
 from tsembed_search.trainer import plots
-from tsembed_search.trainer.plots import Bars
 
 ROW = {"experts": 1, "rank": 32, "parameters": 1000, "routers": 10, "adapter_bytes": 4040, "kept_bytes": 9}
 
@@ -66,17 +66,17 @@ def test_tables_hold_the_figures_and_every_plot_is_there(out: Path, tmp_path: Pa
 
 def test_bars_have_their_values_whiskers_and_gaps() -> None:
     series = [Bars("a <b>", [1.0, -0.5], [(0.5, 1.5), None]), Bars("other", [None, 2.0])]
-    svg = plots.bars("title", ["first", "second"], series)
-    bars = [
+    svg = bars("title", ["first", "second"], series)
+    drawn = [
         svg.count(f'clip-path="url(#{clip})" style="fill: {colour}"')
         for colour in plots.COLOURS[:2]
         for clip in clips(svg)
     ]
-    assert sum(bars) == 3  # a value that is not known has no bar
+    assert sum(drawn) == 3  # a value that is not known has no bar
     assert "a &lt;b&gt;</text>" in svg and ">first</text>" in svg and "<b>" not in svg
-    without = plots.bars("title", ["first", "second"], [Bars("a <b>", [1.0, -0.5]), series[1]])
+    without = bars("title", ["first", "second"], [Bars("a <b>", [1.0, -0.5]), series[1]])
     assert svg.count("stroke-width: 1.2") == without.count("stroke-width: 1.2") + 1
-    assert plots.bars("title", ["first"], [Bars("a", [None])]) == ""
+    assert bars("title", ["first"], [Bars("a", [None])]) == ""
 
 
 def clips(svg: str) -> list[str]:

@@ -50,7 +50,7 @@ def test_what_is_wrong_is_found(mixed: Path) -> None:
     assert words.words == {"query": (2, 2), "target": (2, 2)} and words.kinds == {"text to text": 43}
     assert (pictures.rows, pictures.bad["image"], pictures.opened, len(pictures.damaged)) == (3, 1, 3, 1)
     assert "broken.png" in pictures.damaged[0]
-    leaks = {(leak.other, leak.what): leak.rows for leak in report.leaks}
+    leaks = {(leak.split, leak.what): leak.rows for leak in report.leaks}
     assert leaks == {("test", "target"): 1, ("test", "query"): 1, ("validation", "query image"): 1}
     texts = [finding.text for finding in report.findings]
     assert any("images that were opened are damaged" in text for text in texts)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from tsembed_search.data.gathering import StoredTask
 from tsembed_search.data.rows import Row, Task
-from tsembed_search.data.splits import groups, held_out
-from tsembed_search.data.training import load
+from tsembed_search.data.training import groups, held_out, load
 from tsembed_search.errors import UsageError
 
 
@@ -73,8 +72,7 @@ def test_rows_come_in_any_order_and_in_other_processes(tmp_path: Path) -> None:
     for place in (99, 0, 50, 49, 7):
         assert again[place].query.text == task[place].query.text == f"query {place}"
     assert isinstance(task, StoredTask)
-    kept = task.places.nbytes + task.lines.nbytes + task.identities.nbytes
-    assert kept == 20 * len(task)
+    assert task.table.nbytes == 48 * len(task)
 
 
 def test_bad_rows_are_told_by_file_and_line_and_not_fatal(tmp_path: Path) -> None:

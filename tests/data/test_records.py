@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from tsembed_search.data.layouts import RowReader
 from tsembed_search.data.records import BadRow, Images, ItemMaker, Problem, RowFile, RowRecord, image_roots, parse_line
-from tsembed_search.data.rows import kept, row_of
-from tsembed_search.data.sameness import Copies
+from tsembed_search.data.rows import kept
 from tsembed_search.data.sources import TaskFile, has_rows, meta_task, task_files
 from tsembed_search.errors import UsageError
 
@@ -40,7 +39,7 @@ fast = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 def test_any_object_is_a_row_or_a_bad_one(fields: dict[str, Any]) -> None:
     try:
         read = RowReader(NO_IMAGES).read(fields)
-        row, (keys, _) = row_of(read), kept(read, Copies())
+        row, (keys, _) = read.row(), kept(read, {})
     except BadRow as error:
         assert error.message
         return

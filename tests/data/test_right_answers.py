@@ -14,20 +14,19 @@ import torch
 from PIL import Image
 
 from helpers.training_data import small
-from tsembed_search.data.rows import Task
-from tsembed_search.data.sameness import content, question
+from tsembed_search.data.rows import Task, content, question
 from tsembed_search.data.tasks import load as load_evaluation
 from tsembed_search.data.training import load
 from tsembed_search.items import Embeddings, Item
 from tsembed_search.model.backbone import autocast
 from tsembed_search.ranking.similarity import rank
-from tsembed_search.trainer.batches.features import preparer
+from tsembed_search.trainer.batches.features import preparer_for
 from tsembed_search.trainer.batches.loader import read
 from tsembed_search.trainer.batches.sampler import Pick
 from tsembed_search.trainer.diagnostics import route_weight
 from tsembed_search.trainer.distributed import Processes
-from tsembed_search.trainer.losses import base as masks
-from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels
+from tsembed_search.trainer.losses import negatives as masks
+from tsembed_search.trainer.losses.base import NEGATIVE, POSITIVE, QUERY, Labels
 from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks, score
 
 pytestmark = pytest.mark.usefixtures("small_base")
@@ -127,7 +126,7 @@ def batch(tasks: Sequence[Task]) -> Labels:
     from tsembed_search.model.backbones import mini
 
     picks = [Pick(place, row, 0) for place, task in enumerate(tasks) for row in range(len(task))]
-    prepares = preparer(mini.load("cpu"), "test", cache=False, workers=1)
+    prepares = preparer_for(mini.load("cpu"), "test", cache=False, workers=1)
     items, found, skipped, _ = read(tasks, picks, prepares, hard_negatives=2)
     prepares.close()
     assert len(items) == len(found.table) and not skipped
@@ -162,7 +161,7 @@ def test_so_does_validation(pictures: Path, name: str, adapted: Callable[[Any], 
     rows, right = SIBLINGS[name]
     (task,) = load([write(pictures / "rows.jsonl", rows)], validation=0).train
     backbone = adapted(small().adapter)
-    prepares = preparer(backbone, "test", cache=False, workers=1)
+    prepares = preparer_for(backbone, "test", cache=False, workers=1)
     found = rank_tasks(Embedding(backbone, prepares, autocast("float32", torch.device("cpu"))), [task], 100)["rows"]
     prepares.close()
     positives = {content(task[row].positive) for row in {0} | {one for one in right if one < len(task)}}
@@ -207,7 +206,7 @@ def test_an_item_is_not_ranked_for_itself(pictures: Path, name: str) -> None:
     unit = np.eye(len(task.queries) + len(task.candidates), dtype=np.float32) * 0.9 + 0.1
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     asked, found = (unit[[places[content(one)] for one in items]] for items in (task.queries, task.candidates))
-    assert rank(asked, found, task.correct).ranks.hit(1).max() == 0
+    assert rank(asked, found, task.correct).ranks.metric("hit@1").max() == 0
     alone = [frozenset({sorted(right)[0]}) for right in task.correct]
     kept = rank(asked, found, alone, left_out=[never | right - one for never, right, one in
                 zip(task.left_out, task.correct, alone, strict=True)], depth=3)  # fmt: skip

@@ -13,7 +13,6 @@ from helpers import ill_worker
 from helpers.indexing import Indexing
 from helpers.reading import INPUTS
 from tsembed_search.documents import decoders as decoding
-from tsembed_search.documents import thumbnails
 from tsembed_search.documents.decoders import Decoder, Request, Transient, Watch
 from tsembed_search.documents.document import FORMATS
 from tsembed_search.errors import LoadError, TsembedError
@@ -139,10 +138,10 @@ def test_what_could_not_be_read_is_read_again_on_demand(indexing: Indexing) -> N
 
 def test_drawing_pages_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that hangs costs some seconds, and what was drawn before is shown; one that crashes costs itself."""
-    monkeypatch.setattr(thumbnails, "_SECONDS", 5.0)
+    monkeypatch.setattr(decoding, "_PREVIEW_SECONDS", 5.0)
     crashes, hangs = tmp_path / "crashes.ill", tmp_path / "hangs.ill"
     crashes.write_text("crash first")
     hangs.write_text("hang first")
-    drawn = thumbnails.thumbnails([(crashes, 2), (crashes, 1), (crashes, 3), (hangs, 2), (hangs, 1)])
+    drawn = decoding.thumbnails([(crashes, 2), (crashes, 1), (crashes, 3), (hangs, 2), (hangs, 1)])
     assert list(drawn) == [(crashes, 1), (crashes, 3)]
     assert drawn[crashes, 3].shape == (2, 2, 3) and int(drawn[crashes, 3].max()) == 3

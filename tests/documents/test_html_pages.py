@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsembed_search.documents.encoding_labels import declared_codecs
-from tsembed_search.documents.html_page import page_text, shown_page
+from tsembed_search.documents.formats.html import declared_codecs, page_text
+from tsembed_search.documents.html_page import shown_page
 
 SEEN = "The heron nests behind the old paper mill."
 MORE = "<p>Other words that stand on the page and fill it a little.</p>"

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tsembed_search.documents.pictures import open_image
-from tsembed_search.documents.pixels import target_size
+from tsembed_search.documents.pictures import open_image, target_size
 from tsembed_search.errors import LoadError
 from tsembed_search.items import ImageSpec
 

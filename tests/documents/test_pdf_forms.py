@@ -11,8 +11,8 @@ from PIL import Image
 from helpers.reading import looks_like, pictures, read, words
 from helpers.tiny_pdf import Annotation, Stream, pixels_of, sheet
 from tsembed_search.data.folder import folder_rows
+from tsembed_search.documents.decoders import thumbnails
 from tsembed_search.documents.formats.pdf import FORMAT as PDF
-from tsembed_search.documents.thumbnails import thumbnails
 from tsembed_search.errors import LoadError
 
 WIDGET = b"/Subtype /Widget /DA (/F1 12 Tf 0 g) "

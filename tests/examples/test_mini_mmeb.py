@@ -26,7 +26,6 @@ from typer.testing import CliRunner
 from tsembed_search.data.check import check
 from tsembed_search.data.layouts import RowReader
 from tsembed_search.data.records import Images, RowFile, RowRecord
-from tsembed_search.data.rows import row_of
 from tsembed_search.data.training import load
 from tsembed_search.errors import LoadError, UsageError
 
@@ -200,15 +199,15 @@ def test_rows_have_mmebs_layouts(tmp_path: Path) -> None:
         for name, other in ("ab", "bc", "ca")
     ]  # fmt: skip
     finder = Images([tmp_path])
-    row = row_of(RowReader(finder).read(train_rows(examples)[0]))
+    row = RowReader(finder).read(train_rows(examples)[0]).row()
     assert (row.query.text, row.query.image) == ("Find the a", tmp_path / "images/a.webp")
     assert (row.positive.image, row.positive.text) == (tmp_path / "images/a.webp", None)
     assert [one.image for one in row.negatives] == [tmp_path / "images/b.webp"]
-    bare = row_of(RowReader(finder, "none").read(train_rows(examples)[0]))
+    bare = RowReader(finder, "none").read(train_rows(examples)[0]).row()
     assert bare.query.text == "the a"
     tested = eval_rows(examples, Sides(0))[0]
     assert tested["tgt_img_path"] == ["images/a.webp", "images/b.webp", "images/c.webp"]
-    assert row_of(RowReader(finder).read(tested)).positive == row.positive
+    assert RowReader(finder).read(tested).row().positive == row.positive
 
 
 def test_held_out_queries_that_training_has_are_dropped() -> None:

@@ -15,9 +15,9 @@ import torch
 
 from helpers.device_simulation import GIB, SimulatedGPU
 from tsembed_search.items import Item
+from tsembed_search.model import backbone as budget
 from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import autocast
-from tsembed_search.model.backbones import budget
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.moe_lora import attach
 from tsembed_search.trainer import recipe

@@ -64,7 +64,7 @@ def looked_at(count: int) -> list[tuple[int, int]]:
         gpu.reset()
         backbone.forward(kept)
         assert gpu.waits == 0, "what was seen before goes in without a stop"
-        assert isinstance(backbone, mini.Mini) and features.preparer(backbone, "test", cache=False, workers=1)
+        assert isinstance(backbone, mini.Mini) and features.preparer_for(backbone, "test", cache=False, workers=1)
         return [looking, (gpu.copies, gpu.waits)]
 
 

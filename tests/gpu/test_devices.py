@@ -17,7 +17,7 @@ from tsembed_search.items import Item
 from tsembed_search.model import backbone as device
 from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import autocast
-from tsembed_search.model.backbones import hf_loading
+from tsembed_search.model.backbones import hf
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer import gradcache
 from tsembed_search.trainer.settings import Recipe
@@ -104,8 +104,8 @@ def test_flash_attention_only_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> 
     card = torch.device("cuda:0")
     for capability, expected in (((8, 0), "flash_attention_2"), ((9, 0), "flash_attention_2"), (TURING, "sdpa")):
         with SimulatedGPU(capability=capability):
-            assert hf_loading.attention(card) == expected
-    assert hf_loading.attention(torch.device("cpu")) == "sdpa"
+            assert hf.attention(card) == expected
+    assert hf.attention(torch.device("cpu")) == "sdpa"
 
 
 @pytest.mark.parametrize(

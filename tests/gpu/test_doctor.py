@@ -8,8 +8,7 @@ import torch
 
 from helpers.device_simulation import SimulatedGPU
 from tsembed_search.cli import doctor
-from tsembed_search.cli.render import gpu
-from tsembed_search.model.backbones import budget
+from tsembed_search.model import backbone as budget
 
 
 @pytest.mark.parametrize(
@@ -17,8 +16,8 @@ from tsembed_search.model.backbones import budget
     [
         (80, (9, 0), "compute capability 9.0, bfloat16, PyTorch's own attention", "batch.tokens of 8192 or less"),
         (24, (8, 6), "24.0 GB free", "or of 16"),
-        (16, (7, 5), "no bfloat16: large models run in float32", "run.checkpointing=true"),
-        (12, (8, 6), "bfloat16", "fit with --set run.checkpointing=true --set batch.tokens="),
+        (16, (7, 5), "no bfloat16: large models run in float32", "run.gradient_checkpointing=true"),
+        (12, (8, 6), "bfloat16", "fit with --set run.gradient_checkpointing=true --set batch.tokens="),
         (4, (8, 6), "4.0 GB free", "do not fit; those for mini do"),
     ],
 )
@@ -30,8 +29,8 @@ def test_says_what_a_card_can_do(gigabytes: int, capability: tuple[int, int], sa
 
 def test_says_what_a_mac_can_do() -> None:
     with SimulatedGPU(16 * 10**9, kind="mps"):
-        detail, advice = gpu.words(torch.device("mps"))
-    assert "16.0 GB free" in detail and "Training does not run" in advice
+        finding = doctor._gpu(torch.device("mps"))
+    assert "16.0 GB free" in finding.detail and "Training does not run" in finding.advice
 
 
 def test_says_that_a_gpu_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def adapted(projector: bool, device: str = "cuda") -> mini.Mini:
 
 
 def prepared(backbone: mini.Mini, wanted: Sequence[tuple[Item, Role]]) -> list[Prepared]:
-    kept = features.preparer(backbone, "test", cache=False, workers=1)
+    kept = features.preparer_for(backbone, "test", cache=False, workers=1)
     try:
         return [one for one in kept.prepare(wanted) if isinstance(one, Prepared)]
     finally:
@@ -48,11 +48,7 @@ def test_files_and_arrays_and_texts_together(projector: bool, bfloat16: bool, pi
     expected = on_cpu.trace(prepared(on_cpu, wanted), losses=False).vectors.detach()
     with SimulatedGPU(), torch.autocast("cuda", torch.bfloat16) if bfloat16 else nullcontext():
         backbone = adapted(projector)
-        backbone.adapters.load(  # type: ignore[union-attr]
-            on_cpu.adapters.expert_state(),  # type: ignore[union-attr]
-            on_cpu.adapters.router_state(),  # type: ignore[union-attr]
-            on_cpu.adapters.projector_state(),  # type: ignore[union-attr]
-        )
+        backbone.adapters.load_state_dict(on_cpu.adapters.state_dict())  # type: ignore[union-attr]
         ready = prepared(backbone, wanted)
         for _ in range(2):  # the second time nothing is looked at
             found = backbone.trace(ready, losses=False).vectors

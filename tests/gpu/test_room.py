@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def trained(job: Job, limit: int = 2**40) -> tuple[TrainReport, int]:
 
 
 @pytest.mark.parametrize(
-    "overrides", [pytest.param((), marks=pytest.mark.slow), ("run.checkpointing=true", "loss.distillation_weight=1")]
+    "overrides",
+    [pytest.param((), marks=pytest.mark.slow), ("run.gradient_checkpointing=true", "loss.distillation_weight=1")],
 )
 def test_pieces_too_large_are_halved_once(
     overrides: tuple[str, ...], tiny: Callable[[str], str], tmp_path: Path
@@ -85,7 +87,7 @@ def test_validation_measures_what_fits(tiny: Callable[[str], str]) -> None:
     with SimulatedGPU() as gpu:
         backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")))
         backbone.adapt(replace(Recipe().adapter, rank=2))
-        kept = features.preparer(backbone, "test", cache=False, workers=1)
+        kept = features.preparer_for(backbone, "test", cache=False, workers=1)
         embedding = Embedding(backbone, kept, autocast("bfloat16", gpu.device))
         wanted: list[tuple[Item, Role]] = [(item, "document") for item in backbone_items]
         embedding.embed(wanted[:8])
@@ -106,7 +108,7 @@ def test_when_nothing_fits_it_says_what_to_do(tiny: Callable[[str], str], tmp_pa
         del embedder
     with pytest.raises(ModelError, match="do not fit in the memory") as error:
         trained(short(tmp_path / "run", base, "batch.size=4"), weights_alone + 220_000)
-    assert "run.checkpointing" in error.value.hint
+    assert "run.gradient_checkpointing" in error.value.hint
 
 
 @contextmanager
@@ -130,7 +132,12 @@ def watching_the_end(gpu: SimulatedGPU, monkeypatch: pytest.MonkeyPatch) -> Iter
 def test_the_end_takes_no_more_than_a_step(
     checkpointing: str, tiny: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = ("batch.tokens=1000", f"run.checkpointing={checkpointing}", "run.precision=bfloat16", "steps=2")
+    overrides = (
+        "batch.tokens=1000",
+        f"run.gradient_checkpointing={checkpointing}",
+        "run.precision=bfloat16",
+        "steps=2",
+    )
     rows = [[Row(Item(f"{name} {at} " + "of " * 150), Item(f"{at}"), str(at)) for at in range(8)] for name in "ab"]
     tasks = [Listed(name, own) for name, own in zip("ab", rows, strict=True)]
     with SimulatedGPU() as gpu, watching_the_end(gpu, monkeypatch) as peaks:
@@ -153,7 +160,9 @@ def test_the_model_is_saved_before_tasks_are_compared(
     assert notes(tmp_path / "run") == ["There is too little memory to compare the gradients of tasks."]
 
 
-@pytest.mark.parametrize("changed", ["batch.tokens=64", pytest.param("run.checkpointing=true", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "changed", ["batch.tokens=64", pytest.param("run.gradient_checkpointing=true", marks=pytest.mark.slow)]
+)
 def test_what_saves_memory_may_change(changed: str, tiny: Callable[[str], str], tmp_path: Path) -> None:
     """What the advice says can be done: go on with another budget, or with checkpointing."""
     base, stops = tiny("qwen2-vl"), iter([False, True])
@@ -182,21 +191,12 @@ def test_gradients_are_those_of_the_whole(tiny: Callable[[str], str]) -> None:
         torch.nn.init.normal_(layer.up.weight, std=0.02)
     for parameter in backbone.adapters.parameters():
         parameter.requires_grad_(True)
-    kept, cpu = features.preparer(backbone, "test", cache=False, workers=1), torch.device("cpu")
-    found = [
-        diagnostics.task_gradients(
-            backbone,
-            kept,
-            two_tasks(),
-            0.05,
-            0.3,
-            0,
-            tokens=tokens,
-            device=cpu,
-            precision=autocast("float32", cpu),
-        )
-        for tokens in (10**6, 10**6, 60)
-    ]
+    kept, cpu = features.preparer_for(backbone, "test", cache=False, workers=1), torch.device("cpu")
+
+    def passes(tokens: int) -> Any:
+        return SimpleNamespace(backbone=backbone, tokens=tokens, device=cpu, precision=autocast("float32", cpu))
+
+    found = [diagnostics.task_gradients(passes(tokens), kept, two_tasks(), Recipe()) for tokens in (10**6, 10**6, 60)]
     kept.close()
     for name, whole in found[0].items():
         assert torch.equal(whole, found[1][name]), "neither dropout nor noise"
@@ -209,7 +209,7 @@ def test_pictures_are_looked_at_as_many_at_once_as_fit(pictures: list[Path]) -> 
     """By the loader, whatever the budget said."""
     with SimulatedGPU() as gpu:
         backbone: Any = loading.load(registry.resolve("mini-base"))
-        kept = features.preparer(backbone, "test", cache=False, workers=1)
+        kept = features.preparer_for(backbone, "test", cache=False, workers=1)
         backbone.look([backbone.prepare(Item(image=one)) for one in pictures[:1] * 4])
         gpu.reset()
         before = gpu.live

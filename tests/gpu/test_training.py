@@ -62,7 +62,7 @@ def test_whole_run(base: str, precision: str, pictures: list[Path], tmp_path: Pa
     """Stages, pieces, checkpointing, queue, validation, calibration, saving; stopped, resumed, and trained on."""
     out, overrides = (
         tmp_path / "run",
-        ("queue=4", "run.checkpointing=true", f"run.precision={precision}", "loss.distillation_weight=0.5"),
+        ("queue=4", "run.gradient_checkpointing=true", f"run.precision={precision}", "loss.distillation_weight=0.5"),
     )
     with pytest.raises(Stopped):
         stops = iter([False, False, False, True])

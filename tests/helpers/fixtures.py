@@ -38,13 +38,13 @@ def indexing() -> Iterator[Indexing]:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a family's tiny model, made once. Read it; copy it before changing it."""
-    from helpers import tiny_models
+    from tsembed_search.model.backbones import tiny
 
     made: dict[str, Path] = {}
 
     def folder(family: str) -> Path:
         if family not in made:
-            made[family] = tiny_models.make(family, tmp_path_factory.mktemp("models") / family)
+            made[family] = tiny.make(family, tmp_path_factory.mktemp("models") / family)
         return made[family]
 
     return folder

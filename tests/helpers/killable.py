@@ -22,8 +22,6 @@ import traceback
 from pathlib import Path
 from typing import Any, Self
 
-from tsembed_search import whereabouts
-
 SPOTS = {
     "crawl": ("tsembed_search.indexer.changes", "Changes", "compare"),
     "vanished": ("tsembed_search.indexer.changes", "Changes", "find_vanished"),
@@ -119,8 +117,11 @@ def _run(indexing: Any, request: dict[str, Any], writing: int) -> None:
         _watch(spot, kill, calls)
     if "seconds" in kill:
         threading.Thread(target=_kill_after, args=(kill["seconds"],), daemon=True).start()
+    from tsembed_search.documents import crawl
+    from tsembed_search.indexer import changes
+
     if disk := request["disk"]:
-        whereabouts.disk_of = whereabouts.disk_of = lambda folder: disk  # type: ignore[assignment]
+        crawl.disk_of = changes.disk_of = lambda folder: disk  # type: ignore[assignment]
     home = Path(request["home"])
     run = indexing(home.parent, home.name)
     run.optimizes = True

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsembed_search.items import Item
+from tsembed_search.trainer.losses.base import NEGATIVE, POSITIVE, QUERY, Labels, Shape, label, labels
 from tsembed_search.trainer.objective import Objective
-from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels, Shape, label, labels
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 SHAPE = Shape(8, 2, 3)

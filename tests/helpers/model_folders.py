@@ -34,3 +34,13 @@ def put_in_cache(cache: Path, name: str, folder: Path, revision: str = "main") -
 
 def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def image_processor(folder: Path) -> Any:
+    """transformers' own image processor for a folder, the one that needs no torchvision."""
+    import transformers
+
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    name = settings["image_processor_type"]
+    # Its name ends in Pil in all but the first versions 5.
+    return getattr(transformers, f"{name}Pil", getattr(transformers, name)).from_pretrained(folder)

@@ -16,7 +16,7 @@ from helpers.colours import text_vector, unit
 from helpers.indexing import Indexing
 from tsembed_search.documents import crawl
 from tsembed_search.errors import UsageError
-from tsembed_search.indexer import offline
+from tsembed_search.indexer import changes
 from tsembed_search.indexer.report import IndexReport
 from tsembed_search.ranking.reranking import Query
 from tsembed_search.search.results import SearchOptions
@@ -296,7 +296,7 @@ def test_another_disk_in_its_place(indexing: Indexing, monkeypatch: pytest.Monke
     for name in NAMES[:missing]:
         (disk / name).unlink()
     (disk / "new.txt").write_text("what only the new disk has")
-    for module in (crawl, offline):
+    for module in (crawl, changes):
         monkeypatch.setattr(module, "disk_of", lambda folder: "another")
     for _ in range(2):
         report = indexing.run(disk)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from helpers.indexing import Indexing
 from tsembed_search.ranking.scores import Calibration
-from tsembed_search.search.calibrate import FEWEST
+from tsembed_search.search.index_model import FEWEST
 
 
 def fill(indexing: Indexing) -> None:

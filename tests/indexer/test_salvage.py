@@ -106,7 +106,7 @@ def test_a_salvage_that_is_cut_short_is_begun_again(
     with monkeypatch.context() as patch:
         match step:
             case "create":
-                patch.setattr(salvage.files, "create", cut)  # type: ignore[attr-defined]
+                patch.setattr(salvage.shard, "create", cut)  # type: ignore[attr-defined]
             case "read":
                 patch.setattr(salvage, "_pages", cut)
             case "write":

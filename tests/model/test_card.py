@@ -11,8 +11,7 @@ from markdown_it import MarkdownIt
 
 from helpers.run_records import EVIL, records, write_log
 from tsembed_search.errors import ModelError
-from tsembed_search.model.checkpoint import MARKER, describe
-from tsembed_search.ranking.metrics import share_interval
+from tsembed_search.model.checkpoint import MARKER, describe, share_interval
 from tsembed_search.trainer.log import untrained
 
 

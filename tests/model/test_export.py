@@ -14,12 +14,11 @@ from safetensors import safe_open
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from helpers import tiny_models
 from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint, export, loading, registry
 from tsembed_search.model.backbone import Trainable
-from tsembed_search.model.backbones import mini_spec
+from tsembed_search.model.backbones import mini_spec, tiny
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.expert_settings import AdapterSettings
 
@@ -52,7 +51,7 @@ def picture() -> np.ndarray:
     return np.kron(np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8), np.ones((14, 20, 1), np.uint8))
 
 
-@pytest.mark.parametrize("family", list(tiny_models.MAKERS))
+@pytest.mark.parametrize("family", list(tiny.MAKERS))
 def test_a_merged_model_is_the_uniform_mixture(
     family: str, model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

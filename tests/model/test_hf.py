@@ -16,16 +16,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from helpers import tiny_models
-from tsembed_search.documents.pictures import open_image
-from tsembed_search.documents.pixels import OpenedImage
+from helpers.model_folders import image_processor
+from tsembed_search.documents.pictures import OpenedImage, open_image
 from tsembed_search.errors import LoadError, ModelError
 from tsembed_search.items import Item
 from tsembed_search.model import loading, registry
-from tsembed_search.model.backbones import hf
+from tsembed_search.model.backbones import hf, tiny
 from tsembed_search.model.embedder import Embedder
 
-FAMILIES = list(tiny_models.MAKERS)
+FAMILIES = list(tiny.MAKERS)
 Folders = Callable[[str], Path]
 Embedders = Callable[[str], Embedder]
 
@@ -58,7 +57,7 @@ class TestFamily:
     def test_vectors(self, family: str, tiny_embedder: Embedders) -> None:
         embedder = tiny_embedder(family)
         embeddings = embedder.embed(items())
-        assert embeddings.vectors.shape == (7, embedder.info.dim) == (7, tiny_models.TEXT["hidden_size"])
+        assert embeddings.vectors.shape == (7, embedder.info.dim) == (7, 32)
         assert embeddings.vectors.dtype == np.float32
         assert embeddings.routes.shape == (7, 0)
         np.testing.assert_allclose(np.linalg.norm(embeddings.vectors, axis=1), 1, atol=1e-5)
@@ -164,7 +163,7 @@ def reference_pixels(family: str, folder: Path, inputs: hf.Inputs, image: Opened
         assert inputs.picture is not None
         tiles = torch.from_numpy(inputs.picture.pixels).permute(0, 3, 1, 2).float() / 255
         return {"pixel_values": ((tiles - 0.5) / 0.5)[None]}
-    processor = tiny_models.image_processor(folder)
+    processor = image_processor(folder)
     found = processor(images=Image.fromarray(image.pixels), return_tensors="pt")
     return {name: tensor for name, tensor in found.items() if name != "batch_num_images"}
 

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from helpers import tiny_models
 from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
 from tsembed_search.model import registry
-from tsembed_search.model.backbones import hf
+from tsembed_search.model.backbones import hf, tiny
 from tsembed_search.model.expert_settings import AdapterSettings, RouterSettings
 from tsembed_search.model.moe_lora import Adapters, GatedLinear, attach
 from tsembed_search.model.routing import load_balance
@@ -257,12 +256,12 @@ class TestRoutes:
         model, adapters = adapted(settings("token"))
         hidden, real = inputs()
         last = functional.one_hot(real.sum(1) - 1, 7).bool()
-        with adapters.tracing(real, counted=last, losses=True) as of_last:
-            model(hidden)
-        with adapters.tracing(real, losses=True) as of_all:
-            model(hidden)
-        for what in ("probabilities", "choices", "z_loss"):
-            torch.testing.assert_close(getattr(of_last, what)(), getattr(of_all, what)())
+        with adapters.tracing(real, counted=last, losses=True) as trace:
+            of_last = trace.finished(model(hidden))
+        with adapters.tracing(real, losses=True) as trace:
+            of_all = trace.finished(model(hidden))
+        for what in ("probabilities", "choices", "z"):
+            torch.testing.assert_close(getattr(of_last, what), getattr(of_all, what))
 
     def test_a_sequence_needs_to_know_its_tokens(self) -> None:
         model, _ = adapted(settings("sequence"))
@@ -314,10 +313,11 @@ class TestCheckpointing:
                 hidden, real = inputs()
                 hidden, real = (hidden.flip(0), real.flip(0)) if flip else (hidden, real)
                 with adapters.tracing(real, losses=True) as trace:
-                    out = model(hidden.requires_grad_())
-                total = total + out[real].square().sum() + trace.load_balance() + 0.1 * trace.z_loss()
-                total = total + trace.routes().square().sum()
-                routes.append(trace.routes().detach())
+                    traced = trace.finished(model(hidden.requires_grad_()))
+                balance = load_balance(traced.probabilities, traced.choices)
+                total = total + traced.vectors[real].square().sum() + balance + 0.1 * traced.z
+                total = total + traced.routes.square().sum()
+                routes.append(traced.routes.detach())
             total.backward()
             grads = [p.grad for p in [*adapters.expert_parameters(), *adapters.router_parameters()]]
             results.append((total.detach(), *routes, *grads))
@@ -400,7 +400,8 @@ def test_compiled(level: str) -> None:
         found = compiled(hidden)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(again.routes(), trace.routes())
-    torch.testing.assert_close(again.load_balance(), trace.load_balance())
+    for what in ("probabilities", "choices", "z"):
+        torch.testing.assert_close(getattr(again.finished(found), what), getattr(trace.finished(expected), what))
 
 
 class TestSettings:
@@ -450,7 +451,7 @@ class TestStates:
         torch.manual_seed(9)
         randomize(other)
         other.mean.fill_(0.1)
-        adapters.load(other.expert_state(), other.router_state())
+        adapters.load_state_dict(other.state_dict())
         hidden, real = inputs()
         with adapters.tracing(real), other.tracing(real):
             torch.testing.assert_close(model(hidden), other_model(hidden))
@@ -461,23 +462,23 @@ class TestStates:
     @pytest.mark.parametrize("change", ["name", "shape", "number"])
     def test_refusals(self, change: str) -> None:
         _, adapters = adapted(settings())
-        state = {name: tensor.clone() for name, tensor in adapters.expert_state().items()}
+        state = {name: tensor.clone() for name, tensor in adapters.state_dict().items()}
         before = {name: tensor.clone() for name, tensor in state.items()}
-        name = list(state)[-1]
+        name = next(name for name in state if "lora_B" in name)
         if change == "name":
-            state["layers.7.q_proj.lora_A.weight"] = state.pop(name)
+            state["experts.layers.7.q_proj.lora_A.weight"] = state.pop(name)
         elif change == "shape":
             state[name] = state[name][:-1]
         else:
             state[name][0, 0] = torch.inf
         words = "damaged" if change == "number" else "does not fit the model"
         with pytest.raises(ModelError, match=words):
-            adapters.load(state, adapters.router_state())
-        for name, tensor in adapters.expert_state().items():
+            adapters.load_state_dict(state)
+        for name, tensor in adapters.state_dict().items():
             torch.testing.assert_close(tensor, before[name], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("family", list(tiny_models.MAKERS))
+@pytest.mark.parametrize("family", list(tiny.MAKERS))
 class TestFamilies:
     """On every transformers family: the same promises, with adapters."""
 

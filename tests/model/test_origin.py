@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from helpers import tiny_models
 from helpers.model_folders import Folders, edit, put_in_cache
 from helpers.model_folders import hub_cache as hub_cache
 from tsembed_search.errors import ModelError, UnsupportedModelError
 from tsembed_search.model import export, loading, registry
-from tsembed_search.model.backbones import families, origin
+from tsembed_search.model.backbones import families, origin, tiny
 
 REFUSED = [
     "Alibaba-NLP/gme-Qwen2-VL-2B-Instruct",
@@ -176,7 +175,7 @@ def test_a_renamed_folder_is_refused_by_what_is_in_it(disguise: str, copy: Path)
     assert prompt("copy", copy) == "refused"
 
 
-@pytest.mark.parametrize("family", tiny_models.MAKERS)
+@pytest.mark.parametrize("family", tiny.MAKERS)
 def test_every_family_is_looked_at(family: str, model_folder: Folders, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder(family), tmp_path / "one")
     assert prompt("one", folder) == "untuned"

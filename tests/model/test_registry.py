@@ -16,12 +16,11 @@ import pytest
 from huggingface_hub import errors
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from helpers import tiny_models
 from helpers.model_folders import Folders, edit, put_in_cache
 from helpers.model_folders import hub_cache as hub_cache
 from tsembed_search.errors import ModelError
 from tsembed_search.model import checkpoint, registry
-from tsembed_search.model.backbones import families
+from tsembed_search.model.backbones import families, tiny
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ class TestNames:
         assert ref.fingerprint != registry.resolve("mini-base").fingerprint
         assert checkpoint.read(ref.folder).base.name == "mini-base"
 
-    @pytest.mark.parametrize("family", list(tiny_models.MAKERS))
+    @pytest.mark.parametrize("family", list(tiny.MAKERS))
     def test_folder(self, family: str, model_folder: Folders) -> None:
         ref = registry.resolve(model_folder(family))
         assert ref.family == family

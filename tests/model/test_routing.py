@@ -26,24 +26,27 @@ def test_trace_of_tokens() -> None:
     probabilities = torch.tensor([[[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]]])
     logits = torch.tensor([[[1.0, 2.0], [0.0, 0.0], [9.0, 9.0]]])
     share = torch.tensor([[0.5, 0.5, 0.0]])  # the third token is padding
-    trace = Trace(share, losses=True)
+    trace = Trace(share, share, losses=True)
     trace.add(0, Gates(probabilities, probabilities, logits))
-    torch.testing.assert_close(trace.routes(), torch.tensor([[0.65, 0.35]]))
-    torch.testing.assert_close(trace.choices(), torch.tensor([[[0.5, 0.5]]]))
-    torch.testing.assert_close(trace.probabilities(), torch.tensor([[[0.65, 0.35]]]))
-    assert trace.load_balance().item() == pytest.approx(2 * (0.65 * 0.5 + 0.35 * 0.5))
+    found = trace.finished(torch.zeros(1, 3))
+    torch.testing.assert_close(found.routes, torch.tensor([[0.65, 0.35]]))
+    torch.testing.assert_close(found.choices, torch.tensor([[[0.5, 0.5]]]))
+    torch.testing.assert_close(found.probabilities, torch.tensor([[[0.65, 0.35]]]))
+    assert load_balance(found.probabilities, found.choices).item() == pytest.approx(2 * (0.65 * 0.5 + 0.35 * 0.5))
     squares = [math.log(math.exp(1) + math.exp(2)) ** 2, math.log(2) ** 2]
-    assert trace.z_loss().item() == pytest.approx(sum(squares) / 2)
+    assert found.z.item() == pytest.approx(sum(squares) / 2)
 
 
 def test_trace_of_sequences() -> None:
     gates = torch.tensor([[[0.9, 0.1]], [[0.3, 0.7]]])
-    trace = Trace(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), losses=True)
+    share = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    trace = Trace(share, share, losses=True)
     trace.add(0, Gates(gates, gates, gates.log()))
     trace.add(1, Gates(1 - gates, 1 - gates, gates.log()))
-    torch.testing.assert_close(trace.routes(), torch.tensor([[0.9, 0.1, 0.1, 0.9], [0.3, 0.7, 0.7, 0.3]]))
-    torch.testing.assert_close(trace.choices()[:, 0], torch.eye(2))
-    assert trace.z_loss().item() == pytest.approx(0, abs=1e-6)
+    found = trace.finished(torch.zeros(2, 3))
+    torch.testing.assert_close(found.routes, torch.tensor([[0.9, 0.1, 0.1, 0.9], [0.3, 0.7, 0.7, 0.3]]))
+    torch.testing.assert_close(found.choices[:, 0], torch.eye(2))
+    assert found.z.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_centred() -> None:

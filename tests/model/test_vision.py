@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from helpers import tiny_models
-from tsembed_search.documents.pixels import target_size
+from helpers.model_folders import image_processor
+from tsembed_search.documents.pictures import target_size
 from tsembed_search.items import ImageSpec, Item
 from tsembed_search.model.embedder import Embedder
 
@@ -45,7 +45,7 @@ def test_grid(
     picture = vision.picture(pixels)
     ours = vision.collate([picture], CPU, torch.float32)
     limits = {"shortest_edge": vision.spec.min_pixels, "longest_edge": vision.spec.max_pixels}
-    processor = tiny_models.image_processor(model_folder(family))
+    processor = image_processor(model_folder(family))
     theirs = processor(images=Image.fromarray(pixels), size=limits, return_tensors="pt")
     torch.testing.assert_close(ours["image_grid_thw"], theirs["image_grid_thw"])
     torch.testing.assert_close(ours["pixel_values"], theirs["pixel_values"], atol=1e-5, rtol=0)
@@ -62,7 +62,7 @@ def test_tiles(
     picture = vision.picture(pixels)
     ours = vision.collate([picture], CPU, torch.float32)["pixel_values"]
     try:
-        processor = tiny_models.image_processor(model_folder(family))
+        processor = image_processor(model_folder(family))
     except ImportError:
         pytest.skip("this version of transformers wants torchvision for it")
     longest = min(-(-max(size) // 32) * 32, 96)
@@ -90,9 +90,7 @@ def test_anyres(size: tuple[int, int], model_folder: Callable[[str], Path], tiny
     pixels = photo(*size)
     picture = vision.picture(pixels)
     ours = vision.collate([picture], CPU, torch.float32)
-    theirs = tiny_models.image_processor(model_folder("llava-onevision"))(
-        images=Image.fromarray(pixels), return_tensors="pt"
-    )
+    theirs = image_processor(model_folder("llava-onevision"))(images=Image.fromarray(pixels), return_tensors="pt")
     torch.testing.assert_close(ours["pixel_values"], theirs["pixel_values"][0], atol=1e-5, rtol=0)
     torch.testing.assert_close(ours["image_sizes"], theirs["image_sizes"])
     with torch.inference_mode():
@@ -118,7 +116,7 @@ def test_a_batch_of_pictures_is_each_of_them(tiny_embedder: Embedders) -> None:
 
 
 def test_fit_as_qwen_does(model_folder: Callable[[str], Path]) -> None:
-    processor = tiny_models.image_processor(model_folder("qwen2-vl"))
+    processor = image_processor(model_folder("qwen2-vl"))
     smart_resize = sys.modules[type(processor).__module__].smart_resize
     spec = ImageSpec(multiple=28, min_pixels=4 * 28 * 28, max_pixels=1280 * 28 * 28)
     random = np.random.default_rng(0)

@@ -7,8 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from helpers.ranked import units
-from tsembed_search.ranking.metrics import ranks_of
+from helpers.ranked import ranks_of, units
 from tsembed_search.ranking.similarity import rank
 
 
@@ -32,6 +31,14 @@ def test_each_query_can_have_candidates_of_its_own(case: tuple) -> None:
     assert all(set(wrong.tolist()) <= {*places, -1} for wrong, places in zip(found.wrong, choices, strict=True))
     with pytest.raises(ValueError, match="not among the choices"):
         rank(queries, candidates, correct, [[59 if 59 not in right else 58] for right in correct])
+
+
+def test_refusals(case: tuple) -> None:
+    queries, candidates, correct = case
+    with pytest.raises(ValueError, match="needs a right candidate"):
+        rank(queries, candidates, [*correct[:-1], frozenset()])
+    with pytest.raises(ValueError, match="not finite"):
+        rank(queries * np.nan, candidates, correct)
 
 
 def test_the_best_wrong_candidates_are_kept(case: tuple) -> None:

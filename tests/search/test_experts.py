@@ -15,7 +15,7 @@ from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.paths import IndexAddress
 from tsembed_search.ranking.routes import Agreement, shared_experts, top_experts
-from tsembed_search.search.listing import OTHERS, USAGE_FIELDS, usage_of
+from tsembed_search.search.results import OTHERS, USAGE_FIELDS, usage_of
 from tsembed_search.store.base import Record
 from tsembed_search.store.schema import IndexMetadata, route_fields, stored_routes
 
@@ -30,7 +30,7 @@ def test_names() -> None:
 
 def test_shared() -> None:
     query, item = [0.9, 0.3, -0.3, 0.1], [0.1, 0.9, -0.4, -0.1]
-    assert shared_experts(query, item, 2) == ["b0e1", "b0e0"]  # both avoid b1e0, which is not sharing it
+    assert shared_experts(query, [item], 2) == [["b0e1", "b0e0"]]  # both avoid b1e0, which is not sharing it
 
 
 def test_agreement_adds_up() -> None:
@@ -67,7 +67,7 @@ class TestIndex:
         route = index.embedder.embed([Item("red blue")], "query").routes[0]
         for hit in index.search("red blue").hits:
             stored = stored_routes([index.store.retrieve([hit.id])[0].payload], len(route))[0]
-            assert hit.shared_experts == shared_experts(route, stored, ROUTES[1])
+            assert [hit.shared_experts] == shared_experts(route, [stored], ROUTES[1])
             assert set(hit.shared_experts) <= set(top_experts(route, ROUTES[1]))
         assert any(hit.shared_experts for hit in index.search("red blue").hits)
 

@@ -95,6 +95,7 @@ def test_reads(text: str, expected: Filter) -> None:
         ("page>=first", 7, "not a page number"),
         ("page=99999999999999999999", 6, "not a page number"),
         ("modified>soon", 10, "not a date"),
+        ("modified>monday", 10, "not a date"),
         ("modified>2024-13-01", 10, "not a date"),
         ("modified>9999-12-31", 10, "not a date"),
         ("modified>@1e400", 10, "not a date"),

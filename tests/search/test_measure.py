@@ -9,7 +9,7 @@ from helpers.colours import COLOURS
 from tsembed_search.items import Item
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.ranking.scores import Calibration
-from tsembed_search.search.calibrate import FEWEST, measured_calibration
+from tsembed_search.search.index_model import FEWEST, measured_calibration
 
 WORDS = "harbour bridge meadow lantern copper violin winter garden engine letter market forest river candle".split()
 

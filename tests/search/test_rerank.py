@@ -62,7 +62,7 @@ class TestOptions:
         plain = routed.search("about red", k=12).hits
         given = routed.search("about red", k=12, rerank="expert", route_weight=0.0).hits
         assert [hit.id for hit in given] == [hit.id for hit in plain] != [hit.id for hit in own]
-        assert routed.search_many(["about red"], k=12, rerank="expert")[0] == own
+        assert routed.search_many(["about red"], k=12, rerank="expert", snippets=True)[0] == own
 
     def test_an_index_without_routes(self, index: Index) -> None:
         with pytest.raises(UsageError, match=r"holds no routing vectors.*colours.*Search without rerank= expert"):
@@ -151,7 +151,7 @@ def test_a_cross_encoder_is_one_function_and_one_line(
         ("0.txt", 1.0), ("2.txt", 1.0), ("3.txt", pytest.approx(2 / 3))
     ]  # fmt: skip
     assert hits[0].snippet == "red"
-    assert index.search_many(["red"], k=3, rerank="reading")[0] == hits
+    assert index.search_many(["red"], k=3, rerank="reading", snippets=True)[0] == hits
     assert CrossEncoder.loaded == ["auto"], "loaded once"
 
 

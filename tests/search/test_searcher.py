@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,12 +201,33 @@ def test_equal_scores_are_ordered_by_path(maker: Maker, index: Index) -> None:
 def test_many_queries_give_what_each_gives_alone(maker: Maker, index: Index) -> None:
     add_palette(maker)
     queries = ["red", Item(image=solid(*COLOURS["green"])), "all about blue", Item("yellow", solid(0, 0, 0))]
-    together = index.search_many(queries, k=4)
-    for query, hits in zip(queries, together, strict=True):
-        alone = index.search(query, k=4).hits
-        assert [hit.id for hit in hits] == [hit.id for hit in alone]
-        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-5)
+    queries *= 40  # several batches
+    together = index.search_many(queries, k=4, snippets=True)
+    alone = [index.search(query, k=4).hits for query in queries[:4]] * 40
+    for hits, own in zip(together, alone, strict=True):
+        assert [hit.id for hit in hits] == [hit.id for hit in own]
+        assert [(hit.snippet, hit.marks) for hit in hits] == [(hit.snippet, hit.marks) for hit in own]
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in own], abs=1e-5)
     assert index.search_many([]) == []
+    assert all(hit.snippet is None and not hit.marks for hits in index.search_many(queries[:4]) for hit in hits)
+
+
+def test_one_bad_picture_among_many_queries_is_told(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"broken")
+    with pytest.raises(LoadError, match=r"a\.png"):
+        index.search_many([*["red"] * 100, Item(image=tmp_path / "a.png"), *["red"] * 100])
+
+
+@pytest.mark.parametrize("k", [1, 3, 30])
+def test_many_chunks_of_few_files_leave_nobody_out(maker: Maker, index: Index, k: int) -> None:
+    """A file that fills the first places with its chunks gives one hit, and the others follow."""
+    for number in range(60):
+        maker.add(Item("red red red"), "long.txt", chunk=number, sha="long")
+    for name in COLOURS:
+        maker.add(Item(f"all about {name} and red"), f"{name}.txt", chunk=0)
+    hits = index.search("red", k=k).hits
+    assert len(hits) == min(k, len(COLOURS) + 1) and names(hits)[0] == "long.txt"
+    assert len(set(names(hits))) == len(hits)
 
 
 def test_routes_of_query_and_item_are_compared(maker: Maker) -> None:

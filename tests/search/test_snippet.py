@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from Stemmer import Stemmer
 
 from tsembed_search.search.snippet import Snippet, snippets
 
@@ -84,3 +85,17 @@ def test_any_text_gives_a_stretch_of_it_with_marks_inside(text: str, query: str,
     for start, end in part.marks:
         assert last <= start < end <= len(part.text)
         last = end
+
+
+@given(
+    st.text(alphabet="aeioulbdsty", min_size=1, max_size=6),
+    st.sampled_from(
+        ("", "ing", "ying", "ied", "ies", "y", "ation", "biliti", "izer", "ement", "fulness", "logi", "ed")
+    ),
+    st.sampled_from(("", "s", "es", "ed", "ing", "ly", "li", "ity", "able", "'s")),
+)
+def test_every_word_with_the_query_s_stem_is_marked(start: str, middle: str, end: str) -> None:
+    """Words are looked for by the beginning of a stem, so an ending may change no more of it."""
+    word = start + middle + end
+    stem = Stemmer("english").stemWord(word)
+    assert marked(snippet(stem, f"x {word} x")) or Stemmer("english").stemWord(stem) != stem

@@ -14,7 +14,7 @@ from helpers.store_points import DIM, EXTS, KINDS, address_of, make_points, make
 from tsembed_search.errors import StoreError
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, Record, Store, StoreSettings
-from tsembed_search.store.edge.engine import EDGE
+from tsembed_search.store.edge.store import EDGE
 from tsembed_search.store.filters import And, Condition, Filter, Not, Or, matches
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant.connection import MEMORY, Connection

@@ -18,8 +18,7 @@ from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import graph as optimizer
 from tsembed_search.store.edge import shard as edge_shard
-from tsembed_search.store.edge.engine import EDGE
-from tsembed_search.store.edge.store import EdgeStore
+from tsembed_search.store.edge.store import EDGE, EdgeStore
 from tsembed_search.store.schema import PAYLOAD_INDEXES
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +27,7 @@ import os, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from helpers.store_points import address_of, make_points
-from tsembed_search.store.edge.engine import EDGE
+from tsembed_search.store.edge.store import EDGE
 store = EDGE.open(address_of(Path(sys.argv[1])))
 store.upsert(make_points(300))
 store.delete([make_points(1)[0].id])
@@ -97,7 +96,7 @@ def test_a_second_process_is_told_that_the_index_is_busy(tmp_path: Path, store: 
         "import sys\n"
         "from tsembed_search.errors import IndexBusyError\n"
         "from tsembed_search.paths import IndexAddress\n"
-        "from tsembed_search.store.edge.engine import EDGE\n"
+        "from tsembed_search.store.edge.store import EDGE\n"
         "try: EDGE.open(IndexAddress('index', f'edge:{sys.argv[1]}'))\n"
         "except IndexBusyError as error: print(error)\n"
     )

@@ -17,7 +17,7 @@ from tsembed_search.ownership import owned
 from tsembed_search.store import opening
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import shard as index_file
-from tsembed_search.store.edge.engine import EDGE
+from tsembed_search.store.edge.store import EDGE
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
 

@@ -20,7 +20,7 @@ from tsembed_search.indexer.manifest import NAME, Manifest, manifest_to_read
 from tsembed_search.ownership import owned
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import shard as edge_shard
-from tsembed_search.store.edge.engine import EDGE
+from tsembed_search.store.edge.store import EDGE
 
 SOME_ID = "00000000-0000-0000-0000-000000000001"
 
@@ -123,7 +123,7 @@ def test_no_room_for_a_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def full(*values: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(private_copy, "_copy_sparse", full)
+    monkeypatch.setattr(private_copy, "_copy", full)
     with pytest.raises(StoreError, match=r"nor be copied to be read: No space left.*TSEMBED_HOME"):
         EDGE.open(address_of(folder))
 

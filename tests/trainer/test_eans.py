@@ -14,9 +14,8 @@ from torch import Tensor
 from helpers.loss_batches import SHAPE, a_batch, objective, packed
 from tsembed_search.model.routing import centred, load_balance
 from tsembed_search.trainer.losses import negatives as eans
-from tsembed_search.trainer.losses.base import Pairs, Side
+from tsembed_search.trainer.losses.base import Pairs, Side, unpack
 from tsembed_search.trainer.losses.contrastive import InfoNCE
-from tsembed_search.trainer.packing import unpack
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 
@@ -119,7 +118,7 @@ def test_sampling_keeps_the_best() -> None:
 
 def test_sampling_from_a_queue_prefers_the_same_experts() -> None:
     settings = NegativeSettings("eans", mode="sample", top_k=2)
-    side = eans.weighted(settings, *scores_and_mask(5)[:1], torch.zeros(5, 9), scores_and_mask(5)[1])
+    side = eans.weighted(settings, *scores_and_mask(5)[:1], torch.zeros(5, 9), scores_and_mask(5)[1], torch.Generator())
     assert (side.valid.sum(1) <= 2).all() and side.log_weights is None
 
 

@@ -24,7 +24,7 @@ from tsembed_search.items import Item, Role
 from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.backbones import mini
 from tsembed_search.model.expert_settings import AdapterSettings
-from tsembed_search.trainer.batches.features import Preparer, preparer
+from tsembed_search.trainer.batches.features import Preparer, preparer_for
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.settings import Recipe
@@ -70,16 +70,16 @@ def test_same_vectors_with_and_without(pictures: list[Path], adapted: Make, monk
     plain = vectors(backbone, Preparer(backbone, 1).prepare(wanted))
     assert isinstance(backbone, mini.Mini)
     passed = counting(backbone, monkeypatch)
-    caching = preparer(backbone, "base", workers=2)
+    caching = preparer_for(backbone, "base", workers=2)
     first = vectors(backbone, caching.prepare(wanted))
     assert passed == [8], "six pictures, filled up to whole slices; one of them came twice"
     torch.testing.assert_close(first, plain, atol=1e-5, rtol=0)
     assert torch.equal(vectors(backbone, caching.prepare(wanted)), first)
     caching.close()
-    from_disk = preparer(backbone, "base", workers=2)
+    from_disk = preparer_for(backbone, "base", workers=2)
     assert torch.equal(vectors(backbone, from_disk.prepare(wanted)), first)
     assert passed == [8], "neither again in this run nor in the next one"
-    preparer(backbone, "another", workers=2).prepare(wanted)
+    preparer_for(backbone, "another", workers=2).prepare(wanted)
     assert passed == [8, 8], "another model's features are its own"
 
 
@@ -98,7 +98,7 @@ def test_a_picture_has_the_same_bits_in_any_company(pictures: list[Path], adapte
 def test_changed_files_are_looked_at_again(pictures: list[Path], adapted: Make) -> None:
     backbone = adapted(replace(Recipe().adapter, rank=2))
     backbone.train(False)
-    caching = preparer(backbone, "base", workers=1)
+    caching = preparer_for(backbone, "base", workers=1)
     before = vectors(backbone, caching.prepare([(Item(image=pictures[0]), "document")]))
     pictures[0].write_bytes(pictures[1].read_bytes() + b" ")
     after = vectors(backbone, caching.prepare([(Item(image=pictures[0]), "document")]))
@@ -107,7 +107,7 @@ def test_changed_files_are_looked_at_again(pictures: list[Path], adapted: Make) 
 
 def test_what_cannot_be_read(pictures: list[Path], tmp_path: Path, adapted: Make) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    caching = preparer(adapted(replace(Recipe().adapter, rank=2)), "base", workers=1)
+    caching = preparer_for(adapted(replace(Recipe().adapter, rank=2)), "base", workers=1)
     places = [pictures[0], tmp_path / "bad.png", tmp_path / "gone.png", pictures[1]]
     found = caching.prepare([(Item(image=place), "document") for place in places])
     assert [isinstance(one, Prepared) for one in found] == [True, False, False, True]
@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_used_costs_time_alone(
     backbone = adapted(replace(Recipe().adapter, rank=2))
     backbone.train(False)
     wanted: list[tuple[Item, Role]] = [(Item(image=one), "document") for one in pictures]
-    first = preparer(backbone, "base", workers=1)
+    first = preparer_for(backbone, "base", workers=1)
     expected = vectors(backbone, first.prepare(wanted))
     first.close()
     folder = tmp_path / "home" / "cache"
@@ -161,7 +161,7 @@ def test_a_cache_that_cannot_be_used_costs_time_alone(
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(made))
 
         monkeypatch.setattr(private, "make_folder", refuse)
-    again = preparer(backbone, "base", workers=1)
+    again = preparer_for(backbone, "base", workers=1)
     for _ in range(2):
         assert torch.equal(vectors(backbone, again.prepare(wanted)), expected)
     again.prepare([(Item(image=pictures[0]), "query")])

@@ -16,8 +16,8 @@ from tsembed_search.model.backbone import Prepared, Trainable
 from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.routing import Traced
 from tsembed_search.trainer import gradcache
+from tsembed_search.trainer.losses.base import POSITIVE, QUERY, Shape, label, labels, pack
 from tsembed_search.trainer.objective import Objective
-from tsembed_search.trainer.packing import POSITIVE, QUERY, Shape, label, labels, pack
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings, Recipe
 
 pytestmark = pytest.mark.usefixtures("small_base")

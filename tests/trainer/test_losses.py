@@ -12,11 +12,9 @@ from torch.nn import functional
 
 from helpers.loss_batches import a_batch, objective, packed, unit
 from tsembed_search.items import Item
-from tsembed_search.trainer.losses import base as masks
-from tsembed_search.trainer.losses.base import Pairs, Side
+from tsembed_search.trainer.losses import negatives as masks
+from tsembed_search.trainer.losses.base import NEGATIVE, POSITIVE, Labels, Pairs, Side, label, labels
 from tsembed_search.trainer.losses.contrastive import InfoNCE
-from tsembed_search.trainer.losses.matryoshka import Matryoshka
-from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, Labels, label, labels
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 WIDTH = 8 + 3 * 6 + 1
@@ -85,7 +83,7 @@ class TestInfoNCE:
         inner = InfoNCE(0.1)
         first = functional.normalize(pairs.queries[:, :3], dim=-1), functional.normalize(pairs.documents[:, :3], dim=-1)
         expected = (inner(pairs) + inner(everything(*first))) / 2
-        torch.testing.assert_close(Matryoshka(inner, [3])(pairs), expected)
+        torch.testing.assert_close(InfoNCE(0.1, dimensions=[3])(pairs), expected)
 
 
 class TestMasks:

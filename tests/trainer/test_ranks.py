@@ -17,7 +17,7 @@ from helpers.training_data import Listed, few_targets, job, run_code, two_tasks,
 from tsembed_search.trainer.distributed import Processes
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
-from tsembed_search.trainer.packing import Labels
+from tsembed_search.trainer.losses.base import Labels
 
 pytestmark = pytest.mark.usefixtures("small_base")
 

@@ -19,6 +19,7 @@ from tsembed_search.data.training import load
 from tsembed_search.errors import UsageError
 from tsembed_search.trainer import job as folder
 from tsembed_search.trainer import recipe
+from tsembed_search.trainer.preparation import placed as placed_in
 
 pytestmark = pytest.mark.usefixtures("small_base")
 
@@ -132,10 +133,10 @@ def test_places_are_kept_whole(tmp_path: Path, data: Path, monkeypatch: pytest.M
     monkeypatch.chdir(data)
     (data / "base").mkdir()
     asked = recipe.load("lora", ['data.images=["own", "~/pictures"]', "model.base=base"])
-    placed = folder.placed(asked)
+    placed = placed_in(asked)
     assert placed.data.images == (str(data / "own"), str(Path("~/pictures").expanduser()))
-    assert placed.model.base == str(data / "base") and folder.placed(placed) == placed
-    assert folder.placed(recipe.load("lora", ["model.base=mini"])).model.base == "mini"
+    assert placed.model.base == str(data / "base") and placed_in(placed) == placed
+    assert placed_in(recipe.load("lora", ["model.base=mini"])).model.base == "mini"
     assert load(["set", Path("own")], validation=0).sources == (str(data / "set"), str(data / "own"))
 
 

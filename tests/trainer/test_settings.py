@@ -13,8 +13,7 @@ from annotated_types import Interval
 
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.trainer import recipe, settings
-from tsembed_search.trainer.settings import TABLES, Recipe
-from tsembed_search.trainer.setup import Situation, without_effect
+from tsembed_search.trainer.settings import TABLES, Recipe, Situation, without_effect
 
 
 def bare(hint: Any) -> bool:

@@ -15,7 +15,6 @@ from tsembed_search.cli.main import app
 from tsembed_search.data.folder import TASKS as FOLDER_TASKS
 from tsembed_search.data.layouts import RowReader
 from tsembed_search.data.records import Images
-from tsembed_search.data.rows import row_of
 from tsembed_search.trainer.settings import DataSettings
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +28,7 @@ def test_rows_of_the_page_are_rows(tmp_path: Path) -> None:
     for number in (17, 18, 99):
         (tmp_path / f"photos/{number}.jpg").touch()
     reader = RowReader(Images([tmp_path]))
-    rows = [row_of(reader.read(json.loads(line))) for line in ROWS.splitlines()]
+    rows = [reader.read(json.loads(line)).row() for line in ROWS.splitlines()]
     assert [row.query.modality for row in rows] == ["text", "joint", "text"]
     assert [row.positive.modality for row in rows] == ["image", "image", "text"]
     assert len(rows[0].negatives) == 1 and rows[2].query.instruction

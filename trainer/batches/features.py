@@ -26,7 +26,7 @@ from tsembed_search.errors import LoadError
 from tsembed_search.items import Item, Role
 from tsembed_search.model import loading
 from tsembed_search.model.backbone import Backbone, Looking, ModelRef, Prepared, Trainable
-from tsembed_search.model.embedder import Embedder, in_fitting_parts
+from tsembed_search.model.embedder import Embedder, forward_stream
 from tsembed_search.paths import home
 
 _IN_MEMORY = 50_000  # pictures
@@ -81,7 +81,8 @@ class CachingPreparer(Preparer):
             self._look({key: one for key, one in opened.items() if isinstance(one, Prepared)})
             failed = {key: one for key, one in opened.items() if isinstance(one, LoadError)}
             seen = [None if key is None else self._seen.get(key) for key in keys]
-            self._forget()
+            for key in list(self._seen)[:-_IN_MEMORY]:
+                del self._seen[key]
 
         def finished(key: str | None, pair: tuple[Item, Role], seen: Tensor | None) -> Prepared | LoadError:
             if key in failed:
@@ -131,22 +132,16 @@ class CachingPreparer(Preparer):
                 self._seen |= self._store.get(keys)
 
     def _look(self, opened: dict[str, Prepared]) -> None:
-        """Lets new pictures pass the tower, and keeps what it saw."""
-        if opened:
-            found = in_fitting_parts(
-                lambda part: self._looking.look([one for _, one in part]), list(opened.items())
-            )  # a picture that does not fit stays as it is, and fails where it is needed
-            seen = [(key, one) for part, some in found for (key, _), one in zip(part, some or (), strict=False)]
-            new = {key: one for key, one in seen if one is not None}
-            self._seen |= new
-            if self._store is not None:
-                with self._optional():
-                    self._store.put(new)
-
-    def _forget(self) -> None:
-        """Drops the oldest pictures from memory when there are too many."""
-        for key in list(self._seen)[: max(0, len(self._seen) - _IN_MEMORY)]:
-            del self._seen[key]
+        """Let new pictures pass the tower, and keep what it saw. One that does not fit fails where it is needed."""
+        if not opened:
+            return
+        found = forward_stream(self._looking.look, [list(opened.items())])
+        seen = [(key, one) for part, some in found for (key, _), one in zip(part, some or (), strict=False)]
+        new = {key: one for key, one in seen if one is not None}
+        self._seen |= new
+        if self._store is not None:
+            with self._optional():
+                self._store.put(new)
 
 
 class _Seen:
@@ -181,12 +176,12 @@ class _Seen:
             self._base.close()
 
 
-def preparer(backbone: Trainable, base_fingerprint: str, cache: bool = True, workers: int | None = None) -> Preparer:
-    """Return the preparer that suits a model. `base_fingerprint` is that of the model without adapters."""
+def preparer_for(backbone: Trainable, fingerprint: str, cache: bool = True, workers: int | None = None) -> Preparer:
+    """Return the preparer that suits a model. `fingerprint` is that of the model without adapters."""
     if not backbone.look_width:
         return Preparer(backbone, workers)
     looking = cast(Looking, backbone)
-    file = home() / "cache" / f"pictures-{base_fingerprint}-{looking.look_width}.sqlite" if cache else None
+    file = home() / "cache" / f"pictures-{fingerprint}-{looking.look_width}.sqlite" if cache else None
     return CachingPreparer(looking, file, workers)
 
 
@@ -196,7 +191,7 @@ def remembering(ref: ModelRef, device: str = "cpu") -> Embedder:
     For measuring many models that differ in their adapters alone. Raises `ModelError`.
     """
     backbone = cast(Trainable, loading.load(ref, device))
-    kept = preparer(backbone, loading.base_behind(ref).fingerprint, workers=1)
+    kept = preparer_for(backbone, loading.base_behind(ref).fingerprint, workers=1)
 
     class Remembering(Embedder):
         def prepare(self, item: Item, role: Role = "document") -> Prepared:

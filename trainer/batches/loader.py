@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from tsembed_search.data.rows import Row, Task
-from tsembed_search.data.sameness import question
+from tsembed_search.data.rows import Row, Task, question
 from tsembed_search.errors import LoadError, UsageError
-from tsembed_search.items import Item, Role
+from tsembed_search.items import Item
 from tsembed_search.model.backbone import Prepared
 from tsembed_search.trainer.batches.features import Preparer
 from tsembed_search.trainer.batches.sampler import Pick, Sampler
 from tsembed_search.trainer.distributed import Processes
-from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, QUERY, Labels, label, labels
+from tsembed_search.trainer.losses.base import NEGATIVE, POSITIVE, QUERY, Labels, label, labels
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,7 @@ class Load:
 
 
 class Loader:
-    """One `Load` after another, prepared one ahead in a thread. `hard_negatives`: per row, at most.
-
-    Its state is where the sampler was after the load that was given last, whatever has been prepared since.
-    """
+    """One `Load` after another, prepared one ahead in a thread. Its state is that of the sampler after the last one."""
 
     def __init__(self, sampler: Sampler, preparer: Preparer, processes: Processes, hard_negatives: int) -> None:
         self._sampler = sampler
@@ -69,18 +65,16 @@ class Loader:
         self._next: Future[Load] | None = None
         self._given = sampler.state_dict()
 
-    def peek(self) -> None:
-        """Load the part that comes next. Raises what `next` does."""
+    def peek(self) -> Load:
+        """Return the part that comes next, without going on. Raises what `next` does."""
         self._next = self._next or self._thread.submit(self._load)
-        self._check(self._next.result())
+        load = self._next.result()
+        self._check(load)
+        return load
 
     def next(self) -> Load:
-        """The next part of a batch. Raises `UsageError`, in every process, when hardly any row of the batch can be
-        read.
-        """
-        current = self._next or self._thread.submit(self._load)
-        load = current.result()
-        self._check(load)
+        """Return the next part of a batch. Raises `UsageError`, in every process, when hardly any row can be read."""
+        load = self.peek()
         self._next, self._given = self._thread.submit(self._load), load.sampler
         return load
 
@@ -132,34 +126,30 @@ def read(
             rows.append((tasks[pick.task][pick.row], pick.task))
         except LoadError as error:
             skipped.append(error.message)
-    wanted: list[tuple[Item, Role]] = []
-    for row, _ in rows:
-        wanted += [(row.query, "query"), (row.positive, "document")]
-        wanted += [(negative, "document") for negative in row.negatives[:hard_negatives]]
-    prepared = iter(preparer.prepare(wanted))
-    by_role: dict[int, list[tuple[Prepared, list[int]]]] = {QUERY: [], POSITIVE: [], NEGATIVE: []}
+    asked: list[list[tuple[int, Item]]] = [
+        [(QUERY, row.query), (POSITIVE, row.positive), *((NEGATIVE, one) for one in row.negatives[:hard_negatives])]
+        for row, _ in rows
+    ]
+    flat = [pair for items in asked for pair in items]
+    prepared = iter(preparer.prepare([(item, "query" if role == QUERY else "document") for role, item in flat]))
+    found: list[tuple[Prepared, list[int]]] = []
     bare: list[int] = []
     answers: set[tuple[int, int]] = set()
-    for row, task in rows:
-        query, positive, *negatives = (next(prepared) for _ in range(2 + len(row.negatives[:hard_negatives])))
+    kept = 0
+    for (row, task), items in zip(rows, asked, strict=True):
+        ready = [next(prepared) for _ in items]
         # A row counts as a whole: without one of its negatives it would say something else.
-        failed = next((one for one in (query, positive, *negatives) if isinstance(one, LoadError)), None)
+        failed = next((one for one in ready if isinstance(one, LoadError)), None)
         if failed is not None:
-            skipped.append(f"{_origin(row)}{failed.message}")
+            skipped.append(f"{row.origin}: {failed.message}" if row.origin else failed.message)
             continue
         if row.query.image is None and not row.query.instruction:
-            bare.append(len(by_role[QUERY]))
-        asked = question(row.query)
-        answers |= {(asked, right) for right in row.answers}
-        for role, item, ready in ((QUERY, row.query, query), (POSITIVE, row.positive, positive)):
-            assert isinstance(ready, Prepared)
-            by_role[role].append((ready, label(role, item, task, row.identity, asked)))
-        for item, ready in zip(row.negatives, negatives, strict=False):
-            assert isinstance(ready, Prepared)
-            by_role[NEGATIVE].append((ready, label(NEGATIVE, item, task)))
-    flat = [pair for role in (QUERY, POSITIVE, NEGATIVE) for pair in by_role[role]]
-    return [ready for ready, _ in flat], labels([one for _, one in flat], answers), skipped, bare
-
-
-def _origin(row: Row) -> str:
-    return f"{row.origin}: " if row.origin else ""
+            bare.append(kept)
+        kept += 1
+        number = question(row.query)
+        answers |= {(number, right) for right in row.answers}
+        for (role, item), one in zip(items, ready, strict=True):
+            known = () if role == NEGATIVE else (row.identity, number)
+            found.append((cast(Prepared, one), label(role, item, task, *known)))
+    found.sort(key=lambda pair: pair[1][0])  # by role, and within it in the order of rows
+    return [one for one, _ in found], labels([one for _, one in found], answers), skipped, bare

@@ -31,11 +31,11 @@ class Pick(NamedTuple):
 
 @dataclass
 class _Cursor:
-    """The place that a task has come to: the round through its identities, the place there, and whom it passed over."""
+    """Where a task has come to: its round, the place there, and identities that it passed over, with their rounds."""
 
     round: int = 0
     place: int = 0
-    waiting: list[tuple[int, int]] = field(default_factory=list)
+    waiting: dict[int, int] = field(default_factory=dict)
 
 
 class _Identities:
@@ -66,11 +66,7 @@ class _Identities:
 
 
 class Sampler:
-    """Batches of rows, one after the other. `state_dict` and `load_state_dict` make a resumed run draw
-    what it would have drawn.
-
-    Raises `UsageError` when there are no rows, or fewer than two identities to tell apart.
-    """
+    """Batches of rows, one after the other. Raises `UsageError` when there are not two identities to tell apart."""
 
     def __init__(self, tasks: Sequence[Task], batch: BatchSettings, seed: int) -> None:
         self.tasks = tasks
@@ -81,22 +77,17 @@ class Sampler:
             raise UsageError("There is no data to train on: no task has a row.", "Are the rows where the data says?")
         shares = np.array([max(0.0, task.weight) * len(task) ** (1 / batch.task_temperature) for task in tasks])
         if not shares.sum() > 0:
-            raise UsageError(
-                "There is no data to train on: no task has a weight above 0.", "Give one of them a weight."
-            )
+            raise UsageError("There is no data to train on: no task has a weight above 0.", "Give one a weight.")
         numbers: dict[str, int] = {}
-        self._identities = [
-            _Identities(
-                np.array([numbers.setdefault(task.identity(row), len(numbers)) for row in range(len(task))], np.int64),
-                (seed, place),
-            )
-            for place, task in enumerate(tasks)
-        ]
+        self._identities: list[_Identities] = []
+        for place, task in enumerate(tasks):
+            named = [numbers.setdefault(task.identity(row), len(numbers)) for row in range(len(task))]
+            self._identities.append(_Identities(np.array(named, np.int64), (seed, place)))
         drawn = [place for place, share in enumerate(shares) if share > 0]
         if len({int(number) for place in drawn for number in self._identities[place].identities[:2]}) < 2:
-            named = ", ".join(tasks[place].name for place in drawn)
             raise UsageError(
-                f"There is nothing to tell apart: all rows of {named} have the same target.",
+                f"There is nothing to tell apart: all rows of {', '.join(tasks[place].name for place in drawn)} have "
+                "the same target.",
                 "Training compares a query's target with those of other rows: give it two different targets or more.",
             )
         self.identities = len(numbers)
@@ -123,40 +114,34 @@ class Sampler:
         """Up to `wanted` rows of a task whose identities are not `taken` yet; takes them."""
         of, cursor = self._identities[task], self._cursors[task]
         found: list[Pick] = []
-        passed: list[tuple[int, int]] = []
+        passed: dict[int, int] = {}
         seen: set[int] = set()
 
         def offer(which: int, round_: int) -> None:
             seen.add(which)
             identity = int(of.identities[which])
             if identity in taken:
-                passed.append((which, round_))
+                passed.setdefault(which, round_)
             else:
                 taken.add(identity)
                 found.append(Pick(task, of.row(which, round_), identity))
 
         while cursor.waiting and len(found) < wanted:
-            offer(*cursor.waiting.pop(0))
+            which = next(iter(cursor.waiting))
+            offer(which, cursor.waiting.pop(which))
         while len(found) < wanted and len(seen) < len(of):
             if cursor.place == len(of):
                 cursor.round, cursor.place = cursor.round + 1, 0
             offer(of.at(cursor.round, cursor.place), cursor.round)
             cursor.place += 1
-        waiting = {which for which, _ in cursor.waiting}
-        for which, round_ in passed:
-            if which not in waiting:  # who waits already loses this turn, or shared identities would pile up
-                waiting.add(which)
-                cursor.waiting.append((which, round_))
+        cursor.waiting |= passed | cursor.waiting  # who waits already loses this turn, or shared ones would pile up
         return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the sampler is, as JSON."""
-        return {"step": self._step, "cursors": [[c.round, c.place, list(c.waiting)] for c in self._cursors]}
+        return {"step": self._step, "cursors": [[c.round, c.place, list(c.waiting.items())] for c in self._cursors]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
         self._step = int(state["step"])
-        self._cursors = [
-            _Cursor(round_, place, [(which, of) for which, of in waiting])
-            for round_, place, waiting in state["cursors"]
-        ]
+        self._cursors = [_Cursor(round_, place, dict(waiting)) for round_, place, waiting in state["cursors"]]

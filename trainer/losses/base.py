@@ -1,23 +1,101 @@
-"""The contract of losses, what they are given of a batch, and the masks that all of them share.
+"""Losses: what they are given of a batch, their contract, and the table of them.
 
 A loss is a class in a file of this folder (or of another package) and a line in `LOSSES`. A recipe gives it its weight
 and its settings by its name: `[loss.more.NAME]`; those that come with the package have keys of their own in `[loss]`.
+
+A batch is one tensor with a row for each item, so that it can be cached in pieces (`gradcache`) and gathered from
+several processes (`distributed`) without knowing what is in it:
+
+    [vector D | route L·E | probabilities L·E | choices L·E | z]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tsembed_search.data.rows import content, number
 from tsembed_search.errors import UsageError
+from tsembed_search.items import Item
 from tsembed_search.model.routing import Traced
 from tsembed_search.registry import Registry
-from tsembed_search.trainer.packing import Labels
+
+QUERY, POSITIVE, NEGATIVE = 0, 1, 2
+"""The role of an item in its row."""
+
+
+class Shape(NamedTuple):
+    """D numbers of a vector, L adapted blocks, E experts."""
+
+    dim: int
+    blocks: int
+    experts: int
+
+    @property
+    def width(self) -> int:
+        """W, the numbers that `pack` makes of an item."""
+        return self.dim + 3 * self.blocks * self.experts + 1
+
+
+def pack(traced: Traced) -> Tensor:
+    """`[N, D + 3·L·E + 1]` float32, with gradients."""
+    rows = len(traced.vectors)
+    parts = (
+        traced.vectors,
+        traced.routes,
+        traced.probabilities.flatten(1),
+        traced.choices.flatten(1),
+        traced.z.expand(rows, 1),
+    )
+    return torch.cat([part.float() for part in parts], dim=1)
+
+
+def unpack(packed: Tensor, shape: Shape) -> Traced:
+    """The inverse of `pack`, over however many batches; `z` is the mean."""
+    dim, blocks, experts = shape
+    width = blocks * experts
+    vectors, routes, probabilities, choices, z = torch.split_with_sizes(packed, [dim, width, width, width, 1], dim=1)
+    matrix = (len(packed), blocks, experts)
+    return Traced(vectors, routes, probabilities.reshape(matrix), choices.detach().reshape(matrix), z.mean())
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of N items: `table` `[N, 5]` int64 with role, identity of the target, content, task, and what is asked
+    (see `label`). `answers` `[P, 2]` int64: what is asked, and a content that is right for it, where rows other
+    than an item's own tell.
+
+    Within each role items are in the order of their rows; each row has one query and one positive.
+    """
+
+    table: Tensor
+    answers: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.int64))
+
+    @property
+    def role(self) -> Tensor:
+        """`QUERY`, `POSITIVE` or `NEGATIVE`: `[N]`."""
+        return self.table[:, 0]
+
+    def of(self, *roles: int) -> Tensor:
+        """The places of the items of some roles, role after role."""
+        return torch.cat([(self.role == role).nonzero().squeeze(1) for role in roles])
+
+
+def label(role: int, item: Item, task: int, identity: str | None = None, asked: int = 0) -> list[int]:
+    """One row of `Labels`; `asked` is the `question` of the query. A hard negative has its content as its identity."""
+    shown = content(item)
+    return [role, shown if identity is None else number("identity", identity), shown, task, asked]
+
+
+def labels(rows: Sequence[Sequence[int]], answers: Iterable[tuple[int, int]] = ()) -> Labels:
+    """`Labels` of the rows that `label` made, and of pairs of a question and a content."""
+    pairs = torch.tensor(sorted(answers), dtype=torch.int64).reshape(-1, 2)
+    return Labels(torch.tensor(rows, dtype=torch.int64).reshape(-1, 5), pairs)
 
 
 @dataclass(frozen=True)
@@ -77,9 +155,7 @@ class LossInputs:
 
 
 class Loss(Protocol):
-    """One summand of what a step minimises, made as `LOSSES.get(name)(**settings)`. It may be a module with trained
-    parameters of its own; `held` is optional.
-    """
+    """One summand of what a step minimises, made by its settings. It may be a module with parameters of its own."""
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """Return a scalar. Gradients flow to `pairs`, `traced` and `own`."""
@@ -99,7 +175,7 @@ LOSSES: Final[Registry[Callable[..., Loss]]] = Registry(
     "loss",
     "tsembed.losses",
     {
-        "contrastive": "tsembed_search.trainer.losses.contrastive:Contrastive",
+        "contrastive": "tsembed_search.trainer.losses.contrastive:InfoNCE",
         "balance": "tsembed_search.trainer.losses.routing:LoadBalance",
         "z": "tsembed_search.trainer.losses.routing:RouterZ",
         "distillation": "tsembed_search.trainer.losses.distillation:Distillation",
@@ -118,46 +194,3 @@ def make(name: str, settings: Mapping[str, Any]) -> tuple[Loss, float]:
         return LOSSES.get(name)(**own), float(weight)
     except (TypeError, ValueError) as error:
         raise UsageError(f"The loss {name} cannot be made: {error}.", "Look at its settings in the recipe.") from error
-
-
-def candidates(
-    queries: Tensor,
-    documents: Tensor,
-    scope: Literal["batch", "task"] = "batch",
-    answers: Tensor | None = None,
-) -> Tensor:
-    """Return, as `[B, M]` bool, the documents that a query could be told from, by what they are.
-
-    `queries` `[B, 5]` and `documents` `[M, 5]` are rows of `Labels.table`; documents begin with the queries' positives.
-    `answers` is that of `Labels`. Left out are the positive itself, what has its identity, its content or the query's,
-    and whatever is right for an equal query.
-    """
-    positives = documents[: len(queries)]
-    different = positives[:, None, 1] != documents[None, :, 1]
-    different &= positives[:, None, 2] != documents[None, :, 2]
-    different &= queries[:, None, 2] != documents[None, :, 2]
-    different &= (queries[:, None, 4] != documents[None, :, 4]) | (queries[:, None, 4] == 0)
-    if answers is not None and len(answers):
-        different &= ~_answering(queries[:, 4], documents[:, 2], answers)
-    if scope == "task":
-        different &= positives[:, None, 3] == documents[None, :, 3]
-    return different
-
-
-def _answering(asked: Tensor, contents: Tensor, answers: Tensor) -> Tensor:
-    """`[B, M]` bool: the contents `[M]` that are right for what is asked `[B]`, by pairs of both `[P, 2]`."""
-    questions, row = torch.unique(asked, return_inverse=True)
-    shown, column = torch.unique(contents, return_inverse=True)
-    known = answers[torch.isin(answers[:, 0], questions) & torch.isin(answers[:, 1], shown)].T.contiguous()
-    right = torch.zeros(len(questions), len(shown), dtype=torch.bool, device=asked.device)
-    right[torch.searchsorted(questions, known[0]), torch.searchsorted(shown, known[1])] = True
-    return right[row][:, column]
-
-
-def without_false(valid: Tensor, similarity: Tensor, margin: float | None) -> Tensor:
-    """Return `valid` less likely false negatives: `similarity` `[B, M]` above the positive's (column i of row i) by
-    more than `margin`.
-    """
-    if margin is None:
-        return valid
-    return valid & (similarity <= similarity.diagonal().unsqueeze(1) + margin)

@@ -1,4 +1,4 @@
-"""The contrastive loss: InfoNCE on pairs of queries and documents."""
+"""The contrastive loss: InfoNCE on pairs of queries and documents, of whole vectors and of their first numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tsembed_search.ranking.similarity import similarity
 from tsembed_search.trainer.losses.base import LossInputs, Pairs, Side
-from tsembed_search.trainer.losses.matryoshka import Matryoshka
 from tsembed_search.trainer.settings import LEAST_LEARNED_TEMPERATURE
 
 _LARGEST_LOG_SCALE = math.log(1 / LEAST_LEARNED_TEMPERATURE)
@@ -21,11 +20,13 @@ class InfoNCE(nn.Module):
 
     Both directions, where pairs have both, count half. Weights of 1 make it van den Oord et al., arXiv 1807.03748.
     `learn`: 1/tau is trained, by its logarithm, up to 100 (Radford et al., arXiv 2103.00020): call `bound` after every
-    step of the optimizer.
+    step of the optimizer. `dimensions`: the loss is a mean over the whole vectors and these prefixes (Kusupati et al.,
+    arXiv 2205.13147), with the masks and weights of the whole; one as long as the vector counts once.
     """
 
-    def __init__(self, temperature: float, learn: bool = False) -> None:
+    def __init__(self, temperature: float = 0.05, learn: bool = False, dimensions: Sequence[int] = ()) -> None:
         super().__init__()
+        self.dimensions = tuple(dimensions)
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log(), requires_grad=learn)
 
     @property
@@ -35,30 +36,22 @@ class InfoNCE(nn.Module):
 
     @torch.no_grad()
     def bound(self) -> None:
-        """Put a learned tau that has gone too low back to its bound. In the loss, a bound would have no gradient, and
-        tau would never leave it.
-        """
+        """Put a learned tau that is too low back to its bound: within the loss, a bound would have no gradient."""
         if self.log_scale.requires_grad:
             self.log_scale.clamp_(max=_LARGEST_LOG_SCALE)
 
-    def forward(self, pairs: Pairs) -> Tensor:
+    def forward(self, batch: LossInputs | Pairs) -> Tensor:
         """Return a scalar."""
+        pairs = batch.pairs if isinstance(batch, LossInputs) else batch
+        prefixes = [one for one in self.dimensions if one < pairs.queries.shape[1]]
+        return torch.stack([self._loss(pairs), *(self._loss(pairs.cut(length)) for length in prefixes)]).mean()
+
+    def _loss(self, pairs: Pairs) -> Tensor:
         logits = similarity(pairs.queries, pairs.documents) * self.log_scale.exp()
         loss = _cross_entropy(logits, pairs.forward)
         if pairs.backward is None:
             return loss
         return (loss + _cross_entropy(logits[:, : len(logits)].T, pairs.backward)) / 2
-
-
-class Contrastive(Matryoshka):
-    """InfoNCE over the whole vectors and over prefixes of `dimensions` numbers."""
-
-    def __init__(self, temperature: float = 0.05, learn: bool = False, dimensions: Sequence[int] = ()) -> None:
-        super().__init__(InfoNCE(temperature, learn), dimensions)
-
-    def forward(self, batch: LossInputs | Pairs) -> Tensor:
-        """Return a scalar."""
-        return super().forward(batch.pairs if isinstance(batch, LossInputs) else batch)
 
 
 def _cross_entropy(logits: Tensor, side: Side) -> Tensor:

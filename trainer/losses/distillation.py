@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tsembed_search.trainer.losses.base import LossInputs
-from tsembed_search.trainer.packing import NEGATIVE, POSITIVE, Labels
+from tsembed_search.trainer.losses.base import NEGATIVE, POSITIVE, Labels, LossInputs
 
 
 class Distillation:

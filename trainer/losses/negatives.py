@@ -1,5 +1,6 @@
-"""Which negatives matter: expert-aware negative sampling (EANS), and what it is compared with.
+"""The negatives of a query: which documents could be some, and how much each counts.
 
+Expert-aware negative sampling (EANS) weighs them, beside what it is compared with.
 That items which use the same experts make informative negatives is the paper's (TSEmbed, arXiv 2603.04772). The form is
 ours: with a score c_ij of each valid negative,
 
@@ -14,7 +15,7 @@ et al., arXiv 2503.04812). No gradient passes through scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,38 +23,65 @@ from torch import Tensor
 from tsembed_search.trainer.losses.base import Side
 from tsembed_search.trainer.settings import NegativeSettings
 
-Score = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
 
-SCORES: dict[str, Score] = {
-    "eans": lambda kappa, cosine, valid, generator: kappa,
-    "shuffled": lambda kappa, cosine, valid, generator: shuffled(kappa, valid, generator),
-    "llave": lambda kappa, cosine, valid, generator: cosine,
-}
-"""The score c `[B, M]` of each way to weigh negatives, by kappa, cosine and the valid pairs, all `[B, M]`."""
+def candidates(
+    queries: Tensor,
+    documents: Tensor,
+    scope: Literal["batch", "task"] = "batch",
+    answers: Tensor | None = None,
+) -> Tensor:
+    """Return, as `[B, M]` bool, the documents that a query could be told from, by what they are.
+
+    `queries` `[B, 5]` and `documents` `[M, 5]` are rows of `Labels.table`; documents begin with the queries' positives.
+    `answers` is that of `Labels`. Left out are the positive itself, what has its identity, its content or the query's,
+    and whatever is right for an equal query.
+    """
+    positives = documents[: len(queries)]
+    different = positives[:, None, 1] != documents[None, :, 1]
+    different &= positives[:, None, 2] != documents[None, :, 2]
+    different &= queries[:, None, 2] != documents[None, :, 2]
+    different &= (queries[:, None, 4] != documents[None, :, 4]) | (queries[:, None, 4] == 0)
+    if answers is not None and len(answers):
+        different &= ~_answering(queries[:, 4], documents[:, 2], answers)
+    if scope == "task":
+        different &= positives[:, None, 3] == documents[None, :, 3]
+    return different
+
+
+def _answering(asked: Tensor, contents: Tensor, answers: Tensor) -> Tensor:
+    """`[B, M]` bool: the contents `[M]` that are right for what is asked `[B]`, by pairs of both `[P, 2]`."""
+    questions, row = torch.unique(asked, return_inverse=True)
+    shown, column = torch.unique(contents, return_inverse=True)
+    known = answers[torch.isin(answers[:, 0], questions) & torch.isin(answers[:, 1], shown)].T.contiguous()
+    right = torch.zeros(len(questions), len(shown), dtype=torch.bool, device=asked.device)
+    right[torch.searchsorted(questions, known[0]), torch.searchsorted(shown, known[1])] = True
+    return right[row][:, column]
+
+
+def without_false(valid: Tensor, similarity: Tensor, margin: float | None) -> Tensor:
+    """Return `valid` less what is more similar than the row's positive, in column i of row i, by more than `margin`."""
+    if margin is None:
+        return valid
+    return valid & (similarity <= similarity.diagonal().unsqueeze(1) + margin)
 
 
 @torch.no_grad()
 def weighted(
-    settings: NegativeSettings, kappa: Tensor, cosine: Tensor, valid: Tensor, generator: torch.Generator | None = None
+    settings: NegativeSettings, kappa: Tensor, cosine: Tensor, valid: Tensor, generator: torch.Generator
 ) -> Side:
-    """The negatives of one direction with their weights, or fewer of them. All tensors are `[B, M]`.
-
-    `generator` decides how `shuffled` deals; it has to be the same in every process.
-    """
+    """The negatives of one direction with their weights, or fewer of them. `generator`: the same in every process."""
     if settings.weighting == "none":
         return Side(valid)
-    generator = generator or torch.Generator().manual_seed(0)
-    scores = SCORES[settings.weighting](kappa.detach(), cosine.detach(), valid, generator)
+    scores = (cosine if settings.weighting == "llave" else kappa).detach()
+    if settings.weighting == "shuffled":
+        scores = shuffled(scores, valid, generator)
     if settings.mode == "sample":
         return Side(best(scores, valid, settings.top_k))
     return Side(valid, log_weights(scores, valid, settings.beta))
 
 
 def log_weights(scores: Tensor, valid: Tensor, beta: float) -> Tensor:
-    """`log w` `[B, M]`: `beta · scores`, less the logarithm of the mean weight over the row's valid negatives.
-
-    What is not valid has 0. With beta 0 all are exactly 0.
-    """
+    """`log w` `[B, M]`: `beta · scores`, less the logarithm of the row's mean weight; 0 where not valid."""
     if beta == 0:
         return torch.zeros_like(scores)
     sharp = (beta * scores).masked_fill(~valid, -torch.inf)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from tsembed_search.data.gathering import Gathered, Reading, read_files
+from tsembed_search.data.gathering import Column, Gathered, Reading, read_files
 from tsembed_search.data.layouts import UnreadFields
 from tsembed_search.data.records import Instructions, Problem
-from tsembed_search.data.rows import KEYS, Row, hashed
-from tsembed_search.data.sameness import Copies, content, question
+from tsembed_search.data.rows import KEYS, Row, content, hashed, question
 from tsembed_search.data.sources import TaskFile
 from tsembed_search.data.training import TRAIN_SPLITS, own_files, sources_found
 from tsembed_search.errors import LoadError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from tsembed_search.items import ImageSpec
 
 Level = Literal["error", "warning"]
 
@@ -74,11 +70,11 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that rows of two splits have in common: `what` is `target image` and the like, `rows` how many of
-    `other`'s rows have one that training sees. `example`: a row of `other`.
+    """Something that rows of another `split` have and training sees, too: `what` is `target image` and the like, `rows`
+    how many rows have it. `example`: one of them.
     """
 
-    other: str
+    split: str
     what: str
     rows: int
     example: str
@@ -101,16 +97,12 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of a check."""
-        leaks = [{"split": one.other, "what": one.what, "rows": one.rows, "example": one.example} for one in self.leaks]
         return {
             "usable": self.usable,
             "tasks": [task.to_json() for task in self.tasks],
             "findings": [vars(finding).copy() for finding in self.findings],
-            "leaks": leaks,
-            "problems": [
-                {"file": str(one.path), "line": one.line, "fault": one.fault, "reason": one.reason}
-                for one in self.problems
-            ],
+            "leaks": [vars(leak).copy() for leak in self.leaks],
+            "problems": [problem.to_json() for problem in self.problems],
             "unread_fields": [one.to_json() for one in self.unread],
         }
 
@@ -154,35 +146,34 @@ def check(
     open_images: bool = True,
     progress: Callable[[str, int], None] = lambda task, rows: None,
 ) -> Report:
-    """Read all splits of the sources, and opens a sample of each task's images.
+    """Read all splits of the sources, and open a sample of each task's images.
 
     Raises `UsageError` when a source is missing or holds nothing that could be trained on.
     """
     files, folders = sources_found(sources)
-    copies = Copies()
+    pictures: dict[str, str] = {}
     tallies: dict[tuple[str, str], _Tally] = {}
 
-    def tally(task: Gathered | TaskFile, name: str, row: Row) -> None:
-        key = (name, task.split)
+    def tallied(task: Gathered | TaskFile, name: str) -> _Tally:
+        key = name, task.split
         if key not in tallies:
             tallies[key] = _Tally(TaskReport(name, task.meta, task.split))
-        tallies[key].add(row)
+        return tallies[key]
 
     reading = read_files(
-        files, images=images, instructions=instructions, strict=False, copies=copies, progress=progress, each=tally
-    )
+        files, images=images, instructions=instructions, strict=False, pictures=pictures, progress=progress,
+        each=lambda file, name, row: tallied(file, name).add(row),
+    )  # fmt: skip
     for folder in folders:
-        parts, problems = own_files(folder, (), copies, progress)
+        parts, problems = own_files(folder, (), pictures, progress)
         reading.problems.extend(problems)
         for gathered, store in parts:
             reading.gathered[gathered.name, gathered.split] = gathered
             for place in range(len(gathered)):
-                tally(gathered, gathered.name, store.row(place, 0))
+                tallied(gathered, gathered.name).add(store.row(place, 0))
     for file in files:
-        bad = reading.bad[file.path]
-        if bad:
-            key = (file.task, file.split)
-            tallies.setdefault(key, _Tally(TaskReport(file.task, file.meta, file.split))).report.bad.update(bad)
+        if bad := reading.bad[file.path]:
+            tallied(file, file.task).report.bad.update(bad)
     reports = [_finished(one, reading, open_images) for _, one in sorted(tallies.items(), key=lambda item: item[0])]
     leaks = list(_leaks(reading))
     findings = [*_findings(reports, leaks), *(Finding("warning", str(one)) for one in reading.unread)]
@@ -197,27 +188,21 @@ def _finished(tally: _Tally, reading: Reading, open_images: bool) -> TaskReport:
     if gathered is None:
         return report
     report.rows = len(gathered)
-    _, counts = np.unique(gathered.table()[:, 0], return_counts=True)
+    _, counts = np.unique(gathered.table()[:, Column.IDENTITY], return_counts=True)
     report.identities, report.largest_identity = len(counts), int(counts.max())
     report.duplicates = len(tally.rows) - len(set(tally.rows))
     for side, words in (("query", tally.query_words), ("target", tally.target_words)):
         if words:
             report.words[side] = (int(np.median(words)), max(words))
-    if open_images:
-        report.opened = len(tally.images)
-        report.damaged = list(_damaged(tally.images.values()))
-    return report
+    for image in tally.images.values() if open_images else ():
+        from tsembed_search.documents.pictures import open_image
 
-
-def _damaged(images: Iterable[Path]) -> Iterator[str]:
-    from tsembed_search.documents.pictures import open_image
-    from tsembed_search.items import ImageSpec
-
-    for image in images:
+        report.opened += 1
         try:
             open_image(image, ImageSpec((64, 64)))
         except LoadError as error:
-            yield error.message
+            report.damaged.append(error.message)
+    return report
 
 
 def _leaks(reading: Reading) -> Iterator[Leak]:
@@ -228,19 +213,18 @@ def _leaks(reading: Reading) -> Iterator[Leak]:
     others = sorted({one.split for one in reading.gathered.values()} - set(TRAIN_SPLITS))
     if not train or not others:
         return
-    seen = [np.unique(np.concatenate([one.tied()[:, kind] for one in train])) for kind in range(len(KEYS))]
-    # An image is the same image whichever side of a row it is on.
-    pictures = np.union1d(seen[1], seen[2])
-    seen[1] = seen[2] = pictures
+    keys = np.concatenate([one.tied() for one in train])
+    pictures = np.unique(keys[:, 1:3])  # an image is the same image whichever side of a row it is on
+    seen = [np.unique(keys[:, 0]), pictures, pictures, np.unique(keys[:, 3]), np.unique(keys[:, 4])]
     for split in others:
         for kind in (1, 2, 0, 3, 4):
             rows, example = 0, ""
             for one in (gathered for gathered in reading.gathered.values() if gathered.split == split):
-                keys: NDArray[np.uint64] = one.tied()[:, kind]
-                shared = np.flatnonzero(np.isin(keys, seen[kind]) & (keys != 0))
+                own = one.tied()[:, kind]
+                shared = np.flatnonzero(np.isin(own, seen[kind]) & (own != 0))
                 rows += len(shared)
                 if len(shared) and not example:
-                    example = f"{one.name}, line {one.lines[int(shared[0])]}"
+                    example = f"{one.name}, line {one.table()[shared[0], Column.LINE]}"
             if rows:
                 yield Leak(split, KEYS[kind], rows, example)
 
@@ -259,11 +243,8 @@ def _findings(reports: Sequence[TaskReport], leaks: Sequence[Leak]) -> Iterator[
         elif bad > _BAD_SHARE * total:
             yield Finding("warning", f"{name}: {bad:,} of {total:,} rows cannot be used.")
         if report.damaged:
-            yield Finding(
-                "warning",
-                f"{name}: {len(report.damaged)} of {report.opened} images that were opened are damaged. "
-                f"{report.damaged[0]}",
-            )
+            share = f"{len(report.damaged)} of {report.opened} images that were opened"
+            yield Finding("warning", f"{name}: {share} are damaged. {report.damaged[0]}")
         if report.split in TRAIN_SPLITS and 0 < report.identities < _FEW_IDENTITIES:
             targets = "one target" if report.identities == 1 else f"{report.identities} different targets"
             rows = "one row" if report.identities == 1 else f"{report.identities} rows"
@@ -274,8 +255,5 @@ def _findings(reports: Sequence[TaskReport], leaks: Sequence[Leak]) -> Iterator[
             if most > _LONG_TEXT:
                 yield Finding("warning", f"{name}: a {side} has {most:,} words; models cut long texts.")
     for leak in leaks:
-        yield Finding(
-            "warning",
-            f"{leak.other}: {leak.rows:,} with a {leak.what} that training has, too ({leak.example}). What is measured "
-            "on it will be too good.",
-        )
+        common = f"{leak.rows:,} with a {leak.what} that training has, too ({leak.example})"
+        yield Finding("warning", f"{leak.split}: {common}. What is measured on it will be too good.")

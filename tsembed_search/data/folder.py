@@ -88,7 +88,7 @@ def folder_rows(folder: Path) -> tuple[dict[str, list[Row]], list[Problem]]:
         name = telling_name(picture.stem)
         if name and picture not in captioned:
             rows[NAMES].append(_pair(Item(name), Item(image=picture), picture))
-    rows[FOLDERS] = list(_by_folder(pictures, folder))
+    rows[FOLDERS] = _by_folder(pictures, folder)
     return {task: rows[task] for task in TASKS if rows[task]}, problems
 
 
@@ -183,16 +183,15 @@ def _size(text: Path) -> int:
     return size
 
 
-def _by_folder(pictures: list[Path], top: Path) -> Iterator[Row]:
+def _by_folder(pictures: list[Path], top: Path) -> list[Row]:
     """Pictures and the telling names of their folders, if there are at least two such folders to tell apart."""
     named: dict[str, list[Path]] = defaultdict(list)
     for picture in pictures:
         if picture.parent != top and (name := telling_name(picture.parent.name)):
             named[name].append(picture)
-    named = {name: found for name, found in named.items() if len(found) >= _FEWEST_IN_FOLDER}
-    if len(named) >= _FEWEST_FOLDERS:
-        for name, found in named.items():
-            yield from (_pair(Item(image=picture), Item(name), picture) for picture in found)
+    told = [(name, found) for name, found in named.items() if len(found) >= _FEWEST_IN_FOLDER]
+    rows = [_pair(Item(image=picture), Item(name), picture) for name, found in told for picture in found]
+    return rows if len(told) >= _FEWEST_FOLDERS else []
 
 
 def telling_name(stem: str) -> str:

@@ -1,19 +1,22 @@
-"""Looking files of rows through once. Their rows stay on disk: in memory, a row is a place and some hashes."""
+"""Reading files of rows, for training, evaluation and `data check` alike.
+
+For training, files are looked through once, and their rows stay on disk: in memory, a row is a place and some hashes.
+"""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tsembed_search.data.layouts import Fields, FileRows, RowReader, UnreadFields
-from tsembed_search.data.records import BadRow, Fault, Images, Instructions, Problem, RowFile
-from tsembed_search.data.rows import KEYS, MARKS, Answers, Row, kept, row_of
-from tsembed_search.data.sameness import Copies
+from tsembed_search.data.layouts import RowReader, UnreadFields
+from tsembed_search.data.records import BadRow, Fault, Images, Instructions, Problem, RowFile, RowRecord, image_roots
+from tsembed_search.data.rows import KEYS, Answers, Fields, Row, kept
 from tsembed_search.data.sources import TaskFile
 from tsembed_search.errors import LoadError, UsageError
 
@@ -28,6 +31,9 @@ MOST_USES: Final = 20
 _BAD_SHARE: Final = 0.25
 _FEW: Final = 3
 _TARGET, _QUERY, _GROUP = (KEYS.index(name) for name in ("target", "query", "group"))
+Column = IntEnum("Column", "PLACE LINE QUESTION CONTENT WHOLE IDENTITY", start=0)
+"""The columns of a `StoredTask`. A row's identity is the first of its `KEYS`."""
+_COLUMNS: Final = len(Column) + len(KEYS)
 _FILE_BITS: Final = 40
 """A place is a file's number above so many bits of offset: files may be of a terabyte, and there may be millions."""
 
@@ -41,18 +47,17 @@ class RowStore(Protocol):
 
 
 @dataclass(frozen=True)
-class MemoryStore:
+class MemoryStore(RowStore):
     """Rows in memory, by number."""
 
     rows: Sequence[Row]
 
     def row(self, place: int, line: int) -> Row:
-        """Return the row of that number."""
         return self.rows[place]
 
 
 @dataclass(frozen=True)
-class FileStore:
+class FileStore(RowStore):
     """Rows in files, read one at a time; safe to share between threads and to send to processes."""
 
     files: Sequence[RowFile]
@@ -68,7 +73,7 @@ class FileStore:
             reader = self._readers[number] = RowReader(Images(file.roots, listing=False), self.instructions)
         origin = f"{file.path}:{line}"
         try:
-            return row_of(reader.read(file.fields(offset)), origin=origin)
+            return reader.read(file.fields(offset)).row(origin)
         except BadRow as error:
             raise LoadError(
                 f"The row at {origin} can no longer be read: {error.message}.", "Has the data changed during the run?"
@@ -79,84 +84,69 @@ class FileStore:
 
 @dataclass(frozen=True)
 class StoredTask:
-    """A task: where to read its rows, and their places `[N]` int64, lines `[N]` uint32, identities `[N]` uint64 and
-    `marks` `[N, MARKS]` uint64 (see `rows.kept`): 44 bytes a row. `answers`: the right ones for each query.
+    """A task: where to read its rows, and six numbers of each, `table` `[N, 6]` uint64: its place, its line, and what
+    `rows.kept` tells of it: what is asked, what is right, all that it holds, and its identity.
+
+    `answers`: the right ones for each query.
     """
 
     name: str
     meta: str
     weight: float
     store: RowStore
-    places: NDArray[np.int64]
-    lines: NDArray[np.uint32]
-    identities: NDArray[np.uint64]
-    marks: NDArray[np.uint64]
+    table: NDArray[np.uint64]
     answers: Answers | None = None
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.table)
 
     def __getitem__(self, row: int) -> Row:
-        found = self.store.row(int(self.places[row]), int(self.lines[row]))
-        answers = frozenset() if self.answers is None else self.answers.of(int(self.marks[row, 0]))
+        place, line, question = (int(number) for number in self.table[row, :3])
+        found = self.store.row(place, line)
+        answers = frozenset() if self.answers is None else self.answers.of(question)
         return replace(found, answers=answers) if answers else found
 
     def identity(self, row: int) -> str:
         """Return the row's identity, without reading the row."""
-        return f"{int(self.identities[row]):016x}"
+        return f"{int(self.table[row, Column.IDENTITY]):016x}"
 
     def only(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> StoredTask:
         """Return the task with some of its rows."""
-        return replace(self, **{name: getattr(self, name)[rows] for name in PER_ROW})
+        return replace(self, table=self.table[rows])
 
     def fingerprint(self) -> str:
         """Return a hash of all that the rows hold, in their order, wherever their files lie."""
-        return blake2b(self.marks[:, 2].tobytes(), digest_size=16).hexdigest()
-
-
-PER_ROW: Final = ("places", "lines", "identities", "marks")
-"""The arrays of a `StoredTask`."""
+        return blake2b(self.table[:, Column.WHOLE].tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass
 class Gathered:
-    """A task's rows while they are read. `textual`: for each row whether its target is text alone."""
+    """A task's rows while they are read. `numbers`: of each row those of a `StoredTask`, then its other keys, and
+    whether its target is text alone.
+    """
 
     name: str
     meta: str
     split: str
-    places: array[int] = field(default_factory=lambda: array("q"))
-    lines: array[int] = field(default_factory=lambda: array("L"))
-    keys: array[int] = field(default_factory=lambda: array("Q"))
-    textual: array[int] = field(default_factory=lambda: array("b"))
-    marks: array[int] = field(default_factory=lambda: array("Q"))
+    numbers: array[int] = field(default_factory=lambda: array("Q"))
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.numbers) // _COLUMNS
 
-    def add(self, fields: Fields, copies: Copies, place: int, line: int) -> None:
-        """Keep all that is needed of a row."""
-        keys, marks = kept(fields, copies)
-        self.places.append(place)
-        self.lines.append(line)
-        self.keys.extend(keys)
-        self.textual.append(fields.positive.image is None)
-        self.marks.extend(marks)
+    def add(self, fields: Fields, pictures: dict[str, str], place: int, line: int) -> None:
+        """Keep all that is needed of a row. `pictures`: see `rows.kept`."""
+        keys, marks = kept(fields, pictures)
+        self.numbers.extend((place, line, *marks, *keys, fields.positive.image is None))
+
+    def table(self) -> NDArray[np.uint64]:
+        """Return the numbers `[N, K]`."""
+        import numpy as np
+
+        return np.array(self.numbers, np.uint64).reshape(-1, _COLUMNS)
 
     def task(self, store: RowStore) -> StoredTask:
         """Return the task, with weight 1."""
-        import numpy as np
-
-        places, lines = np.array(self.places, np.int64), np.array(self.lines, np.uint32)
-        marks = np.array(self.marks, np.uint64).reshape(-1, MARKS)
-        identities = np.ascontiguousarray(self.table()[:, _TARGET])
-        return StoredTask(self.name, self.meta, 1.0, store, places, lines, identities, marks)
-
-    def table(self) -> NDArray[np.uint64]:
-        """Return the rows' keys `[N, K]`, in the order of `KEYS`."""
-        import numpy as np
-
-        return np.array(self.keys, np.uint64).reshape(-1, len(KEYS))
+        return StoredTask(self.name, self.meta, 1.0, store, self.table()[:, : len(Column)].copy())
 
     def tied(self) -> NDArray[np.uint64]:
         """Return the rows' keys `[N, K]` without those of labels, and without a target's where the row names its group.
@@ -166,13 +156,55 @@ class Gathered:
         """
         import numpy as np
 
-        table = self.table()
-        textual = np.array(self.textual, np.bool_)
+        numbers = self.table()
+        table, textual = numbers[:, Column.IDENTITY : -1], numbers[:, -1] != 0
         for kind, of_text in ((_TARGET, textual), (_QUERY, np.ones(len(table), np.bool_))):
             _, inverse, counts = np.unique(table[:, kind], return_inverse=True, return_counts=True)
             table[of_text & (counts[inverse] > MOST_USES), kind] = 0
         table[table[:, _GROUP] != 0, _TARGET] = 0
         return table
+
+
+class FileRows:
+    """The rows of one file, each read as a whole or named as a problem. `good` and `bad` count them, and add up to all.
+
+    `images`: folders to look for pictures in first. `finders`: find pictures, for files that share their folders.
+    """
+
+    def __init__(
+        self,
+        file: TaskFile,
+        images: Sequence[Path],
+        instructions: Instructions | None,
+        finders: dict[tuple[Path, ...], Images],
+    ) -> None:
+        self.good = 0
+        self.bad: Counter[Fault] = Counter()
+        roots = tuple(image_roots(file.path, file.source, images))
+        self._found: RowFile | list[Problem]
+        try:
+            self._found = self.file = RowFile.opened(file.path, roots)
+        except LoadError as error:
+            self.file = RowFile(file.path, roots)
+            self._found = [Problem(file.path, 0, str(error), "file")]
+        self._reader = RowReader(finders.setdefault(roots, Images(roots)), instructions)
+
+    @property
+    def unread(self) -> list[UnreadFields]:
+        """The fields that nothing reads, of the rows so far, if there are any."""
+        return [UnreadFields(self.file.path, dict(self._reader.unread))] if self._reader.unread else []
+
+    def __iter__(self) -> Iterator[tuple[RowRecord, Fields] | Problem]:
+        for found in self._found:
+            said: tuple[RowRecord, Fields] | Problem
+            try:
+                said = found if isinstance(found, Problem) else (found, self._reader.read(found.fields))
+                self.good += isinstance(said, tuple)
+            except BadRow as error:
+                said = Problem(self.file.path, found.line, error.message, error.fault)
+            if isinstance(said, Problem):
+                self.bad[said.fault] += 1
+            yield said
 
 
 @dataclass
@@ -194,13 +226,13 @@ def read_files(
     images: Sequence[Path] = (),
     instructions: Instructions | None = None,
     strict: bool = True,
-    copies: Copies,
+    pictures: dict[str, str],
     progress: Callable[[str, int], None] = lambda task, rows: None,
     each: Callable[[TaskFile, str, Row], None] = lambda file, task, row: None,
 ) -> Reading:
     """Look every row of the files through. `images`: folders to look for images in, before the files' own. `strict`:
-    raises `UsageError` when a large share of a file's rows cannot be used. `copies` knows the pictures of other
-    sources. `each` is called with each good row's file, task and row.
+    raises `UsageError` when a large share of a file's rows cannot be used. `pictures`: those of other sources, as in
+    `rows.kept`. `each` is called with each good row's file, task and row.
     """
     reading = Reading()
     finders: dict[tuple[Path, ...], Images] = {}
@@ -214,9 +246,11 @@ def read_files(
                 continue
             record, fields = found
             name = fields.task or file.task
-            task = reading.gathered.setdefault((name, file.split), Gathered(name, file.meta, file.split))
-            task.add(fields, copies, number << _FILE_BITS | record.offset, record.line)
-            each(file, name, row_of(fields, origin=f"{file.path}:{record.line}"))
+            key = name, file.split
+            if (task := reading.gathered.get(key)) is None:
+                task = reading.gathered[key] = Gathered(name, file.meta, file.split)
+            task.add(fields, pictures, number << _FILE_BITS | record.offset, record.line)
+            each(file, name, fields.row(f"{file.path}:{record.line}"))
             if rows.good % 5_000 == 0:
                 progress(name, len(task))
         reading.bad[file.path] = rows.bad

@@ -1,32 +1,18 @@
-"""The one reader of rows, for training, evaluation and `data check`: whatever the layout, a row is read as a whole or
-refused as a whole, and fields that no one reads are noted.
+"""The table of layouts: whatever the layout, a row is read as a whole or refused as a whole, and fields that no one
+reads are noted.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tsembed_search.data.records import (
-    BadRow,
-    Fault,
-    Images,
-    Instructions,
-    ItemMaker,
-    Problem,
-    RowFile,
-    RowRecord,
-    filled,
-    image_roots,
-    listed,
-)
-from tsembed_search.data.sources import TaskFile
-from tsembed_search.errors import LoadError
+from tsembed_search.data.records import BadRow, Images, Instructions, ItemMaker, filled, listed
+from tsembed_search.data.rows import Fields
 from tsembed_search.items import Item
 from tsembed_search.registry import Registry
 
@@ -51,12 +37,7 @@ class Layout:
 
     def reads(self, name: str) -> bool:
         """Tell whether anything reads a field of that name."""
-        return name in _OF_ANY or _names(self.fields).fullmatch(name) is not None
-
-
-@functools.cache
-def _names(fields: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{field})" for field in fields))
+        return name in _OF_ANY or any(re.fullmatch(field, name) for field in self.fields)
 
 
 def _plain(fields: Mapping[str, Any], items: ItemMaker) -> Parts:
@@ -64,7 +45,7 @@ def _plain(fields: Mapping[str, Any], items: ItemMaker) -> Parts:
         if fields.get(name) is None:
             raise BadRow(f"a row needs a {name}")
     query, positive = items.of(fields["query"]), items.of(fields["positive"])
-    given = [value for name, value in fields.items() if _names((_NEGATIVES,)).fullmatch(name)]
+    given = [value for name, value in fields.items() if re.fullmatch(_NEGATIVES, name)]
     return query, positive, [items.of(one) for value in given for one in listed(value) if filled(one)], False
 
 
@@ -98,16 +79,11 @@ _NEGATIVES: Final = r"(?:hard_)?neg(?:ative)?s?(?:_?\d+)?"
 
 _OURS: Final = (
     Layout("plain", ("query", "positive"), ("query", "positive", _NEGATIVES), _plain),
-    Layout(
-        "mmeb-eval",
-        ("tgt_text", "tgt_img_path"),
-        ("qry_text", "qry_img_path", "qry_inst", "tgt_text", "tgt_img_path", "tgt_inst"),
-        _mmeb_eval,
-    ),
+    Layout("mmeb-eval", ("tgt_text", "tgt_img_path"), ("(qry|tgt)_(text|img_path|inst)",), _mmeb_eval),
     Layout(
         "mmeb-train",
         ("qry", "qry_image_path"),
-        ("qry(_image_path|_inst)?", "pos_(text|image_path|inst)", "neg_(text|image_path|inst)"),
+        ("qry(_image_path|_inst)?", "(pos|neg)_(text|image_path|inst)"),
         _mmeb_train,
     ),
 )
@@ -124,21 +100,6 @@ def layout_of(fields: Mapping[str, Any]) -> Layout:
     known = ", or ".join(f"{' or '.join(one.signs)} ({one.name})" for one in LAYOUTS.all())
     names = ", ".join(sorted(map(str, fields))[:8]) or "nothing"
     raise BadRow(f"a row has {known}; this one has {names}")
-
-
-@dataclass(frozen=True)
-class Fields:
-    """A row of any layout: `query`, `positive`, which is right, and `negatives`, which are not. `own`: these are all
-    that the query is to be ranked against. `task`, `identity`, `group`: as the row says, or "".
-    """
-
-    query: Item
-    positive: Item
-    negatives: tuple[Item, ...] = ()
-    own: bool = False
-    task: str = ""
-    identity: str = ""
-    group: str = ""
 
 
 class RowReader:
@@ -197,51 +158,3 @@ def _meant(name: str) -> str:
     if any(layout.reads(name) for layout in _OURS):
         return " (of another layout)"
     return f" (did you mean {spelled}?)" if any(layout.reads(spelled) for layout in _OURS) else ""
-
-
-class FileRows:
-    """The rows of one file, each read as a whole or named as a problem. `good` and `bad` count them, and add up to all.
-
-    `images`: folders to look for pictures in first. `finders`: find pictures, for files that share their folders.
-    """
-
-    def __init__(
-        self,
-        task_file: TaskFile,
-        images: Sequence[Path],
-        instructions: Instructions | None,
-        finders: dict[tuple[Path, ...], Images],
-    ) -> None:
-        self.task_file = task_file
-        self.good = 0
-        self.bad: Counter[Fault] = Counter()
-        roots = tuple(image_roots(task_file.path, task_file.source, images))
-        self._found: RowFile | list[Problem]
-        try:
-            self._found = self.file = RowFile.opened(task_file.path, roots)
-        except LoadError as error:
-            self.file = RowFile(task_file.path, roots)
-            self._found = [Problem(task_file.path, 0, str(error), "file")]
-        self._reader = RowReader(finders.setdefault(roots, Images(roots)), instructions)
-
-    @property
-    def unread(self) -> list[UnreadFields]:
-        """The fields that nothing reads, of the rows so far, if there are any."""
-        return [UnreadFields(self.file.path, dict(self._reader.unread))] if self._reader.unread else []
-
-    def __iter__(self) -> Iterator[tuple[RowRecord, Fields] | Problem]:
-        for found in self._found:
-            said = self._read(found)
-            if isinstance(said, Problem):
-                self.bad[said.fault] += 1
-            else:
-                self.good += 1
-            yield said
-
-    def _read(self, found: RowRecord | Problem) -> tuple[RowRecord, Fields] | Problem:
-        if isinstance(found, Problem):
-            return found
-        try:
-            return found, self._reader.read(found.fields)
-        except BadRow as error:
-            return Problem(self.file.path, found.line, error.message, error.fault)

@@ -9,9 +9,10 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, Final, Literal
 
 from tsembed_search.data.parquet import TablePicture, table_copy, table_length, table_row
 from tsembed_search.errors import LoadError
@@ -65,6 +66,10 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.reason}" if self.line else f"{self.path}: {self.reason}"
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the problem as JSON values."""
+        return {"file": str(self.path), "line": self.line, "fault": self.fault, "reason": self.reason}
+
 
 @dataclass(frozen=True)
 class RowRecord:
@@ -91,11 +96,16 @@ class RowFile:
         return cls(path, tuple(roots), table_copy(path) if path.suffix.lower() == ".parquet" else None)
 
     def __iter__(self) -> Iterator[RowRecord | Problem]:
-        """Yield the rows in order, with a `Problem` in place of each line that is none, and for a file that cannot be
-        read at all.
-        """
+        """Yield the rows in order, with a `Problem` in place of one that is none, and of a file that is unreadable."""
         try:
-            yield from self._lines() if self.copy is None else self._rows(self.copy)
+            rows: Iterator[tuple[int, int, bytes | None]] = self._lines()
+            if self.copy is not None:
+                rows = ((number + 1, number, None) for number in range(table_length(self.copy)))
+            for line, offset, data in rows:
+                try:
+                    yield RowRecord(line, offset, self.fields(offset) if data is None else parse_line(data))
+                except BadRow as error:
+                    yield Problem(self.path, line, error.message, error.fault)
         except OSError as error:
             yield Problem(self.path, 0, f"the file cannot be read: {error.strerror or error}", "file")
 
@@ -110,36 +120,18 @@ class RowFile:
             file.seek(offset)
             return parse_line(file.readline())
 
-    def _rows(self, copy: Path) -> Iterator[RowRecord | Problem]:
-        for number in range(table_length(copy)):
-            try:
-                yield RowRecord(number + 1, number, self.fields(number))
-            except BadRow as error:
-                yield Problem(self.path, number + 1, error.message, error.fault)
-
-    def _lines(self) -> Iterator[RowRecord | Problem]:
+    def _lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """(line, offset, data) of every line that is not blank."""
         with self.path.open("rb") as file:
             offset = 0
             for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b""), 1):
-                length = len(line)
-                if len(line) == MOST_LINE_BYTES and not line.endswith(b"\n"):
-                    length += _rest_of_line(file)
                 if line.strip(_NOTHING):
-                    try:
-                        yield RowRecord(number, offset, parse_line(line))
-                    except BadRow as error:
-                        yield Problem(self.path, number, error.message, error.fault)
-                offset += length
-
-
-def _rest_of_line(file: BinaryIO) -> int:
-    """Passes over the rest of a line that is too long. Gives its bytes."""
-    passed = 0
-    while part := file.readline(MOST_LINE_BYTES):
-        passed += len(part)
-        if part.endswith(b"\n"):
-            break
-    return passed
+                    yield number, offset, line
+                offset += len(line)
+                rest = line
+                while len(rest) == MOST_LINE_BYTES and not rest.endswith(b"\n"):
+                    rest = file.readline(MOST_LINE_BYTES)
+                    offset += len(rest)
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
@@ -204,12 +196,9 @@ class Images:
         return known
 
     def _names(self, place: str) -> frozenset[str]:
-        if not self._listing:
-            return frozenset()
-        try:
-            names = frozenset(os.listdir(place))  # noqa: PTH208 - names, not paths
-        except (OSError, ValueError):
-            names = frozenset()
+        names: frozenset[str] = frozenset()
+        with suppress(OSError, ValueError):
+            names = frozenset(os.listdir(place) if self._listing else ())  # noqa: PTH208 - names, not paths
         self._count += len(names)
         return names
 
@@ -307,9 +296,8 @@ def listed(value: object) -> list[object]:
 
 def _is_picture(value: object) -> bool:
     """Tells a picture as hub data sets have it, `{"bytes": ..., "path": ...}`, and one inside a table."""
-    return isinstance(value, TablePicture) or (
-        isinstance(value, Mapping) and bool(value) and value.keys() <= {"bytes", "path"}
-    )
+    as_hub = isinstance(value, Mapping) and bool(value) and value.keys() <= {"bytes", "path"}
+    return as_hub or isinstance(value, TablePicture)
 
 
 def _without_image_token(text: str) -> str:

@@ -75,29 +75,27 @@ def task_files(source: str | Path) -> list[TaskFile]:
         top, place = _downloaded(source[len(HUB) :])
     else:
         top = place = typed(source)
-    if place.is_file():
-        if place.suffix.lower() not in ENDINGS:
-            raise UsageError(
-                f"{place} is no file of rows.", f"Rows are read from files ending in {', '.join(ENDINGS)}."
-            )
-        return [_task_file(place, place.parent.parent, place, _told(*place.parents[:3]))]
-    if not place.is_dir():
+    if not place.is_file() and not place.is_dir():
         raise UsageError(f"There is no {place}.", "Give a file of rows, a folder of them, or hub:owner/name.")
-    found = [path for path in _walk(place) if path.suffix.lower() in ENDINGS]
+    found = list(_files(place))
     if not found:
-        raise UsageError(f"{place} holds no file of rows.", f"Rows are read from files ending in {', '.join(ENDINGS)}.")
+        what = "is no file of rows" if place.is_file() else "holds no file of rows"
+        raise UsageError(f"{place} {what}.", f"Rows are read from files ending in {', '.join(ENDINGS)}.")
+    if place.is_file():
+        return [_task_file(place, place.parent.parent, place, _told(*place.parents[:3]))]
     told = _told(top)
     return [_task_file(path, top, top, told) for path in found]
 
 
 def has_rows(source: str | Path) -> bool:
     """Tell whether the source is data for training or evaluation, rather than a folder of somebody's own files."""
-    if isinstance(source, str) and source.startswith(HUB):
-        return True
-    place = typed(source)
-    if place.is_file():
-        return place.suffix.lower() in ENDINGS
-    return place.is_dir() and any(path.suffix.lower() in ENDINGS for path in _walk(place))
+    return str(source).startswith(HUB) or any(_files(typed(source)))
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """The files of rows at a path: itself, or those below it, if there are some."""
+    paths = _walk(place) if place.is_dir() else [place] if place.is_file() else []
+    return (path for path in paths if path.suffix.lower() in ENDINGS)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -126,11 +124,6 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _task_file(path: Path, top: Path, source: Path, told: dict[str, str]) -> TaskFile:
-    task, split = _named(path, top)
-    return TaskFile(path, task, split, source, told.get(task) or meta_task(task))
-
-
 def _told(*folders: Path) -> dict[str, str]:
     """The meta-tasks in the first `tasks.json` that there is."""
     file = next((path for folder in folders if (path := folder / TASKS_FILE).is_file()), None)
@@ -145,16 +138,16 @@ def _told(*folders: Path) -> dict[str, str]:
         ) from error
 
 
-def _named(path: Path, top: Path) -> tuple[str, str]:
-    """(task, split) of a file by its name and that of its folders inside `top`."""
-    stem = _SHARD.sub("", path.name.removesuffix(path.suffix))
-    folders = list(path.parent.relative_to(top).parts) if top in path.parents else []
-    split = _SPLITS.get(stem.lower())
+def _task_file(path: Path, top: Path, source: Path, told: dict[str, str]) -> TaskFile:
+    """The task and split of a file, by its name and those of its folders inside `top`."""
+    task = _SHARD.sub("", path.name.removesuffix(path.suffix))
+    folders = path.parent.relative_to(top).parts[::-1] if top in path.parents else ()
+    split = _SPLITS.get(task.lower())
     if split is not None:
-        task = next((name for name in reversed(folders) if name.lower() not in _SPLITS), "")
-        return task or path.parent.name or stem, split
-    inside = next((_SPLITS[name.lower()] for name in reversed(folders) if name.lower() in _SPLITS), "")
-    return stem, inside
+        task = next((name for name in folders if name.lower() not in _SPLITS), "") or path.parent.name or task
+    else:
+        split = next((_SPLITS[name.lower()] for name in folders if name.lower() in _SPLITS), "")
+    return TaskFile(path, task, split, source, told.get(task) or meta_task(task))
 
 
 def _downloaded(name: str) -> tuple[Path, Path]:
@@ -163,12 +156,8 @@ def _downloaded(name: str) -> tuple[Path, Path]:
     if not match:
         raise UsageError(f"{HUB}{name} names no data set.", "Write hub:owner/name, or hub:owner/name/subset.")
     repository, subset, revision = match.groups()
-    folder = hub.download(repository, revision, _patterns(subset), "dataset")
+    patterns = [*(f"*{ending}" for ending in ENDINGS), "images/*"]
+    if subset:
+        patterns = [*(f"{subset}/{pattern}" for pattern in patterns), f"images/{subset}/*"]
+    folder = hub.download(repository, revision, patterns, "dataset")
     return folder, folder / subset if subset else folder
-
-
-def _patterns(subset: str | None) -> list[str]:
-    rows = [f"*{ending}" for ending in ENDINGS]
-    if subset is None:
-        return [*rows, "images/*"]
-    return [*(f"{subset}/{row}" for row in rows), f"{subset}/images/*", f"images/{subset}/*"]

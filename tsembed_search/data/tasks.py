@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tsembed_search.data.layouts import Fields, FileRows, UnreadFields
+from tsembed_search.data.gathering import FileRows
+from tsembed_search.data.layouts import UnreadFields
 from tsembed_search.data.records import Images, Instructions, Problem
-from tsembed_search.data.rows import Distribution, RankingTask
-from tsembed_search.data.sameness import content, question
+from tsembed_search.data.rows import Distribution, Fields, RankingTask, content, question
 from tsembed_search.data.sources import META_TASKS, TaskFile, meta_task, task_files
 from tsembed_search.errors import UsageError
 from tsembed_search.items import Item
@@ -81,10 +81,7 @@ def load(
     problems: list[Problem] = []
     finders: dict[tuple[Path, ...], Images] = {}
     taken: list[FileRows] = []
-    seen: dict[Path, TaskFile] = {}
-    for file in files:  # a file of two sources is one file
-        seen.setdefault(file.path, file)
-    for file in seen.values():
+    for file in files:
         rows = FileRows(file, images, instructions, finders)
         taken.append(rows)
         for found in rows:
@@ -136,7 +133,10 @@ def _wanted(files: list[TaskFile], splits: Sequence[str], only: Sequence[str]) -
         if missing := sorted(set(only) - set(names)):
             raise UsageError(f"There is no task called {missing[0]}.", f"There are: {', '.join(names)}.")
         chosen = [file for file in chosen if file.task in only]
-    return chosen
+    first: dict[Path, TaskFile] = {}
+    for file in chosen:  # a file of two sources is one file
+        first.setdefault(file.path, file)
+    return list(first.values())
 
 
 def _renamed(gathered: Mapping[tuple[Path, str, str], Gathering]) -> Iterator[RankingTask]:
@@ -151,24 +151,16 @@ def _fewer(task: RankingTask, limit: int | None, most_candidates: int | None) ->
     """At most so many queries and candidates, always the same ones, chosen by what they are."""
     if limit is not None and len(task.queries) > limit:
         kept = sorted(_order(task.queries)[:limit])
-        task = replace(
-            task,
-            queries=[task.queries[row] for row in kept],
-            correct=[task.correct[row] for row in kept],
-            choices=None if task.choices is None else [task.choices[row] for row in kept],
-            left_out=None if task.left_out is None else [task.left_out[row] for row in kept],
-        )
+        per_query = {name: getattr(task, name) for name in ("queries", "correct", "choices", "left_out")}
+        few: dict[str, Any] = {name: each and [each[row] for row in kept] for name, each in per_query.items()}
+        task = replace(task, **few)
+    places = set(range(len(task.candidates)))
     if task.choices is not None:
-        return _only(task, {place for places in task.choices for place in places})
-    if most_candidates is not None and len(task.candidates) > most_candidates:
-        right = {place for places in task.correct for place in places}
+        places = {place for each in task.choices for place in each}
+    elif most_candidates is not None and len(places) > most_candidates:
+        right = {place for each in task.correct for place in each}
         others = [place for place in _order(task.candidates) if place not in right]
-        return _only(task, right.union(others[: max(0, most_candidates - len(right))]))
-    return task
-
-
-def _only(task: RankingTask, places: set[int]) -> RankingTask:
-    """The task with some of its candidates."""
+        places = right.union(others[: max(0, most_candidates - len(right))])
     if len(places) == len(task.candidates):
         return task
     new = {old: place for place, old in enumerate(sorted(places))}
@@ -176,10 +168,8 @@ def _only(task: RankingTask, places: set[int]) -> RankingTask:
         task,
         candidates=[task.candidates[old] for old in new],
         correct=[frozenset(new[place] for place in right) for right in task.correct],
-        choices=None if task.choices is None else [[new[place] for place in each] for each in task.choices],
-        left_out=None
-        if task.left_out is None
-        else [frozenset(new[place] for place in each if place in new) for each in task.left_out],
+        choices=task.choices and [[new[place] for place in each] for each in task.choices],
+        left_out=task.left_out and [frozenset(new[one] for one in each if one in new) for each in task.left_out],
     )
 
 
@@ -219,84 +209,69 @@ class Gathering:
 
     def __init__(self, name: str, meta: str, distribution: Distribution = "") -> None:
         self.name, self.meta, self.distribution = name, meta, distribution
-        self._candidates: dict[Hashable, tuple[int, Item]] = {}
+        self._candidates: dict[Item, int] = {}
         self._queries: list[_Query] = []
-        self._shared: dict[Hashable, _Query] = {}
-        self._asked: list[tuple[_Query, str, int]] = []
+        self._shared: dict[Item, _Query] = {}
+        self._asked: list[tuple[int, str, int]] = []
 
     def add(self, row: Fields) -> None:
         """Take in a row."""
-        right, *others = (self._place(item) for item in (row.positive, *row.negatives))
-        query = None if row.own else self._shared.get(_key(row.query))
+        found = [self._candidates.setdefault(item, len(self._candidates)) for item in (row.positive, *row.negatives)]
+        query = None if row.own else self._shared.get(row.query)
         if query is None:
-            query = _Query(row.query, question(row.query), list(dict.fromkeys([right, *others])) if row.own else None)
+            query = _Query(row.query, question(row.query), list(dict.fromkeys(found)) if row.own else None)
             self._queries.append(query)
             if not row.own:
-                self._shared[_key(row.query)] = query
-        query.brought.update(others)
-        self._asked.append((query, row.identity, right))
+                self._shared[row.query] = query
+        query.brought.update(found[1:])
+        self._asked.append((query.asks, row.identity, found[0]))
 
     def task(self) -> RankingTask:
         """Return the rows as a task."""
-        candidates = [item for _, item in self._candidates.values()]
+        candidates = list(self._candidates)
         contents = [content(item) for item in candidates]
         places: dict[int, set[int]] = defaultdict(set)
         for place, one in enumerate(contents):
             places[one].add(place)
         correct = self._correct(contents, places)
         # Of candidates that other rows bring, the query itself is none, unless it is right.
+        nothing: frozenset[int] = frozenset()
         left_out = [
-            frozenset(places.get(content(query.item), ())) - right - query.brought
-            if query.choices is None
-            else frozenset[int]()
+            nothing.union(places.get(content(query.item), ())) - right - query.brought if query.own is None else nothing
             for query, right in zip(self._queries, correct, strict=True)
         ]
         everything = range(len(candidates))
-        choices = [everything if query.choices is None else query.choices for query in self._queries]
-        own = any(len(each) < len(everything) for each in choices)
+        choices = [everything if query.own is None else query.own for query in self._queries]
         return RankingTask(
-            self.name,
-            self.meta,
-            [query.item for query in self._queries],
-            candidates,
-            correct,
-            choices if own else None,
-            self.distribution,
-            left_out if any(left_out) else None,
-        )
+            self.name, self.meta, [query.item for query in self._queries], candidates, correct,
+            choices if any(len(each) < len(everything) for each in choices) else None,
+            self.distribution, left_out if any(left_out) else None,
+        )  # fmt: skip
 
     def _correct(self, contents: Sequence[int], places: Mapping[int, set[int]]) -> list[frozenset[int]]:
         """The right places for each query. `places`: those of each content."""
         identities: dict[int, set[str]] = defaultdict(set)
         targets: dict[str, set[int]] = defaultdict(set)
-        for query, identity, place in self._asked:
+        for asked, identity, place in self._asked:
             name = f"told {identity}" if identity else f"content {contents[place]}"
-            identities[query.asks].add(name)
+            identities[asked].add(name)
             targets[name].add(contents[place])
         correct = []
         for query in self._queries:
             right = {target for identity in identities[query.asks] for target in targets[identity]}
             found = frozenset(place for target in right for place in places[target])
-            correct.append(found if query.choices is None else found.intersection(query.choices))
+            correct.append(found if query.own is None else found.intersection(query.own))
         return correct
-
-    def _place(self, item: Item) -> int:
-        return self._candidates.setdefault(_key(item), (len(self._candidates), item))[0]
 
 
 @dataclass(eq=False)
 class _Query:
-    """A query, the number of what it `asks`, its own candidates if it has some, and the negatives of its rows."""
+    """A query, the number of what it `asks`, its `own` candidates if it has some, and the negatives of its rows."""
 
     item: Item
     asks: int
-    choices: list[int] | None
+    own: list[int] | None
     brought: set[int] = field(default_factory=set)
-
-
-def _key(item: Item) -> Hashable:
-    """The same for two items of files that are the same one."""
-    return item.text, item.instruction, None if item.image is None else str(item.image)
 
 
 def digest(item: Item) -> bytes:

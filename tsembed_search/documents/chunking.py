@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tsembed_search.text_form import one_form
+from tsembed_search.items import one_form
 
 if TYPE_CHECKING:
     from tsembed_search.items import TextSpec
@@ -59,16 +59,19 @@ class Block:
 
 @dataclass(frozen=True)
 class Chunk:
-    """`text` is the source's characters `start` to `end`; `headings` are those it stands under, outermost first."""
+    """`text` is the source's characters `start` to `end`; `headings` are those it stands under, outermost first.
+
+    `most`: the tokens that it has at most, where that is known.
+    """
 
     start: int
     end: int
     text: str
     headings: tuple[str, ...] = ()
+    most: int | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True)
-class _Atom:
+class _Atom(NamedTuple):
     """A piece that is not cut any more: a sentence, a line, or part of one that is too long for a chunk."""
 
     start: int
@@ -85,11 +88,6 @@ class _Pack:
         self.carried = 0
         self.headings: tuple[str, ...] = ()
 
-    @property
-    def end(self) -> int | None:
-        """Where the next block starts if there is no gap; None when empty."""
-        return self.atoms[-1].start + len(self.atoms[-1].text) if self.atoms else None
-
     def add(self, atom: _Atom, headings: tuple[str, ...]) -> None:
         """Appends. The headings are those of the chunk's first new atom."""
         if len(self.atoms) == self.carried:
@@ -101,20 +99,35 @@ class _Pack:
         """The chunk, without surrounding blanks, or None if it has nothing new; then begins anew with its last atoms,
         up to `overlap` tokens of them (the very last may have twice as many, for long sentences).
         """
-        text = "".join(atom.text for atom in self.atoms)
-        new = any(not atom.text.isspace() for atom in self.atoms[self.carried :])
         chunk = None
-        if new:
-            start = self.atoms[0].start + len(text) - len(text.lstrip())
-            chunk = Chunk(start, start + len(text.strip()), text.strip(), self.headings)
+        if any(not atom.text.isspace() for atom in self.atoms[self.carried :]):
+            text = "".join(atom.text for atom in self.atoms)
+            chunk = _stripped(self.atoms[0].start, text, self.headings, self._most())
         kept: list[_Atom] = []
+        size = 0
         for atom in reversed(self.atoms[1:]):
-            if sum(each.tokens for each in kept) + atom.tokens > (overlap if kept else 2 * overlap):
+            if size + atom.tokens > (overlap if kept else 2 * overlap):
                 break
             kept.insert(0, atom)
-        self.atoms, self.carried = kept, len(kept)
-        self.tokens = sum(atom.tokens for atom in kept)
+            size += atom.tokens
+        self.atoms, self.carried, self.tokens = kept, len(kept), size
         return chunk
+
+    def _most(self) -> int | None:
+        """The tokens that the chunk has at most; None where words may be cut in its middle. Tokens keep within words,
+        so only the first and the last can be read otherwise than in their blocks.
+        """
+        if not all(atom.text[-1].isspace() for atom in self.atoms[:-1]):
+            return None
+        first, last = self.atoms[0].text.split(maxsplit=1), self.atoms[-1].text.rsplit(maxsplit=1)
+        return self.tokens + sum(len(word.encode()) for word in (*first[:1], *last[-1:]))
+
+
+def _stripped(start: int, text: str, headings: tuple[str, ...], most: int | None = None) -> Chunk:
+    """The chunk of a text, without surrounding blanks."""
+    start += len(text) - len(text.lstrip())
+    text = text.strip()
+    return Chunk(start, start + len(text), text, headings, most)
 
 
 class Chunker:
@@ -129,17 +142,23 @@ class Chunker:
         self._most = spec.max_tokens
         self._limit = min(spec.max_tokens, TARGET_TOKENS)
         self._overlap = min(spec.overlap, self._limit // 8)
+        self._heading_size = lru_cache(self.count)
 
     def count(self, text: str) -> int:
         """Return the number of tokens that the model sees."""
-        return len(self._tokenizer.encode(one_form(text), add_special_tokens=False).ids)
+        return len(self._tokenizer.encode_batch_fast([one_form(text)], add_special_tokens=False)[0])
 
-    def with_headings(self, text: str, headings: Iterable[str]) -> str:
-        """The text below its headings, as many of the innermost as leave room for all of the text."""
-        room = min(self._most - self.count(text), round(self._limit * _CONTEXT))
+    def with_headings(self, text: str, headings: Iterable[str], most: int | None = None) -> str:
+        """The text below its headings, as many of the innermost as leave room for all of the text.
+
+        `most`: the tokens that it has at most, where that is known.
+        """
+        room = round(self._limit * _CONTEXT)
+        if most is None or most + room > self._most:
+            room = min(self._most - self.count(text), room)
         kept: list[str] = []
         for heading in reversed([one for one in dict.fromkeys(headings) if one and one not in text]):
-            room -= self.count(heading) + 1
+            room -= self._heading_size(heading) + 1
             if room < 0:
                 break
             kept.insert(0, heading)
@@ -158,7 +177,8 @@ class Chunker:
         pack = _Pack()
         path: dict[int, str] = {}
         for block in blocks:
-            if pack.atoms and (block.start != pack.end or (block.heading and pack.tokens >= self._limit * _SHORT)):
+            is_gap = pack.atoms and block.start != pack.atoms[-1].start + len(pack.atoms[-1].text)
+            if is_gap or (pack.atoms and block.heading and pack.tokens >= self._limit * _SHORT):
                 yield from self._fitted(pack.take())
             if block.heading:
                 path = {level: text for level, text in path.items() if level < block.heading}
@@ -182,13 +202,14 @@ class Chunker:
             return bisect_left(tokens, span[1]) - bisect_left(tokens, span[0])
 
         spans = list(_pieces(block.text, (0, len(block.text)), _LINES if block.lines else _SENTENCES))
-        for pattern in (_LINES, _SENTENCES, _WORDS):
-            spans = [
-                part
-                for span in spans
-                for part in (_pieces(block.text, span, pattern) if size(span) > self._limit else (span,))
-            ]
-        spans = [part for span in spans for part in self._cut_at_tokens(span, tokens)]
+        if len(tokens) > self._limit:
+            for pattern in (_LINES, _SENTENCES, _WORDS):
+                spans = [
+                    part
+                    for span in spans
+                    for part in (_pieces(block.text, span, pattern) if size(span) > self._limit else (span,))
+                ]
+            spans = [part for span in spans for part in self._cut_at_tokens(span, tokens)]
         return [_Atom(block.start + span[0], block.text[span[0] : span[1]], size(span)) for span in spans]
 
     def _token_starts(self, text: str) -> list[int]:
@@ -215,17 +236,19 @@ class Chunker:
         """Halves a chunk that is longer on its own than its parts were in their block, as can happen inside words."""
         if chunk is None:
             return
-        if self.count(chunk.text) <= self._most or len(chunk.text) < 2:
+        fits = chunk.most is not None and chunk.most <= self._most
+        if fits or self.count(chunk.text) <= self._most or len(chunk.text) < 2:
             yield chunk
             return
         middle = len(chunk.text) // 2
         blank = chunk.text.rfind(" ", middle // 2, middle)
         at = blank if blank > 0 else middle
-        for left, right in ((0, at), (at, len(chunk.text))):
-            text = chunk.text[left:right]
-            start = chunk.start + left + len(text) - len(text.lstrip())
-            if text.strip():
-                yield from self._fitted(Chunk(start, start + len(text.strip()), text.strip(), chunk.headings))
+        for half in (
+            _stripped(chunk.start, chunk.text[:at], chunk.headings),
+            _stripped(chunk.start + at, chunk.text[at:], chunk.headings),
+        ):
+            if half.text:
+                yield from self._fitted(half)
 
 
 @cache
@@ -248,39 +271,32 @@ def _pieces(text: str, span: tuple[int, int], pattern: re.Pattern[str]) -> Itera
 def paragraphs(pieces: Iterable[str]) -> Iterator[Block]:
     """The paragraphs of plain text that comes in pieces. Long ones are cut at a line, a sentence or a blank."""
     start, rest, glued = 0, "", False
+
+    def cut(text: str, most: int) -> Iterator[Block]:
+        """Cuts blocks off a paragraph while it is longer than `most`."""
+        nonlocal start, rest, glued
+        while len(text) > most:
+            at = _cut_place(text)
+            yield Block(start, text[:at], glued=glued)
+            start, text, glued = start + at, text[at:], True
+        rest = text
+
     for piece in pieces:
-        rest += piece
+        text = rest + piece
         done = 0
-        for found in _PARAGRAPHS.finditer(rest):
+        for found in _PARAGRAPHS.finditer(text):
             # What ends the text so far may go on with the next piece.
-            if found.end() == len(rest):
-                break
-            for text, is_rest in _short_enough(rest[done : found.end()]):
-                yield Block(start, text, glued=glued or is_rest)
-                start, glued = start + len(text), False
-            done = found.end()
-        rest = rest[done:]
-        while len(rest) > 2 * LONGEST_BLOCK:
-            at = _cut_place(rest)
-            yield Block(start, rest[:at], glued=glued)
-            start, rest, glued = start + at, rest[at:], True
-    for text, is_rest in _short_enough(rest):
-        yield Block(start, text, glued=glued or is_rest)
-        start += len(text)
-
-
-def _short_enough(text: str) -> Iterator[tuple[str, bool]]:
-    glued = False
-    while len(text) > LONGEST_BLOCK:
-        at = _cut_place(text)
-        yield text[:at], glued
-        text, glued = text[at:], True
-    if text:
-        yield text, glued
+            if found.end() < len(text):
+                yield from cut(text[done : found.end()], 0)
+                done, glued = found.end(), False
+        yield from cut(text[done:], 2 * LONGEST_BLOCK)
+    yield from cut(rest, 0)
 
 
 def _cut_place(text: str) -> int:
-    """Where to cut within the first `LONGEST_BLOCK` characters: after the last line, else sentence, else word."""
+    """Where to cut: behind a text that is short enough, or within it after the last line, else sentence, else word."""
+    if len(text) <= LONGEST_BLOCK:
+        return len(text)
     for pattern in (_LINES, _SENTENCES, _WORDS):
         ends = [found.end() for found in pattern.finditer(text, LONGEST_BLOCK // 2, LONGEST_BLOCK)]
         if ends:

@@ -19,8 +19,7 @@ from typing import BinaryIO, Final
 from tsembed_search.documents.document import extension_of, extensions
 from tsembed_search.documents.patterns import Patterns
 from tsembed_search.errors import LoadError, UsageError
-from tsembed_search.paths import absolute, current_folder_is_gone, typed
-from tsembed_search.whereabouts import disk_of
+from tsembed_search.paths import absolute, current_folder_is_gone, disk_of, typed
 from tsembed_search.wording import encoding_by_mark
 
 IGNORE_FILE: Final = ".tsembedignore"
@@ -112,7 +111,7 @@ class Crawl:
                 yield Unreachable(folder, f"The folder cannot be listed: {error.strerror or error}.")
                 continue
             rules = rules_in(folder, above) if any(entry.name == IGNORE_FILE for entry in entries) else above
-            below: list[tuple[str, IgnoreRules | None, int | None]] = []
+            below = []
             for entry in entries:
                 rel = entry.path[prefix:].replace(os.sep, "/")
                 if _is_folder(entry):
@@ -148,14 +147,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def is_below(path: str, folder: str) -> bool:
-    """Return whether `path` lies inside `folder`."""
-    return path.startswith(folder if folder.endswith(os.sep) else folder + os.sep)
-
-
 def _examined(path: str, root: str) -> Found | Unreachable:
     try:
-        facts = Path(path).stat()
+        facts = os.stat(path)  # noqa: PTH116 - a million of them: pathlib would take most of the time
     except FileNotFoundError:
         is_link = Path(path).is_symlink()
         return Unreachable(path, "It is a link to a file that does not exist." if is_link else "It vanished.")
@@ -226,36 +220,35 @@ class Selection:
         kinds = extensions()
         includes = _for_roots(self._include, roots, "include")
         excludes = _for_roots(self._exclude, roots, "exclude")
-        return [RootSelection(*both, kinds, hidden=self._hidden) for both in zip(includes, excludes, strict=True)]
+        return [RootSelection(*both, kinds, self._hidden) for both in zip(includes, excludes, strict=True)]
 
 
+@dataclass(frozen=True)
 class RootSelection:
     """A `Selection` for what lies below one root. `kinds`: the extensions of the files that are indexed unasked."""
 
-    def __init__(
-        self, include: Patterns | None, exclude: Patterns | None, kinds: frozenset[str], *, hidden: bool
-    ) -> None:
-        self._include = include
-        self._exclude = exclude
-        self._kinds = kinds
-        self._hidden = hidden
+    include: Patterns | None
+    exclude: Patterns | None
+    kinds: frozenset[str]
+    hidden: bool
 
     def takes_folder(self, name: str, rel: str) -> bool:
         """Return whether to look into a folder. `rel`: relative to the root."""
-        if name.startswith(".") and not self._hidden:
-            return False
-        return self._exclude is None or not self._exclude.say(rel, is_folder=True)
+        return self._lets_in(name, rel, is_folder=True)
 
     def takes_file(self, name: str, rel: str) -> bool:
         """Return whether to look at a file: one of a kind that is indexed, or one that was asked for."""
-        if name.startswith(".") and not self._hidden:
+        if not self._lets_in(name, rel):
             return False
-        if self._exclude is not None and self._exclude.say(rel):
+        return extension_of(name) in self.kinds if self.include is None else self.include.cover(rel)
+
+    def _lets_in(self, name: str, rel: str, *, is_folder: bool = False) -> bool:
+        if name.startswith(".") and not self.hidden:
             return False
-        return extension_of(name) in self._kinds if self._include is None else self._include.cover(rel)
+        return self.exclude is None or not self.exclude.say(rel, is_folder=is_folder)
 
 
-def _for_roots(patterns: Sequence[str], roots: Sequence[str], setting: str) -> list[Patterns | None]:
+def _for_roots(patterns: Sequence[str], roots: Sequence[str], setting: str) -> list[Patterns] | list[None]:
     if not patterns:
         return [None] * len(roots)
     base = "" if current_folder_is_gone() else str(Path.cwd())
@@ -274,7 +267,7 @@ def _for_roots(patterns: Sequence[str], roots: Sequence[str], setting: str) -> l
         )
     for each in found:
         each.check(f"the patterns to {setting}")
-    return list(found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -288,19 +281,18 @@ class IgnoreRules:
     def ignores(self, path: str, *, is_folder: bool = False) -> bool:
         """Return whether a path below `folder` is left out."""
         said = self.patterns.say(path[len(self.folder.rstrip(os.sep)) + 1 :], is_folder=is_folder)
-        if said is None:
-            return self.above is not None and self.above.ignores(path, is_folder=is_folder)
-        return said
+        if said is None and self.above is not None:
+            return self.above.ignores(path, is_folder=is_folder)
+        return bool(said)
 
 
 def rules_in(folder: str, above: IgnoreRules | None) -> IgnoreRules | None:
     """The rules that hold in a folder: its own ignore file's, if it has one, over those from above."""
     path = Path(folder, IGNORE_FILE)
-    text = _read(path)
-    if text is None:
+    if (text := _read(path)) is None:
         return above
     patterns = Patterns(folder)
-    for number, line in enumerate(_LINE_END.split(text.removesuffix("\x1a")), 1):
+    for number, line in enumerate(_LINE_END.split(text), 1):
         if line.strip() and not line.startswith("#") and not patterns.add(line, base=folder):
             raise UsageError(f"{path}, line {number}: {line.strip()!r} can match nothing in {folder}.", _WHY)
     patterns.check(f"the patterns in {path}")
@@ -323,8 +315,8 @@ def _read(path: Path) -> str | None:
     if len(data) > _MOST_BYTES:
         raise UsageError(f"{path} has more than {_MOST_BYTES >> 20} MB.", f"Patterns need less. {_WHY}")
     try:
-        text = data.decode(encoding_by_mark(data))
-        odd = _NO_TEXT.search(text.removesuffix("\x1a"))
+        text = data.decode(encoding_by_mark(data)).removesuffix("\x1a")
+        odd = _NO_TEXT.search(text)
         line = text[: odd.start()].count("\n") + 1 if odd else 0
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1

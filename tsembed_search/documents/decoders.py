@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,12 +31,9 @@ _STARTUP_SECONDS: Final = 120.0
 _WATCH_SECONDS: Final = 0.2
 # One thread each, and little memory that is reserved and never used: many of these run beside the model.
 _ENVIRONMENT: Final = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "MALLOC_ARENA_MAX": "2",
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "2",
     "PYTHONIOENCODING": "utf-8",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,6 +116,8 @@ class Decoder:
         return cast("Pixels", unit.pixels)
 
     def _units(self, request: Request) -> Iterator[Unit]:
+        import numpy as np
+
         process = self._running()
         try:
             send(cast("Any", process.stdin), asdict(request))
@@ -127,7 +126,9 @@ class Decoder:
         while True:
             header, body = self._next(process, self._limit)
             if header["is"] == "unit":
-                yield _unit(header, body)
+                del header["is"]
+                shape = header.pop("shape", None)
+                yield Unit(**header, pixels=np.frombuffer(body, np.uint8).reshape(shape) if shape else None)
             elif header["is"] == "note":
                 self._on_note(request.path, str(header["text"]))
             elif header["is"] == "failed":
@@ -160,30 +161,12 @@ class Decoder:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
-        process = self._started()
-        settings: dict[str, Any] = {"memory": self._memory, "image": None, "text": None}
-        if self._inputs is not None:
-            tokenizer = os.fspath(self._inputs.text.tokenizer_file)
-            settings["image"] = asdict(self._inputs.image)
-            settings["text"] = asdict(self._inputs.text) | {"tokenizer_file": tokenizer}
-        try:
-            send(cast("Any", process.stdin), settings)
-            self._next(process, _STARTUP_SECONDS)
-        except (BrokenPipeError, LoadError) as error:
-            if self._stopped:
-                raise LoadError("The run is being stopped.") from error
-            raise TsembedError(
-                f"A decoding process cannot start: {self._last_words() or error}",
-                "Install the package and what it needs again.",
-            ) from error
-        return process
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        self._errors = self._errors or tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
+        self._errors = self._errors or tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        stopped = LoadError("The run is being stopped.")
         with self._lock:
             if self._stopped:
-                raise LoadError("The run is being stopped.")
-            self._process = subprocess.Popen(
+                raise stopped
+            process = self._process = subprocess.Popen(
                 [sys.executable, *WORKER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -191,7 +174,20 @@ class Decoder:
                 env=os.environ | _ENVIRONMENT,
                 bufsize=1 << 16,
             )
-            return self._process
+        try:
+            inputs = asdict(self._inputs) if self._inputs is not None else None
+            send(cast("Any", process.stdin), {"memory": self._memory, "inputs": inputs})
+            self._next(process, _STARTUP_SECONDS)
+        except (BrokenPipeError, LoadError) as error:
+            if self._stopped:
+                raise stopped from error
+            self._errors.seek(0)
+            said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+            raise TsembedError(
+                f"A decoding process cannot start: {said[-1] if said else error}",
+                "Install the package and what it needs again.",
+            ) from error
+        return process
 
     def _next(self, process: subprocess.Popen[bytes], limit: float) -> tuple[dict[str, Any], bytearray]:
         with self._lock:
@@ -219,13 +215,6 @@ class Decoder:
             return LoadError("Its decoder was killed, perhaps because memory ran out.", "Save a smaller copy of it.")
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return _Crashed(f"Its decoder crashed over it ({name}).", "The file is damaged or crafted; save it again.")
-
-    def _last_words(self) -> str:
-        if self._errors is None:
-            return ""
-        self._errors.seek(0)
-        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else ""
 
 
 class Watch:
@@ -259,9 +248,38 @@ def _close(process: subprocess.Popen[bytes]) -> int:
     return process.wait()
 
 
-def _unit(header: dict[str, Any], body: bytearray) -> Unit:
-    import numpy as np
+Page = tuple[Path, int]
+"""A file, and one of its pages, counted from 1. Most pictures have one."""
 
-    pixels = np.frombuffer(body, np.uint8).reshape(header["shape"]) if body else None
-    facts = ("kind", "page", "chunk", "text", "start", "end", "reads", "width", "height")
-    return Unit(**{name: header[name] for name in facts}, pixels=pixels)
+_PREVIEW_SECONDS: Final = 4.0
+_PREVIEW_MEMORY: Final = 1 << 30
+
+
+def thumbnails(pages: Iterable[Page]) -> dict[Page, Pixels]:
+    """The pages that can be drawn, as uint8 RGB `[H, W, 3]`; others, and texts, are left out.
+
+    Pages of documents are drawn by a process of its own, for a few seconds at most: a file may be crafted.
+    """
+    found: dict[Page, Pixels] = {}
+    documents: list[Page] = []
+    for path, page in dict.fromkeys(pages):
+        with suppress(LoadError, OSError):
+            format = look(path)[0]
+            if format.pages:
+                documents.append((path, page))
+            elif format.preview is not None:
+                with open_regular(os.fspath(path)) as file:
+                    found[path, page] = format.preview(file, page)
+    if documents:
+        decoder = Decoder(None, memory=_PREVIEW_MEMORY, time_limit=_PREVIEW_SECONDS)
+        timer = threading.Timer(_PREVIEW_SECONDS, decoder.kill)
+        timer.start()
+        try:
+            for path, page in documents:
+                with suppress(TsembedError):
+                    found[path, page] = decoder.preview(path, page)
+        finally:
+            timer.cancel()
+            decoder.kill()
+            decoder.close()
+    return found

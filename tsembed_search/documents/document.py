@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tsembed_search.documents.chunking import Block, Chunker
+    from tsembed_search.documents.chunking import Block
     from tsembed_search.items import ImageSpec, InputSpec, Kind
 
     Pixels = NDArray[np.uint8]
@@ -89,22 +89,18 @@ class Document:
         assert self.inputs is not None, "units need a model's inputs"
         return self.inputs.image
 
-    @property
-    def chunker(self) -> Chunker:
-        """The chunker for the model's tokenizer, which the first text that needs it loads."""
-        from tsembed_search.documents.chunking import chunker
-
-        assert self.inputs is not None, "units need a model's inputs"
-        return chunker(self.inputs.text)
-
     def text_units(
         self, blocks: Iterable[Block], title: str = "", page: int | None = None
     ) -> Generator[Unit, None, int]:
         """Yield the chunks of a text; the model reads each below its headings and the title. Return their number."""
+        from tsembed_search.documents.chunking import chunker
+
+        assert self.inputs is not None, "units need a model's inputs"
+        cutter = chunker(self.inputs.text)
         number = -1
-        for number, chunk in enumerate(self.chunker.chunks(blocks)):
+        for number, chunk in enumerate(cutter.chunks(blocks)):
             headings = (title, *chunk.headings)
-            reads = self.chunker.with_headings(chunk.text, headings) if any(headings) else chunk.text
+            reads = cutter.with_headings(chunk.text, headings, chunk.most) if any(headings) else chunk.text
             given = None if reads == chunk.text else reads
             yield Unit("text", page, number, chunk.text, chunk.start, chunk.end, reads=given)
         return number + 1
@@ -176,7 +172,7 @@ _PLAIN_NAMES: Final = frozenset({"readme", "changelog", "changes", "notes", "tod
 
 def formats() -> tuple[Format, ...]:
     """All formats, ours first."""
-    return tuple(map(FORMATS.get, FORMATS.names()))
+    return tuple(FORMATS.all())
 
 
 def extensions() -> frozenset[str]:

@@ -10,11 +10,9 @@ import html
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from tsembed_search.documents.chunking import Block
-from tsembed_search.documents.encoding import read_text
-from tsembed_search.documents.encoding_labels import declared_codecs
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -94,15 +92,6 @@ def readable(root: LexborNode | None) -> Iterator[Block]:
     yield from flushed()
 
 
-def page_text(file: BinaryIO) -> str:
-    """The source of a page, in the encoding that it declares as a browser understands it, or else the one found.
-
-    Raises `LoadError` for a file that is empty or no text.
-    """
-    file.seek(0)
-    return "".join(read_text(file, declared_codecs(file.read(1 << 16))))
-
-
 @dataclass(frozen=True)
 class Page:
     """A parsed page: its `tree` without what is not shown, its `title`, the `words` of the source (each ideograph is
@@ -130,17 +119,17 @@ def shown_page(source: str) -> Page:
 def _shown(source: str) -> Page:
     tree = _opened(source, 0)
     title = next((one.text() for one in tree.css("title") if one.parent is None or one.parent.tag != "svg"), "")
-    census = _Census(tree)
-    hidden = census.total("hidden")
-    if _is_the_page(hidden, census.words - hidden):
-        hidden = 0
-        census.pardon("hidden")
-    furniture = census.total("furniture")
-    if _is_the_page(furniture, census.words - hidden - furniture):
-        census.pardon("furniture")
-    for node in census.unshown():
-        node.decompose()
-    return Page(tree, " ".join(title.split()), census.words, hidden)
+    words, parts = _census(tree)
+    left_out: tuple[str, ...] = ("never", "hidden")
+    hidden = sum(part.words for part in _outermost(parts, left_out))
+    if _is_the_page(hidden, words - hidden):
+        hidden, left_out = 0, ("never",)
+    furniture = sum(part.words for part in _outermost(parts, (*left_out, "furniture")) if part.kind == "furniture")
+    if not _is_the_page(furniture, words - hidden - furniture):
+        left_out += ("furniture",)
+    for part in _outermost(parts, left_out):
+        part.node.decompose()
+    return Page(tree, " ".join(title.split()), words, hidden)
 
 
 def _is_the_page(words: int, others: int) -> bool:
@@ -184,26 +173,21 @@ def walk(root: LexborNode | None) -> Iterator[tuple[LexborNode, bool]]:
 
     Walks without recursion: pages may be nested deeply.
     """
-    node = root.child if root is not None else None
-    ancestors: list[LexborNode] = []
-    while node is not None:
-        yield node, True
-        if node.child is not None:
-            ancestors.append(node)
-            node = node.child
+    todo = [(root.child if root is not None else None, True)]
+    while todo:
+        node, entering = todo.pop()
+        if node is None:
             continue
-        if node.tag != "-text":
-            yield node, False
-        while node is not None and node.next is None:
-            node = ancestors.pop() if ancestors else None
-            if node is not None:
-                yield node, False
-        node = node.next if node is not None else None
+        yield node, entering
+        if entering and node.tag != "-text":
+            todo += [(node, False), (node.child, True)]
+        else:
+            todo.append((node.next, True))
 
 
 @dataclass
 class _Element:
-    """An element that may be left out, for `kind` of reason: `never` shown, `hidden`, `furniture`, or None by now.
+    """An element that may be left out, for `kind` of reason: `never` shown, `hidden`, `furniture`, or None after all.
 
     `words` and, of these, `own`: outside of links. `above`: the nearest such element around it.
     """
@@ -215,65 +199,50 @@ class _Element:
     own: int = 0
     gone: bool = False
 
-    @property
-    def inside(self) -> bool:
-        """It is left out with an element around it."""
-        return self.above is not None and self.above.gone
 
-
-class _Census:
-    """The words of a page, and the elements that may be left out with theirs."""
-
-    def __init__(self, tree: LexborHTMLParser) -> None:
-        self.words = 0
-        self.parts: list[_Element] = []
-        part: _Element | None = None
-        never = links = 0
-        for node, entering in walk(tree.root):
-            tag = node.tag or ""
-            if tag == "-text":
-                if not never:
-                    count = len(_WORDS.findall(node.text_content or ""))
-                    self.words += count
-                    if part is not None:
-                        part.words += count
-                        part.own += 0 if links else count
-                continue
-            links += (1 if entering else -1) if tag == "a" else 0
-            if entering:
-                kind = _kind(node, tag)
-                if kind is not None:
-                    part = _Element(node, kind, part)
-                    self.parts.append(part)
-                    never += kind == "never"
-            elif part is not None and part.node.mem_id == node.mem_id:
-                never -= part.kind == "never"
-                if part.kind == "furniture" and (part.own >= _SENTENCE or not part.words):
-                    part.kind = None
-                if part.above is not None:
-                    part.above.words += part.words
-                    part.above.own += part.own
-                part = part.above
-
-    def total(self, kind: str) -> int:
-        """The words of the elements of a kind that lie in no other element that is left out; these are from now on."""
-        words = 0
-        for part in self.parts:
-            part.gone = part.gone or part.inside or part.kind in ("never", kind)
-            if part.kind == kind and not part.inside:
-                words += part.words
-        return words
-
-    def pardon(self, kind: str) -> None:
-        """Leaves the elements of a kind where they are after all."""
-        for part in self.parts:
-            if part.kind == kind:
+def _census(tree: LexborHTMLParser) -> tuple[int, list[_Element]]:
+    """The number of words of a page, and the elements that may be left out with theirs, outer before inner ones."""
+    total = 0
+    parts: list[_Element] = []
+    part: _Element | None = None
+    never = links = 0
+    for node, entering in walk(tree.root):
+        tag = node.tag or ""
+        if tag == "-text":
+            if not never:
+                count = len(_WORDS.findall(node.text_content or ""))
+                total += count
+                if part is not None:
+                    part.words += count
+                    part.own += 0 if links else count
+            continue
+        links += (1 if entering else -1) if tag == "a" else 0
+        if entering:
+            kind = _kind(node, tag)
+            if kind is not None:
+                part = _Element(node, kind, part)
+                parts.append(part)
+                never += kind == "never"
+        elif part is not None and part.node.mem_id == node.mem_id:
+            never -= part.kind == "never"
+            if part.kind == "furniture" and (part.own >= _SENTENCE or not part.words):
                 part.kind = None
-            part.gone = part.inside or part.kind in ("never", "hidden")
+            if part.above is not None:
+                part.above.words += part.words
+                part.above.own += part.own
+            part = part.above
+    return total, parts
 
-    def unshown(self) -> list[LexborNode]:
-        """The outermost elements that are left out."""
-        return [part.node for part in self.parts if part.gone and not part.inside]
+
+def _outermost(parts: list[_Element], kinds: tuple[str, ...]) -> list[_Element]:
+    """The elements of some kinds that lie in no other one of these."""
+    found = []
+    for part in parts:
+        inside = part.above is not None and part.above.gone
+        part.gone = inside or part.kind in kinds
+        if part.gone and not inside:
+            found.append(part)
+    return found
 
 
 def _kind(node: LexborNode, tag: str) -> str | None:

@@ -101,7 +101,13 @@ class Patterns:
 def _meant(pattern: str) -> dict[str, None]:
     """All that may be meant by a pattern, as keys."""
     readings = {pattern: None}
-    changes: tuple[Callable[[str], str], ...] = (_seen, _without_remark, _stripped, _unquoted, _with_slashes)
+    changes: tuple[Callable[[str], str], ...] = (
+        _seen,
+        lambda one: _REMARK.sub("", one),
+        lambda one: one if one.strip().endswith("\\") else one.strip(),
+        lambda one: one[1:-1] if one[:1] in ("'", '"') and one[:1] == one[-1:] else one,
+        lambda one: one.replace("\\", "/") if _SEPARATING.search(one) else one,
+    )
     for change in changes:
         readings |= dict.fromkeys(filter(None, map(change, list(readings))))
     return readings
@@ -114,20 +120,3 @@ def _seen(pattern: str) -> str:
         for character in pattern
         if character.isascii() or unicodedata.category(character) != "Cf"
     )
-
-
-def _without_remark(pattern: str) -> str:
-    return _REMARK.sub("", pattern)
-
-
-def _stripped(pattern: str) -> str:
-    stripped = pattern.strip()
-    return pattern if stripped.endswith("\\") else stripped
-
-
-def _unquoted(pattern: str) -> str:
-    return pattern[1:-1] if pattern[:1] in ("'", '"') and pattern[:1] == pattern[-1:] else pattern
-
-
-def _with_slashes(pattern: str) -> str:
-    return pattern.replace("\\", "/") if _SEPARATING.search(pattern) else pattern

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from tsembed_search.documents.pixels import content_size
+from tsembed_search.documents.pictures import content_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,26 +80,12 @@ class _Piece:
     height: float
     is_bits: bool
 
-    @property
-    def pixels(self) -> tuple[int, int]:
-        """Width and height of what is seen, in the image's own pixels."""
-        (wide, high), (across, along) = self.box.size, self.seen.size
-        return round(self.width * across / wide), round(self.height * along / high)
 
+def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> Iterator[tuple[Image.Image, int, int]]:
+    """Yield the pictures of a `pypdfium2.PdfPage` as they are shown, each with its width and height in the file.
 
-@dataclass(frozen=True)
-class PagePicture:
-    """A picture as it is shown, and the pixels that it has in the file."""
-
-    image: Image.Image
-    width: int
-    height: int
-
-
-def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> Iterator[PagePicture]:
-    """Yield the pictures of a `pypdfium2.PdfPage` without icons, rules, and what an earlier page had too.
-
-    `seen`: digests of the pictures of the document so far, which is added to.
+    Without icons, rules, and what an earlier page had too: `seen` holds digests of the pictures of the document so far,
+    and is added to.
     """
     import pypdfium2
 
@@ -126,7 +112,7 @@ def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> It
             document.note(f"A picture on page {number} cannot be read.")
             continue
         given += 1
-        yield PagePicture(image, width, height)
+        yield image, width, height
         document.alive()
 
 
@@ -192,19 +178,17 @@ def _clip(shape: Any) -> Box | None:
     if not path:
         return None
     box: Box | None = None
-    for index in range(min(max(pdfium.FPDFClipPath_CountPaths(path), 0), _LONGEST_CLIP)):
+    x, y = ctypes.c_float(), ctypes.c_float()
+    for index in range(min(pdfium.FPDFClipPath_CountPaths(path), _LONGEST_CLIP)):
         count = pdfium.FPDFClipPath_CountPathSegments(path, index)
-        if not 0 < count <= _LONGEST_CLIP:
-            continue
-        across, along = [], []
-        x, y = ctypes.c_float(), ctypes.c_float()
-        for segment in range(count):
+        points = []
+        for segment in range(count if count <= _LONGEST_CLIP else 0):
             if pdfium.FPDFPathSegment_GetPoint(pdfium.FPDFClipPath_GetPathSegment(path, index, segment), x, y):
-                across.append(x.value)
-                along.append(y.value)
-        if across:
-            corners = Box(min(across), min(along), max(across), max(along))
-            box = corners if box is None else box.within(corners)
+                points.append((x.value, y.value))
+        if points:
+            across, along = zip(*points, strict=True)
+            outline = Box(min(across), min(along), max(across), max(along))
+            box = outline if box is None else box.within(outline)
     return box
 
 
@@ -215,8 +199,6 @@ def _union(group: Sequence[_Piece]) -> Box:
 
 def _pixels(group: Sequence[_Piece]) -> tuple[int, int]:
     """Width and height of the whole in pixels as dense as the densest piece of some size."""
-    if len(group) == 1:
-        return group[0].pixels
     wide, high = _union(group).size
     large = max(piece.seen.area for piece in group)
     some = [piece for piece in group if piece.seen.area >= large / 2]
@@ -241,7 +223,8 @@ def _pictures_of(pieces: list[_Piece], page: Any, document: Document) -> Iterato
     for group in _groups(pieces):
         let_in = [_is_let_in([piece]) for piece in group]
         # Photos that touch are photos.
-        is_one = not all(let_in) or len(group) == 1 or _has_layers(group) or _goes_on(group, page, document)
+        has_layers = sum(piece.seen.area for piece in group) > (1 + _SLACK) * _union(group).area
+        is_one = not all(let_in) or len(group) == 1 or has_layers or _goes_on(group, page, document)
         if _is_let_in(group) and is_one:
             yield group
             continue
@@ -280,10 +263,6 @@ def _goes_on(group: Sequence[_Piece], page: Any, document: Document) -> bool:
     return bool(np.mean(steps) > 0.5) if steps else True
 
 
-def _has_layers(group: Sequence[_Piece]) -> bool:
-    return sum(piece.seen.area for piece in group) > (1 + _SLACK) * _union(group).area
-
-
 def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
     """Pieces that belong together: side by side with a common edge, or on top of each other."""
     import numpy as np
@@ -292,16 +271,12 @@ def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
         yield from ([piece] for piece in pieces)
         return
     joined = _belong(pieces)
-    waiting = dict.fromkeys(range(len(pieces)))
-    while waiting:
-        found = [next(iter(waiting))]
-        del waiting[found[0]]
-        for one in found:
-            more = [other for other in np.flatnonzero(joined[one]).tolist() if other in waiting]
-            found += more
-            for other in more:
-                del waiting[other]
-        yield [pieces[one] for one in sorted(found)]
+    # Each piece is called after the first one that it hangs together with, also over others.
+    first = np.arange(len(pieces))
+    while ((nearer := np.where(joined, first, len(pieces)).min(axis=1)) != first).any():
+        first = nearer[nearer]
+    for one in np.unique(first):
+        yield [pieces[place] for place in np.flatnonzero(first == one)]
 
 
 def _belong(pieces: list[_Piece]) -> NDArray[np.bool_]:
@@ -341,11 +316,9 @@ def _is_known(group: Sequence[_Piece], seen: set[bytes]) -> bool:
         whole.update(hashlib.sha256(ctypes.string_at(data, len(data))).digest())
         if piece.seen != piece.box:
             whole.update(repr([round(side) for side in piece.seen]).encode())
-    digest = whole.digest()
-    if digest in seen:
-        return True
-    seen.add(digest)
-    return False
+    known = len(seen)
+    seen.add(whole.digest())
+    return len(seen) == known
 
 
 def _upright(piece: _Piece) -> Image.Image:

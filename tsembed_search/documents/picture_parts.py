@@ -11,12 +11,14 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import BinaryIO, Final
 
 from tsembed_search.errors import LoadError
 
-_ORIENTATION: Final = 0x0112
+ORIENTATION: Final = 0x0112
+"""The tag of EXIF data, and of a TIFF, that tells how a picture is turned."""
 
 
 def pixel_parts(file: BinaryIO, most: int, frame: int = 0) -> bytes | None:
@@ -70,46 +72,42 @@ def _png(data: bytes) -> bytes:
 
 
 def _turn(exif: bytes) -> int:
-    """The orientation that EXIF data (a small TIFF) holds, 2 to 8; 0 for none and for what makes no sense."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
-        return 0
+    """The orientation that EXIF data holds, 2 to 8; 0 for none and for what makes no sense."""
+    from PIL import Image
+
+    found = Image.Exif()
     try:
-        (at,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, at)
-        for entry in range(count):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, at + 2 + 12 * entry)
-            if tag == _ORIENTATION:
-                return value if kind == 3 and 2 <= value <= 8 else 0
-    except struct.error:
+        found.load(exif)
+        turn = found.get(ORIENTATION)
+    # Pillow meets junk with nearly any exception there is.
+    except Exception:  # noqa: BLE001
         return 0
-    return 0
+    return turn if isinstance(turn, int) and 2 <= turn <= 8 else 0
 
 
 def _exif(turn: int) -> bytes:
     """EXIF data that holds an orientation and nothing else."""
-    return b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, _ORIENTATION, 3, 1, turn, 0, 0)
+    return b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, ORIENTATION, 3, 1, turn, 0, 0)
 
 
 def _jpeg(data: bytes) -> bytes:
     """The tables, frames and scans; of the rest the turn, and how colours are coded."""
     tables, frame, at = [], b"", 2
     turn, adobe, had_adobe = 0, b"", False
-    while data[at] == 0xFF:
-        kind = data[at + 1]
+    while data[at] == 0xFF and (kind := data[at + 1]) not in (0xDA, 0xD9):
         if kind == 0xFF or kind == 1 or 0xD0 <= kind <= 0xD8:
             at += 1 if kind == 0xFF else 2
             continue
-        if kind in (0xDA, 0xD9):
-            break
         (length,) = struct.unpack_from(">H", data, at + 2)
         body, end = data[at + 4 : at + 2 + length], at + 2 + length
         if 0xE0 <= kind <= 0xEF or kind == 0xFE:
             # A length that leads nowhere: what comes next begins with the next marker.
             if length < 2 or data[end : end + 1] != b"\xff":
-                end = _next_marker(data, at + 2)
+                end = at + 2
+                while (end := data.index(b"\xff", end)) + 1 < len(data) and not 0xC0 <= data[end + 1] <= 0xFE:
+                    end += 1
             if kind == 0xE1 and body.startswith(b"Exif\0\0"):
-                turn = turn or _turn(body[6:])
+                turn = turn or _turn(body)
             elif kind == 0xEE and (had_adobe := had_adobe or body.startswith(b"Adobe")) and len(body) >= 12:
                 adobe = adobe or data[at:end]
         else:
@@ -127,61 +125,38 @@ def _jpeg(data: bytes) -> bytes:
     return b"".join([data[:2], adobe, *tables, data[at:]])
 
 
-def _next_marker(data: bytes, at: int) -> int:
-    while (at := data.index(b"\xff", at)) + 1 < len(data) and not 0xC0 <= data[at + 1] <= 0xFE:
-        at += 1
-    return at
-
-
 def _gif(data: bytes) -> bytes:
     """The screen, and the first image with what makes it transparent."""
     at = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
     out = [data[:at]]
     while data[at] == 0x21:
-        end = _blocks_end(data, at + 2)
+        end = at + 2
+        while size := data[end]:
+            end += size + 1
+        end += 1
         if data[at + 1] == 0xF9 and data[at + 2] == 4 and end == at + 8:
             out.append(data[at:end])
         at = end
     return b"".join([*out, data[at:]])
 
 
-def _blocks_end(data: bytes, at: int) -> int:
-    while size := data[at]:
-        at += size + 1
-    return at + 1
-
-
 def _webp(data: bytes) -> bytes:
     """The pixels with their transparency and their turn; an animation's first frames as they are."""
-    out: list[bytes] = []
-    turn, head, is_clear = 0, b"", False
-    for kind, body in _riff(data):
-        if kind == b"EXIF":
-            turn = _turn(body.removeprefix(b"Exif\0\0"))
-        elif kind == b"VP8X" and len(body) == 10:
-            head = body
-        elif kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"):
-            is_clear = is_clear or kind == b"ALPH"
-            out.append(_chunk(kind, body))
-    if head:
-        kept = head[0] & 0x12 | (0x08 if turn else 0)
-        out.insert(0, _chunk(b"VP8X", bytes([kept]) + head[1:]))
-        if turn:
-            out.append(_chunk(b"EXIF", _exif(turn)))
-    body = b"WEBP" + b"".join(out)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def _riff(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    parts: dict[bytes, list[bytes]] = {}
     at = 12
     while at + 8 <= len(data):
         kind, size = struct.unpack_from("<4sI", data, at)
-        yield kind, data[at + 8 : at + 8 + size]
+        parts.setdefault(kind, []).append(data[at + 8 : at + 8 + size])
         at += 8 + size + (size & 1)
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) & 1)
+    turn = _turn(parts.get(b"EXIF", [b""])[-1])
+    out = [(kind, body) for kind in (b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF") for body in parts.get(kind, ())]
+    if (head := parts.get(b"VP8X", [b""])[-1]) and len(head) == 10:
+        out.insert(0, (b"VP8X", bytes([head[0] & 0x12 | (0x08 if turn else 0)]) + head[1:]))
+        out += [(b"EXIF", _exif(turn))] if turn else []
+    body = b"WEBP" + b"".join(
+        kind + struct.pack("<I", len(part)) + part + b"\0" * (len(part) & 1) for kind, part in out
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -203,33 +178,28 @@ class _Tags:
         file.seek(0)
         head = file.read(4)
         self.order = "<" if head[:2] == b"II" else ">"
-        is_big = b"+" in head
-        self.count, self.offset, self.entry, self.start = ("Q", "Q", 20, 8) if is_big else ("H", "I", 12, 4)
+        self.count, self.offset, self.entry, self.start = ("Q", "Q", 20, 8) if b"+" in head else ("H", "I", 12, 4)
 
-    def number(self, kind: str, at: int) -> int:
-        """The number at a place of the file. Raises `struct.error` behind its end."""
-        self._file.seek(at)
-        return int(struct.unpack(self.order + kind, self._file.read(struct.calcsize(self.order + kind)))[0])
+    def _number(self, kind: str) -> int:
+        form = self.order + kind
+        return int(struct.unpack(form, self._file.read(struct.calcsize(form)))[0])
 
     def folders(self) -> Iterator[tuple[int, list[bytes]]]:
         """Where each folder begins, and its entries: none where they cannot be read, which ends the chain."""
-        at, seen = self.number(self.offset, self.start), set[int]()
+        seen = set[int]()
+        self._file.seek(self.start)
+        at = self._number(self.offset)
         while at and at not in seen and len(seen) < _MOST_FOLDERS:
             seen.add(at)
-            try:
-                entries = self._entries(at)
-                following = self.number(self.offset, at + struct.calcsize(self.count) + self.entry * len(entries))
-            except (struct.error, OverflowError):
-                entries, following = [], 0
+            entries, following = list[bytes](), 0
+            with suppress(struct.error, OverflowError):
+                self._file.seek(at)
+                if (count := self._number(self.count)) <= _MOST_TAGS:
+                    data = self._file.read(count * self.entry)
+                    following = self._number(self.offset)
+                    entries = [data[place : place + self.entry] for place in range(0, len(data), self.entry)]
             yield at, entries
             at = following
-
-    def _entries(self, at: int) -> list[bytes]:
-        count = self.number(self.count, at)
-        if count > _MOST_TAGS:
-            raise struct.error("too many tags")
-        data = self._file.read(count * self.entry)
-        return [data[self.entry * number : self.entry * (number + 1)] for number in range(count)]
 
     def value(self, entry: bytes) -> tuple[int, int]:
         """The tag of an entry, and the whole number that it holds: 0 for anything else."""
@@ -242,10 +212,12 @@ def tiff_pages(file: BinaryIO) -> Iterator[int]:
     """Yield the numbers, from 0, of a TIFF's pages: of its pictures but for smaller copies and masks. Else just 0."""
     file.seek(0)
     found = False
-    if file.read(4) in _TIFF:
+    head = file.read(16)
+    # What ends within its head is told by whoever opens it.
+    if head.startswith(_TIFF) and len(head) == 16:
         tags = _Tags(file)
         for number, (_, entries) in enumerate(tags.folders()):
-            facts = dict(map(tags.value, (entry for entry in entries if len(entry) == tags.entry)))
+            facts = dict(map(tags.value, entries))
             is_aside = facts.get(_SUBFILE, 0) & (_REDUCED | _MASK) or facts.get(_OLD_SUBFILE) == _OLD_REDUCED
             if not is_aside:
                 found = True
@@ -258,17 +230,17 @@ def _tiff(data: bytes, frame: int) -> bytes:
     """The same file with one folder of tags, and in it only those that make pixels."""
     tags, out = _Tags(io.BytesIO(data)), bytearray(data)
     at, entries = next(islice(tags.folders(), frame, None), (0, []))
-    kept = [entry for entry in entries if _makes_pixels(*tags.value(entry))]
+    kept = []
+    for entry in entries:
+        tag, value = tags.value(entry)
+        if tag in _TIFF_PIXELS and (tag != ORIENTATION or 1 <= value <= 8):
+            kept.append(entry)
     folder = struct.pack(tags.order + tags.count, len(kept)) + b"".join(kept) + struct.pack(tags.order + tags.offset, 0)
     if at + len(folder) > len(data):
         raise ValueError("there is no such page")
     out[at : at + len(folder)] = folder
     struct.pack_into(tags.order + tags.offset, out, tags.start, at)
     return bytes(out)
-
-
-def _makes_pixels(tag: int, value: int) -> bool:
-    return tag in _TIFF_PIXELS and (tag != _ORIENTATION or 1 <= value <= 8)
 
 
 def _psd(data: bytes) -> bytes:

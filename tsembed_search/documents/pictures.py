@@ -7,23 +7,17 @@ allows it, and refused before decoding when they would not fit in memory. What i
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
-from tsembed_search.documents.picture_parts import pixel_parts, tiff_pages
-from tsembed_search.documents.pixels import (
-    OpenedImage,
-    content_size,
-    is_sideways,
-    orientation,
-    shaped,
-    shaped_array,
-)
+from tsembed_search.documents.picture_parts import ORIENTATION, pixel_parts, tiff_pages
 from tsembed_search.errors import LoadError
 from tsembed_search.items import ImageSpec
 
@@ -36,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# EXIF orientation to `PIL.Image.Transpose`. From 5 on width and height change places.
+_TURNS: Final = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 # Formats with a signature whose decoders are native and run no other program (EPS would start Ghostscript).
 _FORMATS: Final = (
     "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO", "CUR", "ICNS", "DIB", "PSD",
@@ -45,9 +41,23 @@ _BYTES_PER_PIXEL: Final = {"1": 1, "L": 1, "P": 1, "LA": 4, "PA": 4, "I;16": 2, 
 # Decoders of these hold a second whole picture while they work.
 _DECODED_TWICE: Final = frozenset({"WEBP", "AVIF", "JPEG2000", "HEIF", "ICNS", "ICO"})
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
-_SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\1\0", b"8BPS")
+# Of all formats that are indexed, but for those whose signature is not all at the beginning.
+_SIGNATURES: Final = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"8BPS", b"qoif", b"\0\0\0\x0cjP  ",
+    b"\xffO\xffQ", b"\0\0\1\0", b"icns", b"P4\n", b"P5\n", b"P6\n", b"\n\5\1",
+)  # fmt: skip
+_HALF_SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 _SMALLER: Final = "Save a smaller copy of it."
 _DEFAULT_MEMORY: Final = 2 << 30
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """`pixels` uint8 `[H, W, 3]` RGB, shaped for the model; `width` and `height` of the original when upright."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
 
 
 def open_image(source: Source, spec: ImageSpec | None, *, memory: int | None = None, page: int = 1) -> OpenedImage:
@@ -75,14 +85,17 @@ def open_pages(
 ) -> Iterator[OpenedImage | LoadError]:
     """Decode the pages of a picture file one by one, as `open_image` does; most have one.
 
-    A page that cannot be read is given as its error. Raises `LoadError` where no page can be found.
+    A page that cannot be read is given as its error, and so is what hides all further pages.
     """
     reader = _PictureFile(file, memory)
-    for frame in reader.frames():
-        try:
-            yield reader.read(frame, spec)
-        except LoadError as error:
-            yield error
+    try:
+        for frame in reader.frames():
+            try:
+                yield reader.read(frame, spec)
+            except LoadError as error:
+                yield error
+    except LoadError as error:
+        yield error
 
 
 def _open(
@@ -92,12 +105,18 @@ def _open(
     from PIL import Image
 
     if isinstance(source, np.ndarray):
-        return shaped_array(source, spec)
+        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != "uint8" or not source.size:
+            raise LoadError(
+                f"Pixels of shape {list(source.shape)} and type {source.dtype} are not a picture.",
+                "Give uint8 RGB pixels [H, W, 3].",
+            )
+        height, width = source.shape[:2]
+        if spec is None or target_size(width, height, spec) == (width, height):
+            return OpenedImage(source, width, height)
+        source = Image.fromarray(source)
     if isinstance(source, Image.Image):
-        return shaped(source, spec, source.size)
-    if isinstance(source, bytes | bytearray | memoryview):
-        source = io.BytesIO(source)
-    reader = _PictureFile(source, memory)
+        return _shaped(source, spec, source.size)
+    reader = _PictureFile(io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source, memory)
     for frame in islice(reader.frames(), page - 1, page):
         return reader.read(frame, spec)
     raise LoadError(f"It has no page {page}.")
@@ -108,7 +127,9 @@ class _PictureFile:
 
     def __init__(self, file: BinaryIO, memory: int | None) -> None:
         self._file = file
-        self._memory = memory or _memory()
+        if not memory and sys.platform.startswith("linux"):
+            memory = min(_DEFAULT_MEMORY, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+        self._memory = memory or _DEFAULT_MEMORY
         self._image: Image.Image | None = None
 
     def frames(self) -> Iterator[int]:
@@ -126,7 +147,7 @@ class _PictureFile:
             return _translated(lambda: _decoded(self._at(frame), spec, self._memory))
         except _BrokenError:
             self._image = None
-            parts = pixel_parts(self._file, self._memory // 4, frame)
+            parts = _translated(lambda: pixel_parts(self._file, self._memory // 4, frame))
             if parts is None:
                 raise
         return _translated(lambda: _decoded(_identified(io.BytesIO(parts)), spec, self._memory))
@@ -185,7 +206,13 @@ def _identified(file: BinaryIO) -> Image.Image:
         raise LoadError("The file is empty.")
     formats: tuple[str, ...] = _FORMATS
     if _is_heif(head):
-        _register_heif()
+        try:
+            from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+        except ImportError:
+            raise LoadError(
+                "HEIC pictures need an extra package.", "Install it with `pip install pillow-heif`."
+            ) from None
+        register_heif_opener()
         formats = ("HEIF",)
     file.seek(0)
     try:
@@ -199,33 +226,28 @@ def _is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head
 
 
-def _register_heif() -> None:
-    try:
-        from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
-    except ImportError:
-        raise LoadError("HEIC pictures need an extra package.", "Install it with `pip install pillow-heif`.") from None
-    register_heif_opener()
+def begins_as_picture(head: bytes) -> bool:
+    """Return whether the first bytes of a file are those of a picture in one of the formats."""
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"WEBP"
+    if head[4:8] == b"ftyp":
+        return head[8:12] in _HEIF_BRANDS | {b"avif", b"avis"}
+    return head.startswith(_SIGNATURES) or (head[:2] == b"BM" and head[6:10] == b"\0\0\0\0")
 
 
 def _unknown(head: bytes) -> LoadError:
     if b"<svg" in head.lower() or head.lstrip().startswith((b"<?xml", b"<!DOCTYPE svg")):
         return LoadError("It is a drawing (SVG), not a picture of pixels.", "Export it as PNG.")
-    if head.startswith(_SIGNATURES) or head[4:8] == b"ftyp":
+    if begins_as_picture(head) or head[4:8] == b"ftyp" or head.startswith(_HALF_SIGNATURES):
         return _BrokenError("The picture is damaged: its header makes no sense.", "Restore it from a backup.")
     return LoadError("It is not a picture in a format that can be read.", "Save it as JPEG, PNG or WebP.")
-
-
-def _memory() -> int:
-    """Bytes that one picture may take when the caller does not say."""
-    if not sys.platform.startswith("linux"):
-        return _DEFAULT_MEMORY
-    return min(_DEFAULT_MEMORY, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
 
 
 def _decoded(image: Image.Image, spec: ImageSpec | None, memory: int) -> OpenedImage:
     full = image.size
     if image.format in ("JPEG", "MPO") and spec is not None:
-        _draft(image, spec)
+        # It can be decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than needed.
+        image.draft(None, _stored_size(image, spec, full))
     needed = _bytes_needed(image, full)
     if needed > memory:
         raise LoadError(
@@ -235,15 +257,7 @@ def _decoded(image: Image.Image, spec: ImageSpec | None, memory: int) -> OpenedI
         )
     image.load()
     # Loading turns a TIFF upright; a draft has its reduced size from the start.
-    return shaped(image, spec, image.size if image.format == "TIFF" else full)
-
-
-def _draft(image: Image.Image, spec: ImageSpec) -> None:
-    """Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than needed."""
-    width, height = image.size
-    turned = is_sideways(orientation(image))
-    wide, high = content_size(height, width, spec) if turned else content_size(width, height, spec)
-    image.draft(None, (high, wide) if turned else (wide, high))
+    return _shaped(image, spec, image.size if image.format == "TIFF" else full)
 
 
 def _bytes_needed(image: Image.Image, full: tuple[int, int]) -> int:
@@ -262,3 +276,118 @@ def _bytes_needed(image: Image.Image, full: tuple[int, int]) -> int:
 
 def _amount(size: int) -> str:
     return f"{size / (1 << 30):.1f} GB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MB"
+
+
+def target_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
+    """(width, height) that a picture of this size gets.
+
+    With an exact size that; else the nearest multiples of `spec.multiple` that keep the shape, scaled so that the area
+    is within `min_pixels` and `max_pixels`. A very long picture is shortened, for no side is below one multiple.
+    """
+    if spec.size is not None:
+        return spec.size[1], spec.size[0]
+    step = spec.multiple
+    wide, high = max(step, round(width / step) * step), max(step, round(height / step) * step)
+    if wide * high > spec.max_pixels:
+        scale = math.sqrt(spec.max_pixels / (width * height))
+        wide = max(step, math.floor(width * scale / step) * step)
+        high = max(step, math.floor(height * scale / step) * step)
+    elif wide * high < spec.min_pixels:
+        scale = math.sqrt(spec.min_pixels / (width * height))
+        wide, high = math.ceil(width * scale / step) * step, math.ceil(height * scale / step) * step
+    longest = max(1, spec.max_pixels // (step * step)) * step
+    return min(wide, longest if high == step else wide), min(high, longest if wide == step else high)
+
+
+def content_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
+    """(width, height) that the picture itself gets: the target size, less the bars of a padded one."""
+    wide, high = target_size(width, height, spec)
+    if spec.size is None or not spec.pad:
+        return wide, high
+    scale = min(wide / width, high / height)
+    return min(wide, max(1, round(width * scale))), min(high, max(1, round(height * scale)))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 is upright, and what a picture without one has."""
+    try:
+        turn = image.getexif().get(ORIENTATION)
+    # Metadata is often malformed in files whose pixels are sound, and Pillow reads it with struct and int.
+    except Exception:  # noqa: BLE001
+        return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def _stored_size(image: Image.Image, spec: ImageSpec, full: tuple[int, int]) -> tuple[int, int]:
+    """The size that a picture is to get as it is stored, before it is turned. `full`: the size before any draft."""
+    if _orientation(image) < 5:
+        return content_size(*full, spec)
+    return content_size(*full[::-1], spec)[::-1]
+
+
+def _shaped(image: Image.Image, spec: ImageSpec | None, full: tuple[int, int]) -> OpenedImage:
+    """Scales, then turns, then flattens: each step on the fewest pixels. `full`: the size before any draft."""
+    import numpy as np
+    from PIL import Image
+
+    if not all(full):
+        raise LoadError("The picture has no pixels.")
+    turn = _orientation(image)
+    wanted = image.size if spec is None else _stored_size(image, spec, full)
+    image = _resizable(image)
+    if image.size != wanted:
+        image = image.resize(wanted, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if turn > 1:
+        image = image.transpose(Image.Transpose(_TURNS[turn]))
+    width, height = full if turn < 5 else full[::-1]
+    size = image.size if spec is None else target_size(width, height, spec)
+    image = image.convert("RGBA" if image.mode in ("RGBA", "LA") else "RGB")
+    if image.size != size or image.mode == "RGBA":
+        # In the middle of a white sheet, which shows through what is transparent.
+        paper = Image.new("RGB", size, "white")
+        place = (size[0] - image.width) // 2, (size[1] - image.height) // 2
+        paper.paste(image, place, mask=image.getchannel("A") if image.mode == "RGBA" else None)
+        image = paper
+    return OpenedImage(np.array(image, dtype=np.uint8), width, height)
+
+
+def _resizable(image: Image.Image) -> Image.Image:
+    """The picture in a mode whose pixels can be averaged: L, RGB, CMYK, LA or RGBA."""
+    if image.mode.startswith(("I", "F")):
+        return _deep_grey(image)
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        converted = ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+        return cast("Image.Image", converted)
+    if image.mode in ("RGB", "L", "CMYK", "LA", "RGBA") and "transparency" not in image.info:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Greys of 16 or 32 bits or of floats, as 8 bits.
+
+    Whole numbers are divided by the range that holds them (8, 10, 12, 14 or 16 bits: scanners and microscopes fill
+    part of 16), a PNG's always by 16 bits as its standard says. Floats within [0, 1] are taken as they are, others are
+    stretched.
+    """
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
+        low, high = 0.0, 1.0
+    elif values.dtype.kind in "iu" and low >= 0 and high <= 65535:
+        bits = (8, 10, 12, 14, 16)
+        low, high = 0.0, 65535.0 if image.format == "PNG" else next(2.0**b - 1 for b in bits if high <= 2.0**b - 1)
+    scale = 255.0 / (high - low) if high > low else 0.0
+    scaled = np.clip((values.astype(np.float32) - low) * scale + 0.5, 0, 255)
+    return Image.fromarray(scaled.astype(np.uint8))

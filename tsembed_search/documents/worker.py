@@ -46,58 +46,60 @@ def main() -> None:
     # Whatever libraries print must not get between the messages.
     out = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
-    settings = receive(sys.stdin.buffer)
-    if settings is None:
-        return
+    requests = sys.stdin.buffer
     try:
-        _serve(sys.stdin.buffer, out, settings[0])
+        if (settings := receive(requests)) is None:
+            return
+        memory = int(settings[0]["memory"])
+        open_document = functools.partial(
+            Document,
+            inputs=_inputs(settings[0]["inputs"]),
+            # Pillow and numpy hold a result beside the decoded picture.
+            memory=memory * 3 // 5,
+            note=lambda text: send(out, {"is": "note", "text": text}),
+            alive=lambda: send(out, {"is": "alive"}),
+        )
+        _limit_memory(memory)
+        send(out, {"is": "ready"})
+        while (message := receive(requests)) is not None:
+            send(out, _answer(message[0], open_document, out))
     except BrokenPipeError:
         # The other process is gone; there is nobody to tell.
         os._exit(0)
 
 
-def _serve(requests: BinaryIO, out: BinaryIO, settings: dict[str, Any]) -> None:
-    memory = int(settings["memory"])
-    open_document = functools.partial(
-        Document,
-        inputs=_inputs(settings),
-        # Pillow and numpy hold a result beside the decoded picture.
-        memory=memory * 3 // 5,
-        note=lambda text: send(out, {"is": "note", "text": text}),
-        alive=lambda: send(out, {"is": "alive"}),
-    )
-    _limit_memory(memory)
-    send(out, {"is": "ready"})
-    while (message := receive(requests)) is not None:
-        send(out, _answer(message[0], open_document, out))
-
-
 def _answer(request: dict[str, Any], open_document: Callable[..., Document], out: BinaryIO) -> dict[str, Any]:
     """Sends the units of one file; returns the message that ends it."""
+    path, page = request["path"], request["preview"]
     expected = request["signature"] and tuple(request["signature"])
+    formats = [FORMATS.get(name) for name in request["formats"]]
     try:
-        with open_regular(request["path"]) as file:
+        with open_regular(path) as file:
             if expected not in (None, signature(os.fstat(file.fileno()))):
                 raise CHANGED
-            for unit in _read(file, request, open_document):
+            document = open_document(file, pages=bool(request["pages"]))
+            for unit in _units(formats, document) if page is None else _preview(formats[0], file, page):
                 _send_unit(out, unit)
             if expected not in (None, signature(os.fstat(file.fileno()))):
                 raise CHANGED
     except LoadError as error:
         # Damage is often seen only because the file is being written at this moment.
-        changed = error is CHANGED or _has_changed(request["path"], expected)
-        return {"is": "failed", "reason": str(CHANGED if changed else error), "again": changed}
-    except OSError as error:
-        return {"is": "failed", "reason": unreadable(error), "again": True}
-    except MemoryError:
-        return {"is": "failed", "reason": "It needs more memory than a decoder may use.", "again": False}
+        changed = error is CHANGED or _has_changed(path, expected)
+        return _failed(str(CHANGED if changed else error), again=changed)
     except BrokenPipeError:
         raise
+    except OSError as error:
+        return _failed(unreadable(error), again=True)
+    except MemoryError:
+        return _failed("It needs more memory than a decoder may use.")
     # Formats stand on large libraries; what these raise on a crafted file must not end the run.
     except Exception as error:  # noqa: BLE001
-        detail = " ".join(str(error).split())[:100]
-        return {"is": "failed", "reason": f"Reading it failed ({type(error).__name__}: {detail}).", "again": False}
+        return _failed(f"Reading it failed ({type(error).__name__}: {' '.join(str(error).split())[:100]}).")
     return {"is": "done"}
+
+
+def _failed(reason: str, *, again: bool = False) -> dict[str, Any]:
+    return {"is": "failed", "reason": reason, "again": again}
 
 
 def _has_changed(path: str, expected: tuple[int, ...] | None) -> bool:
@@ -105,13 +107,6 @@ def _has_changed(path: str, expected: tuple[int, ...] | None) -> bool:
         return expected not in (None, signature(Path(path).stat()))
     except OSError:
         return True
-
-
-def _read(file: BinaryIO, request: dict[str, Any], open_document: Callable[..., Document]) -> Iterator[Unit]:
-    formats = [FORMATS.get(name) for name in request["formats"]]
-    if request["preview"] is None:
-        return _units(formats, open_document(file, pages=bool(request["pages"])))
-    return _preview(formats[0], file, int(request["preview"]))
 
 
 def _units(formats: list[Format], document: Document) -> Iterator[Unit]:
@@ -143,24 +138,22 @@ def _preview(format: Format, file: BinaryIO, page: int) -> Iterator[Unit]:
 
 
 def _send_unit(out: BinaryIO, unit: Unit) -> None:
-    header: dict[str, Any] = {
-        "is": "unit", "kind": unit.kind, "page": unit.page, "chunk": unit.chunk, "text": unit.text,
-        "start": unit.start, "end": unit.end, "reads": unit.reads, "width": unit.width, "height": unit.height,
-    }  # fmt: skip
-    if unit.pixels is None:
+    header = {"is": "unit", **vars(unit)}
+    pixels = header.pop("pixels")
+    if pixels is None:
         send(out, header)
     else:
-        send(out, header | {"shape": unit.pixels.shape}, unit.pixels.data.cast("B"))
+        send(out, header | {"shape": pixels.shape}, pixels.data.cast("B"))
 
 
-def _inputs(settings: dict[str, Any]) -> InputSpec | None:
-    if settings["image"] is None:
+def _inputs(given: dict[str, Any] | None) -> InputSpec | None:
+    if given is None:
         return None
-    image, text = dict(settings["image"]), dict(settings["text"])
-    if image["size"] is not None:
-        image["size"] = tuple(image["size"])
-    text["tokenizer_file"] = Path(text["tokenizer_file"])
-    return InputSpec(ImageSpec(**image), TextSpec(**text))
+    image, text = given["image"], given["text"]
+    size = tuple(image["size"]) if image["size"] else None
+    return InputSpec(
+        ImageSpec(**image | {"size": size}), TextSpec(**text | {"tokenizer_file": Path(text["tokenizer_file"])})
+    )
 
 
 def _limit_memory(memory: int) -> None:
@@ -179,14 +172,14 @@ def _limit_memory(memory: int) -> None:
 
 def send(stream: BinaryIO, header: dict[str, Any], body: bytes | memoryview = b"") -> None:
     """Writes one message and flushes it."""
-    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    text = json.dumps(header, separators=(",", ":"), default=os.fspath).encode("ascii")
     stream.write(_LENGTHS.pack(len(text), len(body)) + text)
     if body:
         stream.write(body)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytearray] | None:
+def receive(stream: Any) -> tuple[dict[str, Any], bytearray] | None:
     """Reads one message, or None when the other side is gone. Raises `ValueError` for what is no message."""
     lengths = stream.read(_LENGTHS.size)
     if len(lengths) < _LENGTHS.size:
@@ -196,22 +189,12 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytearray] | None:
         raise ValueError("not a message")
     text = stream.read(header_size)
     body = bytearray(body_size)
-    if len(text) < header_size or _fill(stream, memoryview(body)) < body_size:
+    if len(text) < header_size or stream.readinto(body) < body_size:
         return None
     header = json.loads(text)
     if not isinstance(header, dict):
         raise ValueError("not a message")
     return header, body
-
-
-def _fill(stream: Any, view: memoryview) -> int:
-    done = 0
-    while done < len(view):
-        read = stream.readinto(view[done:])
-        if not read:
-            break
-        done += read
-    return done
 
 
 if __name__ == "__main__":

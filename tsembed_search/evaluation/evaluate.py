@@ -7,28 +7,25 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from tsembed_search.data.sameness import question
+import numpy as np
+from numpy.typing import NDArray
+
+from tsembed_search.data.rows import question
 from tsembed_search.data.tasks import digest
 from tsembed_search.errors import LoadError, TooLargeError, UsageError
 from tsembed_search.evaluation.results import Evaluation, TaskScores, Unread, compared, groups
 from tsembed_search.items import Item, Role
 from tsembed_search.model.embedder import batches
-from tsembed_search.ranking.metrics import METRICS, Ranks
+from tsembed_search.ranking.metrics import METRICS
 from tsembed_search.ranking.reranking import DEPTH, Kappas, Sweep, kappas, reranked, sweep
-from tsembed_search.ranking.similarity import Ranked, Rows, rank
+from tsembed_search.ranking.similarity import Ints, Matrix, Ranked, Rows, rank
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from tsembed_search.data.rows import RankingTask
     from tsembed_search.model.backbone import ModelInfo, Prepared
     from tsembed_search.model.embedder import Embedder
-
-    Ints = NDArray[np.int64]
-    Matrix = NDArray[np.float32]
 
 Progress = Callable[[int, int], None]
 """Is told how many items are embedded, of how many."""
@@ -74,12 +71,6 @@ class _Found:
     ranked: Ranked
     kappas: Kappas | None
 
-    def ranks(self, weight: float | None) -> Ranks:
-        """The ranks after reranking with a weight of routes, or as they are."""
-        if weight is None or self.kappas is None:
-            return self.ranked.ranks
-        return reranked(self.ranked, self.kappas, weight)
-
 
 def evaluate(
     embedder: Embedder,
@@ -99,38 +90,41 @@ def evaluate(
     if reranking is not None:
         reranking.check(info)
     started = time.perf_counter()
-    vectors = embed_tasks(embedder, tasks, progress)
+    vectors = _embedded(embedder, tasks, progress)
     embedded = time.perf_counter()
     depth = 0 if reranking is None else DEPTH
-    found = [one for task, own in zip(tasks, vectors, strict=True) if (one := _rank(task, own, depth)) is not None]
-    unread = _unread(tasks, vectors, found)
+    rankings = [_rank(task, *own, depth) for task, own in zip(tasks, vectors, strict=True)]
+    found = [one for one in rankings if one is not None]
+    reasons = [reason for own in vectors for part in own for reason in part.failed.values()]
+    lost = sum(len(task.queries) for task in tasks) - sum(len(one.queries) for one in found)
+    unread = Unread(len(reasons), lost, list(dict.fromkeys(reasons))[:_EXAMPLES])
     if not found:
         raise UsageError(
             f"None of the queries can be ranked: {unread.examples[0] if unread.examples else 'there are none'}.",
             "Look at the data: its images may be missing or damaged.",
         )
-    weight, swept, sides = None, None, None
-    if reranking is not None and reranking.sweep:
-        swept, sides = _swept(found)
-        weight = swept.weight
-    elif reranking is not None:
+    weight, gain, swept, sides = None, None, None, None
+    if reranking is not None:
         weight = info.route_weight if reranking.weight is None else reranking.weight
+        if reranking.sweep:
+            swept, sides = _swept(found)
+            weight = swept.weight
     scores = _scores(found, metrics, weight, sides)
-    gain = None
     if weight is not None:
         *_, overall = groups(compared(_scores(found, metrics, None, sides), scores))
         gain = overall.estimates()
     seconds = {"embed": embedded - started, "rank": time.perf_counter() - embedded}
-    return Evaluation(_described(info), tuple(metrics), scores, weight, gain, swept, unread, seconds)
+    facts = {name: getattr(info, name) for name in ("name", "fingerprint", "dim", "parameters")}
+    experts = None if info.routes is None else list(info.routes)
+    described = {**facts, "experts": experts, "device": info.device, "dtype": info.dtype}
+    return Evaluation(described, tuple(metrics), scores, weight, gain, swept, unread, seconds)
 
 
-def _rank(task: RankingTask, vectors: TaskVectors, depth: int) -> _Found | None:
+def _rank(task: RankingTask, asked: Embedded, candidates: Embedded, depth: int) -> _Found | None:
     """The ranking of the queries that have a vector and a right candidate with one; None when no query is left."""
-    import numpy as np
-
-    lost = vectors.failed_candidates
-    correct = [right - lost.keys() if lost else right for right in task.correct]
-    kept = [row for row in range(len(task.queries)) if row not in vectors.failed_queries and correct[row]]
+    lost = candidates.failed.keys()
+    correct = [right - lost if lost else right for right in task.correct]
+    kept = [row for row in range(len(task.queries)) if row not in asked.failed and correct[row]]
     if not kept:
         return None
     # A candidate without a vector cannot be found; that of a right one is left out of what is right.
@@ -142,9 +136,8 @@ def _rank(task: RankingTask, vectors: TaskVectors, depth: int) -> _Found | None:
     left_out = None if task.left_out is None else [task.left_out[row] for row in kept]
     queries = np.asarray(kept, dtype=np.int64)
     right = [correct[row] for row in kept]
-    ranked = rank(vectors.queries[queries], vectors.candidates, right, choices, left_out=left_out, depth=depth)
-    kappa = kappas(ranked, vectors.query_routes[queries], vectors.candidate_routes) if depth else None
-    return _Found(task, queries, ranked, kappa)
+    ranked = rank(asked.vectors[queries], candidates.vectors, right, choices, left_out=left_out, depth=depth)
+    return _Found(task, queries, ranked, kappas(ranked, asked.routes[queries], candidates.routes) if depth else None)
 
 
 def _scores(
@@ -153,48 +146,28 @@ def _scores(
     """Per-query metrics of each task; with `sides`, of the queries where it is true, and of tasks that have any."""
     result = []
     for number, one in enumerate(found):
-        values, queries = one.ranks(weight).table(metrics), one.queries
-        if sides is not None:
-            values, queries = values[sides[number]], queries[sides[number]]
-        if len(queries):
-            task = one.task
+        task, ranks = one.task, one.ranked.ranks
+        if weight is not None and one.kappas is not None:
+            ranks = reranked(one.ranked, one.kappas, weight)
+        chosen = np.full(len(one.queries), True) if sides is None else sides[number]
+        if chosen.any():
+            values, queries = ranks.table(metrics)[chosen], one.queries[chosen]
             result.append(TaskScores(task.name, task.meta, task.distribution, len(task.candidates), queries, values))
     return result
 
 
 def _swept(found: Sequence[_Found]) -> tuple[Sweep, list[NDArray[np.bool_]]]:
     """Weights tried on half of the queries, and which queries the other half are."""
-    import numpy as np
-
     # Which half a query is in belongs to what it asks, so that the same one, asked twice, is never in both.
     sides: dict[int, bool] = {}
-    halves = [
-        np.asarray(
-            [
-                sides.setdefault(question(query), digest(query)[0] % 2 == 0)
-                for query in (one.task.queries[row] for row in one.queries)
-            ]
-        )
-        for one in found
-    ]
+    halves = []
+    for one in found:
+        asked = [one.task.queries[row] for row in one.queries]
+        halves.append(np.array([sides.setdefault(question(each), digest(each)[0] % 2 == 0) for each in asked]))
     others = [~half for half in halves]
     if not all(any(half.any() for half in side) for side in (halves, others)):
         raise UsageError("There are too few queries to choose a weight on one half of them.", "Give {route_weight}.")
     return sweep([(one.ranked, one.kappas) for one in found if one.kappas is not None], chosen=halves), others
-
-
-def _unread(tasks: Sequence[RankingTask], vectors: Sequence[TaskVectors], found: Sequence[_Found]) -> Unread:
-    reasons = [
-        reason for own in vectors for part in (own.failed_queries, own.failed_candidates) for reason in part.values()
-    ]
-    lost = sum(len(task.queries) for task in tasks) - sum(len(one.queries) for one in found)
-    return Unread(len(reasons), lost, list(dict.fromkeys(reasons))[:_EXAMPLES])
-
-
-def _described(info: ModelInfo) -> dict[str, Any]:
-    facts = {name: getattr(info, name) for name in ("name", "fingerprint", "dim", "parameters")}
-    experts = None if info.routes is None else list(info.routes)
-    return {**facts, "experts": experts, "device": info.device, "dtype": info.dtype}
 
 
 class Distinct:
@@ -207,66 +180,39 @@ class Distinct:
 
     def rows_of(self, items: Sequence[Item]) -> Ints:
         """Return the row of each item, `[N]`."""
-        import numpy as np
-
-        return np.fromiter((self._row(item) for item in items), dtype=np.int64, count=len(items))
-
-    def _row(self, item: Item) -> int:
-        image = item.image
-        picture = str(image) if isinstance(image, Path) else image if image is None else id(image)
-        row = self._rows.setdefault((item.text, item.instruction, picture), len(self.items))
-        if row == len(self.items):
-            self.items.append(item)
-        return row
+        rows = np.empty(len(items), np.int64)
+        for place, item in enumerate(items):
+            image = item.image
+            picture = str(image) if isinstance(image, Path) else image if image is None else id(image)
+            rows[place] = row = self._rows.setdefault((item.text, item.instruction, picture), len(self.items))
+            if row == len(self.items):
+                self.items.append(item)
+        return rows
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """`vectors` `[N, D]`, `routes` `[N, L·E]` of N distinct items; `failed`: why some could not be embedded, by row."""
+    """`vectors` `[N, D]`, `routes` `[N, L·E]` of N items; `failed`: why some could not be embedded, by row."""
 
-    vectors: Matrix
-    routes: Matrix
+    vectors: Matrix | Rows
+    routes: Matrix | Rows
     failed: dict[int, str]
 
-    def failures(self, rows: Ints) -> dict[int, str]:
-        """Return why items, by their place in `rows`, could not be embedded."""
-        if not self.failed:
-            return {}
-        return {place: self.failed[row] for place, row in enumerate(rows.tolist()) if row in self.failed}
+    def of(self, rows: Ints) -> Embedded:
+        """Return some of the items, without a copy."""
+        assert not isinstance(self.vectors, Rows) and not isinstance(self.routes, Rows)
+        failed = {place: self.failed[row] for place, row in enumerate(rows.tolist()) if row in self.failed}
+        return Embedded(Rows(self.vectors, rows), Rows(self.routes, rows), failed)
 
 
-@dataclass(frozen=True)
-class TaskVectors:
-    """A task's items as rows of what was embedded."""
-
-    queries: Rows
-    candidates: Rows
-    query_routes: Rows
-    candidate_routes: Rows
-    failed_queries: dict[int, str]
-    failed_candidates: dict[int, str]
-
-
-def embed_tasks(
-    embedder: Embedder, tasks: Sequence[RankingTask], progress: Progress = lambda done, total: None
-) -> list[TaskVectors]:
-    """Embed the queries and candidates of all tasks. What cannot be read is left out, and said."""
+def _embedded(embedder: Embedder, tasks: Sequence[RankingTask], progress: Progress) -> list[tuple[Embedded, Embedded]]:
+    """The queries and the candidates of each task. What cannot be read is left out, and said."""
     queries, documents = Distinct("query"), Distinct("document")
     rows = [(queries.rows_of(task.queries), documents.rows_of(task.candidates)) for task in tasks]
     total = len(queries.items) + len(documents.items)
     asked = embed_items(embedder, queries, lambda done: progress(done, total))
     found = embed_items(embedder, documents, lambda done: progress(len(queries.items) + done, total))
-    return [
-        TaskVectors(
-            Rows(asked.vectors, own),
-            Rows(found.vectors, others),
-            Rows(asked.routes, own),
-            Rows(found.routes, others),
-            asked.failures(own),
-            found.failures(others),
-        )
-        for own, others in rows
-    ]
+    return [(asked.of(own), found.of(others)) for own, others in rows]
 
 
 def embed_items(
@@ -298,8 +244,6 @@ def embed_items(
 
 def _matrix(rows: int, width: int) -> Matrix:
     """`[rows, width]` float32; a large one lies in a temporary file that vanishes with it."""
-    import numpy as np
-
     if rows * width * 4 <= _IN_MEMORY:
         return np.zeros((rows, width), np.float32)
     with tempfile.TemporaryFile() as file:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tsembed_search.data.rows import Distribution
 from tsembed_search.data.sources import META_TASKS
 from tsembed_search.ranking.metrics import Estimate, over_tasks
 from tsembed_search.ranking.reranking import Sweep
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 OVERALL: Final = "overall"
 _DISTRIBUTIONS: Final[Mapping[Distribution, str]] = {"in": "in-distribution", "out": "out-of-distribution"}
@@ -77,16 +76,13 @@ class Evaluation:
         said = {"model": dict(self.model), **groups_json(self.tasks, self.metrics), "rerank": None}
         if self.weight is not None and self.gain is not None:
             gain = figures_json(self.gain, self.metrics)
-            said["rerank"] = {"by": "expert", "weight": self.weight, "gain": gain, "sweep": self._sweep_json()}
-        unread = {"items": self.unread.items, "queries": self.unread.queries, "examples": self.unread.examples}
-        return said | {"unread": unread, "seconds": dict(self.seconds)}
-
-    def _sweep_json(self) -> dict[str, Any] | None:
-        if self.sweep is None:
-            return None
-        reported = sum(len(task.queries) for task in self.tasks)
-        curve = [list(point) for point in self.sweep.curve]
-        return {"curve": curve, "chosen_on": self.sweep.queries, "reported_on": reported}
+            said["rerank"] = {"by": "expert", "weight": self.weight, "gain": gain, "sweep": None}
+            if self.sweep is not None:
+                curve = [list(point) for point in self.sweep.curve]
+                reported = sum(len(task.queries) for task in self.tasks)
+                sweep = {"curve": curve, "chosen_on": self.sweep.queries, "reported_on": reported}
+                said["rerank"]["sweep"] = sweep
+        return said | {"unread": asdict(self.unread), "seconds": dict(self.seconds)}
 
 
 def groups(tasks: Sequence[TaskScores]) -> Iterator[Group]:
@@ -105,18 +101,13 @@ def compared(first: Sequence[TaskScores], second: Sequence[TaskScores]) -> list[
     """Return the second's figures less the first's, on the queries of tasks that both have. The groups and intervals of
     these are those of a paired bootstrap.
     """
-    import numpy as np
-
     others = {task.name: task for task in second}
     result = []
     for task in first:
-        if (other := others.get(task.name)) is None:
-            continue
-        both, mine, theirs = np.intersect1d(task.queries, other.queries, assume_unique=True, return_indices=True)
-        if len(both):
-            values = other.values[theirs] - task.values[mine]
-            result.append(TaskScores(task.name, task.meta, task.distribution, task.candidates, both, values))
-    return result
+        if other := others.get(task.name):
+            both, mine, theirs = np.intersect1d(task.queries, other.queries, assume_unique=True, return_indices=True)
+            result.append(replace(task, queries=both, values=other.values[theirs] - task.values[mine]))
+    return [task for task in result if len(task.queries)]
 
 
 def groups_json(tasks: Sequence[TaskScores], metrics: Sequence[str]) -> dict[str, Any]:

@@ -4,11 +4,14 @@ A model says what it is (`ModelInfo`) and what its inputs must look like (`Input
 torch, so that decoding workers can shape inputs without loading the model), turns items into `Prepared` inputs on the
 CPU, and embeds batches of those.
 
-Which device a model runs on, in which precision, and how much fits.
+Below the contract: which device a model runs on, in which precision, and how many tokens fit at once. The factors of
+that are measured: `benchmarks/training_memory.py` gives what a decoder block saves, `tests/gpu/test_budgets.py` holds
+all of them to what models really take.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +22,9 @@ from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import InputSpec, Item, Role
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import Adapters
@@ -34,6 +39,7 @@ class ModelInfo:
 
     `routes`: (L adapted blocks, E experts), or None without experts. `route_weight`: how much routes should count when
     hits are reranked by them (0..1), or None where that was not measured. `trainable`: the model is a `Trainable`.
+    `engine`: what computes it, with its version unless it is PyTorch.
     """
 
     name: str
@@ -47,6 +53,21 @@ class ModelInfo:
     notes: dict[str, str] = field(default_factory=dict)
     route_weight: float | None = None
     trainable: bool = False
+    engine: str = "PyTorch"
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model that exists on this machine. `folder` is None for a built-in one.
+
+    `warning`: what a person who chooses it should know, or nothing.
+    """
+
+    name: str
+    family: str
+    fingerprint: str
+    folder: Path | None = None
+    warning: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,10 +94,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Encoded:
-    """`vectors` `[B, D]`, unit length, float32, on the model's device; `routes` `[B, L·E]` likewise, or None."""
+    """`vectors` `[B, D]`, unit length, float32, on the model's device; `routes` `[B, L·E]` likewise, or None.
 
-    vectors: torch.Tensor
-    routes: torch.Tensor | None = None
+    Arrays where the model needs no torch.
+    """
+
+    vectors: torch.Tensor | NDArray[np.float32]
+    routes: torch.Tensor | NDArray[np.float32] | None = None
 
 
 class Backbone(Protocol):
@@ -88,25 +112,20 @@ class Backbone(Protocol):
     @property
     def info(self) -> ModelInfo:
         """The facts about the model."""
-        ...
 
     @property
     def inputs(self) -> InputSpec:
         """The form that the model's inputs must have."""
-        ...
 
     @property
     def batch_tokens(self) -> int:
         """A token budget per batch (padding included) that suits the model and its device."""
-        ...
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
         """Return an item as the model takes it. Raises `LoadError` for a picture that cannot be read."""
-        ...
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """Embed a batch: unit vectors `[B, D]`, and routes `[B, L·E]` of a model with experts."""
-        ...
 
 
 class Trainable(Backbone, Protocol):
@@ -118,40 +137,31 @@ class Trainable(Backbone, Protocol):
     @property
     def look_width(self) -> int:
         """Numbers in each row of what a frozen part gives for a picture: see `Looking`. 0: there is no such part."""
-        ...
 
     @property
     def blocks(self) -> torch.nn.ModuleList:
         """The transformer blocks that adapters go into."""
-        ...
 
     def adapt(self, settings: AdapterSettings) -> Adapters:
         """Put fresh adapters on the model. Raises `ModelError` for settings that it cannot have."""
-        ...
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
         """The model on a batch, for training. Gradients flow to adapters and routers. Needs adapters."""
-        ...
 
     def without_adapters(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """The model without its experts on a batch: vectors `[B, D]`, without gradients. Needs adapters."""
-        ...
 
     def train(self, mode: bool = True) -> None:
         """Turns dropout and router noise on or off."""
-        ...
 
     def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
-        ...
 
     def training_tokens(self, checkpointing: bool = False) -> int:
         """A budget of padded tokens with gradients at once that suits the model and its device."""
-        ...
 
     def compile(self, **options: Any) -> None:
         """Runs the parts of the blocks through torch.compile from now on. `options` are those of `Module.compile`."""
-        ...
 
 
 class Looking(Trainable, Protocol):
@@ -159,13 +169,19 @@ class Looking(Trainable, Protocol):
 
     def look(self, batch: Sequence[Prepared]) -> list[torch.Tensor | None]:
         """Return what the frozen part sees in each item's picture, None without one."""
-        ...
 
     def prepare(self, item: Item, role: Role = "document", seen: torch.Tensor | None = None) -> Prepared:
         """As a backbone's `prepare`; with what `look` gave, the picture is not opened."""
-        ...
 
 
+LEAST_TOKENS = 1024
+MOST_TOKENS = 32768
+"""Beyond this a large GPU gains nothing."""
+_FORWARD_SHARE, _TRAINING_SHARE = 0.5, 0.75  # of the free memory: other programs, fragmentation, kernels' own space
+# Bytes per token: of a forward pass, per unit of the decoder's widest layer; of what a block in training saves for its
+# backward pass, per unit of its hidden and its inner width; of a vision tower's forward pass, per patch.
+_DECODER, _HIDDEN, _INNER = 64, 50, 8
+_TOWER, _PIXEL = 8, 12
 _ELSEWHERE = "Choose auto or cpu: {device}."
 
 
@@ -193,6 +209,17 @@ def pick(name: str = "auto") -> torch.device:
         found = f"there are {count}" if count else unusable_gpu() or "there is no GPU that this PyTorch can use"
         raise ModelError(f"The device {name} does not exist: {found}.", _ELSEWHERE)
     return torch.device("cuda", index)
+
+
+def may_have_gpu() -> bool:
+    """Tell whether there may be a GPU that `auto` would take, without importing torch to be sure."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    if os.name == "nt":
+        from ctypes.util import find_library
+
+        return find_library("nvcuda") is not None
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
 
 
 def unusable_gpu() -> str | None:
@@ -227,16 +254,6 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def weights_dtype(device: torch.device) -> torch.dtype:
-    """The precision that a large model's weights are held in: bfloat16 where the device has it, float32 elsewhere.
-
-    float16 is not chosen: these models were trained in bfloat16, and some of their activations exceed its range.
-    """
-    import torch
-
-    return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 
 def autocast(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
@@ -279,14 +296,44 @@ def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.dev
 
 
 @dataclass(frozen=True)
-class ModelRef:
-    """A model that exists on this machine. `folder` is None for a built-in one.
+class Needs:
+    """Bytes per token of a forward pass, of training, and of training with checkpointing."""
 
-    `warning`: what a person who chooses it should know, or nothing.
-    """
+    forward: float
+    training: float
+    checkpointed: float
 
-    name: str
-    family: str
-    fingerprint: str
-    folder: Path | None = None
-    warning: str = field(default="", compare=False)
+    def forward_tokens(self, free: int, most: int = MOST_TOKENS) -> int:
+        """Padded tokens of a batch without gradients, with `free` bytes."""
+        return max(min(LEAST_TOKENS, most), min(most, int(free * _FORWARD_SHARE / self.forward)))
+
+    def training_tokens(self, free: int, checkpointing: bool, most: int = MOST_TOKENS) -> int:
+        """Padded tokens with gradients at once."""
+        needed, most = (self.checkpointed, most // 2) if checkpointing else (self.training, most // 4)
+        return max(min(LEAST_TOKENS, most), min(most, int(free * _TRAINING_SHARE / needed)))
+
+
+TWO_BILLION = Needs(forward=574e3, training=4.45e6, checkpointed=0.62e6)
+"""The needs of Qwen2-VL-2B and Qwen3-VL-2B, by `needs`, for those who ask before a model is there."""
+TWO_BILLION_BYTES = 4_500_000_000
+"""Their weights, in bfloat16."""
+
+
+def needs(config: Any, bytes_each: int = 2) -> Needs:
+    """Return what a transformers model takes per token, by its configuration, with weights of `bytes_each` bytes."""
+
+    def first(part: Any, *names: str) -> int:
+        return next((int(found) for name in names if (found := getattr(part, name, None))), 0)
+
+    text, vision, factor = config.get_text_config(), config.vision_config, bytes_each / 2
+    hidden, inner, blocks = int(text.hidden_size), int(text.intermediate_size), int(text.num_hidden_layers)
+    block = factor * (_HIDDEN * hidden + _INNER * inner)
+    merged = (first(vision, "spatial_merge_size") or first(config, "scale_factor") or 1) ** 2  # patches in one token
+    seen = first(vision, "embed_dim", "hidden_size")
+    seen += first(vision, "intermediate_size") or seen * vision.mlp_ratio
+    tower = factor * merged * (_TOWER * seen + _PIXEL * 3 * int(vision.patch_size) ** 2)
+    return Needs(
+        forward=max(factor * _DECODER * max(hidden, inner), tower),
+        training=blocks * block + tower,
+        checkpointed=blocks * bytes_each * hidden + 2 * block + tower,  # blocks' inputs, and one block there and back
+    )

@@ -1,6 +1,5 @@
-"""The embedder: any backbone, driven in token-budget batches with out-of-memory back-off.
-
-Batches of items of similar length under a budget of padded tokens, and smaller ones where the memory runs out.
+"""The embedder: any backbone, driven in batches of similar lengths under a budget of padded tokens, and in smaller ones
+where the memory runs out.
 """
 
 from __future__ import annotations
@@ -11,23 +10,30 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
+from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from tsembed_search.errors import LoadError, ModelError, TooLargeError
 from tsembed_search.items import Embeddings, InputSpec, Item, Role
-from tsembed_search.model import loading
-from tsembed_search.model.backbone import Backbone, ModelInfo, Prepared
+from tsembed_search.model import loading, registry
+from tsembed_search.model.backbone import Backbone, ModelInfo, ModelRef, Prepared
 from tsembed_search.paths import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from tsembed_search.model.moe_lora import Adapters
 
 T = TypeVar("T")
 R = TypeVar("R")
+# What PyTorch says when memory runs out and it is not an OutOfMemoryError: the driver, cuBLAS, a Mac's GPU, the CPU.
+_NO_ROOM = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 class Embedder:
@@ -36,41 +42,36 @@ class Embedder:
     `embed` does everything; `prepare` and `encode` are its two halves, for callers that overlap them. An embedder gives
     a backbone's adapters the precision of its base, which is faster: one that is being trained needs float32.
 
-    Several threads may use one; their batches go through the model one after the other.
+    Several threads may use one; their batches go through the model one after the other. What else it says of itself is
+    what its `Backbone` says.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        # Adapters keep the routes of a forward pass until they are asked for them.
-        self._forward = threading.Lock()
+        self._forward = threading.Lock()  # adapters keep the routes of a forward pass until they are asked for them
         adapters: Adapters | None = getattr(backbone, "adapters", None)
         if adapters is not None:
             adapters.match_precision()
 
     @classmethod
-    def load(cls, name_or_path: str = DEFAULT_MODEL, device: str = "auto") -> Embedder:
-        """Loads a model by name, hub name or folder on `auto`, `cpu`, `cuda` or `cuda:i`. Raises `ModelError`."""
-        from tsembed_search.model import registry
-
-        return cls(loading.load(registry.resolve(name_or_path), device))
+    def load(cls, model: str | Path | ModelRef = DEFAULT_MODEL, device: str = "auto") -> Embedder:
+        """Load a model by name, hub name or folder on `auto`, `cpu`, `cuda` or `cuda:i`. Raises `ModelError`."""
+        ref = model if isinstance(model, ModelRef) else registry.resolve(model)
+        return cls(loading.load_to_embed(ref, device))
 
     @property
     def info(self) -> ModelInfo:
-        """The facts about the model."""
         return self.backbone.info
 
     @property
     def inputs(self) -> InputSpec:
-        """The form that the model's inputs must have."""
         return self.backbone.inputs
 
     @property
     def batch_tokens(self) -> int:
-        """The padded-token budget of a batch that suits the model and its device."""
         return self.backbone.batch_tokens
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
-        """The CPU half: tokens and pixels of one item."""
         return self.backbone.prepare(item, role)
 
     def prepare_stream(self, items: Iterable[Item], role: Role = "document") -> Iterator[Prepared | LoadError]:
@@ -106,8 +107,9 @@ class Embedder:
     def embed(self, items: Sequence[Item], role: Role = "document") -> Embeddings:
         """Embed `N` items: `vectors [N, D]`, `routes [N, L·E]`, in their order."""
         prepared = ((row, self.prepare(item, role)) for row, item in enumerate(items))
-        order, embeddings = self._all(batches(prepared, self.batch_tokens))
-        return _reordered(embeddings, order)
+        order, found = self._all(batches(prepared, self.batch_tokens))
+        back = np.argsort(order)
+        return Embeddings(found.vectors[back], found.routes[back])
 
     def embed_stream(
         self, stream: Iterable[Sequence[tuple[T, Prepared]]]
@@ -118,15 +120,11 @@ class Embedder:
         item that does not fit, what is wrong with it. Raises other `ModelError`s as `encode` does.
         """
         for part, found in forward_stream(self._encoded, stream):
-            yield (
-                [key for key, _ in part],
-                found
-                if found is not None
-                else TooLargeError(
-                    f"One item of {part[0][1].tokens} tokens does not fit in the memory of {self.info.device}.",
-                    "Use a smaller model, a lower image resolution, or the CPU.",
-                ),
+            too_large = TooLargeError(
+                f"One item of {part[0][1].tokens} tokens does not fit in the memory of {self.info.device}.",
+                "Use a smaller model, a lower image resolution, or the CPU.",
             )
+            yield [key for key, _ in part], too_large if found is None else found
 
     def _all(self, stream: Iterable[Sequence[tuple[T, Prepared]]]) -> tuple[list[T], Embeddings]:
         """The keys of a whole stream in its order, and its embeddings together."""
@@ -137,16 +135,23 @@ class Embedder:
                 raise found
             order += keys
             parts.append(found)
-        return order, _joined(parts, self.info)
+        if not parts:
+            none = np.zeros((0, self.info.dim), np.float32), np.zeros((0, prod(self.info.routes or (0,))), np.float32)
+            return order, Embeddings(*none)
+        return order, Embeddings(
+            np.concatenate([part.vectors for part in parts]), np.concatenate([part.routes for part in parts])
+        )
 
     def _encoded(self, batch: Sequence[Prepared]) -> Embeddings:
-        import numpy as np
-        import torch
+        context: AbstractContextManager[object] = nullcontext()
+        if self.info.engine == "PyTorch":
+            import torch
 
-        with self._forward, torch.inference_mode():
+            context = torch.inference_mode()
+        with self._forward, context:
             encoded = self.backbone.forward(batch)
-            vectors = encoded.vectors.float().cpu().numpy()
-            routes = None if encoded.routes is None else encoded.routes.float().cpu().numpy()
+            vectors = _array(encoded.vectors)
+            routes = None if encoded.routes is None else _array(encoded.routes)
         if not (np.isfinite(vectors).all() and (routes is None or np.isfinite(routes).all())):
             raise ModelError(
                 f"The model {self.info.name} gave vectors that are not finite.",
@@ -155,24 +160,9 @@ class Embedder:
         return Embeddings(vectors, np.zeros((len(batch), 0), np.float32) if routes is None else routes)
 
 
-def _joined(parts: Sequence[Embeddings], info: ModelInfo) -> Embeddings:
-    import numpy as np
-
-    if not parts:
-        width = 0 if info.routes is None else info.routes[0] * info.routes[1]
-        return Embeddings(np.zeros((0, info.dim), np.float32), np.zeros((0, width), np.float32))
-    return Embeddings(np.concatenate([p.vectors for p in parts]), np.concatenate([p.routes for p in parts]))
-
-
-def _reordered(embeddings: Embeddings, order: Sequence[int]) -> Embeddings:
-    import numpy as np
-
-    back: NDArray[np.intp] = np.argsort(np.asarray(order, dtype=np.intp))
-    return Embeddings(embeddings.vectors[back], embeddings.routes[back])
-
-
-# What PyTorch says when memory runs out and it is not an OutOfMemoryError: the driver, cuBLAS, a Mac's GPU, the CPU.
-_NO_ROOM = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+def _array(found: torch.Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = found if isinstance(found, np.ndarray) else found.float().cpu().numpy()
+    return array
 
 
 def batches(

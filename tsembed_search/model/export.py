@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import card, checkpoint, loading
+from tsembed_search.model import checkpoint, loading
 from tsembed_search.model import files as weights
-from tsembed_search.model.backbones import hf_loading
-from tsembed_search.model.files import appearing
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelRef
@@ -54,19 +52,16 @@ def merged(ref: ModelRef, folder: str | Path) -> Exported:
     """
     source, said = _source(ref)
     base = loading.base_of(said, ref.name)
-    with appearing(folder) as (new, target):
+    with weights.appearing(folder) as (new, target):
         if base.folder is None:
             _merge_mini(source, said, new)
         else:
             _merge_transformers(base, source, said, new)
-        page = _card(target.name, said, "A plain model", "all experts are in its weights, each with the same share.")
-        (new / "README.md").write_text(page, encoding="utf-8")
+        _write_card(new, target, said, "A plain model", "all experts are in its weights, each with the same share.")
+    use = f"A plain model, to index and search with: {{model}} {target}"
     if base.folder is None:
         use = "A text encoder for sentence-transformers; it cannot see pictures, so it is no model for tsembed."
-        return Exported(target, "merged", said.base.name, False, use)
-    return Exported(
-        target, "merged", said.base.name, True, f"A plain model, to index and search with: {{model}} {target}"
-    )
+    return Exported(target, "merged", said.base.name, base.folder is not None, use)
 
 
 def peft(ref: ModelRef, folder: str | Path) -> Exported:
@@ -75,14 +70,13 @@ def peft(ref: ModelRef, folder: str | Path) -> Exported:
     Raises `ModelError` when `ref` is not a checkpoint and when `folder` is not empty.
     """
     source, said = _source(ref)
-    with appearing(folder) as (new, target):
+    with weights.appearing(folder) as (new, target):
         shutil.copyfile(source / checkpoint.EXPERTS, new / checkpoint.EXPERTS)
         config = weights.read_json(source / checkpoint.CONFIG)
         if said.base.family == "mini":
             config["base_model_name_or_path"] = _MINI_BASE
         (new / checkpoint.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        page = _card(target.name, said, "A LoRA adapter", "all experts are one LoRA, each with the same share.")
-        (new / "README.md").write_text(page, encoding="utf-8")
+        _write_card(new, target, said, "A LoRA adapter", "all experts are one LoRA, each with the same share.")
     on = "AutoModel.from_pretrained(base)"
     use = f"For PEFT: PeftModel.from_pretrained({on}, {str(target)!r}), base {config['base_model_name_or_path']}"
     return Exported(target, "peft", said.base.name, False, use)
@@ -108,25 +102,21 @@ def _merge_mini(source: Path, said: Checkpoint, new: Path) -> None:
     file = mini_spec.verified("encoder")
     state = load_file(file)
     encoder = MiniEncoder.from_state(state)
-    adapters = attach(encoder, checkpoint.settings_of(said, source), "encoder.layer")
-    checkpoint.fill(adapters, source)
-    adapters.merge(encoder)
+    checkpoint.put_on(lambda settings: attach(encoder, settings, "encoder.layer"), said, source).merge(encoder)
     # What our encoder leaves out (the pooler) stays as it is.
     save_file({name: tensor.contiguous() for name, tensor in (state | encoder.state_dict()).items()}, new / file.name)
     _copy_rest(file.parent, new)
 
 
 def _merge_transformers(base: ModelRef, source: Path, said: Checkpoint, new: Path) -> None:
-    from tsembed_search.model.backbones import families
+    from tsembed_search.model.backbones import families, hf
     from tsembed_search.model.moe_lora import attach
 
     assert base.folder is not None
     family = families.FAMILIES.get(base.family)
-    whole = hf_loading.load_whole(base.folder, family)
-    adapters = attach(whole.model, checkpoint.settings_of(said, source), family.blocks)
-    checkpoint.fill(adapters, source)
-    adapters.merge(whole.model)
-    with hf_loading.quiet():
+    whole = hf.load_whole(base.folder, family)
+    checkpoint.put_on(lambda settings: attach(whole.model, settings, family.blocks), said, source).merge(whole.model)
+    with hf.quiet():
         cast(Any, whole).save_pretrained(new, safe_serialization=True)
     _copy_rest(base.folder, new)
 
@@ -144,12 +134,12 @@ def _copy_rest(base: Path, new: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def _card(name: str, said: Checkpoint, what: str, how: str) -> str:
+def _write_card(new: Path, target: Path, said: Checkpoint, what: str, how: str) -> None:
     experts = said.method["router"]["experts"]
-    base = card.escaped(said.base.name) + (f" at {said.base.revision}" if said.base.revision else "")
+    base = checkpoint.escaped(said.base.name) + (f" at {said.base.revision}" if said.base.revision else "")
     exported = (
         f"{what}, exported from a TSEmbed checkpoint with {experts} experts per block on {base}. "
         f"It is their uniform mixture: {how} The routers are left out, so its vectors are not those of the "
         "checkpoint."
     )
-    return card.text(name, said.to_json(), exported=exported)
+    (new / checkpoint.CARD).write_text(checkpoint.card(target.name, said, exported=exported), encoding="utf-8")

@@ -1,6 +1,5 @@
-"""Weight files: which ones a model folder has, whether they are whole, and what tells two sets of weights apart.
-
-Folders that appear whole or not at all.
+"""Model files: which weights a folder has, whether they are whole, and what tells two sets of weights apart; folders
+that appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,15 +12,17 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import ModelError
 from tsembed_search.wording import brief
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-
 _SAMPLE = 512  # bytes read from the middle of each tensor
-
 _HEADER_LIMIT = 100_000_000  # safetensors' own limit, bytes
 
 
@@ -43,21 +44,19 @@ def weight_files(folder: Path) -> list[Path]:
     pickled: a pickle can run any code when it is opened.
     """
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(
-            isinstance(name, str) and Path(name).name for name in shards.values()
-        ):
-            raise ModelError(f"{index} does not say which weight files there are.", "Download the model again.")
-        files = sorted({folder / Path(name).name for name in shards.values()})
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise ModelError(
-                f"{folder} lacks {len(missing)} of its {len(files)} weight files, {missing[0]} among them.",
-                "Download the model again.",
-            )
-    else:
+    if not index.is_file():
         files = sorted(folder.glob("*.safetensors"))
+    else:
+        try:
+            files = sorted({folder / Path(name).name for name in read_json(index)["weight_map"].values()} - {folder})
+        except (KeyError, TypeError, AttributeError) as error:
+            message = f"{index} does not say which weight files there are."
+            raise ModelError(message, "Download the model again.") from error
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of its {len(files)} weight files, {missing[0]} among them.",
+            "Download the model again.",
+        )
     if files:
         return files
     refuse_pickles(folder)
@@ -77,29 +76,28 @@ def refuse_pickles(folder: Path) -> None:
         )
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file: tensor name to dtype, shape and `data_offsets` (bytes after the header).
+def read_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data of a safetensors file begin, in bytes, and its header: tensor name to dtype, shape and
+    `data_offsets` (bytes after that).
 
     Raises `ModelError` when the file is not safetensors or shorter than its header says.
     """
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            if not 0 < length <= _HEADER_LIMIT:
-                raise ValueError("no safetensors header")
-            header = json.loads(stream.read(length))
-            if not isinstance(header, dict):
-                raise ValueError("no safetensors header")
-            end = 8 + length + max((_end(entry) for name, entry in header.items() if name != "__metadata__"), default=0)
-            size = file.stat().st_size
+            header = json.loads(stream.read(length)) if 0 < length <= _HEADER_LIMIT else None
+        if not isinstance(header, dict):
+            raise ValueError("no safetensors header")
+        header.pop("__metadata__", None)
+        start, size = 8 + length, file.stat().st_size
+        end = start + max(map(_end, header.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
             f"{file} is not a readable safetensors file: {brief(error)}.", "Download the model again."
         ) from error
     if size != end:
         raise ModelError(f"{file} has {size} bytes where its header promises {end}.", "Download the model again.")
-    header["__start__"] = 8 + length
-    return header
+    return start, header
 
 
 def _end(entry: Any) -> int:
@@ -110,15 +108,24 @@ def _end(entry: Any) -> int:
     return int(last)
 
 
+def arrays(file: Path) -> dict[str, NDArray[np.float32]]:
+    """The float32 tensors of a safetensors file, read from the disk when they are used. Raises `ModelError`."""
+    import numpy as np
+
+    start, header = read_header(file)
+    whole = np.memmap(file, np.uint8, "r", start)
+    found = {}
+    for name, entry in header.items():
+        if entry["dtype"] == "F32":
+            first, last = entry["data_offsets"]
+            found[name] = whole[first:last].view(np.float32).reshape(entry["shape"])
+    return found
+
+
 def numbers(files: Iterable[Path]) -> int:
     """Count the numbers in weight files, by their headers, less a language-model head. Raises `ModelError`."""
-    headers = (read_header(file) for file in files)
-    return sum(
-        math.prod(entry["shape"])
-        for header in headers
-        for name, entry in header.items()
-        if name not in ("__metadata__", "__start__") and not name.startswith("lm_head")
-    )
+    entries = (entry for file in files for entry in read_header(file)[1].items())
+    return sum(math.prod(entry["shape"]) for name, entry in entries if not name.startswith("lm_head"))
 
 
 def content_identity(files: Iterable[Path]) -> str:
@@ -128,9 +135,7 @@ def content_identity(files: Iterable[Path]) -> str:
     """
     tensors: dict[str, bytes] = {}
     for file in files:
-        header = read_header(file)
-        start = header.pop("__start__")
-        header.pop("__metadata__", None)
+        start, header = read_header(file)
         with file.open("rb") as stream:
             for name, entry in header.items():
                 first, last = entry["data_offsets"]
@@ -150,8 +155,9 @@ def fingerprint(*parts: object) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """The sha256 of a small file (a configuration, a tokenizer), in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import registry
-from tsembed_search.model.backbone import Backbone, ModelRef, Trainable
-from tsembed_search.model.checkpoint import MARKER, Checkpoint, fill, no_settings, read, save, settings_of
+from tsembed_search.model import engine, registry
+from tsembed_search.model import files as weights
+from tsembed_search.model.backbone import Backbone, ModelRef, Trainable, may_have_gpu
+from tsembed_search.model.backbones.families import FAMILIES
+from tsembed_search.model.checkpoint import MARKER, Checkpoint, put_on, read, save
+from tsembed_search.model.expert_settings import AdapterSettings
 
 if TYPE_CHECKING:
     import torch
-
-    from tsembed_search.model.expert_settings import AdapterSettings
 
 
 def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Backbone:
@@ -25,12 +27,39 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
 
     Raises `ModelError` when the device does not exist, has no room, or the files cannot be trusted.
     """
-    module, _, function = registry.loader_of(ref).partition(":")
-    loader = getattr(importlib.import_module(module), function)
     if ref.folder is None:
-        return cast(Backbone, loader(device))
+        return cast(Backbone, resolve_name(registry.MODELS.get(ref.name).loader)(device))
     with registry.readable(ref.name):
-        return cast(Backbone, loader(ref, device, dtype))
+        if registry.is_checkpoint(ref.name, ref.folder):
+            return load_checkpoint(ref, device, dtype)
+        return cast(Backbone, resolve_name(FAMILIES.get(ref.family).loader)(ref, device, dtype))
+
+
+def load_to_embed(ref: ModelRef, device: str = "auto") -> Backbone:
+    """Load a resolved model to embed with, not to train: on a CPU through the engine, where that takes it.
+
+    Raises what `load` raises.
+    """
+    if suits_engine(ref, device):
+        from tsembed_search.model.backbones import mini_cpu
+
+        with registry.readable(ref.name):
+            if (found := mini_cpu.load(ref, partial(load, ref, "cpu"))) is not None:
+                return found
+    return load(ref, device)
+
+
+def computed_by(ref: ModelRef, device: str = "auto") -> str:
+    """Say what computes a model when it embeds, and in which precision that is chosen by the engine. Loads no model."""
+    return engine.words() if suits_engine(ref, device) and engine.openvino() else "PyTorch"
+
+
+def suits_engine(ref: ModelRef, device: str) -> bool:
+    """Tell whether it is `mini`, or a checkpoint on it, on a CPU. Raises `ModelError`: see `base_of`."""
+    from tsembed_search.model.backbones import mini_spec
+
+    on_cpu = device == "cpu" or (device == "auto" and not may_have_gpu())
+    return on_cpu and base_behind(ref).fingerprint == mini_spec.FINGERPRINT
 
 
 def load_checkpoint(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Trainable:
@@ -41,13 +70,8 @@ def load_checkpoint(ref: ModelRef, device: str = "auto", dtype: torch.dtype | No
     """
     assert ref.folder is not None
     said = read(ref.folder)
-    settings = settings_of(said, ref.folder)
     backbone = _trainable(load(base_of(said, ref.name), device, dtype), said.base.name)
-    try:
-        adapters = backbone.adapt(settings)
-    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # values of the wrong kind
-        raise no_settings(ref.folder, error) from error
-    fill(adapters, ref.folder)
+    adapters = put_on(backbone.adapt, said, ref.folder)
     own = sum(tensor.numel() for tensor in adapters.parameters())
     base = backbone.info
     backbone.info = replace(
@@ -77,8 +101,6 @@ def create_checkpoint(
     """
     import torch
 
-    from tsembed_search.model.expert_settings import AdapterSettings
-
     ref = registry.resolve(base)
     backbone = _trainable(load(ref, device), ref.name)
     with torch.random.fork_rng(devices=[]):
@@ -102,11 +124,9 @@ def base_of(said: Checkpoint, name: str) -> ModelRef:
 
     Raises `ModelError` when there is none, or another one under its name.
     """
-
     base = said.base
     try:
-        name_of_base = f"{base.name}@{base.revision}" if base.revision else base.name
-        ref = registry.resolve(name_of_base, known=True)
+        ref = registry.resolve(f"{base.name}@{base.revision}" if base.revision else base.name, known=True)
     except ModelError as error:
         raise type(error)(  # a base that is not supported stays one
             f"{name} needs its base model, {base.name}. {error.message}",
@@ -131,7 +151,6 @@ def checked_weights(ref: ModelRef) -> list[Path]:
     """Return the files of a model's weights, and of its base's. Raises `ModelError` for one that is missing, cut short
     or not the right one: `mini` is compared with its checksums, for other models there are none.
     """
-    from tsembed_search.model import files as weights
     from tsembed_search.model.backbones import mini_spec
 
     if ref.folder is None:

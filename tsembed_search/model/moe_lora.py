@@ -14,18 +14,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tsembed_search.errors import ModelError
 from tsembed_search.model.expert_settings import PROJECTIONS, AdapterSettings
-from tsembed_search.model.routing import Gate, Router, Routing, Trace
+from tsembed_search.model.routing import Gate, Router, Routing
 
-_NAME = "default"  # PEFT's name for the only adapter
 _PROGRAMS = 32  # with gradients and without, with padding and without, and so on, that one part may be compiled to
 
 
@@ -34,37 +33,25 @@ class GatedLinear(nn.Module):
 
     def __init__(self, base: nn.Module, settings: AdapterSettings, gate: Gate) -> None:
         super().__init__()
-        inputs, outputs = _shape(base)
+        inputs, outputs = (int(getattr(base, name)) for name in ("in_features", "out_features"))
         device = next(base.parameters(), torch.empty(0)).device
         # Drawn on the CPU: a seed then means the same adapters on every device.
         down, up = nn.Linear(inputs, settings.width, bias=False), nn.Linear(settings.width, outputs, bias=False)
         nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))  # depends on d_in alone, so it suits every expert
         nn.init.zeros_(up.weight)
         self.base_layer = base
-        self.lora_A = nn.ModuleDict({_NAME: down.to(device)})
-        self.lora_B = nn.ModuleDict({_NAME: up.to(device)})
-        self.lora_dropout = nn.ModuleDict({_NAME: nn.Dropout(settings.dropout)})
+        self.down, self.up = down.to(device), up.to(device)  # A and B
+        self.dropout = nn.Dropout(settings.dropout)
         self.router: Router | None = None
         self._gate = gate
         self._settings = settings
         self._routing: Routing | None = None
         self._block = 0
 
-    @property
-    def down(self) -> nn.Linear:
-        """A."""
-        return cast(nn.Linear, self.lora_A[_NAME])
-
-    @property
-    def up(self) -> nn.Linear:
-        """B."""
-        return cast(nn.Linear, self.lora_B[_NAME])
-
     def lead(self, block: int, routing: Routing) -> Router:
         """Makes this the projection that runs its block's router."""
         self._block, self._routing = block, routing
-        inputs = _shape(self.base_layer)[0]
-        self.router = Router(inputs, self._settings, self.down.weight.device)
+        self.router = Router(self.down.in_features, self._settings, self.down.weight.device)
         return self.router
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +61,7 @@ class GatedLinear(nn.Module):
             return base
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.down.weight.dtype)
-        low: Tensor = self.down(self.lora_dropout[_NAME](x))
+        low: Tensor = self.down(self.dropout(x))
         if self.router is not None:
             self.route(x, low.dtype)
         assert self._gate.scale is not None
@@ -82,7 +69,8 @@ class GatedLinear(nn.Module):
         if low.dtype == base.dtype:
             add = torch.addmm if torch.is_grad_enabled() else Tensor.addmm_  # in place, a third of the cost is saved
             return add(base.flatten(0, -2), low.flatten(0, -2), self.up.weight.t().to(low.dtype)).view(base.shape)
-        return base + cast(Tensor, self.up(low)).to(base.dtype)
+        high: Tensor = self.up(low)
+        return base + high.to(base.dtype)
 
     def route(self, x: Tensor, dtype: torch.dtype) -> None:
         """Runs the block's router on inputs `[B, T, d]`: sets the block's gate, in `dtype`, and notes it."""
@@ -97,6 +85,12 @@ class GatedLinear(nn.Module):
         if self._settings.shared:
             scale = torch.cat([scale, scale.new_full((*scale.shape[:-1], rank), factor)], dim=-1)
         self._gate.scale = scale
+
+    @property
+    def exact_weight(self) -> Tensor | None:
+        """The projection's weight; None for a quantised one."""
+        weight = getattr(self.base_layer, "weight", None)
+        return weight if isinstance(weight, Tensor) and weight.is_floating_point() else None
 
     def delta(self) -> Tensor:
         """Return what a uniform gate adds to the projection's weight: `[d_out, d_in]` float32."""
@@ -118,6 +112,7 @@ class Adapters:
         self.layers = layers
         self.routers = routers
         self.routing = routing
+        self.tracing, self.off = routing.tracing, routing.off
         self.projector: nn.Module | None = None
         """From pictures to the model's tokens, where that is trained as well; the backbone puts it here."""
         self.mean = torch.full((len(routers) * settings.experts,), 1 / settings.experts)
@@ -127,21 +122,6 @@ class Adapters:
     def shape(self) -> tuple[int, int]:
         """(L adapted blocks, E experts)."""
         return len(self.routers), self.settings.experts
-
-    def tracing(
-        self, real: Tensor | None, counted: Tensor | None = None, losses: bool = False
-    ) -> AbstractContextManager[Trace]:
-        """Run the model inside: see `Routing.tracing`."""
-        return self.routing.tracing(real, counted, losses)
-
-    def off(self) -> AbstractContextManager[None]:
-        """Inside, the model does without its experts: see `Routing.off`."""
-        return self.routing.off()
-
-    def leave_routers_to_python(self) -> None:
-        """Keeps torch.compile from compiling the routers along with the projections that run them."""
-        for layer in self.layers.values():
-            layer.route = torch.compiler.disable(layer.route)  # type: ignore[method-assign, no-untyped-call]
 
     def compile(self, blocks: nn.ModuleList, **options: Any) -> None:
         """Runs the parts of the blocks, attention and what follows it, through torch.compile from now on.
@@ -153,7 +133,8 @@ class Adapters:
         import torch._dynamo
 
         torch._dynamo.config.recompile_limit = _PROGRAMS
-        self.leave_routers_to_python()
+        for layer in self.layers.values():
+            layer.route = torch.compiler.disable(layer.route)  # type: ignore[method-assign, no-untyped-call]
         for block in blocks:
             for part in block.children():
                 part.compile(dynamic=True, **options)
@@ -163,50 +144,58 @@ class Adapters:
         parts = {"experts": self.expert_state(), "routers": self.router_state(), "projector": self.projector_state()}
         return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
+    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave. Raises what `load` raises."""
+        """Take over what `state_dict` gave.
 
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
-
-        self.load(part("experts."), part("routers."), part("projector."))
+        Raises `ModelError` when names or shapes are those of another base model, or numbers are not finite.
+        """
+        own = self.state_dict()
+        odd = sorted(own.keys() ^ state.keys())
+        odd += sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+        if odd:
+            raise ModelError(
+                f"The adapter does not fit the model: {len(odd)} tensors differ, {odd[0]} among them.",
+                "It was made for another base model, or with other settings.",
+            )
+        for name, tensor in state.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ModelError(
+                    f"The adapter is damaged: {name} holds numbers that are not finite.", "Train it again."
+                )
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
 
     def calm(self) -> None:
         """Turns dropout and router noise off, and leaves the model in training mode if it is."""
         for layer in self.layers.values():
-            layer.lora_dropout.eval()
+            layer.dropout.eval()
         for router in self.routers.values():
             router.eval()
 
     def expert_parameters(self) -> Iterator[Tensor]:
         """The parameters of all A and B."""
-        for layer in self.layers.values():
-            yield layer.down.weight
-            yield layer.up.weight
+        return (linear.weight for layer in self.layers.values() for linear in (layer.down, layer.up))
 
     def router_parameters(self) -> Iterator[Tensor]:
         """The parameters of all routers."""
-        for router in self.routers.values():
-            yield router.weight
+        return (router.weight for router in self.routers.values())
 
     def projector_parameters(self) -> Iterator[Tensor]:
         """The parameters of the projector, if there is one."""
-        if self.projector is not None:
-            yield from self.projector.parameters()
+        return iter(()) if self.projector is None else self.projector.parameters()
 
     def parameters(self) -> Iterator[Tensor]:
         """All that is trained."""
-        yield from self.expert_parameters()
-        yield from self.router_parameters()
-        yield from self.projector_parameters()
+        return chain(self.expert_parameters(), self.router_parameters(), self.projector_parameters())
 
     def expert_state(self) -> dict[str, Tensor]:
         """A and B under PEFT's names, without the prefix that depends on how the model is wrapped."""
-        state = {}
-        for path, layer in self.layers.items():
-            state[f"{path}.lora_A.weight"] = layer.down.weight.detach()
-            state[f"{path}.lora_B.weight"] = layer.up.weight.detach()
-        return state
+        return {
+            f"{path}.lora_{part}.weight": linear.weight.detach()
+            for path, layer in self.layers.items()
+            for part, linear in (("A", layer.down), ("B", layer.up))
+        }
 
     def router_state(self) -> dict[str, Tensor]:
         """The routers' weights by block, and `mean`."""
@@ -217,40 +206,9 @@ class Adapters:
         """The projector's tensors, if there is one."""
         return {} if self.projector is None else {k: v.detach() for k, v in self.projector.state_dict().items()}
 
-    @torch.no_grad()
-    def load(
-        self,
-        experts: Mapping[str, Tensor],
-        routers: Mapping[str, Tensor],
-        projector: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Takes over what `expert_state`, `router_state` and `projector_state` gave.
-
-        Raises `ModelError` when names or shapes are those of another base model, or numbers are not finite.
-        """
-        own = self.expert_state() | self.router_state() | self.projector_state()
-        given = {**experts, **routers, **(projector or {})}
-        odd = sorted(own.keys() ^ given.keys())
-        odd += sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape)
-        if odd:
-            raise ModelError(
-                f"The adapter does not fit the model: {len(odd)} tensors differ, {odd[0]} among them.",
-                "It was made for another base model, or with other settings.",
-            )
-        for name, tensor in given.items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise ModelError(
-                    f"The adapter is damaged: {name} holds numbers that are not finite.", "Train it again."
-                )
-        for name, tensor in given.items():
-            own[name].copy_(tensor)
-
-    def peft_config(self, prefix: str = "") -> dict[str, Any]:
-        """`adapter_config.json` of the plain LoRA that these adapters are under a uniform gate.
-
-        `prefix` precedes every module's path in the model that PEFT will load it into.
-        """
-        paths = "|".join(re.escape(prefix + path) for path in self.layers)
+    def peft_config(self) -> dict[str, Any]:
+        """`adapter_config.json` of the plain LoRA that these adapters are under a uniform gate."""
+        paths = "|".join(map(re.escape, self.layers))
         return {
             "peft_type": "LORA",
             "task_type": None,
@@ -266,20 +224,18 @@ class Adapters:
     def match_precision(self) -> None:
         """For inference: A and B in the precision of their projection, unless that is quantised. Routers stay exact."""
         for layer in self.layers.values():
-            weight = getattr(layer.base_layer, "weight", None)
-            if isinstance(weight, Tensor) and weight.is_floating_point():
-                layer.lora_A.to(weight.dtype)
-                layer.lora_B.to(weight.dtype)
+            if (weight := layer.exact_weight) is not None:
+                layer.down.to(weight.dtype)
+                layer.up.to(weight.dtype)
 
     @torch.no_grad()
     def merge(self, model: nn.Module) -> None:
-        """Puts the uniform mixture into the projections' weights and takes the adapters off the model.
+        """Put the uniform mixture into the projections' weights and take the adapters off the model.
 
         Raises `ModelError` when a projection is quantised: there is no exact weight to add to.
         """
         for path, layer in self.layers.items():
-            weight = getattr(layer.base_layer, "weight", None)
-            if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            if (weight := layer.exact_weight) is None:
                 raise ModelError(f"{path} is quantised and cannot take up an adapter.", "Merge before quantising.")
             weight.copy_(weight.float() + layer.delta())  # rounded once
             model.set_submodule(path, layer.base_layer)
@@ -297,25 +253,27 @@ def attach(model: nn.Module, settings: AdapterSettings, blocks: str) -> Adapters
     chosen = range(len(stack)) if settings.blocks is None else sorted(set(settings.blocks))
     if settings.blocks is not None and not (chosen and chosen[0] >= 0 and chosen[-1] < len(stack)):
         raise ModelError(f"The model has blocks 0 to {len(stack) - 1}, not {list(chosen)}.", "Choose among those.")
-    routing = Routing()
+    routing, patterns = Routing(), settings.projections or PROJECTIONS
     layers: dict[str, GatedLinear] = {}
     routers: dict[str, Router] = {}
     for place, index in enumerate(chosen):
-        gate = routing.gate()
-        found = _projections(stack[index], settings.projections or PROJECTIONS)
-        for name, module in found:
-            layer = GatedLinear(module, settings, gate)
+        gate = Gate()
+        routing.gates.append(gate)
+        made = {name: GatedLinear(module, settings, gate) for name, module in _projections(stack[index], patterns)}
+        routers[f"{blocks}.{index}"] = next(iter(made.values())).lead(place, routing)
+        for name, layer in made.items():
+            layer.train(layer.base_layer.training)  # a new module is in training mode, whatever the model is in
             stack[index].set_submodule(name, layer)
             layers[f"{blocks}.{index}.{name}"] = layer
-        routers[f"{blocks}.{index}"] = layers[f"{blocks}.{index}.{found[0][0]}"].lead(place, routing)
-    for layer in layers.values():  # a new module is in training mode, whatever the model is in
-        layer.train(layer.base_layer.training)
     return Adapters(settings, layers, routers, routing)
 
 
 def _projections(block: nn.Module, patterns: Sequence[str]) -> list[tuple[str, nn.Module]]:
-    """The projections that a pattern names, in the order in which the block declares, and so calls, them."""
-    linear = [(name, module) for name, module in block.named_modules() if name and _is_linear(module)]
+    """The projections that a pattern names, in the order in which the block declares, and so calls, them.
+
+    Linear layers, also quantised ones of another class.
+    """
+    linear = [(name, module) for name, module in block.named_modules() if name and hasattr(module, "in_features")]
     found = [
         (name, module)
         for name, module in linear
@@ -327,12 +285,3 @@ def _projections(block: nn.Module, patterns: Sequence[str]) -> list[tuple[str, n
             f"Its blocks have {', '.join(name for name, _ in linear)}.",
         )
     return found
-
-
-def _is_linear(module: nn.Module) -> bool:
-    """A linear layer, also a quantised one of another class."""
-    return isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
-
-
-def _shape(module: nn.Module) -> tuple[int, int]:
-    return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]

@@ -7,9 +7,10 @@ model.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,15 +26,23 @@ from tsembed_search.registry import Registry
 from tsembed_search.wording import shown
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-
 _OWN_NAME = re.compile(r"\w[\w.-]*")
-
 _PROCESSOR_FILES = ("tokenizer.json", "preprocessor_config.json", "processor_config.json")
-
 # Keys of config.json that say how a file was written, not what the model computes.
 _NO_IDENTITY = frozenset(
     {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
 )
+
+
+MODELS: Registry[BuiltIn] = Registry(
+    "model",
+    "tsembed.models",
+    {
+        "mini": "tsembed_search.model.backbones.mini_spec:MINI",
+        "mini-base": "tsembed_search.model.backbones.mini_spec:BASE",
+    },
+)
+"""The models that packages bring along, by name."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +64,6 @@ class KnownModel:
         return {name: getattr(self, name) for name in ("name", "family", "where", "base", "prompt")}
 
 
-@dataclass(frozen=True)
-class _Format:
-    """A kind of model folder, known by a file in it.
-
-    `check` looks at its JSON files only and raises `ModelError` for a model that cannot be used (so that it is not
-    downloaded); `read` makes the reference; `loader` says what loads that, given a device and a dtype.
-    """
-
-    marker: str
-    check: Callable[[str, Path], object]
-    read: Callable[[str, Path], ModelRef]
-    loader: Callable[[ModelRef], str]
-
-
 def resolve(name_or_path: str | Path, *, known: bool = False) -> ModelRef:
     """Return what a name means: a built-in model, a folder, one of our own, one of the local hub cache or of the hub.
 
@@ -79,8 +74,6 @@ def resolve(name_or_path: str | Path, *, known: bool = False) -> ModelRef:
     """
     ref = _find(str(name_or_path))
     if ref.warning and not known:
-        import logging
-
         logging.getLogger(__name__).warning("%s", shown(ref.warning))
     return ref
 
@@ -94,11 +87,10 @@ def _find(name: str) -> ModelRef:
     except RuntimeError as error:  # an unknown ~user
         raise ModelError(f"There is no folder {name}: {error}", "Write the whole path of the folder.") from error
     with readable(name):
-        folder, file = bool(name) and path.is_dir(), path.is_file()
-    if folder:
-        return _read_folder(name, path.absolute())
-    if file:
-        raise ModelError(f"{name} is a file.", "Give the folder that holds the model's config.json.")
+        if name and path.is_dir():
+            return _read_folder(name, path.absolute())
+        if path.is_file():
+            raise ModelError(f"{name} is a file.", "Give the folder that holds the model's config.json.")
     if _OWN_NAME.fullmatch(name) and (own := home() / "models" / name).is_dir():
         return _read_folder(name, own)
     found = _HUB_NAME.fullmatch(name)
@@ -116,20 +108,16 @@ def known_models() -> list[KnownModel]:
         entry = MODELS.get(name)
         base = checkpoint.read(entry.folder).base.name if entry.folder else None
         here.append(KnownModel(name, entry.family, "built in", base))
-    own = home() / "models"
-    try:
-        names_of_own = sorted(entry.name for entry in own.iterdir()) if own.is_dir() else []
-    except OSError:
-        names_of_own = []  # a folder that may not be read holds nothing to choose from
-    folders = [(name, own / name) for name in names_of_own if _OWN_NAME.fullmatch(name)]
-    for name, folder in [*folders, *hub.cached_models()]:
-        if (found := known_model(name, folder)) is not None:
-            here.append(found)
+    folders: list[tuple[str, Path]] = []
+    with suppress(OSError):  # a folder that is not there, or may not be read, holds nothing to choose from
+        folders = sorted((own.name, own) for own in (home() / "models").iterdir() if _OWN_NAME.fullmatch(own.name))
+    found = (known_model(name, folder) for name, folder in [*folders, *hub.cached_models()])
+    here += [model for model in found if model is not None]
     names = {model.name for model in here}
-    examples = ((example, family.name) for family in families.FAMILIES.all() for example in family.examples)
     return here + [
-        KnownModel(name, family, "on the hub", prompt="own" if name in origin.VERIFIED else "untuned")
-        for name, family in examples
+        KnownModel(name, family.name, "on the hub", prompt="own" if name in origin.VERIFIED else "untuned")
+        for family in families.FAMILIES.all()
+        for name in family.examples
         if name not in names
     ]
 
@@ -146,46 +134,41 @@ def known_model(name: str, folder: Path) -> KnownModel | None:
             return KnownModel(name, base.family, "on this machine", base.name)
         if not (folder / "config.json").is_file():
             return None
-        config = weights.read_json(folder / "config.json")
+        family = families.by_config(weights.read_json(folder / "config.json"))
     except (ModelError, OSError):
         return KnownModel(name, kind, "unreadable", prompt="unreadable")
-    family = families.by_config(config)
     if family is None:
         return None
-    try:
+    prompt: origin.Prompt | Literal["refused"] = "refused"
+    with suppress(UnsupportedModelError):
         prompt, _ = origin.prompt_of(name, folder, family.model_class)
-    except UnsupportedModelError:
-        return KnownModel(name, family.name, "on this machine", prompt="refused")
     return KnownModel(name, family.name, "on this machine", prompt=prompt)
 
 
 def _read_hub(name: str, repository: str, revision: str | None) -> ModelRef:
     """From the local hub cache; by a download when it is not there or not whole."""
     origin.refuse_name(repository)
-    folder = hub.cached(repository, revision)
-    if folder is not None:
-        try:
+    try:
+        if (folder := hub.cached(repository, revision)) is not None:
             return _read_folder(name, folder)
-        except UnsupportedModelError:
-            raise
-        except ModelError:
-            pass  # a download that was interrupted: go on with it
+    except UnsupportedModelError:
+        raise
+    except ModelError:
+        pass  # a download that was interrupted: go on with it
     try:
         folder = hub.download(repository, revision, hub.MODEL_SETTINGS)
     except ModelError as error:
         raise ModelError(error.message, f"{error.hint} {_suggest(repository, nothing='')}".strip()) from error
-    _format_of(name, folder).check(name, folder)
+    if is_checkpoint(name, folder):
+        checkpoint.read(folder)
+    else:
+        _checked(name, folder)
     folder = hub.download(repository, revision, hub.MODEL_FILES)
     try:
         return _read_folder(name, folder)
     except ModelError as error:  # without a network, an interrupted download comes back as it is
         again = f"If the download of {name} was interrupted, connect to a network and try again."
         raise ModelError(error.message, f"{error.hint} {again}") from error
-
-
-def _read_folder(name: str, folder: Path) -> ModelRef:
-    with readable(name):
-        return _format_of(name, folder).read(name, folder)
 
 
 @contextmanager
@@ -197,30 +180,27 @@ def readable(name: str) -> Iterator[None]:
         raise ModelError(f"{name} cannot be read: {error}.", "Check the disk, and that you may read it.") from error
 
 
-def loader_of(ref: ModelRef) -> str:
-    """Return the function that loads a model, as `module:function`. A built-in one's takes a device; that of a model in
-    a folder a reference, a device and a dtype.
-    """
-    if ref.folder is None:
-        return MODELS.get(ref.name).loader
-    with readable(ref.name):
-        return _format_of(ref.name, ref.folder).loader(ref)
-
-
-def _format_of(name: str, folder: Path) -> _Format:
-    for format_ in _FORMATS:
-        if (folder / format_.marker).is_file():
-            return format_
+def is_checkpoint(name: str, folder: Path) -> bool:
+    """Tell a checkpoint from a transformers model. Raises `ModelError` for a folder that holds neither."""
+    if (folder / checkpoint.MARKER).is_file():
+        return True
+    if (folder / "config.json").is_file():
+        return False
     if (folder / "adapter_config.json").is_file():
         origin.prompt_of(name, folder, "")  # refuses one of a model that is refused
         raise ModelError(f"{name} holds an adapter without tsembed.json.", "Merge it into its base model first.")
     raise ModelError(f"{name} holds no model.", "A model folder has a config.json and .safetensors files.")
 
 
-def _transformers_family(name: str, folder: Path) -> tuple[families.Family, origin.Prompt, str]:
-    """The family of a transformers model, the prompt that it is used with, and what tells that it is not the right one.
+def _read_folder(name: str, folder: Path) -> ModelRef:
+    with readable(name):
+        return checkpoint.reference(name, folder) if is_checkpoint(name, folder) else _transformers_ref(name, folder)
 
-    Raises `UnsupportedModelError`.
+
+def _checked(name: str, folder: Path) -> tuple[families.Family, str]:
+    """The family of a transformers model, and a warning where the prompt that it was tuned with is not known.
+
+    Looks at JSON files only. Raises `UnsupportedModelError`.
     """
     config = weights.read_json(folder / "config.json")
     family = families.by_config(config)
@@ -231,11 +211,16 @@ def _transformers_family(name: str, folder: Path) -> tuple[families.Family, orig
             f"{name} is of type {config.get('model_type', 'unknown')!r}, which is not supported.",
             f"Use a model of one of these types: {supported}.",
         )
-    return family, prompt, why
+    warning = (
+        f"Warning: {name} seems to be tuned ({why}), and the prompt that it was tuned with is not known. It gets that "
+        "of its untuned family, and may search much worse than it could. Measure it, train it further, or take one "
+        "whose prompt is known."
+    )
+    return family, warning if prompt == "unknown" else ""
 
 
 def _transformers_ref(name: str, folder: Path) -> ModelRef:
-    family, prompt, why = _transformers_family(name, folder)
+    family, warning = _checked(name, folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(f"{name} lacks tokenizer.json.", "Download the model again, all of its .json files.")
     identity = weights.fingerprint(
@@ -244,7 +229,7 @@ def _transformers_ref(name: str, folder: Path) -> ModelRef:
         [weights.file_hash(folder / file) for file in _PROCESSOR_FILES if (folder / file).is_file()],
         weights.content_identity(weights.weight_files(folder)),
     )
-    return ModelRef(name, family.name, identity, folder, origin.warning(name, why) if prompt == "unknown" else "")
+    return ModelRef(name, family.name, identity, folder, warning)
 
 
 def _without_noise(config: Any) -> Any:
@@ -260,35 +245,8 @@ def _suggest(name: str, nothing: str = "Give a folder, `mini`, or a hub name suc
     known = [model.name for model in known_models()]
     if name in known:
         return ""
-    by_lower = {known_name.lower(): known_name for known_name in known}
-    by_lower |= {known_name.lower().rpartition("/")[2]: known_name for known_name in known}
+    by_lower = {one.lower(): one for one in known} | {one.lower().rpartition("/")[2]: one for one in known}
     near = dict.fromkeys(by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, 5, 0.6))
     if near:
         return f"Did you mean {' or '.join(list(near)[:3])}?"
     return f"{nothing} {families.FAMILIES.all()[0].examples[0]}." if nothing else ""
-
-
-MODELS: Registry[BuiltIn] = Registry(
-    "model",
-    "tsembed.models",
-    {
-        "mini": "tsembed_search.model.backbones.mini_spec:MINI",
-        "mini-base": "tsembed_search.model.backbones.mini_spec:BASE",
-    },
-)
-"""The models that packages bring along, by name."""
-# The first whose marker exists wins, so a folder that extends another kind comes before it.
-_FORMATS = (
-    _Format(
-        checkpoint.MARKER,
-        lambda name, folder: checkpoint.read(folder),
-        checkpoint.reference,
-        lambda ref: "tsembed_search.model.loading:load_checkpoint",
-    ),
-    _Format(
-        "config.json",
-        _transformers_family,
-        _transformers_ref,
-        lambda ref: families.FAMILIES.get(ref.family).loader,
-    ),
-)

@@ -12,19 +12,16 @@ the paper's (TSEmbed, arXiv 2603.04772); the form of router, gate and routing ve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tsembed_search.model.expert_settings import RouterSettings, Tokens
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Gates(NamedTuple):
@@ -75,63 +72,66 @@ def _top(probabilities: Tensor, count: int | None) -> Tensor:
     return torch.zeros_like(probabilities).scatter(-1, experts, values / values.sum(-1, keepdim=True))
 
 
+@dataclass(frozen=True)
+class Traced:
+    """A batch in training, in its order and with gradients, on the model's device.
+
+    `vectors` `[B, D]` as `forward` gives them. `routes` `[B, L·E]` raw: not centred, each block's E numbers sum to 1.
+    `probabilities` `[B, L, E]`: each item's mean probabilities, before top-k. `choices` `[B, L, E]`: the share of its
+    tokens that liked each expert best, without gradient. `z`: the mean square of the logits' log-sum-exp, which keeps
+    logits small (Zoph et al., arXiv 2202.08906). Together the last three make the routing losses (`load_balance`, and
+    `z` itself); without `losses` they are empty and 0.
+    """
+
+    vectors: Tensor
+    routes: Tensor
+    probabilities: Tensor
+    choices: Tensor
+    z: Tensor
+
+
 @dataclass
 class Trace:
     """The decisions of a model's routers in one forward pass, per item, padding left out.
 
-    `share` `[B, T]` is each token's share of its item (None: all alike). Routes go by `counted`, shares likewise;
-    losses go by all tokens, because every token uses experts.
+    `share` `[B, T]` is each token's share of its item, `counted` `[B, T]` its share of the item's route (None: all
+    alike). Losses go by all tokens, because every token uses experts.
     """
 
     share: Tensor | None
+    counted: Tensor | None
     losses: bool = False
-    counted: Tensor | None = None
-    _gates: dict[int, Tensor] = field(default_factory=dict)
-    _probabilities: dict[int, Tensor] = field(default_factory=dict)
-    _choices: dict[int, Tensor] = field(default_factory=dict)
-    _squares: dict[int, Tensor] = field(default_factory=dict)
+    _noted: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def add(self, block: int, found: Gates) -> None:
-        """Notes one block's gates."""
-        self._gates[block] = _mean(found.gates, self.share if self.counted is None else self.counted)
+        """Note one block's gates."""
+        noted: tuple[Tensor, ...] = (_mean(found.gates, self.counted),)
         if self.losses:
             experts = found.gates.shape[-1]
             chosen = functional.one_hot(found.probabilities.detach().argmax(-1), experts).to(found.gates.dtype)
-            self._probabilities[block] = _mean(found.probabilities, self.share)
-            self._choices[block] = _mean(chosen, self.share)
             squares = found.logits.logsumexp(-1, keepdim=True).square()
-            self._squares[block] = _mean(squares, self.share).squeeze(-1)
+            noted += tuple(_mean(values, self.share) for values in (found.probabilities, chosen, squares))
+        self._noted[block] = noted
 
     def routes(self) -> Tensor:
         """The routing vectors, raw: `[B, L·E]`, each block's E numbers summing to 1."""
-        return self._stacked(self._gates).flatten(1)
-
-    def load_balance(self) -> Tensor:
-        """`load_balance` over this batch."""
-        return load_balance(self._stacked(self._probabilities), self._stacked(self._choices))
-
-    def probabilities(self) -> Tensor:
-        """Mean probabilities `[B, L, E]`, before top-k; needs `losses`."""
-        return self._stacked(self._probabilities)
-
-    def choices(self) -> Tensor:
-        """The share of each item's tokens that liked each expert best, `[B, L, E]`, without gradient."""
-        return self._stacked(self._choices)
+        return self._stacked()[0].flatten(1)
 
     def finished(self, vectors: Tensor) -> Traced:
         """Everything, beside the vectors `[B, D]` that the model gave."""
-        routes = self.routes()
-        if not self.losses:
+        gates, *others = self._stacked()
+        routes = gates.flatten(1)
+        if not others:
             none = routes.new_zeros(len(routes), 0, 0)
             return Traced(vectors, routes, none, none, routes.new_zeros(()))
-        return Traced(vectors, routes, self.probabilities(), self.choices(), self.z_loss())
+        probabilities, choices, squares = others
+        return Traced(vectors, routes, probabilities, choices, squares.mean())
 
-    def z_loss(self) -> Tensor:
-        """The mean square of the logits' log-sum-exp, which keeps logits small (Zoph et al., arXiv 2202.08906)."""
-        return self._stacked(self._squares).mean()
-
-    def _stacked(self, blocks: dict[int, Tensor]) -> Tensor:
-        return torch.stack([blocks[block] for block in sorted(blocks)], dim=1)
+    def _stacked(self) -> list[Tensor]:
+        """All that was noted, each `[B, L, E or 1]`."""
+        return [
+            torch.stack(values, dim=1) for values in zip(*(self._noted[at] for at in sorted(self._noted)), strict=True)
+        ]
 
 
 def _mean(values: Tensor, share: Tensor | None) -> Tensor:
@@ -186,111 +186,77 @@ class Gate:
 
 
 class Routing:
-    """The state that all routers of a model share while it runs: each token's share of its item's route, where to note
-    gates.
-    """
+    """The state that all routers of a model share while it runs: the trace to note gates in, and the blocks' gates."""
 
     def __init__(self) -> None:
-        self.share: Tensor | None = None
         self.trace: Trace | None = None
-        self.open = False
-        self._gates: list[Gate] = []
-
-    def gate(self) -> Gate:
-        """A place for one more block's gate."""
-        self._gates.append(Gate())
-        return self._gates[-1]
+        self.gates: list[Gate] = []
 
     @contextmanager
     def tracing(self, real: Tensor | None, counted: Tensor | None = None, losses: bool = False) -> Iterator[Trace]:
         """Run the model inside. `real` `[B, T]` bool: false on padding (None: there is none). `counted` `[B, T]` bool:
         the tokens that an item's route is made of, all real ones by default. `losses`: note what losses need.
         """
-        before = self.share, self.trace, self.open
-        trace = Trace(_share(real), losses, _share(counted))
-        self.share, self.trace, self.open = trace.share if trace.counted is None else trace.counted, trace, True
+        before, share = self.trace, _share(real)
+        trace = self.trace = Trace(share, share if counted is None else _share(counted), losses)
         try:
             yield trace
         finally:
-            self.share, self.trace, self.open = before
-            for gate in self._gates:  # gates are as long as the batch, and hold on to its graph
+            self.trace = before
+            for gate in self.gates:  # gates are as long as the batch, and hold on to its graph
                 gate.scale = None
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """Inside, the model is what it was before it got experts, and nothing is routed."""
-        for gate in self._gates:
+        for gate in self.gates:
             gate.off = True
         try:
             yield
         finally:
-            for gate in self._gates:
+            for gate in self.gates:
                 gate.off = False
 
     def checkpoint_context(self) -> tuple[nullcontext[None], _Replay]:
         """The `context_fn` for `torch.utils.checkpoint` (with `use_reentrant=False`): a recomputation happens in the
         backward pass, when `tracing` has ended, and has to see the same shares again.
         """
-        return nullcontext(), _Replay(self, self._gates)
+        return nullcontext(), _Replay(self)
 
     def share_of(self, x: Tensor) -> Tensor:
-        """The share of each token of `x` `[B, T, d]`. Raises `RuntimeError` outside `tracing`."""
-        if not self.open:
+        """The share of each token of `x` `[B, T, d]` in its item's route. Raises `RuntimeError` outside `tracing`."""
+        if self.trace is None:
             raise RuntimeError(
                 "A sequence-level router has to know which tokens are real: run the model inside `tracing`, and "
                 "checkpoint it with `context_fn=checkpoint_context`."
             )
-        if self.share is None:
+        if self.trace.counted is None:
             return x.new_full(x.shape[:2], 1 / x.shape[1], dtype=torch.float32)
-        return self.share
+        return self.trace.counted
 
 
 class _Replay:
-    """Makes a `Routing` what it was when this was made, but for the trace: what is computed again is noted in another
+    """Makes a `Routing` what it was when this was made, with an empty trace: what is computed again is noted in another
     one, because checkpointing wants the same operations. Afterwards that and the gates are forgotten, which hold on to
     the graph of what was computed again.
     """
 
-    def __init__(self, routing: Routing, gates: Sequence[Gate]) -> None:
+    def __init__(self, routing: Routing) -> None:
         self._routing = routing
-        self._gates = gates
         trace = routing.trace
-        self._then = routing.share, trace and (trace.share, trace.losses, trace.counted), routing.open
-        self._now: tuple[Tensor | None, Trace | None, bool] = (None, None, False)
-        self._scales: list[Tensor | None] = []
+        self._then = trace and (trace.share, trace.counted, trace.losses)
+        self._now: tuple[Trace | None, list[Tensor | None]] = None, []
 
     def __enter__(self) -> None:
-        routing = self._routing
-        self._now = routing.share, routing.trace, routing.open
-        self._scales = [gate.scale for gate in self._gates]
-        share, trace, routing.open = self._then
-        routing.share, routing.trace = share, trace and Trace(*trace)
+        self._now = self._routing.trace, [gate.scale for gate in self._routing.gates]
+        self._routing.trace = self._then and Trace(*self._then)
 
     def __exit__(self, *exception: object) -> None:
-        self._routing.share, self._routing.trace, self._routing.open = self._now
-        for gate, scale in zip(self._gates, self._scales, strict=True):
+        self._routing.trace, scales = self._now
+        for gate, scale in zip(self._routing.gates, scales, strict=True):
             gate.scale = scale
-        self._now, self._scales = (None, None, False), []
+        self._now = None, []
 
 
 def _share(real: Tensor | None) -> Tensor | None:
-    if real is None:
-        return None
-    return real.float() / real.sum(1, keepdim=True).clamp_min(1)
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A batch in training, in its order and with gradients, on the model's device.
-
-    `vectors` `[B, D]` as `forward` gives them. `routes` `[B, L·E]` raw: not centred, each block's E numbers sum to 1.
-    `probabilities` `[B, L, E]`: each item's mean probabilities, before top-k. `choices` `[B, L, E]`: the share of its
-    tokens that liked each expert best, without gradient. `z`: the mean square of the routers' log-sum-exp. Together the
-    last three make the routing losses (`routing.load_balance`, and `z` itself); without `losses` they are empty and 0.
-    """
-
-    vectors: torch.Tensor
-    routes: torch.Tensor
-    probabilities: torch.Tensor
-    choices: torch.Tensor
-    z: torch.Tensor
+    return None if real is None else real.float() / real.sum(1, keepdim=True).clamp_min(1)

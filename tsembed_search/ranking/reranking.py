@@ -13,19 +13,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tsembed_search.items import Kind, Modality
 from tsembed_search.ranking.metrics import TIE, Ranks
-from tsembed_search.ranking.similarity import pair_similarity, similarity
+from tsembed_search.ranking.similarity import Matrix, Ranked, Rows, pair_similarity, similarity
 from tsembed_search.registry import Registry
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from tsembed_search.ranking.similarity import Ranked, Rows
-
-    Matrix = NDArray[np.float32]
     Numbers = TypeVar("Numbers", float, Matrix, Tensor)
 
 DEPTH: Final = 100
@@ -96,11 +94,6 @@ def mixed(score: Numbers, kappa: Numbers, weight: float) -> Numbers:
     return (1 - weight) * score + weight * kappa
 
 
-def unchanged(query: Query, candidates: Sequence[Candidate], given: Given) -> list[Candidate]:
-    """Return the candidates as they are."""
-    return list(candidates)
-
-
 def by_experts(query: Query, candidates: Sequence[Candidate], given: Given) -> list[Candidate]:
     """Score again by how alike the routing of query and item is.
 
@@ -121,11 +114,9 @@ def by_variety(query: Query, candidates: Sequence[Candidate], given: Given) -> l
     What is taken next has the largest 0.7 · score - 0.3 · (largest cosine with what was taken). Only the first 100 are
     moved. Carbonell and Goldstein, *The use of MMR*, SIGIR 1998.
     """
-    import numpy as np
-
-    left, rest = list(candidates[:DEPTH]), list(candidates[DEPTH:])
-    if not left:
-        return rest
+    if not candidates:
+        return []
+    left, rest = candidates[:DEPTH], candidates[DEPTH:]
     vectors = np.stack([one.vector for one in left if one.vector is not None])
     scores = np.array([one.score for one in left])
     alike = np.zeros(len(left))
@@ -135,14 +126,14 @@ def by_variety(query: Query, candidates: Sequence[Candidate], given: Given) -> l
         worth[taken] = -np.inf
         taken.append(int(worth.argmax()))
         alike = np.maximum(alike, similarity(vectors[taken[-1:]], vectors)[0])
-    return [left[place] for place in taken] + rest
+    return [*(left[place] for place in taken), *rest]
 
 
 RERANKERS: Final = Registry[Reranker](
     "reranking",
     "tsembed.rerankers",
     {
-        "none": Reranker(unchanged),
+        "none": Reranker(lambda query, candidates, given: list(candidates)),
         "expert": Reranker(by_experts, DEPTH, uses_routes=True),
         "mmr": Reranker(by_variety, DEPTH, needs_vectors=True),
     },
@@ -166,10 +157,7 @@ class Kappas:
 
 def kappas(ranked: Ranked, queries: Matrix | Rows, candidates: Matrix | Rows) -> Kappas:
     """Return kappas from the centred unit routes of queries `[Q, L·E]` and of candidates `[C, L·E]`."""
-    import numpy as np
-
-    rows = ranked.rows
-    right = np.empty(len(rows), np.float32)
+    rows, right = ranked.rows, np.empty(len(ranked.right), np.float32)
     for start in range(0, len(rows), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         right[part] = pair_similarity(queries[rows[part]], candidates[ranked.right[part]])
@@ -185,8 +173,6 @@ def reranked(ranked: Ranked, kappa: Kappas, weight: float) -> Ranks:
 
     Ties count against the model, as everywhere. A right candidate further down keeps its rank.
     """
-    import numpy as np
-
     ranks, rows, depth = ranked.ranks, ranked.rows, ranked.wrong.shape[1]
     within = ranks.ranks <= depth
     right = mixed(ranked.right_scores, kappa.right, weight)
@@ -196,16 +182,15 @@ def reranked(ranked: Ranked, kappa: Kappas, weight: float) -> Ranks:
     # The right ones among the first hits leave so much less room for wrong ones there.
     room = depth - np.bincount(rows[within], minlength=len(ranks))
     wrong[np.arange(depth)[None, :] >= room[:, None]] = -np.inf
-    result = ranks.ranks.copy()
     order = np.flatnonzero(within)
     order = order[np.lexsort((-right[order], rows[order]))]
-    if len(order):
-        firsts = np.searchsorted(rows[order], rows[order], side="left")
-        before = np.empty(len(order), np.int64)
-        for start in range(0, len(order), _AT_ONCE):
-            part = order[start : start + _AT_ONCE]
-            before[start : start + _AT_ONCE] = (wrong[rows[part]] >= (right[part] - TIE)[:, None]).sum(axis=1)
-        result[np.flatnonzero(within)] = before + np.arange(len(order)) - firsts + 1
+    before = np.empty(len(order), np.int64)
+    for start in range(0, len(order), _AT_ONCE):
+        part = order[start : start + _AT_ONCE]
+        before[start : start + _AT_ONCE] = (wrong[rows[part]] >= (right[part] - TIE)[:, None]).sum(axis=1)
+    firsts = np.searchsorted(rows[order], rows[order], side="left")
+    result = ranks.ranks.copy()
+    result[within] = before + np.arange(len(order)) - firsts + 1
     return replace(ranks, ranks=result)
 
 
@@ -232,8 +217,6 @@ def sweep(
     """Try weights (the first is 0) on the rankings of one or more tasks, which count alike; `chosen` `[Q]` each says
     which queries of a task count, by default all.
     """
-    import numpy as np
-
     masks = [np.ones(len(one.ranks), bool) for one, _ in rankings] if chosen is None else chosen
     used = [(*pair, mask) for pair, mask in zip(rankings, masks, strict=True) if mask.any()]
     inverse = [[reranked(one, kappa, weight).mrr()[mask] for one, kappa, mask in used] for weight in weights]

@@ -6,13 +6,13 @@ of the E experts of each of the L adapted blocks. Expert 5 of block 3, both coun
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 TOP = 8
 """At most so many experts are an item's top experts."""
@@ -23,18 +23,24 @@ def top_experts(route: Any, experts: int, most: int = TOP) -> list[str]:
 
     `route` `[L·E]`, centred; `experts` E. At most `most` of them; those at or below the average never.
     """
-    import numpy as np
-
     order = np.argsort(-np.asarray(route), kind="stable")[:most]
-    return [f"b{place // experts}e{place % experts}" for place in order.tolist() if route[place] > 0]
+    return [_name(place, experts) for place in order.tolist() if route[place] > 0]
 
 
-def shared_experts(query: Any, item: Any, experts: int) -> list[str]:
-    """Return the experts that both use above the average, at most eight; the one that adds most to kappa first."""
-    import numpy as np
+def shared_experts(query: Any, items: Any, experts: int) -> list[list[str]]:
+    """Return the experts that a query `[L·E]` and each of N items `[N, L·E]` both use above the average, at most eight;
+    the one that adds most to kappa first.
+    """
+    query, items = np.asarray(query), np.asarray(items)
+    both = np.where((query > 0) & (items > 0), query * items, 0.0)
+    order = np.argsort(-both, axis=1, kind="stable")[:, :TOP]
+    used = np.take_along_axis(both, order, axis=1) > 0
+    rows = zip(order.tolist(), used.tolist(), strict=True)
+    return [[_name(place, experts) for place, is_used in zip(*row, strict=True) if is_used] for row in rows]
 
-    query, item = np.asarray(query), np.asarray(item)
-    return top_experts(np.where((query > 0) & (item > 0), query * item, 0.0), experts)
+
+def _name(place: int, experts: int) -> str:
+    return f"b{place // experts}e{place % experts}"
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,6 @@ class Agreement:
     @classmethod
     def of(cls, query: Any, item: Any, shape: tuple[int, int]) -> Agreement:
         """Compare two routes `[L·E]` of a model whose routes have `shape` (L, E)."""
-        import numpy as np
-
         return cls(*(np.asarray(route, dtype=np.float64).reshape(shape) for route in (query, item)))
 
     @property
@@ -77,27 +81,20 @@ class Agreement:
         return [(name, -value) for name, value in self._named(-self.experts, most)]
 
     def _named(self, values: NDArray[np.float64], most: int) -> list[tuple[str, float]]:
-        experts = values.shape[1]
-        names = top_experts(values.reshape(-1), experts, most)
-        places = (name[1:].split("e") for name in names)
-        return [(name, float(values[int(block), int(e)])) for name, (block, e) in zip(names, places, strict=True)]
+        flat = values.reshape(-1)
+        places = np.argsort(-flat, kind="stable")[:most].tolist()
+        return [(_name(place, values.shape[1]), float(flat[place])) for place in places if flat[place] > 0]
 
     def to_json(self) -> dict[str, Any]:
         """Return `blocks`, each with its part and its experts, and `shared_experts`."""
-        return {
-            "blocks": [
-                {
-                    "block": number,
-                    "agreement": float(total),
-                    "experts": [
-                        {"expert": place, "query": float(a), "hit": float(b), "agreement": float(a * b)}
-                        for place, (a, b) in enumerate(zip(query, item, strict=True))
-                    ],
-                }
-                for number, (total, query, item) in enumerate(zip(self.blocks, self.query, self.item, strict=True))
-            ],
-            "shared_experts": [name for name, _ in self.shared()],
-        }
+        blocks = []
+        for number, (total, query, item) in enumerate(zip(self.blocks, self.query, self.item, strict=True)):
+            experts = [
+                {"expert": place, "query": float(a), "hit": float(b), "agreement": float(a * b)}
+                for place, (a, b) in enumerate(zip(query, item, strict=True))
+            ]
+            blocks.append({"block": number, "agreement": float(total), "experts": experts})
+        return {"blocks": blocks, "shared_experts": [name for name, _ in self.shared()]}
 
 
 Of = Literal["all", "kind", "folder"]
@@ -132,21 +129,19 @@ def expert_usage(
     Items come in portions: each one's groups, and their routes `[N, L·E]`; `shape` is (L, E). Memory does not grow with
     the number of items.
     """
-    import numpy as np
-
     sums: dict[Group, NDArray[np.float64]] = {}  # of each group: top experts, routes `[2, L·E]`
-    items: dict[Group, int] = {}
+    items: Counter[Group] = Counter()
     for groups, raw in portions:
         routes = raw.astype(np.float64)
         order = np.argsort(-routes, axis=1, kind="stable")[:, :TOP]
         top = np.zeros_like(routes)
-        np.put_along_axis(top, order, (np.take_along_axis(routes, order, axis=1) > 0).astype(float), axis=1)
-        members: dict[Group, list[int]] = {}
+        np.put_along_axis(top, order, np.take_along_axis(routes, order, axis=1) > 0, axis=1)
+        members: defaultdict[Group, list[int]] = defaultdict(list)
         for row, own in enumerate(groups):
             for group in own:
-                members.setdefault(group, []).append(row)
+                members[group].append(row)
         for group, rows in members.items():
-            items[group] = items.get(group, 0) + len(rows)
+            items[group] += len(rows)
             sums[group] = sums.get(group, 0.0) + np.stack([top[rows].sum(axis=0), routes[rows].sum(axis=0)])
     means = {group: (total / items[group]).reshape(2, *shape) for group, total in sums.items()}
     return {group: Usage(*group, items[group], *mean) for group, mean in means.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from tsembed_search.items import Kind, Modality
 
@@ -64,12 +64,11 @@ class Calibration:
     @staticmethod
     def from_json(data: Mapping[str, object]) -> Calibration:
         """Read the inverse of `to_json`."""
-        lines: dict[tuple[Modality, Kind], Logistic] = {}
         raw = data.get("lines")
-        if isinstance(raw, Mapping):
-            for pair, (slope, offset) in raw.items():
-                modality, _, kind = str(pair).partition(">")
-                lines[(modality, kind)] = Logistic(float(slope), float(offset))  # type: ignore[index]
+        lines: dict[Any, Logistic] = {}
+        for pair, (slope, offset) in raw.items() if isinstance(raw, Mapping) else ():
+            modality, _, kind = str(pair).partition(">")
+            lines[modality, kind] = Logistic(float(slope), float(offset))
         return Calibration(lines, str(data.get("source", "")))
 
 

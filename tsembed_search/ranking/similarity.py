@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from tsembed_search.ranking.metrics import TIE, Ranks, by_score, places_of, starts_of
+import numpy as np
+from numpy.typing import NDArray
+
+from tsembed_search.ranking.metrics import TIE, Ranks
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    Ints = NDArray[np.int64]
-    Matrix = NDArray[np.float32]
-    Vectors = TypeVar("Vectors", Matrix, Tensor)
+    Vectors = TypeVar("Vectors", NDArray[np.float32], Tensor)
+
+Ints = NDArray[np.int64]
+Matrix = NDArray[np.float32]
 
 _QUERIES: Final = 256
 _CANDIDATES: Final = 8192
@@ -32,8 +34,6 @@ def similarity(queries: Vectors, items: Vectors) -> Vectors:
 
 def pair_similarity(one: Matrix, other: Matrix) -> Matrix:
     """Return the cosines `[B]` of unit vectors `[B, D]`, row by row."""
-    import numpy as np
-
     pairs: Matrix = np.einsum("nd,nd->n", one, other)
     return pairs
 
@@ -71,10 +71,7 @@ class Ranked:
     @property
     def rows(self) -> Ints:
         """`[R]`: the query of each right candidate."""
-        import numpy as np
-
-        sizes = np.diff(self.ranks.starts)
-        return np.repeat(np.arange(len(sizes)), sizes)
+        return np.repeat(np.arange(len(self.ranks)), np.diff(self.ranks.starts))
 
 
 def rank(
@@ -91,9 +88,9 @@ def rank(
     `correct`, `choices` and `left_out` are as in `RankingTask`. Memory beyond the vectors does not grow with Q times C.
     Raises `ValueError` for a query without a right candidate among its choices, and for vectors that are not finite.
     """
-    import numpy as np
-
-    starts = starts_of([len(each) for each in correct])
+    if not all(correct):
+        raise ValueError("every query needs a right candidate")
+    starts = np.cumsum([0, *map(len, correct)], dtype=np.int64)
     right = np.asarray([place for each in correct for place in sorted(each)], dtype=np.int64)
     rows = np.repeat(np.arange(len(correct)), np.diff(starts))
     scores = np.empty(len(right), np.float32)
@@ -104,10 +101,8 @@ def rank(
     for start in range(0, len(correct), at_once):
         stop = min(len(correct), start + at_once)
         part = slice(starts[start], starts[stop])
-        block = _Block(queries[start:stop], rows[part] - start, right[part], depth)
-        if left_out is not None:
-            block.leave_out(left_out[start:stop])
-        block.find_right(candidates)
+        never = left_out[start:stop] if left_out is not None else [frozenset[int]()] * (stop - start)
+        block = _Block(queries[start:stop], candidates, rows[part] - start, right[part], never, depth)
         if choices is None:
             for first in range(0, len(candidates), _CANDIDATES):
                 block.add(candidates[first : first + _CANDIDATES], first)
@@ -118,44 +113,40 @@ def rank(
             block.add(candidates[places], places)
         scores[part], before[part] = block.right_scores, block.before
         wrong[start:stop], wrong_scores[start:stop] = block.wrong, block.wrong_scores
-    order = by_score(rows, scores)
-    return Ranked(Ranks(before[order] + places_of(starts), starts), right[order], scores[order], wrong, wrong_scores)
+    order = np.lexsort((-scores, rows))
+    places = np.arange(len(rows)) - starts[rows] + 1
+    return Ranked(Ranks(before[order] + places, starts), right[order], scores[order], wrong, wrong_scores)
 
 
 class _Block:
-    """Some queries `[q, D]` while candidates pass by. `rows`, `right` `[r]`: their right candidates."""
+    """Some queries `[q, D]` while candidates pass by. `rows`, `right` `[r]`: their right candidates; `never`: those of
+    each query that are not ranked at all.
+    """
 
-    def __init__(self, queries: Matrix, rows: Ints, right: Ints, depth: int) -> None:
-        import numpy as np
-
+    def __init__(
+        self,
+        queries: Matrix,
+        candidates: Matrix | Rows,
+        rows: Ints,
+        right: Ints,
+        never: Sequence[frozenset[int]],
+        depth: int,
+    ) -> None:
         self.queries, self.rows, self.right, self.depth = queries, rows, right, depth
         self.right_scores = np.empty(len(right), np.float32)
+        for start in range(0, len(right), _CANDIDATES):
+            part = slice(start, start + _CANDIDATES)
+            self.right_scores[part] = pair_similarity(queries[rows[part]], candidates[right[part]])
         self.before = np.zeros(len(right), np.int64)
         self.wrong = np.full((len(queries), depth), -1, np.int64)
         self.wrong_scores = np.full((len(queries), depth), -np.inf, np.float32)
         self._starts = np.searchsorted(rows, np.arange(len(queries) + 1))
         self._one_each = bool((np.diff(self._starts) == 1).all())
-        self._never_rows = self._never = np.zeros(0, np.int64)
-
-    def leave_out(self, places: Sequence[frozenset[int]]) -> None:
-        """Ranks some candidates of each query not at all."""
-        import numpy as np
-
-        self._never_rows = np.repeat(np.arange(len(places)), [len(each) for each in places])
-        self._never = np.asarray([place for each in places for place in each], dtype=np.int64)
-
-    def find_right(self, candidates: Matrix | Rows) -> None:
-        """Notes the scores of the right candidates: what the others are counted against."""
-
-        for start in range(0, len(self.right), _CANDIDATES):
-            part = slice(start, start + _CANDIDATES)
-            pairs = pair_similarity(self.queries[self.rows[part]], candidates[self.right[part]])
-            self.right_scores[part] = pairs
+        self._never_rows = np.repeat(np.arange(len(never)), [len(each) for each in never])
+        self._never = np.asarray([place for each in never for place in each], dtype=np.int64)
 
     def add(self, candidates: Matrix, places: int | Ints) -> None:
         """Counts candidates `[c, D]`; `places`: where they are among all, or where the first is."""
-        import numpy as np
-
         scores = similarity(self.queries, candidates)
         if not np.isfinite(scores).all():  # every comparison with NaN is false, and what is right would come first
             raise ValueError("scores are not finite")
@@ -172,13 +163,11 @@ class _Block:
         else:
             for row in range(len(self.queries)):
                 part = slice(self._starts[row], self._starts[row + 1])
-                self.before[part] += _counts(scores[row], thresholds[part])
+                self.before[part] += scores.shape[1] - np.searchsorted(np.sort(scores[row]), thresholds[part])
         if self.depth:
             self._keep_best(scores, places)
 
     def _keep_best(self, scores: Matrix, places: Ints) -> None:
-        import numpy as np
-
         if scores.shape[1] > self.depth:
             best = np.argpartition(-scores, self.depth - 1, axis=1)[:, : self.depth]
             scores, found = np.take_along_axis(scores, best, axis=1), places[best]
@@ -189,15 +178,3 @@ class _Block:
         order = np.argsort(-scores, axis=1, kind="stable")[:, : self.depth]
         self.wrong_scores = np.take_along_axis(scores, order, axis=1)
         self.wrong = np.take_along_axis(found, order, axis=1)
-
-
-def _counts(scores: Matrix, thresholds: Matrix) -> Ints:
-    """For each threshold, how many scores reach it."""
-    import numpy as np
-
-    order = np.argsort(thresholds)
-    reached = np.searchsorted(thresholds[order], scores, side="right")
-    counts = np.bincount(reached, minlength=len(thresholds) + 1)[::-1].cumsum()[::-1]
-    result = np.empty(len(thresholds), np.int64)
-    result[order] = counts[1:]
-    return result

@@ -1,26 +1,54 @@
-"""The model of an index: found by name, compared with what the index says of its maker, loaded when it is needed."""
+"""The model of an index: found by name, compared with what the index says of its maker, loaded when it is needed.
+
+A model that brings no calibration gets one that is measured on the index itself. For each kind of item the cosine of a
+typical good hit is found: the mean fifth-best over a few probe queries. A hit at that level scores 0.5, whatever its
+kind, so that a kind whose cosines are small by nature is not drowned by another.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tsembed_search.errors import MissingIndexError, ModelError, UsageError
-from tsembed_search.paths import DEFAULT_MODEL, IndexAddress
+from tsembed_search.items import KINDS, Item, Kind, Modality
+from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, lost_folders
 from tsembed_search.ranking.reranking import RERANKERS, Query
+from tsembed_search.ranking.scores import Calibration, Logistic
 from tsembed_search.search.queries import embedded_queries, query_like
 from tsembed_search.search.results import Clock, SearchOptions
 from tsembed_search.search.searcher import Searcher
+from tsembed_search.store.filters import Condition
 from tsembed_search.store.schema import IndexMetadata
-from tsembed_search.whereabouts import lost_folders
 
 if TYPE_CHECKING:
-    from tsembed_search.items import Item
     from tsembed_search.model.backbone import ModelRef
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.store.base import Store
+
+SLOPE = 15.0
+"""The slope of scores at the typical hit, per unit of cosine: mini's, found by `examples/mini/calibrate.py`."""
+FEWEST = 20
+"""A kind with fewer items than this has no typical hit."""
+_RANK = 5
+_PICTURES = 32
+
+# Half name what a picture might show, half ask as one asks of a text.
+_PROBES = (
+    "a dog", "a person smiling", "a red car on a street", "mountains and a lake", "a plate of food", "a city at night",
+    "a flower in a garden", "children playing", "a wooden house", "a bird in flight", "a chart with figures", "a map",
+    "a handwritten note", "a diagram of a machine", "the sea and a boat", "a room with furniture",
+    "how to repair it", "the history of the place", "terms of payment", "list of ingredients and steps",
+    "a summary of the results", "who founded the company", "rules for members", "when does it open",
+    "an introduction to the subject", "the causes of the war", "how much does it cost", "notes of a meeting",
+    "a letter to a friend", "safety instructions", "biography of a scientist", "what the law says about it",
+)  # fmt: skip
 
 
 class IndexModel:
@@ -82,11 +110,10 @@ class IndexModel:
         return [self.embedder, *map(self._load, self.devices[1:])]
 
     def _load(self, device: str) -> Embedder:
-        from tsembed_search.model import loading
         from tsembed_search.model.embedder import Embedder
 
         self.fingerprint()
-        return Embedder(loading.load(self._reference(), device))
+        return Embedder.load(self._reference(), device)
 
     def _reference(self) -> ModelRef:
         from tsembed_search.model import registry
@@ -102,8 +129,9 @@ class IndexModel:
                 f"{error.hint} If the model has moved, say where it is: {{model}}.".strip(),
             ) from error
 
-    def queries(self, items: Sequence[Item], clock: Clock) -> list[Query]:
-        """Embed items, together, as queries."""
+    def queries(self, queries: Sequence[Item | str], clock: Clock) -> list[Query]:
+        """Embed queries, together."""
+        items = [Item(query) if isinstance(query, str) else query for query in queries]
         with clock("load"):
             embedder = self.embedder
         with clock("embed"):
@@ -122,11 +150,9 @@ class IndexModel:
         """Return a searcher of a store for this model's queries."""
         # A newer version of the model may know better than the one that made the index.
         own = self._embedder.info.calibration if self._embedder else None
-        experts = (self.metadata.routes or (0, 0))[1]
-        calibration = own or self.metadata.calibration
-        return Searcher(
-            store, calibration, experts, lost_folders(self._address.folder, store.metadata), self.devices[0]
-        )
+        calibration = own or self.metadata.calibration or Calibration()
+        lost = lost_folders(self._address.folder, store.metadata)
+        return Searcher(store, calibration, (self.metadata.routes or (0, 0))[1], lost, self.devices[0])
 
     def routes(self, otherwise: str = "Make") -> tuple[int, int]:
         """Return (L blocks, E experts) of the routing vectors. Raises `UsageError` when there are none; `otherwise`
@@ -158,3 +184,27 @@ class IndexModel:
                 "Say it, from 0 to 1: {route_weight}",
             )
         return replace(chosen, route_weight=self.metadata.route_weight)
+
+
+def measured_calibration(store: Store, embedder: Embedder) -> Calibration | None:
+    """Measure the kinds that the store holds. None when no kind has enough items to tell."""
+    kinds = [kind for kind in KINDS if store.count(Condition("kind", "=", kind)) >= FEWEST]
+    if not kinds:
+        return None
+
+    def typical(queries: NDArray[np.float32], kind: Kind, rank: int) -> float:
+        """The mean cosine of the hit at `rank` (from 1) among items of one kind."""
+        rows = store.search(queries, rank, Condition("kind", "=", kind))
+        return sum(row[-1].score for row in rows) / len(rows)
+
+    probes = embedder.embed([Item(text=probe) for probe in _PROBES], "query").vectors
+    found: dict[tuple[Modality, Kind], float] = {("text", kind): typical(probes, kind, _RANK) for kind in kinds}
+    if seen := next((kind for kind in ("image", "page") if kind in kinds), None):
+        records = store.scroll(Condition("kind", "=", seen), fields=["kind"], with_vectors=True)
+        pictures = np.stack([one.vector for one in islice(records, _PICTURES) if one.vector is not None])
+        for kind in kinds:
+            # One rank lower: the picture itself is in the index.
+            found["image", kind] = typical(pictures, kind, _RANK + 1)
+            found["joint", kind] = (found["text", kind] + found["image", kind]) / 2
+    lines = {pair: Logistic.at(cosine, SLOPE) for pair, cosine in found.items()}
+    return Calibration(lines, "measured on the index")

@@ -7,23 +7,24 @@ import json
 import math
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tsembed_search.errors import LoadError, TsembedError, UsageError
-from tsembed_search.items import Item, Modality, Role
+from tsembed_search.items import Item, Role
 from tsembed_search.paths import NoCurrentFolderError, absolute, current_folder_is_gone, existing, indexed_form, typed
 from tsembed_search.ranking.reranking import Query
 from tsembed_search.store.filters import Condition
 from tsembed_search.wording import encoding_by_mark
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.store.base import Record, Store
 
@@ -79,13 +80,14 @@ def item_of_file(path: Path) -> Item:
     try:
         return Item(image=open_image(path, None).pixels)
     except LoadError as error:
-        text = _plain_text(path)
-        if not text:
-            raise LoadError(
-                f"{path} is neither a picture nor plain text. {error.message}",
-                "To search with a document, index it first.",
-            ) from error
-        return Item(text=text)
+        with suppress(OSError, UnicodeDecodeError), path.open("rb") as file:
+            text = file.read(_MOST_TEXT).decode("utf-8-sig").strip()
+            if text and "\0" not in text:
+                return Item(text)
+        raise LoadError(
+            f"{path} is neither a picture nor plain text. {error.message}",
+            "To search with a document, index it first.",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -126,33 +128,18 @@ def _changed_content(item: Item) -> frozenset[str]:
 
 def _mean_query(records: Sequence[Record]) -> Query:
     """One query for a whole item: the mean direction of its points of the first kind (a document's text, say)."""
-    import numpy as np
-
-    kinds = [record.payload["kind"] for record in records]
-    kind = "text" if "text" in kinds else kinds[0]
+    kind = max((record.payload["kind"] for record in records), key=lambda kind: kind == "text")
     chosen = [record for record in records if record.payload["kind"] == kind]
     vectors = np.stack([record.vector for record in chosen if record.vector is not None])
     routes = np.array([record.payload.get("route") or [] for record in chosen], dtype=np.float32)
-    modality: Modality = "text" if kind == "text" else "image"
     without = frozenset(record.payload["sha"] for record in records)
-    return Query(_unit(vectors.mean(axis=0)), _unit(routes.mean(axis=0)), modality, without=without)
+    means = _unit(vectors.mean(axis=0)), _unit(routes.mean(axis=0))
+    return Query(*means, "text" if kind == "text" else "image", without=without)
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    import numpy as np
-
     length = float(np.linalg.norm(vector))
     return (vector / length if length > 0 else vector).astype(np.float32)
-
-
-def _plain_text(path: Path) -> str:
-    """The beginning of a UTF-8 file, or nothing when it is not one."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MOST_TEXT).decode("utf-8-sig", "strict")
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return "" if "\0" in text else text.strip()
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:
@@ -180,9 +167,10 @@ def _read_query(line: str, number: int, where: str, folder: Path) -> BatchQuery:
             raise UsageError(f"{where}: {key!r} must be a string.", _SHAPE)
     picture = existing(folder / image) if image else None
     if picture is not None and not picture.is_file():
+        hint = "Paths are relative to the file with the queries."
         if not picture.is_absolute() and current_folder_is_gone():
-            raise UsageError(f"{where}: there is no file {picture}. {NoCurrentFolderError()}")
-        raise UsageError(f"{where}: there is no file {picture}.", "Paths are relative to the file with the queries.")
+            hint = str(NoCurrentFolderError())
+        raise UsageError(f"{where}: there is no file {picture}.", hint)
     try:
         item = Item(text or None, picture)
     except UsageError as error:
@@ -194,7 +182,7 @@ def _json(line: str, where: str) -> dict[str, Any]:
     """A line as strict JSON: no NaN, no key twice, and an `id` that can be given back in an answer."""
     try:
         line.encode()
-        data = json.loads(line, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_each_once)
+        data = json.loads(line, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_each_once)
         # What is given back in the answer must be JSON, too: half of a surrogate pair is not.
         json.dumps(data.get("id") if isinstance(data, dict) else None, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -209,18 +197,14 @@ def _json(line: str, where: str) -> dict[str, Any]:
     return data
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
 def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _no_number(digits)
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits} is no number")
+    return number
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return data
+    name, count = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+    if count > 1:
+        raise ValueError(f"{name!r} is there twice")
+    return dict(pairs)

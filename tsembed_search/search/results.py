@@ -1,26 +1,41 @@
-"""The options of a search, and the answers of an index, each with the JSON form in which it is printed."""
+"""The options of a search, and the answers of an index, each with the JSON form in which it is printed.
+
+Also those that are read from its points: its files, and how its items use the model's experts.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tsembed_search.errors import UsageError
-from tsembed_search.items import Item, Kind
+from tsembed_search.items import KINDS, Item, Kind
+from tsembed_search.paths import is_offline
 from tsembed_search.ranking.reranking import RERANKERS
-from tsembed_search.ranking.routes import Agreement
+from tsembed_search.ranking.routes import Agreement, Group, Usage, expert_usage
 from tsembed_search.search.snippet import Span
 from tsembed_search.search.where import parse_where
-from tsembed_search.store.base import StoreInfo
-from tsembed_search.store.filters import Filter
-from tsembed_search.store.schema import IndexMetadata
+from tsembed_search.store.base import Record, StoreInfo
+from tsembed_search.store.filters import CHECKED_KEYS, Filter, matches
+from tsembed_search.store.schema import PACKED_ROUTE, IndexMetadata, has_route, stored_routes
 
 MOST_HITS: Final = 10_000
+FILE_FIELDS: Final = ("bytes", *CHECKED_KEYS)
+"""The payload fields that `files_of` reads."""
+USAGE_FIELDS: Final = ("kind", "root", "rel", PACKED_ROUTE)
+"""The payload fields that `usage_of` reads."""
+OTHERS: Final = "(other folders)"
+_PORTION = 1024
+_MOST_FOLDERS = 200
 
 
 @dataclass(frozen=True)
@@ -195,15 +210,56 @@ class File:
     path: str
     bytes: int
     modified: float
-    offline: bool = False
     items: Counter[str] = field(default_factory=Counter)
+    offline: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return an entry of a list of files."""
-        return {
-            "path": self.path,
-            "bytes": self.bytes,
-            "modified": self.modified,
-            "items": dict(self.items),
-            "offline": self.offline,
-        }
+        return {**vars(self), "items": dict(self.items)}
+
+
+def files_of(records: Iterable[Record], chosen: Filter | None, lost: Sequence[str] | None = None) -> list[File]:
+    """Return the files that hold these points, by path. A content in several places counts for each that is chosen.
+
+    `lost` are the folders that are known to be offline; None where nothing can be said about files.
+    """
+    found: dict[str, File] = {}
+    for record in records:
+        payload = record.payload
+        for place in payload["places"]:
+            if not matches(chosen, {**payload, **place, "places": [place]}):
+                continue
+            if (path := place["path"]) not in found:
+                offline = lost is not None and is_offline(place, lost)
+                found[path] = File(path, payload["bytes"], place["mtime"], offline=offline)
+            found[path].items[payload["kind"]] += 1
+    return [found[path] for path in sorted(found)]
+
+
+def usage_of(records: Iterable[Record], shape: tuple[int, int]) -> list[Usage]:
+    """Return how all items use the experts, then each kind, then each folder, the fullest first.
+
+    Items without a route are left out. `shape` is (L blocks, E experts). A folder is a root that was indexed, or a
+    folder right in it; beyond two hundred, the rest count as `OTHERS`. Raises `StoreError` for a route of another size.
+    """
+    folders: set[str] = set()
+
+    def groups(payload: dict[str, Any]) -> Sequence[Group]:
+        first, _, rest = payload["rel"].partition("/")
+        folder = f"{payload['root'].rstrip('/')}/{first}" if rest else payload["root"]
+        if len(folders) < _MOST_FOLDERS:
+            folders.add(folder)
+        return ("all", ""), ("kind", payload["kind"]), ("folder", folder if folder in folders else OTHERS)
+
+    def portions() -> Iterator[tuple[list[Sequence[Group]], NDArray[np.float32]]]:
+        with_route = (record.payload for record in records if has_route(record.payload))
+        while portion := list(islice(with_route, _PORTION)):
+            yield list(map(groups, portion)), stored_routes(portion, shape[0] * shape[1])
+
+    return sorted(expert_usage(portions(), shape).values(), key=_rank)
+
+
+def _rank(usage: Usage) -> tuple[Any, ...]:
+    if usage.of == "folder":
+        return 2, usage.name == OTHERS, -usage.items, usage.name
+    return ("all", "kind").index(usage.of), KINDS.index(usage.name) if usage.name in KINDS else len(KINDS), usage.name

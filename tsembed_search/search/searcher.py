@@ -3,58 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tsembed_search.errors import UsageError
 from tsembed_search.items import KINDS, Kind
-from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query, Reranker, model_of
+from tsembed_search.paths import is_offline
+from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query, model_of
 from tsembed_search.ranking.routes import shared_experts
 from tsembed_search.ranking.scores import Calibration, Scored, merged
 from tsembed_search.ranking.similarity import similarity
 from tsembed_search.search.queries import stored_records
 from tsembed_search.search.results import Hit, SearchOptions
-from tsembed_search.search.snippet import Snippet, snippets
+from tsembed_search.search.snippet import Snippet
+from tsembed_search.search.snippet import snippets as best_parts
 from tsembed_search.store.base import Record, Store
-from tsembed_search.store.filters import Condition, Filter, all_of, matches
+from tsembed_search.store.filters import CHECKED_KEYS, Condition, Filter, all_of, matches
 from tsembed_search.store.schema import PACKED_ROUTE, has_route, stored_routes
-from tsembed_search.whereabouts import is_offline
 
 _SPARE: Final = 20
 _MORE: Final = 3
 _ORDERED_BY: Final = ("sha", "path", "page", "chunk")
+_SHOWN: Final = tuple({*_ORDERED_BY, *CHECKED_KEYS, PACKED_ROUTE})
 
 
+@dataclass(frozen=True)
 class Searcher:
-    """Searches a store for what queries of one model mean. `calibration` is that model's, and so is `experts`: how many
-    each of its blocks has, 0 for none. `lost` are the folders that are known to be offline (see `whereabouts.py`); None
-    where the files are another machine's, so that nothing can be said. `device` is where a reranker's own model runs.
+    """Searches a store for what queries of one model mean. `calibration` is that model's; `experts` is how many each of
+    its blocks has, 0 for none. `lost` are the folders that are known to be offline (see `paths.lost_folders`). `device`
+    is where a reranker's own model runs.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        calibration: Calibration | None = None,
-        experts: int = 0,
-        lost: Sequence[str] | None = None,
-        device: str = "auto",
-    ) -> None:
-        self.store = store
-        self.calibration = calibration or Calibration()
-        self.experts = experts
-        self.lost = lost
-        self.device = device
+    store: Store
+    calibration: Calibration = field(default_factory=Calibration)
+    experts: int = 0
+    lost: Sequence[str] | None = None
+    device: str = "auto"
 
-    def search(self, queries: Sequence[Query], options: SearchOptions) -> list[list[Hit]]:
-        """Return the hits of each query, best first. Equal scores are ordered by path, page and chunk.
+    def search(self, queries: Sequence[Query], options: SearchOptions, *, snippets: bool = True) -> list[list[Hit]]:
+        """Return the hits of each query, best first, with or without snippets. Equal scores are ordered by path, page
+        and chunk.
 
         Each kind is searched by itself and the kinds are merged by calibrated score, so that a kind whose cosines are
         small by nature is not drowned by another.
         """
-        best = self._best(queries, options)
-        return [self._finished(query, candidates, options) for query, candidates in zip(queries, best, strict=True)]
+        reranker = RERANKERS.get(options.rerank)
+        shown = (*_SHOWN, "text") if snippets else _SHOWN
+        # A re-ranking looks at many more than it shows: of those, only what it needs is read at first.
+        few = (*_ORDERED_BY, *([PACKED_ROUTE] if reranker.uses_routes else [])) if reranker.depth > options.k else shown
+        best = self._best(queries, options, tuple({*few, *reranker.fields}))
+        given = Given(options.route_weight or 0.0, model_of(options.rerank, self.device))
+        ranked = []
+        for query, candidates in zip(queries, best, strict=True):
+            order = reranker.order(query, routed(query, candidates) if reranker.uses_routes else candidates, given)
+            good = [one for one in order if options.min_score is None or one.score >= options.min_score]
+            ranked.append(good[: options.k])
+        if few is not shown:
+            ids = dict.fromkeys(one.id for own in ranked for one in own)
+            whole = {record.id: record.payload for record in self.store.retrieve(list(ids), fields=shown)}
+            ranked = [[one._replace(payload=whole[one.id]) for one in own if one.id in whole] for own in ranked]
+        return [self._hits(query, own, options.filter, snippets) for query, own in zip(queries, ranked, strict=True)]
 
     def named(self, query: Query, hit: str) -> tuple[Hit, Record]:
         """Return an item as a hit of a query, and its point.
@@ -62,8 +72,6 @@ class Searcher:
         `hit` is its id, the path of its file (of many items, the one most like the query), or its place in the plain
         search for that query, such as `3`. Raises `UsageError` when there is no such item.
         """
-        import numpy as np
-
         if hit.isascii() and hit.isdecimal():
             hits = self.search([query], SearchOptions(max(1, int(hit))))[0]
             if not 1 <= int(hit) <= len(hits):
@@ -76,25 +84,20 @@ class Searcher:
                 "{files()} lists what is indexed; hits say their ids.",
             )
         vectors = np.stack([record.vector for record in records if record.vector is not None])
-        record = records[int(similarity(query.vector[None], vectors)[0].argmax())]
-        return self.hit(query, record), record
-
-    def hit(self, query: Query, record: Record) -> Hit:
-        """Return an item as if it were the only hit. `record` has its vector."""
-        assert record.vector is not None
+        cosines = similarity(query.vector[None], vectors)[0]
+        record, cosine = records[int(cosines.argmax())], float(cosines.max())
         kind: Kind = record.payload["kind"]
-        cosine = float(similarity(query.vector[None], record.vector[None])[0, 0])
         score = self.calibration.score(cosine, query.modality, kind)
-        return self._hits(query, [Candidate(record.id, kind, score, cosine, record.payload)], None)[0]
+        return self._hits(query, [Candidate(record.id, kind, score, cosine, record.payload)], None, True)[0], record
 
-    def _best(self, queries: Sequence[Query], options: SearchOptions) -> list[list[Candidate]]:
-        """The best candidates of each query, one per group, with what `_fields` says of their payloads.
+    def _best(self, queries: Sequence[Query], options: SearchOptions, fields: Sequence[str]) -> list[list[Candidate]]:
+        """The best candidates of each query, one per group, with these fields of their payloads.
 
         Reading a point costs far more than finding it. So points of all kinds are found first, and then only those are
         read that are the best among them; more of both until enough groups have been seen, or everything.
         """
         reranker = RERANKERS.get(options.rerank)
-        depth = max(options.k, reranker.depth)
+        depth = reading = max(options.k, reranker.depth)
         # Without spare ones for a reranking: its candidates are many more than it shows.
         known, wanted = 0, depth if options.all_chunks or depth > options.k else depth + _SPARE
         found: list[list[Scored]] = [[] for _ in queries]
@@ -102,121 +105,98 @@ class Searcher:
         read: dict[str, Record] = {}
         pending = list(range(len(queries)))
         while pending:
-            for kind in KINDS:
-                points = self._find([queries[row] for row in pending], kind, options, wanted - known, known, read)
-                for row, own in zip(pending, points, strict=True):
-                    found[row] += own
-            chosen = {row: merged(found[row], wanted) for row in pending}
+            if known < wanted:
+                vectors = np.stack([queries[row].vector for row in pending])
+                for kind in KINDS:
+                    where = all_of([Condition("kind", "=", kind), options.filter])
+                    points = self.store.search(vectors, wanted - known, where, offset=known, fields=())
+                    for row, own in zip(pending, points, strict=True):
+                        found[row] += self._scored(queries[row], kind, own)
+                        if not reranker.needs_vectors:  # some had to be read to be found
+                            read.update((one.id, one) for one in own if one.payload)
+                known = wanted
+            top = {row: merged(found[row], wanted) for row in pending}
+            chosen = {row: _first(top[row], reading) for row in pending}
             fresh = dict.fromkeys(one.id for points in chosen.values() for one in points if one.id not in read)
-            fields, vectors = _fields(reranker, options), reranker.needs_vectors
-            for record in self.store.retrieve(list(fresh), fields=fields, with_vectors=vectors):
+            for record in self.store.retrieve(list(fresh), fields=fields, with_vectors=reranker.needs_vectors):
                 read[record.id] = record
             for row in pending:
-                best[row] = _one_per_group(queries[row], _candidates(chosen[row], read), options.all_chunks)[:depth]
-            pending = [row for row in pending if len(best[row]) < depth and len(chosen[row]) == wanted]
-            known, wanted = wanted, wanted * _MORE
+                best[row] = _one_per_group(queries[row], chosen[row], read, options.all_chunks)[:depth]
+            short = [row for row in pending if len(best[row]) < depth]
+            pending = [row for row in short if len(chosen[row]) < len(top[row]) or len(top[row]) == wanted]
+            if reading == wanted:
+                wanted *= _MORE
+            reading = wanted
         return best
 
-    def _find(
-        self,
-        queries: Sequence[Query],
-        kind: Kind,
-        options: SearchOptions,
-        limit: int,
-        offset: int,
-        read: dict[str, Record],
-    ) -> list[list[Scored]]:
-        """The best points of one kind for each query. Those that the engine had to read to find them go into `read`."""
-        where = all_of([Condition("kind", "=", kind), options.filter])
-        vectors = np.stack([query.vector for query in queries])
-        rows = self.store.search(vectors, limit, where, offset=offset, fields=())
-        if not RERANKERS.get(options.rerank).needs_vectors:
-            read.update((record.id, record) for records in rows for record in records if record.payload)
+    def _scored(self, query: Query, kind: Kind, found: Sequence[Record]) -> list[Scored]:
         score = self.calibration.score
-        return [
-            [Scored(one.id, kind, score(one.score, query.modality, kind), one.score) for one in records]
-            for query, records in zip(queries, rows, strict=True)
-        ]
+        return [Scored(one.id, kind, score(one.score, query.modality, kind), one.score) for one in found]
 
-    def _finished(self, query: Query, candidates: list[Candidate], options: SearchOptions) -> list[Hit]:
-        """Order again, cut, and make hits."""
-        reranker = RERANKERS.get(options.rerank)
-        if reranker.uses_routes:
-            candidates = routed(query, candidates)
-        given = Given(options.route_weight or 0.0, model_of(options.rerank, self.device))
-        ranked = reranker.order(query, candidates, given)
-        if options.min_score is not None:
-            ranked = [candidate for candidate in ranked if candidate.score >= options.min_score]
-        ranked = ranked[: options.k]
-        if ranked and _fields(reranker, options) is not None:  # only a part was read of each candidate
-            whole = {record.id: record.payload for record in self.store.retrieve([one.id for one in ranked])}
-            ranked = [one._replace(payload=whole[one.id]) for one in ranked if one.id in whole]
-        return self._hits(query, ranked, options.filter)
-
-    def _hits(self, query: Query, ranked: Sequence[Candidate], where: Filter | None) -> list[Hit]:
-        """Candidates with their whole payload as hits."""
+    def _hits(self, query: Query, ranked: Sequence[Candidate], where: Filter | None, snippets: bool) -> list[Hit]:
+        """Candidates with all that is shown of their payload as hits."""
         ranked = routed(query, ranked)
-        parts = snippets(query.words, [one.payload.get("text") or "" for one in ranked])
-        pairs = enumerate(zip(ranked, parts, strict=True), 1)
-        return [self._hit(rank, one, part, query.route, where) for rank, (one, part) in pairs]
-
-    def _hit(
-        self, rank: int, found: Candidate, part: Snippet | None, route: NDArray[np.float32], where: Filter | None
-    ) -> Hit:
-        payload = found.payload
-        (path, *others), offline = _paths(payload, where, self.lost)
-        routed = found.route is not None and self.experts
-        return Hit(
-            rank=rank,
-            score=found.score,
-            similarity=found.similarity,
-            route_similarity=found.route_similarity,
-            id=found.id,
-            kind=found.kind,
-            path=path,
-            page=payload.get("page"),
-            chunk=payload.get("chunk"),
-            snippet=part.text if part else None,
-            top_experts=list(payload.get("top_experts") or ()),
-            also_at=others,
-            marks=list(part.marks) if part else [],
-            shared_experts=shared_experts(route, found.route, self.experts) if routed else [],
-            offline=offline,
-        )
-
-
-def _fields(reranker: Reranker, options: SearchOptions) -> tuple[str, ...] | None:
-    """The payload fields that are read of candidates, None for all: a reranking looks at many more than it shows."""
-    if reranker.depth <= options.k:
-        return None
-    return (*_ORDERED_BY, *reranker.fields, *([PACKED_ROUTE] if reranker.uses_routes else []))
+        parts: list[Snippet | None] = [None] * len(ranked)
+        if snippets:
+            parts = best_parts(query.words, [one.payload.get("text") or "" for one in ranked])
+        shared: dict[str, list[str]] = {}
+        routes = {one.id: one.route for one in ranked if one.route is not None}
+        if self.experts and routes:
+            names = shared_experts(query.route, np.stack(list(routes.values())), self.experts)
+            shared = dict(zip(routes, names, strict=True))
+        hits = []
+        for rank, (found, part) in enumerate(zip(ranked, parts, strict=True), 1):
+            payload = found.payload
+            (path, *others), offline = _paths(payload, where, self.lost)
+            hits.append(
+                Hit(
+                    rank=rank,
+                    score=found.score,
+                    similarity=found.similarity,
+                    route_similarity=found.route_similarity,
+                    id=found.id,
+                    kind=found.kind,
+                    path=path,
+                    page=payload.get("page"),
+                    chunk=payload.get("chunk"),
+                    snippet=part.text if part else None,
+                    top_experts=list(payload.get("top_experts") or ()),
+                    also_at=others,
+                    marks=list(part.marks) if part else [],
+                    shared_experts=shared.get(found.id, []),
+                    offline=offline,
+                )
+            )
+        return hits
 
 
-def _candidates(points: Iterable[Scored], read: Mapping[str, Record]) -> list[Candidate]:
-    """The points with what was read of them, in order; those that were deleted in the meantime are left out."""
-    whole = [
-        Candidate(*one, read[one.id].payload, read[one.id].vector)  # id, kind, score, similarity
-        for one in points
-        if one.id in read
-    ]
-    return sorted(whole, key=_order)
+def _first(found: Sequence[Scored], count: int) -> Sequence[Scored]:
+    """The first of these, and those after them with the same score: the order of equals is not known yet."""
+    while 0 < count < len(found) and found[count][2:] == found[count - 1][2:]:
+        count += 1
+    return found[:count]
+
+
+def _one_per_group(
+    query: Query, points: Iterable[Scored], read: Mapping[str, Record], all_chunks: bool
+) -> list[Candidate]:
+    """The first of each group that the query does not exclude, in order. A group gives one hit: a page (found by its
+    text or by its picture), a picture file, a document without pages; or each point by itself. Points that were deleted
+    in the meantime have not been `read`.
+    """
+    first: dict[tuple[Any, ...], Candidate] = {}
+    for one in sorted(
+        (Candidate(*one, read[one.id].payload, read[one.id].vector) for one in points if one.id in read), key=_order
+    ):
+        sha, page = one.payload.get("sha"), one.payload.get("page")
+        if sha not in query.without:
+            first.setdefault((one.id,) if all_chunks else (sha, page), one)
+    return list(first.values())
 
 
 def _order(one: Candidate) -> tuple[Any, ...]:
     place = (one.payload.get("path") or "", one.payload.get("page") or 0, one.payload.get("chunk") or 0)
     return (-one.score, -one.similarity, *place, one.id)
-
-
-def _one_per_group(query: Query, candidates: Sequence[Candidate], all_chunks: bool) -> list[Candidate]:
-    """The first of each group that the query does not exclude. A group gives one hit: a page (found by its text or by
-    its picture), a picture file, a document without pages; or each point by itself.
-    """
-    first: dict[tuple[Any, ...], Candidate] = {}
-    for candidate in candidates:
-        sha, page = candidate.payload.get("sha"), candidate.payload.get("page")
-        if sha not in query.without:
-            first.setdefault((candidate.id,) if all_chunks else (sha, page), candidate)
-    return list(first.values())
 
 
 def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -239,7 +219,9 @@ def _paths(payload: Mapping[str, Any], where: Filter | None, lost: Sequence[str]
     several one that is there.
     """
     places = payload.get("places") or [payload]
-    asked = [place for place in places if matches(where, {**payload, **place, "places": [place]})] or places
+    asked = places
+    if where is not None:
+        asked = [one for one in places if matches(where, {**payload, **one, "places": [one]})] or places
     first = asked[0] if lost is None else next((one for one in asked if not is_offline(one, lost)), None)
     ordered = [first or asked[0], *asked, *places]
     return list(dict.fromkeys(place["path"] for place in ordered)), first is None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import unicodedata
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from typing import Final
 
-from tsembed_search.text_form import one_form
+from tsembed_search.items import one_form
 
 WIDTH: Final = 200
 """The default length of a snippet in characters: about three lines of a terminal."""
@@ -23,6 +24,7 @@ _SCRIPTS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u
 _UNSPACED = re.compile(f"[{_SCRIPTS}]+")
 _WORD = re.compile(r"\w+")
 _SPACED_WORD = re.compile(rf"[^\W{_SCRIPTS}]+")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 # A character with what belongs to it: accents, voice marks of kana, what nobody sees.
 _BELONGS = "[\u0300-\u036f\u3099\u309a\uff9e\uff9f\u00ad\u200b\u2060]"
 _CLUSTER = re.compile(f"([\x00-\x7f]+)(?!{_BELONGS})|.{_BELONGS}*", re.DOTALL)
@@ -49,14 +51,11 @@ def snippets(query: str, texts: Sequence[str], width: int = WIDTH) -> list[Snipp
     for English, as Snowball has it). Among equals the earliest stretch wins; without a match it is the text's
     beginning. No word is cut in two. None for an empty text.
     """
-    from Stemmer import Stemmer  # a new one for each call: they are not for several threads
-
-    stemmed = Stemmer("english").stemWords
     words = _words(query)
     pairs = [word for word in words if _UNSPACED.fullmatch(word)]
-    stems = dict.fromkeys(stemmed([word for word in words if not _UNSPACED.fullmatch(word)]))
+    stems = dict.fromkeys(_stem(word) for word in words if not _UNSPACED.fullmatch(word))
     flat = [" ".join(text.split()) for text in texts]
-    found = [_find(text, stems, pairs, stemmed) for text in flat]
+    found = [sorted(_find(text, stems, pairs)) if words else [] for text in flat]
     holding = [{word for _, word in own} for own in found]
     weights = {
         word: math.log(1 + (len(texts) + 1) / (sum(word in own for own in holding) + 1)) for word in (*stems, *pairs)
@@ -65,18 +64,37 @@ def snippets(query: str, texts: Sequence[str], width: int = WIDTH) -> list[Snipp
     return [_snippet(text, own, weights, width) if whole else None for whole, text, own in rows]
 
 
-def _find(
-    text: str, stems: Collection[str], pairs: Sequence[str], stemmed: Callable[[list[str]], list[str]]
-) -> list[tuple[Span, str]]:
-    """The places of the query's words in a text, in order: by their stems, or as pairs of characters."""
+def _find(text: str, stems: Iterable[str], pairs: Iterable[str]) -> Iterator[tuple[Span, str]]:
+    """The places of the query's words in a text: by their stems, or as pairs of characters."""
     folded, spans = _folded(text)
-    words = list(_SPACED_WORD.finditer(folded)) if stems else []
-    stem_of = stemmed([one[0] for one in words])
-    found = [(one.span(), stem) for one, stem in zip(words, stem_of, strict=True) if stem in stems]
-    found += [(one.span(), pair) for pair in pairs for one in re.finditer(re.escape(pair), folded)]
-    if spans is not None:
-        found = [((spans[start][0], spans[end - 1][1]), word) for (start, end), word in found]
-    return sorted(found)
+    places = [(span, stem) for stem in stems for span in _with_stem(folded, stem)]
+    places += [(one.span(), pair) for pair in pairs for one in re.finditer(re.escape(pair), folded)]
+    for (start, end), word in places:
+        yield ((start, end) if spans is None else (spans[start][0], spans[end - 1][1])), word
+
+
+def _with_stem(folded: str, stem: str) -> Iterator[Span]:
+    """The words with a stem. Only endings change it: in English, its last two letters at most (dying, die)."""
+    beginning, at = stem[: max(1, len(stem) - 2)], 0
+    while (at := folded.find(beginning, at)) >= 0:
+        inside = at and _SPACED_WORD.match(folded, at - 1, at)
+        word = None if inside else _SPACED_WORD.match(folded, at)
+        if word and _stem(word[0]) == stem:
+            yield word.span()
+        at = word.end() if word else at + 1
+
+
+_local = threading.local()
+
+
+@lru_cache(maxsize=1 << 16)
+def _stem(word: str) -> str:
+    if not hasattr(_local, "stemmer"):
+        from Stemmer import Stemmer  # one for each thread: they are not for several
+
+        _local.stemmer = Stemmer("english", 0)
+    stem: str = _local.stemmer.stemWord(word)
+    return stem
 
 
 def _snippet(text: str, found: Sequence[tuple[Span, str]], weights: Mapping[str, float], width: int) -> Snippet:
@@ -134,11 +152,22 @@ def _folded_cluster(cluster: str) -> str:
     return "".join(part for part in decomposed if not unicodedata.combining(part))
 
 
+@lru_cache(maxsize=4096)
+def _one_for_one(character: str) -> str:
+    """The one character that takes the place of another wherever it stands; nothing if there is none."""
+    folded = _folded_cluster(character)
+    alone = len(folded) == 1 and folded == _folded_cluster(folded) == folded.lower()
+    return folded if alone and not re.match(_BELONGS, character) else ""
+
+
 def _folded(text: str) -> tuple[str, list[Span] | None]:
     """The text in one form, without case and accents, and the span in `text` of each of its characters (None: where
     they are).
     """
-    if text.isascii():
+    others = {} if text.isascii() else {one: _one_for_one(one) for one in set(_BEYOND_ASCII.findall(text))}
+    if all(others.values()):
+        for one, other in others.items():
+            text = text.replace(one, other)
         return text.lower(), None
     parts: list[str] = []
     spans: list[Span] = []

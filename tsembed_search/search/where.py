@@ -31,11 +31,8 @@ from tsembed_search.store.filters import And, Condition, Filter, Not, Or, all_of
 MAX_DEPTH: Final = 40
 
 Span = tuple[float, float]
-_SPACE = re.compile(r"\s*")
-_WORD = re.compile(r"[^\W\d][\w.-]*")
-_OPERATOR = re.compile(r"!=|!~|==|<=|>=|[=<>~]")
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"|\'((?:[^\']|\'\')*)\'')
-_VALUE = re.compile(r"""[^\s()"',]+""")
+_WORD = r"[^\W\d][\w.-]*"
+_QUOTED = r'"((?:[^"]|"")*)"|\'((?:[^\']|\'\')*)\''
 _UNITS = {"min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "mo": 30 * 86400, "y": 365 * 86400}
 _AGO = re.compile(r"(\d{1,9})\s?(min|mo|h|d|w|y)")
 _EPOCH = re.compile(r"@(-?\d{1,12}(?:\.\d+)?(?:e[+-]?\d{1,3})?)")
@@ -52,9 +49,9 @@ def parse_where(text: str, now: datetime | None = None) -> Filter:
     text = text.encode("utf-8", "backslashreplace").decode()
     reader = _Reader(text, now or datetime.now().astimezone())
     where = reader.alternatives()
-    if not reader.at_end():
-        if reader.take(")"):
-            reader.fail("there is a ) too many", "Remove it, or put the value in quotes.", at=reader.at - 1)
+    if reader.match(r"\)"):
+        reader.fail("there is a ) too many", "Remove it, or put the value in quotes.", at=reader.at - 1)
+    if reader.skip_space() < len(text):
         hint = "Join conditions with `and` or `or`; put values with spaces in quotes."
         reader.fail(f"unexpected {reader.rest()}", hint)
     return where
@@ -69,12 +66,12 @@ def selection(paths: Sequence[str | Path] = (), where: Sequence[str | Filter] = 
     return all_of([*parts, Or(places) if len(places) > 1 else places[0] if places else None])
 
 
-def read_span(text: str, now: datetime) -> Span:
-    """Return (start, end) of the span of time that `text` names, in seconds since 1970; equal when it is one moment.
+def _span(text: str, now: datetime) -> Span:
+    """The (start, end) of the span of time that `text` names, in seconds since 1970; equal when it is one moment.
 
-    `now` is a local time with its zone. Raises `ValueError` for anything that is not a date.
+    `now` is a local time with its zone. Raises `ValueError` for anything that is not a date, `OverflowError` for one
+    that lies outside the calendar.
     """
-    text = text.strip().lower()
     if match := _AGO.fullmatch(text):
         moment = now.timestamp() - int(match[1]) * _UNITS[match[2]]
         return moment, moment
@@ -83,33 +80,20 @@ def read_span(text: str, now: datetime) -> Span:
         if not math.isfinite(moment):
             raise ValueError(f"{text} is too large")
         return moment, moment
-    try:
-        start, end = _calendar(text, now)
-    except OverflowError as error:
-        raise ValueError(f"{text} lies outside the calendar") from error
-    return _seconds(start), _seconds(end)
-
-
-def _calendar(text: str, now: datetime) -> tuple[datetime, datetime]:
-    if text in ("today", "yesterday"):
-        return _day(now.date() - timedelta(days=text == "yesterday"))
     if match := _MONTH.fullmatch(text):
         year, month = int(match[1]), int(match[2] or 1)
-        first = date(year, month, 1)
         after = date(year + 1, 1, 1) if month == 12 or not match[2] else date(year, month + 1, 1)
-        return _day(first)[0], _day(after)[0]
-    if "t" not in text and " " not in text:
-        return _day(date.fromisoformat(text))
+        return _seconds(datetime.combine(date(year, month, 1), time())), _seconds(datetime.combine(after, time()))
+    named = {"today": now.date(), "yesterday": now.date() - timedelta(days=1)}
+    if text in named or ("t" not in text and " " not in text):
+        start = datetime.combine(named.get(text) or date.fromisoformat(text), time())
+        return _seconds(start), _seconds(start + timedelta(days=1))
     start = datetime.fromisoformat(text.upper())
     clock = re.split(r"[t ]", text, maxsplit=1)[1]
     digits = len(re.sub(r"[^\d:].*", "", clock).replace(":", ""))
     # Hours, minutes or seconds were given; a fraction of a second is a moment.
     length = 0 if "." in clock else {2: 3600, 4: 60}.get(digits, 1)
-    return start, start + timedelta(seconds=length)
-
-
-def _day(day: date) -> tuple[datetime, datetime]:
-    return datetime.combine(day, time()), datetime.combine(day, time()) + timedelta(days=1)
+    return _seconds(start), _seconds(start + timedelta(seconds=length))
 
 
 def _seconds(moment: datetime) -> float:
@@ -144,8 +128,8 @@ def _read_page(raw: str, now: datetime) -> float:
 
 def _read_modified(raw: str, now: datetime) -> Span:
     try:
-        return read_span(raw, now)
-    except ValueError as error:
+        return _span(raw.strip().lower(), now)
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{raw!r} is not a date") from error
 
 
@@ -215,11 +199,11 @@ class _Reader:
             self.fail("too many brackets or `not` inside each other", f"At most {MAX_DEPTH} are read.")
         if self.keyword("not"):
             result: Filter = Not(self.condition())
-        elif self.take("("):
+        elif self.match(r"\("):
             opened = self.at
             result = self.alternatives()
-            if not self.take(")"):
-                found = "" if self.at_end() else f" before {self.rest()}"
+            if not self.match(r"\)"):
+                found = f" before {self.rest()}" if self.skip_space() < len(self.text) else ""
                 self.fail(f"the ( at character {opened} is not closed{found}", "Add a ).")
         else:
             result = self.comparison()
@@ -234,22 +218,22 @@ class _Reader:
             self.allow(field, "in", at)
             result = self.membership(field)
             return Not(result) if negated else result
-        operator = None if negated else self.match(_OPERATOR)
-        if operator is None:
+        found = None if negated else self.match("!=|!~|==|<=|>=|[=<>~]")
+        if found is None:
             self.expected(f"{_FIELDS[field].takes} after {field}", _example(field))
-        op = {"==": "=", "!~": "~"}.get(operator, operator)
+        op = {"==": "=", "!~": "~"}.get(found[0], found[0])
         self.allow(field, op, at)
         result = _compare(field, op, self.value(field))
-        return Not(result) if operator == "!~" else result
+        return Not(result) if found[0] == "!~" else result
 
     def membership(self, field: str) -> Filter:
         hint = f"Write {field} in (one, another)."
-        if not self.take("("):
+        if not self.match(r"\("):
             self.expected("( after `in`", hint)
         values = [self.value(field)]
-        while self.take(","):
+        while self.match(","):
             values.append(self.value(field))
-        if not self.take(")"):
+        if not self.match(r"\)"):
             self.expected(", or ) in the list", hint)
         if field == "modified":
             parts = tuple(_compare(field, "=", value) for value in values)
@@ -262,26 +246,24 @@ class _Reader:
         word = self.match(_WORD)
         if word is None:
             self.expected("a field", fields)
-        name = word.lower()
+        name = word[0].lower()
         if name not in _FIELDS:
             close = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.6)
             meant = next((field for field, one in _FIELDS.items() if name in one.others), close[0] if close else None)
-            self.fail(f"{word!r} is not a field", f"Did you mean {meant}? {fields}" if meant else fields, at=start)
+            self.fail(f"{word[0]!r} is not a field", f"Did you mean {meant}? {fields}" if meant else fields, at=start)
         return name
 
     def value(self, field: str) -> Any:
         """One value, read the way its field wants; for `modified` the span of time."""
         start = self.skip_space()
-        if quoted := _QUOTED.match(self.text, self.at):
-            self.at = quoted.end()
+        if quoted := self.match(_QUOTED):
             raw = quoted[1].replace('""', '"') if quoted[1] is not None else quoted[2].replace("''", "'")
+        elif found := self.match(r"""[^\s()"',]+"""):
+            raw = found[0]
+        elif self.text.startswith(("'", '"'), start):
+            self.fail("a closing quote is missing", _example(field))
         else:
-            found = self.match(_VALUE)
-            if found is None:
-                if self.text[start : start + 1] in ("'", '"'):
-                    self.fail("a closing quote is missing", _example(field))
-                self.expected(f"a value for {field}", _example(field))
-            raw = found
+            self.expected(f"a value for {field}", _example(field))
         try:
             return _FIELDS[field].read(raw, self.now)
         except ValueError as error:
@@ -292,39 +274,23 @@ class _Reader:
             self.fail(f"{field} does not take {op}, only {_FIELDS[field].takes}", _example(field), at)
 
     def keyword(self, word: str) -> bool:
-        self.skip_space()
-        found = _WORD.match(self.text, self.at)
-        if found is None or found[0].lower() != word:
-            return False
-        self.at = found.end()
-        return True
+        return self.match(rf"(?i:{word})(?![\w.-])") is not None
 
-    def take(self, mark: str) -> bool:
-        self.skip_space()
-        if not self.text.startswith(mark, self.at):
-            return False
-        self.at += len(mark)
-        return True
-
-    def match(self, pattern: re.Pattern[str]) -> str | None:
-        self.skip_space()
-        found = pattern.match(self.text, self.at)
-        if found is None:
-            return None
-        self.at = found.end()
-        return found[0]
+    def match(self, pattern: str) -> re.Match[str] | None:
+        """Go past what matches here, after blanks."""
+        found = re.compile(pattern).match(self.text, self.skip_space())
+        self.at = found.end() if found else self.at
+        return found
 
     def skip_space(self) -> int:
-        if space := _SPACE.match(self.text, self.at):
-            self.at = space.end()
+        while self.text[self.at : self.at + 1].isspace():
+            self.at += 1
         return self.at
-
-    def at_end(self) -> bool:
-        return self.skip_space() == len(self.text)
 
     def rest(self) -> str:
         """The next characters, for a message."""
-        return "the end" if self.at_end() else repr(self.text[self.at : self.at + 20].split()[0])
+        following = self.text[self.skip_space() : self.at + 20].split()
+        return repr(following[0]) if following else "the end"
 
     def expected(self, what: str, hint: str) -> NoReturn:
         self.fail(f"expected {what}, found {self.rest()}", hint)

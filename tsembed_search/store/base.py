@@ -22,15 +22,26 @@ if TYPE_CHECKING:
 
     from tsembed_search.paths import IndexAddress
 
-
 Payload = dict[str, Any]
 
-
 Quantize = Literal["none", "scalar", "binary"]
+"""Compression of vectors for the first pass of a search: none, to 8 bits or to 1 bit per dimension. The original
+vectors are kept, and every score that a search returns is computed from them."""
 
-"""Compression of vectors for the first pass of a search: none, to 8 bits or to 1 bit per dimension. The
-original vectors are kept, and every score that a search returns is computed from them.
-"""
+HNSW_M: Final = 16
+HNSW_EF_CONSTRUCT: Final = 100
+HNSW_EF: Final = 128
+FILTERED_HNSW_EF: Final = 96
+"""Candidates that a search keeps. Those of a filtered search cost more, for each is looked up in a payload index, and
+most filters have links of their own in the graph: fewer suffice."""
+
+ENOUGH: Final = 0.15
+"""The share of points from which on a graph of 2 · `HNSW_M` neighbours holds together, whatever the filter."""
+
+OVERSAMPLING: Final = {"none": 1.0, "scalar": 2.0, "binary": 16.0}
+"""Times the wanted number of hits that are scored again with the original vectors: enough for recall@10 of 0.99."""
+
+_USUAL_ID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -83,28 +94,22 @@ class Store(Protocol):
     @property
     def dim(self) -> int:
         """The size of the vectors."""
-        ...
 
     @property
     def metadata(self) -> dict[str, Any]:
         """Facts of the index about itself (model, fingerprint, calibration ...), kept by the engine's side."""
-        ...
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata as a whole."""
-        ...
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Add or replace points. They are durable (acknowledged) when it returns."""
-        ...
 
     def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
         """Overwrite the given keys of one point's payload. Raises `StoreError` when there is no such point."""
-        ...
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points; ids that are not there do no harm."""
-        ...
 
     def search(
         self,
@@ -121,41 +126,31 @@ class Store(Protocol):
 
         `fields`: the payload keys that are wanted, None for all; reading them is most of the time of a long list.
         """
-        ...
 
     def retrieve(
         self, ids: Sequence[str], *, fields: Sequence[str] | None = None, with_vectors: bool = False
     ) -> list[Record]:
         """Return those of the points that exist, in the order asked; `fields` limits the payload keys that are read."""
-        ...
 
     def scroll(
         self, where: Filter | None = None, *, fields: Sequence[str] | None = None, with_vectors: bool = False
     ) -> Iterator[Record]:
         """Go over all points that match, in the engine's own order; `fields` limits the payload keys that are read."""
-        ...
 
     def count(self, where: Filter | None = None) -> int:
         """Count the points that match."""
-        ...
 
     def facet(self, key: str, where: Filter | None = None, limit: int = 1000) -> dict[str, int]:
         """Count the points that have each value of a payload field with a keyword index, most frequent first."""
-        ...
 
     def optimize(self) -> None:
-        """Build the search graph where it is worth it. Called when an index run ends; may take long, and can be
-        interrupted.
-        """
-        ...
+        """Build the search graph where it is worth it, when a run ends. May take long, and can be interrupted."""
 
     def info(self) -> StoreInfo:
         """Return facts for people."""
-        ...
 
     def close(self) -> None:
         """Let go of the store. Closing twice does no harm."""
-        ...
 
 
 class Engine(Protocol):
@@ -166,42 +161,32 @@ class Engine(Protocol):
 
     def exists(self, address: IndexAddress) -> bool:
         """Tell whether the index has a store."""
-        ...
 
     def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
         """Return what the index says about itself; None when there is no store."""
-        ...
 
     def open(self, address: IndexAddress, *, writing: bool = False) -> Store:
         """Open the store; `writing`: a long run of changes begins. Raises `StoreError` when there is none."""
-        ...
 
     def create(self, address: IndexAddress, settings: StoreSettings) -> Store:
         """Make a new store and open it for writing. Raises `StoreError` when there is one already."""
-        ...
 
     def delete(self, address: IndexAddress) -> None:
         """Delete the store and its points. Raises `IndexBusyError` while another process has it open."""
-        ...
 
     def salvage(self, address: IndexAddress) -> int:
         """Replace a damaged store by one of all that can be read; returns how many points that are."""
-        ...
-
-
-_USUAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def check_id(id: str) -> str:
     """Return an id in its usual spelling. Raises `StoreError` when it is not a UUID."""
-    if isinstance(id, str) and _USUAL.fullmatch(id):
+    if isinstance(id, str) and _USUAL_ID.fullmatch(id):
         return id
     try:
         return str(uuid.UUID(id))
     except (ValueError, AttributeError, TypeError):
-        raise StoreError(
-            f"{id!r} is not an item's id.", "Ids look like 1b4e28ba-2fa1-51d2-883f-0016d3cca427."
-        ) from None
+        hint = "Ids look like 1b4e28ba-2fa1-51d2-883f-0016d3cca427."
+        raise StoreError(f"{id!r} is not an item's id.", hint) from None
 
 
 def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[np.float32]]:
@@ -242,25 +227,3 @@ def check_payload(what: str, payload: Mapping[str, Any]) -> None:
         json.dumps(payload, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise StoreError(f"Cannot store {what}: {error}.") from error
-
-
-HNSW_M: Final = 16
-
-HNSW_EF_CONSTRUCT: Final = 100
-
-HNSW_EF: Final = 128
-
-FILTERED_HNSW_EF: Final = 96
-
-"""Candidates that a search keeps. Those of a filtered search cost more, for each is looked up in a payload index, and
-most filters have links of their own in the graph: fewer suffice."""
-
-
-ENOUGH: Final = 0.15
-
-"""The share of points from which on a graph of 2 · `HNSW_M` neighbours holds together, whatever the filter."""
-
-
-OVERSAMPLING: Final = {"none": 1.0, "scalar": 2.0, "binary": 16.0}
-
-"""Times the wanted number of hits that are scored again with the original vectors: enough for recall@10 of 0.99."""

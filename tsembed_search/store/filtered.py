@@ -1,31 +1,169 @@
-"""The half of a store that is the same for all engines that filter: what an engine lets through too much is checked."""
+"""The half of a store that is the same for all engines that filter.
+
+A filter becomes an engine's own condition. What an engine cannot express (path patterns) becomes the narrowest
+condition that lets every matching point through, and `filters.matches`, the reference, checks the rest.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tsembed_search.errors import StoreError
-from tsembed_search.store.base import Record, check_queries
-from tsembed_search.store.filters import CHECKED_KEYS, Filter, matches
-from tsembed_search.store.schema import PAYLOAD_INDEXES
-from tsembed_search.store.translate import Dialect, translate
+from tsembed_search.store.base import Record, StoreSettings, check_queries
+from tsembed_search.store.filters import (
+    CHECKED_KEYS,
+    PAYLOAD_KEYS,
+    And,
+    Condition,
+    Filter,
+    Not,
+    Or,
+    is_anchored,
+    lookup,
+    matches,
+)
+from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-C = TypeVar("C")
-
 MAX_LIMIT: Final = 2**31
 """The most hits or values that the engines can be asked for."""
 
 
+class Dialect:
+    """The conditions of both Qdrant engines, whose Python packages name them alike.
+
+    `models` is the package's module of conditions, `number_range` its class for ranges of numbers, `nothing` a
+    condition that no point passes. `substrings`: the engine can look for a part of a value. `all_of`, `any_of` and
+    `none_of` take at least one part.
+    """
+
+    def __init__(self, models: Any, number_range: Any, nothing: Any, *, substrings: bool = True) -> None:
+        self._models = models
+        self._range = number_range
+        self.nothing = nothing
+        self._substrings = substrings
+
+    def equals(self, key: str, value: str) -> Any:
+        """Hold when the field has this value."""
+        return self._models.FieldCondition(key=key, match=self._models.MatchValue(value=value))
+
+    def one_of(self, key: str, values: Sequence[str]) -> Any:
+        """Hold when the field has one of these values."""
+        return self._models.FieldCondition(key=key, match=self._models.MatchAny(any=list(values)))
+
+    def compares(self, key: str, op: str, number: float) -> Any:
+        """Hold when the field's number is `<`, `<=`, `>`, `>=` or `=` another."""
+        bounds = ("gte", "lte") if op == "=" else ({"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}[op],)
+        return self._models.FieldCondition(key=key, range=self._range(**dict.fromkeys(bounds, number)))
+
+    def contains(self, key: str, text: str) -> Any:
+        """Hold when a value contains the text. None where the engine is too old to look for that."""
+        if not self._substrings:
+            return None
+        return self._models.FieldCondition(key=key, match=self._models.MatchSubstring(substring=text))
+
+    def all_of(self, parts: Sequence[Any]) -> Any:
+        """Hold when all parts do."""
+        return self._models.Filter(must=list(parts))
+
+    def any_of(self, parts: Sequence[Any]) -> Any:
+        """Hold when at least one part does."""
+        return self._models.Filter(should=list(parts))
+
+    def none_of(self, parts: Sequence[Any]) -> Any:
+        """Hold when no part does."""
+        return self._models.Filter(must_not=list(parts))
+
+    def as_filter(self, condition: Any) -> Any:
+        """Return a condition as the filter that requests take; None stays None."""
+        if condition is None or isinstance(condition, self._models.Filter):
+            return condition
+        return self.all_of([condition])
+
+
+class Native(NamedTuple):
+    """An engine's `condition` (None: every point passes), and whether that is all that the filter says.
+
+    When not `exact`, more points pass than match, and `matches` has to decide.
+    """
+
+    condition: Any
+    exact: bool
+
+
+def translate(where: Filter | None, dialect: Dialect, *, negated: bool = False) -> Native:
+    """Return the engine's form of `where`, or of its negation.
+
+    Negation is pushed down to the conditions: the negation of one that lets too much through would let too little
+    through.
+    """
+    match where:
+        case None:
+            return Native(dialect.nothing, True) if negated else Native(None, True)
+        case Not(part):
+            return translate(part, dialect, negated=not negated)
+        case And(parts) | Or(parts):
+            natives = [translate(part, dialect, negated=negated) for part in parts]
+            if isinstance(where, Or) != negated:
+                return _any(natives, dialect)
+            conditions = [part.condition for part in natives if part.condition is not None]
+            return Native(dialect.all_of(conditions) if conditions else None, all(part.exact for part in natives))
+        case Condition(field, "!=", value):
+            return translate(Condition(field, "=", value), dialect, negated=not negated)
+        case Condition():
+            native = _condition(where, dialect)
+            if not negated:
+                return native
+            if not native.exact:
+                return Native(None, False)
+            return Native(dialect.nothing if native.condition is None else dialect.none_of([native.condition]), True)
+
+
+def _any(parts: Sequence[Native], dialect: Dialect) -> Native:
+    if not parts:
+        return Native(dialect.nothing, True)
+    if everything := [part for part in parts if part.condition is None]:
+        return Native(None, any(part.exact for part in everything))
+    return Native(dialect.any_of([part.condition for part in parts]), all(part.exact for part in parts))
+
+
+def _condition(where: Condition, dialect: Dialect) -> Native:
+    key, value = PAYLOAD_KEYS[where.field], where.value
+    if isinstance(value, tuple):
+        texts = [each for each in value if isinstance(each, str)]
+        if len(texts) == len(value) and texts and where.field != "path":
+            return Native(dialect.one_of(key, texts), True)
+        return _any([_condition(Condition(where.field, "=", one), dialect) for one in value], dialect)
+    if not isinstance(value, str):
+        return Native(dialect.compares(key, where.op, value), True)
+    if where.op == "~":
+        return _pattern(value, dialect)
+    if where.field != "path":
+        return Native(dialect.equals(key, value), True)
+    if not value or value.endswith("/"):
+        return Native(dialect.nothing, True)
+    if is_anchored(value) or "/" not in value:
+        return Native(dialect.equals(PATH_KEYS, value), True)
+    return Native(dialect.contains(PATH_KEYS, f"/{value}"), False)
+
+
+def _pattern(pattern: str, dialect: Dialect) -> Native:
+    wanted = lookup(pattern)
+    texts = [dialect.contains(PATH_KEYS, text) for text in wanted.texts]
+    known = [dialect.one_of(PATH_KEYS, keys) for keys in wanted.keys] + [text for text in texts if text is not None]
+    # Each holds for some place of the item, perhaps not for the same one: an exact lookup has one.
+    return Native(dialect.all_of(known) if known else None, wanted.exact and bool(known))
+
+
 @dataclass(frozen=True)
-class Ask(Generic[C]):
+class Ask:
     """A batch of searches, as an engine is asked: `queries` `[Q][D]`, and the `condition` that `where` became.
 
     `payload` is what is wanted of the payloads: all (True), nothing (False) or these keys.
@@ -33,39 +171,45 @@ class Ask(Generic[C]):
 
     queries: list[list[float]]
     where: Filter | None
-    condition: C | None
+    condition: Any
     payload: bool | list[str]
     with_vectors: bool
     exact: bool
 
 
-class FilteredStore(ABC, Generic[C]):
+class FilteredStore(ABC):
     """`search`, `scroll`, `count` and `facet` of a `Store` (see `base.py`), over what an engine can do by itself."""
 
+    _dialect: Dialect
+
+    def __init__(self, settings: StoreSettings, metadata: dict[str, Any]) -> None:
+        self.settings = settings
+        self._metadata = metadata
+
     @property
-    @abstractmethod
     def dim(self) -> int:
         """The size of the vectors."""
+        return self.settings.dim
 
     @property
-    @abstractmethod
-    def _dialect(self) -> Dialect[C]:
-        """The engine's conditions."""
+    def metadata(self) -> dict[str, Any]:
+        """Facts of the index about itself."""
+        return dict(self._metadata)
 
     @abstractmethod
-    def _nearest(self, ask: Ask[C], limit: int, offset: int) -> list[list[Record]]:
+    def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
         """The hits of each query that pass the condition, best first."""
 
     @abstractmethod
-    def _pages(self, condition: C | None, payload: bool | list[str], with_vectors: bool) -> Iterator[Record]:
+    def _pages(self, condition: Any, payload: bool | list[str], with_vectors: bool) -> Iterator[Record]:
         """All points that pass the condition."""
 
     @abstractmethod
-    def _counted(self, condition: C | None) -> int:
+    def _counted(self, condition: Any) -> int:
         """The number of points that pass the condition."""
 
     @abstractmethod
-    def _values(self, key: str, condition: C | None, limit: int) -> Mapping[str, int]:
+    def _values(self, key: str, condition: Any, limit: int) -> Mapping[str, int]:
         """Count the points that pass the condition by the values of a field."""
 
     def search(
@@ -88,8 +232,14 @@ class FilteredStore(ABC, Generic[C]):
         ask = Ask(queries.tolist(), where, native.condition, payload, with_vectors, exact)
         if native.exact:
             return self._nearest(ask, min(limit, MAX_LIMIT), min(offset, MAX_LIMIT))
-        hits = _search_checked(lambda some: self._nearest(ask, min(some, MAX_LIMIT), 0), where, offset + limit)
-        return [found[offset:] for found in hits]
+        wanted = offset + limit
+        some = wanted + wanted // 2 + 5
+        while True:  # ask for more until enough of them match
+            found = self._nearest(ask, min(some, MAX_LIMIT), 0)
+            kept = [[hit for hit in hits if matches(where, hit.payload)] for hits in found]
+            if all(len(good) >= wanted or len(hits) < some for good, hits in zip(kept, found, strict=True)):
+                return [good[offset:wanted] for good in kept]
+            some *= 4
 
     def scroll(
         self, where: Filter | None = None, *, fields: Sequence[str] | None = None, with_vectors: bool = False
@@ -97,10 +247,15 @@ class FilteredStore(ABC, Generic[C]):
         """See `Store.scroll`."""
         native = translate(where, self._dialect)
         if native.exact:
-            return self._pages(native.condition, wanted_payload(fields), with_vectors)
+            yield from self._pages(native.condition, wanted_payload(fields), with_vectors)
+            return
         needed = None if fields is None else sorted({*fields, *CHECKED_KEYS})
-        records = self._pages(native.condition, wanted_payload(needed), with_vectors)
-        return _only((record for record in records if matches(where, record.payload)), fields)
+        for record in self._pages(native.condition, wanted_payload(needed), with_vectors):
+            if not matches(where, record.payload):
+                continue
+            if fields is not None:
+                record = record._replace(payload={key: record.payload[key] for key in fields if key in record.payload})
+            yield record
 
     def count(self, where: Filter | None = None) -> int:
         """See `Store.count`."""
@@ -115,41 +270,20 @@ class FilteredStore(ABC, Generic[C]):
         if native.exact:
             counts = self._values(key, native.condition, min(limit, MAX_LIMIT))
         else:
-            counts = _facet_checked(self.scroll(where, fields=[key.partition("[].")[0]]), key)
+            counts = self._values_checked(key, where)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit])
+
+    def _values_checked(self, key: str, where: Filter | None) -> Counter[str]:
+        parent, _, inner = key.partition("[].")
+        counts: Counter[str] = Counter()
+        for record in self.scroll(where, fields=[parent]):
+            found = record.payload.get(parent)
+            if inner:
+                found = [entry.get(inner) for entry in found or ()]
+            counts.update({value for value in (found if isinstance(found, list) else [found]) if value is not None})
+        return counts
 
 
 def wanted_payload(fields: Sequence[str] | None) -> bool | list[str]:
     """Return `fields` as engines take them: all (True), nothing (False) or these keys."""
     return True if fields is None else list(fields) or False
-
-
-def _search_checked(
-    search: Callable[[int], list[list[Record]]], where: Filter | None, wanted: int
-) -> list[list[Record]]:
-    """The first `wanted` matching hits of each query: asks an inexact `search(limit)` for more until they are there."""
-    limit = wanted + wanted // 2 + 5
-    while True:
-        found = search(limit)
-        kept = [[hit for hit in hits if matches(where, hit.payload)] for hits in found]
-        if all(len(good) >= wanted or len(hits) < limit for good, hits in zip(kept, found, strict=True)):
-            return [good[:wanted] for good in kept]
-        limit *= 4
-
-
-def _only(records: Iterable[Record], fields: Sequence[str] | None) -> Iterator[Record]:
-    for record in records:
-        if fields is None:
-            yield record
-        else:
-            yield record._replace(payload={key: value for key, value in record.payload.items() if key in fields})
-
-
-def _facet_checked(records: Iterable[Record], key: str) -> Counter[str]:
-    parent, _, inner = key.partition("[].")
-    counts: Counter[str] = Counter()
-    for record in records:
-        found = record.payload.get(parent)
-        values = [entry.get(inner) for entry in found or ()] if inner else found if isinstance(found, list) else [found]
-        counts.update({value for value in values if value is not None})
-    return counts

@@ -26,7 +26,6 @@ from tsembed_search.paths import name_form
 
 Op = Literal["=", "!=", "<", "<=", ">", ">=", "~", "in"]
 
-
 PAYLOAD_KEYS: Final[Mapping[str, str]] = {
     "kind": "kind",
     "path": "places[].path",
@@ -37,23 +36,16 @@ PAYLOAD_KEYS: Final[Mapping[str, str]] = {
     "sha": "sha",
     "model": "model",
 }
-
 """The fields of the language, and where a payload keeps each (see `store/schema.py`)."""
 
-
 CHECKED_KEYS: Final = tuple(sorted({key.partition("[].")[0] for key in PAYLOAD_KEYS.values()}))
-
 """The payload keys that `matches` reads."""
 
-
-_BARE = re.compile(r"""[^\s()"',=<>!~][^\s()"',]*""")
-
-_ORDER: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
+_ORDER: Final = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_BARE: Final = re.compile(r"""[^\s()"',=<>!~][^\s()"',]*""")
+_WILD: Final = re.compile(r"[*?\[]")
+_DRIVE: Final = re.compile(r"[A-Za-z]:/")
+_TEXT: Final = re.compile(r"\*+([^*?\[/]+)\*+")
 
 
 @dataclass(frozen=True)
@@ -70,11 +62,9 @@ class Condition:
     value: str | float | tuple[str, ...] | tuple[float, ...]
 
     def __post_init__(self) -> None:
-        value = self.value
-        if isinstance(value, str):
-            object.__setattr__(self, "value", name_form(value))
-        elif isinstance(value, tuple):
-            object.__setattr__(self, "value", tuple(name_form(v) if isinstance(v, str) else v for v in value))
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        formed = tuple(name_form(value) if isinstance(value, str) else value for value in values)
+        object.__setattr__(self, "value", formed if isinstance(self.value, tuple) else formed[0])
 
     def __str__(self) -> str:
         if isinstance(self.value, tuple):
@@ -113,7 +103,6 @@ class Not:
 
 
 Filter = Condition | And | Or | Not
-
 """`str(filter)` is text that `parse_where` reads back, for every filter that it can give."""
 
 
@@ -163,7 +152,7 @@ def _holds(field: str, op: Op, value: Any, actual: Any) -> bool:
         if field == "path" and not is_anchored(value):
             return bool(actual.endswith(f"/{value}"))
         return bool(actual == value)
-    return _ORDER[op](actual, value)
+    return bool(_ORDER[op](actual, value))
 
 
 def _spell(field: str, value: str | float) -> str:
@@ -171,13 +160,6 @@ def _spell(field: str, value: str | float) -> str:
     if isinstance(value, str):
         return value if _BARE.fullmatch(value) else '"' + value.replace('"', '""') + '"'
     return f"@{float(value)!r}" if field == "modified" else str(int(value) if value == int(value) else value)
-
-
-_WILD = re.compile(r"[*?\[]")
-
-_DRIVE = re.compile(r"[A-Za-z]:/")
-
-_TEXT = re.compile(r"\*+([^*?\[/]+)\*+")
 
 
 def is_anchored(pattern: str) -> bool:
@@ -236,19 +218,16 @@ def lookup(pattern: str) -> Lookup:
     anchored = is_anchored(pattern)
     wild = [at for at, part in enumerate(parts) if _WILD.search(part)]
     if not wild and (anchored or len(parts) == 1):
-        return Lookup([_keys_of("/".join(parts), inside=inside)], [], exact=True)
+        name = "/".join(parts)
+        return Lookup([[f"{name}/"] if inside else [name, f"{name}/"]], [], exact=True)
     last = len(parts) if inside else len(parts) - 1  # the last may be the file
     start = min([*wild, last]) if anchored else 0
     keys = [[f"{'/'.join(parts[:start])}/"]] if start > 1 else []  # all paths lie in the first
     keys += [[f"{parts[at]}/"] for at in range(start, last) if at not in wild and parts[at]]
     if last < len(parts) and last not in wild and parts[last]:
-        keys.append(_keys_of(parts[last], inside=False))
+        keys.append([parts[last], f"{parts[last]}/"])
     texts = [text for at in wild for text in _literals(parts[at])] if keys else _literals(pattern)
     return Lookup(keys, texts)
-
-
-def _keys_of(name: str, *, inside: bool) -> list[str]:
-    return [f"{name}/"] if inside else [name, f"{name}/"]
 
 
 def _literals(pattern: str) -> list[str]:

@@ -15,10 +15,10 @@ STORES: Final[Registry[Engine]] = Registry(
     "store",
     "tsembed.stores",
     {
-        "edge": "tsembed_search.store.edge.engine:EDGE",
-        "http": "tsembed_search.store.qdrant.engine:QDRANT",
-        "https": "tsembed_search.store.qdrant.engine:QDRANT",
-        "memory": "tsembed_search.store.qdrant.engine:MEMORY",
+        "edge": "tsembed_search.store.edge.store:EDGE",
+        "http": "tsembed_search.store.qdrant.store:QDRANT",
+        "https": "tsembed_search.store.qdrant.store:QDRANT",
+        "memory": "tsembed_search.store.qdrant.store:MEMORY",
     },
 )
 """Engines by the scheme of `IndexAddress.store`."""
@@ -38,7 +38,7 @@ def metadata(address: IndexAddress) -> dict[str, Any] | None:
 
 
 def open(address: IndexAddress, *, writing: bool = False) -> Store:
-    """Open the store of an index; `writing` says that a long run of changes begins.
+    """Open the store of an index; `writing`: a long run of changes begins.
 
     Raises `StoreError` when there is none, and `IndexBusyError` while another process has it open.
     """

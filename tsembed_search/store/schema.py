@@ -196,15 +196,8 @@ class IndexMetadata:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON form that `from_json` reads back."""
-        return {
-            "model": self.model,
-            "fingerprint": self.fingerprint,
-            "dim": self.dim,
-            "routes": self.routes and list(self.routes),
-            "calibration": self.calibration and self.calibration.to_json(),
-            "created_at": self.created_at,
-            "route_weight": self.route_weight,
-        }
+        routes, calibration = self.routes and list(self.routes), self.calibration and self.calibration.to_json()
+        return vars(self) | {"routes": routes, "calibration": calibration}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> IndexMetadata:
@@ -245,5 +238,5 @@ class IndexMetadata:
 
 
 def _clock_time(seconds: float) -> float:
-    """A time that a calendar has, or 0: a date that was damaged must not keep anybody from the index."""
+    """A time that a calendar has, or 0: a damaged date must not keep anybody from the index."""
     return seconds if 0 <= seconds < _YEAR_10_000 else 0.0

@@ -1,9 +1,14 @@
-"""Pages in Markdown: chunks follow the headings, and people and the model read words rather than markup."""
+"""Pages in Markdown: chunks follow the headings, and people and the model read words rather than markup.
+
+Markdown is read as CommonMark reads it: its tokens decide what is shown, and no pattern over the source.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.documents.document import Document, Figure, Format, Section, Unit
@@ -12,35 +17,47 @@ from tsembed_search.documents.formats.html import below_headings, local_path, wo
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
+
+    from tsembed_search.documents.chunking import Block
 
 # Parsing keeps the whole file in memory many times over; a longer one is hardly written by hand.
 _LONGEST: Final = 4 << 20
+_PROSE: Final = frozenset({"paragraph_open", "heading_open", "blockquote_open"})
+_FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\n(.*?)\n?^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+# Settings in YAML. Anything else between two rules is text.
+_SETTING: Final = re.compile(r"[\"']?[\w$@][^:{}\[\]]{0,60}:(?:\s|\Z)|[ \t]|-(?:[ \t]|\Z)|#|[}\]]|\Z")
+_TITLE: Final = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$", re.MULTILINE | re.IGNORECASE)
+# The library's own limit leaves out what stands in the twentieth quotation of a long exchange of mails.
+_DEEPEST: Final = 100
+# What could be the target of a link by its place, and is an answer of one word: `[Anna]: Yes.`
+_ANSWER: Final = re.compile(r"\[([^\[\]]+)\]:[ \t]*[^\W_]+(?:['’-][^\W_]+)*[.!?,;]?[ \t]*")
+_LABEL: Final = re.compile(r"\[([^\[\]]+)\](?!:)")
 
 
 def units(document: Document) -> Iterator[Unit]:
     """Chunks of the text that is shown; `start` and `end` are offsets in it."""
     from tsembed_search.documents.chunking import tiled
     from tsembed_search.documents.encoding import read_text
-    from tsembed_search.documents.markdown_page import blocks, parse
 
-    page = None
-    if document.file.seek(0, os.SEEK_END) <= _LONGEST:
-        page = parse("".join(read_text(document.file)))
-    if page is None or page.too_deep:
+    is_long = document.file.seek(0, os.SEEK_END) > _LONGEST
+    tokens, title = ([], "") if is_long else parse("".join(read_text(document.file)))
+    # Quotations in quotations, lists in lists may go on beyond what is parsed.
+    if is_long or any(token.level >= _DEEPEST - 1 for token in tokens):
         yield from plain.units(document)
         return
     document.alive()
-    if not (yield from document.text_units(tiled(blocks(page)), page.title)):
+    if not (yield from document.text_units(tiled(blocks(tokens)), title)):
         raise LoadError("There is no text in it.")
 
 
 def sections(document: Document) -> Iterator[Section | Figure]:
     """The pictures of a page with what it says about each, then its sections."""
     from tsembed_search.documents.encoding import read_text
-    from tsembed_search.documents.markdown_page import parse
 
-    tokens = parse("".join(read_text(document.file))).tokens
+    tokens, _ = parse("".join(read_text(document.file)))
     for child in (child for token in tokens for child in token.children or () if child.type == "image"):
         place = local_path(str(child.attrs.get("src") or ""))
         text = words(child.content) or words(str(child.attrs.get("title") or ""))
@@ -61,6 +78,123 @@ def _without_pictures(token: Token) -> str:
             for child in token.children or ()
         )
     )
+
+
+def blocks(tokens: Iterable[Token]) -> Iterator[Block]:
+    """The blocks that stand by themselves, and the items of lists, in order; `start` is not yet set."""
+    parts: list[Token] = []
+    for token in (*tokens, None):
+        item = token is not None and token.type == "list_item_open" and token.level == 1
+        begins = token is None or item or (token.level == 0 and token.nesting >= 0)
+        if begins and parts:
+            yield from _block(parts)
+            parts = []
+        if token is not None:
+            parts.append(token)
+
+
+def _block(parts: list[Token]) -> Iterator[Block]:
+    from tsembed_search.documents.chunking import Block
+
+    first = parts[0]
+    text = _text(parts)
+    if text.strip():
+        heading = int(first.tag[1]) if first.type == "heading_open" else 0
+        # Items of a list stand line by line.
+        tight = first.type == "list_item_open" and parts[-1].type == "list_item_close"
+        yield Block(0, text + "\n" * tight, heading, text if heading else "", lines=first.type not in _PROSE)
+
+
+def _text(parts: list[Token]) -> str:
+    """The text of some tokens as it is shown: paragraphs, items with their marks, cells between bars."""
+    lines: list[str] = []
+    mark, depth, cells, before = "", 0, list[str](), ""
+    for token in parts:
+        if token.type == "list_item_open":
+            mark, depth = f"{token.info}{token.markup} " if token.info else "- ", depth + 1
+        elif token.type == "list_item_close":
+            depth -= 1
+        elif token.type == "tr_close":
+            lines.append(f"| {' | '.join(cells)} |")
+            cells.clear()
+        elif before in ("td", "th"):
+            cells.append(inline_text(token))
+        elif content := _content(token):
+            if lines and not depth:
+                lines.append("")
+            first = "  " * (depth - 1) + mark if mark else "  " * depth
+            lines.append(first + content.replace("\n", "\n" + "  " * depth))
+            mark = ""
+        before = token.tag if token.nesting > 0 else ""
+    return "\n".join(lines)
+
+
+def _content(token: Token) -> str:
+    if token.type == "inline":
+        return inline_text(token)
+    if token.type in ("fence", "code_block"):
+        return token.content.strip("\n")
+    if token.type == "html_block":
+        from tsembed_search.documents.html_page import readable, shown_page
+
+        return "\n\n".join(block.text for block in readable(shown_page(token.content).tree.body))
+    return ""
+
+
+def parse(source: str) -> tuple[list[Token], str]:
+    """Return the tokens of a page, with the tables that are common beside CommonMark, and the title that its settings
+    give. Front matter is no part of its text, unless there is nothing else.
+    """
+    settings, text = front_matter(source)
+    if not text.strip():
+        settings, text = "", settings
+    found = _TITLE.search(settings)
+    return _parser().parse(text), found[1] if found else ""
+
+
+@cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table")
+    parser.block.ruler.at("reference", _reference)
+    return parser
+
+
+def _reference(state: StateBlock, first: int, after: int, silent: bool) -> bool:
+    """The parser's rule for targets of links, but for footnotes of one word, and answers that nothing links to."""
+    from markdown_it.rules_block import reference
+
+    answer = _ANSWER.fullmatch(state.src, state.bMarks[first] + state.tShift[first], state.eMarks[first])
+    if answer is not None:
+        if "labels" not in state.env:
+            state.env["labels"] = {label.casefold() for label in _LABEL.findall(state.src)}
+        if answer[1].startswith("^") or answer[1].casefold() not in state.env["labels"]:
+            return False
+    return reference(state, first, after, silent)
+
+
+def front_matter(source: str) -> tuple[str, str]:
+    """The block of settings at the top of a page (or ""), and the rest."""
+    found = _FRONT_MATTER.match(source)
+    if found is None or not all(map(_SETTING.match, found[1].split("\n"))):
+        return "", source
+    return found[1], source[found.end() :]
+
+
+def inline_text(token: Token) -> str:
+    """The words of a paragraph, a heading or a cell, and of its pictures, without markup."""
+    return "".join(map(_inline, token.children or ())).strip()
+
+
+def _inline(child: Token) -> str:
+    if child.type in ("text", "code_inline"):
+        return child.content
+    if child.type == "image":
+        return "".join(map(_inline, child.children or ()))
+    if child.type in ("softbreak", "hardbreak") or child.content.lower().startswith("<br"):
+        return "\n"
+    return ""
 
 
 FORMAT = Format("markdown", 2, frozenset({"md", "markdown", "mdown", "mkd"}), units, sections=sections, is_text=True)

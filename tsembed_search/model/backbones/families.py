@@ -1,12 +1,12 @@
 """The families of multimodal models that `hf.py` can run, one entry each. Imports neither torch nor transformers.
 
-To add a family, add an entry; only a new way of cutting pictures needs code (see `vision.py`).
+To add a family, add an entry; only a new way of cutting pictures needs code (see `inputs.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tsembed_search.registry import Registry
@@ -17,7 +17,7 @@ plus the whole picture (Idefics3, SmolVLM), or tiles whose features are joined a
 """
 
 PIPELINE_VERSION = 1
-"""Part of every fingerprint; raise it when a change in `hf.py`, `prompt.py` or `vision.py` changes vectors."""
+"""Part of every fingerprint; raise it when a change in `hf.py` or `inputs.py` changes vectors."""
 
 ONE_WORD = "Express the user's input in one word."
 """Default for models that were never tuned to embed. Asking for one word makes the last token stand for the whole
@@ -26,8 +26,6 @@ input, picture or text alike (Jiang et al., *E5-V*, arXiv 2407.12580)."""
 _CHATML = (
     "<|im_start|>system\n{instruction}<|im_end|>\n<|im_start|>user\n{image}{text}<|im_end|>\n<|im_start|>assistant\n"
 )
-_IDEFICS = "{bos}System: {instruction}<end_of_utterance>\nUser:{image}{text}<end_of_utterance>\nAssistant:"
-_QWEN_IMAGE = "<|vision_start|>{tokens}<|vision_end|>"
 
 
 @dataclass(frozen=True)
@@ -73,72 +71,60 @@ class Family:
         }
 
 
+_QWEN2 = Family(
+    name="qwen2-vl",
+    model_types=("qwen2_vl",),
+    model_class="Qwen2VLForConditionalGeneration",
+    vision="grid",
+    template=_CHATML,
+    image_template="<|vision_start|>{tokens}<|vision_end|>",
+    instruction=ONE_WORD,
+    min_pixels=4 * 28 * 28,
+    max_pixels=1280 * 28 * 28,
+    examples=("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct"),
+)
+_SMOLVLM = Family(
+    name="smolvlm",
+    model_types=("smolvlm",),
+    model_class="SmolVLMForConditionalGeneration",
+    vision="tiles",
+    template="{bos}System: {instruction}<end_of_utterance>\nUser:{image}{text}<end_of_utterance>\nAssistant:",
+    image_template="{tokens}",
+    lead=" ",
+    instruction=ONE_WORD,
+    min_pixels=0,
+    max_pixels=2048 * 2048,
+    blocks="text_model.layers",
+    examples=("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
+)
 _OWN = (
-    Family(
-        name="qwen2-vl",
-        model_types=("qwen2_vl",),
-        model_class="Qwen2VLForConditionalGeneration",
-        vision="grid",
-        template=_CHATML,
-        image_template=_QWEN_IMAGE,
-        instruction=ONE_WORD,
-        min_pixels=4 * 28 * 28,
-        max_pixels=1280 * 28 * 28,
-        examples=("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct"),
-    ),
-    Family(
+    _QWEN2,
+    replace(
+        _QWEN2,
         name="qwen2.5-vl",
         model_types=("qwen2_5_vl",),
         model_class="Qwen2_5_VLForConditionalGeneration",
-        vision="grid",
-        template=_CHATML,
-        image_template=_QWEN_IMAGE,
-        instruction=ONE_WORD,
-        min_pixels=4 * 28 * 28,
-        max_pixels=1280 * 28 * 28,
         examples=("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
     ),
     # Plain Qwen3-VL has no embedding format of its own, so it is given that of Qwen3-VL-Embedding, which shares its
     # architecture and cannot be told from it by config.json. Prompt and limits are those of the authors' own code.
-    Family(
+    replace(
+        _QWEN2,
         name="qwen3-vl",
         model_types=("qwen3_vl",),
         model_class="Qwen3VLForConditionalGeneration",
-        vision="grid",
-        template=_CHATML,
-        image_template=_QWEN_IMAGE,
         instruction="Represent the user's input.",
         min_pixels=4 * 32 * 32,
         max_pixels=1800 * 32 * 32,
         examples=("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B", "Qwen/Qwen3-VL-2B-Instruct"),
     ),
-    Family(
-        name="smolvlm",
-        model_types=("smolvlm",),
-        model_class="SmolVLMForConditionalGeneration",
-        vision="tiles",
-        template=_IDEFICS,
-        image_template="{tokens}",
-        lead=" ",
-        instruction=ONE_WORD,
-        min_pixels=0,
-        max_pixels=2048 * 2048,
-        blocks="text_model.layers",
-        examples=("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
-    ),
+    _SMOLVLM,
     # The first SmolVLMs are of this type, too.
-    Family(
+    replace(
+        _SMOLVLM,
         name="idefics3",
         model_types=("idefics3",),
         model_class="Idefics3ForConditionalGeneration",
-        vision="tiles",
-        template=_IDEFICS,
-        image_template="{tokens}",
-        lead=" ",
-        instruction=ONE_WORD,
-        min_pixels=0,
-        max_pixels=2048 * 2048,
-        blocks="text_model.layers",
         examples=("HuggingFaceTB/SmolVLM-256M-Instruct", "HuggingFaceTB/SmolVLM-Instruct"),
     ),
     # Pictures are cut into at most four tiles, not thirty-six: 729 tokens each is much for a search index.
@@ -155,7 +141,6 @@ _OWN = (
         examples=("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
     ),
 )
-
 FAMILIES: Registry[Family] = Registry("family", "tsembed.families", {family.name: family for family in _OWN})
 
 

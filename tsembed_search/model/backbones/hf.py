@@ -1,15 +1,15 @@
-"""Any multimodal language model of the families in `families.py`, run on transformers.
+"""Any multimodal language model of the families in `families.py`, run on transformers, from its folder to its vectors.
 
 Sequences are padded on the right. In a causal decoder no real token can see what comes after it, so an item needs no
 attention mask (which keeps the fastest attention kernels usable) and its vector does not depend on its neighbours.
-
-From the hidden states of a sequence to one vector of unit length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,25 +18,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from tsembed_search import wording
 from tsembed_search.documents.pictures import open_image
 from tsembed_search.errors import ModelError
 from tsembed_search.items import InputSpec, Item, Role, TextSpec
 from tsembed_search.model import backbone as devices
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
-from tsembed_search.model.backbones import budget, families
-from tsembed_search.model.backbones.hf_loading import first_token, image_settings, load_frozen
+from tsembed_search.model.backbones import families
 from tsembed_search.model.backbones.inputs import VISIONS, Picture, Prompt, Vision
 from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.moe_lora import Adapters, attach
 from tsembed_search.model.routing import Traced, centred, counted_tokens
+from tsembed_search.wording import brief
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelRef
 
-
 _CPU_TOKENS = 2048  # a batch that keeps two or more cores busy
+_ROOMY = 4 * 2**30  # bytes of free memory
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,9 @@ class Inputs:
 
 
 class TransformersBackbone:
-    """A transformers model without its language-model head, pooled at the last token."""
+    """A `Trainable`: a transformers model without its language-model head, pooled at the last token."""
+
+    look_width = 0  # a picture has no short form that training leaves alone
 
     def __init__(
         self,
@@ -64,36 +65,33 @@ class TransformersBackbone:
         self.family = family
         self.info = info
         self.inputs = InputSpec(vision.spec, text, reads_pages=True)
+        self.adapters: Adapters | None = None
         self._prompt = prompt
         self._vision = vision
         self._image_token = prompt.token(vision.token)
         parameter = next(model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
-        self.adapters: Adapters | None = None
-        self._needs = budget.needs(model.config, self._dtype.itemsize)
+        self._needs = devices.needs(model.config, self._dtype.itemsize)
         free = devices.free_bytes(self._device)
         self.batch_tokens = _CPU_TOKENS if free is None else self._needs.forward_tokens(free)
 
     def training_tokens(self, checkpointing: bool = False) -> int:
-        """Padded tokens with gradients that fit at once in the memory that is free now."""
         free = devices.free_bytes(self._device)
         return _CPU_TOKENS if free is None else self._needs.training_tokens(free, checkpointing)
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
         """Tokens, positions and uint8 pixels of one item. Raises `LoadError` for a picture that cannot be read."""
-        picture = None
+        picture, instruction = None, item.instruction
         if item.image is not None:
             picture = self._vision.picture(open_image(item.image, self._vision.spec).pixels)
-        markup = "" if picture is None else picture.markup
-        ids = np.asarray(self._prompt.encode(self._instruction(item, role), markup, item.text or ""), np.int64)
+        if instruction is None:
+            instruction = (self.family.query_instruction if role == "query" else None) or self.family.instruction
+        ids = np.asarray(self._prompt.encode(instruction, picture.markup if picture else "", item.text or ""), np.int64)
         positions = _positions(ids, self._image_token, picture) if self._vision.positional else None
         return Prepared(len(ids), Inputs(ids, positions, picture))
 
     def adapt(self, settings: AdapterSettings) -> Adapters:
-        """Puts fresh MoE-LoRA adapters beside the decoder's projections; from now on items have routing vectors.
-
-        Raises `ModelError` for settings with a projector: the model's own stays as it is.
-        """
+        """Put fresh adapters beside the decoder's projections. Raises `ModelError` for settings with a projector."""
         if settings.projector:
             raise ModelError("Only mini has a projector to train.", "Set adapter.projector to false.")
         self.adapters = attach(self.model, settings, self.family.blocks)
@@ -101,26 +99,17 @@ class TransformersBackbone:
         return self.adapters
 
     @property
-    def look_width(self) -> int:
-        """0: a picture has no short form that training leaves alone."""
-        return 0
-
-    @property
     def blocks(self) -> torch.nn.ModuleList:
-        """The decoder's blocks."""
         return cast(torch.nn.ModuleList, self.model.get_submodule(self.family.blocks))
 
     def compile(self, **options: Any) -> None:
-        """Runs the parts of the blocks through torch.compile from now on: see `Adapters.compile`."""
         assert self.adapters is not None
         self.adapters.compile(self.blocks, **options)
 
     def train(self, mode: bool = True) -> None:
-        """Turns dropout and router noise on or off."""
         self.model.train(mode)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Trades time for memory: in training mode, blocks are computed again in the backward pass."""
         settings: dict[str, Any] = {"use_reentrant": False}
         if self.adapters is not None:
             settings["context_fn"] = self.adapters.routing.checkpoint_context
@@ -138,39 +127,38 @@ class TransformersBackbone:
         return Encoded(traced.vectors, centred(traced.routes, self.adapters.mean.to(self._device)))
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
-        """The model on a batch, for training: vectors `[B, D]` and what the routers decided. Needs adapters."""
         assert self.adapters is not None
         lengths = torch.tensor([one.tokens for one in batch])
         real = self._move(torch.arange(int(lengths.max())) < lengths[:, None])
-        tokens = self.adapters.settings.tokens
-        counted = None if tokens == "all" else counted_tokens(tokens, real, self._move(self._of_images(batch)))
+        counted = None
+        if (tokens := self.adapters.settings.tokens) != "all":
+            rows = [torch.from_numpy(cast(Inputs, one.data).ids == self._image_token) for one in batch]
+            image = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            counted = counted_tokens(tokens, real, self._move(image))
         with self.adapters.tracing(real, counted, losses) as trace:
             return trace.finished(self._vectors(batch))
 
     @torch.no_grad()
-    def without_adapters(self, batch: Sequence[Prepared]) -> torch.Tensor:
-        """The model without its experts: `[B, D]`."""
+    def without_adapters(self, batch: Sequence[Prepared]) -> Tensor:
         assert self.adapters is not None
         with self.adapters.off():
             return self._vectors(batch)
 
-    def _of_images(self, batch: Sequence[Prepared]) -> torch.Tensor:
-        """Which tokens are a picture's: `[B, T]` bool."""
-        rows = [torch.from_numpy(cast(Inputs, one.data).ids == self._image_token) for one in batch]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-
-    def _vectors(self, batch: Sequence[Prepared]) -> torch.Tensor:
+    def _vectors(self, batch: Sequence[Prepared]) -> Tensor:
         items = [cast(Inputs, one.data) for one in batch]
         lengths = torch.tensor([one.tokens for one in batch])
         longest = int(lengths.max())
         ids = np.zeros((len(items), longest), np.int64)  # token 0 pads: any would do, nothing real looks at it
+        # The text row counts on through the padding: a jump would look like a second packed sequence.
+        positions = np.tile(np.arange(longest), (4, len(items), 1))
         for row, item in enumerate(items):
             ids[row, : len(item.ids)] = item.ids
+            if item.positions is not None:
+                positions[:, row, : len(item.ids)] = item.positions
         arguments: dict[str, Any] = {"input_ids": self._move(torch.from_numpy(ids))}
         if self._vision.positional:
-            arguments["position_ids"] = self._move(_padded_positions(items, longest))
-        pictures = [item.picture for item in items if item.picture is not None]
-        if pictures:
+            arguments["position_ids"] = self._move(torch.from_numpy(positions))
+        if pictures := [item.picture for item in items if item.picture is not None]:
             arguments |= self._vision.collate(pictures, self._device, self._dtype)
         try:
             hidden = self.model(**arguments, use_cache=False, return_dict=True).last_hidden_state
@@ -178,66 +166,16 @@ class TransformersBackbone:
             raise
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(
-                f"The model {self.info.name} cannot be run: {wording.brief(error)}.",
+                f"The model {self.info.name} cannot be run: {brief(error)}.",
                 "Its configuration does not fit its weights, or this version of transformers: download it again.",
             ) from error
-        return unit(last_token(hidden, self._move(lengths)))
+        last = hidden[torch.arange(len(hidden), device=hidden.device), self._move(lengths) - 1]
+        return functional.normalize(last.float(), dim=-1)
 
-    def _instruction(self, item: Item, role: Role) -> str:
-        if item.instruction is not None:
-            return item.instruction
-        return (self.family.query_instruction if role == "query" else None) or self.family.instruction
-
-    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _move(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda":
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor.to(self._device)
-
-
-def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> TransformersBackbone:
-    """Loads a model folder. `dtype` defaults to what suits the device: see `device.weights_dtype`.
-
-    Raises `ModelError` when files are missing, do not belong together, or hold weights that are not finite, and when
-    the weights do not fit on the GPU.
-    """
-    assert ref.folder is not None
-    family = families.FAMILIES.get(ref.family)
-    target = devices.pick(device)
-    dtype = dtype or devices.weights_dtype(target)
-    devices.check_room(ref.name, weights.numbers(weights.weight_files(ref.folder)), dtype, target)
-    model = load_frozen(ref.folder, family, dtype, target)
-    prompt = Prompt(
-        ref.folder / "tokenizer.json",
-        family.template.replace("{bos}", first_token(ref.folder)),
-        family.lead,
-        family.max_tokens,
-    )
-    try:
-        vision = VISIONS[family.vision](model.config, image_settings(ref.folder), family)
-    except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise ModelError(
-            f"The configuration of {ref.name} lacks something its family needs: {wording.brief(error)}.",
-            "Download the model again.",
-        ) from error
-    info = ModelInfo(
-        name=ref.name,
-        fingerprint=ref.fingerprint,
-        dim=int(model.config.get_text_config().hidden_size),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        device=devices.describe(target),
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        trainable=True,
-        notes={"family": family.name, "instruction": family.instruction, "pooling": "last token"},
-    )
-    text = TextSpec(ref.folder / "tokenizer.json", family.max_tokens, overlap=family.max_tokens // 8)
-    backbone = TransformersBackbone(model, family, prompt, vision, info, text)
-    tokens, rows = prompt.largest_id + 1, model.get_input_embeddings().num_embeddings
-    if tokens > rows:
-        raise ModelError(
-            f"The tokenizer of {ref.name} has more tokens than the model knows ({tokens:,} and {rows:,}).",
-            "They belong to different models: download it again, all of its files.",
-        )
-    return backbone
 
 
 def _positions(ids: NDArray[np.int64], token: int, picture: Picture | None) -> NDArray[np.int64]:
@@ -259,26 +197,147 @@ def _positions(ids: NDArray[np.int64], token: int, picture: Picture | None) -> N
     return positions
 
 
-def _padded_positions(items: Sequence[Inputs], longest: int) -> torch.Tensor:
-    """`[4, B, T]`. The text row counts on through the padding: a jump would look like a second packed sequence."""
-    padded = np.tile(np.arange(longest), (4, len(items), 1))
-    for row, item in enumerate(items):
-        if item.positions is not None:
-            padded[:, row, : item.positions.shape[1]] = item.positions
-    return torch.from_numpy(padded)
+def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> TransformersBackbone:
+    """Load a model folder, frozen. `dtype` is by default bfloat16 where the device has it, float32 elsewhere: not
+    float16, for these models were trained in bfloat16, and some of their activations exceed its range.
+
+    Raises `ModelError` when files are missing, do not belong together, or hold weights that are not finite, and when
+    the weights do not fit on the GPU.
+    """
+    assert ref.folder is not None
+    family, target = families.FAMILIES.get(ref.family), devices.pick(device)
+    dtype = dtype or (torch.bfloat16 if devices.has_bfloat16(target) else torch.float32)
+    devices.check_room(ref.name, weights.numbers(weights.weight_files(ref.folder)), dtype, target)
+    whole = load_whole(ref.folder, family, dtype, target)
+    try:
+        model = whole.model.to(target).eval().requires_grad_(False)
+    except torch.OutOfMemoryError as error:
+        raise _too_large(ref.folder, str(target)) from error
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                f"The weights in {ref.folder} are damaged: {name} holds numbers that are not finite.",
+                "Download the model again.",
+            )
+    tokenizer = ref.folder / "tokenizer.json"
+    template = family.template.replace("{bos}", _first_token(ref.folder))
+    prompt = Prompt(tokenizer, template, family.lead, family.max_tokens)
+    try:
+        vision = VISIONS[family.vision](model.config, image_settings(ref.folder), family)
+    except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ModelError(
+            f"The configuration of {ref.name} lacks something its family needs: {brief(error)}.",
+            "Download the model again.",
+        ) from error
+    info = ModelInfo(
+        name=ref.name,
+        fingerprint=ref.fingerprint,
+        dim=int(model.config.get_text_config().hidden_size),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=devices.describe(target),
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        trainable=True,
+        notes={"family": family.name, "instruction": family.instruction, "pooling": "last token"},
+    )
+    text = TextSpec(tokenizer, family.max_tokens, overlap=family.max_tokens // 8)
+    backbone = TransformersBackbone(model, family, prompt, vision, info, text)
+    tokens, rows = prompt.largest_id + 1, model.get_input_embeddings().num_embeddings
+    if tokens > rows:
+        raise ModelError(
+            f"The tokenizer of {ref.name} has more tokens than the model knows ({tokens:,} and {rows:,}).",
+            "They belong to different models: download it again, all of its files.",
+        )
+    return backbone
 
 
-def last_token(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """The hidden state of each item's last real token. `hidden` `[B, T, d]`, padded on the right; `lengths` `[B]`."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+def load_whole(
+    folder: Path, family: families.Family, dtype: torch.dtype | str = "auto", device: torch.device | None = None
+) -> Any:
+    """The transformers model of a folder on the CPU, with its language-model head; `model` is the part that we run.
+
+    `dtype` `auto` keeps that of the weights; `device` is where it will run. Raises `ModelError` (see `load`).
+    """
+    import transformers
+
+    for file in weights.weight_files(folder):
+        weights.read_header(file)
+    model_class = getattr(transformers, family.model_class, None)
+    if model_class is None:
+        raise ModelError(
+            f"transformers {transformers.__version__} has no {family.model_class}.", "Install a newer one."
+        )
+    device = device or torch.device("cpu")
+    # Onto a GPU piece by piece, not the whole of it through the host's memory in every process. Where little is free a
+    # model is small, and transformers, which sets more than a gigabyte aside, would fail.
+    straight = device.type == "cuda" and (devices.free_bytes(device) or 0) >= _ROOMY
+    try:
+        with quiet():
+            whole, report = model_class.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=attention(device),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                device_map={"": device} if straight else None,
+            )
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_large(folder, "this machine") from error
+    except Exception as error:  # a library that builds whatever a configuration says, and lets anything through
+        raise ModelError(
+            f"The model in {folder} cannot be loaded: {brief(error)}.", "Download the model again."
+        ) from error
+    # The whole model knows more published layouts of weights than its headless part does, so it is loaded and beheaded.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("lm_head"))
+    if missing:
+        raise ModelError(
+            f"The weights in {folder} lack {len(missing)} tensors, {missing[0]} among them.",
+            "They belong to another model, or are incomplete: download the model again.",
+        )
+    return whole
 
 
-def mean(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """The mean over each item's real tokens. `hidden` `[B, T, d]`, padded on the right; `lengths` `[B]`."""
-    real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-    return torch.where(real[..., None], hidden, 0).sum(1) / lengths[:, None].to(hidden.dtype)
+def _too_large(folder: Path, place: str) -> ModelError:
+    return ModelError(
+        f"The model in {folder} does not fit in the memory of {place}.", "Use a smaller model, or the CPU: {device}."
+    )
 
 
-def unit(vectors: Tensor) -> Tensor:
-    """`[B, d]` in any precision to float32 rows of unit length."""
-    return functional.normalize(vectors.float(), dim=-1)
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, transformers shows no progress bars, and does not report the language-model head that is left out."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def attention(device: torch.device) -> str:
+    """Flash attention where its package is installed and the GPU can run it, else PyTorch's own fused one."""
+    from transformers.utils import is_flash_attn_2_available
+
+    return "flash_attention_2" if devices.has_bfloat16(device) and is_flash_attn_2_available() else "sdpa"
+
+
+def image_settings(folder: Path) -> Mapping[str, Any]:
+    """The image processor's settings, from either of the two files that transformers has kept them in."""
+    single, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if single.is_file():
+        return weights.read_json(single)
+    if joint.is_file() and isinstance(settings := weights.read_json(joint).get("image_processor"), dict):
+        return settings
+    raise ModelError(f"{folder} lacks preprocessor_config.json.", "Download the model again, all of its .json files.")
+
+
+def _first_token(folder: Path) -> str:
+    """The token that the tokenizer begins a sequence with, or nothing."""
+    file = folder / "tokenizer_config.json"
+    token = weights.read_json(file).get("bos_token") if file.is_file() else None
+    return str(token.get("content", "") if isinstance(token, dict) else token or "")

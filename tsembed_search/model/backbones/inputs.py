@@ -1,9 +1,7 @@
-"""Turns an instruction, a picture's tokens and a text into one sequence of token ids.
+"""A model's inputs: an instruction, the tokens of a picture and a text as one sequence of token ids; and the pixels.
 
-How each kind of model sees a picture: cut on the CPU while still uint8, normalised on the model's device.
-
-A `Picture` is small to move and to pickle (one byte per channel). All arithmetic on pixels happens in `collate`, on the
-device and for the whole batch at once.
+A `Picture` is cut on the CPU while still uint8, so that it is small to move and to pickle. All arithmetic on pixels
+happens in `collate`, on the device and for the whole batch at once.
 """
 
 from __future__ import annotations
@@ -11,22 +9,25 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from tsembed_search.documents.pixels import target_size
+from tsembed_search.documents.pictures import target_size
 from tsembed_search.errors import ModelError
 from tsembed_search.items import ImageSpec
 from tsembed_search.model.backbones.families import Family, VisionKind
 from tsembed_search.wording import brief
 
+_AROUND = "<fake_token_around_image>"
 _FIELD = re.compile(r"(\{instruction\}|\{image\}|\{text\})")
 
 
@@ -68,7 +69,10 @@ class Prompt:
     def encode(self, instruction: str, image: str, text: str) -> list[int]:
         """Token ids. `image` is the model's own markup for a picture, or empty; `text` is cut to `max_tokens`."""
         text = self.cut(text.strip())
-        users = {"{instruction}": _sentence(instruction), "{text}": text if image or not text else self._lead + text}
+        instruction = instruction.strip()
+        if instruction and not unicodedata.category(instruction[-1]).startswith("P"):
+            instruction += "."
+        users = {"{instruction}": instruction, "{text}": text if image or not text else self._lead + text}
         ids: list[int] = []
         plain = ""  # the template's words and the user's that touch are one text, as in training
         for part in self._parts:
@@ -111,14 +115,6 @@ class Prompt:
         return list(whole[:start]), list(whole[start + len(bare) :])
 
 
-def _sentence(instruction: str) -> str:
-    """The instruction with a full stop, unless it ends in punctuation already."""
-    instruction = instruction.strip()
-    if instruction and not unicodedata.category(instruction[-1]).startswith("P"):
-        instruction += "."
-    return instruction
-
-
 Pixels = NDArray[np.uint8]
 
 
@@ -136,21 +132,43 @@ class Picture:
     size: tuple[int, int]
 
 
-class Vision(Protocol):
+class Vision(ABC):
     """One way of seeing, made from a model's configuration, its image settings and its family (`KeyError` or
-    `AttributeError` when they lack something). `token` is the special token that a picture's features replace."""
+    `AttributeError` when they lack something). `token` is the special token that a picture's features replace.
+    `positional`: tokens have (time, row, column) positions, so the backbone must say them.
+    """
 
-    token: str
+    token = "<image>"
+    positional = False
     spec: ImageSpec
-    positional: bool  # tokens have (time, row, column) positions, so the backbone must say them
 
+    def __init__(self, settings: Mapping[str, Any], family: Family) -> None:
+        mean, std = (torch.tensor(settings[key], dtype=torch.float32) for key in ("image_mean", "image_std"))
+        self._scale, self._shift = (1 / (255 * std)).view(3, 1, 1), (mean / std).view(3, 1, 1)
+        self._filter = Image.Resampling(int(settings.get("resample", 3)))
+        self._template = family.image_template
+
+    @abstractmethod
     def picture(self, pixels: Pixels) -> Picture:
-        """Cuts one picture `[H, W, 3]` of any size."""
-        ...
+        """Cut one picture `[H, W, 3]` of any size."""
 
+    @abstractmethod
     def collate(self, pictures: Sequence[Picture], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """The model's keyword arguments for the pictures of a batch."""
-        ...
+
+    def _resized(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
+        """`[H, W, 3]` to `[*size, 3]`; untouched when it has that size already."""
+        if pixels.shape[:2] == size:
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), self._filter), dtype=np.uint8)
+
+    def _normalized(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """`[N, H, W, 3]` uint8 to `[N, 3, H, W]`."""
+        scale, shift = self._scale.to(pixels.device), self._shift.to(pixels.device)
+        return (pixels.permute(0, 3, 1, 2).float() * scale - shift).to(dtype)
+
+    def _made(self, tiles: Pixels, markup: str, size: tuple[int, int], grid: tuple[int, int] = (0, 0)) -> Picture:
+        return Picture(tiles, self._template.replace("{tokens}", markup), grid, size)
 
 
 class Grid(Vision):
@@ -160,24 +178,23 @@ class Grid(Vision):
     positional = True
 
     def __init__(self, config: Any, settings: Mapping[str, Any], family: Family) -> None:
+        super().__init__(settings, family)
         self.patch = int(config.vision_config.patch_size)
         self.merge = int(config.vision_config.spatial_merge_size)
         self.frames = int(config.vision_config.temporal_patch_size)
         self.spec = ImageSpec(
             multiple=self.patch * self.merge, min_pixels=family.min_pixels, max_pixels=family.max_pixels
         )
-        self._template = family.image_template
-        self._pixels = _PixelWork(settings)
 
     def picture(self, pixels: Pixels) -> Picture:
         width, height = target_size(pixels.shape[1], pixels.shape[0], self.spec)
         grid = (height // self.spec.multiple, width // self.spec.multiple)
-        markup = self._template.replace("{tokens}", self.token * (grid[0] * grid[1]))
-        return Picture(self._pixels.resize(pixels, (height, width))[None], markup, grid, (height, width))
+        tokens = self.token * (grid[0] * grid[1])
+        return self._made(self._resized(pixels, (height, width))[None], tokens, (height, width), grid)
 
     def collate(self, pictures: Sequence[Picture], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         patches = [self._patchify(pixels) for pixels in _to_device(pictures, device)]  # [P, patch, patch, 3] uint8
-        values = self._pixels.normalize(torch.cat(patches)).to(dtype)  # [P, 3, patch, patch]
+        values = self._normalized(torch.cat(patches), dtype)  # [P, 3, patch, patch]
         # The vision tower reads short videos; a still picture is one whose frames are all alike.
         values = values.unsqueeze(2).expand(-1, -1, self.frames, -1, -1).reshape(len(values), -1)
         grids = [(1, p.grid[0] * self.merge, p.grid[1] * self.merge) for p in pictures]
@@ -196,36 +213,32 @@ class Tiles(Vision):
     A picture is never enlarged by more than it takes to fill its tiles, and one that fits in a tile is one tile.
     """
 
-    token = "<image>"
-    positional = False
-
     def __init__(self, config: Any, settings: Mapping[str, Any], family: Family) -> None:
+        super().__init__(settings, family)
         self.tile = int(settings["max_image_size"]["longest_edge"])
         self.longest = max(self.tile, min(int(settings["size"]["longest_edge"]), math.isqrt(family.max_pixels)))
         side = self.tile // int(config.vision_config.patch_size)
-        tokens = self.token * (side // int(config.scale_factor)) ** 2
-        self._whole = f"<fake_token_around_image><global-img>{tokens}<fake_token_around_image>"
-        self._part = f"<fake_token_around_image>{{place}}{tokens}"
+        self._tokens = self.token * (side // int(config.scale_factor)) ** 2
         self.spec = ImageSpec(max_pixels=self.longest**2)
-        self._template = family.image_template
-        self._pixels = _PixelWork(settings)
 
     def picture(self, pixels: Pixels) -> Picture:
         height, width = pixels.shape[:2]
         rows, columns = self._layout(height, width)
-        tiles = [self._pixels.resize(pixels, (self.tile, self.tile))[None]]
-        markup = self._whole
+        tiles = [self._resized(pixels, (self.tile, self.tile))[None]]
+        lines = ""
         if (rows, columns) != (1, 1):
-            large = self._pixels.resize(pixels, (rows * self.tile, columns * self.tile))
+            large = self._resized(pixels, (rows * self.tile, columns * self.tile))
             tiles.insert(0, _cut(large, self.tile))
-            lines = ("".join(self._place(row, column) for column in range(columns)) + "\n" for row in range(rows))
-            markup = "".join(lines) + "\n" + markup
-        return Picture(np.concatenate(tiles), self._template.replace("{tokens}", markup), (0, 0), (height, width))
+            for row in range(1, rows + 1):
+                places = (f"<row_{row}_col_{column}>" for column in range(1, columns + 1))
+                lines += "".join(f"{_AROUND}{place}{self._tokens}" for place in places) + "\n"
+            lines += "\n"
+        whole = f"{_AROUND}<global-img>{self._tokens}{_AROUND}"
+        return self._made(np.concatenate(tiles), lines + whole, (height, width))
 
     def collate(self, pictures: Sequence[Picture], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         # One "item" with all tiles of the batch: features are put in place in order, so nothing has to be padded.
-        tiles = torch.cat(_to_device(pictures, device))
-        return {"pixel_values": self._pixels.normalize(tiles).to(dtype)[None]}
+        return {"pixel_values": self._normalized(torch.cat(_to_device(pictures, device)), dtype)[None]}
 
     def _layout(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tiles: as many as the longer side fills, up to the model's limit."""
@@ -235,9 +248,6 @@ class Tiles(Vision):
         many, few = math.ceil(longest / self.tile), max(1, math.ceil(shortest / self.tile))
         return (few, many) if width >= height else (many, few)
 
-    def _place(self, row: int, column: int) -> str:
-        return self._part.replace("{place}", f"<row_{row + 1}_col_{column + 1}>")
-
 
 class AnyRes(Vision):
     """LLaVA-OneVision: the whole picture as one tile, then the picture fitted into the best of some canvases of tiles.
@@ -245,44 +255,29 @@ class AnyRes(Vision):
     The features of padding are cut away again, and each row of the rest ends in a newline feature.
     """
 
-    token = "<image>"
-    positional = False
-
     def __init__(self, config: Any, settings: Mapping[str, Any], family: Family) -> None:
+        super().__init__(settings, family)
         self.tile = int(config.vision_config.image_size)
         self.side = self.tile // int(config.vision_config.patch_size)
         most = min(family.max_pixels, 9 * self.tile**2)  # from ten tiles on the model would shrink the features
         self.canvases = [(int(h), int(w)) for h, w in config.image_grid_pinpoints if h * w <= most]
         config.image_grid_pinpoints = [list(canvas) for canvas in self.canvases]  # the model must choose the same one
         self.spec = ImageSpec(max_pixels=most)
-        self._template = family.image_template
-        self._pixels = _PixelWork(settings)
 
     def picture(self, pixels: Pixels) -> Picture:
-        height, width = size = pixels.shape[0], pixels.shape[1]
-        canvas = self._canvas(height, width)
-        fitted = self._pixels.resize(pixels, _inside(size, canvas))
+        size = pixels.shape[0], pixels.shape[1]
+        canvas = max(self.canvases, key=lambda canvas: _merit(canvas, *size))
+        fitted = self._resized(pixels, _inside(size, canvas))
         top, left = ((outer - inner) // 2 for outer, inner in zip(canvas, fitted.shape[:2], strict=True))
         padded = np.zeros((*canvas, 3), np.uint8)
         padded[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
-        tiles = np.concatenate([self._pixels.resize(pixels, (self.tile, self.tile))[None], _cut(padded, self.tile)])
-        markup = self._template.replace("{tokens}", self.token * self._count(size, canvas))
-        return Picture(tiles, markup, (0, 0), (height, width))
+        tiles = np.concatenate([self._resized(pixels, (self.tile, self.tile))[None], _cut(padded, self.tile)])
+        return self._made(tiles, self.token * self._count(size, canvas), size)
 
     def collate(self, pictures: Sequence[Picture], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         tiles = torch.cat(_to_device(pictures, device))
         sizes = torch.tensor([picture.size for picture in pictures])  # read on the CPU, so it stays there
-        return {"pixel_values": self._pixels.normalize(tiles).to(dtype), "image_sizes": sizes}
-
-    def _canvas(self, height: int, width: int) -> tuple[int, int]:
-        """The canvas that keeps most of the picture's pixels, and wastes fewest of its own."""
-
-        def merit(canvas: tuple[int, int]) -> tuple[int, int]:
-            scale = min(canvas[0] / height, canvas[1] / width)
-            kept = min(int(height * scale) * int(width * scale), height * width)
-            return kept, kept - canvas[0] * canvas[1]
-
-        return max(self.canvases, key=merit)
+        return {"pixel_values": self._normalized(tiles, dtype), "image_sizes": sizes}
 
     def _count(self, size: tuple[int, int], canvas: tuple[int, int]) -> int:
         """Tokens of a picture: the whole, the unpadded features of its canvas, and a newline for each of their rows."""
@@ -295,29 +290,11 @@ class AnyRes(Vision):
         return self.side**2 + rows * columns + rows
 
 
-class _PixelWork:
-    """A model's own resampling filter, mean and deviation."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        from PIL import Image
-
-        mean, std = (torch.tensor(settings[key], dtype=torch.float32) for key in ("image_mean", "image_std"))
-        self._scale, self._shift = (1 / (255 * std)).view(3, 1, 1), (mean / std).view(3, 1, 1)
-        self._filter = Image.Resampling(int(settings.get("resample", 3)))
-
-    def resize(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
-        """`[H, W, 3]` to `[*size, 3]`; untouched when it has that size already."""
-        if pixels.shape[:2] == size:
-            return pixels
-        from PIL import Image
-
-        resized = Image.fromarray(pixels).resize((size[1], size[0]), self._filter)
-        return np.asarray(resized, dtype=np.uint8)
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """`[N, H, W, 3]` uint8 to `[N, 3, H, W]` float32."""
-        scale, shift = self._scale.to(pixels.device), self._shift.to(pixels.device)
-        return pixels.permute(0, 3, 1, 2).float() * scale - shift
+def _merit(canvas: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Rank a canvas: by the picture's pixels that it keeps, then by how few of its own it wastes."""
+    scale = min(canvas[0] / height, canvas[1] / width)
+    kept = min(int(height * scale) * int(width * scale), height * width)
+    return kept, kept - canvas[0] * canvas[1]
 
 
 def _inside(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:

@@ -23,9 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsembed_search.items import InputSpec, Item, Role
-from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared, free_bytes, pick
+from tsembed_search.model.backbone import Encoded, ModelInfo, Needs, Prepared, free_bytes, pick
 from tsembed_search.model.backbones import mini_spec
-from tsembed_search.model.backbones.budget import Needs
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
 from tsembed_search.model.backbones.mini_vision import FEATURES, SLICE, Projector, VisionTower, parts
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,71 +29,58 @@ MADE_HERE = "tsembed"
 """The tag in the model card of what this program made: it was trained with the prompt that it is used with."""
 
 _ONE_VECTOR = "It was tuned with a prompt of its own, which is not known here: with another one it would search badly."
-_MANY_VECTORS = "It makes many vectors for each item, and an index keeps one."
-_RERANKER = "It compares pairs; it does not make vectors."
 _HEAD = 100_000  # bytes of a Python file or a model card that are looked at
 _ADVICE = "Use mini, or Qwen/Qwen3-VL-Embedding-2B, or another whose prompt is known: {known_models()} lists them."
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """Models that are refused. `pattern` finds them in hub names, class names and file names, in small letters."""
-
-    name: str
-    pattern: str
-    why: str = _ONE_VECTOR
-
-
-# Names as their authors write them, with and without separators: `gme-Qwen2-VL`, `GmeQwen2VL`, `gme_qwen2vl`. `<` is
+# Models that are refused, and what finds them in hub names, class names and file names, in small letters: names as
+# their authors write them, with and without separators, such as `gme-Qwen2-VL`, `GmeQwen2VL`, `gme_qwen2vl`. `<` is
 # where a word begins and `>` where it ends; `\b` would take an underscore for a letter.
-FOREIGN: tuple[Foreign, ...] = (
-    Foreign("a reranker", r"re-?rank|lamra[-_. ]?rank|monoqwen|forsequenceclassification|forranking", _RERANKER),
-    Foreign(
-        "a ColPali-like model",
+_REFUSED = {
+    "a reranker": r"re-?rank|lamra[-_. ]?rank|monoqwen|forsequenceclassification|forranking",
+    "a ColPali-like model": (
         r"<(ops[-_. ]?)?col[-_. ]?(qwen|pali|smol|idefics|gemma|nomic|phi|intern|flor|lfm|modernvbert|embed)"
-        r"|colembed|evoqwen",
-        _MANY_VECTORS,
+        r"|colembed|evoqwen"
     ),
-    Foreign("GME", r"<gme(>|[-_. ]?(qwen|varco|inference|embed))"),
-    Foreign("GVE", r"alibaba-nlp/gve|<gve-\d"),
-    Foreign("Ops-MM-embedding", r"<ops[-_. ]?mm[-_. ]?embed"),
-    Foreign("RzenEmbed", r"<rzen(>|[-_. ]?embed)"),
-    Foreign("VLM2Vec", r"<x?vlm2vec"),
-    Foreign("LamRA", r"<lamra>|<lamra(qwen|ret)"),
-    Foreign("UniME", r"<unime(?![a-z])"),
-    Foreign("mmE5", r"<mm-?e5"),
-    Foreign("E5-V", r"<e5-?v>|<e5-omni"),
-    Foreign("BGE-VL", r"<bge[-_. ]?vl|<mmret|<megapairs"),
-    Foreign("jina-embeddings", r"<jina[-_. ]?embeddings|<jina[-_. ]?clip"),
-    Foreign("nomic-embed", r"<nomic[-_. ]?embed"),
-    Foreign("a model of colpali-engine", r"<bi(qwen|pali|smol|idefics|gemma|modernvbert)"),
-    Foreign("MM-Embed", r"<mm[-_. ]?embed"),
-    Foreign("LLaVE", r"<llave(?![a-z])"),
-    Foreign("B3", r"<b3(\+\+)?[-_]*qwen|raghavlite/b3"),
-    Foreign("MoCa", r"<moca[-_. ]?(qwen|embed)"),
-    Foreign("UNITE", r"<unite-(base|instruct)-qwen|friedrichor/unite"),
-    Foreign("UME-R1", r"<ume-?r1"),
-    Foreign("ABC", r"<abc-?qwen"),
-    Foreign("DSE", r"<(mc|om)?dse-?(qwen|phi|\d)|-dse>|<qwenamann"),
-    Foreign("vdr", r"<vdr-\d"),
-    Foreign("OmniEmbed", r"<omni[-_. ]?embed|<tevatron/|<lco-?embedding"),
-    Foreign("WeMM-Embedding", r"<wemm"),
-    Foreign("QQMM-embed", r"<qqmm"),
-    Foreign("Octen", r"<octen"),
-    Foreign("Eager-Embed", r"<eager-?embed"),
-    Foreign("Seed embedding", r"<seed-?1[.\d]*-?embedding"),
+    "GME": r"<gme(>|[-_. ]?(qwen|varco|inference|embed))",
+    "GVE": r"alibaba-nlp/gve|<gve-\d",
+    "Ops-MM-embedding": r"<ops[-_. ]?mm[-_. ]?embed",
+    "RzenEmbed": r"<rzen(>|[-_. ]?embed)",
+    "VLM2Vec": r"<x?vlm2vec",
+    "LamRA": r"<lamra>|<lamra(qwen|ret)",
+    "UniME": r"<unime(?![a-z])",
+    "mmE5": r"<mm-?e5",
+    "E5-V": r"<e5-?v>|<e5-omni",
+    "BGE-VL": r"<bge[-_. ]?vl|<mmret|<megapairs",
+    "jina-embeddings": r"<jina[-_. ]?embeddings|<jina[-_. ]?clip",
+    "nomic-embed": r"<nomic[-_. ]?embed",
+    "a model of colpali-engine": r"<bi(qwen|pali|smol|idefics|gemma|modernvbert)",
+    "MM-Embed": r"<mm[-_. ]?embed",
+    "LLaVE": r"<llave(?![a-z])",
+    "B3": r"<b3(\+\+)?[-_]*qwen|raghavlite/b3",
+    "MoCa": r"<moca[-_. ]?(qwen|embed)",
+    "UNITE": r"<unite-(base|instruct)-qwen|friedrichor/unite",
+    "UME-R1": r"<ume-?r1",
+    "ABC": r"<abc-?qwen",
+    "DSE": r"<(mc|om)?dse-?(qwen|phi|\d)|-dse>|<qwenamann",
+    "vdr": r"<vdr-\d",
+    "OmniEmbed": r"<omni[-_. ]?embed|<tevatron/|<lco-?embedding",
+    "WeMM-Embedding": r"<wemm",
+    "QQMM-embed": r"<qqmm",
+    "Octen": r"<octen",
+    "Eager-Embed": r"<eager-?embed",
+    "Seed embedding": r"<seed-?1[.\d]*-?embedding",
+}
+_OTHER_REASONS = {
+    "a reranker": "It compares pairs; it does not make vectors.",
+    "a ColPali-like model": "It makes many vectors for each item, and an index keeps one.",
+}
+_NAMING = (
+    *("config.json", "adapter_config.json", "tokenizer_config.json", "preprocessor_config.json"),
+    *("processor_config.json", "modules.json"),
 )
-
-
-@cache
-def _patterns() -> list[tuple[Foreign, re.Pattern[str]]]:
-    """Compiled when a model is first looked at: most commands never do."""
-    return [
-        (entry, re.compile(entry.pattern.replace("<", "(?<![a-z0-9])").replace(">", "(?![a-z0-9])")))
-        for entry in FOREIGN
-    ]
-
-
+_NAMING_KEYS = (
+    *("model_type", "_name_or_path", "name_or_path", "base_model_name_or_path", "processor_class"),
+    *("architectures", "auto_map", "auto_mapping"),
+)
 _PUBLISHERS = ("qwen", "huggingfacetb", "huggingfacem4", "llava-hf")
 _UNTUNED = (
     r"(qwen(2|2\.5|3)-vl-\d+b(-a\d+b)?(-instruct|-thinking|-base)?"
@@ -102,24 +89,29 @@ _UNTUNED = (
     r"|llava-onevision-qwen2-[\d.]+b(-si|-ov|-ov-chat)?-hf)"
     r"(-(awq|gptq|fp8|bf16|int[48]|unsloth|bnb|[48]bit|dynamic))*"
 )
-_LEFT_BY_TRAINERS = (
-    "training_args.bin",
-    "trainer_state.json",
-    "optimizer.pt",
-    "all_results.json",
-    "train_results.json",
-)
-_LEFT_BY_SENTENCE_TRANSFORMERS = (
-    "modules.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-    "1_Pooling",
+_LEFT_BY_TUNING = (
+    "adapter_config.json",
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling"),
+    *("training_args.bin", "trainer_state.json", "optimizer.pt", "all_results.json", "train_results.json"),
 )
 
 
-def refuse_name(name: str) -> None:
-    """Raises `UnsupportedModelError` for the hub name of a model that is refused."""
-    _refuse(name, [("its hub name", name)])
+@cache
+def _patterns() -> dict[str, re.Pattern[str]]:
+    """Compiled when a model is first looked at: most commands never do."""
+    ends = str.maketrans({"<": "(?<![a-z0-9])", ">": "(?![a-z0-9])"})
+    return {name: re.compile(pattern.translate(ends)) for name, pattern in _REFUSED.items()}
+
+
+def refuse_name(name: str, where: str = "its hub name", says: str | None = None) -> None:
+    """Raise `UnsupportedModelError` for a model that is refused: its hub name says so, or what else `says` its name."""
+    says = name if says is None else says
+    for refused, pattern in _patterns().items():
+        if pattern.search(says.lower()):
+            advice = f"{_ADVICE} If it is another model, rename its folder." if where == "its name" else _ADVICE
+            why = _OTHER_REASONS.get(refused, _ONE_VECTOR)
+            message = f"{name} is not supported: it is {refused} ({where} says {says!r}). {why}"
+            raise UnsupportedModelError(message, advice)
 
 
 def prompt_of(name: str, folder: Path, model_class: str) -> tuple[Prompt, str]:
@@ -128,96 +120,67 @@ def prompt_of(name: str, folder: Path, model_class: str) -> tuple[Prompt, str]:
     `name` is what it was called by; `model_class` is the class that its family should name in config.json. Raises
     `UnsupportedModelError` for a model that is refused.
     """
-    clues = _Clues.of(name, folder)
-    _refuse(name, clues.names)
-    if MADE_HERE in clues.tags:
+    hub, card, config = _hub_name(name, folder), _Card.of(folder), _json(folder / "config.json")
+    own_names = (folder.name, folder.resolve().name)
+    named = [("its hub name", hub), *(("its name", own) for own in own_names)]
+    named += [("its model card", each) for each in (*card.bases, *card.names, card.title)]
+    for where, each in (*named, *_names_in_files(folder)):
+        refuse_name(name, where, each)
+    called = [hub] if hub else [*own_names, card.title]
+    if MADE_HERE in card.tags or any(map(_is_verified, called)) or (not hub and _has_verified_prompt(folder, config)):
         return "own", ""
-    called = [clues.hub] if clues.hub else [folder.name, folder.resolve().name, clues.title]
-    if any(_is_verified(one) for one in called) or (not clues.hub and clues.verified_prompt):
-        return "own", ""
-    if clues.hub:
-        known = _is_untuned(clues.hub)
+    if hub:
+        known = _is_untuned(hub)
         return ("untuned", "") if known else ("unknown", "it is not one of the published models of its family")
-    if tuned := _signs_of_tuning(folder, clues, model_class):
+    if tuned := _sign_of_tuning(folder, config, card.tags, model_class):
         return "unknown", tuned
-    if clues.bases and not any(map(_is_untuned, called)):
-        return "unknown", f"its model card says that it was made from {clues.bases[0]}"
+    if card.bases and not any(map(_is_untuned, called)):
+        return "unknown", f"its model card says that it was made from {card.bases[0]}"
     return "untuned", ""
 
 
-def warning(name: str, why: str) -> str:
-    """A warning, for people, of a model whose prompt is `unknown`; `why` is what `prompt_of` says."""
-    return (
-        f"Warning: {name} seems to be tuned ({why}), and the prompt that it was tuned with is not known. It gets that "
-        "of its untuned family, and may search much worse than it could. Measure it, train it further, or take one "
-        "whose prompt is known."
-    )
-
-
 @dataclass(frozen=True)
-class _Clues:
-    """The clues of a folder about its origin. `hub`: its hub name, where that is certain. `names`: (where it stands,
-    name) of all that may name a model. `title`, `tags`, `bases` are the model card's. `verified_prompt`: it brings the
-    prompt of a verified model.
-    """
+class _Card:
+    """A folder's model card, as far as it tells of an origin."""
 
-    hub: str
-    names: list[tuple[str, str]]
     title: str
-    tags: frozenset[str]
+    names: list[str]
     bases: list[str]
-    verified_prompt: bool
-    config: Mapping[str, Any]
+    tags: list[str]
 
     @staticmethod
-    def of(name: str, folder: Path) -> _Clues:
-        card = _head(folder / "README.md")
-        front = found[1] if (found := re.match(r"\s*---\n(.*?)\n---", card, re.DOTALL)) else ""
-        bases = _listed(front, "base_model")
-        title = _title(card.replace(front, "", 1))
-        hub = _hub_name(name, folder)
-        config = _json(folder / "config.json")
-        names = [("its hub name", hub)] + [("its name", each) for each in (folder.name, folder.resolve().name)]
-        names += [("its model card", each) for each in (*bases, *_listed(front, "name"), title)]
-        names += [(f"its {file}", each) for file, each in _names_in_json(folder)]
-        names += [(f"its {file}", each) for file, each in _names_in_code(folder)]
-        prompts = _json(folder / "config_sentence_transformers.json").get("prompts")
-        said = " ".join(str(prompt) for prompt in prompts.values()) if isinstance(prompts, dict) else ""
-        verified = "Represent the user's input." in said and config.get("model_type") == "qwen3_vl"
-        return _Clues(hub, names, title, frozenset(_listed(front, "tags")), bases, verified, config)
+    def of(folder: Path) -> _Card:
+        text = _head(folder / "README.md")
+        front = found[1] if (found := re.match(r"\s*---\n(.*?)\n---", text, re.DOTALL)) else ""
+        return _Card(
+            _title(text.replace(front, "", 1)), *(_listed(front, key) for key in ("name", "base_model", "tags"))
+        )
 
 
-def _refuse(name: str, names: list[tuple[str, str]]) -> None:
-    for where, each in names:
-        for foreign, pattern in _patterns():
-            if pattern.search(each.lower()):
-                advice = f"{_ADVICE} If it is another model, rename its folder." if where == "its name" else _ADVICE
-                raise UnsupportedModelError(
-                    f"{name} is not supported: it is {foreign.name} ({where} says {each!r}). {foreign.why}", advice
-                )
+def _has_verified_prompt(folder: Path, config: Mapping[str, Any]) -> bool:
+    prompts = _json(folder / "config_sentence_transformers.json").get("prompts")
+    said = " ".join(map(str, prompts.values())) if isinstance(prompts, dict) else ""
+    return "Represent the user's input." in said and config.get("model_type") == "qwen3_vl"
 
 
-def _signs_of_tuning(folder: Path, clues: _Clues, model_class: str) -> str:
+def _sign_of_tuning(folder: Path, config: Mapping[str, Any], tags: Sequence[str], model_class: str) -> str:
     """Return the sign that a folder was tuned, or nothing."""
-    for file in ("adapter_config.json", *_LEFT_BY_SENTENCE_TRANSFORMERS, *_LEFT_BY_TRAINERS):
+    for file in _LEFT_BY_TUNING:
         if (folder / file).exists():
             return f"it has {file}"
-    if clues.config.get("auto_map"):
+    if config.get("auto_map"):
         return "its config.json asks for code of its own"
-    architectures = clues.config.get("architectures")
+    architectures = config.get("architectures")
     if isinstance(architectures, list) and architectures and architectures[0] != model_class:
         return f"its config.json names the class {architectures[0]}"
-    origin = str(clues.config.get("_name_or_path") or "")
+    origin = str(config.get("_name_or_path") or "")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", origin) and not (_is_untuned(origin) or _is_verified(origin)):
         return f"its config.json says that it was made from {origin}"
-    if "sentence-transformers" in clues.tags:
-        return "its model card says that it is for sentence-transformers"
-    return ""
+    return "its model card says that it is for sentence-transformers" if "sentence-transformers" in tags else ""
 
 
 def _is_verified(name: str) -> bool:
-    part = name.lower().rpartition("/")[2]
-    return any(part == verified.lower().rpartition("/")[2] for verified in VERIFIED)
+    return name.rpartition("/")[2].lower() in (verified.rpartition("/")[2].lower() for verified in VERIFIED)
 
 
 def _is_untuned(name: str) -> bool:
@@ -240,28 +203,15 @@ def _hub_name(name: str, folder: Path) -> str:
     return found[1] if found and Path(name).absolute() != folder.absolute() else ""
 
 
-def _names_in_json(folder: Path) -> Iterator[tuple[str, str]]:
-    """(file, name) of the classes, origins and processors that a folder's JSON files name."""
-    keys = ("model_type", "_name_or_path", "name_or_path", "base_model_name_or_path", "processor_class")
-    nested = ("architectures", "auto_map", "auto_mapping")
-    for file in ("config.json", "adapter_config.json", *_PROCESSOR_FILES):
+def _names_in_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """(file, name) of what JSON files name (classes, origins, processors), and of Python files and their classes."""
+    for file in _NAMING:
         said = _json(folder / file)
-        for key in (*keys, *nested):
-            for each in _strings(said.get(key)):
-                yield file, each
-    for each in _strings(_json(folder / "modules.json")):
-        yield "modules.json", each
-
-
-_PROCESSOR_FILES = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
-
-
-def _names_in_code(folder: Path) -> Iterator[tuple[str, str]]:
-    """(file, name) of a folder's Python files and of the classes in them."""
+        for each in _strings([said.get(key) for key in _NAMING_KEYS] if file != "modules.json" else said):
+            yield f"its {file}", each
     for path in sorted(folder.glob("*.py")):
-        yield path.name, path.stem
-        for each in re.findall(r"^class (\w+)", _head(path), re.MULTILINE):
-            yield path.name, each
+        for each in (path.stem, *re.findall(r"^class (\w+)", _head(path), re.MULTILINE)):
+            yield f"its {path.name}", each
 
 
 def _strings(value: Any) -> Iterator[str]:

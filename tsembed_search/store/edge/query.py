@@ -7,7 +7,7 @@ of 0.53 where a folder held 3% of the points). So a filtered search chooses its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import cache
 from typing import Any, Final
@@ -15,10 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from tsembed_search.store.base import ENOUGH, FILTERED_HNSW_EF, HNSW_EF, OVERSAMPLING, Quantize, Record
-from tsembed_search.store.filtered import Ask
+from tsembed_search.store.filtered import Ask, Dialect
 from tsembed_search.store.filters import And, Condition, Filter, Not, Or
 from tsembed_search.store.schema import VECTOR_NAME
-from tsembed_search.store.translate import QdrantDialect
 
 FEW: Final = 20_000
 """So many points are compared one by one in the time that a detour takes."""
@@ -27,11 +26,11 @@ _LINKED: Final = frozenset({"ext", "modified", "page", "expert"})
 
 
 @cache
-def dialect() -> QdrantDialect:
+def dialect() -> Dialect:
     """Return Qdrant Edge's conditions."""
     import qdrant_edge as engine
 
-    return QdrantDialect(engine, engine.RangeFloat, engine.HasIdCondition(set()))
+    return Dialect(engine, engine.RangeFloat, engine.HasIdCondition(set()))
 
 
 class Walk(Enum):
@@ -66,7 +65,7 @@ def _conditions(where: Filter | None) -> Iterator[Condition]:
             yield from _conditions(part)
 
 
-def nearest(shard: Any, ask: Ask[Any], quantize: Quantize, limit: int, offset: int) -> list[list[Record]]:
+def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -> list[list[Record]]:
     """Search an open shard for the hits of each query, best first."""
     import qdrant_edge as engine
 
@@ -99,12 +98,20 @@ def nearest(shard: Any, ask: Ask[Any], quantize: Quantize, limit: int, offset: i
         )
         for query in ask.queries
     ]
-    parts = bool(ask.payload), ask.with_vectors
     answers = shard.query_batch(engine.QueryBatchRequest(requests))
-    return [[record(hit, *parts, hit.score) for hit in hits] for hits in answers]
+    return [records(hits, ask.payload, ask.with_vectors, scored=True) for hits in answers]
 
 
-def record(raw: Any, with_payload: bool, with_vectors: bool, score: float = 0.0) -> Record:
+def records(
+    found: Sequence[Any], payload: bool | list[str], with_vectors: bool, *, scored: bool = False
+) -> list[Record]:
     """Return what the engine gave. Its accessors take their time for what was not asked for, too."""
-    vector = np.asarray(raw.vector[VECTOR_NAME], dtype=np.float32) if with_vectors else None
-    return Record(str(raw.id), (raw.payload or {}) if with_payload else {}, score, vector)
+    return [
+        Record(
+            str(raw.id),
+            (raw.payload or {}) if payload else {},
+            raw.score if scored else 0.0,
+            np.asarray(raw.vector[VECTOR_NAME], dtype=np.float32) if with_vectors else None,
+        )
+        for raw in found
+    ]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 from tsembed_search.store.base import StoreSettings
-from tsembed_search.store.edge import shard as files
+from tsembed_search.store.edge import shard
 
 SALVAGED: Final = "salvaged"
 """The key of an index's metadata whose value changes when points may have been lost: the manifest is compared anew."""
@@ -28,32 +29,33 @@ def salvage(folder: Path) -> int:
     `IndexBusyError` when another process has the shard open, and `StoreError` when the disk is full or `index.json`
     cannot be read.
     """
-    settings, metadata = files.read(folder)
+    settings, metadata = shard.read(folder)
     points, fresh, probe, old = (folder / f"points{end}" for end in ("", ".salvaged", ".probe", ".damaged"))
-    with files.explained("rescue the index in", folder):
+    with shard.explained("rescue the index in", folder):
         if not points.exists() and fresh.exists():  # cut short while the two were exchanged
             fresh.rename(points)
             shutil.rmtree(old, ignore_errors=True)
-            return _count(points, settings)
+            with closing(shard.load(points, settings)) as opened:
+                return int(opened.info().points_count)
         if not points.is_dir():  # a file in its place holds nothing that could be read
             points.unlink(missing_ok=True)
         points.mkdir(exist_ok=True)
-        if opened := _unless_damaged(files.load, points, settings):  # or another process has it
+        if opened := _unless_damaged(shard.load, points, settings):  # or another process has it
             opened.close()
         _give_back(probe, points)
         for left in (fresh, old):
             shutil.rmtree(left, ignore_errors=True)
-        files.need_space(folder, files.WRITE_RESERVE + 2 * files.disk_bytes(points))
-        shard = files.create(fresh, settings)
+        shard.need_space(folder, shard.WRITE_RESERVE + 2 * shard.disk_bytes(points))
+        made = shard.create(fresh, settings)
         for segment in sorted((points / "segments").glob("*")):
             if (segment / "version.info").exists():
-                _copy(segment, probe, shard, settings)
+                _copy(segment, probe, made, settings)
             _give_back(probe, points)
-        count = int(shard.info().points_count)
-        shard.flush()
-        shard.close()
+        count = int(made.info().points_count)
+        made.flush()
+        made.close()
         # Before the exchange: a manifest that is compared needlessly does no harm.
-        files.write(folder, settings, {**metadata, SALVAGED: uuid.uuid4().hex})
+        shard.write(folder, settings, {**metadata, SALVAGED: uuid.uuid4().hex})
         points.rename(old)
         fresh.rename(points)
         shutil.rmtree(old)
@@ -66,29 +68,27 @@ def _copy(segment: Path, probe: Path, target: Any, settings: StoreSettings) -> N
 
     (probe / "segments").mkdir(parents=True, exist_ok=True)
     segment.rename(probe / "segments" / segment.name)
-    shard = _unless_damaged(files.load, probe, settings)
-    if shard is None:
+    opened = _unless_damaged(shard.load, probe, settings)
+    if opened is None:
         return
-    try:
-        for ids in _pages(shard):
+    with closing(opened):
+        for ids in _pages(opened):
             for part in (ids, *([id] for id in ids)):
-                found = _unless_damaged(shard.retrieve, part, True, True)
+                found = _unless_damaged(opened.retrieve, part, True, True)
                 if found is not None:
-                    made = [engine.Point(each.id, each.vector, each.payload or {}) for each in found]
-                    target.update(engine.UpdateOperation.upsert_points(made))
+                    points = [engine.Point(each.id, each.vector, each.payload or {}) for each in found]
+                    target.update(engine.UpdateOperation.upsert_points(points))
                     if part is ids:  # else one by one, to leave out only those that cannot be read
                         break
-    finally:
-        shard.close()
 
 
-def _pages(shard: Any) -> Iterator[list[Any]]:
+def _pages(opened: Any) -> Iterator[list[Any]]:
     import qdrant_edge as engine
 
     offset = None
     while True:
         request = engine.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False, with_vector=False)
-        answer = _unless_damaged(shard.scroll, request)
+        answer = _unless_damaged(opened.scroll, request)
         if answer is None:
             return
         page, offset = answer
@@ -102,7 +102,7 @@ def _unless_damaged(action: Callable[..., Any], *values: Any) -> Any:
     try:
         return action(*values)
     except BaseException as error:  # a panic in the engine's native code is one
-        if not files.is_damage(error):
+        if not shard.is_damage(error):
             raise
         return None
 
@@ -112,11 +112,3 @@ def _give_back(probe: Path, points: Path) -> None:
     for segment in (probe / "segments").glob("*"):
         segment.rename(points / "segments" / segment.name)
     shutil.rmtree(probe, ignore_errors=True)
-
-
-def _count(points: Path, settings: StoreSettings) -> int:
-    shard = files.load(points, settings)
-    try:
-        return int(shard.info().points_count)
-    finally:
-        shard.close()

@@ -18,22 +18,18 @@ from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
 from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
 
-INDEXING_THRESHOLD_KB: Final = 20_000
+NAME: Final = "index.json"
+"""The file with the settings of the store and the metadata of its index, which the engine itself cannot keep."""
 
+INDEXING_THRESHOLD_KB: Final = 20_000
 """Vectors of this many kilobytes are searched in 2 to 3 ms without HNSW, so a smaller index does without."""
 
-
 FLUSH_BYTES: Final = 64 << 20
-
 """Points since the last flush are in the write-ahead log only; a flush keeps the log, and re-opening, short."""
 
-
 OPEN_RESERVE: Final = 32 << 20
-
 WRITE_RESERVE: Final = 128 << 20
-
 """Free bytes needed to open and to write. The engine maps files into memory: on a full disk it would die by SIGBUS."""
-
 
 # What may pass, as the engine spells it: a lock, a full disk, rights; and the system's own trouble (input and output,
 # memory, open files, read-only).
@@ -43,7 +39,6 @@ _NOT_DAMAGE: Final = (
 )
 
 _UNWRITABLE: Final = ("Permission denied", *(f"os error {number})" for number in (1, 13, 30)))
-
 _REPAIR: Final = (
     "Repair the index ({repair()}): that keeps what can be read, and the next indexing embeds the rest again."
 )
@@ -183,26 +178,22 @@ def _in_words(error: BaseException, doing: str, folder: Path) -> StoreError:
             f"Another process is using the index in {folder}.",
             "Wait until it has finished, or choose another index: {index}.",
         )
+    cannot = f"Cannot {doing} {folder}"
     if "No space left" in text:
-        return StoreError(f"Cannot {doing} {folder}: the disk is full.", "Free some space and try again.")
+        return StoreError(f"{cannot}: the disk is full.", "Free some space and try again.")
     if isinstance(error, PermissionError) or "Permission denied" in text:
-        return StoreError(f"Cannot {doing} {folder}: permission denied.", "Check who owns the folder and its files.")
+        return StoreError(f"{cannot}: permission denied.", "Check who owns the folder and its files.")
     if isinstance(error, OSError):
-        return StoreError(f"Cannot {doing} {folder}: {error.strerror or text}.")
+        return StoreError(f"{cannot}: {error.strerror or text}.")
     if isinstance(error, ValueError | TypeError | OverflowError):
-        return StoreError(f"Cannot {doing} {folder}: {text.splitlines()[0] if text else type(error).__name__}.")
-    said = f"Cannot {doing} {folder}: {text or type(error).__name__}."
+        return StoreError(f"{cannot}: {text.splitlines()[0] if text else type(error).__name__}.")
+    said = f"{cannot}: {text or type(error).__name__}."
     return DamagedIndexError(said, _REPAIR) if is_damage(error) else StoreError(said, "Try again.")
-
-
-NAME: Final = "index.json"
-"""The file with the settings of the store and the metadata of its index, which the engine itself cannot keep."""
 
 
 def read(folder: Path) -> tuple[StoreSettings, dict[str, Any]]:
     """Read settings and metadata. Raises `StoreError` when there is no index or its file cannot be read."""
     path = folder / NAME
-    damaged = "Restore it from a backup, or delete the folder and index again."
     try:
         data = json.loads(path.read_text("utf-8"))
         if data["schema"] != SCHEMA_VERSION:
@@ -217,7 +208,9 @@ def read(folder: Path) -> tuple[StoreSettings, dict[str, Any]]:
     except OSError as error:
         raise StoreError(f"Cannot read {path}: {error.strerror}.", "Check the permissions of the folder.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged: {error}.", damaged) from error
+        raise StoreError(
+            f"{path} is damaged: {error}.", "Restore it from a backup, or delete the folder and index again."
+        ) from error
 
 
 def write(folder: Path, settings: StoreSettings, metadata: Mapping[str, Any]) -> None:

@@ -6,27 +6,31 @@ cannot keep). One process owns a shard at a time.
 
 from __future__ import annotations
 
-import importlib.metadata
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search import private
-from tsembed_search.errors import StoreError
+from tsembed_search.errors import IndexBusyError, StoreError
+from tsembed_search.ownership import lock, owner_of
 from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_points
-from tsembed_search.store.edge import graph, query, shard
+from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
 from tsembed_search.store.filtered import Ask, FilteredStore, wanted_payload
 from tsembed_search.store.schema import VECTOR_NAME, with_path_keys
-from tsembed_search.store.translate import QdrantDialect
+
+if TYPE_CHECKING:
+    from tsembed_search.paths import IndexAddress
 
 _PAGE: Final = 1000
+_LOCK: Final = "open.lock"
 
 
-class EdgeStore(FilteredStore[Any]):
-    """A `Store` (see `base.py`) on an open shard. `edge.engine` makes and opens it.
+class EdgeStore(FilteredStore):
+    """A `Store` (see `base.py`) on an open shard. `EdgeEngine` makes and opens it.
 
     For several threads, which take turns: the engine keeps Python's interpreter lock anyway, and has no shard for a
     search while it is optimised.
@@ -45,35 +49,20 @@ class EdgeStore(FilteredStore[Any]):
         """Take over an open shard, and what is `held` for it until it is closed; `copied`: it is that of a copy, for
         the index cannot be written.
         """
+        super().__init__(settings, metadata)
         self._folder = folder
-        self._settings = settings
-        self._metadata = metadata
         self._shard = opened
         self._held = held
         self._copied = copied
+        self._dialect = query.dialect()
         self._unflushed = 0
         self._changed = False
         self._turn = threading.RLock()
 
-    @property
-    def dim(self) -> int:
-        """The size of the vectors."""
-        return self._settings.dim
-
-    @property
-    def settings(self) -> StoreSettings:
-        """The settings chosen at creation."""
-        return self._settings
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Facts of the index about itself."""
-        return dict(self._metadata)
-
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata as a whole."""
         with self._writing("write the metadata of"):
-            shard.write(self._folder, self._settings, metadata)
+            shard.write(self._folder, self.settings, metadata)
         self._metadata = dict(metadata)
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -120,19 +109,13 @@ class EdgeStore(FilteredStore[Any]):
         """Return those of the points that exist, in the order asked."""
         wanted, payload = [check_id(id) for id in ids], wanted_payload(fields)
         with self._engine("read") as opened:
-            made = [
-                query.record(raw, bool(payload), with_vectors) for raw in opened.retrieve(wanted, payload, with_vectors)
-            ]
-        found = {record.id: record for record in made}
+            raw = opened.retrieve(wanted, payload, with_vectors)
+            found = {each.id: each for each in query.records(raw, payload, with_vectors)}
         return [found[id] for id in wanted if id in found]
 
-    @property
-    def _dialect(self) -> QdrantDialect:
-        return query.dialect()
-
-    def _nearest(self, ask: Ask[Any], limit: int, offset: int) -> list[list[Record]]:
+    def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
         with self._engine("search") as opened:
-            return query.nearest(opened, ask, self._settings.quantize, limit, offset)
+            return query.nearest(opened, ask, self.settings.quantize, limit, offset)
 
     def _pages(self, condition: Any, payload: bool | list[str], with_vectors: bool) -> Iterator[Record]:
         import qdrant_edge as engine
@@ -144,7 +127,7 @@ class EdgeStore(FilteredStore[Any]):
             )
             with self._engine("read") as opened:
                 page, offset = opened.scroll(request)
-            yield from (query.record(raw, bool(payload), with_vectors) for raw in page)
+            yield from query.records(page, payload, with_vectors)
             if offset is None:
                 return
 
@@ -163,6 +146,8 @@ class EdgeStore(FilteredStore[Any]):
 
     def optimize(self) -> None:
         """Build the search graph when enough vectors are without (`INDEXING_THRESHOLD_KB`), in a child process."""
+        from tsembed_search.store.edge import graph
+
         with self._writing("optimise") as opened:
             facts, threshold = opened.info(), shard.INDEXING_THRESHOLD_KB * 1024
             waiting = (facts.points_count - facts.indexed_vectors_count) * self.dim * 4
@@ -172,20 +157,17 @@ class EdgeStore(FilteredStore[Any]):
                 opened.optimize()
                 opened.flush()
             else:
-                segments = shard.disk_bytes(self._folder / "points" / "segments")
-                shard.need_space(self._folder, WRITE_RESERVE + 2 * segments)
-                self._optimize_apart(opened)
+                points = self._folder / "points"
+                shard.need_space(self._folder, WRITE_RESERVE + 2 * shard.disk_bytes(points / "segments"))
+                opened.flush()
+                opened.close()
+                self._shard = None
+                try:
+                    graph.run(points)
+                finally:
+                    self._shard = shard.load(points, self.settings)
         self._changed = False
         self._unflushed = 0
-
-    def _optimize_apart(self, opened: Any) -> None:
-        opened.flush()
-        opened.close()
-        self._shard = None
-        try:
-            graph.run(self._folder / "points")
-        finally:
-            self._shard = shard.load(self._folder / "points", self._settings)
 
     def info(self) -> StoreInfo:
         """Return facts for people."""
@@ -195,8 +177,10 @@ class EdgeStore(FilteredStore[Any]):
             "folder": str(self._folder),
             "disk_bytes": str(shard.disk_bytes(self._folder / "points")),
             "segments": str(facts.segments_count),
-            "quantize": self._settings.quantize,
+            "quantize": self.settings.quantize,
         }
+        import importlib.metadata  # takes longer than a search
+
         engine = f"Qdrant Edge {importlib.metadata.version('qdrant-edge-py')}"
         return StoreInfo(engine, int(facts.points_count), int(facts.indexed_vectors_count), details)
 
@@ -241,3 +225,84 @@ class EdgeStore(FilteredStore[Any]):
                 raise StoreError(f"The index in {self._folder} is closed.")
             with shard.explained(f"{doing} the index in", self._folder):
                 yield self._shard
+
+
+class EdgeEngine:
+    """The `Engine` (see `store/base.py`) of an address whose store is `edge`: indexes in folders of this machine."""
+
+    def exists(self, address: IndexAddress) -> bool:
+        """Tell whether a store was made in the index's folder. Raises `StoreError` when one may not look."""
+        with shard.explained("look for an index in", address.folder):
+            try:
+                (address.folder / shard.NAME).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
+
+    def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
+        """Read the index's facts about itself without opening the shard; None when there is no store."""
+        return shard.read(address.folder)[1] if self.exists(address) else None
+
+    def open(self, address: IndexAddress, *, writing: bool = False) -> EdgeStore:
+        """Open the store; where it cannot be written, one that can only be read, on a copy.
+
+        Raises `StoreError` when there is none or it is damaged, `IndexBusyError` when another process has it open.
+        """
+        folder = address.folder
+        settings, metadata = shard.read(folder)
+        with shard.explained("open the index in", folder), _lock(folder) as held:
+            try:
+                opened = shard.load(folder / "points", settings)
+            except BaseException as error:
+                if not shard.is_unwritable(error):
+                    raise
+            else:
+                return EdgeStore(folder, settings, metadata, opened, held.pop_all())
+            if owner := owner_of(folder):
+                raise IndexBusyError(f"The index in {folder} is in use by {owner}.", "Wait until it has finished.")
+            copy = held.enter_context(private.copied([folder / "points"]))
+            opened = shard.load(copy / "points", settings)
+            return EdgeStore(folder, settings, metadata, opened, held.pop_all(), copied=True)
+
+    def create(self, address: IndexAddress, settings: StoreSettings) -> EdgeStore:
+        """Make a new store. Raises `StoreError` when the folder has one, or cannot be written."""
+        folder = address.folder
+        if self.exists(address):
+            raise StoreError(f"{folder} already holds an index.", "Open it, or choose another name: {index}.")
+        with shard.explained("create an index in", folder):
+            private.make_folder(folder)
+            with _lock(folder) as held:
+                made = shard.create(folder / "points", settings)
+                # Last, so that a creation that was cut short is not mistaken for an index.
+                shard.write(folder, settings, {})
+                return EdgeStore(folder, settings, {}, made, held.pop_all())
+
+    def delete(self, address: IndexAddress) -> None:
+        """Delete the store. Raises `IndexBusyError` when another process has it open."""
+        self.open(address).close()
+        with shard.explained("delete the index in", address.folder):
+            # First what makes it an index, so that a deletion that is cut short leaves none.
+            (address.folder / shard.NAME).unlink()
+            shutil.rmtree(address.folder / "points")
+
+    def salvage(self, address: IndexAddress) -> int:
+        """Replace a damaged store by one of all that can be read; returns how many points that are."""
+        from tsembed_search.store.edge.salvage import salvage
+
+        with _lock(address.folder):
+            return salvage(address.folder)
+
+
+def _lock(folder: Path) -> ExitStack:
+    """Keep others from a shard until the stack is closed. Raises `IndexBusyError`.
+
+    The engine has a lock of its own, but opens the segments before it asks for that, which damages them for whoever has
+    them open.
+    """
+    stack = ExitStack()
+    if file := lock(folder / _LOCK):
+        stack.enter_context(file)
+    return stack
+
+
+EDGE: Final = EdgeEngine()

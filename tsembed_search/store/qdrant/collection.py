@@ -45,9 +45,8 @@ def version(connection: Connection) -> tuple[int, int]:
 
 def exists(connection: Connection, index: str) -> bool:
     """Tell whether the server has a collection of this index's name."""
-    return connection.ask(
-        f"look for the index {index!r}", partial(connection.client.collection_exists, name_of(index))
-    )  # fmt: skip
+    look = partial(connection.client.collection_exists, name_of(index))
+    return connection.ask(f"look for the index {index!r}", look)
 
 
 def create(connection: Connection, index: str, settings: StoreSettings) -> None:
@@ -68,7 +67,7 @@ def create(connection: Connection, index: str, settings: StoreSettings) -> None:
                 quantization_config=_quantization(settings),
                 shard_number=settings.shards,
                 replication_factor=settings.replicas,
-                metadata={_KEY: _content(settings, {})},
+                metadata=content_of(settings, {}),
             )
         except UnexpectedResponse as error:
             # Made by an earlier try whose answer was lost.
@@ -111,8 +110,7 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
             f"Make it again: delete the collection {name_of(index)} and index the files anew, or choose another name: "
             "{index}.",
         )
-    if not connection.in_memory:
-        _add_payload_indexes(connection, index, [key for key in PAYLOAD_INDEXES if key not in facts.payload_schema])
+    _add_payload_indexes(connection, index, [key for key in PAYLOAD_INDEXES if key not in (facts.payload_schema or ())])
     settings = StoreSettings(
         dim=int(vectors.size),
         quantize=content.get("quantize", "none"),
@@ -122,22 +120,9 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
     return settings, dict(content.get("metadata") or {})
 
 
-def delete(connection: Connection, index: str) -> None:
-    """Delete the collection. Raises `StoreError` when there is none, or when it is not one of ours."""
-    read(connection, index)
-    delete_it = partial(connection.client.delete_collection, name_of(index))
-    connection.ask(f"delete the index {index!r}", delete_it, connection.writing)
-
-
-def write_metadata(connection: Connection, index: str, settings: StoreSettings, metadata: Mapping[str, Any]) -> None:
-    """Replace the index's metadata."""
-    content = {_KEY: _content(settings, metadata)}
-    write = partial(connection.client.update_collection, name_of(index), metadata=content)
-    connection.ask("write the metadata", write, connection.writing)
-
-
-def _content(settings: StoreSettings, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {"schema": SCHEMA_VERSION, "quantize": settings.quantize, "metadata": dict(metadata)}
+def content_of(settings: StoreSettings, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a collection's metadata: what the index says of itself, and the settings that a server does not keep."""
+    return {_KEY: {"schema": SCHEMA_VERSION, "quantize": settings.quantize, "metadata": dict(metadata)}}
 
 
 def _add_payload_indexes(connection: Connection, index: str, keys: Sequence[str]) -> None:

@@ -20,27 +20,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Final, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.wording import shown
 
-if TYPE_CHECKING:
-    import httpx
-
-
 _log = logging.getLogger(__name__)
-
 
 T = TypeVar("T")
 
-
 MEMORY: Final = ":memory:"
-
 REQUEST_SECONDS: Final = 60
+TIMEOUT: Final = 5.0
+"""Seconds that a question about the cluster may take: it is asked while something else goes wrong."""
 
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
+_LONGEST: Final = 200  # characters of a server's message
+_BETWEEN_LOOKS: Final = 1.0  # seconds between two questions whether a stuck cluster is whole again
+_NO_SENSE: Final = (ValueError, TypeError, AttributeError, LookupError, AssertionError, RecursionError)
+_AGAIN: Final = "What was acknowledged is kept; the same command goes on from there."
 
 
 @dataclass(frozen=True)
@@ -59,21 +58,51 @@ class Patience:
     again: float = 15.0
 
 
-READING = Patience(total=10.0)
-
-WRITING = Patience(total=120.0)
-
+READING: Final = Patience(total=10.0)
+WRITING: Final = Patience(total=120.0)
 """A person waits for a search; an index run had better sit out a server's restart. Half of a cluster seldom restarts at
 once, and while it is away most writes hang for half a minute before the server answers."""
 
 
-_LONGEST: Final = 200  # characters of a server's message
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster, as one of its nodes sees it. `nodes` is 1 for a server that stands alone.
 
-_BETWEEN_LOOKS: Final = 1.0  # seconds between two questions whether a stuck cluster is whole again
+    `away`: host and port of the nodes that it cannot reach, sorted. `leader`: whether the nodes have agreed on one.
+    """
 
-_NO_SENSE: Final = (ValueError, TypeError, AttributeError, LookupError, AssertionError, RecursionError)
+    nodes: int
+    away: tuple[str, ...]
+    leader: bool = True
 
-_AGAIN: Final = "What was acknowledged is kept; the same command goes on from there."
+    @property
+    def stuck(self) -> bool:
+        """True when the cluster cannot agree on anything: half of its nodes are away, or none leads."""
+        return 2 * len(self.away) >= self.nodes or not self.leader
+
+    def words(self) -> str:
+        """Return the end of a sentence that says which nodes are away; empty when all is well."""
+        if self.away:
+            verb = "is" if len(self.away) == 1 else "are"
+            return f"{len(self.away)} of the cluster's {self.nodes} nodes {verb} away ({', '.join(self.away)})"
+        return "" if self.leader else f"the cluster's {self.nodes} nodes have not agreed on a leader"
+
+    def advice(self) -> str:
+        """Return a sentence that says what to do about it."""
+        if not self.away:
+            return "Look at the nodes' logs."
+        return f"Start {'it' if len(self.away) == 1 else 'them'} again, or mend the network between the nodes."
+
+
+def parse(result: Mapping[str, Any]) -> Cluster:
+    """Read the answer to `GET /cluster`: an entry in `message_send_failures` goes away with the first success."""
+    peers = result.get("peers") or {}
+    if result.get("status") != "enabled" or len(peers) < 2:
+        return Cluster(1, ())
+    addresses = {str(peer["uri"]) for peer in peers.values()}
+    failing = [uri for uri in result.get("message_send_failures") or {} if uri in addresses]
+    away = sorted(_without_user(urlsplit(uri)) or uri for uri in failing)
+    return Cluster(len(peers), tuple(away), bool(result["raft_info"]["leader"]))
 
 
 class Connection:
@@ -97,19 +126,26 @@ class Connection:
             self.place = "the in-memory engine"
             self.client = QdrantClient(MEMORY)
             return
-        address = url if "://" in url else f"http://{url}"
-        parts = _checked(address, url)
-        # Without user name and password, which a URL may carry.
-        self.place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        import httpx
+
         key = _key()
         self.has_key = key is not None
+        address = url if "://" in url else f"http://{url}"
         try:
-            self._asker = asker(address, key)
+            parts = urlsplit(address)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                raise ValueError(address)
+            self.place = f"{parts.scheme}://{_without_user(parts)}"
+            headers = {"api-key": key} if key else {}
+            self._asker = httpx.Client(base_url=address.rstrip("/"), headers=headers, timeout=TIMEOUT)
             self.client = QdrantClient(
                 url=address, api_key=key, https=None, timeout=REQUEST_SECONDS, check_compatibility=False
             )
-        except ValueError as error:  # the client's own parser is stricter
-            raise _no_address(url) from error
+        except (ValueError, httpx.InvalidURL) as error:
+            told = url.rpartition("@")[2]
+            raise UsageError(
+                f"{told!r} is not the address of a server.", "Write it like http://localhost:6333: {store}."
+            ) from error
 
     def ask(self, doing: str, call: Callable[[], T], patience: Patience | None = None) -> T:
         """Return `call()`, tried again while the trouble may pass. Raises `StoreError`: "Cannot `doing` ... ".
@@ -147,7 +183,7 @@ class Connection:
         while nodes is not None and nodes.stuck:
             if not self._waited(_BETWEEN_LOOKS, ends):
                 return False
-            nodes = ask(self._asker)
+            nodes = self._look()
         return True
 
     def _cluster(self, error: Exception | None = None) -> Cluster | None:
@@ -157,9 +193,21 @@ class Connection:
         source = getattr(error, "source", None)
         if self._alone or self.in_memory or isinstance(source, httpx.ConnectError):
             return None
-        nodes = ask(self._asker)
+        nodes = self._look()
         self._alone = nodes is not None and nodes.nodes == 1
         return None if self._alone else nodes
+
+    def _look(self) -> Cluster | None:
+        """Ask for the cluster that the server belongs to, or is alone; None when it does not say."""
+        import httpx
+
+        try:
+            answer = self._asker.get("/cluster")
+            if answer.status_code == 404:
+                return Cluster(1, ())
+            return parse(answer.json()["result"]) if answer.status_code == 200 else None
+        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, *_NO_SENSE):
+            return None  # whatever ails it, the trouble that led to the question is what is told
 
     @contextmanager
     def _watched(self, patience: Patience | None, began: float) -> Iterator[None]:
@@ -252,23 +300,9 @@ def server_message(error: Any) -> str:
         return f"status {error.status_code} {error.reason_phrase}".strip()
 
 
-def _checked(address: str, url: str) -> Any:
-    import httpx
-
-    try:
-        parts = urlsplit(address)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        httpx.URL(address)
-    except (ValueError, httpx.InvalidURL):
-        good = False
-    if not good:
-        raise _no_address(url)
-    return parts
-
-
-def _no_address(url: str) -> UsageError:
-    shown = url.rpartition("@")[2]
-    return UsageError(f"{shown!r} is not the address of a server.", "Write it like http://localhost:6333: {store}.")
+def _without_user(parts: SplitResult) -> str:
+    """Host and port, without the user name and password that a URL may carry."""
+    return parts.netloc.rpartition("@")[2]
 
 
 def _pause(error: Exception, pause: float) -> float | None:
@@ -327,73 +361,3 @@ def _key() -> str | None:
             "QDRANT_API_KEY holds characters that no key has.", "Copy it again: it is one line of plain letters."
         )
     return key or None
-
-
-TIMEOUT: Final = 5.0
-
-"""Seconds that the question may take: it is asked while something else goes wrong."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster, as one of its nodes sees it. `nodes` is 1 for a server that stands alone.
-
-    `away`: host and port of the nodes that it cannot reach, sorted. `leader`: whether the nodes have agreed on one.
-    """
-
-    nodes: int
-    away: tuple[str, ...]
-    leader: bool = True
-
-    @property
-    def stuck(self) -> bool:
-        """True when the cluster cannot agree on anything: half of its nodes are away, or none leads."""
-        return 2 * len(self.away) >= self.nodes or not self.leader
-
-    def words(self) -> str:
-        """Return the end of a sentence that says which nodes are away; empty when all is well."""
-        if self.away:
-            verb = "is" if len(self.away) == 1 else "are"
-            return f"{len(self.away)} of the cluster's {self.nodes} nodes {verb} away ({', '.join(self.away)})"
-        return "" if self.leader else f"the cluster's {self.nodes} nodes have not agreed on a leader"
-
-    def advice(self) -> str:
-        """Return a sentence that says what to do about it."""
-        if not self.away:
-            return "Look at the nodes' logs."
-        return f"Start {'it' if len(self.away) == 1 else 'them'} again, or mend the network between the nodes."
-
-
-def asker(address: str, key: str | None) -> httpx.Client:
-    """Return a client for questions about the cluster, with little patience."""
-    import httpx
-
-    headers = {"api-key": key} if key else {}
-    return httpx.Client(base_url=address.rstrip("/"), headers=headers, timeout=TIMEOUT)
-
-
-def ask(client: httpx.Client) -> Cluster | None:
-    """Ask for the cluster that a server belongs to, or is alone; None when it does not say."""
-    import httpx
-
-    try:
-        answer = client.get("/cluster")
-        if answer.status_code == 404:
-            return Cluster(1, ())
-        return parse(answer.json()["result"]) if answer.status_code == 200 else None
-    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # whatever ails it, the trouble that led to the question is what is told
-
-
-def parse(result: Mapping[str, Any]) -> Cluster:
-    """Read the answer to `GET /cluster`: an entry in `message_send_failures` goes away with the first success."""
-    peers = result.get("peers") or {}
-    if result.get("status") != "enabled" or len(peers) < 2:
-        return Cluster(1, ())
-    addresses = {str(peer["uri"]) for peer in peers.values()}
-    away = sorted(_host(uri) for uri in result.get("message_send_failures") or {} if uri in addresses)
-    return Cluster(len(peers), tuple(away), bool(result["raft_info"]["leader"]))
-
-
-def _host(uri: str) -> str:
-    return urlsplit(uri).netloc.rpartition("@")[2] or uri

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, Final, TypeVar
+from contextlib import closing
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from qdrant_client import models
@@ -24,19 +25,21 @@ from tsembed_search.store.base import (
     Point,
     Record,
     StoreInfo,
-    StoreSettings,
     check_id,
     check_payload,
     check_points,
 )
-from tsembed_search.store.filtered import Ask, FilteredStore, wanted_payload
+from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, wanted_payload
 from tsembed_search.store.qdrant import collection
+from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
 from tsembed_search.store.schema import VECTOR_NAME, with_path_keys
-from tsembed_search.store.translate import QdrantDialect
+
+if TYPE_CHECKING:
+    from tsembed_search.paths import IndexAddress
+    from tsembed_search.store.base import StoreSettings
 
 T = TypeVar("T")
-
 
 UPLOADS: Final = 4
 """Batches that are under way at once."""
@@ -48,39 +51,27 @@ _QUERIES: Final = 64
 _SUBSTRINGS: Final = (1, 20)  # the version that can look for a part of a value
 
 
-class ServerStore(FilteredStore[Any]):
+class ServerStore(FilteredStore):
     """A `Store` (see `base.py`) on a Qdrant server: the collection of the index `name`.
 
-    Raises `StoreError` when there is none, or when another program made it. `qdrant.engine` makes collections.
+    Raises `StoreError` when there is none, or when another program made it. `collection.py` makes them.
     """
 
     def __init__(self, connection: Connection, name: str) -> None:
+        self._version = collection.version(connection)
+        super().__init__(*collection.read(connection, name))
         self._connection = connection
         self._client = connection.client
-        self._name = name
         self._collection = collection.name_of(name)
-        self._version = collection.version(connection)
-        self._settings, self._metadata = collection.read(connection, name)
-
-    @property
-    def dim(self) -> int:
-        """The size of the vectors."""
-        return self._settings.dim
-
-    @property
-    def settings(self) -> StoreSettings:
-        """The settings chosen at creation."""
-        return self._settings
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Facts of the index about itself."""
-        return dict(self._metadata)
+        nothing = models.HasIdCondition(has_id=[])
+        self._dialect = Dialect(models, models.Range, nothing, substrings=self._version >= _SUBSTRINGS)
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata as a whole."""
         check_payload("the metadata", metadata)
-        collection.write_metadata(self._connection, self._name, self._settings, metadata)
+        content = collection.content_of(self.settings, metadata)
+        write = partial(self._client.update_collection, self._collection, metadata=content)
+        self._write("write the metadata", write)
         self._metadata = dict(metadata)
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -95,12 +86,13 @@ class ServerStore(FilteredStore[Any]):
             id: models.PointStruct(id=id, vector={VECTOR_NAME: vector}, payload=with_path_keys(point.payload))
             for id, vector, point in zip(ids, vectors.tolist(), points, strict=True)
         }
-        self._upload(list(made.values()), _batch_size(points[0], self.dim))
+        sent, size = list(made.values()), _batch_size(points[0], self.dim)
+        self._upload([sent[at : at + size] for at in range(0, len(sent), size)])
 
-    def _upload(self, points: list[Any], size: int) -> None:
-        batches = [points[at : at + size] for at in range(0, len(points), size)]
+    def _upload(self, batches: list[list[Any]]) -> None:
         with ThreadPoolExecutor(1 if self._connection.in_memory else min(UPLOADS, len(batches))) as pool:
-            sent = [pool.submit(self._send, batch) for batch in batches]
+            calls = [partial(self._client.upsert, self._collection, batch, wait=True) for batch in batches]
+            sent = [pool.submit(self._write, "add items", call) for call in calls]
             try:
                 for each in sent:
                     each.result()
@@ -112,16 +104,12 @@ class ServerStore(FilteredStore[Any]):
             finally:
                 self._connection.resume()
 
-    def _send(self, batch: list[Any]) -> None:
-        self._write("add items", partial(self._client.upsert, self._collection, batch, wait=True))
-
     def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
         """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
         point = check_id(id)
         check_payload(f"the payload of item {id}", payload)
-        if not self._read(
-            "read an item", partial(self._client.retrieve, self._collection, [point], with_payload=False)
-        ):
+        look = partial(self._client.retrieve, self._collection, [point], with_payload=False)
+        if not self._read("read an item", look):
             raise StoreError(f"The index has no item {id}.")
         change = partial(self._client.set_payload, self._collection, with_path_keys(payload), [point], wait=True)
         self._write("change an item", change)
@@ -148,18 +136,9 @@ class ServerStore(FilteredStore[Any]):
             found.update({str(record.id): record for record in self._read("read items", read)})
         return [_record(found[id]) for id in wanted if id in found]
 
-    @property
-    def _dialect(self) -> QdrantDialect:
-        nothing = models.HasIdCondition(has_id=[])
-        return QdrantDialect(models, models.Range, nothing, substrings=self._version >= _SUBSTRINGS)
-
-    def _nearest(self, ask: Ask[Any], limit: int, offset: int) -> list[list[Record]]:
-        requests = self._requests(ask, limit, offset)
-        return [hits for at in range(0, len(requests), _QUERIES) for hits in self._query(requests[at : at + _QUERIES])]
-
-    def _requests(self, ask: Ask[Any], limit: int, offset: int) -> list[Any]:
+    def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
         condition = self._dialect.as_filter(ask.condition)
-        return [
+        requests = [
             models.QueryRequest(
                 query=query,
                 using=VECTOR_NAME,
@@ -172,23 +151,24 @@ class ServerStore(FilteredStore[Any]):
             )
             for query in ask.queries
         ]
+        found: list[list[Record]] = []
+        for at in range(0, len(requests), _QUERIES):
+            search = partial(self._client.query_batch_points, self._collection, requests[at : at + _QUERIES])
+            found += [[_record(hit) for hit in answer.points] for answer in self._read("search", search)]
+        return found
 
     def _parameters(self, *, exact: bool, filtered: bool) -> Any:
         if self._connection.in_memory:  # It is always exact, and warns about anything else.
             return None
         quantization = None
-        if self._settings.quantize != "none":
+        if self.settings.quantize != "none":
             quantization = models.QuantizationSearchParams(
-                ignore=exact, rescore=True, oversampling=OVERSAMPLING[self._settings.quantize]
+                ignore=exact, rescore=True, oversampling=OVERSAMPLING[self.settings.quantize]
             )
         # A server counts what passes in each segment by itself, and scans, or makes a detour below this share.
         acorn = models.AcornSearchParams(enable=True, max_selectivity=ENOUGH) if filtered else None
         ef = FILTERED_HNSW_EF if filtered else HNSW_EF
         return models.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization, acorn=acorn)
-
-    def _query(self, requests: list[Any]) -> list[list[Record]]:
-        answers = self._read("search", partial(self._client.query_batch_points, self._collection, requests))
-        return [[_record(hit) for hit in answer.points] for answer in answers]
 
     def _pages(self, condition: Any, payload: bool | list[str], with_vectors: bool) -> Iterator[Record]:
         read = partial(
@@ -227,9 +207,9 @@ class ServerStore(FilteredStore[Any]):
             "collection": self._collection,
             "status": str(facts.status.value),
             "segments": str(facts.segments_count),
-            "shards": str(self._settings.shards),
-            "replicas": str(self._settings.replicas),
-            "quantize": self._settings.quantize,
+            "shards": str(self.settings.shards),
+            "replicas": str(self.settings.replicas),
+            "quantize": self.settings.quantize,
         }
         engine = "Qdrant " + ("in memory" if self._connection.in_memory else ".".join(map(str, self._version)))
         return StoreInfo(engine, self.count(), int(facts.indexed_vectors_count or 0), details)
@@ -253,9 +233,61 @@ def _batch_size(point: Point, dim: int) -> int:
 
 def _record(raw: Any) -> Record:
     vector = raw.vector[VECTOR_NAME] if raw.vector else None
-    return Record(
-        id=str(raw.id),
-        payload=raw.payload or {},
-        score=float(getattr(raw, "score", 0.0)),
-        vector=None if vector is None else np.asarray(vector, dtype=np.float32),
-    )
+    numbers = None if vector is None else np.asarray(vector, dtype=np.float32)
+    return Record(str(raw.id), raw.payload or {}, float(getattr(raw, "score", 0.0)), numbers)
+
+
+class QdrantEngine:
+    """The `Engine` (see `store/base.py`) of an address whose store is a Qdrant server's URL."""
+
+    def _connection(self, address: IndexAddress) -> Connection:
+        return Connection(address.store)
+
+    def exists(self, address: IndexAddress) -> bool:
+        """Tell whether the server has a collection of the index's name."""
+        with closing(self._connection(address)) as connection:
+            return collection.exists(connection, address.name)
+
+    def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
+        """Return the index's facts about itself; None when there is no collection."""
+        with closing(self._connection(address)) as connection:
+            return collection.read(connection, address.name)[1] if collection.exists(connection, address.name) else None
+
+    def open(self, address: IndexAddress, *, writing: bool = False) -> ServerStore:
+        """Open the index's collection. When `writing`, questions are as patient as changes."""
+        connection = self._connection(address)
+        store = ServerStore(connection, address.name)
+        if writing:  # a run has begun: from now on its questions can wait, as its changes can
+            connection.reading = connection.writing
+        return store
+
+    def create(self, address: IndexAddress, settings: StoreSettings) -> ServerStore:
+        """Make the index's collection and open it for writing."""
+        collection.create(self._connection(address), address.name, settings)
+        return self.open(address, writing=True)
+
+    def delete(self, address: IndexAddress) -> None:
+        """Delete the index's collection. Raises `StoreError` when there is none, or when it is not one of ours."""
+        with closing(self._connection(address)) as connection:
+            collection.read(connection, address.name)  # only what is ours
+            delete = partial(connection.client.delete_collection, collection.name_of(address.name))
+            connection.ask(f"delete the index {address.name!r}", delete, connection.writing)
+
+    def salvage(self, address: IndexAddress) -> int:
+        """Raise `StoreError`: there is nothing to rescue from here."""
+        raise StoreError(f"What the server at {address.store} holds cannot be rescued from here.", "Look at its log.")
+
+
+class MemoryEngine(QdrantEngine):
+    """The engine of an address whose store is `memory`: its indexes last as long as the process."""
+
+    @cached_property
+    def _only(self) -> Connection:
+        return Connection(IN_MEMORY)
+
+    def _connection(self, address: IndexAddress) -> Connection:
+        return self._only
+
+
+QDRANT: Final = QdrantEngine()
+MEMORY: Final = MemoryEngine()
