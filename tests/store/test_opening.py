@@ -14,7 +14,7 @@ from tsembed_search.errors import IndexMismatchError, StoreError, UsageError
 from tsembed_search.paths import IndexAddress
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
-from tsembed_search.store.qdrant.collection import MemoryEngine
+from tsembed_search.store.qdrant.store import MemoryEngine
 
 HEAVY = ("torch", "transformers", "qdrant_client", "qdrant_edge", "numpy", "httpx")
 

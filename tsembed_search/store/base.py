@@ -185,9 +185,8 @@ def check_id(id: str) -> str:
     try:
         return str(uuid.UUID(id))
     except (ValueError, AttributeError, TypeError):
-        raise StoreError(
-            f"{id!r} is not an item's id.", "Ids look like 1b4e28ba-2fa1-51d2-883f-0016d3cca427."
-        ) from None
+        hint = "Ids look like 1b4e28ba-2fa1-51d2-883f-0016d3cca427."
+        raise StoreError(f"{id!r} is not an item's id.", hint) from None
 
 
 def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[np.float32]]:

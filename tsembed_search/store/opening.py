@@ -16,9 +16,9 @@ STORES: Final[Registry[Engine]] = Registry(
     "tsembed.stores",
     {
         "edge": "tsembed_search.store.edge.store:EDGE",
-        "http": "tsembed_search.store.qdrant.collection:QDRANT",
-        "https": "tsembed_search.store.qdrant.collection:QDRANT",
-        "memory": "tsembed_search.store.qdrant.collection:MEMORY",
+        "http": "tsembed_search.store.qdrant.store:QDRANT",
+        "https": "tsembed_search.store.qdrant.store:QDRANT",
+        "memory": "tsembed_search.store.qdrant.store:MEMORY",
     },
 )
 """Engines by the scheme of `IndexAddress.store`."""

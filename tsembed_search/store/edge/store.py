@@ -6,7 +6,6 @@ cannot keep). One process owns a shard at a time.
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from tsembed_search import private
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.ownership import lock, owner_of
 from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_points
-from tsembed_search.store.edge import graph, query, shard
+from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
 from tsembed_search.store.filtered import Ask, FilteredStore, wanted_payload
 from tsembed_search.store.schema import VECTOR_NAME, with_path_keys
@@ -147,6 +146,8 @@ class EdgeStore(FilteredStore):
 
     def optimize(self) -> None:
         """Build the search graph when enough vectors are without (`INDEXING_THRESHOLD_KB`), in a child process."""
+        from tsembed_search.store.edge import graph
+
         with self._writing("optimise") as opened:
             facts, threshold = opened.info(), shard.INDEXING_THRESHOLD_KB * 1024
             waiting = (facts.points_count - facts.indexed_vectors_count) * self.dim * 4
@@ -178,6 +179,8 @@ class EdgeStore(FilteredStore):
             "segments": str(facts.segments_count),
             "quantize": self.settings.quantize,
         }
+        import importlib.metadata  # takes longer than a search
+
         engine = f"Qdrant Edge {importlib.metadata.version('qdrant-edge-py')}"
         return StoreInfo(engine, int(facts.points_count), int(facts.indexed_vectors_count), details)
 

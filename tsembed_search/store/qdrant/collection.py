@@ -1,25 +1,19 @@
-"""Qdrant servers, and the in-memory engine, as `STORES` has them; and the collection that an index is on one.
+"""The collection that an index is on a Qdrant server: its name, its settings, and what its metadata says.
 
-A collection's metadata are merged key by key when they are written, so all of ours is under one key, `tsembed`.
+Metadata are merged key by key when they are written, so all of ours is under one key, `tsembed`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import Any, Final
 
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
-from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
 from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
-
-if TYPE_CHECKING:
-    from tsembed_search.paths import IndexAddress
-    from tsembed_search.store.qdrant.store import ServerStore
 
 OLDEST: Final = (1, 16)
 """The first version of the server that keeps metadata with a collection."""
@@ -73,7 +67,7 @@ def create(connection: Connection, index: str, settings: StoreSettings) -> None:
                 quantization_config=_quantization(settings),
                 shard_number=settings.shards,
                 replication_factor=settings.replicas,
-                metadata={_KEY: _content(settings, {})},
+                metadata=content_of(settings, {}),
             )
         except UnexpectedResponse as error:
             # Made by an earlier try whose answer was lost.
@@ -126,22 +120,9 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
     return settings, dict(content.get("metadata") or {})
 
 
-def delete(connection: Connection, index: str) -> None:
-    """Delete the collection. Raises `StoreError` when there is none, or when it is not one of ours."""
-    read(connection, index)
-    delete_it = partial(connection.client.delete_collection, name_of(index))
-    connection.ask(f"delete the index {index!r}", delete_it, connection.writing)
-
-
-def write_metadata(connection: Connection, index: str, settings: StoreSettings, metadata: Mapping[str, Any]) -> None:
-    """Replace the index's metadata."""
-    content = {_KEY: _content(settings, metadata)}
-    write = partial(connection.client.update_collection, name_of(index), metadata=content)
-    connection.ask("write the metadata", write, connection.writing)
-
-
-def _content(settings: StoreSettings, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {"schema": SCHEMA_VERSION, "quantize": settings.quantize, "metadata": dict(metadata)}
+def content_of(settings: StoreSettings, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a collection's metadata: what the index says of itself, and the settings that a server does not keep."""
+    return {_KEY: {"schema": SCHEMA_VERSION, "quantize": settings.quantize, "metadata": dict(metadata)}}
 
 
 def _add_payload_indexes(connection: Connection, index: str, keys: Sequence[str]) -> None:
@@ -165,59 +146,3 @@ def _quantization(settings: StoreSettings) -> Any:
         query = models.BinaryQuantizationQueryEncoding.SCALAR8BITS
         return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True, query_encoding=query))
     return None
-
-
-class QdrantEngine:
-    """The `Engine` (see `store/base.py`) of an address whose store is a Qdrant server's URL."""
-
-    def _connection(self, address: IndexAddress) -> Connection:
-        return Connection(address.store)
-
-    def exists(self, address: IndexAddress) -> bool:
-        """Tell whether the server has a collection of the index's name."""
-        with closing(self._connection(address)) as connection:
-            return exists(connection, address.name)
-
-    def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
-        """Return the index's facts about itself; None when there is no collection."""
-        with closing(self._connection(address)) as connection:
-            return read(connection, address.name)[1] if exists(connection, address.name) else None
-
-    def open(self, address: IndexAddress, *, writing: bool = False) -> ServerStore:
-        """Open the index's collection. When `writing`, questions are as patient as changes."""
-        from tsembed_search.store.qdrant.store import ServerStore
-
-        connection = self._connection(address)
-        store = ServerStore(connection, address.name)
-        if writing:  # a run has begun: from now on its questions can wait, as its changes can
-            connection.reading = connection.writing
-        return store
-
-    def create(self, address: IndexAddress, settings: StoreSettings) -> ServerStore:
-        """Make the index's collection and open it for writing."""
-        create(self._connection(address), address.name, settings)
-        return self.open(address, writing=True)
-
-    def delete(self, address: IndexAddress) -> None:
-        """Delete the index's collection."""
-        with closing(self._connection(address)) as connection:
-            delete(connection, address.name)
-
-    def salvage(self, address: IndexAddress) -> int:
-        """Raise `StoreError`: there is nothing to rescue from here."""
-        raise StoreError(f"What the server at {address.store} holds cannot be rescued from here.", "Look at its log.")
-
-
-class MemoryEngine(QdrantEngine):
-    """The engine of an address whose store is `memory`: its indexes last as long as the process."""
-
-    @cached_property
-    def _only(self) -> Connection:
-        return Connection(IN_MEMORY)
-
-    def _connection(self, address: IndexAddress) -> Connection:
-        return self._only
-
-
-QDRANT: Final = QdrantEngine()
-MEMORY: Final = MemoryEngine()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, Final, TypeVar
+from contextlib import closing
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from qdrant_client import models
@@ -30,8 +31,13 @@ from tsembed_search.store.base import (
 )
 from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, wanted_payload
 from tsembed_search.store.qdrant import collection
+from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
 from tsembed_search.store.schema import VECTOR_NAME, with_path_keys
+
+if TYPE_CHECKING:
+    from tsembed_search.paths import IndexAddress
+    from tsembed_search.store.base import StoreSettings
 
 T = TypeVar("T")
 
@@ -56,7 +62,6 @@ class ServerStore(FilteredStore):
         super().__init__(*collection.read(connection, name))
         self._connection = connection
         self._client = connection.client
-        self._name = name
         self._collection = collection.name_of(name)
         nothing = models.HasIdCondition(has_id=[])
         self._dialect = Dialect(models, models.Range, nothing, substrings=self._version >= _SUBSTRINGS)
@@ -64,7 +69,9 @@ class ServerStore(FilteredStore):
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata as a whole."""
         check_payload("the metadata", metadata)
-        collection.write_metadata(self._connection, self._name, self.settings, metadata)
+        content = collection.content_of(self.settings, metadata)
+        write = partial(self._client.update_collection, self._collection, metadata=content)
+        self._write("write the metadata", write)
         self._metadata = dict(metadata)
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -228,3 +235,59 @@ def _record(raw: Any) -> Record:
     vector = raw.vector[VECTOR_NAME] if raw.vector else None
     numbers = None if vector is None else np.asarray(vector, dtype=np.float32)
     return Record(str(raw.id), raw.payload or {}, float(getattr(raw, "score", 0.0)), numbers)
+
+
+class QdrantEngine:
+    """The `Engine` (see `store/base.py`) of an address whose store is a Qdrant server's URL."""
+
+    def _connection(self, address: IndexAddress) -> Connection:
+        return Connection(address.store)
+
+    def exists(self, address: IndexAddress) -> bool:
+        """Tell whether the server has a collection of the index's name."""
+        with closing(self._connection(address)) as connection:
+            return collection.exists(connection, address.name)
+
+    def metadata(self, address: IndexAddress) -> dict[str, Any] | None:
+        """Return the index's facts about itself; None when there is no collection."""
+        with closing(self._connection(address)) as connection:
+            return collection.read(connection, address.name)[1] if collection.exists(connection, address.name) else None
+
+    def open(self, address: IndexAddress, *, writing: bool = False) -> ServerStore:
+        """Open the index's collection. When `writing`, questions are as patient as changes."""
+        connection = self._connection(address)
+        store = ServerStore(connection, address.name)
+        if writing:  # a run has begun: from now on its questions can wait, as its changes can
+            connection.reading = connection.writing
+        return store
+
+    def create(self, address: IndexAddress, settings: StoreSettings) -> ServerStore:
+        """Make the index's collection and open it for writing."""
+        collection.create(self._connection(address), address.name, settings)
+        return self.open(address, writing=True)
+
+    def delete(self, address: IndexAddress) -> None:
+        """Delete the index's collection. Raises `StoreError` when there is none, or when it is not one of ours."""
+        with closing(self._connection(address)) as connection:
+            collection.read(connection, address.name)  # only what is ours
+            delete = partial(connection.client.delete_collection, collection.name_of(address.name))
+            connection.ask(f"delete the index {address.name!r}", delete, connection.writing)
+
+    def salvage(self, address: IndexAddress) -> int:
+        """Raise `StoreError`: there is nothing to rescue from here."""
+        raise StoreError(f"What the server at {address.store} holds cannot be rescued from here.", "Look at its log.")
+
+
+class MemoryEngine(QdrantEngine):
+    """The engine of an address whose store is `memory`: its indexes last as long as the process."""
+
+    @cached_property
+    def _only(self) -> Connection:
+        return Connection(IN_MEMORY)
+
+    def _connection(self, address: IndexAddress) -> Connection:
+        return self._only
+
+
+QDRANT: Final = QdrantEngine()
+MEMORY: Final = MemoryEngine()
