@@ -107,13 +107,13 @@ def kept(name: str, state: str, make: Callable[[], Any]) -> NDArray[np.uint8]:
         for old in folder.glob(f"{name}-*.graph"):
             if old != file:
                 old.unlink()
-    return np.frombuffer(made, np.uint8)
+    return np.frombuffer(bytearray(made), np.uint8)
 
 
 def _read(file: Path) -> NDArray[np.uint8] | None:
     """The bytes before the digest at the end of a file; None where they are not those it was made of."""
     try:
-        whole = np.memmap(file, np.uint8, "r")
+        whole = np.memmap(file, np.uint8, "c")  # the engine shares only what may be written, and writes nothing
     except (OSError, ValueError):  # there is none, or it is empty
         return None
     found, digest = whole[:-_DIGEST], whole[-_DIGEST:]
@@ -131,7 +131,7 @@ class Runner:
             "INFERENCE_NUM_THREADS": threads(),
         }
         self._graph = graph
-        compiled = core().import_model(openvino().Tensor(graph), "CPU", settings)
+        compiled = core().import_model(openvino().Tensor(graph, shared_memory=True), "CPU", settings)
         self._width = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) if many else 1
         self._requests = [compiled.create_infer_request() for _ in range(self._width)]
 
