@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tsembed_search.text_form import one_form
+from tsembed_search.items import one_form
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +35,7 @@ MOST_TERMS: Final = 64
 """The most terms of a query; a longer text is a passage, whose first words say enough."""
 
 # Scripts written without blanks: a word may begin anywhere, so two neighbouring characters stand for one.
-UNSPACED_SCRIPTS: Final = (
-    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-)
+UNSPACED_SCRIPTS: Final = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 UNSPACED: Final = re.compile(f"[{UNSPACED_SCRIPTS}]+")
 # Words that signs without a blank join: codes, names of files, addresses, dates, o'clock.
 # Vowel signs of Indic scripts are no letters to Python.

@@ -16,7 +16,7 @@ from typing import Any, Final
 from tsembed_search import private
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
-from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME, WORDS_NAME
 
 NAME: Final = "index.json"
 """The file with the settings of the store and the metadata of its index, which the engine itself cannot keep."""
@@ -129,6 +129,7 @@ def _config(settings: StoreSettings) -> Any:
     }[settings.quantize]
     return engine.EdgeConfig(
         vectors={VECTOR_NAME: engine.EdgeVectorParams(size=settings.dim, distance=engine.Distance.Cosine)},
+        sparse_vectors={WORDS_NAME: engine.EdgeSparseVectorParams(modifier=engine.Modifier.Idf, on_disk=True)},
         hnsw_config=engine.HnswIndexConfig(HNSW_M, HNSW_EF_CONSTRUCT, full_scan_threshold=INDEXING_THRESHOLD_KB),
         quantization_config=quantization,
         optimizers=engine.EdgeOptimizersConfig(indexing_threshold=INDEXING_THRESHOLD_KB, default_segment_number=1),
