@@ -138,7 +138,8 @@ def with_path_keys(payload: Mapping[str, Any]) -> dict[str, Any]:
 def words_of(payload: Mapping[str, Any]) -> Words:
     """Return the words that an item is found by: those of its text, and of its files' names and folders."""
     names = [name for place in payload.get("places") or () for name in _names(place)]
-    return document_words(payload.get("text") or "", names)
+    text = payload.get("text")
+    return document_words(text if isinstance(text, str) else "", names)
 
 
 def _names(place: Mapping[str, Any]) -> list[str]:
