@@ -10,9 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from tsembed_search.items import Kind, Modality
+
+LOGIT_OF_WORDS: Final = 7.5
+"""The evidence of an item that has all of the query's words: as much as half a cosine with mini's slope of 15. Chosen
+by `benchmarks/words.py` on pages of a manual; from 6 to 10 is as good.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,11 @@ class Logistic:
         """Return the one for a kind that competes with this one's as `factor · cosine + shift`."""
         return type(self)(self.slope * factor, self.slope * shift + self.offset)
 
-    def score(self, similarity: float) -> float:
-        """Return the logistic of the logit: a number in (0, 1) that grows with the cosine."""
-        logit = self.slope * similarity + self.offset
+    def score(self, similarity: float, more: float = 0.0) -> float:
+        """Return the logistic of the logit, to which other evidence adds `more`: a number in (0, 1) that grows with the
+        cosine.
+        """
+        logit = self.slope * similarity + self.offset + more
         return 1.0 / (1.0 + math.exp(-logit)) if logit > -700 else 0.0
 
 
@@ -51,10 +58,16 @@ class Calibration:
     lines: Mapping[tuple[Modality, Kind], Logistic] = field(default_factory=dict)
     source: str = ""
 
-    def score(self, similarity: float, modality: Modality, kind: Kind) -> float:
-        """Return the calibrated score of one hit; without a line for the pair, (1 + cosine) / 2."""
+    def score(self, similarity: float, modality: Modality, kind: Kind, words: float = 0.0) -> float:
+        """Return the calibrated score of one hit; without a line for the pair, (1 + cosine) / 2.
+
+        `words` is the share of the query's words that the item has, 0..1 (see `search/by_words.py`).
+        """
         line = self.lines.get((modality, kind))
-        return line.score(similarity) if line else (similarity + 1.0) / 2.0
+        if line:
+            return line.score(similarity, LOGIT_OF_WORDS * words)
+        plain = (similarity + 1.0) / 2.0
+        return plain + (1.0 - plain) * words / 2.0
 
     def to_json(self) -> dict[str, object]:
         """Return a JSON form that `from_json` reads back."""
@@ -73,12 +86,13 @@ class Calibration:
 
 
 class Scored(NamedTuple):
-    """A point that a search found, with its calibrated score and its cosine."""
+    """A point that a search found, with its calibrated score, its cosine, and its share of the query's words."""
 
     id: str
     kind: Kind
     score: float
     similarity: float
+    words: float = 0.0
 
 
 def merged(found: Iterable[Scored], most: int) -> list[Scored]:

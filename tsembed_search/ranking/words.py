@@ -18,6 +18,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -79,12 +80,12 @@ def _is_accent(letter: str) -> bool:
     return unicodedata.combining(letter) != 0 and letter not in "\u3099\u309a" and not "\u0900" <= letter <= "\u0fff"
 
 
-def terms_of(text: str) -> list[str]:
-    """Return the terms of a text in order; codes as a whole come after their parts."""
+def terms_of(text: str) -> tuple[list[str], list[str]]:
+    """Return the terms of a text in order, and its codes as a whole."""
     from Stemmer import Stemmer  # a new one for each call: they are not for several threads
 
     parts, wholes = _parts_of(folded(text))
-    return [*Stemmer("english").stemWords(parts), *wholes]
+    return Stemmer("english").stemWords(parts), wholes
 
 
 def _parts_of(text: str) -> tuple[list[str], list[str]]:
@@ -116,12 +117,14 @@ def name_words(path: str) -> str:
 
 def document_words(text: str, names: Sequence[str] = ()) -> Words:
     """Return the words of an item: of its text, and of its `names`, such as its path and its title."""
-    terms = [term for name in dict.fromkeys(names) for term in terms_of(name_words(name))]
-    length = len(terms)
-    parts = terms_of(text)
-    length += len(parts)
-    spread = K1 * (1 - B + B * length / AVERAGE_LENGTH)
-    return _words((number, tf * (K1 + 1) / (tf + spread)) for number, tf in _counted([*terms, *parts]))
+    terms: list[str] = []
+    codes: list[str] = []
+    for part in (*map(name_words, dict.fromkeys(names)), text):
+        words, wholes = terms_of(part)
+        terms += words
+        codes += wholes
+    spread = K1 * (1 - B + B * len(terms) / AVERAGE_LENGTH)
+    return _words((number, tf * (K1 + 1) / (tf + spread)) for number, tf in _counted([*terms, *codes]))
 
 
 def query_words(terms: Sequence[str]) -> Words:
@@ -129,10 +132,13 @@ def query_words(terms: Sequence[str]) -> Words:
     return _words((number, 1.0) for number, _ in _counted(terms))
 
 
-def query_terms(text: str) -> list[str]:
-    """Return the distinct terms that a query looks for: without words that tell nothing, if there are others."""
-    terms = list(dict.fromkeys(terms_of(text)))
-    return ([term for term in terms if term not in EMPTY_WORDS] or terms)[:MOST_TERMS]
+def query_terms(text: str) -> tuple[list[str], list[str]]:
+    """Return the distinct terms that a query looks for, without words that tell nothing if there are others; and its
+    codes as a whole.
+    """
+    words, wholes = (list(dict.fromkeys(terms)) for terms in terms_of(text))
+    telling = [term for term in words if term not in EMPTY_WORDS] or words
+    return telling[:MOST_TERMS], wholes[:MOST_TERMS]
 
 
 def _counted(terms: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -145,3 +151,51 @@ def _words(pairs: Iterator[tuple[int, float]]) -> Words:
     ordered = sorted(pairs)
     terms = np.array([term for term, _ in ordered], dtype=np.uint32)
     return Words(terms, np.array([weight for _, weight in ordered], dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The wishes about words in a query: `terms` to look for, of which the first `plain` are words and the others codes
+    as a whole, and `required` belong to phrases; `phrases` that must occur and words (`without`) that must not, each as
+    folded words with blanks around. `text` is what is left for a model to read.
+    """
+
+    text: str = ""
+    terms: tuple[str, ...] = ()
+    plain: int = 0
+    required: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(query: str) -> Asked:
+        """Read a query: `"words in quotes"` must occur, as they stand; a `-word` must not."""
+        without = [quoted or word for quoted, word in _EXCLUDED.findall(query)]
+        left = _EXCLUDED.sub(" ", query)
+        phrases = _QUOTED.findall(left)
+        text = " ".join(_QUOTED.sub(r" \1 ", left).split()) if without or phrases else query
+        required = tuple(dict.fromkeys(term for phrase in phrases for term in query_terms(phrase)[0]))
+        spelled = [tuple(filter(str.strip, map(_spelled, texts))) for texts in (phrases, without)]
+        words, wholes = query_terms(text)
+        return Asked(text, (*words, *wholes), len(words), required, *spelled)
+
+    @property
+    def strict(self) -> bool:
+        """True when not every item is allowed."""
+        return bool(self.phrases or self.without)
+
+    def allows(self, texts: Sequence[str]) -> bool:
+        """Tell whether the phrases all occur in an item's texts, and the words that must not do not."""
+        spelled = [_spelled(text) for text in texts]
+        return all(any(phrase in text for text in spelled) for phrase in self.phrases) and not any(
+            word in text for word in self.without for text in spelled
+        )
+
+
+_QUOTED = re.compile(r'["“”„«]([^"“”„«»]+)["“”»]')
+_EXCLUDED = re.compile(r'(?<!\S)-(?:["“„]([^"“”]+)["“”]|(\w\S*))')
+
+
+def _spelled(text: str) -> str:
+    """The words of a text, folded, with one blank around each."""
+    return f" {' '.join(_parts_of(folded(text))[0])} "
