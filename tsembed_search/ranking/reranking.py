@@ -46,8 +46,8 @@ class Query:
     route: NDArray[np.float32]
     modality: Modality
     words: str = ""
-    asked: Asked = field(default_factory=Asked)
     without: frozenset[str] = frozenset()
+    asked: Asked = field(default_factory=Asked)
 
 
 class Candidate(NamedTuple):

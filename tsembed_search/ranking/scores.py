@@ -14,10 +14,16 @@ from typing import Any, Final, NamedTuple, Self
 
 from tsembed_search.items import Kind, Modality
 
-LOGIT_OF_WORDS: Final = 7.5
-"""The evidence of an item that has all of the query's words: as much as half a cosine with mini's slope of 15. Chosen
-by `benchmarks/words.py` on pages of a manual; from 6 to 10 is as good.
+LOGIT_OF_WORDS: Final = 6.0
+"""The evidence of the share of a query's words that an item has, times that share: 0.4 of a cosine where the slope is
+mini's, 15. Chosen on the pages of a manual, where 4.5 to 10 are as good.
 """
+LOGIT_OF_ALL_WORDS: Final = 7.5
+"""More of it for an item that has nearly all, times the sixth power: a name or a code is all there or not at all."""
+SAME_PICTURE: Final = 0.98
+"""The cosine from which on a picture is the one that is looked for, or a near copy of it."""
+LOGIT_OF_SAME_PICTURE: Final = 20.0
+"""Evidence enough for it to come before anything that is only like it, whatever its kind."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,10 @@ class Calibration:
         """
         line = self.lines.get((modality, kind))
         if line:
-            return line.score(similarity, LOGIT_OF_WORDS * words)
+            evidence = LOGIT_OF_WORDS * words + LOGIT_OF_ALL_WORDS * words**6
+            if modality == "image" and kind != "text" and similarity >= SAME_PICTURE:
+                evidence += LOGIT_OF_SAME_PICTURE
+            return line.score(similarity, evidence)
         plain = (similarity + 1.0) / 2.0
         return plain + (1.0 - plain) * words / 2.0
 

@@ -46,6 +46,10 @@ _PART = re.compile(rf"[{UNSPACED_SCRIPTS}]+|(?:[{_SIGNS}]|[^\W\d_{UNSPACED_SCRIP
 _LONGEST_CODE = 64
 # HelloWorld, HTMLPage: names of files are often written so.
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+# Letters with a stroke or joined, which Unicode does not take apart, as they are typed without.
+_STROKES = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ħ": "h", "ŧ": "t", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th"}
+)
 # English words that tell nothing about a text; a query of nothing else keeps them.
 EMPTY_WORDS: Final = frozenset(
     "a an and are as at be by can did do does for from had has have how i in is it its my of on or our that the their "
@@ -71,7 +75,7 @@ def folded(text: str) -> str:
 def _folded_word(word: str) -> str:
     if word.isascii():
         return word.lower()
-    parts = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", word).casefold())
+    parts = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", word).casefold().translate(_STROKES))
     # Marks of kana and vowel signs are letters to those who write them; NFC puts them back.
     return unicodedata.normalize("NFC", "".join(part for part in parts if not _is_accent(part)))
 

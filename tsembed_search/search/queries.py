@@ -48,7 +48,7 @@ def embedded_queries(
     read = [replace(item, text=own.text) if own.strict else item for item, own in zip(items, asked, strict=True)]
     embedded = embedder.embed(read, role)
     return [
-        Query(vector, route, item.modality, item.text or "", own, _changed_content(item))
+        Query(vector, route, item.modality, item.text or "", _changed_content(item), own)
         for item, own, vector, route in zip(read, asked, embedded.vectors, embedded.routes, strict=True)
     ]
 
@@ -71,7 +71,7 @@ def queries_by_words(items: Sequence[Item]) -> list[Query]:
     if any(item.modality != "text" for item in items):
         raise UsageError("A picture cannot be found by words alone.", "Search by meaning, too: {words} auto.")
     nothing = np.zeros(0, dtype=np.float32)
-    return [Query(nothing, nothing, "text", own.text, own) for own in map(asked_of, items)]
+    return [Query(nothing, nothing, "text", own.text, asked=own) for own in map(asked_of, items)]
 
 
 def query_like(like: str, store: Store, embedder: Callable[[], Embedder]) -> Query:
