@@ -139,7 +139,7 @@ def _portions(count: int, choices: Sequence[int] | None) -> Iterator[slice | Int
 
 
 def _reaching(scores: Matrix, rows: Ints, thresholds: Matrix) -> Ints:
-    """How many of the scores `[q, c]` of each one's row reach the thresholds `[r]`; `rows` ascend."""
+    """For each threshold `[r]`, the number of scores `[q, c]` in its row that reach it; `rows` ascend."""
     if len(rows) == len(scores):  # one for each row
         return (scores >= thresholds[:, None]).sum(axis=1)
     reaching = np.empty(len(rows), np.int64)
