@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import subprocess
@@ -146,6 +147,14 @@ class TestKept:
         assert np.array_equal(self.vector(), first)
         assert engine._read(self.file(home)) is not None
 
+    def test_one_of_another_cpu_is_made_again(self, home: Path) -> None:
+        first = self.vector()
+        file = self.file(home)
+        whole = file.read_bytes()[:-32].replace(b"isa=", b"isa=Other ", 1)
+        file.write_bytes(whole + hashlib.sha256(whole).digest())
+        assert np.array_equal(self.vector(), first)
+        assert b"isa=Other" not in self.file(home).read_bytes()
+
     def test_those_who_make_it_at_once_do_not_disturb_each_other(self, home: Path) -> None:
         with ThreadPoolExecutor(3) as pool:
             found = list(pool.map(lambda _: self.vector(), range(3)))
@@ -175,7 +184,7 @@ class TestWithoutTheEngine:
         def refuse(*given: object) -> None:
             raise RuntimeError("no such operation")
 
-        monkeypatch.setattr(engine, "kept", refuse)
+        monkeypatch.setattr(engine, "Graph", refuse)
         assert isinstance(Embedder.load("mini", "cpu").backbone, Mini)
         assert "does not take mini" in caplog.text
 
