@@ -200,3 +200,24 @@ def test_neither_torch_nor_what_reports_over_the_network_is_imported(home: Path)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["openvino"]
+
+
+def test_a_text_search_from_the_command_line_imports_neither(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    for number, text in enumerate(("a red bicycle", "bread from an oven", "a boat at sea")):
+        (files / f"{number}.txt").write_text(text)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TSEMBED_HOME": str(tmp_path / "home")}
+    program = (
+        "import sys\n"
+        "from tsembed_search.cli.main import run\n"
+        "try:\n"
+        "    run()\n"
+        "finally:\n"
+        "    print(*sorted({'torch', 'transformers', 'openvino_telemetry'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    for arguments in (["index", str(files), "--quiet"], ["search", "bicycle", "-k", "1", "--json"]):
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        assert done.stderr.split() == []
+    assert "0.txt" in done.stdout
