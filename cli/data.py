@@ -66,11 +66,13 @@ def check(
 
 def _print_report(report: Report, quiet: bool) -> None:
     if render.is_terminal():
-        _print_table(report)
+        numbers = ("rows", "bad", "no image", "twice", "targets")
+        headings = ["task", "split", *numbers, "query to target", "words"]
+        render.print_table(headings, map(_row, report.tasks), right=(*numbers, "words"))
     else:
         for task in report.tasks:
-            numbers = (task.rows, task.bad.total(), task.identities, task.duplicates)
-            render.print_fields(task.name, task.split or "train", *numbers)
+            counts = (task.rows, task.bad.total(), task.identities, task.duplicates)
+            render.print_fields(task.name, task.split or "train", *counts)
     if quiet:
         return
     for finding in report.findings:
@@ -85,26 +87,17 @@ def _print_report(report: Report, quiet: bool) -> None:
         render.remark("Nothing is wrong with it.")
 
 
-def _print_table(report: Report) -> None:
-    from rich.text import Text
-
-    numbers = ("rows", "bad", "no image", "twice", "targets")
-    right = (*numbers, "words")
-    table = render.table("task", "split", *numbers, "query to target", "words", right=right)
-    for task in report.tasks:
-        table.add_row(
-            Text(wording.shown(task.name), style="bold"),
-            Text(wording.shown(task.split or "train")),
-            f"{task.rows:,}",
-            *(Text(f"{count:,}" if count else "", style="red") for count in (task.bad.total(), task.bad["image"])),
-            Text(f"{task.duplicates:,}" if task.duplicates else "", style="yellow"),
-            f"{task.identities:,}",
-            Text(", ".join(task.kinds), style="dim"),
-            Text(_words(task), style="dim"),
-        )
-    render.console().print(table)
-
-
-def _words(task: TaskReport) -> str:
-    """Median numbers of words of queries and targets."""
-    return " / ".join(str(task.words[side][0]) if side in task.words else "-" for side in ("query", "target"))
+def _row(task: TaskReport) -> tuple[render.Cell, ...]:
+    bad, image, twice = (f"{n:,}" if n else "" for n in (task.bad.total(), task.bad["image"], task.duplicates))
+    medians = (str(task.words[side][0]) if side in task.words else "-" for side in ("query", "target"))
+    return (
+        (wording.shown(task.name), "bold"),
+        wording.shown(task.split or "train"),
+        f"{task.rows:,}",
+        (bad, "red"),
+        (image, "red"),
+        (twice, "yellow"),
+        f"{task.identities:,}",
+        (", ".join(task.kinds), "dim"),
+        (" / ".join(medians), "dim"),
+    )

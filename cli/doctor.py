@@ -6,8 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 import typer
 from typer import Option
@@ -18,6 +17,9 @@ from tsembed_search.cli.render import text as render
 from tsembed_search.errors import TsembedError, spelled
 from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, absence, home
 from tsembed_search.version import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 State = Literal["ok", "slow", "problem"]
 
@@ -31,8 +33,7 @@ _LARGE_FOR_CPU: Final = 1e9
 _MANY_POINTS: Final = 20_000
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """Something that was checked. `advice` says what to do about what is slow or wrong."""
 
     name: str
@@ -60,28 +61,22 @@ def doctor(
     """
     address = IndexAddress(index, options.store_of(url))
     if repair:
-        _repair(address)
+        with options.open_index(index, url) as opened, render.working("Repairing"):
+            kept = opened.repair(render.remark)
+        told = f"{wording.count_words(kept.files, 'file')}, {wording.count_words(kept.items, 'item')}"
+        render.remark(f"The manifest of the index {index} was made again from the index: {told}.")
     with render.working("Looking", quiet=json):
-        findings = _examine(address, model, device)
+        findings = list(_examined(address, model, device))
     sound = all(finding.state != "problem" for finding in findings)
     if json:
-        render.print_json({"ok": sound, "findings": [asdict(finding) for finding in findings]})
+        render.print_json({"ok": sound, "findings": [finding._asdict() for finding in findings]})
     else:
         _print(findings)
     if not sound:
         raise typer.Exit(1)
 
 
-def _repair(address: IndexAddress) -> None:
-    from tsembed_search.index import Index
-
-    with Index.open(address.name, store=address.store) as index, render.working("Repairing"):
-        kept = index.repair(render.remark)
-    told = f"{wording.count_words(kept.files, 'file')}, {wording.count_words(kept.items, 'item')}"
-    render.remark(f"The manifest of the index {address.name} was made again from the index: {told}.")
-
-
-def _examine(address: IndexAddress, model: str | None, device: str) -> list[Check]:
+def _examined(address: IndexAddress, model: str | None, device: str) -> Iterator[Check]:
     """Every check. One that cannot be made is itself a problem, and the others go on."""
     checks: dict[str, Callable[[], Iterator[Check]]] = {
         "software": _software,
@@ -91,15 +86,13 @@ def _examine(address: IndexAddress, model: str | None, device: str) -> list[Chec
         "device": lambda: _device(device),
         "index": lambda: _index(address),
         "folders": lambda: _folders(address),
-        "model": lambda: _model(address, model),
+        "model": lambda: _model(address, model, device),
     }
-    findings: list[Check] = []
     for name, check in checks.items():
         try:
-            findings.extend(check())
+            yield from check()
         except TsembedError as error:
-            findings.append(Check(name, "problem", error.message, spelled(error.hint, render.in_shell)))
-    return findings
+            yield Check(name, "problem", error.message, spelled(error.hint, render.in_shell))
 
 
 def _software() -> Iterator[Check]:
@@ -148,7 +141,7 @@ def _privacy(address: IndexAddress) -> Iterator[Check]:
 
 
 def _terminal() -> Iterator[Check]:
-    from tsembed_search.cli.render.thumbnails import describe_terminal
+    from tsembed_search.cli.render.hits import describe_terminal
 
     yield Check("thumbnails", "ok", describe_terminal())
 
@@ -156,14 +149,13 @@ def _terminal() -> Iterator[Check]:
 def _device(name: str) -> Iterator[Check]:
     import torch
 
-    from tsembed_search.cli.render import gpu
-    from tsembed_search.model import backbone as device
+    from tsembed_search.model import backbone as devices
 
-    chosen = device.pick(name)
+    chosen = devices.pick(name)
     if chosen.type != "cpu":
-        yield Check("device", "ok", *gpu.words(chosen))
+        yield _gpu(chosen)
         return
-    if (reason := device.unusable_gpu()) is not None:
+    if (reason := devices.unusable_gpu()) is not None:
         what, _, advice = reason.partition(": ")
         yield Check("device", "slow", f"CPU, though {what}", f"{advice}.")
         return
@@ -173,6 +165,44 @@ def _device(name: str) -> Iterator[Check]:
         yield Check("device", "slow", detail, "OMP_NUM_THREADS or a CPU limit keeps the model from using all cores.")
     else:
         yield Check("device", "ok", detail)
+
+
+def _gpu(device: torch.device) -> Check:
+    """Say what a GPU can do, and which recipes fit."""
+    import torch
+
+    from tsembed_search.model import backbone as devices
+    from tsembed_search.model.backbones import hf
+
+    free = devices.free_bytes(device) or 0
+    native = devices.has_bfloat16(device)
+    parts = [devices.describe(device), f"{free / 1e9:.1f} GB free"]
+    if device.type == "cuda":
+        parts.append("compute capability {}.{}".format(*torch.cuda.get_device_capability(device)))
+    parts.append("bfloat16" if native else "no bfloat16: large models run in float32, slower and with twice the memory")
+    kinds = {"flash_attention_2": "flash attention", "sdpa": "PyTorch's own attention"}
+    parts.append(kinds[hf.attention(device)])
+    if device.type == "mps":
+        advice = "Training does not run on the GPU of a Mac yet: tsembed train --device cpu."
+    else:
+        advice = _fitting_recipes(free if native else free // 2)
+    return Check("device", "ok", ", ".join(parts), advice)
+
+
+def _fitting_recipes(free: int) -> str:
+    """Say which of the recipes for models of two billion parameters fit into so many bytes, in bfloat16."""
+    from tsembed_search.model.backbone import LEAST_TOKENS, TWO_BILLION, TWO_BILLION_BYTES
+
+    left = free - TWO_BILLION_BYTES
+    if left < 2 * LEAST_TOKENS * TWO_BILLION.checkpointed:
+        return "The recipes for models of two billion parameters (mmeb-...) do not fit; those for mini do."
+    plain, checkpointed = (TWO_BILLION.training_tokens(left, checkpointing) for checkpointing in (False, True))
+    if left < 2 * LEAST_TOKENS * TWO_BILLION.training:
+        return f"The recipes mmeb-... fit with --set run.gradient_checkpointing=true --set batch.tokens={checkpointed}."
+    return (
+        f"The recipes mmeb-... fit with batch.tokens of {plain} or less, or of {checkpointed} with "
+        "--set run.gradient_checkpointing=true."
+    )
 
 
 def _index(address: IndexAddress) -> Iterator[Check]:
@@ -206,12 +236,16 @@ def _folders(address: IndexAddress) -> Iterator[Check]:
         yield Check("folders", "slow", f"{folder} is offline. {why}", advice)
 
 
-def _model(address: IndexAddress, model: str | None) -> Iterator[Check]:
+def _model(address: IndexAddress, name: str | None, device: str) -> Iterator[Check]:
     import torch
 
+    from tsembed_search.index import Index
     from tsembed_search.model import loading, registry
 
-    ref = registry.resolve(model or _model_of(address) or DEFAULT_MODEL)
+    if name is None:  # the model that made the index, where there is an index that can be asked
+        with suppress(TsembedError), Index.open(address.name, store=address.store) as index:
+            name = index.metadata.model
+    ref = registry.resolve(name or DEFAULT_MODEL)
     size = sum(path.stat().st_size for path in loading.checked_weights(ref))
     detail = f"{ref.name} ({ref.family}, {ref.fingerprint}), {wording.size_words(size)} of weights, checked"
     if size > _LARGE_FOR_CPU and not torch.cuda.is_available():
@@ -219,30 +253,23 @@ def _model(address: IndexAddress, model: str | None) -> Iterator[Check]:
         yield Check("model", "slow", detail, advice)
     else:
         yield Check("model", "ok", detail)
-
-
-def _model_of(address: IndexAddress) -> str | None:
-    """The model that made the index, or None when there is no such index or it cannot be asked."""
-    from tsembed_search.index import Index
-
-    with suppress(TsembedError), Index.open(address.name, store=address.store) as index:
-        return index.metadata.model
-    return None
+    by = loading.computed_by(ref, device)
+    if by == "PyTorch" and loading.suits_engine(ref, device):
+        yield Check("engine", "slow", f"{ref.name} is computed by PyTorch.", "OpenVINO is faster: pip install openvino")
+    else:
+        yield Check("engine", "ok", f"{ref.name} is computed by {by}")
 
 
 def _print(findings: list[Check]) -> None:
     if not render.is_terminal():
         for finding in findings:
-            advice = [finding.advice] if finding.advice else []
-            render.print_fields(finding.state, finding.name, finding.detail, *advice)
+            render.print_fields(finding.state, finding.name, finding.detail, *filter(None, [finding.advice]))
         return
-    from rich.text import Text
-
-    table = render.grid(3)
+    rows = []
     for finding in findings:
         mark, style = _MARKS[finding.state]
-        words = Text(wording.shown(finding.detail))
+        words = render.styled(wording.shown(finding.detail))
         if finding.advice:
             words.append("\n→ " + wording.shown(finding.advice), style=style if finding.state != "ok" else "dim")
-        table.add_row(Text(mark, style=style), Text(finding.name, style="bold"), words)
-    render.console().print(table)
+        rows.append(((mark, style), (finding.name, "bold"), words))
+    render.print_table([""] * 3, rows)

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Final, cast, get_args
 
 from typer import Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
-from tsembed_search.data.records import Instructions
 from tsembed_search.errors import UsageError
 from tsembed_search.paths import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
     from tsembed_search.data.tasks import EvaluationData
     from tsembed_search.evaluation.evaluate import Reranking
-    from tsembed_search.evaluation.results import Evaluation, TaskScores
+    from tsembed_search.evaluation.results import Evaluation, Group, TaskScores
+    from tsembed_search.ranking.metrics import Estimate
+
+_WIDE: Final = 120  # columns of a terminal
 
 
 @options.described(
@@ -85,20 +92,21 @@ def evaluate(
     Prints hit@1, recall, nDCG and MRR for each task, with 95% intervals. Reads MMEB's layouts and pairs of a query and
     its answer. A tie counts against the model.
     """
-    from tsembed_search.cli.render import figures
+    from tsembed_search.data.records import Instructions
     from tsembed_search.data.tasks import load
-    from tsembed_search.evaluation.results import compared
+    from tsembed_search.evaluation.results import compared, csv_rows, groups_json
     from tsembed_search.model import registry
+    from tsembed_search.ranking.metrics import METRICS
 
     reranking = _reranking(rerank, route_weight, sweep)
-    names = [model or DEFAULT_MODEL, *([compare] if compare else [])]
-    for name in names:
+    model = model or DEFAULT_MODEL
+    for name in (model, *([compare] if compare else [])):
         registry.resolve(name)  # better now than after the first model's work
     if csv_file is not None and not csv_file.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {csv_file.absolute().parent}.", "Give --csv a file in a folder.")
-    if instructions is not None and instructions not in get_args(Instructions):
-        known = ", ".join(get_args(Instructions))
-        raise UsageError(f"Instructions cannot go to {instructions!r}.", f"Use one of: {known}.")
+    known = get_args(Instructions)
+    if instructions is not None and instructions not in known:
+        raise UsageError(f"Instructions cannot go to {instructions!r}.", f"Use one of: {', '.join(known)}.")
     with render.working("Reading rows", quiet=quiet):
         found = load(
             data,
@@ -109,32 +117,27 @@ def evaluate(
             limit=limit,
             most_candidates=candidates,
         )
-    render.tell_left_out(found.problems, found.unread, len(found.problems), quiet=quiet)
-    first = _measured(names[0], found, reranking, at or [], device, quiet)
-    second = _measured(compare, found, reranking, at or [], device, quiet, where_it_can=True) if compare else None
+    render.tell_left_out(found, len(found.problems), quiet=quiet)
+    metrics = [*METRICS, *(f"{kind}@{k}" for k in at or () for kind in ("recall", "ndcg"))]
+    measured = partial(_measured, found=found, metrics=metrics, device=device, quiet=quiet)
+    first = measured(model, reranking=reranking)
+    second = measured(compare, reranking=reranking, where_it_can=True) if compare else None
     difference = compared(second.tasks, first.tasks) if second else []
     if csv_file is not None:
-        _write_csv(csv_file, first)
+        try:
+            with csv_file.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows(csv_rows(first.tasks, first.metrics))
+        except OSError as error:
+            problem = f"Cannot write {csv_file}: {error.strerror or error}."
+            raise UsageError(problem, "Give --csv another file.") from error
     if json:
-        render.print_json(document(data, found, first, second, difference))
+        # The difference: the model's figures less the other's, on the same queries.
+        other = second and second.to_json() | {"difference": groups_json(difference, first.metrics)}
+        render.print_json(first.to_json() | {"data": {"sources": list(data)} | found.to_json(), "compare": other})
         return
-    figures.show(first, second, difference)
+    _show(first, second, difference)
     if not quiet:
         render.remark(*_remarks(first, second, limit is not None or candidates is not None))
-
-
-def document(
-    sources: Sequence[str],
-    found: EvaluationData,
-    first: Evaluation,
-    second: Evaluation | None,
-    difference: Sequence[TaskScores],
-) -> dict[str, Any]:
-    """Return what `--json` prints. `compare.difference`: the model's figures less the other's, on the same queries."""
-    from tsembed_search.evaluation.results import groups_json
-
-    compare = second and second.to_json() | {"difference": groups_json(difference, first.metrics)}
-    return first.to_json() | {"data": {"sources": list(sources)} | found.to_json(), "compare": compare}
 
 
 def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | None:
@@ -151,9 +154,10 @@ def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | No
 
 def _measured(
     name: str,
+    *,
     found: EvaluationData,
+    metrics: Sequence[str],
     reranking: Reranking | None,
-    at: Sequence[int],
     device: str,
     quiet: bool,
     where_it_can: bool = False,
@@ -164,7 +168,6 @@ def _measured(
     from tsembed_search.cli.render.progress import CountDisplay
     from tsembed_search.evaluation.evaluate import evaluate as measure
     from tsembed_search.model.embedder import Embedder
-    from tsembed_search.ranking.metrics import METRICS
 
     started = time.perf_counter()
     with render.working(f"Loading {name}", quiet=quiet):
@@ -172,9 +175,10 @@ def _measured(
     load_seconds = time.perf_counter() - started
     if where_it_can and reranking is not None and not reranking.possible(embedder.info):
         reranking = None
-    metrics = list(dict.fromkeys([*METRICS, *(f"{kind}@{k}" for k in at for kind in ("recall", "ndcg"))]))
     with CountDisplay(f"Embedding with {name}", quiet=quiet) as display:
-        result = measure(embedder, found.tasks, metrics=metrics, reranking=reranking, progress=display.update)
+        result = measure(
+            embedder, found.tasks, metrics=list(dict.fromkeys(metrics)), reranking=reranking, progress=display.update
+        )
     return replace(result, seconds={"load": load_seconds, **result.seconds})
 
 
@@ -192,11 +196,94 @@ def _remarks(first: Evaluation, second: Evaluation | None, fewer: bool) -> list[
     return [*said, f"{wording.count_words(queries, 'query', 'queries')}, in percent, with 95% intervals ({spent})"]
 
 
-def _write_csv(path: Path, result: Evaluation) -> None:
-    from tsembed_search.evaluation.results import csv_rows
+def _show(first: Evaluation, second: Evaluation | None, difference: Sequence[TaskScores]) -> None:
+    """Print the figures of a model, and what it is better by than another. `difference`: first less second."""
+    if not render.is_terminal():
+        _print_fields(first, difference)
+        return
+    from rich.text import Text
 
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(csv_rows(result.tasks, result.metrics))
-    except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror or error}.", "Give --csv another file.") from error
+    console = render.console()
+    wide = console.width >= _WIDE
+
+    def figures(one: Estimate, interval: bool, style: str) -> list[Text]:
+        mean, low, high = (f"{100 * value:.1f}" for value in (one.mean, one.low, one.high))
+        return [Text(mean, style=style), *([Text(f"{low}–{high}", style="dim")] if interval else [])]
+
+    def changes(one: Estimate, interval: bool, style: str) -> list[Text]:
+        return [_change(one)] if interval else []
+
+    headings = [[name, "95%"] if wide or number == 0 else [name] for number, name in enumerate(first.metrics)]
+    console.print(_table("task", chain.from_iterable(headings), first.tasks, figures, wide))
+    if second is not None:
+        names = " less ".join(wording.shown(str(one.model.get("name", ""))) for one in (first, second))
+        console.print(_table(names, first.metrics if wide else first.metrics[:1], difference, changes, wide))
+    if first.gain is not None:
+        chosen = f", chosen on {first.sweep.queries:,} other queries" if first.sweep is not None else ""
+        text = Text(f"Re-ranked by experts with weight {first.weight:g}{chosen}. Against no re-ranking: ")
+        told = (Text(f"{name} ") + _change(one) for name, one in zip(first.metrics, first.gain, strict=True))
+        console.print(text + Text(", ").join(told) + ".")
+
+
+def _table(
+    title: str,
+    headings: Iterable[str],
+    tasks: Sequence[TaskScores],
+    cells: Callable[[Estimate, bool, str], list[Text]],
+    wide: bool,
+) -> Table:
+    """A row for each task and group: the `cells` of each metric, of its estimate, with an interval or not, in a style.
+
+    Only a wide table has intervals of others than the first metric.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from tsembed_search.evaluation.results import OVERALL
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column(title, overflow="fold")
+    for heading in ("queries", *headings):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group, kind in _rows(tasks):
+        name, style = wording.shown(group.name), "" if kind == "task" else "bold"
+        if kind != "task":
+            name = "all tasks" if name == OVERALL else f"all {name}" if kind == "meta" else name
+        figures = [cells(one, wide or number == 0, style) for number, one in enumerate(group.estimates())]
+        row = [
+            render.styled(name, style=style),
+            render.styled(f"{group.queries:,}", style="dim"),
+            *chain.from_iterable(figures),
+        ]
+        table.add_row(*row, end_section=kind == "meta")
+    return table
+
+
+def _change(one: Estimate) -> Text:
+    """A difference with its interval, in points: green or red where that is clear of zero."""
+    style = "" if not one.excludes_zero else "green" if one.mean > 0 else "red"
+    return render.styled(f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})", style=style)
+
+
+def _rows(tasks: Sequence[TaskScores]) -> Iterator[tuple[Group, str]]:
+    """Groups of one task and of several, in the order of the table, each with its kind: task, meta or sum."""
+    from tsembed_search.evaluation.results import Group, groups
+
+    summed = {group.name: group for group in groups(tasks)}
+    for meta, part in groupby(tasks, key=lambda task: task.meta):
+        for task in part:
+            yield Group(task.name, [task]), "task"
+        if meta:
+            yield summed.pop(meta), "meta"
+    for group in summed.values():
+        yield group, "sum"
+
+
+def _print_fields(first: Evaluation, difference: Sequence[TaskScores]) -> None:
+    """Print lines of fields, for programs: of each figure its mean and the bounds of its interval."""
+    names = (f"{name}{side}" for name in first.metrics for side in ("", " low", " high"))
+    render.print_fields("task", "queries", *names)
+    for label, sign, tasks in (("", "", first.tasks), ("difference ", "+", difference)):
+        for group, _ in _rows(tasks) if tasks else ():
+            figures = [value for one in group.estimates() for value in (one.mean, one.low, one.high)]
+            render.print_fields(f"{label}{group.name}", group.queries, *(f"{value:{sign}.4f}" for value in figures))

@@ -42,11 +42,10 @@ def index(
     model: options.Model = None,
     device: Annotated[
         str,
-        Option(
+        options.of_model(
             "--device",
             metavar="DEVICE",
             help="Where the model runs: auto, cpu, cuda, cuda:0, or mps. Several, as in cuda:0,cuda:1, share the work.",
-            rich_help_panel=options.MODEL_PANEL,
         ),
     ] = "auto",
     pages: Annotated[
@@ -187,7 +186,7 @@ def _skips(skipped: Sequence[Skipped]) -> list[str]:
     lines = ["", "Skipped:"]
     ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     for reason, paths in ordered[:_MOST_REASONS]:
-        named = ", ".join(wording.shown(render.shortened(path, render.here())) for path in paths[:_EXAMPLES_PER_REASON])
+        named = ", ".join(wording.shown(render.shortened(path)) for path in paths[:_EXAMPLES_PER_REASON])
         more = f" and {len(paths) - _EXAMPLES_PER_REASON:,} more" if len(paths) > _EXAMPLES_PER_REASON else ""
         lines.append(f"{len(paths):>6,}  {wording.shown(reason)}")
         lines.append(f"        {named}{more}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,7 +47,8 @@ def ls(
     elif paths or nul:
         render.print_paths((file.path for file in found), end="\0" if nul else "\n")
     elif render.is_terminal():
-        _print_table(found)
+        rows = ((render.path_text(file.path), (wording.size_words(file.bytes), "dim"), _items(file)) for file in found)
+        render.print_table(["file", "size", "items"], rows, right=["size"], whole=["items"])
     else:
         for file in found:
             render.print_fields(file.path, file.bytes, _kinds(file), *(["offline"] if file.offline else []))
@@ -58,18 +58,8 @@ def ls(
         raise typer.Exit(1)
 
 
-def _print_table(found: Sequence[File]) -> None:
-    from rich.text import Text
-
-    table = render.table("file", "size", "items", right=["size"], whole=["items"])
-    for file in found:
-        table.add_row(
-            render.path_text(file.path, relative_to=render.here()),
-            Text(wording.size_words(file.bytes), style="dim"),
-            Text.assemble((_kinds(file), "dim"), (" · offline", "yellow") if file.offline else ""),
-        )
-    table.columns[0].ratio = 1
-    render.console().print(table)
+def _items(file: File) -> render.Cell:
+    return render.styled((_kinds(file), "dim"), (" · offline" if file.offline else "", "yellow"))
 
 
 def _kinds(file: File) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,6 @@ from typer import Option
 from typer.core import TyperGroup
 
 from tsembed_search.cli import options, surroundings
-from tsembed_search.cli.endings import UserInterrupt, exit_code_of
 from tsembed_search.errors import UsageError
 from tsembed_search.registry import Registry
 from tsembed_search.version import __version__
@@ -42,19 +42,10 @@ COMMANDS: Registry[Callable[..., object] | typer.Typer] = Registry(
 class _Table(Mapping[str, Any]):
     """The commands by name. Each is made when it is looked at first, so that a command does not load the others."""
 
-    def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
-
     def __getitem__(self, name: str) -> Any:
-        if name not in self._made:
-            if name not in COMMANDS:
-                raise KeyError(name)
-            try:
-                entry = COMMANDS.get(name)
-            except UsageError as error:
-                entry = _broken(error)
-            self._made[name] = _made(name, entry)
-        return self._made[name]
+        if name not in COMMANDS:
+            raise KeyError(name)
+        return _made(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS.names())
@@ -74,8 +65,13 @@ def _broken(error: UsageError) -> Callable[..., object]:
     return command
 
 
-def _made(name: str, entry: Callable[..., object] | typer.Typer) -> Any:
+@cache
+def _made(name: str) -> Any:
     """Make Typer's command of a function, or its group of commands of a `typer.Typer`."""
+    try:
+        entry = COMMANDS.get(name)
+    except UsageError as error:
+        entry = _broken(error)
     if not isinstance(entry, typer.Typer):
         function, entry = entry, typer.Typer(rich_markup_mode="rich", add_completion=False)
         entry.command(name, **getattr(function, "command", {}))(function)
@@ -108,25 +104,17 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise UserInterrupt("Interrupted.", "Run the same command again to go on.") from None
+            raise surroundings.UserInterrupt("Interrupted.", "Run the same command again to go on.") from None
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         given = list(sys.argv[1:] if args is None else args)
         parent = super().main
 
         def command() -> Any:
             _refuse_empty(given)
-            return parent(given, prog_name, complete_var, False, windows_expand_args, **extra)
+            return parent(given, *rest, **{**extra, "standalone_mode": False})
 
-        sys.exit(exit_code_of(command))
+        sys.exit(surroundings.exit_code_of(command))
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ def models(
     if json:
         render.print_json({"models": [model.to_json() for model in known], "default": DEFAULT_MODEL})
     elif render.is_terminal():
-        _print_table(known)
+        render.print_table(["model", "family", "where", "prompt"], map(_row, known))
     else:
         for model in known:
             render.print_fields(model.name, _family(model), model.where, PROMPTS[model.prompt])
@@ -65,14 +65,9 @@ def _family(model: KnownModel) -> str:
     return model.family if model.base is None else f"experts on {model.base}"
 
 
-def _print_table(known: list[KnownModel]) -> None:
-    from rich.text import Text
-
-    table = render.table("model", "family", "where", "prompt")
-    for model in known:
-        name = Text(wording.shown(model.name), style="bold" if model.where != "on the hub" else "")
-        if model.name == DEFAULT_MODEL:
-            name.append(" (default)", style="dim")
-        prompt = Text(PROMPTS[model.prompt], style="" if model.prompt in ("own", "untuned") else "yellow")
-        table.add_row(name, Text(wording.shown(_family(model))), Text(model.where, style="dim"), prompt)
-    render.console().print(table)
+def _row(model: KnownModel) -> tuple[render.Cell, ...]:
+    name = render.styled(wording.shown(model.name), style="bold" if model.where != "on the hub" else "")
+    if model.name == DEFAULT_MODEL:
+        name.append(" (default)", style="dim")
+    prompt = (PROMPTS[model.prompt], "" if model.prompt in ("own", "untuned") else "yellow")
+    return name, wording.shown(_family(model)), (model.where, "dim"), prompt

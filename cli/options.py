@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -19,19 +20,36 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def index_names(incomplete: str) -> list[str]:
-    """Names of the indexes on this machine that begin with `incomplete`."""
+def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Make the shell's completion of a function that gives all names there are."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
+
+
+@completing
+def index_names() -> list[str]:
+    """The indexes on this machine."""
     folder = home() / "indexes"
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    return [name for name in found if name.startswith(incomplete)]
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-def model_names(incomplete: str) -> list[str]:
-    """Names of known models that begin with `incomplete`."""
+@completing
+def model_names() -> Iterator[str]:
+    """Known models that can be used."""
     from tsembed_search.model.registry import known_models
 
-    usable = (model.name for model in known_models() if model.prompt not in ("refused", "unreadable"))
-    return [name for name in usable if name.startswith(incomplete)]
+    return (model.name for model in known_models() if model.prompt not in ("refused", "unreadable"))
+
+
+@completing
+def rerankers() -> list[str]:
+    """The ways to rerank."""
+    from tsembed_search.ranking.reranking import RERANKERS
+
+    return RERANKERS.names()
 
 
 def where_fields(incomplete: str) -> list[str]:
@@ -39,17 +57,9 @@ def where_fields(incomplete: str) -> list[str]:
     from tsembed_search.items import KINDS
     from tsembed_search.store.filters import PAYLOAD_KEYS
 
-    head, _, word = incomplete.rpartition(" ")
-    head += " " if head else ""
+    head, space, word = incomplete.rpartition(" ")
     fields = [field for field in PAYLOAD_KEYS if field not in ("kind", "sha", "model")]
-    return [head + start for start in [*fields, *(f"kind={kind}" for kind in KINDS)] if start.startswith(word)]
-
-
-def rerankers(incomplete: str) -> list[str]:
-    """Names of the ways to rerank that begin with `incomplete`."""
-    from tsembed_search.ranking.reranking import RERANKERS
-
-    return [name for name in RERANKERS.names() if name.startswith(incomplete)]
+    return [head + space + start for start in [*fields, *(f"kind={kind}" for kind in KINDS)] if start.startswith(word)]
 
 
 def store_of(url: str | None) -> str:
@@ -115,42 +125,31 @@ def query_item(words: Sequence[str] | None, image: Path | None) -> Item | None:
 
 INDEX = DEFAULT_INDEX
 
-_ON_INDEX: Final = "Index"
-MODEL_PANEL: Final = "Model"
-_ON_OUTPUT: Final = "Output"
+_of_index: Final = partial(Option, rich_help_panel="Index")
+of_model: Final = partial(Option, rich_help_panel="Model")
+_of_output: Final = partial(Option, rich_help_panel="Output")
 
-IndexName = Annotated[
-    str,
-    Option("--index", metavar="NAME", help="Name of the index.", autocompletion=index_names, rich_help_panel=_ON_INDEX),
-]
+IndexName = Annotated[str, _of_index("--index", metavar="NAME", help="Name of the index.", autocompletion=index_names)]
 Url = Annotated[
     str | None,
-    Option(
+    _of_index(
         "--url",
         metavar="URL",
         help="Qdrant server that holds the index, instead of this machine. Its key: $QDRANT_API_KEY.",
-        rich_help_panel=_ON_INDEX,
     ),
 ]
-Wait = Annotated[bool, Option("--wait", help="Wait while another process uses the index.", rich_help_panel=_ON_INDEX)]
+Wait = Annotated[bool, _of_index("--wait", help="Wait while another process uses the index.")]
 Model = Annotated[
     str | None,
-    Option(
+    of_model(
         "--model",
         metavar="NAME",
         help="Model to use: a name from `tsembed models`, a hub name, or a folder.",
         autocompletion=model_names,
-        rich_help_panel=MODEL_PANEL,
     ),
 ]
 Device = Annotated[
-    str,
-    Option(
-        "--device",
-        metavar="DEVICE",
-        help="Where the model runs: auto, cpu, cuda, cuda:0, or mps.",
-        rich_help_panel=MODEL_PANEL,
-    ),
+    str, of_model("--device", metavar="DEVICE", help="Where the model runs: auto, cpu, cuda, cuda:0, or mps.")
 ]
 RouteWeight = Annotated[
     float | None,
@@ -183,9 +182,7 @@ ImageFolders = Annotated[
     list[Path] | None, Option("--images", metavar="DIR", help="Look for the images of rows here first.")
 ]
 DryRun = Annotated[bool, Option("--dry-run", help="Only say what would happen. Nothing changes.")]
-Paths = Annotated[bool, Option("--paths", help="Print paths only, one per line.", rich_help_panel=_ON_OUTPUT)]
-Null = Annotated[
-    bool, Option("-0", "--null", help="Print paths only, each ended by NUL, for xargs -0.", rich_help_panel=_ON_OUTPUT)
-]
-Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=_ON_OUTPUT)]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress and no remarks.", rich_help_panel=_ON_OUTPUT)]
+Paths = Annotated[bool, _of_output("--paths", help="Print paths only, one per line.")]
+Null = Annotated[bool, _of_output("-0", "--null", help="Print paths only, each ended by NUL, for xargs -0.")]
+Json = Annotated[bool, _of_output("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, _of_output("--quiet", "-q", help="No progress and no remarks.")]

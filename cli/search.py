@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,12 +16,11 @@ from typer import Argument, Option
 from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.render.hits import plain_lines, print_hits
 from tsembed_search.errors import LoadError, TsembedError, UsageError
-from tsembed_search.paths import existing
+from tsembed_search.paths import existing, file_path
 
 if TYPE_CHECKING:
-    from tsembed_search.cli.render.thumbnails import Drawer
+    from tsembed_search.cli.render.hits import Drawer
     from tsembed_search.index import Index
     from tsembed_search.items import Item
     from tsembed_search.search.queries import BatchQuery
@@ -125,21 +125,21 @@ def search(
 
 def _check(asked: Item | None, like: str | None, queries: str | None) -> None:
     """Raise `UsageError` for no query, and for more than one."""
-    given = [asked is not None, like is not None, queries is not None]
-    if not any(given):
+    given = sum(query is not None for query in (asked, like, queries))
+    if not given:
         raise UsageError("There is nothing to search for.", "Give words, --image, both, --like, or --queries.")
-    if sum(given) > 1:
-        other, hint = ("--like", "To combine a picture with words: --image FILE.")
-        if like is None:
-            other, hint = ("--queries", "Put the query in the file.")
-        raise UsageError(f"{other} cannot be combined with another query.", hint)
+    if given > 1 and like is not None:
+        hint = "To combine a picture with words: --image FILE."
+        raise UsageError("--like cannot be combined with another query.", hint)
+    if given > 1:
+        raise UsageError("--queries cannot be combined with another query.", "Put the query in the file.")
 
 
 def _drawer(images: bool | None) -> Drawer | None:
     """Return what draws thumbnails. Only a terminal, or the wish for them, is worth the import."""
     if images is None and not render.is_terminal():
         return None
-    from tsembed_search.cli.render.thumbnails import drawer
+    from tsembed_search.cli.render.hits import drawer
 
     return drawer(images)
 
@@ -149,10 +149,26 @@ def _show(result: SearchResult, draw: Drawer | None, quiet: bool) -> None:
         for line in plain_lines(result.hits):
             print(line)
         return
+    from tsembed_search.cli.render.hits import print_hits
+
     print_hits(result.hits, draw)
     if result.hits and not quiet:
         spent = ", ".join(f"{what} {wording.time_words(time)}" for what, time in result.seconds.items())
         render.remark(f"{wording.count_words(len(result.hits), 'hit')} ({spent})")
+
+
+def plain_lines(hits: Sequence[Hit]) -> Iterator[str]:
+    """Give one line per hit, one for its experts and one for its snippet; no control codes, whatever files hold."""
+    for hit in hits:
+        page = f"  page {hit.page}" if hit.page is not None else ""
+        where = wording.shown(render.shortened(hit.path)) + page + ("  offline" if hit.offline else "")
+        yield f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {where}"
+        if hit.top_experts:
+            experts = wording.shown(" ".join(hit.shared_experts[:3]))
+            shared = f"  shared experts {experts}" if experts else ""
+            yield f"            similarity {hit.similarity:.3f}  routes {hit.route_similarity:+.3f}{shared}"
+        if hit.snippet:
+            yield f"            {wording.shown(hit.snippet)}"
 
 
 def _why_nothing(index: Index, chosen: SearchOptions) -> str:
@@ -169,8 +185,6 @@ def _why_nothing(index: Index, chosen: SearchOptions) -> str:
 def _open(hits: Sequence[Hit], number: int) -> None:
     """Open a hit with the program that the desktop uses for such files."""
     import subprocess
-
-    from tsembed_search.paths import file_path
 
     if number > len(hits):
         raise UsageError(f"There is no hit number {number}.", f"Found: {wording.count_words(len(hits), 'hit')}.")
@@ -198,30 +212,26 @@ def _search_file(index: Index, source: str, chosen: SearchOptions) -> int:
     """
     from tsembed_search.search.queries import read_queries
 
-    if source == "-":
-        return _search_queries(index, read_queries(sys.stdin.buffer, "stdin", Path()), chosen)
-    path = existing(Path(source).expanduser())
+    path = Path() if source == "-" else existing(Path(source).expanduser())
     try:
-        stream = path.open("rb")
+        opened = nullcontext(sys.stdin.buffer) if source == "-" else path.open("rb")
     except OSError as error:
         raise UsageError(f"Cannot read {source}: {error.strerror}.", "Give --queries a JSONL file.") from error
-    with stream:
-        return _search_queries(index, read_queries(stream, source, path.parent), chosen)
-
-
-def _search_queries(index: Index, queries: Iterator[BatchQuery | TsembedError], chosen: SearchOptions) -> int:
     bad = found = 0
-    while block := list(islice(queries, _BATCH)):
-        errors = [query for query in block if isinstance(query, TsembedError)]
-        for query, hits in _answered([query for query in block if not isinstance(query, TsembedError)], index, chosen):
-            if isinstance(hits, TsembedError):
-                errors.append(hits)
-            else:
-                found += bool(hits)
-                render.print_json({"id": query.id, "hits": [hit.to_json() for hit in hits]})
-        for error in errors:
-            render.complain(error.message, error.hint)
-        bad += len(errors)
+    with opened as stream:
+        queries = read_queries(stream, "stdin" if source == "-" else source, path.parent)
+        while block := list(islice(queries, _BATCH)):
+            errors = [query for query in block if isinstance(query, TsembedError)]
+            good = [query for query in block if not isinstance(query, TsembedError)]
+            for query, hits in _answered(good, index, chosen):
+                if isinstance(hits, TsembedError):
+                    errors.append(hits)
+                else:
+                    found += bool(hits)
+                    render.print_json({"id": query.id, "hits": [hit.to_json() for hit in hits]})
+            for problem in errors:
+                render.complain(problem.message, problem.hint)
+            bad += len(errors)
     return 1 if bad or not found else 0
 
 

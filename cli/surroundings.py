@@ -1,5 +1,5 @@
-"""The things that a command meets on its machine: Ctrl-C, streams closed or full, limits of the system, a folder that
-is gone.
+"""The surroundings of a command (Ctrl-C, closed or full streams, limits of the system, a folder that is gone), and its
+end: a message on stderr that says what happened and what to do, and the exit code.
 """
 
 from __future__ import annotations
@@ -12,19 +12,28 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final, Self, TextIO
 
-from tsembed_search.paths import current_folder_is_gone, in_existing_folder
+import typer
 
+from tsembed_search.cli import options
+from tsembed_search.cli.render import text as render
+from tsembed_search.errors import MissingIndexError, TsembedError
+from tsembed_search.paths import NoCurrentFolderError, current_folder_is_gone, in_existing_folder
+
+_SPACE: Final = "Free some space and run the command again."
+_PERMISSIONS: Final = "Check its permissions, and those of the folders that it lies in."
+_IN_THE_WAY: Final = "A file stands where a folder is needed: check the path, and TSEMBED_HOME."
 _ADVICE: Final = {
-    errno.ENOSPC: "Free some space and run the command again.",
-    errno.EDQUOT: "Free some space and run the command again.",
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
     errno.EROFS: "Make the disk writable, or put TSEMBED_HOME on another one.",
-    errno.EACCES: "Check its permissions, and those of the folders that it lies in.",
-    errno.EPERM: "Check its permissions, and those of the folders that it lies in.",
-    errno.ENOTDIR: "A file stands where a folder is needed: check the path, and TSEMBED_HOME.",
-    errno.EEXIST: "A file stands where a folder is needed: check the path, and TSEMBED_HOME.",
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
     errno.EMFILE: "Allow this shell more open files: ulimit -n 1024",
     errno.ENFILE: "End other programs, or restart the machine.",
     errno.ENOMEM: "End other programs, or use a smaller model.",
@@ -34,6 +43,10 @@ _ADVICE: Final = {
 }
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _NO_MEMORY: Final = re.compile("out of memory|not enough memory|allocate memory|failed to map segment", re.IGNORECASE)
+_GONE: Final = (NoCurrentFolderError().message, NoCurrentFolderError().hint)
+# Typer raises the errors of wrong usage from a library that it has begun to carry inside; their common class is public
+# only as an ancestor.
+_ParserError: type[Exception] = typer.BadParameter.mro()[2]
 
 
 def prepare() -> None:
@@ -64,11 +77,72 @@ def _never_fails_to_encode(stream: TextIO | None, number: int) -> TextIO:
     return stream
 
 
-def discard(stream: TextIO) -> None:
-    """Throw away what a stream still holds and gets: it cannot be written, and must not be tried again at exit."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, stream.fileno())
-    os.close(devnull)
+class UserInterrupt(TsembedError):
+    """Ctrl-C. Raised before Typer sees the signal, which it would answer with an exit code and no word."""
+
+    exit_code = 130
+
+
+def exit_code_of(command: Callable[[], object]) -> int:
+    """Run `command` and return its exit code; nothing that it wrote is left in a buffer."""
+    try:
+        code = _told(command)
+        sys.stdout.flush()
+    except OSError as error:
+        render.discard(sys.stdout)
+        if error.errno != errno.EPIPE:  # else whoever read our output has left, and need not be told
+            render.complain(f"The output cannot be written: {error.strerror or error}.", "Send it to another place.")
+        return 1
+    except KeyboardInterrupt:
+        return UserInterrupt.exit_code
+    return code
+
+
+def _told(command: Callable[[], object]) -> int:
+    """Run `command`, and tell what ended it. Raises `OSError` when that was its own output."""
+    try:
+        result = command()
+    except TsembedError as error:
+        render.complain(error.message, _hint(error), label="" if error.exit_code == 130 else "error: ")
+        return error.exit_code
+    except _ParserError as error:
+        return _wrong_usage(error)
+    except typer.Abort:
+        render.complain("Nothing was done.")
+        return 1
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise
+        sys.stdout.flush()
+        if os.environ.get("TSEMBED_DEBUG"):
+            raise
+        render.complain(*(explained(error) or _fault(error)))
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _hint(error: TsembedError) -> str:
+    """Return what to do. In a folder that was deleted, relative paths name nothing, whatever the message says."""
+    hint = error.hint
+    if isinstance(error, MissingIndexError):
+        same = options.same_index(error.name, None if error.store == "edge" else error.store)
+        hint = hint.replace("{add()}", f"tsembed index FOLDER{same}")
+    if isinstance(error, NoCurrentFolderError) or not current_folder_is_gone():
+        return hint
+    return "\n".join(filter(None, (hint, " ".join(_GONE))))
+
+
+def _wrong_usage(error: Any) -> int:
+    if words := error.format_message():  # else there was no command at all, and the help was the answer
+        path = error.ctx.command_path if error.ctx is not None else "tsembed"
+        render.complain(words, f"See: {path} --help")
+    return 2
+
+
+def _fault(error: Exception) -> tuple[str, str]:
+    words = str(error).strip() or "no message"
+    hint = "This is a fault in tsembed. Set TSEMBED_DEBUG=1 to see where it comes from."
+    return f"Unexpected {type(error).__name__}: {words}", hint
 
 
 def explained(error: BaseException) -> tuple[str, str] | None:
@@ -97,10 +171,7 @@ def _of_the_machine(error: BaseException) -> tuple[str, str] | None:
     if not isinstance(error, OSError):
         return None
     if error.errno == errno.ENOENT and current_folder_is_gone():
-        from tsembed_search.paths import NoCurrentFolderError
-
-        gone = NoCurrentFolderError()
-        return gone.message, gone.hint
+        return _GONE
     file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
     hint = _ADVICE.get(error.errno or 0, "Check the path, the disk and its permissions, and run the command again.")
     return f"{file}{error.strerror or words or type(error).__name__}.", hint
@@ -129,9 +200,7 @@ class Interrupts:
             self._before = {each: signal.signal(each, self._handle) for each in _SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for each, handler in self._before.items():
             # None: a handler that was not set from Python and cannot be set again from here.
             signal.signal(each, signal.SIG_DFL if handler is None else handler)

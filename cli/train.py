@@ -20,18 +20,18 @@ from tsembed_search.cli.surroundings import Interrupts
 from tsembed_search.errors import TsembedError, UsageError
 
 if TYPE_CHECKING:
-    from tsembed_search.data.training import DataSet
+    from tsembed_search.data.rows import Task
     from tsembed_search.trainer.job import TrainReport
-    from tsembed_search.trainer.log import Observer
 
 _TIME_TO_SPEAK = 5.0  # seconds
 
 
-def recipe_names(incomplete: str) -> list[str]:
-    """Return the names of recipes that begin with `incomplete`."""
+@options.completing
+def recipe_names() -> list[str]:
+    """The recipes."""
     from tsembed_search.trainer.recipe import RECIPES
 
-    return [name for name in RECIPES.names() if name.startswith(incomplete)]
+    return RECIPES.names()
 
 
 @options.described(
@@ -83,15 +83,18 @@ def train(
 
     The base model does not change: small adapters are trained and saved. Use the result with --model.
     """
-    changes = [*(set_ or ()), *([f"run.steps={max_steps}"] if max_steps else [])]
-    changes += [] if seed is None else [f"run.seed={seed}"]
+    changes = [
+        *(set_ or ()),
+        *([f"run.steps={max_steps}"] if max_steps else []),
+        *([] if seed is None else [f"run.seed={seed}"]),
+    ]
     if dry_run:
         if (out or resume or tensorboard) and not quiet:
             render.remark("--out, --resume and --tensorboard have no effect: --dry-run keeps nothing.")
         _dry_run(data or [], recipe, changes, device, json=json, quiet=quiet)
         return
-    from tsembed_search.cli.render.training import TrainingDisplay
-    from tsembed_search.trainer import preparation
+    from tsembed_search.cli.render.progress import TrainingDisplay
+    from tsembed_search.trainer import log, preparation
     from tsembed_search.trainer import recipe as recipes
     from tsembed_search.trainer.distributed import AgreedError, LostProcessError
     from tsembed_search.trainer.job import Job, Stopped
@@ -102,9 +105,7 @@ def train(
     quiet = quiet or not speaks
     with _one_voice():
         if tensorboard:
-            from tsembed_search.trainer.log import TensorBoard, packages
-
-            packages()
+            log.packages()
         if resume and out is None:
             raise UsageError("Which run is to go on?", "Name its folder: tsembed train --resume --out DIR")
         with render.working("Reading data", quiet=quiet):
@@ -116,12 +117,8 @@ def train(
             render.remark(why)
         folder = out or _free(resolved.name)
     if speaks:
-        _tell_left_out(loaded, quiet=quiet)
-    display = TrainingDisplay(resolved.run.steps, quiet=quiet)
-    observers: list[Observer] = [display.update]
-    if tensorboard and speaks:
-        observers.append(TensorBoard(folder))
-    interrupts = Interrupts()
+        render.tell_left_out(loaded, sum(loaded.left_out.values()), quiet=quiet)
+    display, interrupts = TrainingDisplay(resolved.run.steps, quiet=quiet), Interrupts()
     job = Job(
         recipe=resolved,
         train=loaded.train,
@@ -132,7 +129,7 @@ def train(
         sources=loaded.sources,
         problems=sum(loaded.left_out.values()),
         chosen=recipes.chosen(recipe, changes),
-        observers=observers,
+        observers=[display.update, *([log.TensorBoard(folder)] if tensorboard and speaks else [])],
         stop=interrupts.is_set,
     )
     try:
@@ -149,20 +146,20 @@ def train(
     if json and speaks:
         render.print_json(report.to_json())
     elif not quiet:
-        for line in summary_lines(report):
+        for line in _summary(report):
             print(line)
 
 
-def summary_lines(report: TrainReport) -> list[str]:
-    """Return what a run came to, for people, safe to show."""
+def _summary(report: TrainReport) -> list[str]:
+    """The outcome of a run, for people, safe to show."""
     lines = [f"{wording.count_words(report.steps, 'step')} in {wording.time_words(report.seconds)}: {report.reason}."]
     after, before = report.validation, report.before
-    if after is not None and before is not None:
+    if after is None:
+        lines.append("Nothing was measured: no rows were held out for it. How good the model is, is not known.")
+    elif before is not None:
         lines.append(f"Validation: {after.hit:.1%} of first hits are right, {before.hit:.1%} before training.")
         if after.hit <= before.hit:
             lines.append("Training did not help on held-out rows, so the saved model is as good as it began.")
-    if after is None:
-        lines.append("Nothing was measured: no rows were held out for it. How good the model is, is not known.")
     if report.checkpoint is not None:
         path = wording.shown(str(report.checkpoint))
         lines.append(f"The model is in {path}. Use it: tsembed index PATH --index NEW --model {path}")
@@ -181,10 +178,6 @@ def _one_voice() -> Iterator[None]:
         raise typer.Exit(error.exit_code) from error
 
 
-def _tell_left_out(loaded: DataSet, *, quiet: bool) -> None:
-    render.tell_left_out(loaded.problems, loaded.unread, sum(loaded.left_out.values()), quiet=quiet)
-
-
 def _free(name: str) -> Path:
     """`runs/NAME`, with a number when there is such a folder. Raises `UsageError` where processes could not agree."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -201,15 +194,14 @@ def _dry_run(
     from tsembed_search.trainer import recipe as recipes
 
     asked = preparation.named(name, changes)
-    loaded = None
+    rows: Sequence[Task] = []
     if data:
         with render.working("Reading data", quiet=quiet):
             loaded = preparation.rows_for(asked, data)
-        _tell_left_out(loaded, quiet=quiet)
+        render.tell_left_out(loaded, sum(loaded.left_out.values()), quiet=quiet)
+        rows = loaded.train
     with render.working(f"Trying {asked.name}", quiet=quiet):
-        walked, report = preparation.dry_run(
-            asked, loaded.train if loaded else [], device if device != "auto" else "cpu"
-        )
+        walked, report = preparation.dry_run(asked, rows, device if device != "auto" else "cpu")
     if json:
         said = {"recipe": recipes.to_json(asked), "expected": dict(asked.expected), "walked": recipes.to_json(walked)}
         render.print_json(replace(report, checkpoint=None).to_json() | {"dry_run": True} | said)

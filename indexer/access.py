@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError
-from tsembed_search.indexer import mending
 from tsembed_search.ownership import owned, owner_of
 from tsembed_search.store import opening
 
@@ -107,7 +106,7 @@ class Access:
         Raises what `own` and `read` do.
         """
         with self.own(doing, note):
-            yield self._for_change((note or mending.unheard) if rescue else None)
+            yield self._for_change((note or (lambda message: None)) if rescue else None)
 
     def made(self, store: Store) -> None:
         """Take over the store that whoever changes the index has made."""
@@ -148,6 +147,8 @@ class Access:
             except DamagedIndexError as error:
                 if rescue is None:
                     raise
+                from tsembed_search.indexer import mending  # a search needs none of it
+
                 mending.salvage(self.address, error, rescue)
                 rescue = None
             except IndexBusyError as error:
@@ -157,7 +158,7 @@ class Access:
                 time.sleep(_BETWEEN_TRIES)
 
     def _owning(self, doing: str, note: Note | None = None) -> owned:
-        tell = note or mending.unheard
+        tell = note or (lambda message: None)
         return owned(
             self.address.folder,
             doing,

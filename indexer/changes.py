@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -45,14 +44,6 @@ WHERE path IN ({paths}) AND (sha IS NULL OR contents.pending = 0)
 """
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The unchanged files of one portion: their number, and (path, reason) of those that cannot be read."""
-
-    unchanged: int
-    skipped: list[tuple[str, str]]
-
-
 class Changes:
     """The comparison of one run. Several threads may use it.
 
@@ -69,8 +60,11 @@ class Changes:
             for statement in _TABLES.split(";"):
                 db.execute(statement)
 
-    def compare(self, found: Sequence[Found]) -> Compared:
-        """Put what is new or changed on the list to do. A path that came before is not looked at again."""
+    def compare(self, found: Sequence[Found]) -> tuple[int, list[tuple[str, str]]]:
+        """Put what is new or changed on the list to do. A path that came before is not looked at again.
+
+        Returns the number of unchanged files, and (path, reason) of unchanged ones that cannot be read.
+        """
         new: dict[bytes, Found] = {}
         for one in found:
             new.setdefault(os.fsencode(one.path), one)
@@ -95,7 +89,7 @@ class Changes:
                 "INSERT INTO todo (path, root, size, mtime_ns, inode) VALUES (?, ?, ?, ?, ?)",
                 [(path, os.fsencode(f.root), f.size, stored_time(f.mtime_ns), f.inode) for path, f in new.items()],
             )
-        return Compared(unchanged, skipped)
+        return unchanged, skipped
 
     def keep(self, path: str) -> None:
         """Keep what is known of a path, and of what lies in it: it is there, though it cannot be examined now."""
@@ -188,13 +182,12 @@ class Changes:
 
 
 def _is_gone(path: str) -> bool:
-    """Tell whether there is nothing at that path. A folder that cannot be entered may well hold it still."""
     try:
         Path(path).lstat()
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
-        return False
+        pass  # a folder that cannot be entered may well hold it still
     return False
 
 
@@ -280,7 +273,9 @@ class Guard:
             return reason
         if gone >= size and not self._changes.seen_below(place):
             return "None of its files is there."
-        before, now = self._disk_before(place), disk_of(place)
+        # A place that was none before was on the disk of the place around it.
+        around = max((known for known in self._known if _within(place, known)), key=len, default=None)
+        before, now = None if around is None else self._known[around][0], disk_of(place)
         if before is not None and now is not None and before != now:
             return f"Another disk is in its place, and {gone:,} of {size:,} files are missing."
         return ""
@@ -293,11 +288,6 @@ class Guard:
         if gone and before and 2 * gone >= before:
             return f"{gone:,} of {size:,} files are still missing."
         return ""
-
-    def _disk_before(self, place: str) -> str | None:
-        """The disk that a place was on: its own, or for one that was none before, that of the place around it."""
-        around = [known for known in self._known if _within(place, known)]
-        return self._known[max(around, key=len)][0] if around else None
 
     def _size(self, place: str) -> int:
         """The number of files that a place had before this run, without those of places inside it."""

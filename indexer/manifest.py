@@ -25,6 +25,8 @@ from tsembed_search.private import copied
 
 NAME: Final = "manifest.sqlite"
 _SHA_OF: Final = "SELECT sha FROM files WHERE path = ?"
+Told = tuple[bytes, bytes, bool]
+"""A point as the store tells of it: its content, its id, and whether it is all of a file."""
 _CONTENT: Final = "SELECT sha, recipe, pending, points FROM contents"
 
 
@@ -200,35 +202,35 @@ class Manifest:
             )
             _write_files(db, files, verb="INSERT OR IGNORE")
 
-    def begin_rebuilding(self) -> None:
-        """Begin to make the manifest say what the store has: `take_over` each portion of its points, then `rebuilt`."""
+    def rebuild(self, portions: Iterable[tuple[Sequence[Told], Iterable[FileRow]]], recipe: str) -> int:
+        """Make contents what the store has; returns the number of points. `portions`: its points, and their files, of
+        which those that were not known are taken over.
+
+        A picture file is one point, so it is complete, as read by `recipe`; a document may not be.
+        """
         columns = "sha BLOB, id BLOB, whole INTEGER, PRIMARY KEY (sha, id)"
         with self._db.transaction() as db:
             db.execute("DROP TABLE IF EXISTS temp.engine")
             db.execute(f"CREATE TEMP TABLE engine ({columns}) WITHOUT ROWID")
-
-    def take_over(self, points: Iterable[tuple[bytes, bytes, bool]], files: Iterable[FileRow]) -> None:
-        """Take over points (content, id, whether it is all of a file) of the store, and files that were not known."""
-        with self._db.transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO engine VALUES (?, ?, ?)", points)
-        self.correct((), files)
-
-    def rebuilt(self, recipe: str) -> None:
-        """Make contents what the store has. A picture file is one point, so it is complete, as read by `recipe`; a
-        document may not be.
-        """
+        total = 0
+        for points, files in portions:
+            total += len(points)
+            with self._db.transaction() as db:
+                db.executemany("INSERT OR IGNORE INTO engine VALUES (?, ?, ?)", points)
+            self.correct((), files)
         with self._db.transaction() as db:
             known = {content.sha: content for content in map(_content, db.execute(_CONTENT))}
             corrected: list[Content] = []
             query = "SELECT sha, group_concat(hex(id), ''), max(whole) FROM engine GROUP BY sha"
             for sha, ids, whole in db.execute(query):
-                points = bytes.fromhex(ids)
+                points_of = bytes.fromhex(ids)
                 before = known.pop(sha, Content(sha, "", True, b""))
-                if before.pending or set(each_id(before.points)) != set(each_id(points)):
-                    single = bool(whole) and len(points) == 16
-                    corrected.append(Content(sha, recipe if single else before.recipe, not single, points))
+                if before.pending or set(each_id(before.points)) != set(each_id(points_of)):
+                    single = bool(whole) and len(points_of) == 16
+                    corrected.append(Content(sha, recipe if single else before.recipe, not single, points_of))
             corrected += [Content(sha, before.recipe, True, b"") for sha, before in known.items()]
         self.correct(corrected)
+        return total
 
     def _contents(self, where: str, values: Sequence[object] = ()) -> list[Content]:
         return [_content(row) for row in self._db.all(f"{_CONTENT} {where}", values)]

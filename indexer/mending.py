@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsembed_search.documents.document import FORMATS
 from tsembed_search.errors import StoreError
 from tsembed_search.indexer.database import UNSURE, Content, FileRow, packed
-from tsembed_search.indexer.manifest import NAME, Manifest
+from tsembed_search.indexer.manifest import NAME, Manifest, Told
 from tsembed_search.indexer.report import Amount
 from tsembed_search.paths import file_path
 from tsembed_search.store import opening
@@ -82,21 +82,17 @@ def rebuild_manifest(manifest: Manifest, store: Store) -> int:
     Files that were not known are taken over as to be looked into again: the next run hashes them, reads documents for
     pieces that may be missing, and embeds nothing that is there.
     """
-    total = 0
-    manifest.begin_rebuilding()
     records = store.scroll(fields=["sha", "places", "page", "chunk", "bytes"])
-    while page := list(islice(records, _GROUP)):
-        total += len(page)
-        _take_over(manifest, page)
-    manifest.rebuilt(FORMATS.get("image").recipe(pages=False))
+    portions = map(_told, iter(lambda: list(islice(records, _GROUP)), []))
+    total = manifest.rebuild(portions, FORMATS.get("image").recipe(pages=False))
     begin_changes(manifest, store)
     manifest.put(_SALVAGED, store.metadata.get(_SALVAGED) or "")
     return total
 
 
-def _take_over(manifest: Manifest, records: Sequence[Record]) -> None:
+def _told(records: Sequence[Record]) -> tuple[list[Told], Iterable[FileRow]]:
     files: dict[str, FileRow] = {}
-    points: list[tuple[bytes, bytes, bool]] = []
+    points: list[Told] = []
     for record in records:
         payload = record.payload
         sha = bytes.fromhex(payload["sha"])
@@ -104,7 +100,7 @@ def _take_over(manifest: Manifest, records: Sequence[Record]) -> None:
         for place in payload["places"]:
             path, root = str(file_path(place["path"])), str(file_path(place["root"]))
             files[path] = FileRow(path, root, UNSURE, round(place["mtime"] * 1e9), 0, sha, "", None)
-    manifest.take_over(points, files.values())
+    return points, files.values()
 
 
 def update_places(manifest: Manifest, store: Store, tick: Callable[[], None]) -> None:

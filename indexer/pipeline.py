@@ -84,7 +84,7 @@ def run_index(
         try:
             store = stack.enter_context(opened.owned(meter.note))
             run = _IndexRun(options, opened, store, crawl, meter, stop or threading.Event())
-            stack.callback(run.close)
+            stack.callback(lambda: run.manifest.close())
             run.agree()
             run.crawl()
             if options.dry_run:
@@ -112,40 +112,36 @@ class _IndexRun:
         self._stop = stop
         self._store = store
         path = opened.folder / NAME
-        self._manifest = Manifest(None if options.dry_run and not path.exists() else path)
+        self.manifest = Manifest(None if options.dry_run and not path.exists() else path)
         self._embedders: Sequence[Embedder] = ()
         self._begun = False
 
-    def close(self) -> None:
-        """Close the manifest."""
-        self._manifest.close()
-
     def agree(self) -> None:
         """See to it that the store and the manifest tell of the same points."""
-        made_with = self._manifest.get(_FINGERPRINT)
+        made_with = self.manifest.get(_FINGERPRINT)
         if self._store is None or made_with not in (None, self._opened.fingerprint):
             if self._options.dry_run:
-                self._manifest.close()
-                self._manifest = Manifest(None)
+                self.manifest.close()
+                self.manifest = Manifest(None)
             else:
-                self._manifest.clear()
+                self.manifest.clear()
         if self._store is not None:
             self._meter.report.items.total = self._store.count()
         if self._options.dry_run:
             return
         if self._store is not None:
-            mending.agree(self._manifest, self._store, self._meter.note)
-        if self._manifest.get(_FINGERPRINT) is None:
-            self._manifest.put(_FINGERPRINT, self._opened.fingerprint)
+            mending.agree(self.manifest, self._store, self._meter.note)
+        if self.manifest.get(_FINGERPRINT) is None:
+            self.manifest.put(_FINGERPRINT, self._opened.fingerprint)
 
     def crawl(self) -> None:
         """Find what is new, changed or gone."""
         meter = self._meter
         meter.enter("crawling")
-        told = self._manifest.get(_READS_PAGES)
+        told = self.manifest.get(_READS_PAGES)
         reads_pages = None if told is None else told == "yes"
         recipes = valid_recipes(self._options.pages, reads_pages)
-        self._changes = Changes(self._manifest, recipes, retry_skipped=self._options.retry_skipped)
+        self._changes = Changes(self.manifest, recipes, retry_skipped=self._options.retry_skipped)
         listing = iter(self._crawl)
         while portion := list(islice(listing, _PORTION)):
             found = []
@@ -155,20 +151,20 @@ class _IndexRun:
                 else:
                     meter.skip(one.path, one.reason)
                     self._changes.keep(one.path)
-            compared = self._changes.compare(found)
-            meter.count("unchanged", compared.unchanged)
-            for path, reason in compared.skipped:
+            unchanged, skipped = self._changes.compare(found)
+            meter.count("unchanged", unchanged)
+            for path, reason in skipped:
                 meter.skip(path, reason)
             meter.found += len(portion)
             meter.ignored = self._crawl.ignored
             self._tick()
-        self._guard = Guard(self._manifest, self._changes, self._crawl.roots, self._crawl.disks)
+        self._guard = Guard(self.manifest, self._changes, self._crawl.roots, self._crawl.disks)
         self._changes.find_vanished(self._crawl.roots, self._guard.place_of)
         if not self._options.prune_empty:
             self._guard.look(most=self._options.prune)
             self._remember(finished=False)
         meter.total = meter.done() + self._changes.todo_count()
-        self._intake = Intake(self._manifest, self._changes, meter, self._options, reads_pages)
+        self._intake = Intake(self.manifest, self._changes, meter, self._options, reads_pages)
 
     def _tick(self) -> None:
         """Tell of the progress. Raises `FlowStopped` when the run is to stop."""
@@ -182,7 +178,7 @@ class _IndexRun:
         for found in self._changes.todo():
             job = self._intake.examine(found)
             if job is not None:
-                old = self._manifest.file(found.path)
+                old = self.manifest.file(found.path)
                 self._meter.count("updated" if old is not None and old.sha else "added")
                 self._intake.in_flight.close(job)
             self._tick()
@@ -244,14 +240,14 @@ class _IndexRun:
             )
         reads_pages = self._embedders[0].inputs.reads_pages
         self._intake.learn(reads_pages)
-        self._manifest.put(_READS_PAGES, "yes" if reads_pages else "no")
+        self.manifest.put(_READS_PAGES, "yes" if reads_pages else "no")
         if self._store is None:
             self._store = self._opened.create(info)
         self._begin()
 
     def _begin(self) -> None:
         if not self._begun and self._store is not None:
-            mending.begin_changes(self._manifest, self._store)
+            mending.begin_changes(self.manifest, self._store)
             self._begun = True
 
     def _embed(self, flow: Flow, jobs: queue.Queue[ContentJob | None]) -> None:
@@ -259,7 +255,7 @@ class _IndexRun:
         info, options = self._embedders[0].info, self._options
         feeder = Feeder(options, self._embedders[0], jobs, options.workers or default_workers(info.device), self._meter)
         group = options.points_per_write
-        writer = Writer(self._store, self._manifest, info, self._intake.in_flight, self._meter, group)
+        writer = Writer(self._store, self.manifest, info, self._intake.in_flight, self._meter, group)
         self._meter.enter("embedding")
         writer.start(flow)
         feeder.start(flow)
@@ -288,20 +284,20 @@ class _IndexRun:
             self._settle_vanished()
         if complete and self._options.prune:
             for paths in self._changes.vanished():
-                self._manifest.forget(paths)
+                self.manifest.forget(paths)
                 meter.count("removed", len(paths))
                 meter.tick()
-        if self._manifest.homeless(1) or self._manifest.moved(1):
+        if self.manifest.homeless(1) or self.manifest.moved(1):
             self._begin()
         if self._store is None:
             return
         if self._begun:
-            removed = mending.sweep(self._manifest, self._store, meter.tick)
+            removed = mending.sweep(self.manifest, self._store, meter.tick)
             meter.count_items("removed", removed)
-            mending.update_places(self._manifest, self._store, meter.tick)
+            mending.update_places(self.manifest, self._store, meter.tick)
             meter.report.items.total = self._store.count()
         # Searches say which folders are offline.
-        lost = [indexed_form(Path(path)) for path, _, missing in self._manifest.places() if missing]
+        lost = [indexed_form(Path(path)) for path, _, missing in self.manifest.places() if missing]
         if self._store.metadata.get(OFFLINE, []) != lost:
             self._store.write_metadata({**self._store.metadata, OFFLINE: lost})
 

@@ -263,21 +263,17 @@ class Meter:
 
     def _snapshot(self, moment: float) -> Progress:
         done, embedded = self.done(), self.report.items.embedded
-        rate, left = None, self.left
+        rate, left = 0.0, self.left
         if self.stage == "embedding":
             self._recent.append((moment, embedded, done))
             while len(self._recent) > 2 and moment - self._recent[0][0] > _RATE_SECONDS:
                 self._recent.popleft()
-            rate = self._rate(1)
-            files_rate = self._rate(2)
-            if self.total is not None and files_rate:
-                left = max(0, self.total - done) / files_rate
+            since, items, files = self._recent[0]
+            if moment > since:
+                rate = (embedded - items) / (moment - since)
+                if self.total is not None and done > files:
+                    left = max(0, self.total - done) * (moment - since) / (done - files)
         return Progress(
-            self.stage, done, self.total, self.found, self.ignored, self.report.files.skipped, embedded, rate or 0.0,
+            self.stage, done, self.total, self.found, self.ignored, self.report.files.skipped, embedded, rate,
             moment - self._started, left, self.current,
         )  # fmt: skip
-
-    def _rate(self, field: int) -> float:
-        first, last = self._recent[0], self._recent[-1]
-        seconds = last[0] - first[0]
-        return (last[field] - first[field]) / seconds if seconds > 0 else 0.0

@@ -353,7 +353,7 @@ class TestSeveralDevices:
         for backbone in backbones:
             backbone.on_forward = lambda batch: time.sleep(0.01)
         extra = iter(backbones[1:])
-        monkeypatch.setattr("tsembed_search.model.loading.load", lambda ref, device: next(extra))
+        monkeypatch.setattr("tsembed_search.model.loading.load_to_embed", lambda ref, device: next(extra))
         monkeypatch.setattr("tsembed_search.model.registry.resolve", lambda *name, **how: door.embedder.info)
         with door("many", device="cpu,cpu,cpu", embedder=Embedder(backbones[0])) as index:
             report = index.add(place.files)
@@ -372,7 +372,7 @@ class TestSeveralDevices:
             raise ModelError("The device is gone.")
 
         bad.on_forward = refuse
-        monkeypatch.setattr("tsembed_search.model.loading.load", lambda ref, device: bad)
+        monkeypatch.setattr("tsembed_search.model.loading.load_to_embed", lambda ref, device: bad)
         monkeypatch.setattr("tsembed_search.model.registry.resolve", lambda *name, **how: door.embedder.info)
         with (
             door(device="cpu,cpu", embedder=Embedder(good)) as index,

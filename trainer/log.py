@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -60,9 +59,10 @@ class Log:
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one record."""
-        record = _finite({"kind": kind, **values})
+        # As JSON can hold it: null for NaN and infinity, lists for tuples.
+        record = json.loads(json.dumps({"kind": kind, **values}), parse_constant=lambda name: None)
         if self._file is not None:
-            self._file.write(json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n")
+            self._file.write(json.dumps(record).encode() + b"\n")
             self._file.flush()
         for observer in list(self._observers):
             try:
@@ -111,17 +111,6 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
                 if line.endswith("\n") and isinstance(record, dict):
                     yield record
-
-
-def _finite(value: Any) -> Any:
-    """`value` as JSON can hold it: no NaN, no infinity, lists for tuples."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value
 
 
 def packages() -> tuple[Any, Any]:

@@ -15,10 +15,10 @@ from tsembed_search.errors import ModelError, TsembedError
 from tsembed_search.trainer.settings import ENOUGH_LOSSES, StageSettings
 
 _WINDOW = 20  # steps over which entropy is averaged
-
 _SETTLED = 0.01  # how little the mean may move from one window to the next
-
 _EARLIEST = 0.1  # share of the steps before which nothing counts as settled
+_REMEMBERED = 50  # losses
+_IN_A_ROW = 3
 
 
 class StageSchedule:
@@ -64,11 +64,6 @@ class StageSchedule:
             return ""
         before, now = (sum(part) / _WINDOW for part in (self._entropies[:_WINDOW], self._entropies[_WINDOW:]))
         return f"routing entropy has settled at {now:.2f}" if abs(now - before) < _SETTLED else ""
-
-
-_REMEMBERED = 50
-
-_IN_A_ROW = 3
 
 
 class DivergedError(TsembedError):

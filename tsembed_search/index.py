@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -245,6 +243,8 @@ class Index(AbstractContextManager["Index"]):
         """Find the hits of each query, in their order, with snippets only if they are asked for. Otherwise like
         `search`. The next queries are embedded in batches while the store is asked for those before.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         chosen, clock = self._model.options(options, fields), Clock()
         blocks = [queries[start : start + _TOGETHER] for start in range(0, len(queries), _TOGETHER)]
         pool, hits = ThreadPoolExecutor(1, "tsembed-embed"), []
@@ -328,6 +328,8 @@ class Index(AbstractContextManager["Index"]):
 
     def delete(self) -> None:
         """Delete the index, and close it. Raises `IndexBusyError` and `StoreError`."""
+        import shutil
+
         from tsembed_search.indexer import mending
 
         with self._access.own("removing"):

@@ -1,107 +1,243 @@
-"""A list of hits: for people in a terminal, as plain lines elsewhere, and as JSON."""
+"""A list of hits in a terminal, with thumbnails: kitty's protocol, sixel (iTerm2 knows it, too), else half blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tsembed_search.cli.render.text import bar, console, here, path_text, shortened
+from rich.color import Color
+from rich.console import Console, Group, RenderableType
+from rich.control import Control
+from rich.padding import Padding
+from rich.segment import SegmentLines, Segments
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from tsembed_search.cli.render.text import bar, console, path_text
+from tsembed_search.errors import UsageError
+from tsembed_search.paths import file_path
 from tsembed_search.wording import count_words, shown
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.text import Text
+    import numpy as np
+    from numpy.typing import NDArray
 
-    from tsembed_search.cli.render.thumbnails import Drawer
     from tsembed_search.search.results import Hit
 
+    Pixels = NDArray[np.uint8]
+
+COLUMNS, ROWS = 16, 6
+"""The most character cells that a thumbnail takes."""
+_GAP = 2
+_LEAST_WIDTH = 50  # of a terminal, for thumbnails
 _BAR = 10
 _KIND_STYLES = {"image": "magenta", "text": "cyan", "page": "yellow"}
 
 
-def plain_lines(hits: Sequence[Hit]) -> list[str]:
-    """Return one line per hit and one for its snippet; no control codes, whatever the file names hold."""
-    lines = []
-    for hit in hits:
-        page = f"  page {hit.page}" if hit.page is not None else ""
-        where = shown(shortened(hit.path, here())) + page + ("  offline" if hit.offline else "")
-        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {where}")
-        if hit.top_experts:
-            both = f"similarity {hit.similarity:.3f}  routes {hit.route_similarity:+.3f}"
-            shared = f"  shared experts {shown(' '.join(hit.shared_experts[:3]))}" if hit.shared_experts else ""
-            lines.append(f"            {both}{shared}")
-        if hit.snippet:
-            lines.append(f"            {shown(hit.snippet)}")
-    return lines
+class Drawer(NamedTuple):
+    """Draws thumbnails: `draw` turns RGB pixels `[H, W, 3]` into a renderable.
+
+    A terminal that `overlays` draws a picture over what is already there (sixel). Rich cannot lay that out in columns,
+    so the words are printed first, indented, and then the picture into the free space.
+    """
+
+    draw: Callable[[Pixels], RenderableType]
+    overlays: bool = False
 
 
 def print_hits(hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | None = None) -> None:
-    """Print the list for a terminal: rank, score, path, kind, snippet, and a thumbnail where there is one."""
+    """Print the list: rank, score, path, kind, snippet, and a thumbnail where there is one and room for it."""
     screen = on or console()
-    if drawer is None or screen.width < drawer.least_width:
+    if drawer is None or screen.width < _LEAST_WIDTH:
         for hit in hits:
-            screen.print(hit_text(hit, len(hits)), end="\n\n" if hit.rank < len(hits) else "\n")
+            screen.print(hit_text(hit, len(hits)))
+            if hit is not hits[-1]:
+                screen.print()
         return
-    from tsembed_search.cli.render.thumbnails import thumbnails
-
-    pictures = thumbnails(hits)
+    pixels = thumbnails(hits)
     for hit in hits:
-        drawer.print_beside(screen, pictures.get(hit.rank), hit_text(hit, len(hits)))
+        picture = drawer.draw(pixels[hit.rank]) if hit.rank in pixels else None
+        if drawer.overlays:
+            _print_over(screen, picture, hit_text(hit, len(hits)))
+            continue
+        row = Table.grid(padding=(0, _GAP, 0, 0), expand=True)
+        row.add_column(width=COLUMNS)
+        row.add_column(ratio=1)
+        row.add_row(picture or "", hit_text(hit, len(hits)))
+        screen.print(row)
+        screen.print()
+
+
+def _print_over(screen: Console, picture: RenderableType | None, words: RenderableType) -> None:
+    lines = screen.render_lines(Padding(words, (0, 0, 0, COLUMNS + _GAP)))
+    screen.print(SegmentLines(lines, new_lines=True), end="")
+    height = len(lines) if picture is None else max(len(lines), ROWS)
+    below = height - len(lines) + 1
+    screen.print("\n" * below, end="")
+    if picture is not None:
+        segments = list(screen.render(picture))
+        drawn = sum(segment.text.count("\n") for segment in segments if not segment.control)
+        screen.control(Control.move(0, -(len(lines) + below)))
+        screen.print(Segments(segments), end="")
+        screen.control(Control.move(0, len(lines) + below - drawn))
 
 
 def hit_text(hit: Hit, of: int) -> RenderableType:
     """Return all words of one hit in two columns: its rank, and everything else line by line."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     grid = Table.grid(padding=(0, 1), expand=True)
     grid.add_column(width=len(str(of)), justify="right", no_wrap=True)
     grid.add_column(ratio=1, overflow="fold")
-    facts = Text.assemble((f"{hit.score:.2f} ", "bold"), score_bar(hit.score), " ")
-    body: list[Text] = [path_text(hit.path, relative_to=here(), style="bold"), facts.append_text(_facts(hit))]
-    if hit.snippet:
-        body.append(snippet_text(hit))
+    facts = Text.assemble((f"{hit.score:.2f} ", "bold"), (bar(hit.score, _BAR), "green on grey15"), " ", *_facts(hit))
+    body = [path_text(hit.path, style="bold"), facts, *([_snippet(hit)] if hit.snippet else [])]
     grid.add_row(Text(str(hit.rank), style="dim"), Group(*body))
     return grid
 
 
-def score_bar(score: float) -> Text:
-    """Return a bar for a score between 0 and 1."""
-    from rich.text import Text
-
-    return Text(bar(score, _BAR), style="green on grey15")
-
-
-def snippet_text(hit: Hit) -> Text:
-    """Return the snippet with the query's words marked. Escaping may lengthen it, so it is done piece by piece."""
-    from rich.text import Text
-
+def _snippet(hit: Hit) -> Text:
+    """The snippet with the query's words marked. Escaping may lengthen it, so it is done piece by piece."""
     text, at = Text(overflow="fold"), 0
     source = hit.snippet or ""
     for start, end in hit.marks:
         text.append(shown(source[at:start]))
         text.append(shown(source[start:end]), style="bold black on bright_yellow")
         at = end
-    text.append(shown(source[at:]))
-    return text
+    return text.append(shown(source[at:]))
 
 
-def _facts(hit: Hit) -> Text:
-    from rich.text import Text
-
-    facts = Text(hit.kind, style=_KIND_STYLES[hit.kind])
+def _facts(hit: Hit) -> Iterator[Text | tuple[str, str]]:
+    yield hit.kind, _KIND_STYLES[hit.kind]
     if hit.offline:
-        facts.append(" · offline", style="bold yellow")
+        yield " · offline", "bold yellow"
     if hit.page is not None:
-        facts.append(f" · page {hit.page}", style="dim")
+        yield f" · page {hit.page}", "dim"
     if hit.top_experts:
-        facts.append(f" · similarity {hit.similarity:.2f} · routes {hit.route_similarity:+.2f} · experts", style="dim")
-        for name in [*hit.shared_experts, *(name for name in hit.top_experts if name not in hit.shared_experts)][:3]:
-            facts.append(" " + shown(name), style="bold green" if name in hit.shared_experts else "dim")
+        yield f" · similarity {hit.similarity:.2f} · routes {hit.route_similarity:+.2f} · experts", "dim"
+        for name in list(dict.fromkeys([*hit.shared_experts, *hit.top_experts]))[:3]:
+            yield " " + shown(name), "bold green" if name in hit.shared_experts else "dim"
     if hit.also_at:
-        facts.append(" · also at ", style="dim")
-        facts.append_text(path_text(hit.also_at[0], relative_to=here(), style="dim"))
+        yield " · also at ", "dim"
+        yield path_text(hit.also_at[0], style="dim")
         if len(hit.also_at) > 1:
-            facts.append(f" and {count_words(len(hit.also_at) - 1, 'more place')}", style="dim")
-    return facts
+            yield f" and {count_words(len(hit.also_at) - 1, 'more place')}", "dim"
+
+
+def describe_terminal() -> str:
+    """Say in words how thumbnails would be shown."""
+    chosen = drawer(None)
+    if chosen is None:
+        return "none (not a terminal, or one without colours)"
+    if chosen.draw is half_blocks:
+        return "half-block characters (the terminal knows neither kitty's protocol nor sixel)"
+    return "sixel" if chosen.overlays else "kitty's graphics protocol"
+
+
+def drawer(wanted: bool | None) -> Drawer | None:
+    """Return the drawer for this terminal, or None for no thumbnails. `wanted`: `--images`, `--no-images` or neither.
+
+    The terminal is asked what it can draw, but only one that can answer: stdin and stdout are the same terminal's and
+    this process is in its foreground. Raises `UsageError` for `--images` without a terminal.
+    """
+    if wanted is False:
+        return None
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        if wanted:
+            raise UsageError("--images needs a terminal that shows colours.", "Leave it out, or do not redirect.")
+        return None
+    if _can_ask():
+        # Importing the package asks the terminal, with a time limit of a tenth of a second per question.
+        from textual_image.renderable import Image, SixelImage, TGPImage
+
+        if Image in (SixelImage, TGPImage):
+            return Drawer(partial(_pixels, Image), overlays=Image is SixelImage)
+    if os.environ.get("NO_COLOR") and not wanted:
+        return None
+    return Drawer(half_blocks)
+
+
+def _can_ask() -> bool:
+    if not sys.stdin.isatty() or sys.__stdin__ is not sys.stdin or sys.__stdout__ is not sys.stdout:
+        return False
+    if os.name == "nt":
+        return True
+    try:
+        # A terminal without a size cannot tell how large a cell is either.
+        return os.tcgetpgrp(0) == os.getpgrp() and os.get_terminal_size(1).columns > 0
+    except OSError:
+        return False
+
+
+def _pixels(image: Any, pixels: Pixels) -> RenderableType:
+    from PIL import Image
+
+    columns, rows = fit(pixels.shape[1], pixels.shape[0], _cell_shape())
+    drawn: RenderableType = image(Image.fromarray(pixels), width=columns, height=rows)
+    return drawn
+
+
+def _cell_shape() -> float:
+    """The height of this terminal's character cells over their width; 2 where it does not say."""
+    if sys.platform == "win32":
+        return 2.0
+    import fcntl
+    import struct
+    import termios
+
+    try:
+        rows, columns, width, height = struct.unpack("HHHH", fcntl.ioctl(1, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        return 2.0
+    return height / rows * columns / width if rows and width and height else 2.0
+
+
+def half_blocks(pixels: Pixels) -> Text:
+    """RGB pixels `[H, W, 3]` as characters: what any terminal with colours can show."""
+    import numpy as np
+    from PIL import Image
+
+    columns, rows = fit(pixels.shape[1], pixels.shape[0], 2.0)
+    small = Image.fromarray(pixels).resize((columns, 2 * rows), Image.Resampling.LANCZOS)
+    return cells(np.asarray(small))
+
+
+def cells(pixels: Pixels) -> Text:
+    """Draw RGB pixels `[2 · rows, columns, 3]`, two in a cell: the upper as its foreground, the lower behind it.
+
+    textual-image can draw this, too, but asks the terminal first, which stops a process in the background.
+    """
+    drawn = Text(no_wrap=True)
+    for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            drawn.append("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
+        drawn.append("\n")
+    drawn.right_crop(1)
+    return drawn
+
+
+def fit(width: int, height: int, cell_shape: float) -> tuple[int, int]:
+    """The columns and rows, at most `COLUMNS` and `ROWS`, that a picture of that shape fills.
+
+    `cell_shape` is a character cell's height over its width.
+    """
+    scale = min(COLUMNS / width, ROWS * cell_shape / height)
+    return max(1, min(COLUMNS, round(width * scale))), max(1, min(ROWS, round(height * scale / cell_shape)))
+
+
+def thumbnails(hits: Sequence[Hit]) -> dict[int, Pixels]:
+    """Small pictures of hits, by rank, uint8 RGB `[H, W, 3]`: of picture files and their pages, and of pages of PDFs.
+
+    Texts have none, nor have files that cannot be read now.
+    """
+    from tsembed_search.documents import decoders
+
+    # A picture in a text has no page; a picture file is shown itself.
+    places = {
+        hit.rank: (file_path(hit.path), hit.page or 1)
+        for hit in hits
+        if hit.page is not None or (hit.kind == "image" and hit.chunk is None)
+    }
+    drawn = decoders.thumbnails(places.values())
+    return {rank: drawn[place] for rank, place in places.items() if place in drawn}

@@ -9,22 +9,22 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeAlias
 
 from tsembed_search import wording
-from tsembed_search.cli import surroundings
 from tsembed_search.errors import spelled
-from tsembed_search.paths import indexed_form
+from tsembed_search.paths import file_path, indexed_form
 from tsembed_search.wording import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    from tsembed_search.data.layouts import UnreadFields
-    from tsembed_search.data.records import Problem
+    from tsembed_search.data.tasks import EvaluationData
+    from tsembed_search.data.training import DataSet
 
+
+Cell: TypeAlias = "str | Text | tuple[str, str]"
 
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _MOST_SHOWN: Final = 5
@@ -43,12 +43,26 @@ def is_terminal(*, stderr: bool = False) -> bool:
     return stream is not None and stream.isatty()
 
 
+def discard(stream: TextIO) -> None:
+    """Throw away what a stream still holds and gets: it cannot be written, and must not be tried again at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
+
+
+def styled(*parts: Cell, **whole: Any) -> Text:
+    """Return words for rich, which is imported only now: each part alone or with its style; `whole` is for `Text`."""
+    from rich.text import Text
+
+    return Text.assemble(*parts, **whole)
+
+
 def tell(text: str) -> None:
     """Print a line on stderr. Where that cannot be written, the command goes on without: its result matters more."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
-        surroundings.discard(sys.stderr)
+        discard(sys.stderr)
 
 
 def remark(*lines: str) -> None:
@@ -57,9 +71,7 @@ def remark(*lines: str) -> None:
     if not is_terminal(stderr=True):
         tell(text)
         return
-    from rich.text import Text
-
-    console(stderr=True).print(Text(text, style="dim"))
+    console(stderr=True).print(styled(text, style="dim"))
 
 
 @contextmanager
@@ -99,35 +111,34 @@ def print_fields(*fields: object) -> None:
     print("\t".join(shown(str(field)) for field in fields))
 
 
-def table(*headings: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
-    """Return a table for people. Columns named in `right` are aligned there; those in `whole` are never broken."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Iterable[Cell]], *, right: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
+    """Print a table for people, of cells that are safe to show, each alone or with its style.
+
+    Columns named in `right` are aligned there; those in `whole` are never broken. Without headings, the last one is.
+    """
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        made.add_column(
-            heading,
-            justify="right" if heading in right else "left",
-            overflow="fold",
-            no_wrap=heading in right or heading in whole,
-        )
-    return made
-
-
-def grid(columns: int) -> Table:
-    """Return a table without headings, whose last column takes the long words."""
-    from rich.table import Table
-
-    made = Table.grid(padding=(0, 2, 0, 0))
-    for column in range(columns):
-        made.add_column(no_wrap=column < columns - 1, overflow="fold")
-    return made
+    made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headings))
+    for number, heading in enumerate(headings, 1):
+        unbroken = heading in right or heading in whole if heading else number < len(headings)
+        made.add_column(heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=unbroken)
+    for row in rows:
+        made.add_row(*(styled(cell[0], style=cell[1]) if isinstance(cell, tuple) else cell for cell in row))
+    console().print(made)
 
 
 def bar(share: float, width: int) -> str:
     """Return a bar for 0 to 1, in eighths of a character, filled up with blanks to `width`."""
     full, part = divmod(round(max(0.0, min(1.0, share)) * width * 8), 8)
     return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
+
+
+def blended(first: tuple[int, int, int], second: tuple[int, int, int], share: float) -> str:
+    """Return, for a style, the colour that is `share` (0 to 1) of the way from one to the other."""
+    share = max(0.0, min(1.0, share))
+    return "rgb({},{},{})".format(*(round(a + (b - a) * share) for a, b in zip(first, second, strict=True)))
 
 
 def print_paths(paths: Iterable[str], *, end: str) -> None:
@@ -139,8 +150,6 @@ def print_paths(paths: Iterable[str], *, end: str) -> None:
         for path in paths:
             print(shown(path))
         return
-    from tsembed_search.paths import file_path
-
     sys.stdout.flush()
     for path in paths:
         sys.stdout.buffer.write(os.fsencode(file_path(path)) + end.encode())
@@ -171,62 +180,44 @@ def complain(message: str, hint: str = "", *, label: str = "error: ") -> None:
     if not is_terminal(stderr=True):
         tell("\n".join([label + lines[0], *lines[1:], *hints]))
         return
-    from rich.text import Text
-
-    text = Text.assemble((label, "bold red"), "\n".join(lines))
-    if hints:
-        text.append("\n" + "\n".join(hints), style="dim")
-    console(stderr=True).print(text)
+    advice = [("\n" + "\n".join(hints), "dim")] if hints else []
+    console(stderr=True).print(styled((label, "bold red"), "\n".join(lines), *advice))
 
 
 def link_to(path: str) -> str:
     """Return the `file://` address of an absolute path, safe inside an OSC 8 link."""
-    from tsembed_search.paths import file_path
-
     # What is no path of this system (a surrogate that stands for no byte) becomes one before it is encoded.
     return file_path(indexed_form(Path(path))).as_uri()
 
 
-def path_text(path: str, *, relative_to: str | None = None, style: str = "") -> Text:
-    """Return a path for rich, clickable where the terminal can, shortened to be relative to a folder it lies in."""
+def path_text(path: str, *, style: str = "") -> Text:
+    """Return a path for rich, shortened, and clickable where the terminal can."""
     from rich.style import Style
-    from rich.text import Text
 
-    label = shortened(path, relative_to)
-    return Text(shown(label), style=Style.parse(style) + Style(link=link_to(path)), overflow="fold")
+    return styled(shown(shortened(path)), style=Style.parse(style) + Style(link=link_to(path)), overflow="fold")
 
 
-def shortened(path: str, relative_to: str | None) -> str:
-    """Return `path` relative to a folder that holds it, or as it is."""
-    if relative_to:
-        folder = relative_to.rstrip("/") + "/"
-        if path.startswith(folder) and len(path) > len(folder):
-            return path[len(folder) :]
-    return path
-
-
-def here() -> str | None:
-    """Return the current folder, in the form of indexed paths; None where it was deleted or is the root."""
+def shortened(path: str) -> str:
+    """Return an indexed path relative to the current folder where it lies in it, else as it is."""
     try:
-        folder = indexed_form(Path.cwd())
-    except OSError:
-        return None
-    return folder if folder != "/" else None
+        return path.removeprefix(indexed_form(Path.cwd()) + "/") or path
+    except OSError:  # the current folder was deleted
+        return path
 
 
-def tell_left_out(problems: Sequence[Problem], unread: Sequence[UnreadFields], count: int, *, quiet: bool) -> None:
+def tell_left_out(data: DataSet | EvaluationData, count: int, *, quiet: bool) -> None:
     """Name rows that were left out, `count` in all, and fields that nothing reads. With `quiet`, the first of them
     still: they change what is learned and what is measured.
     """
     most = 1 if quiet else _MOST_SHOWN
     said = []
     if count:
-        what = "row" if any(problem.line for problem in problems) else "file"
-        said = [f"{wording.count_words(count, what)} left out:", *(f"  {problem}" for problem in problems[:most])]
-        if count > most:
-            said.append(f"  ... and {count - most:,} more. All of them: tsembed data check DATA --json")
-    said += map(str, unread[:most])
-    if len(unread) > most:
-        said.append(f"... and {wording.count_words(len(unread) - most, 'more file')} with fields that nothing reads.")
+        what = "row" if any(problem.line for problem in data.problems) else "file"
+        said = [f"{wording.count_words(count, what)} left out:", *(f"  {one}" for one in data.problems[:most])]
+    if count > most:
+        said.append(f"  ... and {count - most:,} more. All of them: tsembed data check DATA --json")
+    said += map(str, data.unread[:most])
+    if more := len(data.unread[most:]):
+        said.append(f"... and {wording.count_words(more, 'more file')} with fields that nothing reads.")
     if said:
         remark(*said)

@@ -13,8 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from tsembed_search.cli.render.hits import print_hits
-from tsembed_search.cli.render.thumbnails import Drawer, half_blocks
+from tsembed_search.cli.render.hits import Drawer, half_blocks, print_hits
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 

@@ -16,8 +16,9 @@ from helpers.colour_index import Maker, solid
 from helpers.colours import COLOURS, FINGERPRINT, ColourBackbone
 from helpers.indexing import copy_index
 from helpers.store_points import address_of
-from tsembed_search.cli.render import experts
+from tsembed_search.cli.explain import draw
 from tsembed_search.cli.render.hits import print_hits
+from tsembed_search.cli.status import print_usage
 from tsembed_search.index import Index
 from tsembed_search.items import Item
 from tsembed_search.model.backbone import BuiltIn
@@ -157,7 +158,7 @@ class TestExplain:
         with Index.open("default") as index:
             found = index.explain("red", str(routed / "files/notes \x1b[31m[bold]/red.txt"))
         screen = recording(width)
-        experts.draw_explanation(screen, found)
+        draw(screen, found)
         drawn = screen.export_text()
         assert all(len(line.rstrip()) <= width for line in drawn.splitlines())
         assert "[bold]" in drawn.replace("\n", "")
@@ -195,7 +196,7 @@ class TestUsage:
         monkeypatch.setattr("tsembed_search.cli.render.text.console", lambda **_: screen)
         with Index.open("default") as index:
             groups = index.usage()
-        experts.print_usage(groups)
+        print_usage(groups)
         drawn = screen.export_text()
         assert all(len(line) <= width for line in drawn.splitlines())
         assert drawn.count("b1") == 5

@@ -48,7 +48,7 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) 
 
 def test_errors_of_usage_import_no_model(tmp_path: Path) -> None:
     modules = loaded_by("search", "x", "--where", "colour=red", home=tmp_path)
-    assert not modules & {"torch", "transformers", "qdrant_client", "PIL"}
+    assert not modules & {"torch", "transformers", "qdrant_client", "PIL", "rich"}
 
 
 @pytest.fixture(scope="module")

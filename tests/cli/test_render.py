@@ -18,9 +18,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tsembed_search import wording
+from tsembed_search.cli.render import hits as pictures
 from tsembed_search.cli.render import text as render
-from tsembed_search.cli.render import thumbnails as pictures
-from tsembed_search.cli.render.hits import hit_text, plain_lines, print_hits, score_bar
+from tsembed_search.cli.render.hits import hit_text, print_hits
+from tsembed_search.cli.search import plain_lines
 from tsembed_search.errors import UsageError
 from tsembed_search.search.results import Hit
 
@@ -82,7 +83,7 @@ def test_terminal_list_holds_no_control_code_but_its_own(name: str, text: str) -
 
 @given(ANY_TEXT, ANY_TEXT)
 def test_plain_lines_are_lines(name: str, text: str) -> None:
-    lines = plain_lines([hit("/" + name, snippet=text or None)])
+    lines = list(plain_lines([hit("/" + name, snippet=text or None)]))
     assert len(lines) == (2 if text else 1)
     assert all(map(is_inert, lines))
 
@@ -126,15 +127,15 @@ def test_marks_stay_on_their_words_when_escapes_lengthen_the_text() -> None:
 
 @pytest.mark.parametrize(("score", "cells"), [(0.0, 0), (0.05, 1), (0.5, 5), (0.999, 10), (1.0, 10), (1.7, 10)])
 def test_bar_is_as_long_as_the_score(score: float, cells: int) -> None:
-    bar = score_bar(score).plain
+    bar = render.bar(score, 10)
     assert len(bar.rstrip()) == cells
     assert cell_len(bar) == 10
 
 
 def test_paths_under_the_current_folder_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert plain_lines([hit(f"{tmp_path}/sub/a.png")])[0].endswith("  sub/a.png")
-    assert plain_lines([hit(f"{tmp_path}x/a.png")])[0].endswith(f"{tmp_path}x/a.png")
+    assert next(plain_lines([hit(f"{tmp_path}/sub/a.png")])).endswith("  sub/a.png")
+    assert next(plain_lines([hit(f"{tmp_path}x/a.png")])).endswith(f"{tmp_path}x/a.png")
 
 
 def test_json_is_one_ascii_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,5 +279,5 @@ def test_current_folder_that_is_gone_does_no_harm(tmp_path: Path, monkeypatch: p
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert render.here() is None
+    assert render.shortened("/a/b") == "/a/b"
     os.chdir(tmp_path)

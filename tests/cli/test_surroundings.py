@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from tsembed_search.cli import endings, surroundings
+from tsembed_search.cli import surroundings
 from tsembed_search.errors import UsageError
 from tsembed_search.paths import absolute, in_existing_folder
 
@@ -154,7 +154,7 @@ def test_what_the_machine_refuses_is_no_fault(error: Exception, words: str, caps
             raise LookupError("a library's own words") from cause
 
     for command in (fails, wraps):
-        assert endings.exit_code_of(command) == 1
+        assert surroundings.exit_code_of(command) == 1
         told = capsys.readouterr().err
         assert words in told and "fault in" not in told and len(told.splitlines()) == 2
 
@@ -165,11 +165,11 @@ def test_a_fault_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
     def fails() -> None:
         raise KeyError("x")
 
-    assert endings.exit_code_of(fails) == 1 and "fault in tsembed" in capsys.readouterr().err
+    assert surroundings.exit_code_of(fails) == 1 and "fault in tsembed" in capsys.readouterr().err
 
 
 def test_an_interrupt_outside_of_a_command_is_one_too() -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    assert endings.exit_code_of(interrupted) == 130
+    assert surroundings.exit_code_of(interrupted) == 130

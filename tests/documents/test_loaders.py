@@ -144,7 +144,7 @@ class TestMarkdown:
 
     def test_chunks_are_slices_of_what_is_shown(self) -> None:
         units = load(MARKDOWN, self.SOURCE)
-        whole = "".join(block.text for block in tiled(blocks(parse(self.SOURCE))))
+        whole = "".join(block.text for block in tiled(blocks(parse(self.SOURCE)[0])))
         assert all(whole[unit.start : unit.end] == unit.text for unit in units)
         assert units[0].text.startswith("Start\n\nSome nice words") and "title:" not in "".join(map(str, texts(units)))
 
@@ -158,7 +158,7 @@ class TestMarkdown:
             assert there in reads
 
     def test_headings_have_titles(self) -> None:
-        parts = blocks(parse(self.SOURCE))
+        parts = blocks(parse(self.SOURCE)[0])
         assert [part.title for part in parts if part.heading] == ["Start", "Setup", "Use"]
 
     def test_a_page_of_comments_has_no_text(self) -> None:

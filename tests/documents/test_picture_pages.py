@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from helpers.reading import looks_like, pictures, read
-from tsembed_search.cli.render.thumbnails import thumbnails
+from tsembed_search.cli.render.hits import thumbnails
 from tsembed_search.documents.document import Unit
 from tsembed_search.documents.formats import image as loader
 from tsembed_search.documents.formats.image import FORMAT as IMAGE

@@ -8,7 +8,6 @@ import torch
 
 from helpers.device_simulation import SimulatedGPU
 from tsembed_search.cli import doctor
-from tsembed_search.cli.render import gpu
 from tsembed_search.model import backbone as budget
 
 
@@ -30,8 +29,8 @@ def test_says_what_a_card_can_do(gigabytes: int, capability: tuple[int, int], sa
 
 def test_says_what_a_mac_can_do() -> None:
     with SimulatedGPU(16 * 10**9, kind="mps"):
-        detail, advice = gpu.words(torch.device("mps"))
-    assert "16.0 GB free" in detail and "Training does not run" in advice
+        finding = doctor._gpu(torch.device("mps"))
+    assert "16.0 GB free" in finding.detail and "Training does not run" in finding.advice
 
 
 def test_says_that_a_gpu_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

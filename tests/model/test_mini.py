@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_vision import VisionTower
 from tsembed_search.model.embedder import Embedder
@@ -24,8 +26,11 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def mini() -> Embedder:
+@pytest.fixture(scope="module", params=["engine", "torch"])
+def mini(request: pytest.FixtureRequest) -> Embedder:
+    if request.param == "torch":
+        return Embedder(loading.load(registry.resolve("mini-base"), "cpu"))
+    pytest.importorskip("openvino")
     return Embedder.load("mini-base", device="cpu")
 
 
@@ -44,7 +49,7 @@ def test_text_is_embedded_as_minilm_does(mini: Embedder) -> None:
 
     reference = SentenceTransformer(str(mini_spec.file_path("encoder").parent), device="cpu")
     expected = reference.encode(TEXTS, normalize_embeddings=True)
-    assert np.abs(mini.embed([Item(text=text) for text in TEXTS]).vectors - expected).max() < 1e-5
+    assert np.abs(mini.embed([Item(text=text) for text in TEXTS], "query").vectors - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -94,8 +99,9 @@ def test_the_model_says_what_it_is(mini: Embedder) -> None:
     info = mini.info
     tower = torch.load(mini_spec.verified("vision"), map_location="cpu", weights_only=True)
     counted = sum(one.numel() for name, one in tower.items() if "running" not in name and "num_batches" not in name)
-    counted += sum(one.numel() for one in mini.backbone.encoder.parameters())  # type: ignore[attr-defined]
-    assert info.parameters == counted + mini.backbone.table.numel()  # type: ignore[attr-defined]
+    whole: Any = loading.load(registry.resolve("mini-base"), "cpu")
+    counted += sum(one.numel() for one in whole.encoder.parameters())
+    assert info.parameters == counted + whole.table.numel()
     assert info.fingerprint == mini_spec.FINGERPRINT
     assert info.calibration is not None and info.calibration.lines
     assert mini.embed([]).vectors.shape == (0, info.dim)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from helpers.run_records import records
-from tsembed_search.cli.render.training import TrainingDisplay, heat
+from tsembed_search.cli.render.progress import TrainingDisplay, heat
 
 
 def console(*, terminal: bool, width: int = 80) -> tuple[Console, io.StringIO]:

@@ -65,16 +65,16 @@ class Loader:
         self._next: Future[Load] | None = None
         self._given = sampler.state_dict()
 
-    def peek(self) -> None:
-        """Load the part that comes next. Raises what `next` does."""
+    def peek(self) -> Load:
+        """Return the part that comes next, without going on. Raises what `next` does."""
         self._next = self._next or self._thread.submit(self._load)
-        self._check(self._next.result())
+        load = self._next.result()
+        self._check(load)
+        return load
 
     def next(self) -> Load:
         """Return the next part of a batch. Raises `UsageError`, in every process, when hardly any row can be read."""
-        current = self._next or self._thread.submit(self._load)
-        load = current.result()
-        self._check(load)
+        load = self.peek()
         self._next, self._given = self._thread.submit(self._load), load.sampler
         return load
 

@@ -15,7 +15,6 @@ et al., arXiv 2503.04812). No gradient passes through scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -66,16 +65,6 @@ def without_false(valid: Tensor, similarity: Tensor, margin: float | None) -> Te
     return valid & (similarity <= similarity.diagonal().unsqueeze(1) + margin)
 
 
-Score = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
-
-SCORES: dict[str, Score] = {
-    "eans": lambda kappa, cosine, valid, generator: kappa,
-    "shuffled": lambda kappa, cosine, valid, generator: shuffled(kappa, valid, generator),
-    "llave": lambda kappa, cosine, valid, generator: cosine,
-}
-"""The score c `[B, M]` of each way to weigh negatives, by kappa, cosine and the valid pairs, all `[B, M]`."""
-
-
 @torch.no_grad()
 def weighted(
     settings: NegativeSettings, kappa: Tensor, cosine: Tensor, valid: Tensor, generator: torch.Generator
@@ -83,7 +72,9 @@ def weighted(
     """The negatives of one direction with their weights, or fewer of them. `generator`: the same in every process."""
     if settings.weighting == "none":
         return Side(valid)
-    scores = SCORES[settings.weighting](kappa.detach(), cosine.detach(), valid, generator)
+    scores = (cosine if settings.weighting == "llave" else kappa).detach()
+    if settings.weighting == "shuffled":
+        scores = shuffled(scores, valid, generator)
     if settings.mode == "sample":
         return Side(best(scores, valid, settings.top_k))
     return Side(valid, log_weights(scores, valid, settings.beta))

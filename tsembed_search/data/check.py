@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from tsembed_search.data.gathering import IDENTITY, LINE, Gathered, Reading, read_files
+from tsembed_search.data.gathering import Column, Gathered, Reading, read_files
 from tsembed_search.data.layouts import UnreadFields
 from tsembed_search.data.records import Instructions, Problem
 from tsembed_search.data.rows import KEYS, Row, content, hashed, question
@@ -155,7 +155,10 @@ def check(
     tallies: dict[tuple[str, str], _Tally] = {}
 
     def tallied(task: Gathered | TaskFile, name: str) -> _Tally:
-        return tallies.setdefault((name, task.split), _Tally(TaskReport(name, task.meta, task.split)))
+        key = name, task.split
+        if key not in tallies:
+            tallies[key] = _Tally(TaskReport(name, task.meta, task.split))
+        return tallies[key]
 
     reading = read_files(
         files, images=images, instructions=instructions, strict=False, pictures=pictures, progress=progress,
@@ -185,7 +188,7 @@ def _finished(tally: _Tally, reading: Reading, open_images: bool) -> TaskReport:
     if gathered is None:
         return report
     report.rows = len(gathered)
-    _, counts = np.unique(gathered.table()[:, IDENTITY], return_counts=True)
+    _, counts = np.unique(gathered.table()[:, Column.IDENTITY], return_counts=True)
     report.identities, report.largest_identity = len(counts), int(counts.max())
     report.duplicates = len(tally.rows) - len(set(tally.rows))
     for side, words in (("query", tally.query_words), ("target", tally.target_words)):
@@ -211,17 +214,17 @@ def _leaks(reading: Reading) -> Iterator[Leak]:
     if not train or not others:
         return
     keys = np.concatenate([one.tied() for one in train])
+    pictures = np.unique(keys[:, 1:3])  # an image is the same image whichever side of a row it is on
+    seen = [np.unique(keys[:, 0]), pictures, pictures, np.unique(keys[:, 3]), np.unique(keys[:, 4])]
     for split in others:
         for kind in (1, 2, 0, 3, 4):
-            # An image is the same image whichever side of a row it is on.
-            seen = keys[:, 1:3] if kind in (1, 2) else keys[:, kind]
             rows, example = 0, ""
             for one in (gathered for gathered in reading.gathered.values() if gathered.split == split):
                 own = one.tied()[:, kind]
-                shared = np.flatnonzero(np.isin(own, seen) & (own != 0))
+                shared = np.flatnonzero(np.isin(own, seen[kind]) & (own != 0))
                 rows += len(shared)
                 if len(shared) and not example:
-                    example = f"{one.name}, line {one.table()[shared[0], LINE]}"
+                    example = f"{one.name}, line {one.table()[shared[0], Column.LINE]}"
             if rows:
                 yield Leak(split, KEYS[kind], rows, example)
 

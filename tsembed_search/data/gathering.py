@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -30,9 +31,9 @@ MOST_USES: Final = 20
 _BAD_SHARE: Final = 0.25
 _FEW: Final = 3
 _TARGET, _QUERY, _GROUP = (KEYS.index(name) for name in ("target", "query", "group"))
-PLACE, LINE, QUESTION, CONTENT, WHOLE, IDENTITY = range(6)
-"""The columns of a `StoredTask`. Its identity is the first of its `KEYS`."""
-_COLUMNS: Final = IDENTITY + len(KEYS) + 1
+Column = IntEnum("Column", "PLACE LINE QUESTION CONTENT WHOLE IDENTITY", start=0)
+"""The columns of a `StoredTask`. A row's identity is the first of its `KEYS`."""
+_COLUMNS: Final = len(Column) + len(KEYS)
 _FILE_BITS: Final = 40
 """A place is a file's number above so many bits of offset: files may be of a terabyte, and there may be millions."""
 
@@ -107,7 +108,7 @@ class StoredTask:
 
     def identity(self, row: int) -> str:
         """Return the row's identity, without reading the row."""
-        return f"{int(self.table[row, IDENTITY]):016x}"
+        return f"{int(self.table[row, Column.IDENTITY]):016x}"
 
     def only(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> StoredTask:
         """Return the task with some of its rows."""
@@ -115,7 +116,7 @@ class StoredTask:
 
     def fingerprint(self) -> str:
         """Return a hash of all that the rows hold, in their order, wherever their files lie."""
-        return blake2b(self.table[:, WHOLE].tobytes(), digest_size=16).hexdigest()
+        return blake2b(self.table[:, Column.WHOLE].tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass
@@ -145,7 +146,7 @@ class Gathered:
 
     def task(self, store: RowStore) -> StoredTask:
         """Return the task, with weight 1."""
-        return StoredTask(self.name, self.meta, 1.0, store, self.table()[:, : IDENTITY + 1].copy())
+        return StoredTask(self.name, self.meta, 1.0, store, self.table()[:, : len(Column)].copy())
 
     def tied(self) -> NDArray[np.uint64]:
         """Return the rows' keys `[N, K]` without those of labels, and without a target's where the row names its group.
@@ -156,7 +157,7 @@ class Gathered:
         import numpy as np
 
         numbers = self.table()
-        table, textual = numbers[:, IDENTITY:-1], numbers[:, -1] != 0
+        table, textual = numbers[:, Column.IDENTITY : -1], numbers[:, -1] != 0
         for kind, of_text in ((_TARGET, textual), (_QUERY, np.ones(len(table), np.bool_))):
             _, inverse, counts = np.unique(table[:, kind], return_inverse=True, return_counts=True)
             table[of_text & (counts[inverse] > MOST_USES), kind] = 0
@@ -245,7 +246,9 @@ def read_files(
                 continue
             record, fields = found
             name = fields.task or file.task
-            task = reading.gathered.setdefault((name, file.split), Gathered(name, file.meta, file.split))
+            key = name, file.split
+            if (task := reading.gathered.get(key)) is None:
+                task = reading.gathered[key] = Gathered(name, file.meta, file.split)
             task.add(fields, pictures, number << _FILE_BITS | record.offset, record.line)
             each(file, name, fields.row(f"{file.path}:{record.line}"))
             if rows.good % 5_000 == 0:

@@ -151,8 +151,9 @@ def _fewer(task: RankingTask, limit: int | None, most_candidates: int | None) ->
     """At most so many queries and candidates, always the same ones, chosen by what they are."""
     if limit is not None and len(task.queries) > limit:
         kept = sorted(_order(task.queries)[:limit])
-        lists = {name: getattr(task, name) for name in ("queries", "correct", "choices", "left_out")}
-        task = replace(task, **{name: each and [each[row] for row in kept] for name, each in lists.items()})
+        per_query = {name: getattr(task, name) for name in ("queries", "correct", "choices", "left_out")}
+        few: dict[str, Any] = {name: each and [each[row] for row in kept] for name, each in per_query.items()}
+        task = replace(task, **few)
     places = set(range(len(task.candidates)))
     if task.choices is not None:
         places = {place for each in task.choices for place in each}

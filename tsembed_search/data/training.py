@@ -18,18 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from tsembed_search.data.gathering import (
-    CONTENT,
-    IDENTITY,
-    PLACE,
-    QUESTION,
-    FileStore,
-    Gathered,
-    MemoryStore,
-    RowStore,
-    StoredTask,
-    read_files,
-)
+from tsembed_search.data.gathering import Column, FileStore, Gathered, MemoryStore, RowStore, StoredTask, read_files
 from tsembed_search.data.layouts import UnreadFields
 from tsembed_search.data.records import Instructions, Problem
 from tsembed_search.data.rows import Answers, Fields, Task
@@ -212,11 +201,11 @@ def _split(parts: Parts, validation: float, seed: int) -> tuple[list[StoredTask]
     known = np.unique(group[np.repeat(given, sizes)])
     number = np.repeat(np.array([names.index(name) for name in names], np.uint64), sizes)
     table = np.concatenate([task.table for task in tasks])
-    identity = table[:, IDENTITY]
+    identity = table[:, Column.IDENTITY]
     out = np.zeros(len(group), np.bool_)
     out[free] = held_out(group[free], seed, validation, known)
     out[free] = _measurable(out[free], group[free], number[free], identity[free], known)
-    answers = Answers(table[:, QUESTION], identity, table[:, CONTENT])
+    answers = Answers(table[:, Column.QUESTION], identity, table[:, Column.CONTENT])
     train: dict[tuple[str, int], list[StoredTask]] = defaultdict(list)
     held: dict[tuple[str, int], list[StoredTask]] = defaultdict(list)
     for name, task, whole, side in zip(names, tasks, given, np.split(out, np.cumsum(sizes)[:-1]), strict=True):
@@ -320,5 +309,5 @@ def _capped(task: StoredTask, most: int, seed: int) -> StoredTask:
 
     if most >= len(task):
         return task
-    draws = _mixed(task.table[:, IDENTITY] ^ _mixed(task.table[:, PLACE], 1), seed)
+    draws = _mixed(task.table[:, Column.IDENTITY] ^ _mixed(task.table[:, Column.PLACE], 1), seed)
     return task.only(np.sort(np.argsort(draws, kind="stable")[:most]))

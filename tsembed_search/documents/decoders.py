@@ -31,12 +31,9 @@ _STARTUP_SECONDS: Final = 120.0
 _WATCH_SECONDS: Final = 0.2
 # One thread each, and little memory that is reserved and never used: many of these run beside the model.
 _ENVIRONMENT: Final = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "MALLOC_ARENA_MAX": "2",
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "2",
     "PYTHONIOENCODING": "utf-8",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ _PIECE: Final = 1 << 18
 _SAMPLE: Final = 1 << 16
 # Control characters that are no part of a text: all but tabs, line and page ends, backspace and escape (terminal logs).
 _ODD: Final = frozenset(range(32)) - frozenset(b"\t\n\x0b\x0c\r\x1b\x08") | {0x7F}
+_EVEN: Final = bytes(byte for byte in range(256) if byte not in _ODD)
 _MOST_ODD: Final = 0.005
 # Files that hold more than that hold few *kinds* of them, as marks between fields; binary data holds every kind.
 _MOST_SEPARATORS: Final = 0.45
@@ -159,13 +160,13 @@ def find_encoding(file: BinaryIO, declared: Sequence[str] = ()) -> Encoding:
     if not sample:
         raise LoadError("It holds nothing but zero bytes.", "Restore it from a backup.")
     unpadded = _PADDING.sub(b"", sample)
-    odd = Counter({byte: unpadded.rstrip(b"\0\x1a").count(byte) for byte in _ODD if byte in unpadded})
+    odd = Counter(unpadded.rstrip(b"\0\x1a").translate(None, _EVEN))
     if odd.total() > _MOST_ODD * len(unpadded):
         if script := _wide_script(sample):
             return Encoding(script)
         # More, or more kinds, of them than separate the fields of a text.
         kinds = _MOST_KINDS if _is_utf8([sample]) else _MOST_KINDS_LEGACY
-        if len(+odd) > kinds or odd.total() > _MOST_SEPARATORS * len(unpadded):
+        if len(odd) > kinds or odd.total() > _MOST_SEPARATORS * len(unpadded):
             raise binary
     # All of it is looked at: a legacy encoding may show its first letter late.
     if not _is_utf8(_pieces(file)):
@@ -179,22 +180,18 @@ def find_encoding(file: BinaryIO, declared: Sequence[str] = ()) -> Encoding:
 
 def _wide_encoding(sample: bytes) -> str | None:
     """UTF-16 or UTF-32 without a mark: every second byte, or three of four, are mostly zeros."""
-    sample = sample[: len(sample) // 4 * 4]
-    if len(sample) < 4:
-        return None
     quarter = len(sample) // 4
-    zeros = [sample[place::4].count(0) / quarter for place in range(4)]
-    full = [share > 0.7 for share in zeros]
-    if zeros[0] < 0.1 and all(full[1:]):
+    if not quarter:
+        return None
+    first, second, third, fourth = (sample[place : 4 * quarter : 4].count(0) / quarter for place in range(4))
+    if first < 0.1 and min(second, third, fourth) > 0.7:
         return "utf-32-le"
-    if zeros[3] < 0.1 and all(full[:3]):
+    if fourth < 0.1 and min(first, second, third) > 0.7:
         return "utf-32-be"
-    even, odd = (zeros[0] + zeros[2]) / 2, (zeros[1] + zeros[3]) / 2
+    even, odd = (first + third) / 2, (second + fourth) / 2
     if odd > 0.3 and even < 0.05:
         return "utf-16-le"
-    if even > 0.3 and odd < 0.05:
-        return "utf-16-be"
-    return None
+    return "utf-16-be" if even > 0.3 and odd < 0.05 else None
 
 
 def _sense(sample: bytes, encoding: str) -> str | None:

@@ -120,7 +120,7 @@ def _shown(source: str) -> Page:
     tree = _opened(source, 0)
     title = next((one.text() for one in tree.css("title") if one.parent is None or one.parent.tag != "svg"), "")
     words, parts = _census(tree)
-    left_out = ("never", "hidden")
+    left_out: tuple[str, ...] = ("never", "hidden")
     hidden = sum(part.words for part in _outermost(parts, left_out))
     if _is_the_page(hidden, words - hidden):
         hidden, left_out = 0, ("never",)

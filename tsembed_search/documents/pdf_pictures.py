@@ -80,12 +80,6 @@ class _Piece:
     height: float
     is_bits: bool
 
-    @property
-    def pixels(self) -> tuple[int, int]:
-        """Width and height of what is seen, in the image's own pixels."""
-        (wide, high), (across, along) = self.box.size, self.seen.size
-        return round(self.width * across / wide), round(self.height * along / high)
-
 
 def pictures(page: Any, number: int, document: Document, seen: set[bytes]) -> Iterator[tuple[Image.Image, int, int]]:
     """Yield the pictures of a `pypdfium2.PdfPage` as they are shown, each with its width and height in the file.
@@ -205,8 +199,6 @@ def _union(group: Sequence[_Piece]) -> Box:
 
 def _pixels(group: Sequence[_Piece]) -> tuple[int, int]:
     """Width and height of the whole in pixels as dense as the densest piece of some size."""
-    if len(group) == 1:
-        return group[0].pixels
     wide, high = _union(group).size
     large = max(piece.seen.area for piece in group)
     some = [piece for piece in group if piece.seen.area >= large / 2]

@@ -46,6 +46,7 @@ _SIGNATURES: Final = (
     b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"8BPS", b"qoif", b"\0\0\0\x0cjP  ",
     b"\xffO\xffQ", b"\0\0\1\0", b"icns", b"P4\n", b"P5\n", b"P6\n", b"\n\5\1",
 )  # fmt: skip
+_HALF_SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 _SMALLER: Final = "Save a smaller copy of it."
 _DEFAULT_MEMORY: Final = 2 << 30
 
@@ -84,14 +85,17 @@ def open_pages(
 ) -> Iterator[OpenedImage | LoadError]:
     """Decode the pages of a picture file one by one, as `open_image` does; most have one.
 
-    A page that cannot be read is given as its error. Raises `LoadError` where no page can be found.
+    A page that cannot be read is given as its error, and so is what hides all further pages.
     """
     reader = _PictureFile(file, memory)
-    for frame in reader.frames():
-        try:
-            yield reader.read(frame, spec)
-        except LoadError as error:
-            yield error
+    try:
+        for frame in reader.frames():
+            try:
+                yield reader.read(frame, spec)
+            except LoadError as error:
+                yield error
+    except LoadError as error:
+        yield error
 
 
 def _open(
@@ -234,7 +238,7 @@ def begins_as_picture(head: bytes) -> bool:
 def _unknown(head: bytes) -> LoadError:
     if b"<svg" in head.lower() or head.lstrip().startswith((b"<?xml", b"<!DOCTYPE svg")):
         return LoadError("It is a drawing (SVG), not a picture of pixels.", "Export it as PNG.")
-    if begins_as_picture(head) or head[4:8] == b"ftyp":
+    if begins_as_picture(head) or head[4:8] == b"ftyp" or head.startswith(_HALF_SIGNATURES):
         return _BrokenError("The picture is damaged: its header makes no sense.", "Restore it from a backup.")
     return LoadError("It is not a picture in a format that can be read.", "Save it as JPEG, PNG or WebP.")
 

@@ -90,11 +90,14 @@ def evaluate(
     if reranking is not None:
         reranking.check(info)
     started = time.perf_counter()
-    vectors = embed_tasks(embedder, tasks, progress)
+    vectors = _embedded(embedder, tasks, progress)
     embedded = time.perf_counter()
     depth = 0 if reranking is None else DEPTH
-    found = [one for task, own in zip(tasks, vectors, strict=True) if (one := _rank(task, own, depth)) is not None]
-    unread = _unread(tasks, vectors, found)
+    rankings = [_rank(task, *own, depth) for task, own in zip(tasks, vectors, strict=True)]
+    found = [one for one in rankings if one is not None]
+    reasons = [reason for own in vectors for part in own for reason in part.failed.values()]
+    lost = sum(len(task.queries) for task in tasks) - sum(len(one.queries) for one in found)
+    unread = Unread(len(reasons), lost, list(dict.fromkeys(reasons))[:_EXAMPLES])
     if not found:
         raise UsageError(
             f"None of the queries can be ranked: {unread.examples[0] if unread.examples else 'there are none'}.",
@@ -117,11 +120,11 @@ def evaluate(
     return Evaluation(described, tuple(metrics), scores, weight, gain, swept, unread, seconds)
 
 
-def _rank(task: RankingTask, vectors: TaskVectors, depth: int) -> _Found | None:
+def _rank(task: RankingTask, asked: Embedded, candidates: Embedded, depth: int) -> _Found | None:
     """The ranking of the queries that have a vector and a right candidate with one; None when no query is left."""
-    lost = vectors.failed_candidates
-    correct = [right - lost.keys() if lost else right for right in task.correct]
-    kept = [row for row in range(len(task.queries)) if row not in vectors.failed_queries and correct[row]]
+    lost = candidates.failed.keys()
+    correct = [right - lost if lost else right for right in task.correct]
+    kept = [row for row in range(len(task.queries)) if row not in asked.failed and correct[row]]
     if not kept:
         return None
     # A candidate without a vector cannot be found; that of a right one is left out of what is right.
@@ -133,9 +136,8 @@ def _rank(task: RankingTask, vectors: TaskVectors, depth: int) -> _Found | None:
     left_out = None if task.left_out is None else [task.left_out[row] for row in kept]
     queries = np.asarray(kept, dtype=np.int64)
     right = [correct[row] for row in kept]
-    ranked = rank(vectors.queries[queries], vectors.candidates, right, choices, left_out=left_out, depth=depth)
-    kappa = kappas(ranked, vectors.query_routes[queries], vectors.candidate_routes) if depth else None
-    return _Found(task, queries, ranked, kappa)
+    ranked = rank(asked.vectors[queries], candidates.vectors, right, choices, left_out=left_out, depth=depth)
+    return _Found(task, queries, ranked, kappas(ranked, asked.routes[queries], candidates.routes) if depth else None)
 
 
 def _scores(
@@ -168,14 +170,6 @@ def _swept(found: Sequence[_Found]) -> tuple[Sweep, list[NDArray[np.bool_]]]:
     return sweep([(one.ranked, one.kappas) for one in found if one.kappas is not None], chosen=halves), others
 
 
-def _unread(tasks: Sequence[RankingTask], vectors: Sequence[TaskVectors], found: Sequence[_Found]) -> Unread:
-    reasons = [
-        reason for own in vectors for part in (own.failed_queries, own.failed_candidates) for reason in part.values()
-    ]
-    lost = sum(len(task.queries) for task in tasks) - sum(len(one.queries) for one in found)
-    return Unread(len(reasons), lost, list(dict.fromkeys(reasons))[:_EXAMPLES])
-
-
 class Distinct:
     """The distinct items of one role, in order of their first use."""
 
@@ -198,48 +192,27 @@ class Distinct:
 
 @dataclass(frozen=True)
 class Embedded:
-    """`vectors` `[N, D]`, `routes` `[N, L·E]` of N distinct items; `failed`: why some could not be embedded, by row."""
+    """`vectors` `[N, D]`, `routes` `[N, L·E]` of N items; `failed`: why some could not be embedded, by row."""
 
-    vectors: Matrix
-    routes: Matrix
+    vectors: Matrix | Rows
+    routes: Matrix | Rows
     failed: dict[int, str]
 
-    def failures(self, rows: Ints) -> dict[int, str]:
-        """Return why items, by their place in `rows`, could not be embedded."""
-        if not self.failed:
-            return {}
-        return {place: self.failed[row] for place, row in enumerate(rows.tolist()) if row in self.failed}
+    def of(self, rows: Ints) -> Embedded:
+        """Return some of the items, without a copy."""
+        assert not isinstance(self.vectors, Rows) and not isinstance(self.routes, Rows)
+        failed = {place: self.failed[row] for place, row in enumerate(rows.tolist()) if row in self.failed}
+        return Embedded(Rows(self.vectors, rows), Rows(self.routes, rows), failed)
 
 
-@dataclass(frozen=True)
-class TaskVectors:
-    """A task's items as rows of what was embedded."""
-
-    queries: Rows
-    candidates: Rows
-    query_routes: Rows
-    candidate_routes: Rows
-    failed_queries: dict[int, str]
-    failed_candidates: dict[int, str]
-
-
-def embed_tasks(
-    embedder: Embedder, tasks: Sequence[RankingTask], progress: Progress = lambda done, total: None
-) -> list[TaskVectors]:
-    """Embed the queries and candidates of all tasks. What cannot be read is left out, and said."""
+def _embedded(embedder: Embedder, tasks: Sequence[RankingTask], progress: Progress) -> list[tuple[Embedded, Embedded]]:
+    """The queries and the candidates of each task. What cannot be read is left out, and said."""
     queries, documents = Distinct("query"), Distinct("document")
     rows = [(queries.rows_of(task.queries), documents.rows_of(task.candidates)) for task in tasks]
     total = len(queries.items) + len(documents.items)
     asked = embed_items(embedder, queries, lambda done: progress(done, total))
     found = embed_items(embedder, documents, lambda done: progress(len(queries.items) + done, total))
-    return [
-        TaskVectors(
-            *(Rows(asked.vectors, own), Rows(found.vectors, others)),
-            *(Rows(asked.routes, own), Rows(found.routes, others)),
-            *(asked.failures(own), found.failures(others)),
-        )
-        for own, others in rows
-    ]
+    return [(asked.of(own), found.of(others)) for own, others in rows]
 
 
 def embed_items(

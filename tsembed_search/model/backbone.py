@@ -11,6 +11,7 @@ all of them to what models really take.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,7 +22,9 @@ from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import InputSpec, Item, Role
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import Adapters
@@ -36,6 +39,7 @@ class ModelInfo:
 
     `routes`: (L adapted blocks, E experts), or None without experts. `route_weight`: how much routes should count when
     hits are reranked by them (0..1), or None where that was not measured. `trainable`: the model is a `Trainable`.
+    `engine`: what computes it, with its version unless it is PyTorch.
     """
 
     name: str
@@ -49,6 +53,7 @@ class ModelInfo:
     notes: dict[str, str] = field(default_factory=dict)
     route_weight: float | None = None
     trainable: bool = False
+    engine: str = "PyTorch"
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Encoded:
-    """`vectors` `[B, D]`, unit length, float32, on the model's device; `routes` `[B, L·E]` likewise, or None."""
+    """`vectors` `[B, D]`, unit length, float32, on the model's device; `routes` `[B, L·E]` likewise, or None.
 
-    vectors: torch.Tensor
-    routes: torch.Tensor | None = None
+    Arrays where the model needs no torch.
+    """
+
+    vectors: torch.Tensor | NDArray[np.float32]
+    routes: torch.Tensor | NDArray[np.float32] | None = None
 
 
 class Backbone(Protocol):
@@ -203,6 +211,17 @@ def pick(name: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
+def may_have_gpu() -> bool:
+    """Tell whether there may be a GPU that `auto` would take, without importing torch to be sure."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    if os.name == "nt":
+        from ctypes.util import find_library
+
+        return find_library("nvcuda") is not None
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+
+
 def unusable_gpu() -> str | None:
     """Why the GPUs of this machine cannot be used, in words; None when they can, or when there are none.
 
@@ -235,16 +254,6 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def weights_dtype(device: torch.device) -> torch.dtype:
-    """The precision that a large model's weights are held in: bfloat16 where the device has it, float32 elsewhere.
-
-    float16 is not chosen: these models were trained in bfloat16, and some of their activations exceed its range.
-    """
-    import torch
-
-    return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 
 def autocast(name: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:

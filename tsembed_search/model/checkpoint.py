@@ -29,6 +29,8 @@ from tsembed_search.model.backbone import ModelRef, Trainable
 from tsembed_search.ranking.scores import Calibration
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from tsembed_search.model.expert_settings import AdapterSettings
@@ -152,6 +154,12 @@ def fill(adapters: Adapters, folder: Path) -> None:
     if adapters.projector is not None:
         state |= {f"projector.{name}": tensor for name, tensor in _tensors(folder / PROJECTOR).items()}
     adapters.load_state_dict(state)
+
+
+def arrays(folder: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Return the experts' tensors of a checkpoint, and the routers', without torch. Raises `ModelError`."""
+    experts = weights.arrays(folder / EXPERTS)
+    return {name.removeprefix(_PREFIX): one for name, one in experts.items()}, weights.arrays(folder / ROUTERS)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -24,6 +25,9 @@ from tsembed_search.model.backbone import Backbone, ModelInfo, ModelRef, Prepare
 from tsembed_search.paths import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
     from tsembed_search.model.moe_lora import Adapters
 
 T = TypeVar("T")
@@ -38,7 +42,8 @@ class Embedder:
     `embed` does everything; `prepare` and `encode` are its two halves, for callers that overlap them. An embedder gives
     a backbone's adapters the precision of its base, which is faster: one that is being trained needs float32.
 
-    Several threads may use one; their batches go through the model one after the other.
+    Several threads may use one; their batches go through the model one after the other. What else it says of itself is
+    what its `Backbone` says.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -52,25 +57,21 @@ class Embedder:
     def load(cls, model: str | Path | ModelRef = DEFAULT_MODEL, device: str = "auto") -> Embedder:
         """Load a model by name, hub name or folder on `auto`, `cpu`, `cuda` or `cuda:i`. Raises `ModelError`."""
         ref = model if isinstance(model, ModelRef) else registry.resolve(model)
-        return cls(loading.load(ref, device))
+        return cls(loading.load_to_embed(ref, device))
 
     @property
     def info(self) -> ModelInfo:
-        """The facts about the model."""
         return self.backbone.info
 
     @property
     def inputs(self) -> InputSpec:
-        """The form that the model's inputs must have."""
         return self.backbone.inputs
 
     @property
     def batch_tokens(self) -> int:
-        """The padded-token budget of a batch that suits the model and its device."""
         return self.backbone.batch_tokens
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
-        """The CPU half: tokens and pixels of one item."""
         return self.backbone.prepare(item, role)
 
     def prepare_stream(self, items: Iterable[Item], role: Role = "document") -> Iterator[Prepared | LoadError]:
@@ -142,18 +143,26 @@ class Embedder:
         )
 
     def _encoded(self, batch: Sequence[Prepared]) -> Embeddings:
-        import torch
+        context: AbstractContextManager[object] = nullcontext()
+        if self.info.engine == "PyTorch":
+            import torch
 
-        with self._forward, torch.inference_mode():
+            context = torch.inference_mode()
+        with self._forward, context:
             encoded = self.backbone.forward(batch)
-            vectors = encoded.vectors.float().cpu().numpy()
-            routes = None if encoded.routes is None else encoded.routes.float().cpu().numpy()
+            vectors = _array(encoded.vectors)
+            routes = None if encoded.routes is None else _array(encoded.routes)
         if not (np.isfinite(vectors).all() and (routes is None or np.isfinite(routes).all())):
             raise ModelError(
                 f"The model {self.info.name} gave vectors that are not finite.",
                 "Its weights may be damaged, or too large for this precision: try the CPU.",
             )
         return Embeddings(vectors, np.zeros((len(batch), 0), np.float32) if routes is None else routes)
+
+
+def _array(found: torch.Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = found if isinstance(found, np.ndarray) else found.float().cpu().numpy()
+    return array
 
 
 def batches(

@@ -12,10 +12,14 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import ModelError
 from tsembed_search.wording import brief
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _SAMPLE = 512  # bytes read from the middle of each tensor
@@ -102,6 +106,20 @@ def _end(entry: Any) -> int:
     if not (isinstance(entry["dtype"], str) and isinstance(entry["shape"], list) and 0 <= first <= last):
         raise ValueError("a tensor without a place")
     return int(last)
+
+
+def arrays(file: Path) -> dict[str, NDArray[np.float32]]:
+    """The float32 tensors of a safetensors file, read from the disk when they are used. Raises `ModelError`."""
+    import numpy as np
+
+    start, header = read_header(file)
+    whole = np.memmap(file, np.uint8, "r", start)
+    found = {}
+    for name, entry in header.items():
+        if entry["dtype"] == "F32":
+            first, last = entry["data_offsets"]
+            found[name] = whole[first:last].view(np.float32).reshape(entry["shape"])
+    return found
 
 
 def numbers(files: Iterable[Path]) -> int:

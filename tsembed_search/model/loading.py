@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
 
 from tsembed_search.errors import ModelError
+from tsembed_search.model import engine, registry
 from tsembed_search.model import files as weights
-from tsembed_search.model import registry
-from tsembed_search.model.backbone import Backbone, ModelRef, Trainable
+from tsembed_search.model.backbone import Backbone, ModelRef, Trainable, may_have_gpu
 from tsembed_search.model.backbones.families import FAMILIES
 from tsembed_search.model.checkpoint import MARKER, Checkpoint, put_on, read, save
 from tsembed_search.model.expert_settings import AdapterSettings
@@ -32,6 +33,33 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
         if registry.is_checkpoint(ref.name, ref.folder):
             return load_checkpoint(ref, device, dtype)
         return cast(Backbone, resolve_name(FAMILIES.get(ref.family).loader)(ref, device, dtype))
+
+
+def load_to_embed(ref: ModelRef, device: str = "auto") -> Backbone:
+    """Load a resolved model to embed with, not to train: on a CPU through the engine, where that takes it.
+
+    Raises what `load` raises.
+    """
+    if suits_engine(ref, device):
+        from tsembed_search.model.backbones import mini_cpu
+
+        with registry.readable(ref.name):
+            if (found := mini_cpu.load(ref, partial(load, ref, "cpu"))) is not None:
+                return found
+    return load(ref, device)
+
+
+def computed_by(ref: ModelRef, device: str = "auto") -> str:
+    """Say what computes a model when it embeds, and in which precision that is chosen by the engine. Loads no model."""
+    return engine.words() if suits_engine(ref, device) and engine.openvino() else "PyTorch"
+
+
+def suits_engine(ref: ModelRef, device: str) -> bool:
+    """Tell whether it is `mini`, or a checkpoint on it, on a CPU. Raises `ModelError`: see `base_of`."""
+    from tsembed_search.model.backbones import mini_spec
+
+    on_cpu = device == "cpu" or (device == "auto" and not may_have_gpu())
+    return on_cpu and base_behind(ref).fingerprint == mini_spec.FINGERPRINT
 
 
 def load_checkpoint(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Trainable:

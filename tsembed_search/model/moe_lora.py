@@ -257,7 +257,8 @@ def attach(model: nn.Module, settings: AdapterSettings, blocks: str) -> Adapters
     layers: dict[str, GatedLinear] = {}
     routers: dict[str, Router] = {}
     for place, index in enumerate(chosen):
-        gate = routing.gate()
+        gate = Gate()
+        routing.gates.append(gate)
         made = {name: GatedLinear(module, settings, gate) for name, module in _projections(stack[index], patterns)}
         routers[f"{blocks}.{index}"] = next(iter(made.values())).lead(place, routing)
         for name, layer in made.items():

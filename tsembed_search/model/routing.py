@@ -12,9 +12,9 @@ the paper's (TSEmbed, arXiv 2603.04772); the form of router, gate and routing ve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -128,7 +128,7 @@ class Trace:
         return Traced(vectors, routes, probabilities, choices, squares.mean())
 
     def _stacked(self) -> list[Tensor]:
-        """What was noted, each `[B, L, E or 1]`."""
+        """All that was noted, each `[B, L, E or 1]`."""
         return [
             torch.stack(values, dim=1) for values in zip(*(self._noted[at] for at in sorted(self._noted)), strict=True)
         ]
@@ -190,12 +190,7 @@ class Routing:
 
     def __init__(self) -> None:
         self.trace: Trace | None = None
-        self._gates: list[Gate] = []
-
-    def gate(self) -> Gate:
-        """A place for one more block's gate."""
-        self._gates.append(Gate())
-        return self._gates[-1]
+        self.gates: list[Gate] = []
 
     @contextmanager
     def tracing(self, real: Tensor | None, counted: Tensor | None = None, losses: bool = False) -> Iterator[Trace]:
@@ -208,25 +203,25 @@ class Routing:
             yield trace
         finally:
             self.trace = before
-            for gate in self._gates:  # gates are as long as the batch, and hold on to its graph
+            for gate in self.gates:  # gates are as long as the batch, and hold on to its graph
                 gate.scale = None
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """Inside, the model is what it was before it got experts, and nothing is routed."""
-        for gate in self._gates:
+        for gate in self.gates:
             gate.off = True
         try:
             yield
         finally:
-            for gate in self._gates:
+            for gate in self.gates:
                 gate.off = False
 
     def checkpoint_context(self) -> tuple[nullcontext[None], _Replay]:
         """The `context_fn` for `torch.utils.checkpoint` (with `use_reentrant=False`): a recomputation happens in the
         backward pass, when `tracing` has ended, and has to see the same shares again.
         """
-        return nullcontext(), _Replay(self, self._gates)
+        return nullcontext(), _Replay(self)
 
     def share_of(self, x: Tensor) -> Tensor:
         """The share of each token of `x` `[B, T, d]` in its item's route. Raises `RuntimeError` outside `tracing`."""
@@ -246,18 +241,19 @@ class _Replay:
     the graph of what was computed again.
     """
 
-    def __init__(self, routing: Routing, gates: Sequence[Gate]) -> None:
-        self._routing, self._gates = routing, gates
-        self._then = routing.trace and replace(routing.trace, _noted={})
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+        trace = routing.trace
+        self._then = trace and (trace.share, trace.counted, trace.losses)
         self._now: tuple[Trace | None, list[Tensor | None]] = None, []
 
     def __enter__(self) -> None:
-        self._now = self._routing.trace, [gate.scale for gate in self._gates]
-        self._routing.trace = self._then and replace(self._then, _noted={})
+        self._now = self._routing.trace, [gate.scale for gate in self._routing.gates]
+        self._routing.trace = self._then and Trace(*self._then)
 
     def __exit__(self, *exception: object) -> None:
         self._routing.trace, scales = self._now
-        for gate, scale in zip(self._gates, scales, strict=True):
+        for gate, scale in zip(self._routing.gates, scales, strict=True):
             gate.scale = scale
         self._now = None, []
 

@@ -80,9 +80,10 @@ class Ranks:
         sizes = np.diff(self.starts)
         if match[1] == "recall":
             return self._sums(self.ranks <= k) / sizes
-        ideal = np.cumsum(1 / np.log2(np.arange(2.0, k + 2)))
+        ideal: Floats = np.cumsum(1 / np.log2(np.arange(2.0, k + 2)))
         gains = np.where(self.ranks <= k, 1 / np.log2(self.ranks + 1.0), 0.0)
-        return self._sums(gains) / ideal[np.minimum(sizes, k) - 1]
+        ndcg: Floats = self._sums(gains) / ideal[np.minimum(sizes, k) - 1]
+        return ndcg
 
     def table(self, names: Sequence[str] = METRICS) -> Floats:
         """Return `[Q, M]`: the named metrics side by side."""

@@ -157,10 +157,7 @@ class Kappas:
 
 def kappas(ranked: Ranked, queries: Matrix | Rows, candidates: Matrix | Rows) -> Kappas:
     """Return kappas from the centred unit routes of queries `[Q, L·E]` and of candidates `[C, L·E]`."""
-    rows, right = ranked.rows, np.empty(len(ranked.right), np.float32)
-    for start in range(0, len(rows), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        right[part] = pair_similarity(queries[rows[part]], candidates[ranked.right[part]])
+    right = pair_similarity(queries, ranked.rows, candidates, ranked.right)
     wrong = np.zeros(ranked.wrong.shape, np.float32)
     for row, places in enumerate(ranked.wrong):
         # What is not there (-1) has a score of minus infinity anyway.

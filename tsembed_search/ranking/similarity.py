@@ -6,7 +6,7 @@ its right candidates came out and, for reranking, its best wrong ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -30,12 +30,6 @@ _CANDIDATES: Final = 8192
 def similarity(queries: Vectors, items: Vectors) -> Vectors:
     """Return the cosines `[Q, N]` of unit vectors `[Q, D]` and `[N, D]`, of arrays as of tensors."""
     return queries @ items.T
-
-
-def pair_similarity(one: Matrix, other: Matrix) -> Matrix:
-    """Return the cosines `[B]` of unit vectors `[B, D]`, row by row."""
-    pairs: Matrix = np.einsum("nd,nd->n", one, other)
-    return pairs
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,15 @@ class Ranked:
         return np.repeat(np.arange(len(self.ranks)), np.diff(self.ranks.starts))
 
 
+def pair_similarity(queries: Matrix | Rows, rows: Ints, candidates: Matrix | Rows, places: Ints) -> Matrix:
+    """Return the cosines `[R]` of query `rows[i]` and candidate `places[i]`, for every i."""
+    pairs = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _CANDIDATES):
+        part = slice(start, start + _CANDIDATES)
+        pairs[part] = np.einsum("nd,nd->n", queries[rows[part]], candidates[places[part]])
+    return pairs
+
+
 def rank(
     queries: Matrix | Rows,
     candidates: Matrix | Rows,
@@ -83,98 +86,77 @@ def rank(
     left_out: Sequence[frozenset[int]] | None = None,
     depth: int = 0,
 ) -> Ranked:
-    """Rank candidates `[C, D]` for queries `[Q, D]`, all unit vectors, and keeps the `depth` best wrong ones.
+    """Rank candidates `[C, D]` for queries `[Q, D]`, all unit vectors, and keep the `depth` best wrong ones.
 
     `correct`, `choices` and `left_out` are as in `RankingTask`. Memory beyond the vectors does not grow with Q times C.
     Raises `ValueError` for a query without a right candidate among its choices, and for vectors that are not finite.
     """
     if not all(correct):
         raise ValueError("every query needs a right candidate")
+    if choices is not None and not all(each.issubset(own) for each, own in zip(correct, choices, strict=True)):
+        raise ValueError("a right candidate is not among the choices")
     starts = np.cumsum([0, *map(len, correct)], dtype=np.int64)
     right = np.asarray([place for each in correct for place in sorted(each)], dtype=np.int64)
     rows = np.repeat(np.arange(len(correct)), np.diff(starts))
-    scores = np.empty(len(right), np.float32)
-    before = np.empty(len(right), np.int64)
+    scores = pair_similarity(queries, rows, candidates, right)
+    before = np.zeros(len(right), np.int64)
     wrong = np.full((len(correct), depth), -1, np.int64)
     wrong_scores = np.full((len(correct), depth), -np.inf, np.float32)
     at_once = _QUERIES if choices is None else 1
     for start in range(0, len(correct), at_once):
-        stop = min(len(correct), start + at_once)
-        part = slice(starts[start], starts[stop])
-        never = left_out[start:stop] if left_out is not None else [frozenset[int]()] * (stop - start)
-        block = _Block(queries[start:stop], candidates, rows[part] - start, right[part], never, depth)
-        if choices is None:
-            for first in range(0, len(candidates), _CANDIDATES):
-                block.add(candidates[first : first + _CANDIDATES], first)
-        else:
-            places = np.asarray(choices[start], dtype=np.int64)
-            if not correct[start].issubset(choices[start]):
-                raise ValueError("a right candidate is not among the choices")
-            block.add(candidates[places], places)
-        scores[part], before[part] = block.right_scores, block.before
-        wrong[start:stop], wrong_scores[start:stop] = block.wrong, block.wrong_scores
+        block, part = slice(start, start + at_once), slice(starts[start], starts[min(start + at_once, len(correct))])
+        # Neither right candidates nor those that are left out count as wrong.
+        gone = [(row, place) for row, places in enumerate(correct[block]) for place in places]
+        if left_out is not None:
+            gone += [(row, place) for row, places in enumerate(left_out[block]) for place in places]
+        no_rows, no_places = np.array(gone, dtype=np.int64).T
+        asked, thresholds = queries[block], scores[part] - np.float32(TIE)
+        for places in _portions(len(candidates), None if choices is None else choices[start]):
+            found = similarity(asked, candidates[places])
+            if not np.isfinite(found).all():  # every comparison with NaN is false, and what is right would come first
+                raise ValueError("scores are not finite")
+            if isinstance(places, slice):
+                inside = (no_places >= places.start) & (no_places < places.stop)
+                found[no_rows[inside], no_places[inside] - places.start] = -np.inf
+            else:
+                found[:, np.isin(places, no_places)] = -np.inf
+            before[part] += _reaching(found, rows[part] - start, thresholds)
+            if depth:
+                every = np.arange(places.start, places.stop) if isinstance(places, slice) else places
+                wrong_scores[block], wrong[block] = _best(wrong_scores[block], wrong[block], found, every)
     order = np.lexsort((-scores, rows))
     places = np.arange(len(rows)) - starts[rows] + 1
     return Ranked(Ranks(before[order] + places, starts), right[order], scores[order], wrong, wrong_scores)
 
 
-class _Block:
-    """Some queries `[q, D]` while candidates pass by. `rows`, `right` `[r]`: their right candidates; `never`: those of
-    each query that are not ranked at all.
-    """
+def _portions(count: int, choices: Sequence[int] | None) -> Iterator[slice | Ints]:
+    """The places of the candidates to compare at once."""
+    if choices is not None:
+        yield np.asarray(choices, dtype=np.int64)
+        return
+    for first in range(0, count, _CANDIDATES):
+        yield slice(first, min(count, first + _CANDIDATES))
 
-    def __init__(
-        self,
-        queries: Matrix,
-        candidates: Matrix | Rows,
-        rows: Ints,
-        right: Ints,
-        never: Sequence[frozenset[int]],
-        depth: int,
-    ) -> None:
-        self.queries, self.rows, self.right, self.depth = queries, rows, right, depth
-        self.right_scores = np.empty(len(right), np.float32)
-        for start in range(0, len(right), _CANDIDATES):
-            part = slice(start, start + _CANDIDATES)
-            self.right_scores[part] = pair_similarity(queries[rows[part]], candidates[right[part]])
-        self.before = np.zeros(len(right), np.int64)
-        self.wrong = np.full((len(queries), depth), -1, np.int64)
-        self.wrong_scores = np.full((len(queries), depth), -np.inf, np.float32)
-        self._starts = np.searchsorted(rows, np.arange(len(queries) + 1))
-        self._one_each = bool((np.diff(self._starts) == 1).all())
-        self._never_rows = np.repeat(np.arange(len(never)), [len(each) for each in never])
-        self._never = np.asarray([place for each in never for place in each], dtype=np.int64)
 
-    def add(self, candidates: Matrix, places: int | Ints) -> None:
-        """Counts candidates `[c, D]`; `places`: where they are among all, or where the first is."""
-        scores = similarity(self.queries, candidates)
-        if not np.isfinite(scores).all():  # every comparison with NaN is false, and what is right would come first
-            raise ValueError("scores are not finite")
-        if isinstance(places, int):
-            for rows, known in ((self.rows, self.right), (self._never_rows, self._never)):
-                inside = (known >= places) & (known < places + len(candidates))
-                scores[rows[inside], known[inside] - places] = -np.inf
-            places = np.arange(places, places + len(candidates))
-        else:
-            scores[:, np.isin(places, np.concatenate([self.right, self._never]))] = -np.inf
-        thresholds = self.right_scores - np.float32(TIE)
-        if self._one_each:
-            self.before += (scores >= thresholds[:, None]).sum(axis=1)
-        else:
-            for row in range(len(self.queries)):
-                part = slice(self._starts[row], self._starts[row + 1])
-                self.before[part] += scores.shape[1] - np.searchsorted(np.sort(scores[row]), thresholds[part])
-        if self.depth:
-            self._keep_best(scores, places)
+def _reaching(scores: Matrix, rows: Ints, thresholds: Matrix) -> Ints:
+    """How many of the scores `[q, c]` of each one's row reach the thresholds `[r]`; `rows` ascend."""
+    if len(rows) == len(scores):  # one for each row
+        return (scores >= thresholds[:, None]).sum(axis=1)
+    reaching = np.empty(len(rows), np.int64)
+    for row in range(len(scores)):
+        own = slice(*np.searchsorted(rows, [row, row + 1]))
+        reaching[own] = scores.shape[1] - np.searchsorted(np.sort(scores[row]), thresholds[own])
+    return reaching
 
-    def _keep_best(self, scores: Matrix, places: Ints) -> None:
-        if scores.shape[1] > self.depth:
-            best = np.argpartition(-scores, self.depth - 1, axis=1)[:, : self.depth]
-            scores, found = np.take_along_axis(scores, best, axis=1), places[best]
-        else:
-            found = np.broadcast_to(places, scores.shape)
-        scores = np.concatenate([self.wrong_scores, scores], axis=1)
-        found = np.concatenate([self.wrong, np.where(np.isinf(scores[:, self.depth :]), -1, found)], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : self.depth]
-        self.wrong_scores = np.take_along_axis(scores, order, axis=1)
-        self.wrong = np.take_along_axis(found, order, axis=1)
+
+def _best(known_scores: Matrix, known: Ints, scores: Matrix, places: Ints) -> tuple[Matrix, Ints]:
+    """The best of the known `[q, depth]` and of new ones `[q, c]`: their scores and places."""
+    depth = known.shape[1]
+    found = np.broadcast_to(places, scores.shape)
+    if scores.shape[1] > depth:
+        best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+        scores, found = np.take_along_axis(scores, best, axis=1), places[best]
+    found = np.concatenate([known, np.where(np.isinf(scores), -1, found)], axis=1)
+    scores = np.concatenate([known_scores, scores], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)

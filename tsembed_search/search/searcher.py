@@ -140,9 +140,10 @@ class Searcher:
         if snippets:
             parts = best_parts(query.words, [one.payload.get("text") or "" for one in ranked])
         shared: dict[str, list[str]] = {}
-        if self.experts and (with_route := [one for one in ranked if one.route is not None]):
-            names = shared_experts(query.route, np.stack([one.route for one in with_route]), self.experts)
-            shared = {one.id: own for one, own in zip(with_route, names, strict=True)}
+        routes = {one.id: one.route for one in ranked if one.route is not None}
+        if self.experts and routes:
+            names = shared_experts(query.route, np.stack(list(routes.values())), self.experts)
+            shared = dict(zip(routes, names, strict=True))
         hits = []
         for rank, (found, part) in enumerate(zip(ranked, parts, strict=True), 1):
             payload = found.payload

@@ -53,7 +53,11 @@ def snippets(query: str, texts: Sequence[str], width: int = WIDTH) -> list[Snipp
     """
     words = _words(query)
     pairs = [word for word in words if _UNSPACED.fullmatch(word)]
-    stems = dict.fromkeys(_stem(word) for word in words if not _UNSPACED.fullmatch(word))
+    # How words with a stem begin: an ending changes its last letter at most, or makes dying of die.
+    stems = {
+        stem: stem[: -2 if stem.endswith("ie") else -1] or stem
+        for stem in (_stem(word) for word in words if word not in pairs)
+    }
     flat = [" ".join(text.split()) for text in texts]
     found = [sorted(_find(text, stems, pairs)) if words else [] for text in flat]
     holding = [{word for _, word in own} for own in found]
@@ -64,18 +68,22 @@ def snippets(query: str, texts: Sequence[str], width: int = WIDTH) -> list[Snipp
     return [_snippet(text, own, weights, width) if whole else None for whole, text, own in rows]
 
 
-def _find(text: str, stems: Iterable[str], pairs: Iterable[str]) -> Iterator[tuple[Span, str]]:
-    """The places of the query's words in a text: by their stems, or as pairs of characters."""
+def _find(text: str, stems: Mapping[str, str], pairs: Iterable[str]) -> Iterator[tuple[Span, str]]:
+    """The places of the query's words in a text: by stems (and how words begin that have them), or by pairs."""
     folded, spans = _folded(text)
-    places = [(span, stem) for stem in stems for span in _with_stem(folded, stem)]
+    places = [
+        (span, stem)
+        for stem, beginning in stems.items()
+        if beginning in folded
+        for span in _with_stem(folded, stem, beginning)
+    ]
     places += [(one.span(), pair) for pair in pairs for one in re.finditer(re.escape(pair), folded)]
     for (start, end), word in places:
         yield ((start, end) if spans is None else (spans[start][0], spans[end - 1][1])), word
 
 
-def _with_stem(folded: str, stem: str) -> Iterator[Span]:
-    """The words with a stem. Only endings change it: in English, its last two letters at most (dying, die)."""
-    beginning, at = stem[: max(1, len(stem) - 2)], 0
+def _with_stem(folded: str, stem: str, beginning: str) -> Iterator[Span]:
+    at = 0
     while (at := folded.find(beginning, at)) >= 0:
         inside = at and _SPACED_WORD.match(folded, at - 1, at)
         word = None if inside else _SPACED_WORD.match(folded, at)

@@ -50,12 +50,9 @@ _HEAD: Final = re.compile(
     rb"|<meta(?=[\s/])(?P<meta>(?:[^>\"']|\"[^\"]*\"|'[^']*')*)>",
     re.DOTALL | re.IGNORECASE,
 )
-_ATTRIBUTE: Final = re.compile(
-    rb"([^\s=/>\"']+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>\"']+)))?",
-)
+_ATTRIBUTE: Final = re.compile(rb"([^\s=/>\"']+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>\"']+)))?")
 _CONTENT: Final = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s;\"']+)", re.IGNORECASE)
 _XML: Final = re.compile(rb"\s*<\?xml\b[^>]*?\bencoding\s*=\s*[\"']\s*([^\"'>]+?)\s*[\"']", re.IGNORECASE)
-_SEARCHED: Final = 1 << 16
 
 
 def units(document: Document) -> Iterator[Unit]:
@@ -135,10 +132,10 @@ def page_text(file: BinaryIO) -> str:
 
 
 def declared_codecs(page: bytes) -> tuple[str, ...]:
-    """Python's codecs, the best first, of the encoding that a page in HTML declares: in a `meta` element that a browser
-    knows, or in its XML declaration. None for UTF-8, which shows itself.
+    """Python's codecs, the best first, of the encoding that the head of a page in HTML declares: in a `meta` element
+    that a browser knows, or in its XML declaration. None for UTF-8, which shows itself.
     """
-    for found in _HEAD.finditer(page[:_SEARCHED]):
+    for found in _HEAD.finditer(page):
         if found["meta"] is None:
             continue
         attributes: dict[bytes, bytes] = {}
@@ -168,12 +165,5 @@ def _meant(label: bytes) -> tuple[str, ...] | None:
     return _MEANT.get(name, (name,) if _KNOWN.fullmatch(name) else None)
 
 
-FORMAT = Format(
-    "html",
-    2,
-    frozenset({"html", "htm", "xhtml"}),
-    units,
-    (b"<!doctype html", b"<html"),
-    sections=sections,
-    is_text=True,
-)
+_SIGNATURES: Final = (b"<!doctype html", b"<html")
+FORMAT = Format("html", 2, frozenset({"html", "htm", "xhtml"}), units, _SIGNATURES, sections=sections, is_text=True)

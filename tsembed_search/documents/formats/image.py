@@ -22,16 +22,14 @@ def units(document: Document) -> Iterator[Unit]:
     """The picture, or the first frame of an animation; of a file with pages each page that can be read."""
     pages = open_pages(document.file, document.image_spec, memory=document.memory)
     first = next(pages)
-    rest = _until_broken(pages)
-    second = next(rest, None)
-    if second is None:
+    if (second := next(pages, None)) is None:
         if isinstance(first, LoadError):
             raise first
         yield _unit(first, None)
         return
     broken: list[int] = []
     number = 0
-    for number, page in enumerate(chain([first, second], rest), 1):
+    for number, page in enumerate(chain([first, second], pages), 1):
         if number > _MOST_PAGES:
             document.note(f"It has more than {_MOST_PAGES} pages; the rest is left out.")
             number -= 1
@@ -46,14 +44,6 @@ def units(document: Document) -> Iterator[Unit]:
         raise error
     if broken:
         document.note(f"Pages that cannot be read: {numbers(broken)} of {number}. {error}")
-
-
-def _until_broken(pages: Iterator[OpenedImage | LoadError]) -> Iterator[OpenedImage | LoadError]:
-    """The pages, and the error behind which no more can be found."""
-    try:
-        yield from pages
-    except LoadError as error:
-        yield error
 
 
 def _unit(page: OpenedImage, number: int | None) -> Unit:

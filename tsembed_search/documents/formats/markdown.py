@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from tsembed_search.documents.chunking import Block, tiled
 from tsembed_search.documents.document import Document, Figure, Format, Section, Unit
-from tsembed_search.documents.encoding import read_text
 from tsembed_search.documents.formats import text as plain
 from tsembed_search.documents.formats.html import below_headings, local_path, words
-from tsembed_search.documents.html_page import readable, shown_page
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
+
+    from tsembed_search.documents.chunking import Block
 
 # Parsing keeps the whole file in memory many times over; a longer one is hardly written by hand.
 _LONGEST: Final = 4 << 20
@@ -41,20 +39,25 @@ _LABEL: Final = re.compile(r"\[([^\[\]]+)\](?!:)")
 
 def units(document: Document) -> Iterator[Unit]:
     """Chunks of the text that is shown; `start` and `end` are offsets in it."""
-    page = None
-    if document.file.seek(0, os.SEEK_END) <= _LONGEST:
-        page = parse("".join(read_text(document.file)))
-    if page is None or page.too_deep:
+    from tsembed_search.documents.chunking import tiled
+    from tsembed_search.documents.encoding import read_text
+
+    is_long = document.file.seek(0, os.SEEK_END) > _LONGEST
+    tokens, title = ([], "") if is_long else parse("".join(read_text(document.file)))
+    # Quotations in quotations, lists in lists may go on beyond what is parsed.
+    if is_long or any(token.level >= _DEEPEST - 1 for token in tokens):
         yield from plain.units(document)
         return
     document.alive()
-    if not (yield from document.text_units(tiled(blocks(page)), page.title)):
+    if not (yield from document.text_units(tiled(blocks(tokens)), title)):
         raise LoadError("There is no text in it.")
 
 
 def sections(document: Document) -> Iterator[Section | Figure]:
     """The pictures of a page with what it says about each, then its sections."""
-    tokens = parse("".join(read_text(document.file))).tokens
+    from tsembed_search.documents.encoding import read_text
+
+    tokens, _ = parse("".join(read_text(document.file)))
     for child in (child for token in tokens for child in token.children or () if child.type == "image"):
         place = local_path(str(child.attrs.get("src") or ""))
         text = words(child.content) or words(str(child.attrs.get("title") or ""))
@@ -77,10 +80,10 @@ def _without_pictures(token: Token) -> str:
     )
 
 
-def blocks(page: Parsed) -> Iterator[Block]:
+def blocks(tokens: Iterable[Token]) -> Iterator[Block]:
     """The blocks that stand by themselves, and the items of lists, in order; `start` is not yet set."""
     parts: list[Token] = []
-    for token in (*page.tokens, None):
+    for token in (*tokens, None):
         item = token is not None and token.type == "list_item_open" and token.level == 1
         begins = token is None or item or (token.level == 0 and token.nesting >= 0)
         if begins and parts:
@@ -91,6 +94,8 @@ def blocks(page: Parsed) -> Iterator[Block]:
 
 
 def _block(parts: list[Token]) -> Iterator[Block]:
+    from tsembed_search.documents.chunking import Block
+
     first = parts[0]
     text = _text(parts)
     if text.strip():
@@ -130,32 +135,21 @@ def _content(token: Token) -> str:
     if token.type in ("fence", "code_block"):
         return token.content.strip("\n")
     if token.type == "html_block":
+        from tsembed_search.documents.html_page import readable, shown_page
+
         return "\n\n".join(block.text for block in readable(shown_page(token.content).tree.body))
     return ""
 
 
-@dataclass(frozen=True)
-class Parsed:
-    """The tokens of a page, and the `title` that its settings give."""
-
-    tokens: list[Token]
-    title: str
-
-    @property
-    def too_deep(self) -> bool:
-        """Return whether quotations in quotations, lists in lists go on beyond what is parsed."""
-        return any(token.level >= _DEEPEST - 1 for token in self.tokens)
-
-
-def parse(source: str) -> Parsed:
-    """Parses a page, with the tables that are common beside CommonMark. Front matter is no part of its text, unless
-    there is nothing else.
+def parse(source: str) -> tuple[list[Token], str]:
+    """Return the tokens of a page, with the tables that are common beside CommonMark, and the title that its settings
+    give. Front matter is no part of its text, unless there is nothing else.
     """
     settings, text = front_matter(source)
     if not text.strip():
         settings, text = "", settings
     found = _TITLE.search(settings)
-    return Parsed(_parser().parse(text), found[1] if found else "")
+    return _parser().parse(text), found[1] if found else ""
 
 
 @cache

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
-from tsembed_search.documents.chunking import paragraphs
 from tsembed_search.documents.document import Document, Format, Section, Sign, Unit, numbers, text_start
-from tsembed_search.documents.pdf_pictures import NONSENSE, pictures
-from tsembed_search.documents.pictures import content_size, open_image
 from tsembed_search.errors import LoadError
 
 if TYPE_CHECKING:
@@ -45,6 +40,8 @@ def units(document: Document) -> Iterator[Unit]:
     import pypdfium2
     import pypdfium2.raw as pdfium
 
+    from tsembed_search.documents.pdf_pictures import NONSENSE
+
     with closing(open_pdf(document.file)) as pdf:
         if pdf.get_formtype() == pdfium.FORMTYPE_XFA_FULL:
             document.note("It is a form that only Adobe's reader can show (XFA): what is typed in it is not read.")
@@ -72,6 +69,10 @@ def units(document: Document) -> Iterator[Unit]:
 
 def _page_units(sheet: PdfSheet, number: int, document: Document, seen: set[bytes]) -> Iterator[Unit]:
     """Text chunks, then pictures, which go on with the chunks' numbers, then the page itself."""
+    from tsembed_search.documents.chunking import paragraphs
+    from tsembed_search.documents.pdf_pictures import pictures
+    from tsembed_search.documents.pictures import open_image
+
     spec = document.image_spec
     drawn = open_image(_drawn(sheet, spec), spec) if document.pages else None
     chunk = yield from document.text_units(paragraphs([sheet.text()]), page=number)
@@ -108,6 +109,8 @@ def preview(file: BinaryIO, page: int) -> Pixels:
     import numpy as np
     import pypdfium2
 
+    from tsembed_search.documents.pdf_pictures import NONSENSE
+
     try:
         with closing(open_pdf(file)) as pdf, closing(PdfSheet(pdf, page - 1)) as sheet:
             return np.array(sheet.drawn(_PREVIEW / max(*sheet.size, 1e-3)).convert("RGB"))
@@ -117,6 +120,8 @@ def preview(file: BinaryIO, page: int) -> Pixels:
 
 def _drawn(sheet: PdfSheet, spec: ImageSpec) -> Image.Image:
     """The page at the resolution that the model wants, whatever size it says it has."""
+    from tsembed_search.documents.pictures import content_size
+
     width, height = sheet.size
     fine = max(1, round(width * _FINEST)), max(1, round(height * _FINEST))
     wide, high = content_size(*fine, spec)
@@ -138,6 +143,8 @@ def open_pdf(file: BinaryIO) -> Any:
 
     Raises `LoadError` for what is damaged or locked.
     """
+    import logging
+
     import pypdfium2
 
     # It warns on stderr of forms that it does not know; `units` says so itself.
@@ -247,6 +254,8 @@ class PdfSheet:
 
     def _note(self, function: Any, *arguments: Any) -> None:
         """Keep what a function of PDFium's says, which fills a buffer with UTF-16."""
+        import ctypes
+
         import pypdfium2.raw as pdfium
 
         size = function(*arguments, None, 0)

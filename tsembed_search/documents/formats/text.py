@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from tsembed_search.documents.document import Document, Format, Unit
 from tsembed_search.errors import LoadError
@@ -17,10 +18,5 @@ def units(document: Document) -> Iterator[Unit]:
         raise LoadError("There is no text in it.")
 
 
-FORMAT = Format(
-    "text",
-    2,
-    frozenset({"txt", "text", "rst", "adoc", "asciidoc", "org", "tex", "log", "csv", "tsv", "srt", "vtt", "nfo"}),
-    units,
-    is_text=True,
-)
+_EXTENSIONS: Final = "txt text rst adoc asciidoc org tex log csv tsv srt vtt nfo"
+FORMAT = Format("text", 2, frozenset(_EXTENSIONS.split()), units, is_text=True)

@@ -48,7 +48,9 @@ class Inputs:
 
 
 class TransformersBackbone:
-    """A transformers model without its language-model head, pooled at the last token."""
+    """A `Trainable`: a transformers model without its language-model head, pooled at the last token."""
+
+    look_width = 0  # a picture has no short form that training leaves alone
 
     def __init__(
         self,
@@ -74,7 +76,6 @@ class TransformersBackbone:
         self.batch_tokens = _CPU_TOKENS if free is None else self._needs.forward_tokens(free)
 
     def training_tokens(self, checkpointing: bool = False) -> int:
-        """Padded tokens with gradients that fit at once in the memory that is free now."""
         free = devices.free_bytes(self._device)
         return _CPU_TOKENS if free is None else self._needs.training_tokens(free, checkpointing)
 
@@ -90,10 +91,7 @@ class TransformersBackbone:
         return Prepared(len(ids), Inputs(ids, positions, picture))
 
     def adapt(self, settings: AdapterSettings) -> Adapters:
-        """Put fresh MoE-LoRA adapters beside the decoder's projections; from now on items have routing vectors.
-
-        Raises `ModelError` for settings with a projector: the model's own stays as it is.
-        """
+        """Put fresh adapters beside the decoder's projections. Raises `ModelError` for settings with a projector."""
         if settings.projector:
             raise ModelError("Only mini has a projector to train.", "Set adapter.projector to false.")
         self.adapters = attach(self.model, settings, self.family.blocks)
@@ -101,26 +99,17 @@ class TransformersBackbone:
         return self.adapters
 
     @property
-    def look_width(self) -> int:
-        """0: a picture has no short form that training leaves alone."""
-        return 0
-
-    @property
     def blocks(self) -> torch.nn.ModuleList:
-        """The decoder's blocks."""
         return cast(torch.nn.ModuleList, self.model.get_submodule(self.family.blocks))
 
     def compile(self, **options: Any) -> None:
-        """Run the parts of the blocks through torch.compile from now on: see `Adapters.compile`."""
         assert self.adapters is not None
         self.adapters.compile(self.blocks, **options)
 
     def train(self, mode: bool = True) -> None:
-        """Turn dropout and router noise on or off."""
         self.model.train(mode)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory: in training mode, blocks are computed again in the backward pass."""
         settings: dict[str, Any] = {"use_reentrant": False}
         if self.adapters is not None:
             settings["context_fn"] = self.adapters.routing.checkpoint_context
@@ -138,7 +127,6 @@ class TransformersBackbone:
         return Encoded(traced.vectors, centred(traced.routes, self.adapters.mean.to(self._device)))
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
-        """The model on a batch, for training: vectors `[B, D]` and what the routers decided. Needs adapters."""
         assert self.adapters is not None
         lengths = torch.tensor([one.tokens for one in batch])
         real = self._move(torch.arange(int(lengths.max())) < lengths[:, None])
@@ -152,7 +140,6 @@ class TransformersBackbone:
 
     @torch.no_grad()
     def without_adapters(self, batch: Sequence[Prepared]) -> Tensor:
-        """The model without its experts: `[B, D]`."""
         assert self.adapters is not None
         with self.adapters.off():
             return self._vectors(batch)
@@ -211,14 +198,15 @@ def _positions(ids: NDArray[np.int64], token: int, picture: Picture | None) -> N
 
 
 def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> TransformersBackbone:
-    """Load a model folder, frozen. `dtype` defaults to what suits the device: see `weights_dtype`.
+    """Load a model folder, frozen. `dtype` is by default bfloat16 where the device has it, float32 elsewhere: not
+    float16, for these models were trained in bfloat16, and some of their activations exceed its range.
 
     Raises `ModelError` when files are missing, do not belong together, or hold weights that are not finite, and when
     the weights do not fit on the GPU.
     """
     assert ref.folder is not None
     family, target = families.FAMILIES.get(ref.family), devices.pick(device)
-    dtype = dtype or devices.weights_dtype(target)
+    dtype = dtype or (torch.bfloat16 if devices.has_bfloat16(target) else torch.float32)
     devices.check_room(ref.name, weights.numbers(weights.weight_files(ref.folder)), dtype, target)
     whole = load_whole(ref.folder, family, dtype, target)
     try:

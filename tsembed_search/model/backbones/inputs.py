@@ -291,7 +291,7 @@ class AnyRes(Vision):
 
 
 def _merit(canvas: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """How many of the picture's pixels a canvas keeps, and how few of its own it wastes."""
+    """Rank a canvas: by the picture's pixels that it keeps, then by how few of its own it wastes."""
     scale = min(canvas[0] / height, canvas[1] / width)
     kept = min(int(height * scale) * int(width * scale), height * width)
     return kept, kept - canvas[0] * canvas[1]

@@ -141,7 +141,7 @@ def prompt_of(name: str, folder: Path, model_class: str) -> tuple[Prompt, str]:
 
 @dataclass(frozen=True)
 class _Card:
-    """What a folder's model card says of its origin."""
+    """A folder's model card, as far as it tells of an origin."""
 
     title: str
     names: list[str]

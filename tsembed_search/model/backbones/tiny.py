@@ -80,7 +80,7 @@ def make(family: str, folder: Path) -> Path:
 
 
 def _save_tokenizer(folder: Path, specials: Sequence[str], bos: str | None = None) -> dict[str, int]:
-    """A byte-level tokenizer with these special tokens. Gives their ids, and the number of all tokens as `size`."""
+    """A byte-level tokenizer with these special tokens. Gives the ids of all tokens, and their number as `size`."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -93,7 +93,7 @@ def _save_tokenizer(folder: Path, specials: Sequence[str], bos: str | None = Non
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=specials[0])
     fast.save_pretrained(folder)
-    return {token: tokenizer.token_to_id(token) for token in specials} | {"size": tokenizer.get_vocab_size()}
+    return tokenizer.get_vocab() | {"size": tokenizer.get_vocab_size()}
 
 
 def _save(folder: Path, name: str, processor: str, settings: Mapping[str, Any], **config: Any) -> None:
@@ -130,8 +130,8 @@ def _tiles(name: str, folder: Path) -> None:
     places = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
     specials = ["<|im_end|>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>"]
     ids = _save_tokenizer(folder, [*specials, "<global-img>", *places], bos="<|im_start|>")
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision |= {"image_size": 32, "patch_size": 8, "initializer_range": 0.2}
+    vision: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8, "initializer_range": 0.2}
     sizes = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 32}}
     _save(
         folder,
@@ -187,4 +187,4 @@ MAKERS: Mapping[str, Callable[[Path], None]] = {
     "idefics3": partial(_tiles, "Idefics3"),
     "llava-onevision": _llava_onevision,
 }
-"""What writes the model of each family."""
+"""The function that writes the model of each family."""

@@ -7,7 +7,6 @@ names the copy, and the shard before is deleted: at any moment, one of the two i
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from tsembed_search import private
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.ownership import lock, owner_of
 from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_points, unheard
-from tsembed_search.store.edge import graph, query, shard
+from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
 from tsembed_search.store.filtered import Ask, FilteredStore, wanted_payload
 from tsembed_search.store.schema import VECTOR_NAME, with_path_keys
@@ -171,6 +170,8 @@ class EdgeStore(FilteredStore):
                 self._build(waiting, tell)
 
     def _build(self, waiting: int, tell: Callable[[float | None], None]) -> None:
+        from tsembed_search.store.edge import graph
+
         old, fresh = self._points, shard.other(self._points)
         with ExitStack() as failed:
             failed.callback(shutil.rmtree, fresh, ignore_errors=True)
@@ -199,6 +200,8 @@ class EdgeStore(FilteredStore):
             "segments": str(facts.segments_count),
             "quantize": self.settings.quantize,
         }
+        import importlib.metadata  # takes longer than a search
+
         engine = f"Qdrant Edge {importlib.metadata.version('qdrant-edge-py')}"
         return StoreInfo(engine, int(facts.points_count), int(facts.indexed_vectors_count), details)
 

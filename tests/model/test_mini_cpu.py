@@ -1,0 +1,193 @@
+"""Mini on the engine: what it computes without torch is what it computes in torch."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tsembed_search.items import Embeddings, Item
+from tsembed_search.model import engine, loading, registry
+from tsembed_search.model.backbones.mini import Mini
+from tsembed_search.model.backbones.mini_cpu import MiniOnCpu
+from tsembed_search.model.checkpoint import save
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.expert_settings import AdapterSettings
+
+pytest.importorskip("openvino")
+
+_ALPHABETS = (
+    "abcdefghijklmnopqrstuvwxyz",
+    "абвгдежзиклмнопрст",
+    "日本語文字検索画像犬猫",
+    "ابتثجحخد",
+    "कखगघङचछ",
+    "😀🚲🐈",
+    "?!.,-",
+)
+_SETTINGS = [
+    AdapterSettings(experts=4, rank=2),
+    AdapterSettings(experts=3, rank=3, level="token", shared=True, temperature=0.7),
+    AdapterSettings(experts=4, rank=2, top_k=2, tokens="last"),
+    AdapterSettings(experts=2, rank=2, level="token", top_k=1, tokens="image", projections=("query", "value")),
+    AdapterSettings(experts=4, rank=2, blocks=(1, 4), projections=("*.dense",), tokens="text"),
+]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.getbasetemp() / "graphs"
+    monkeypatch.setenv("TSEMBED_HOME", str(folder))
+    return folder
+
+
+def odd_texts(count: int) -> Iterator[str]:
+    """Texts of every script and length, from one character to more than the model takes."""
+    chance = random.Random(0)
+    yield from ("x", "[SEP]", "word " * 900, "x" * 5000, "\u200b.", "ｆｕｌｌ width")
+    for _ in range(count):
+        letters = chance.choice(_ALPHABETS)
+        lengths = (chance.randint(1, 9) for _ in range(chance.choice((1, 3, 10, 40))))
+        yield " ".join("".join(chance.choices(letters, k=length)) for length in lengths)
+
+
+def in_torch(name: str | Path) -> Embedder:
+    return Embedder(loading.load(registry.resolve(name), "cpu"))
+
+
+def agree(found: Embeddings, expected: Embeddings) -> None:
+    assert np.abs(found.vectors - expected.vectors).max() < 1e-4
+    assert np.abs(found.routes - expected.routes).max(initial=0) < 1e-4
+    assert (found.vectors * expected.vectors).sum(1).min() > 0.9999
+    assert found.routes.shape == expected.routes.shape
+
+
+@pytest.mark.parametrize("name", ["mini", "mini-base"])
+@pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.slow)])
+def test_vectors_and_routes_are_those_of_torch(name: str, count: int) -> None:
+    items = [Item(text) for text in odd_texts(count)]
+    quick = Embedder.load(name, "cpu")
+    assert isinstance(quick.backbone, MiniOnCpu)
+    expected = in_torch(name).embed(items)
+    agree(quick.embed(items, "query"), expected)
+    indexed = quick.embed(items)
+    assert (indexed.vectors * expected.vectors).sum(1).min() > 0.9997
+    assert np.median((indexed.vectors * expected.vectors).sum(1)) > 0.9999
+
+
+@pytest.mark.parametrize("settings", _SETTINGS)
+def test_whatever_the_settings_of_a_checkpoint(settings: AdapterSettings, tmp_path: Path) -> None:
+    base = registry.resolve("mini-base")
+    trained: Any = loading.load(base, "cpu")
+    torch.manual_seed(0)
+    adapters = trained.adapt(settings)
+    for layer in adapters.layers.values():
+        torch.nn.init.normal_(layer.up.weight, std=0.05)
+    folder = save(tmp_path / "trained", trained, base)
+    items = [Item(text) for text in odd_texts(12)]
+    quick = Embedder.load(folder, "cpu")
+    assert isinstance(quick.backbone, MiniOnCpu)
+    assert quick.info.routes == trained.info.routes
+    agree(quick.embed(items, "query"), in_torch(folder).embed(items))
+
+
+def test_pictures_and_texts_in_one_batch() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    items = [Item("dog"), Item(image=picture), Item("a cat", picture), Item("a long story " * 60), Item("cat")]
+    agree(Embedder.load("mini", "cpu").embed(items, "query"), in_torch("mini").embed(items))
+
+
+def test_what_it_says_is_what_torch_says() -> None:
+    for name in ("mini", "mini-base"):
+        quick, whole = Embedder.load(name, "cpu").info, in_torch(name).info
+        assert quick.engine.startswith("OpenVINO ") and whole.engine == "PyTorch"
+        for fact in ("name", "fingerprint", "dim", "parameters", "device", "routes", "calibration", "notes"):
+            assert getattr(quick, fact) == getattr(whole, fact), fact
+        assert quick.route_weight == whole.route_weight
+
+
+class TestKept:
+    def vector(self) -> Any:
+        return Embedder.load("mini-base", "cpu").embed([Item("a red bicycle")], "query").vectors
+
+    def file(self, home: Path) -> Path:
+        (file,) = (home / "cache" / "engine").glob("mini-*.graph")
+        return file
+
+    @pytest.fixture
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("TSEMBED_HOME", str(tmp_path))
+        return tmp_path
+
+    def test_it_is_made_once(self, home: Path) -> None:
+        first = self.vector()
+        file = self.file(home)
+        made = file.stat()
+        assert np.array_equal(self.vector(), first)
+        assert (self.file(home), file.stat().st_mtime_ns, file.stat().st_ino) == (file, made.st_mtime_ns, made.st_ino)
+        assert made.st_mode & 0o077 == 0 or os.name == "nt"
+
+    @pytest.mark.parametrize("damage", ["changed", "cut", "empty"])
+    def test_a_damaged_one_is_made_again(self, home: Path, damage: str) -> None:
+        first = self.vector()
+        file = self.file(home)
+        whole = bytearray(file.read_bytes())
+        whole[len(whole) // 2] ^= 1
+        file.write_bytes({"changed": bytes(whole), "cut": bytes(whole[:-9]), "empty": b""}[damage])
+        assert np.array_equal(self.vector(), first)
+        assert engine._read(self.file(home)) is not None
+
+    def test_those_who_make_it_at_once_do_not_disturb_each_other(self, home: Path) -> None:
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda _: self.vector(), range(3)))
+        assert all(np.array_equal(one, found[0]) for one in found)
+        assert self.file(home) and not list((home / "cache" / "engine").glob("*.partial"))
+
+    def test_of_one_model_only_the_newest_is_kept(self, home: Path) -> None:
+        self.vector()
+        file = self.file(home)
+        file.rename(file.with_name(f"{file.stem[:-1]}_.graph"))
+        self.vector()
+        assert self.file(home) == file
+
+    def test_it_works_where_nothing_can_be_written(self, home: Path) -> None:
+        (home / "cache").write_text("no folder")
+        assert self.vector().shape == (1, 384)
+
+
+class TestWithoutTheEngine:
+    def test_torch_does_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine, "openvino", lambda: None)
+        assert isinstance(Embedder.load("mini", "cpu").backbone, Mini)
+
+    def test_a_graph_that_it_does_not_take_is_said(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(*given: object) -> None:
+            raise RuntimeError("no such operation")
+
+        monkeypatch.setattr(engine, "kept", refuse)
+        assert isinstance(Embedder.load("mini", "cpu").backbone, Mini)
+        assert "does not take mini" in caplog.text
+
+
+def test_neither_torch_nor_what_reports_over_the_network_is_imported(home: Path) -> None:
+    program = (
+        "import sys\n"
+        "from tsembed_search import Embedder, Item\n"
+        "Embedder.load('mini').embed([Item('a red bicycle')], 'query')\n"
+        "Embedder.load('mini').embed([Item('a red bicycle ' * 40)])\n"
+        "print(*sorted({'torch', 'transformers', 'openvino_telemetry', 'peft', 'openvino'} & set(sys.modules)))\n"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["openvino"]

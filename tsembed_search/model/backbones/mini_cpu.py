@@ -1,0 +1,239 @@
+"""`mini` for embedding on a CPU: texts pass through the engine, without torch. The first picture loads all
+of `mini`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsembed_search.errors import ModelError
+from tsembed_search.items import InputSpec, Item, Role
+from tsembed_search.model import checkpoint, engine
+from tsembed_search.model import files as weights
+from tsembed_search.model.backbone import Backbone, Encoded, ModelInfo, ModelRef, Prepared
+from tsembed_search.model.backbones import mini_graph, mini_spec
+from tsembed_search.model.expert_settings import AdapterSettings
+
+# A batch this large suits the engine, on each core.
+_TOKENS = 1024
+_MOST_THREADS = 16
+# Lengths are rounded up: each new shape of an input costs the engine as much as a short text.
+_STEP = 8
+# bfloat16 rounds every token differently, and the mean over an item's tokens evens that out; over few it does not.
+_FEW_TOKENS = 32
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Word pieces with the special tokens. `exact`: to be computed in float32."""
+
+    ids: list[int]
+    exact: bool
+
+
+@dataclass(frozen=True)
+class _Pictured:
+    """An item with a picture, as all of `mini` prepared it."""
+
+    prepared: Prepared
+
+
+@dataclass(frozen=True)
+class _Routing:
+    """The mean raw routing vector `[L·E]` of the training data, and whether a route is that of the last token."""
+
+    mean: Array
+    last: bool
+
+
+class MiniOnCpu:
+    """The backbone behind `mini`, `mini-base` and checkpoints of them where items are embedded on a CPU.
+
+    Queries are computed in float32, documents in bfloat16 where the CPU has that.
+    """
+
+    def __init__(
+        self, info: ModelInfo, graph: NDArray[np.uint8], routing: _Routing | None, whole: Callable[[], Backbone]
+    ) -> None:
+        from tokenizers import Tokenizer
+
+        self.info = info
+        self._spec = mini_spec.inputs()
+        self._tokenizer = Tokenizer.from_file(str(mini_spec.verified("tokenizer")))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._ends: list[int] = self._tokenizer.encode("").ids
+        self._table = weights.arrays(mini_spec.file_path("encoder"))["embeddings.word_embeddings.weight"]
+        self._graph = graph
+        self._routing = routing
+        self._load_whole = whole
+        self._loading = threading.Lock()
+        self._loaded: Backbone | None = None
+
+    @property
+    def inputs(self) -> InputSpec:
+        """Pictures of 260 x 260 on white, texts of at most 254 word pieces."""
+        return self._spec
+
+    @property
+    def batch_tokens(self) -> int:
+        """As much as all cores compute beside each other."""
+        return _TOKENS * min(engine.threads(), _MOST_THREADS)
+
+    def prepare(self, item: Item, role: Role = "document") -> Prepared:
+        """Word pieces, as `Mini.prepare` makes them; an item with a picture is prepared by that."""
+        if item.image is not None:
+            prepared = self._whole().prepare(item, role)
+            return Prepared(prepared.tokens, _Pictured(prepared))
+        words = " ".join(part for part in (item.instruction, item.text) if part)
+        ids = self._tokenizer.encode(words, add_special_tokens=False).ids[: self._spec.text.max_tokens]
+        first, last = self._ends
+        return Prepared(len(ids) + 2, _Text([first, *ids, last], role == "query" or len(ids) < _FEW_TOKENS))
+
+    def forward(self, batch: Sequence[Prepared]) -> Encoded:
+        """Vectors `[B, 384]`, and `[B, L·E]` routes with adapters; float32 arrays."""
+        vectors = np.empty((len(batch), self.info.dim), np.float32)
+        routes = None if self._routing is None else np.empty((len(batch), self._routing.mean.size), np.float32)
+        for rows, found in (*self._seen(batch), *self._read(batch)):
+            vectors[rows] = found[0]
+            if routes is not None:
+                routes[rows] = found[1]
+        return Encoded(vectors, routes)
+
+    def _seen(self, batch: Sequence[Prepared]) -> Iterator[tuple[list[int], engine.Arrays]]:
+        """Rows with pictures, and their vectors and routes."""
+        pictured = {row: one.data.prepared for row, one in enumerate(batch) if isinstance(one.data, _Pictured)}
+        if pictured:
+            import torch
+
+            with torch.inference_mode():
+                found = self._whole().forward(list(pictured.values()))
+            yield list(pictured), [np.asarray(one) for one in (found.vectors, found.routes) if one is not None]
+
+    def _read(self, batch: Sequence[Prepared]) -> Iterator[tuple[list[int], engine.Arrays]]:
+        """Rows with texts alone, and their vectors and routes."""
+        texts = {row: one.data for row, one in enumerate(batch) if isinstance(one.data, _Text)}
+        for exact in (True, False):
+            groups = list(_alike({row: len(one.ids) for row, one in texts.items() if one.exact is exact}))
+            if not groups:
+                continue
+            runner = self._exact if exact else self._many
+            inputs = (self._inputs([texts[row].ids for row in rows]) for rows in groups)
+            for rows, (vectors, *routes) in zip(groups, runner.run(inputs), strict=True):
+                yield rows, [vectors, *(self._centred(one) for one in routes)]
+
+    def _inputs(self, texts: Sequence[list[int]]) -> engine.Arrays:
+        """Texts padded to the same length, as `mini_graph.encoder` takes them."""
+        longest = _rounded(max(map(len, texts)))
+        places, real = np.zeros((len(texts), longest), np.int64), np.zeros((len(texts), longest), np.float32)
+        for row, ids in enumerate(texts):
+            places[row, : len(ids)] = ids
+            real[row, : len(ids)] = 1 / len(ids)
+        inputs = [self._table[places], real]
+        if self._routing is None:
+            return inputs
+        if not self._routing.last:
+            return [*inputs, real]
+        counted = np.zeros_like(real)
+        counted[np.arange(len(texts)), [len(ids) - 1 for ids in texts]] = 1
+        return [*inputs, counted]
+
+    def _centred(self, routes: Array) -> Array:
+        """As `routing.centred`."""
+        assert self._routing is not None
+        routes = routes - self._routing.mean
+        centred: Array = routes / np.maximum(np.linalg.norm(routes, axis=1, keepdims=True), 1e-12)
+        return centred
+
+    @cached_property
+    def _exact(self) -> engine.Runner:
+        return engine.Runner(self._graph, "f32")
+
+    @cached_property
+    def _many(self) -> engine.Runner:
+        return engine.Runner(self._graph, engine.fast_precision(), many=True)
+
+    def _whole(self) -> Backbone:
+        """All of `mini`, in torch."""
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = self._load_whole()
+            return self._loaded
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _STEP) * _STEP
+
+
+def _alike(lengths: dict[int, int]) -> Iterator[list[int]]:
+    """Rows of similar lengths together, as many as suit one core at once."""
+    rows: list[int] = []
+    for row in sorted(lengths, key=lambda row: lengths[row]):
+        longest = _rounded(lengths[row])
+        if rows and (longest > 1.25 * lengths[rows[0]] + _STEP or (len(rows) + 1) * longest > _TOKENS):
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows
+
+
+def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
+    """Load `mini-base`, or a checkpoint on it; None where the engine is not installed, or cannot take it. `whole`
+    loads it in torch.
+
+    Raises `ModelError` for files that are missing or damaged.
+    """
+    if engine.openvino() is None:
+        return None
+    info = ModelInfo(
+        name=ref.name,
+        fingerprint=ref.fingerprint,
+        dim=mini_spec.DIM,
+        parameters=mini_spec.PARAMETERS,
+        device="cpu",
+        dtype={"bf16": "bfloat16", "f32": "float32"}[engine.fast_precision()],
+        calibration=mini_spec.CALIBRATION,
+        engine=engine.name(),
+    )
+    experts = routing = None
+    if ref.folder is not None:
+        said = checkpoint.read(ref.folder)
+        try:
+            settings = AdapterSettings.from_json(said.method)
+        except (KeyError, TypeError, ValueError, AttributeError, ModelError):
+            return None  # in torch it is refused, with the reason
+        experts = mini_graph.Experts(settings, *checkpoint.arrays(ref.folder))
+        if not experts.fit():
+            return None
+        routing = _Routing(np.array(said.mean, np.float32), settings.tokens == "last")
+        info = replace(
+            info,
+            parameters=info.parameters + weights.numbers(ref.folder.glob("*.safetensors")),
+            routes=(len(experts.routers), settings.experts),
+            calibration=said.calibration,
+            route_weight=said.route_weight,
+            notes={"base": said.base.name},
+        )
+    file = mini_spec.file_path("encoder").stat()
+    state = f"1 {file.st_size} {file.st_mtime_ns}"  # raise the number when the graph changes
+    try:
+        graph = engine.kept(
+            f"mini-{ref.fingerprint}",
+            state,
+            lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts),
+        )
+    except RuntimeError as error:
+        import logging
+
+        logging.getLogger(__name__).warning("The engine does not take %s, PyTorch does instead: %s", ref.name, error)
+        return None
+    return MiniOnCpu(info, graph, routing, whole)
