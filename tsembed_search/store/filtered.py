@@ -176,7 +176,6 @@ class Ask:
     """
 
     queries: list[list[float]] | Sequence[Words]
-    where: Filter | None = None
     condition: Any = None
     payload: bool | list[str] = False
     with_vectors: bool = False
@@ -245,8 +244,8 @@ class FilteredStore(ABC):
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
         payload = wanted_payload(fields if native.exact else None)
-        ask = Ask(queries.tolist(), where, native.condition, payload, with_vectors, exact)
-        return self._found(ask, native, limit, offset)
+        ask = Ask(queries.tolist(), native.condition, payload, with_vectors, exact)
+        return self._found(ask, where, native.exact, limit, offset)
 
     def search_words(
         self, queries: Sequence[Words], limit: int, where: Filter | None = None, *, offset: int = 0
@@ -255,7 +254,7 @@ class FilteredStore(ABC):
         native = translate(where, self._dialect)
         if limit <= 0 or not queries:
             return [[] for _ in queries]
-        return self._found(Ask(queries, where, native.condition, not native.exact), native, limit, offset)
+        return self._found(Ask(queries, native.condition, not native.exact), where, native.exact, limit, offset)
 
     def scores(
         self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words]
@@ -272,10 +271,9 @@ class FilteredStore(ABC):
                 scored[row] = {record.id: record.score for record in records}
         return scored
 
-    def _found(self, ask: Ask, native: Native, limit: int, offset: int) -> list[list[Record]]:
-        """The hits of each query from `offset` on; those of a condition that lets too much through are checked."""
-        where = ask.where
-        if native.exact:
+    def _found(self, ask: Ask, where: Filter | None, exact: bool, limit: int, offset: int) -> list[list[Record]]:
+        """The hits of each query from `offset` on; those that an inexact condition lets through are checked."""
+        if exact:
             return self._nearest(ask, min(limit, MAX_LIMIT), min(offset, MAX_LIMIT))
         wanted = offset + limit
         some = wanted + wanted // 2 + 5
