@@ -118,26 +118,26 @@ class Ours:
         assert len(self._index.search_many(queries, k=10)) == len(queries)
 
     def parts(self, queries: Sequence[str], k: int) -> Seconds:
-        """Where the time of a search goes: to the model, the engine, what is shown of hits, and the rest."""
+        """Return where a search spends its time, in medians: model, engine, what is shown of hits, and the rest."""
         from tsembed_search.search import searcher
 
         with self.opened():
             spent: dict[str, float] = defaultdict(float)
-            store, taken = type(self._index.store), searcher.Searcher
-            places = ((store, "search", "engine"), (store, "retrieve", "engine"), (taken, "_hits", "dress"))
+            store, found = type(self._index.store), []
+            places = ((store, "search", "engine"), (store, "retrieve", "engine"), (searcher.Searcher, "_hits", "dress"))
             originals = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
             for owner, name, part in places:
                 setattr(owner, name, timed(getattr(owner, name), spent, part))
             try:
                 for query in queries:
+                    spent.clear()
                     seconds = self._index.search(query, k=k).seconds
-                    spent["embed"] += seconds["embed"]
-                    spent["rest"] += seconds["search"] + seconds["load"]
+                    rest = seconds["search"] + seconds["load"] - sum(spent.values())
+                    found.append({"embed": seconds["embed"], **spent, "rest": rest})
             finally:
                 for owner, name, original in originals:
                     setattr(owner, name, original)
-        spent["rest"] -= spent["engine"] + spent["dress"]
-        return {part: spent[part] / len(queries) for part in ("embed", "engine", "dress", "rest")}
+        return {part: statistics.median(one[part] for one in found) for part in ("embed", "engine", "dress", "rest")}
 
 
 class Peer:

@@ -1,41 +1,50 @@
 """How an index behaves at size: the embedded engine with synthetic vectors and real payloads.
 
     python benchmarks/scale.py --items 100000 --dims 384 1536 --quantize none scalar binary
+    python benchmarks/scale.py --items 1000000 --dims 384 --quantize scalar --keep FOLDER --runs FILE.jsonl
 
-A run is one size of vector with one kind of quantisation. With `--runs FILE.jsonl` each is written there as soon as it
-is done, and those that the file has already are not done again: a run at a time, or on after an interruption. With
-`--keep FOLDER` the indexes stay there, and an index that is there is searched without building it again.
+A run is one size of vector with one kind of quantisation. With `--runs` each is written to that file as soon as it is
+done, and those that the file has already are not done again. With `--keep` the indexes stay in that folder: an index
+that is there is searched without building it again, and one that is not complete is continued.
 
-For every size of vector and kind of quantisation: points per second while indexing, seconds to build the graph and to
-re-open the index, p50 and p95 of a search for 10 hits without and with filters, recall@10 against an exhaustive search
-of the same index, resident memory and disk per item. Half of the queries lie in a cluster, half between two. The floor
-of each search is the exhaustive one; each is timed in several rounds, and the quietest round counts.
+For every size of vector and kind of quantisation:
 
-Indexing and searching happen in separate processes, so that the memory of one does not count for the other.
+- *Building*: points per second, seconds to build the graph, the longest wait of a search meanwhile; the same for 1%
+  more points; disk per item, and the most memory that each process had.
+- *Searching*: seconds to open the index, p50 and p95 of a search for 10 hits without and with filters, recall@10
+  against an exhaustive search, memory. Half of the queries lie in a cluster, half between two. The floor of
+  each search is the exhaustive one; each is timed in several rounds, and the quietest round counts.
+- *Managing*: seconds and memory to make the manifest anew, for status, for listing all files, and to remove some.
+
+Each of the three has a process of its own, so that the memory of one does not count for another.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tsembed_search.index import Index
+from tsembed_search.indexer import mending
 from tsembed_search.paths import IndexAddress
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Payload, Point, StoreSettings
 from tsembed_search.store.edge.store import EDGE, EdgeStore
 from tsembed_search.store.filters import Filter
-from tsembed_search.store.schema import point_id
+from tsembed_search.store.schema import IndexMetadata, point_id
 
 BATCH = 256
 QUERIES = 200
@@ -43,6 +52,8 @@ PER_CLUSTER = 100
 NOISE = 0.7
 BLOCKS, EXPERTS = 24, 8
 ROUNDS = 3
+BETWEEN_SEARCHES = 0.2
+REMOVED = 100
 BUILT = "built.json"
 WORDS = (
     *("light", "river", "stone", "harbour", "window", "letter", "garden", "winter"),
@@ -86,10 +97,10 @@ class Corpus:
         made = pairs + NOISE * rng.standard_normal(pairs.shape).astype(np.float32)
         return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True), dtype=np.float32)
 
-    def batches(self) -> Iterator[list[Point]]:
-        """All points, `BATCH` at a time."""
-        for start in range(0, self.items, BATCH):
-            count = min(BATCH, self.items - start)
+    def batches(self, first: int, last: int) -> Iterator[list[Point]]:
+        """The points from number `first` to before number `last`, `BATCH` at a time."""
+        for start in range(first // BATCH * BATCH, last, BATCH):
+            count = min(BATCH, last - start)
             rng = np.random.default_rng((self.seed, 1, start))
             for_all = zip(range(start, start + count), self.vectors(count, 2, start), strict=True)
             yield [
@@ -131,30 +142,71 @@ def _address(folder: Path) -> IndexAddress:
 
 
 def build(folder: Path, items: int, dim: int, quantize: str) -> dict[str, Any]:
-    """Indexes the corpus. Rates leave out the time that making it takes."""
-    store = EDGE.create(_address(folder), StoreSettings(dim, quantize))  # type: ignore[arg-type]
-    writing = 0.0
-    peaks: list[int] = []
-    for number, batch in enumerate(Corpus(items, dim).batches()):
+    """Indexes the corpus, then one percent more; goes on where an earlier run was ended."""
+    address, file = _address(folder), folder / BUILT
+    built = json.loads(file.read_text()) if file.exists() else {}
+    if EDGE.exists(address):
+        store = EDGE.open(address, writing=True)
+    else:
+        store = EDGE.create(address, StoreSettings(dim, quantize))  # type: ignore[arg-type]
+        store.write_metadata(IndexMetadata("mini", "synthetic", dim).to_json())
+    corpus = Corpus(items, dim)
+    for name, last in (("first", items), ("more", items + items // 100)):
+        if name in built:
+            continue
+        rate, peaks = write(store, corpus, last)
+        begun = time.perf_counter()
+        with searching(store, corpus.vectors(QUERIES, 5)) as waits:
+            store.optimize()
+        built[name] = {
+            "points_per_second": rate,
+            "indexing_memory_bytes": peaks,
+            "optimize_seconds": time.perf_counter() - begun,
+            "longest_wait_seconds": max(waits),
+            "graph": store.info().indexed,
+        }
+        file.write_text(json.dumps(built))
+    built["disk_bytes_per_item"] = int(store.info().details["disk_bytes"]) / store.count()
+    built["graph_memory_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    store.close()
+    file.write_text(json.dumps(built | {"complete": True}))
+    return built
+
+
+def write(store: EdgeStore, corpus: Corpus, last: int) -> tuple[float, list[int]]:
+    """Writes the points that are missing: points per second, without the time that making them takes, and memory."""
+    first = store.count()
+    writing, peaks = 0.0, list[int]()
+    for number, batch in enumerate(corpus.batches(first, last)):
         begun = time.perf_counter()
         store.upsert(batch)
         writing += time.perf_counter() - begun
-        if number * BATCH * 10 // items >= len(peaks):
+        if number * BATCH * 10 // (last - first) >= len(peaks):
             peaks.append(memory()["anonymous"])
-    begun = time.perf_counter()
-    store.optimize()
-    optimizing = time.perf_counter() - begun
-    facts = store.info()
-    store.close()
-    built = {
-        "points_per_second": items / writing,
-        "optimize_seconds": optimizing,
-        "graph": facts.indexed,
-        "disk_bytes_per_item": int(facts.details["disk_bytes"]) / items,
-        "indexing_memory_bytes": peaks,
-    }
-    folder.joinpath(BUILT).write_text(json.dumps(built))
-    return built
+            print(f"{store.count():,} points", file=sys.stderr, flush=True)
+    return (last - first) / writing if writing else 0.0, peaks
+
+
+@contextmanager
+def searching(store: EdgeStore, queries: NDArray[np.float32]) -> Iterator[list[float]]:
+    """Searches from another thread, now and then, while the block runs: the seconds of each search."""
+    waits, done = [0.0], threading.Event()
+
+    def run() -> None:
+        number = 0
+        while not done.wait(BETWEEN_SEARCHES):
+            begun = time.perf_counter()
+            store.search(queries[number % len(queries)][None], 10)
+            waits.append(time.perf_counter() - begun)
+            number += 1
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield waits
+    finally:
+        done.set()
+        thread.join()
 
 
 def measure(folder: Path, items: int, dim: int) -> dict[str, Any]:
@@ -165,15 +217,17 @@ def measure(folder: Path, items: int, dim: int) -> dict[str, Any]:
     opening = time.perf_counter() - begun
     corpus = Corpus(items, dim)
     queries = np.concatenate([corpus.vectors(QUERIES // 2, 3), corpus.between(QUERIES // 2)])
-    searches = {"no filter": search(store, queries, None)}
-    for name, text in FILTERS.items():
-        searches[name] = search(store, queries, text)
-        searches[name]["ratio"] = searches[name]["p50_ms"] / searches["no filter"]["p50_ms"]
-        print(json.dumps({name: searches[name]}), file=sys.stderr, flush=True)
-    after = memory()
+    filters = {"no filter": None} | {name: parse_where(text) for name, text in FILTERS.items()}
+    found = {name: quietest(store, queries, where) for name, where in filters.items()}
     begun = time.perf_counter()
     store.search(queries, 10)
     batch = time.perf_counter() - begun
+    after = memory()  # before all vectors are read
+    searches: dict[str, dict[str, float]] = {}
+    for name, where in filters.items():
+        searches[name] = compared(store, queries, where, *found[name])
+        searches[name]["ratio"] = searches[name]["p50_ms"] / searches["no filter"]["p50_ms"]
+        print(json.dumps({name: searches[name]}), file=sys.stderr, flush=True)
     store.close()
     return {
         "reopen_seconds": opening,
@@ -181,15 +235,54 @@ def measure(folder: Path, items: int, dim: int) -> dict[str, Any]:
         "searches": searches,
         "resident_bytes_per_item": (after["resident"] - before["resident"]) / items,
         "anonymous_bytes_per_item": (after["anonymous"] - before["anonymous"]) / items,
+        "search_memory": after,
     }
 
 
-def search(store: EdgeStore, queries: NDArray[np.float32], text: str | None) -> dict[str, float]:
-    """Times and recall of single searches for 10 hits."""
-    where = None if text is None else parse_where(text)
-    best, exhaustive = timed_search(store, queries, where, exact=True)
+def manage(folder: Path) -> dict[str, Any]:
+    """What people do with an index, besides searching it: seconds and the most memory so far of each."""
+    steps: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        steps[name] = {"seconds": time.perf_counter() - begun, "peak_bytes": memory()["peak"]}
+        print(json.dumps({name: steps[name]}), file=sys.stderr, flush=True)
+
+    with timed("repair"):
+        store = EDGE.open(_address(folder), writing=True)
+        mending.repair(folder, store)
+        store.close()
+    with Index.open(folder.name, store=f"edge:{folder.parent}") as index:
+        with timed("status"):
+            index.status()
+        with timed("ls"):
+            files = index.files()
+        with timed("ls of a folder"):
+            index.files(where=FILTERS["a folder"])
+        some = [file.path for file in files[:REMOVED]]
+        del files
+        with timed("rm"):
+            removed = index.remove(some)
+        assert removed.files == REMOVED, removed
+    return {"managing": steps}
+
+
+Found = list[set[str]]
+
+
+def quietest(store: EdgeStore, queries: NDArray[np.float32], where: Filter | None) -> tuple[Found, list[float]]:
+    """The hits and the seconds of single searches for 10 hits, in the round that was quietest."""
     rounds = [timed_search(store, queries, where, exact=False) for _ in range(ROUNDS)]
-    found, seconds = min(rounds, key=lambda each: float(np.median(each[1])))
+    return min(rounds, key=lambda each: float(np.median(each[1])))
+
+
+def compared(
+    store: EdgeStore, queries: NDArray[np.float32], where: Filter | None, found: Found, seconds: list[float]
+) -> dict[str, float]:
+    """Times and recall of searches, beside exhaustive ones."""
+    best, exhaustive = timed_search(store, queries, where, exact=True)
     same = sum(len(hits & truth) for hits, truth in zip(found, best, strict=True))
     return {
         "selects": store.count(where),
@@ -202,7 +295,7 @@ def search(store: EdgeStore, queries: NDArray[np.float32], text: str | None) -> 
 
 def timed_search(
     store: EdgeStore, queries: NDArray[np.float32], where: Filter | None, *, exact: bool
-) -> tuple[list[set[str]], list[float]]:
+) -> tuple[Found, list[float]]:
     """The ids of each query's hits, and its seconds."""
     found, seconds = [], []
     for query in queries:
@@ -214,15 +307,17 @@ def timed_search(
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process in memory: all, and those that are not pages of files, which the system can drop."""
-    names = {"VmRSS": "resident", "RssAnon": "anonymous"}
+    """Bytes of this process in memory: all, the most so far, and those that are not pages of files, which the system
+    can drop.
+    """
+    names = {"VmRSS": "resident", "RssAnon": "anonymous", "VmHWM": "peak"}
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     return {name: 1024 * int(fields[key].split()[0]) for key, name in names.items()}
 
 
 def in_a_process(step: str, folder: Path, items: int, dim: int, quantize: str) -> dict[str, Any]:
-    """Runs `build` or `measure` in a process of its own."""
+    """Runs `build`, `measure` or `manage` in a process of its own."""
     command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
     command += ["--items", str(items), "--dims", str(dim), "--quantize", quantize]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -232,12 +327,14 @@ def in_a_process(step: str, folder: Path, items: int, dim: int, quantize: str) -
 def measured(asked: argparse.Namespace, dim: int, quantize: str) -> dict[str, Any]:
     """One run, in a folder that is kept or thrown away."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) if asked.keep is None else asked.keep / f"{asked.items}x{dim}-{quantize}"
-        built = folder / BUILT
-        if not built.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # half built
+        folder = (Path(temporary) if asked.keep is None else asked.keep) / f"{asked.items}x{dim}-{quantize}"
+        file = folder / BUILT
+        if not (file.exists() and "complete" in json.loads(file.read_text())):
             in_a_process("build", folder, asked.items, dim, quantize)
-        return json.loads(built.read_text()) | in_a_process("measure", folder, asked.items, dim, quantize)
+        found = json.loads(file.read_text())
+        for step in ("measure", "manage"):
+            found |= in_a_process(step, folder, asked.items, dim, quantize)
+        return dict(found)
 
 
 def known(file: Path | None, what: dict[str, Any]) -> dict[str, Any] | None:
@@ -256,36 +353,46 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
     parser.add_argument("--runs", type=Path, metavar="FILE.jsonl", help="keep the results of runs here, and go on")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the indexes here, and use those that are")
-    parser.add_argument("--step", choices=["build", "measure"], help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=["build", "measure", "manage"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def show(run: dict[str, Any]) -> None:
     """One run, for people."""
-    print(f"\n{run['items']:,} items x {run['dim']}, quantisation {run['quantize']}")
+    mib, first, more, searched = 1 << 20, run["first"], run["more"], run["search_memory"]
+    print(f"\n{run['items']:,} items x {run['dim']}, quantisation {run['quantize']}\n")
+    print("| building | items per second | graph, s | longest wait of a search, s |\n|---|---|---|---|")
+    for name, each in (("all", first), ("1% more", more)):
+        print(
+            f"| {name} | {each['points_per_second']:,.0f} | {each['optimize_seconds']:.1f} "
+            f"| {each['longest_wait_seconds']:.2f} |"
+        )
     print(
-        f"  indexed at {run['points_per_second']:,.0f}/s, graph in {run['optimize_seconds']:.0f} s, "
-        f"re-opened in {run['reopen_seconds']:.2f} s; per item {run['disk_bytes_per_item'] / 1024:.1f} KiB of disk, "
-        f"{run['resident_bytes_per_item'] / 1024:.1f} KiB resident "
-        f"({run['anonymous_bytes_per_item'] / 1024:.1f} not files)"
+        f"\nDisk {run['disk_bytes_per_item'] / 1024:.1f} KiB an item; memory while writing "
+        f"{max(first['indexing_memory_bytes'] or [0]) / mib:,.0f} MiB, of the graph's process "
+        f"{run['graph_memory_bytes'] / mib:,.0f} MiB. Searching: opened in {run['reopen_seconds']:.2f} s, at most "
+        f"{searched['peak'] / mib:,.0f} MiB, {searched['anonymous'] / mib:,.0f} of them not files.\n"
     )
+    print("| filter | items | p50, ms | times | p95, ms | recall@10 | exhaustive, ms |\n|---|---|---|---|---|---|---|")
     for name, each in run["searches"].items():
         print(
-            f"  {name:15} {each['selects']:>8,} items  p50 {each['p50_ms']:6.2f} ms  p95 {each['p95_ms']:6.2f} ms  "
-            f"exhaustive {each['exhaustive_p50_ms']:6.2f} ms  recall@10 {each['recall_at_10']:.4f}"
+            f"| {name} | {each['selects']:,} | {each['p50_ms']:.2f} | {each.get('ratio', 1):.2f} "
+            f"| {each['p95_ms']:.2f} | {each['recall_at_10']:.4f} | {each['exhaustive_p50_ms']:.1f} |"
         )
+    print("\n| managing | s | memory so far, MiB |\n|---|---|---|")
+    for name, each in run["managing"].items():
+        print(f"| {name} | {each['seconds']:.2f} | {each['peak_bytes'] / mib:,.0f} |")
 
 
 def main() -> None:
     asked = arguments()
     if asked.step:
         step, dim, quantize = asked.step, asked.dims[0], asked.quantize[0]
-        done = (
-            build(asked.folder, asked.items, dim, quantize)
-            if step == "build"
-            else measure(asked.folder, asked.items, dim)
-        )
+        if step == "build":
+            done = build(asked.folder, asked.items, dim, quantize)
+        else:
+            done = measure(asked.folder, asked.items, dim) if step == "measure" else manage(asked.folder)
         print(json.dumps(done))
         return
     runs = []

@@ -171,9 +171,12 @@ class Manifest:
         with self._db.transaction() as db:
             _forget(db, paths)
 
-    def homeless(self, limit: int) -> list[Content]:
-        """Contents that no file has any more, up to `limit` of them."""
-        return self._contents("WHERE NOT EXISTS (SELECT 1 FROM files WHERE files.sha = contents.sha) LIMIT ?", (limit,))
+    def homeless(self, limit: int, after: bytes = b"") -> list[Content]:
+        """Contents that no file has any more, up to `limit` of them, in the order of their hashes, from `after` on."""
+        return self._contents(
+            "WHERE sha > ? AND NOT EXISTS (SELECT 1 FROM files WHERE files.sha = contents.sha) ORDER BY sha LIMIT ?",
+            (after, limit),
+        )
 
     def drop(self, shas: Iterable[bytes]) -> None:
         """Drop contents whose points are gone from the store."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.documents.document import FORMATS
 from tsembed_search.errors import StoreError
-from tsembed_search.indexer.database import UNSURE, FileRow, packed, unpacked
+from tsembed_search.indexer.database import UNSURE, Content, FileRow, packed
 from tsembed_search.indexer.manifest import NAME, Manifest, Told
 from tsembed_search.indexer.report import Amount
 from tsembed_search.paths import file_path
@@ -42,8 +42,9 @@ def agree(manifest: Manifest, store: Store, note: Callable[[str], None]) -> None
     told = store.metadata.get(_GENERATION)
     sound = (store.metadata.get(_SALVAGED) or "") == (manifest.get(_SALVAGED) or "")
     if sound and told in (known, manifest.get(_NEXT_GENERATION)):
-        for content in manifest.unsettled():
-            manifest.correct([replace(content, points=_points_of(store, content.sha))])
+        unsettled = manifest.unsettled()
+        for at in range(0, len(unsettled), _GROUP):
+            manifest.correct(_looked_up(store, unsettled[at : at + _GROUP]))
         if store.count() == manifest.counts()[1]:
             return
     elif sound and known is None and told is None and store.count() == 0:
@@ -67,9 +68,12 @@ def begin_changes(manifest: Manifest, store: Store) -> None:
     manifest.put(_GENERATION, generation)
 
 
-def _points_of(store: Store, sha: bytes) -> bytes:
-    found = store.scroll(Condition("sha", "=", sha.hex()), fields=["sha"])
-    return packed(sorted(record.id for record in found))
+def _looked_up(store: Store, contents: Sequence[Content]) -> list[Content]:
+    """The contents with those points that the store has."""
+    ids: dict[str, list[str]] = {content.sha.hex(): [] for content in contents}
+    for record in store.scroll(Condition("sha", "in", tuple(ids)), fields=["sha"]) if ids else ():
+        ids[record.payload["sha"]].append(record.id)
+    return [replace(content, points=packed(sorted(ids[content.sha.hex()]))) for content in contents]
 
 
 def rebuild_manifest(manifest: Manifest, store: Store) -> int:
@@ -114,14 +118,16 @@ def update_places(manifest: Manifest, store: Store, tick: Callable[[], None]) ->
 
 def sweep(manifest: Manifest, store: Store, tick: Callable[[], None]) -> int:
     """Remove the points of contents that no file has any more; returns how many."""
-    removed = 0
-    while contents := manifest.homeless(_GROUP):
+    removed, last = 0, b""
+    while contents := manifest.homeless(_GROUP, after=last):
+        last = contents[-1].sha
         manifest.begin([(content.sha, content.recipe) for content in contents])
-        for content in contents:
-            points = unpacked(_points_of(store, content.sha)) if content.pending else content.ids
-            store.delete(points)
-            removed += len(points)
-            tick()
+        sure = [content for content in contents if not content.pending]
+        unsure = _looked_up(store, [content for content in contents if content.pending])
+        points = [id for content in (*sure, *unsure) for id in content.ids]
+        store.delete(points)
+        removed += len(points)
+        tick()
         manifest.drop(content.sha for content in contents)
     return removed
 

@@ -301,6 +301,12 @@ class _IndexRun:
         if self._store.metadata.get(OFFLINE, []) != lost:
             self._store.write_metadata({**self._store.metadata, OFFLINE: lost})
 
+    def _tell_left(self, seconds: float | None) -> None:
+        if self._stop.is_set():
+            raise FlowStopped
+        self._meter.left = seconds
+        self._meter.tick()
+
     def optimize(self) -> bool:
         """Make searches fast, and scores of different kinds comparable. False when the run is to stop instead."""
         if self._store is None or not self._begun:
@@ -308,7 +314,7 @@ class _IndexRun:
         if self._stop.is_set():
             return False
         self._meter.enter("optimizing")
-        self._store.optimize()
+        self._store.optimize(self._tell_left)
         if self._embedders and self._embedders[0].info.calibration is None:
             from tsembed_search.search.index_model import measured_calibration
 

@@ -193,6 +193,7 @@ class Meter:
         self.found = 0
         self.ignored = 0
         self.total: int | None = None
+        self.left: float | None = None
         self._sink = sink
         self._started = self._entered = time.monotonic()
         self._embedding_seconds = 0.0
@@ -204,7 +205,7 @@ class Meter:
     def enter(self, stage: Stage) -> None:
         """Begin the next stage."""
         self._leave()
-        self.stage, self.current = stage, ""
+        self.stage, self.current, self.left = stage, "", None
         self.tick(now=True)
 
     def _leave(self) -> None:
@@ -262,7 +263,7 @@ class Meter:
 
     def _snapshot(self, moment: float) -> Progress:
         done, embedded = self.done(), self.report.items.embedded
-        rate, left = 0.0, None
+        rate, left = 0.0, self.left
         if self.stage == "embedding":
             self._recent.append((moment, embedded, done))
             while len(self._recent) > 2 and moment - self._recent[0][0] > _RATE_SECONDS:

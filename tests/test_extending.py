@@ -118,7 +118,7 @@ class Shelf:
                 counts[value] = counts.get(value, 0) + 1
         return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:limit])
 
-    def optimize(self):
+    def optimize(self, tell=None):
         pass
 
     def info(self):

@@ -108,7 +108,7 @@ def copied(paths: Iterable[Path]) -> Iterator[Path]:
             temporary = tempfile.TemporaryDirectory(prefix="tsembed-", ignore_cleanup_errors=True)
             folder = Path(stack.enter_context(temporary))
             for path in paths:
-                _copy(path, folder / path.name)
+                copy(path, folder / path.name)
         except OSError as error:
             raise StoreError(
                 f"The index cannot be written where it is, nor be copied to be read: {error.strerror or error}.",
@@ -117,11 +117,12 @@ def copied(paths: Iterable[Path]) -> Iterator[Path]:
         yield folder
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, or a folder with all that is in it, for this user alone. Raises `OSError`."""
     if source.is_dir():
         target.mkdir(0o700)
         for path in source.iterdir():
-            _copy(path, target / path.name)
+            copy(path, target / path.name)
         return
     zeros = bytes(_BLOCK)
     with source.open("rb") as read, target.open("wb") as write:

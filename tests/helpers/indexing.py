@@ -176,7 +176,7 @@ class Indexing:
         store = opening.open(address_of(self.home))
         if not self.optimizes:
             # Small shards are rewritten as a whole; what that does is tested once.
-            store.optimize = lambda: None  # type: ignore[method-assign]
+            store.optimize = lambda tell=None: None  # type: ignore[method-assign]
         return store
 
     def _create(self) -> None:

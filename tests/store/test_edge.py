@@ -16,7 +16,6 @@ from helpers.store_points import DIM, address_of, make_points, make_queries, nea
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, StoreSettings
-from tsembed_search.store.edge import graph as optimizer
 from tsembed_search.store.edge import shard as edge_shard
 from tsembed_search.store.edge.store import EDGE, EdgeStore
 from tsembed_search.store.schema import PAYLOAD_INDEXES
@@ -143,6 +142,7 @@ def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made = make_points(1550, dim=64)
     many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 20)
+    monkeypatch.setattr(edge_shard, "SCAN_KB", 20)
     monkeypatch.setattr("tsembed_search.store.edge.query.FEW", 50)  # else all would be scanned
     store = EDGE.create(address_of(tmp_path), StoreSettings(64))
     store.upsert(many)
@@ -158,7 +158,7 @@ def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_folder_of_few_points_is_searched_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph has no links between the points of one folder."""
+    """Most of their neighbours in the graph are in another folder."""
     made = make_points(3050, dim=32)
     many, queries = made[:3000], np.stack([point.vector for point in made[3000:]])
     for number, point in enumerate(many):
@@ -167,6 +167,7 @@ def test_a_folder_of_few_points_is_searched_well(tmp_path: Path, monkeypatch: py
         place = {"path": path, "root": "/pictures", "rel": path[10:], "ext": "jpg", "mtime": 1.0}
         point.payload.update({**place, "places": [place]})
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 4)
+    monkeypatch.setattr(edge_shard, "SCAN_KB", 4)
     store = EDGE.create(address_of(tmp_path), StoreSettings(32))
     store.upsert(many)
     store.optimize()
@@ -179,32 +180,6 @@ def test_a_folder_of_few_points_is_searched_well(tmp_path: Path, monkeypatch: py
             hits += len({hit.id for hit in found} & set(list(nearest(many, query, where))[:10]))
         assert hits / 500 >= 0.99, few
     store.close()
-
-
-def test_an_interrupted_optimisation_loses_nothing(
-    store: EdgeStore, points: list[Point], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.upsert(points)
-    monkeypatch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 1)
-
-    def interrupted(self: subprocess.Popen[bytes]) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(subprocess.Popen, "communicate", interrupted)
-        store.optimize()
-    assert store.count() == len(points)
-    store.optimize()
-    assert store.count() == len(points)
-
-
-def test_a_failed_optimisation_says_so(store: EdgeStore, points: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
-    store.upsert(points)
-    monkeypatch.setattr("tsembed_search.store.edge.shard.INDEXING_THRESHOLD_KB", 1)
-    monkeypatch.setattr(optimizer.sys, "executable", "/bin/false")  # type: ignore[attr-defined]
-    with pytest.raises(StoreError, match=r"search graph .* failed: exit status 1.*Nothing is lost"):
-        store.optimize()
-    assert store.count() == len(points)
 
 
 def test_an_unfinished_creation_is_made_anew(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def _salvage(folder: Path, points: list[Point]) -> None:
 
 def _metadata(folder: Path, points: list[Point]) -> None:
     settings, metadata = index_file.read(folder)
-    index_file.write(folder, settings, {**metadata, "more": 1})
+    index_file.write(folder, settings, {**metadata, "more": 1}, folder / "points")
 
 
 def _own(folder: Path, points: list[Point]) -> None:

@@ -123,7 +123,7 @@ def test_no_room_for_a_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def full(*values: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(private_copy, "_copy", full)
+    monkeypatch.setattr(private_copy, "copy", full)
     with pytest.raises(StoreError, match=r"nor be copied to be read: No space left.*TSEMBED_HOME"):
         EDGE.open(address_of(folder))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
@@ -85,6 +85,10 @@ class StoreInfo:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
+def unheard(left: float | None) -> None:
+    """Tell nobody how many seconds are left."""
+
+
 class Store(Protocol):
     """A collection of points of one vector size `dim`, cosine distance, vector name `dense`.
 
@@ -143,8 +147,11 @@ class Store(Protocol):
     def facet(self, key: str, where: Filter | None = None, limit: int = 1000) -> dict[str, int]:
         """Count the points that have each value of a payload field with a keyword index, most frequent first."""
 
-    def optimize(self) -> None:
-        """Build the search graph where it is worth it, when a run ends. May take long, and can be interrupted."""
+    def optimize(self, tell: Callable[[float | None], None] = unheard) -> None:
+        """Build the search graph where it is worth it, when a run ends; searches go on. May take long.
+
+        `tell` hears now and then how many seconds are left, None when that is not known; what it raises ends the work.
+        """
 
     def info(self) -> StoreInfo:
         """Return facts for people."""

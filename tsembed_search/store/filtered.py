@@ -170,7 +170,6 @@ class Ask:
     """
 
     queries: list[list[float]]
-    where: Filter | None
     condition: Any
     payload: bool | list[str]
     with_vectors: bool
@@ -229,7 +228,7 @@ class FilteredStore(ABC):
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
         payload = wanted_payload(fields if native.exact else None)
-        ask = Ask(queries.tolist(), where, native.condition, payload, with_vectors, exact)
+        ask = Ask(queries.tolist(), native.condition, payload, with_vectors, exact)
         if native.exact:
             return self._nearest(ask, min(limit, MAX_LIMIT), min(offset, MAX_LIMIT))
         wanted = offset + limit

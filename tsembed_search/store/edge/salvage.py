@@ -30,21 +30,16 @@ def salvage(folder: Path) -> int:
     cannot be read.
     """
     settings, metadata = shard.read(folder)
-    points, fresh, probe, old = (folder / f"points{end}" for end in ("", ".salvaged", ".probe", ".damaged"))
+    points, probe = shard.points_of(folder)[0], folder / "points.probe"
+    fresh = shard.other(points)
     with shard.explained("rescue the index in", folder):
-        if not points.exists() and fresh.exists():  # cut short while the two were exchanged
-            fresh.rename(points)
-            shutil.rmtree(old, ignore_errors=True)
-            with closing(shard.load(points, settings)) as opened:
-                return int(opened.info().points_count)
         if not points.is_dir():  # a file in its place holds nothing that could be read
             points.unlink(missing_ok=True)
         points.mkdir(exist_ok=True)
         if opened := _unless_damaged(shard.load, points, settings):  # or another process has it
             opened.close()
         _give_back(probe, points)
-        for left in (fresh, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
         shard.need_space(folder, shard.WRITE_RESERVE + 2 * shard.disk_bytes(points))
         made = shard.create(fresh, settings)
         for segment in sorted((points / "segments").glob("*")):
@@ -54,11 +49,9 @@ def salvage(folder: Path) -> int:
         count = int(made.info().points_count)
         made.flush()
         made.close()
-        # Before the exchange: a manifest that is compared needlessly does no harm.
-        shard.write(folder, settings, {**metadata, SALVAGED: uuid.uuid4().hex})
-        points.rename(old)
-        fresh.rename(points)
-        shutil.rmtree(old)
+        # With this, at once, the new shard takes the place of the damaged one.
+        shard.write(folder, settings, {**metadata, SALVAGED: uuid.uuid4().hex}, fresh)
+        shutil.rmtree(points)
     return count
 
 

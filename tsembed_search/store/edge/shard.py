@@ -16,13 +16,23 @@ from typing import Any, Final
 from tsembed_search import private
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
-from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
 
 NAME: Final = "index.json"
 """The file with the settings of the store and the metadata of its index, which the engine itself cannot keep."""
 
 INDEXING_THRESHOLD_KB: Final = 20_000
 """Vectors of this many kilobytes are searched in 2 to 3 ms without HNSW, so a smaller index does without."""
+
+SCAN_KB: Final = 45_000
+"""Where a filter lets vectors of fewer kilobytes pass, the engine compares all of them: a walk would take longer."""
+
+GRAPHS: Final = 3
+"""Segments that the engine aims at: one graph, one of what came later, and what has none yet. With fewer, every build
+would write all of the shard again."""
+
+POINTS: Final = ("points", "points.2")
+"""The folders that a shard may be in: a new graph is built in the other one, and `index.json` then names that."""
 
 FLUSH_BYTES: Final = 64 << 20
 """Points since the last flush are in the write-ahead log only; a flush keeps the log, and re-opening, short."""
@@ -49,10 +59,10 @@ def create(folder: Path, settings: StoreSettings) -> Any:
     import qdrant_edge as engine
 
     need_space(folder.parent, WRITE_RESERVE)
-    _remove_unfinished(folder)
-    shard = engine.EdgeShard.create(os.fspath(folder), _config(settings))
+    remove_unfinished(folder)
+    shard = engine.EdgeShard.create(os.fspath(folder), config(settings))
     for key, kind in PAYLOAD_INDEXES.items():
-        shard.update(engine.UpdateOperation.create_field_index(key, _index_parameters(key, kind)))
+        shard.update(engine.UpdateOperation.create_field_index(key, _index_parameters(kind)))
     shard.flush()
     return shard
 
@@ -64,7 +74,7 @@ def load(folder: Path, settings: StoreSettings) -> Any:
     if not folder.is_dir():
         raise DamagedIndexError(f"The items of this index are missing: {folder} does not exist.", _REPAIR)
     need_space(folder, OPEN_RESERVE)
-    return engine.EdgeShard.load(os.fspath(folder), _config(settings))
+    return engine.EdgeShard.load(os.fspath(folder), config(settings))
 
 
 def need_space(folder: Path, size: int) -> None:
@@ -117,7 +127,8 @@ def _native(error: BaseException) -> bool:
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
-def _config(settings: StoreSettings) -> Any:
+def config(settings: StoreSettings, graph_from_kb: int | None = None) -> Any:
+    """Return the engine's settings. A graph is built of vectors of `graph_from_kb`, usually `INDEXING_THRESHOLD_KB`."""
     import qdrant_edge as engine
 
     quantization = {
@@ -129,31 +140,29 @@ def _config(settings: StoreSettings) -> Any:
     }[settings.quantize]
     return engine.EdgeConfig(
         vectors={VECTOR_NAME: engine.EdgeVectorParams(size=settings.dim, distance=engine.Distance.Cosine)},
-        hnsw_config=engine.HnswIndexConfig(HNSW_M, HNSW_EF_CONSTRUCT, full_scan_threshold=INDEXING_THRESHOLD_KB),
+        # Links among the points that share a value would take five times as long to build as the graph itself.
+        hnsw_config=engine.HnswIndexConfig(HNSW_M, HNSW_EF_CONSTRUCT, full_scan_threshold=SCAN_KB, payload_m=0),
         quantization_config=quantization,
-        optimizers=engine.EdgeOptimizersConfig(indexing_threshold=INDEXING_THRESHOLD_KB, default_segment_number=1),
+        optimizers=engine.EdgeOptimizersConfig(
+            indexing_threshold=graph_from_kb or INDEXING_THRESHOLD_KB, default_segment_number=GRAPHS
+        ),
     )
 
 
-def _index_parameters(key: str, kind: str) -> Any:
-    """Payload indexes stay in files that the system caches: a tenth of the memory, for searches as fast.
-
-    The graph gets links of its own among points that share a value: without them, filtered searches took three to five
-    times as long at 100,000 items. It gets none for a key that is the same for all points or different for each, and
-    none for paths, of whose folders there are many.
-    """
+def _index_parameters(kind: str) -> Any:
+    """Payload indexes stay in files that the system caches: a tenth of the memory, for searches as fast."""
     import qdrant_edge as engine
 
-    on_disk, linked = engine.Memory.Cold, key not in ("model", "sha", PATH_KEYS)
+    on_disk = engine.Memory.Cold
     return {
-        "keyword": engine.KeywordIndexParams(memory=on_disk, enable_hnsw=linked),
+        "keyword": engine.KeywordIndexParams(memory=on_disk),
         "integer": engine.IntegerIndexParams(lookup=True, range=True, memory=on_disk),
         "float": engine.FloatIndexParams(memory=on_disk),
     }[kind]
 
 
-def _remove_unfinished(shard_folder: Path) -> None:
-    """Clears what a creation that was cut short has left; refuses when there are points in it."""
+def remove_unfinished(shard_folder: Path) -> None:
+    """Clear what a creation that was cut short has left. Raises `StoreError` when there are points in it."""
     import qdrant_edge as engine
 
     if not shard_folder.exists():
@@ -213,9 +222,35 @@ def read(folder: Path) -> tuple[StoreSettings, dict[str, Any]]:
         ) from error
 
 
-def write(folder: Path, settings: StoreSettings, metadata: Mapping[str, Any]) -> None:
-    """Replace the file as a whole: whoever reads it, even after a power cut, sees the old or the new one."""
-    data = {"schema": SCHEMA_VERSION, "store": asdict(settings), "metadata": dict(metadata)}
+def points_of(folder: Path) -> tuple[Path, int]:
+    """Return the folder of an index's shard, and how many points were written since its graph was built.
+
+    The index's file must be readable.
+    """
+    data = json.loads((folder / NAME).read_text("utf-8"))
+    name, written = data.get("points"), data.get("written_since")
+    return folder / (name if name in POINTS else POINTS[0]), written if isinstance(written, int) else 0
+
+
+def other(points: Path) -> Path:
+    """Return the folder in which what replaces a shard is made."""
+    return points.with_name(POINTS[points.name == POINTS[0]])
+
+
+def write(
+    folder: Path, settings: StoreSettings, metadata: Mapping[str, Any], points: Path, written_since: int = 0
+) -> None:
+    """Replace the file as a whole: whoever reads it, even after a power cut, sees the old or the new one.
+
+    `points` is the shard's folder: with it, another shard takes the place of the one before. See `points_of`.
+    """
+    data = {
+        "schema": SCHEMA_VERSION,
+        "store": asdict(settings),
+        "points": points.name,
+        "written_since": written_since,
+        "metadata": dict(metadata),
+    }
     text = json.dumps(data, indent=2, allow_nan=False)
     temporary = folder / f"index.json.{uuid.uuid4().hex}"
     try:

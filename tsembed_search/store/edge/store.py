@@ -1,14 +1,15 @@
 """The embedded engine: one Qdrant Edge shard in the index's folder, in this process, with nothing to install or start.
 
 The folder holds `points/` (the shard) and `index.json` (its settings and the index's metadata, which the engine itself
-cannot keep). One process owns a shard at a time.
+cannot keep). One process owns a shard at a time. When a search graph was built in a copy of the shard, `index.json`
+names the copy, and the shard before is deleted: at any moment, one of the two is whole.
 """
 
 from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsembed_search import private
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.ownership import lock, owner_of
-from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_points
+from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_points, unheard
 from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
 from tsembed_search.store.filtered import Ask, FilteredStore, wanted_payload
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
 _PAGE: Final = 1000
 _LOCK: Final = "open.lock"
 
+MANY_GONE: Final = 0.2
+"""The share of deleted points from which on a graph is built anew without them."""
+
 
 class EdgeStore(FilteredStore):
     """A `Store` (see `base.py`) on an open shard. `EdgeEngine` makes and opens it.
 
-    For several threads, which take turns: the engine keeps Python's interpreter lock anyway, and has no shard for a
-    search while it is optimised.
+    For several threads, which take turns: the engine keeps Python's interpreter lock anyway. While a search graph is
+    built, searches go on, and changes wait.
     """
 
     def __init__(
@@ -41,29 +45,32 @@ class EdgeStore(FilteredStore):
         folder: Path,
         settings: StoreSettings,
         metadata: dict[str, Any],
+        points: Path,
         opened: Any,
         held: ExitStack,
         *,
+        written: int = 0,
         copied: bool = False,
     ) -> None:
-        """Take over an open shard, and what is `held` for it until it is closed; `copied`: it is that of a copy, for
-        the index cannot be written.
+        """Take over the open shard of `points`, and what is `held` for it until it is closed. `written`: points since
+        its graph was built. `copied`: it is that of a copy, for the index cannot be written.
         """
         super().__init__(settings, metadata)
         self._folder = folder
+        self._points = points
         self._shard = opened
         self._held = held
         self._copied = copied
         self._dialect = query.dialect()
         self._unflushed = 0
-        self._changed = False
+        self._written = self._noted = written
         self._turn = threading.RLock()
+        self._change = threading.RLock()
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata as a whole."""
         with self._writing("write the metadata of"):
-            shard.write(self._folder, self.settings, metadata)
-        self._metadata = dict(metadata)
+            self._note(metadata, self._points, self._written)
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Add or replace points. They are in the log when it returns."""
@@ -79,7 +86,7 @@ class EdgeStore(FilteredStore):
             rows = zip(ids, vectors.tolist(), points, strict=True)
             made = [engine.Point(id, {VECTOR_NAME: row}, with_path_keys(point.payload)) for id, row, point in rows]
             opened.update(engine.UpdateOperation.upsert_points(made))
-            self._wrote(size)
+            self._wrote(size, len(points))
 
     def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
         """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
@@ -144,30 +151,44 @@ class EdgeStore(FilteredStore):
         with self._engine("read") as opened:
             return {str(hit.value): int(hit.count) for hit in opened.facet(request).hits}
 
-    def optimize(self) -> None:
-        """Build the search graph when enough vectors are without (`INDEXING_THRESHOLD_KB`), in a child process."""
+    def optimize(self, tell: Callable[[float | None], None] = unheard) -> None:
+        """Build the search graph of a copy, which then takes the shard's place, when enough vectors are without one."""
+        with self._change:
+            with self._writing("optimise") as opened:
+                facts, threshold = opened.info(), shard.INDEXING_THRESHOLD_KB * 1024
+                points, indexed = int(facts.points_count), int(facts.indexed_vectors_count)
+                waiting = max(self._written, points - indexed)
+                # Points that were deleted are still counted as indexed.
+                if waiting * self.dim * 4 < threshold and indexed - points <= MANY_GONE * indexed:
+                    if self._written != self._noted:
+                        self._note(self._metadata, self._points, self._written)
+                    return
+                shard.need_space(self._folder, WRITE_RESERVE + 2 * shard.disk_bytes(self._points))
+                opened.flush()
+                self._unflushed = 0
+            with shard.explained("optimise the index in", self._folder):
+                self._build(waiting, tell)
+
+    def _build(self, waiting: int, tell: Callable[[float | None], None]) -> None:
         from tsembed_search.store.edge import graph
 
-        with self._writing("optimise") as opened:
-            facts, threshold = opened.info(), shard.INDEXING_THRESHOLD_KB * 1024
-            waiting = (facts.points_count - facts.indexed_vectors_count) * self.dim * 4
-            if not self._changed and waiting < threshold:
-                return
-            if facts.points_count * self.dim * 4 < threshold:
-                opened.optimize()
-                opened.flush()
-            else:
-                points = self._folder / "points"
-                shard.need_space(self._folder, WRITE_RESERVE + 2 * shard.disk_bytes(points / "segments"))
-                opened.flush()
-                opened.close()
-                self._shard = None
-                try:
-                    graph.run(points)
-                finally:
-                    self._shard = shard.load(points, self.settings)
-        self._changed = False
-        self._unflushed = 0
+        old, fresh = self._points, shard.other(self._points)
+        with ExitStack() as failed:
+            failed.callback(shutil.rmtree, fresh, ignore_errors=True)
+            graph.build(old, fresh, self.dim, waiting, tell)
+            opened = shard.load(fresh, self.settings)
+            failed.callback(opened.close)
+            self._note(self._metadata, fresh, 0)
+            failed.pop_all()
+        with self._turn:
+            before, self._shard, self._points, self._written = self._shard, opened, fresh, 0
+        before.close()
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _note(self, metadata: Mapping[str, Any], points: Path, written: int) -> None:
+        """Write the index's file."""
+        shard.write(self._folder, self.settings, metadata, points, written)
+        self._metadata, self._noted = dict(metadata), written
 
     def info(self) -> StoreInfo:
         """Return facts for people."""
@@ -175,7 +196,7 @@ class EdgeStore(FilteredStore):
             facts = opened.info()
         details = {
             "folder": str(self._folder),
-            "disk_bytes": str(shard.disk_bytes(self._folder / "points")),
+            "disk_bytes": str(shard.disk_bytes(self._points)),
             "segments": str(facts.segments_count),
             "quantize": self.settings.quantize,
         }
@@ -186,7 +207,7 @@ class EdgeStore(FilteredStore):
 
     def close(self) -> None:
         """Write everything to disk and let another process open the store. Closing twice does no harm."""
-        with self._turn:
+        with self._change, self._turn:
             if self._shard is None:
                 return
             with self._engine("close") as opened:
@@ -200,8 +221,8 @@ class EdgeStore(FilteredStore):
                     private.close_to_others(self._folder)
                     self._held.close()
 
-    def _wrote(self, size: int) -> None:
-        self._changed = True
+    def _wrote(self, size: int, points: int = 1) -> None:
+        self._written += points
         self._unflushed += size
         if self._unflushed >= FLUSH_BYTES:
             self._shard.flush()
@@ -214,7 +235,7 @@ class EdgeStore(FilteredStore):
                 f"Cannot {doing} the index in {self._folder}: it can only be read there.",
                 "Make its disk or its folder writable, or set TSEMBED_HOME to another folder.",
             )
-        with self._engine(doing) as opened:
+        with self._change, self._engine(doing) as opened:
             yield opened
 
     @contextmanager
@@ -251,18 +272,19 @@ class EdgeEngine:
         folder = address.folder
         settings, metadata = shard.read(folder)
         with shard.explained("open the index in", folder), _lock(folder) as held:
+            points, written = shard.points_of(folder)
             try:
-                opened = shard.load(folder / "points", settings)
+                opened = shard.load(points, settings)
             except BaseException as error:
                 if not shard.is_unwritable(error):
                     raise
             else:
-                return EdgeStore(folder, settings, metadata, opened, held.pop_all())
+                shutil.rmtree(shard.other(points), ignore_errors=True)  # of a build that was cut short
+                return EdgeStore(folder, settings, metadata, points, opened, held.pop_all(), written=written)
             if owner := owner_of(folder):
                 raise IndexBusyError(f"The index in {folder} is in use by {owner}.", "Wait until it has finished.")
-            copy = held.enter_context(private.copied([folder / "points"]))
-            opened = shard.load(copy / "points", settings)
-            return EdgeStore(folder, settings, metadata, opened, held.pop_all(), copied=True)
+            copy = held.enter_context(private.copied([points])) / points.name
+            return EdgeStore(folder, settings, metadata, copy, shard.load(copy, settings), held.pop_all(), copied=True)
 
     def create(self, address: IndexAddress, settings: StoreSettings) -> EdgeStore:
         """Make a new store. Raises `StoreError` when the folder has one, or cannot be written."""
@@ -272,18 +294,21 @@ class EdgeEngine:
         with shard.explained("create an index in", folder):
             private.make_folder(folder)
             with _lock(folder) as held:
-                made = shard.create(folder / "points", settings)
+                points, other = (folder / name for name in shard.POINTS)
+                shard.remove_unfinished(other)
+                made = shard.create(points, settings)
                 # Last, so that a creation that was cut short is not mistaken for an index.
-                shard.write(folder, settings, {})
-                return EdgeStore(folder, settings, {}, made, held.pop_all())
+                shard.write(folder, settings, {}, points)
+                return EdgeStore(folder, settings, {}, points, made, held.pop_all())
 
     def delete(self, address: IndexAddress) -> None:
         """Delete the store. Raises `IndexBusyError` when another process has it open."""
         self.open(address).close()
         with shard.explained("delete the index in", address.folder):
             # First what makes it an index, so that a deletion that is cut short leaves none.
+            points, _ = shard.points_of(address.folder)
             (address.folder / shard.NAME).unlink()
-            shutil.rmtree(address.folder / "points")
+            shutil.rmtree(points)
 
     def salvage(self, address: IndexAddress) -> int:
         """Replace a damaged store by one of all that can be read; returns how many points that are."""

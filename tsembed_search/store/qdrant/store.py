@@ -28,6 +28,7 @@ from tsembed_search.store.base import (
     check_id,
     check_payload,
     check_points,
+    unheard,
 )
 from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, wanted_payload
 from tsembed_search.store.qdrant import collection
@@ -196,7 +197,7 @@ class ServerStore(FilteredStore):
         count = partial(self._client.facet, self._collection, key, facet_filter=chosen, limit=limit, exact=True)
         return {str(hit.value): int(hit.count) for hit in self._read("count items", count).hits}
 
-    def optimize(self) -> None:
+    def optimize(self, tell: Callable[[float | None], None] = unheard) -> None:
         """Do nothing: a server optimises by itself, while it answers."""
 
     def info(self) -> StoreInfo:
