@@ -138,7 +138,7 @@ def _read(file: Path) -> NDArray[np.uint8] | None:
     except (OSError, ValueError):  # there is none, or it is empty
         return None
     found, digest = whole[:-_DIGEST], whole[-_DIGEST:]
-    return found if hashlib.sha256(found).digest() == digest.tobytes() else None
+    return found if hashlib.sha256(found.data).digest() == digest.tobytes() else None
 
 
 class Runner:
