@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.store_points import DIM, address_of, make_queries, nearest
-from tsembed_search.ranking.words import Words, query_terms, query_words
+from tsembed_search.ranking.words import Asked, Words, query_terms, query_words
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, Record, Store, StoreSettings
 from tsembed_search.store.edge.store import EDGE
@@ -67,7 +67,7 @@ def by_words(points: list[Point], query: Words, where: Filter | None) -> dict[st
 @pytest.mark.parametrize("where", [None, "kind=image", "path~holiday", "path~'*ürich*'", "not page<4"])
 def test_search_by_words(store: Store, points: list[Point], where: str | None) -> None:
     chosen = None if where is None else parse_where(where)
-    queries = [query_words(sum(query_terms(text), [])) for text in QUERIES_BY_WORDS]
+    queries = [query_words(Asked.of(text).terms) for text in QUERIES_BY_WORDS]
     for limit, offset in ((5, 0), (1000, 0), (4, 3)):
         answers = store.search_words(queries, limit, chosen, offset=offset)
         for query, found in zip(queries, answers, strict=True):
@@ -76,7 +76,7 @@ def test_search_by_words(store: Store, points: list[Point], where: str | None) -
 
 
 def test_scores_of_given_points(store: Store, points: list[Point]) -> None:
-    queries = [query_words(sum(query_terms(text), [])) for text in QUERIES_BY_WORDS]
+    queries = [query_words(Asked.of(text).terms) for text in QUERIES_BY_WORDS]
     ids = [[point.id for point in points[at :: 7 + at]] for at in range(len(queries))]
     ids[2] = []
     for query, own, scores in zip(queries, ids, store.scores(ids, queries), strict=True):
