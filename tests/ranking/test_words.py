@@ -39,7 +39,7 @@ def whole(code: str) -> set[int]:
         ("עברית", "עִבְרִית"),
         ("ελλαδα", "Ελλάδα"),
         ("й", "и\u0306"),
-        ("80070005 error", "failed with error 0x80070005"),
+        ("80070005 error", "failed with error x80070005"),
         ("", ""),
     ],
 )
@@ -55,6 +55,12 @@ def test_a_code_is_one_word_whatever_joins_its_parts(code: str) -> None:
     assert whole("INV-2024-01013") <= stored
     assert shares("2024 01013", code)
     assert not whole("INV-2024-01014") & stored
+
+
+@pytest.mark.parametrize("number", ["0x1F04A3BC", "3f2a9c71b0e4", "a1b2c3"])
+def test_a_number_of_letters_and_figures_is_one_word(number: str) -> None:
+    assert query_terms(number) == ([number.lower()], [])
+    assert shares(number.lower(), f"failed with {number}.")
 
 
 def test_an_apostrophe_or_none() -> None:

@@ -43,6 +43,8 @@ UNSPACED: Final = re.compile(f"[{UNSPACED_SCRIPTS}]+")
 _SIGNS = r"\u0900-\u0963\u0971-\u0e00"
 _RUN = re.compile(rf"[\w{_SIGNS}]+(?:[-./:@#'’&+–—][\w{_SIGNS}]+)*")
 _PART = re.compile(rf"[{UNSPACED_SCRIPTS}]+|(?:[{_SIGNS}]|[^\W\d_{UNSPACED_SCRIPTS}])+|\d+")
+_PIECE = re.compile(rf"(?:[{_SIGNS}]|[^\W_])+")
+_MOST_PARTS = 3
 _LONGEST_CODE = 64
 # HelloWorld, HTMLPage: names of files are often written so.
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -68,7 +70,8 @@ def folded(text: str) -> str:
     """Return a text in one form, without case and accents: letters as they are typed in a hurry."""
     if text.isascii():
         return text.lower()
-    return "".join(map(_folded_word, re.split(r"(\s+)", one_form(text))))
+    composed = unicodedata.normalize("NFC", text)
+    return "".join(map(_folded_word, re.split(r"(\s+)", one_form(composed))))
 
 
 @lru_cache(maxsize=16384)
@@ -100,13 +103,20 @@ def _parts_of(text: str) -> tuple[list[str], list[str]]:
         if run.isalpha() and run.isascii():
             words.append(run)
             continue
-        parts = _PART.findall(run)
+        pieces = _PIECE.findall(run)
+        parts = [part for piece in pieces for part in _split(piece)]
         for part in parts:
             words += _pairs(part) if UNSPACED.match(part) else [part]
-        whole = "".join(parts)
+        whole = "".join(pieces)
         if len(parts) > 1 and len(whole) <= _LONGEST_CODE and not UNSPACED.search(whole):
             wholes.append(whole)
     return words, wholes
+
+
+def _split(piece: str) -> list[str]:
+    """The letters and the figures of `img2024`; a number such as 0x80f7a5 is one word."""
+    parts = _PART.findall(piece)
+    return parts if len(parts) <= _MOST_PARTS or UNSPACED.search(piece) else [piece]
 
 
 def _pairs(run: str) -> list[str]:
