@@ -4,10 +4,15 @@ The floor is the model alone: the same items, prepared beforehand, in batches of
 and all the rest: crawl, hash, decode, prepare, write to the engine and the manifest, tidy up. Rounds of both alternate;
 the figures are medians over rounds of ratios within a round, so that a busy machine slows both alike. `--base NAME`
 indexes with another model in each round, too, and compares the two.
+
+Texts are embedded by sentence-transformers in each round, too, if that is installed: MiniLM, as its `encode` does it.
+Leads of an encyclopaedia are indexed if their package is installed: see `queries.py`. `--only texts --only leads` does
+without pictures.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -22,6 +27,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image
+from queries import PACKAGE, write_leads
 
 from tsembed_search.documents.chunking import Chunker, paragraphs
 from tsembed_search.documents.pictures import open_image
@@ -30,6 +36,7 @@ from tsembed_search.indexer.report import IndexReport
 from tsembed_search.indexer.stages import Pool
 from tsembed_search.items import Item
 from tsembed_search.model.backbone import Prepared
+from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.embedder import Embedder
 
 WORDS = (
@@ -64,11 +71,21 @@ def prepared_pictures(embedder: Embedder, folder: Path) -> list[Prepared]:
     return [embedder.prepare(Item(image=open_image(path, spec).pixels)) for path in sorted(folder.iterdir())]
 
 
-def prepared_texts(embedder: Embedder, folder: Path) -> list[Prepared]:
-    """What the model gets of each chunk."""
+def chunks(embedder: Embedder, folder: Path) -> list[str]:
+    """All chunks of the texts in a folder."""
     chunker = Chunker(embedder.inputs.text)
     texts = (path.read_text("utf-8") for path in sorted(folder.iterdir()))
-    return [embedder.prepare(Item(chunk.text)) for text in texts for chunk in chunker.chunks(paragraphs([text]))]
+    return [chunk.text for text in texts for chunk in chunker.chunks(paragraphs([text]))]
+
+
+def sentence_transformers() -> Callable[[list[str]], object] | None:
+    """Return what embeds texts with MiniLM as people do it, if that package is installed."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return None
+    from sentence_transformers import SentenceTransformer
+
+    peer = SentenceTransformer(str(mini_spec.file_path("encoder").parent), device="cpu")
+    return lambda texts: peer.encode(texts)
 
 
 def model_alone(embedder: Embedder, prepared: list[Prepared]) -> float:
@@ -95,15 +112,21 @@ def measure(
     embedder: Embedder,
     base: Embedder | None,
     folder: Path,
-    prepare: Callable[[Embedder, Path], list[Prepared]],
+    peer: Callable[[list[str]], object] | None,
     rounds: int,
 ) -> dict[str, float]:
     """Medians over `rounds`."""
-    prepared = prepare(embedder, folder)
+    pictures = any(path.suffix == ".jpg" for path in folder.iterdir())
+    texts = [] if pictures else chunks(embedder, folder)
+    prepared = prepared_pictures(embedder, folder) if pictures else [embedder.prepare(Item(text)) for text in texts]
     model_alone(embedder, prepared[: len(prepared) // 4 + 1])
-    alone, whole, embedding, of_base = [], [], [], []
+    alone, whole, embedding, of_base, of_peer = [], [], [], [], []
     for turn in range(rounds):
         alone.append(model_alone(embedder, prepared))
+        if peer and texts:
+            started = time.perf_counter()
+            peer(texts)
+            of_peer.append(len(texts) / (time.perf_counter() - started))
         if base and turn % 2:
             of_base.append(_speed(pipeline(base, folder)))
         report = pipeline(embedder, folder)
@@ -120,6 +143,8 @@ def measure(
         "model_alone_items_per_second": statistics.median(alone),
         "pipeline_items_per_second": statistics.median(whole),
         **_spread("over_base", compared),
+        **_spread("model_over_sentence_transformers", [a / b for a, b in zip(alone, of_peer, strict=False)]),
+        **_spread("pipeline_over_sentence_transformers", [a / b for a, b in zip(whole, of_peer, strict=False)]),
     }
 
 
@@ -140,22 +165,29 @@ def main(
     base: Annotated[str | None, typer.Option(help="A model to compare it with.")] = None,
     scale: Annotated[float, typer.Option(help="Of the number of items.")] = 1.0,
     rounds: Annotated[int, typer.Option(help="Of both.")] = 5,
+    only: Annotated[list[str] | None, typer.Option(help="Of these alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object last.")] = False,
 ) -> None:
     """Measures pictures of two sizes and texts."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
     subject = Embedder.load(model)
     other = Embedder.load(base) if base else None
+    peer = sentence_transformers()
     results: dict[str, dict[str, float]] = {}
-    corpora: dict[str, tuple[Callable[[Path], None], Callable[[Embedder, Path], list[Prepared]]]] = {
-        "pictures_1600x1200": (lambda at: photographs(at, round(400 * scale), (1600, 1200)), prepared_pictures),
-        "pictures_640x480": (lambda at: photographs(at, round(400 * scale), (640, 480)), prepared_pictures),
-        "texts": (lambda at: articles(at, round(200 * scale)), prepared_texts),
+    corpora: dict[str, Callable[[Path], object]] = {
+        "pictures_1600x1200": lambda at: photographs(at, round(400 * scale), (1600, 1200)),
+        "pictures_640x480": lambda at: photographs(at, round(400 * scale), (640, 480)),
+        "texts": lambda at: articles(at, round(200 * scale)),
     }
-    for name, (make, prepare) in corpora.items():
+    if importlib.util.find_spec(PACKAGE):
+        corpora["leads"] = lambda at: write_leads(at, None, round(2000 * scale), 0)
+    for name in only or corpora:
         with tempfile.TemporaryDirectory() as folder:
-            make(Path(folder))
-            results[name] = measure(subject, other, Path(folder), prepare, rounds)
+            files = Path(folder) / name
+            if name != "leads":
+                files.mkdir()
+            corpora[name](files)
+            results[name] = measure(subject, other, files, peer, rounds)
         print(f"{name:>20}: " + ", ".join(f"{key} {value:.3g}" for key, value in results[name].items()))
     if as_json:
         print(json.dumps({"benchmark": "indexing", "model": model, "base": base, "floor": 0.85, **results}))

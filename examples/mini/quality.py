@@ -82,9 +82,10 @@ def conse(embedder: Embedder, pictures: list[Picture]) -> Matrix:
     """ConSE's picture vectors `[N, 384]`: all 1,000 classes, plain softmax, first names, as published."""
     from soft_caption import class_names
 
+    from tsembed_search.model import loading, registry
     from tsembed_search.model.backbones.mini import Mini
 
-    backbone = embedder.backbone
+    backbone = loading.load(registry.resolve(embedder.info.name), "cpu")
     assert isinstance(backbone, Mini)
     names = embed(embedder, [Item(text=first) for (first, *_), _ in class_names()])
     rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import subprocess
@@ -146,6 +147,14 @@ class TestKept:
         assert np.array_equal(self.vector(), first)
         assert engine._read(self.file(home)) is not None
 
+    def test_one_of_another_cpu_is_made_again(self, home: Path) -> None:
+        first = self.vector()
+        file = self.file(home)
+        whole = file.read_bytes()[:-32].replace(b"isa=", b"isa=Other ", 1)
+        file.write_bytes(whole + hashlib.sha256(whole).digest())
+        assert np.array_equal(self.vector(), first)
+        assert b"isa=Other" not in self.file(home).read_bytes()
+
     def test_those_who_make_it_at_once_do_not_disturb_each_other(self, home: Path) -> None:
         with ThreadPoolExecutor(3) as pool:
             found = list(pool.map(lambda _: self.vector(), range(3)))
@@ -175,7 +184,7 @@ class TestWithoutTheEngine:
         def refuse(*given: object) -> None:
             raise RuntimeError("no such operation")
 
-        monkeypatch.setattr(engine, "kept", refuse)
+        monkeypatch.setattr(engine, "Graph", refuse)
         assert isinstance(Embedder.load("mini", "cpu").backbone, Mini)
         assert "does not take mini" in caplog.text
 
@@ -191,3 +200,24 @@ def test_neither_torch_nor_what_reports_over_the_network_is_imported(home: Path)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["openvino"]
+
+
+def test_a_text_search_from_the_command_line_imports_neither(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    for number, text in enumerate(("a red bicycle", "bread from an oven", "a boat at sea")):
+        (files / f"{number}.txt").write_text(text)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TSEMBED_HOME": str(tmp_path / "home")}
+    program = (
+        "import sys\n"
+        "from tsembed_search.cli.main import run\n"
+        "try:\n"
+        "    run()\n"
+        "finally:\n"
+        "    print(*sorted({'torch', 'transformers', 'openvino_telemetry'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    for arguments in (["index", str(files), "--quiet"], ["search", "bicycle", "-k", "1", "--json"]):
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        assert done.stderr.split() == []
+    assert "0.txt" in done.stdout

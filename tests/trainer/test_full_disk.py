@@ -77,7 +77,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, after: int
         ("adapter_model.safetensors", errno.ENOSPC, 0),
         ("tsembed.json", errno.EACCES, 0),
         (".report.html.partial", errno.ENOSPC, 0),
-        (".README.md.partial", errno.EIO, 0),
+        (".README.md.new", errno.EIO, 0),
     ],
 )
 def test_every_file_of_a_run(

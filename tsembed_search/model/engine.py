@@ -59,8 +59,11 @@ def core() -> Any:
 
 
 def fast_precision() -> Precision:
-    """Return `bf16` where the CPU computes in bfloat16 itself, else `f32`."""
-    return "bf16" if core().get_property("CPU", "INFERENCE_PRECISION_HINT") == openvino().Type.bf16 else "f32"
+    """Return `bf16` where the CPU computes in bfloat16 itself, and may, else `f32`."""
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    may = any(word in most for word in ("ALL", "DEFAULT", "BF16", "FP16", "AMX"))
+    native = core().get_property("CPU", "INFERENCE_PRECISION_HINT") == openvino().Type.bf16
+    return "bf16" if native and may else "f32"
 
 
 def name() -> str:
@@ -80,34 +83,52 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def kept(name: str, state: str, make: Callable[[], Any]) -> NDArray[np.uint8]:
-    """Return the bytes of a graph, from the last time, or else as `make` gives it now, and kept for the next time.
+class Graph:
+    """A graph as the engine takes it: from the last time, or else as `make` gives it now, and kept for the next time.
 
-    `name` says which model it is of, and `state` in which state its files are: of one name only the newest is kept. A
-    file that is damaged is made again. Two processes may do that at once. Where nothing can be written, it is made
-    each time.
+    `name` says which model it is of, and `state` in which state its files are: of one name only the newest is kept. One
+    that is damaged, or was made for another CPU, is made again. Two processes may do that at once. Where nothing can be
+    written, it is made each time. Raises `RuntimeError` when the engine does not take it.
     """
-    folder = home() / "cache" / "engine"
-    version = hashlib.sha256(f"{state} {openvino().__version__}".encode()).hexdigest()[:16]
-    file = folder / f"{name}-{version}.graph"
-    if (found := _read(file)) is not None:
-        return found
-    compiled = core().compile_model(make(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    made = compiled.export_model().getvalue()
-    with suppress(OSError):
-        private.make_folder(folder)
-        number, partial = tempfile.mkstemp(".partial", dir=folder)
+
+    def __init__(self, name: str, state: str, make: Callable[[], Any]) -> None:
+        cpu = core().get_property("CPU", "FULL_DEVICE_NAME")
+        version = hashlib.sha256(f"{state} {openvino().__version__} {cpu}".encode()).hexdigest()[:16]
+        self._name = name
+        self._file = home() / "cache" / "engine" / f"{name}-{version}.graph"
+        self._make = make
+        found = _read(self._file)
+        self._bytes = self._made() if found is None else found
+
+    def compiled(self, settings: dict[str, Any]) -> Any:
+        """Return the graph, ready to run."""
         try:
-            with os.fdopen(number, "wb") as stream:
-                stream.write(made)
-                stream.write(hashlib.sha256(made).digest())
-            Path(partial).replace(file)
-        finally:
-            Path(partial).unlink(missing_ok=True)
-        for old in folder.glob(f"{name}-*.graph"):
-            if old != file:
-                old.unlink()
-    return np.frombuffer(bytearray(made), np.uint8)
+            return self._imported(settings)
+        except RuntimeError:  # kept by another CPU of the same name
+            self._bytes = self._made()
+            return self._imported(settings)
+
+    def _imported(self, settings: dict[str, Any]) -> Any:
+        return core().import_model(openvino().Tensor(self._bytes, shared_memory=True), "CPU", settings)
+
+    def _made(self) -> NDArray[np.uint8]:
+        compiled = core().compile_model(self._make(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        made = compiled.export_model().getvalue()
+        folder = self._file.parent
+        with suppress(OSError):
+            private.make_folder(folder)
+            number, partial = tempfile.mkstemp(".partial", dir=folder)
+            try:
+                with os.fdopen(number, "wb") as stream:
+                    stream.write(made)
+                    stream.write(hashlib.sha256(made).digest())
+                Path(partial).replace(self._file)
+            finally:
+                Path(partial).unlink(missing_ok=True)
+            for old in folder.glob(f"{self._name}-*.graph"):
+                if old != self._file:
+                    old.unlink()
+        return np.frombuffer(bytearray(made), np.uint8)
 
 
 def _read(file: Path) -> NDArray[np.uint8] | None:
@@ -117,21 +138,21 @@ def _read(file: Path) -> NDArray[np.uint8] | None:
     except (OSError, ValueError):  # there is none, or it is empty
         return None
     found, digest = whole[:-_DIGEST], whole[-_DIGEST:]
-    return found if hashlib.sha256(found).digest() == digest.tobytes() else None
+    return found if hashlib.sha256(found.data).digest() == digest.tobytes() else None
 
 
 class Runner:
     """A graph that is ready to run, on all cores: for one input at a time, or for `many` beside each other."""
 
-    def __init__(self, graph: NDArray[np.uint8], precision: Precision, many: bool = False) -> None:
+    def __init__(self, graph: Graph, precision: Precision, many: bool = False) -> None:
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY",
             "ENABLE_CPU_PINNING": False,  # other processes use the cores as well
             "INFERENCE_NUM_THREADS": threads(),
         }
-        self._graph = graph
-        compiled = core().import_model(openvino().Tensor(graph, shared_memory=True), "CPU", settings)
+        self._graph = graph  # its bytes are read in place
+        compiled = graph.compiled(settings)
         self._width = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) if many else 1
         self._requests = [compiled.create_infer_request() for _ in range(self._width)]
 

@@ -139,9 +139,10 @@ def _portions(count: int, choices: Sequence[int] | None) -> Iterator[slice | Int
 
 
 def _reaching(scores: Matrix, rows: Ints, thresholds: Matrix) -> Ints:
-    """How many of the scores `[q, c]` of each one's row reach the thresholds `[r]`; `rows` ascend."""
+    """For each threshold `[r]`, the number of scores `[q, c]` in its row that reach it; `rows` ascend."""
     if len(rows) == len(scores):  # one for each row
-        return (scores >= thresholds[:, None]).sum(axis=1)
+        one_each: Ints = (scores >= thresholds[:, None]).sum(axis=1)
+        return one_each
     reaching = np.empty(len(rows), np.int64)
     for row in range(len(scores)):
         own = slice(*np.searchsorted(rows, [row, row + 1]))

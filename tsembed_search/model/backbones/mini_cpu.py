@@ -61,7 +61,7 @@ class MiniOnCpu:
     """
 
     def __init__(
-        self, info: ModelInfo, graph: NDArray[np.uint8], routing: _Routing | None, whole: Callable[[], Backbone]
+        self, info: ModelInfo, graph: engine.Graph, routing: _Routing | None, whole: Callable[[], Backbone]
     ) -> None:
         from tokenizers import Tokenizer
 
@@ -174,16 +174,15 @@ def _rounded(length: int) -> int:
 
 
 def _alike(lengths: dict[int, int]) -> Iterator[list[int]]:
-    """Rows of similar lengths together, as many as suit one core at once."""
-    rows: list[int] = []
-    for row in sorted(lengths, key=lambda row: lengths[row]):
-        longest = _rounded(lengths[row])
-        if rows and (longest > 1.25 * lengths[rows[0]] + _STEP or (len(rows) + 1) * longest > _TOKENS):
-            yield rows
-            rows = []
-        rows.append(row)
-    if rows:
-        yield rows
+    """Rows of similar lengths together, about as many as suit one core at once, in parts of equal size."""
+    rows = sorted(lengths, key=lambda row: lengths[row])
+    while rows:
+        most = 1.25 * lengths[rows[0]] + _STEP
+        alike = [row for row in rows if lengths[row] <= most]
+        rows = rows[len(alike) :]
+        parts = max(1, round(len(alike) * _rounded(lengths[alike[-1]]) / _TOKENS))
+        for part in range(parts):
+            yield alike[part * len(alike) // parts : (part + 1) * len(alike) // parts]
 
 
 def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
@@ -226,7 +225,7 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
     file = mini_spec.file_path("encoder").stat()
     state = f"1 {file.st_size} {file.st_mtime_ns}"  # raise the number when the graph changes
     try:
-        graph = engine.kept(
+        graph = engine.Graph(
             f"mini-{ref.fingerprint}",
             state,
             lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts),

@@ -167,8 +167,10 @@ class _Graph:
 
     def _chosen(self, gates: Any) -> Any:
         """The largest of each row, as many as the settings say, scaled to sum to 1 again; the others 0."""
-        op, settings = self._op, self._experts and self._experts.settings
-        if settings is None or settings.top_k in (None, settings.experts):
+        op = self._op
+        assert self._experts is not None
+        settings = self._experts.settings
+        if settings.top_k in (None, settings.experts):
             return gates
         best = op.topk(gates, op.constant(np.int64(settings.top_k)), 2, "max", "value")
         values = op.divide(best.output(0), op.reduce_sum(best.output(0), _whole(2), True))

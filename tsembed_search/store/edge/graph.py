@@ -99,7 +99,8 @@ def main() -> None:
     private.copy(source, target)
     shard = qdrant_edge.EdgeShard.load(os.fspath(target))
     if waiting >= _LONG:
-        print("seconds", _expected(waiting, dim), flush=True)
+        sys.stdout.write(f"seconds {_expected(waiting, dim)}\n")
+        sys.stdout.flush()
     shard.optimize()
     shard.flush()
     shard.close()
