@@ -61,7 +61,7 @@ def main(
         processes = {"import torch": [sys.executable, "-c", "import torch"]}
         processes |= {name: side.process for name, side in sides.items()}
         if shutil.which("recollq"):
-            processes["recoll"] = recoll(Path(folder))
+            processes["recoll"] = recoll(Path(folder) / "recoll", Path(folder) / "leads")
         measured = [one_round(sides, processes, asked, number) for number in range(rounds + 1)][1:]
         parts = {f"k={k}": sides["ours"].parts(asked, k) for k in (10, 100)}
     figures = summary(measured)
@@ -188,11 +188,10 @@ class Peer:
         assert len(self._client.query_batch_points("leads", requests)) == len(queries)
 
 
-def recoll(folder: Path) -> list[str]:
-    """Index the leads with Recoll; returns the command that searches them."""
-    home = folder / "recoll"
+def recoll(home: Path, files: Path) -> list[str]:
+    """Index files with Recoll; returns the command that searches them."""
     home.mkdir(exist_ok=True)
-    (home / "recoll.conf").write_text(f"topdirs = {folder / 'leads'}\n")
+    (home / "recoll.conf").write_text(f"topdirs = {files}\n")
     subprocess.run(["recollindex", "-c", str(home)], check=True, capture_output=True)
     return ["recollq", "-c", str(home), "-o", "-n", "10", "-b"]
 

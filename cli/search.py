@@ -67,6 +67,12 @@ def search(
         ),
     ] = "none",
     route_weight: options.RouteWeight = None,
+    words: Annotated[
+        str,
+        Option(
+            "--words", metavar="HOW", help="Words of the query: auto, beside meaning; only, without a model; never."
+        ),
+    ] = "auto",
     open_hit: Annotated[int | None, Option("--open", metavar="N", help="Open hit number N.")] = None,
     paths: options.Paths = False,
     nul: options.Null = False,
@@ -97,7 +103,7 @@ def search(
     if open_hit is not None and open_hit < 1:
         raise UsageError("--open counts hits from 1.", "For the best hit: --open 1")
     most = max(k, open_hit or 0)
-    chosen = SearchOptions(most, selection(where=where or ()), min_score, all_chunks, rerank, route_weight)
+    chosen = SearchOptions(most, selection(where=where or ()), min_score, all_chunks, rerank, route_weight, words)  # type: ignore[arg-type]
     # Only a terminal is asked what it can draw, and before anything else is printed.
     draw = None if json or paths or nul or queries is not None else _drawer(images)
     with options.open_index(index, url, model=model, device=device, wait=wait) as opened:

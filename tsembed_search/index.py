@@ -225,7 +225,7 @@ class Index(AbstractContextManager["Index"]):
                 "A search by likeness takes no other query.",
                 "To combine a picture with a text, give the picture as {image}.",
             )
-        wanted = [] if query is None else self._model.queries([query], clock)
+        wanted = [] if query is None else self._model.queries([query], clock, chosen.words)
         with self._reading(clock) as store:
             if like is not None:
                 wanted = [self._model.like(str(like), store, clock)]
@@ -249,7 +249,7 @@ class Index(AbstractContextManager["Index"]):
         blocks = [queries[start : start + _TOGETHER] for start in range(0, len(queries), _TOGETHER)]
         pool, hits = ThreadPoolExecutor(1, "tsembed-embed"), []
         try:
-            for wanted in pool.map(lambda block: self._model.queries(block, clock), blocks):
+            for wanted in pool.map(lambda block: self._model.queries(block, clock, chosen.words), blocks):
                 with self._reading(clock) as store:
                     hits += self._model.searcher(store).search(wanted, chosen, snippets=snippets)
         finally:

@@ -164,7 +164,9 @@ def _create(server: FaultServer, name: str, body: Any) -> Any:
     if server.engine.collection_exists(name):
         raise FileExistsError(f"Wrong input: Collection `{name}` already exists!")
     server.indexes[name] = {}
-    return server.engine.create_collection(name, vectors_config=asked.vectors, metadata=asked.metadata)
+    return server.engine.create_collection(
+        name, vectors_config=asked.vectors, sparse_vectors_config=asked.sparse_vectors, metadata=asked.metadata
+    )
 
 
 def _facts(server: FaultServer, name: str, body: Any) -> Any:
@@ -222,6 +224,10 @@ def _set_payload(server: FaultServer, name: str, body: Any) -> Any:
     return server.engine.set_payload(name, asked.payload, asked.points or [])
 
 
+def _update_vectors(server: FaultServer, name: str, body: Any) -> Any:
+    return server.engine.update_vectors(name, models.UpdateVectors(**body).points)
+
+
 def _batch(server: FaultServer, name: str, body: Any) -> Any:
     asked = [models.SetPayloadOperation.model_validate(each) for each in body["operations"]]
     return server.engine.batch_update_points(name, asked)
@@ -235,6 +241,7 @@ ROUTES: dict[str, Callable[[FaultServer, str, Any], Any]] = {
     "GET /collections/([^/]+)/exists": lambda server, name, body: {"exists": server.engine.collection_exists(name)},
     "GET /collections/([^/]+)": _facts,
     "PUT /collections/([^/]+)": _create,
+    "PUT /collections/([^/]+)/points/vectors": _update_vectors,
     "PATCH /collections/([^/]+)": lambda server, name, body: server.engine.update_collection(
         name, metadata=body["metadata"]
     ),

@@ -344,3 +344,13 @@ def test_status_counts_by_kind(maker: Maker, index: Index) -> None:
     assert status.items == {"image": 6, "text": 6}
     assert status.store.points == 12
     assert status.metadata.model == "colours"
+
+
+def test_the_same_picture_comes_first(maker: Maker, index: Index) -> None:
+    """Before texts that the calibration finds more like it, and before pictures that are only like it."""
+    add_palette(maker)
+    for name, rgb in COLOURS.items():
+        picture = Item(image=solid(*rgb))
+        assert names(index.search(picture, k=1).hits) == [f"{name}.png"]
+        near = Item(image=solid(*(min(255, level + 1) for level in rgb)))
+        assert names(index.search(near, k=1).hits) == [f"{name}.png"]

@@ -18,7 +18,7 @@ from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, StoreSettings
 from tsembed_search.store.edge import shard as edge_shard
 from tsembed_search.store.edge.store import EDGE, EdgeStore
-from tsembed_search.store.schema import PAYLOAD_INDEXES
+from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[2]
 ADD_AND_DIE = """
@@ -210,7 +210,7 @@ def test_creating_twice_is_refused(tmp_path: Path, store: EdgeStore) -> None:
     [
         (lambda folder: (folder / "index.json").unlink(), "There is no index"),
         (lambda folder: (folder / "index.json").write_text("{"), "index.json is damaged"),
-        (lambda folder: (folder / "index.json").write_text('{"schema": 2}'), "index.json is damaged"),
+        (lambda folder: (folder / "index.json").write_text(f'{{"schema": {SCHEMA_VERSION}}}'), "index.json is damaged"),
         (lambda folder: (folder / "index.json").write_text('{"schema": 1}'), "another version of tsembed .layout 1,"),
         (lambda folder: (folder / "index.json").write_text('{"schema": 99}'), "another version of tsembed .layout 99,"),
         (lambda folder: (folder / "points").rename(folder / "elsewhere"), "items of this index are missing"),

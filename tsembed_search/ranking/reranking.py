@@ -9,7 +9,7 @@ applies it to calibrated scores, an evaluation to cosines, and `sweep` finds the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tsembed_search.items import Kind, Modality
 from tsembed_search.ranking.metrics import TIE, Ranks
 from tsembed_search.ranking.similarity import Matrix, Ranked, Rows, pair_similarity, similarity
+from tsembed_search.ranking.words import Asked
 from tsembed_search.registry import Registry
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _AT_ONCE = 4096
 class Query:
     """A query as a unit vector `[D]` and the model's routing vector `[L·E]` (`[0]` without experts), both float32.
 
-    `words` is the query's text; contents whose hash is in `without` are left out.
+    `words` is the query's text, `asked` what it says of words; contents whose hash is in `without` are left out.
     """
 
     vector: NDArray[np.float32]
@@ -46,13 +47,15 @@ class Query:
     modality: Modality
     words: str = ""
     without: frozenset[str] = frozenset()
+    asked: Asked = field(default_factory=Asked)
 
 
 class Candidate(NamedTuple):
     """A point that may become a hit. `score` is calibrated (0..1), `similarity` is the cosine.
 
     `payload` has at least the fields that the reranker names, `vector` `[D]` and `route` `[L·E]` are there if it wants
-    them; `route_similarity` is kappa, 0 where a side has no route. A tuple, because a search makes hundreds.
+    them; `route_similarity` is kappa, 0 where a side has no route; `words` is the item's share of the query's words.
+    A tuple, because a search makes hundreds.
     """
 
     id: str
@@ -63,6 +66,7 @@ class Candidate(NamedTuple):
     vector: NDArray[np.float32] | None = None
     route: NDArray[np.float32] | None = None
     route_similarity: float = 0.0
+    words: float = 0.0
 
 
 class Given(NamedTuple):

@@ -21,8 +21,8 @@ from tsembed_search.items import KINDS, Item, Kind, Modality
 from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, lost_folders
 from tsembed_search.ranking.reranking import RERANKERS, Query
 from tsembed_search.ranking.scores import Calibration, Logistic
-from tsembed_search.search.queries import embedded_queries, query_like
-from tsembed_search.search.results import Clock, SearchOptions
+from tsembed_search.search.queries import embedded_queries, queries_by_words, query_like
+from tsembed_search.search.results import Clock, SearchOptions, WordsUse
 from tsembed_search.search.searcher import Searcher
 from tsembed_search.store.filters import Condition
 from tsembed_search.store.schema import IndexMetadata
@@ -129,13 +129,15 @@ class IndexModel:
                 f"{error.hint} If the model has moved, say where it is: {{model}}.".strip(),
             ) from error
 
-    def queries(self, queries: Sequence[Item | str], clock: Clock) -> list[Query]:
-        """Embed queries, together."""
+    def queries(self, queries: Sequence[Item | str], clock: Clock, words: WordsUse = "auto") -> list[Query]:
+        """Embed queries, together; with `words` "only", they are looked for without."""
         items = [Item(query) if isinstance(query, str) else query for query in queries]
+        if words == "only":
+            return queries_by_words(items)
         with clock("load"):
             embedder = self.embedder
         with clock("embed"):
-            return embedded_queries(embedder, items)
+            return embedded_queries(embedder, items, words=words == "auto")
 
     def like(self, like: str, store: Store, clock: Clock) -> Query:
         """Return the query for what is like an item of the index or a file; see `query_like`."""

@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -21,6 +21,7 @@ from tsembed_search.errors import LoadError, TsembedError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.paths import NoCurrentFolderError, absolute, current_folder_is_gone, existing, indexed_form, typed
 from tsembed_search.ranking.reranking import Query
+from tsembed_search.ranking.words import Asked
 from tsembed_search.store.filters import Condition
 from tsembed_search.wording import encoding_by_mark
 
@@ -36,13 +37,41 @@ _SHAPE: Final = (
 )
 
 
-def embedded_queries(embedder: Embedder, items: Sequence[Item], role: Role = "query") -> list[Query]:
-    """Embed items, together, as queries."""
-    embedded = embedder.embed(items, role)
+def embedded_queries(
+    embedder: Embedder, items: Sequence[Item], role: Role = "query", *, words: bool = False
+) -> list[Query]:
+    """Embed items, together, as queries; with `words`, those that are text alone are looked for by words, too.
+
+    Raises `UsageError` for a query that only says what it is not to find.
+    """
+    asked = [asked_of(item) if words else Asked() for item in items]
+    read = [replace(item, text=own.text) if own.strict else item for item, own in zip(items, asked, strict=True)]
+    embedded = embedder.embed(read, role)
     return [
-        Query(vector, route, item.modality, item.text or "", _changed_content(item))
-        for item, vector, route in zip(items, embedded.vectors, embedded.routes, strict=True)
+        Query(vector, route, item.modality, item.text or "", _changed_content(item), own)
+        for item, own, vector, route in zip(read, asked, embedded.vectors, embedded.routes, strict=True)
     ]
+
+
+def asked_of(item: Item) -> Asked:
+    """Return what a query of words says of words; nothing for one with a picture, whose words say how it is to change.
+
+    Raises `UsageError` for a query that only says what it is not to find.
+    """
+    if item.modality != "text":
+        return Asked()
+    asked = Asked.of(item.text or "")
+    if not asked.text.strip():
+        raise UsageError(f"{item.text!r} only says what it is not to find.", "Say what to find, too.")
+    return asked
+
+
+def queries_by_words(items: Sequence[Item]) -> list[Query]:
+    """Return queries that look for words alone. Raises `UsageError` for one with a picture."""
+    if any(item.modality != "text" for item in items):
+        raise UsageError("A picture cannot be found by words alone.", "Search by meaning, too: {words} auto.")
+    nothing = np.zeros(0, dtype=np.float32)
+    return [Query(nothing, nothing, "text", own.text, asked=own) for own in map(asked_of, items)]
 
 
 def query_like(like: str, store: Store, embedder: Callable[[], Embedder]) -> Query:

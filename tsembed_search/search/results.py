@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from tsembed_search.store.filters import CHECKED_KEYS, Filter, matches
 from tsembed_search.store.schema import PACKED_ROUTE, IndexMetadata, has_route, stored_routes
 
 MOST_HITS: Final = 10_000
+WordsUse = Literal["auto", "only", "never"]
+WORDS_USES: Final[tuple[WordsUse, ...]] = get_args(WordsUse)
 FILE_FIELDS: Final = ("bytes", *CHECKED_KEYS)
 """The payload fields that `files_of` reads."""
 USAGE_FIELDS: Final = ("kind", "root", "rel", PACKED_ROUTE)
@@ -44,7 +46,8 @@ class SearchOptions:
 
     `where` filters, as text (`kind=image and page<3`) or as a filter; a text is read at once. Unless `all_chunks`, a
     page of a document, a document without pages and a picture give one hit each. `rerank` names a reranking;
-    `route_weight` (0..1) is how much routes count, for one that uses them, by default the model's own.
+    `route_weight` (0..1) is how much routes count, for one that uses them, by default the model's own. `words`: "auto"
+    finds by the query's words beside its meaning, "only" by words alone, without a model, "never" by meaning alone.
 
     Raises `UsageError` for values that make no sense.
     """
@@ -55,13 +58,20 @@ class SearchOptions:
     all_chunks: bool = False
     rerank: str = "none"
     route_weight: float | None = None
+    words: WordsUse = "auto"
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MOST_HITS:
             raise UsageError(f"{self.k} is not a number of hits.", f"Ask for 1 to {MOST_HITS}.")
         if self.min_score is not None and not 0 <= self.min_score <= 1:
             raise UsageError(f"{self.min_score} is not a score.", "Scores lie between 0 and 1.")
+        if self.words not in WORDS_USES:
+            raise UsageError(f"{self.words!r} is no way to use words.", f"Choose from: {', '.join(WORDS_USES)}.")
         uses_routes = RERANKERS.get(self.rerank).uses_routes
+        if uses_routes and self.words == "only":
+            raise UsageError(
+                f"The reranking {self.rerank} needs a model's routes.", "Search by meaning, too: {words} auto."
+            )
         if self.route_weight is not None:
             if not uses_routes:
                 raise UsageError(f"With rerank {self.rerank}, routes have no weight.", "Give it with {rerank} expert.")
@@ -84,7 +94,8 @@ class Hit:
     `route_similarity` is how alike the routing of query and item is, 0 for a model without experts. `path` is absolute,
     `also_at` lists further places of the same content. `marks` are the (start, end) of the query's words in `snippet`.
     `top_experts` are those that the item uses most, `shared_experts` those that it shares with the query. `offline`
-    says that the file is out of reach now, because its disk is away.
+    says that the file is out of reach now, because its disk is away. `words` (0..1) is the share of the query's words
+    that the item has, rare ones counting more; `similarity` is 0 when it was found by words alone.
     """
 
     rank: int
@@ -102,6 +113,7 @@ class Hit:
     marks: list[Span] = field(default_factory=list)
     shared_experts: list[str] = field(default_factory=list)
     offline: bool = False
+    words: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -15,6 +15,7 @@ from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query,
 from tsembed_search.ranking.routes import shared_experts
 from tsembed_search.ranking.scores import Calibration, Scored, merged
 from tsembed_search.ranking.similarity import similarity
+from tsembed_search.search.by_words import ByWords
 from tsembed_search.search.queries import stored_records
 from tsembed_search.search.results import Hit, SearchOptions
 from tsembed_search.search.snippet import Snippet
@@ -52,8 +53,11 @@ class Searcher:
         reranker = RERANKERS.get(options.rerank)
         shown = (*_SHOWN, "text") if snippets else _SHOWN
         # A re-ranking looks at many more than it shows: of those, only what it needs is read at first.
-        few = (*_ORDERED_BY, *([PACKED_ROUTE] if reranker.uses_routes else [])) if reranker.depth > options.k else shown
-        best = self._best(queries, options, tuple({*few, *reranker.fields}))
+        few = _ORDERED_BY if reranker.depth > options.k else shown
+        needed = {*few, *reranker.fields, *([PACKED_ROUTE] if reranker.uses_routes else [])}
+        if any(query.asked.strict for query in queries):
+            needed |= {"text", "places"}
+        best = self._best(queries, options, tuple(needed))
         given = Given(options.route_weight or 0.0, model_of(options.rerank, self.device))
         ranked = []
         for query, candidates in zip(queries, best, strict=True):
@@ -87,8 +91,10 @@ class Searcher:
         cosines = similarity(query.vector[None], vectors)[0]
         record, cosine = records[int(cosines.argmax())], float(cosines.max())
         kind: Kind = record.payload["kind"]
-        score = self.calibration.score(cosine, query.modality, kind)
-        return self._hits(query, [Candidate(record.id, kind, score, cosine, record.payload)], None, True)[0], record
+        share = ByWords(self.store, [query]).shares([0], [[record.id]])[0][record.id]
+        score = self.calibration.score(cosine, query.modality, kind, share)
+        found = Candidate(record.id, kind, score, cosine, record.payload, words=share)
+        return self._hits(query, [found], None, True)[0], record
 
     def _best(self, queries: Sequence[Query], options: SearchOptions, fields: Sequence[str]) -> list[list[Candidate]]:
         """The best candidates of each query, one per group, with these fields of their payloads.
@@ -100,22 +106,17 @@ class Searcher:
         depth = reading = max(options.k, reranker.depth)
         # Without spare ones for a reranking: its candidates are many more than it shows.
         known, wanted = 0, depth if options.all_chunks or depth > options.k else depth + _SPARE
-        found: list[list[Scored]] = [[] for _ in queries]
+        found: list[dict[str, Scored]] = [{} for _ in queries]
+        by_words = ByWords(self.store, queries)
         best: list[list[Candidate]] = [[] for _ in queries]
         read: dict[str, Record] = {}
         pending = list(range(len(queries)))
         while pending:
             if known < wanted:
-                vectors = np.stack([queries[row].vector for row in pending])
-                for kind in KINDS:
-                    where = all_of([Condition("kind", "=", kind), options.filter])
-                    points = self.store.search(vectors, wanted - known, where, offset=known, fields=())
-                    for row, own in zip(pending, points, strict=True):
-                        found[row] += self._scored(queries[row], kind, own)
-                        if not reranker.needs_vectors:  # some had to be read to be found
-                            read.update((one.id, one) for one in own if one.payload)
+                for row, own in self._found(queries, pending, by_words, options, known, wanted - known).items():
+                    found[row].update((one.id, one) for one in own)
                 known = wanted
-            top = {row: merged(found[row], wanted) for row in pending}
+            top = {row: merged(found[row].values(), wanted) for row in pending}
             chosen = {row: _first(top[row], reading) for row in pending}
             fresh = dict.fromkeys(one.id for points in chosen.values() for one in points if one.id not in read)
             for record in self.store.retrieve(list(fresh), fields=fields, with_vectors=reranker.needs_vectors):
@@ -129,9 +130,52 @@ class Searcher:
             reading = wanted
         return best
 
-    def _scored(self, query: Query, kind: Kind, found: Sequence[Record]) -> list[Scored]:
-        score = self.calibration.score
-        return [Scored(one.id, kind, score(one.score, query.modality, kind), one.score) for one in found]
+    def _found(
+        self,
+        queries: Sequence[Query],
+        rows: Sequence[int],
+        by_words: ByWords,
+        options: SearchOptions,
+        known: int,
+        more: int,
+    ) -> dict[int, list[Scored]]:
+        """The next points of each kind by meaning and by words, after those that are known, with both scores of all."""
+        # What must occur in an item is looked for by words alone.
+        meant = [row for row in rows if len(queries[row].vector) and not queries[row].asked.required]
+        cosines: dict[int, dict[str, float]] = {row: {} for row in rows}
+        kinds: dict[int, dict[str, Kind]] = {row: {} for row in rows}
+        worded: dict[int, list[str]] = {row: [] for row in rows}
+        for kind in KINDS:
+            where = all_of([Condition("kind", "=", kind), options.filter])
+            if meant:
+                vectors = np.stack([queries[row].vector for row in meant])
+                for row, own in zip(
+                    meant, self.store.search(vectors, more, where, offset=known, fields=()), strict=True
+                ):
+                    cosines[row].update((one.id, one.score) for one in own)
+                    kinds[row].update((one.id, kind) for one in own)
+            for row, own in zip(rows, by_words.find(rows, more, where, known), strict=True):
+                worded[row] += [one.id for one in own]
+                kinds[row].update((one.id, kind) for one in own)
+        shares = by_words.shares(rows, [list(kinds[row]) for row in rows])
+        embedded = [row for row in rows if len(queries[row].vector)]
+        missing = [[id for id in worded[row] if id not in cosines[row]] for row in embedded]
+        if any(missing):
+            vectors = np.stack([queries[row].vector for row in embedded])
+            for row, own in zip(embedded, self.store.scores(missing, vectors), strict=True):
+                cosines[row].update(own)
+        return {
+            row: [
+                self._scored(queries[row], id, kind, cosines[row].get(id), share[id]) for id, kind in kinds[row].items()
+            ]
+            for row, share in zip(rows, shares, strict=True)
+        }
+
+    def _scored(self, query: Query, id: str, kind: Kind, cosine: float | None, share: float) -> Scored:
+        """A point with its score; without a vector on either side, its share of the words is all that is known."""
+        if cosine is None:
+            return Scored(id, kind, share, 0.0, share)
+        return Scored(id, kind, self.calibration.score(cosine, query.modality, kind, share), cosine, share)
 
     def _hits(self, query: Query, ranked: Sequence[Candidate], where: Filter | None, snippets: bool) -> list[Hit]:
         """Candidates with all that is shown of their payload as hits."""
@@ -165,6 +209,7 @@ class Searcher:
                     marks=list(part.marks) if part else [],
                     shared_experts=shared.get(found.id, []),
                     offline=offline,
+                    words=found.words,
                 )
             )
         return hits
@@ -186,12 +231,22 @@ def _one_per_group(
     """
     first: dict[tuple[Any, ...], Candidate] = {}
     for one in sorted(
-        (Candidate(*one, read[one.id].payload, read[one.id].vector) for one in points if one.id in read), key=_order
+        (
+            Candidate(*one[:4], read[one.id].payload, read[one.id].vector, words=one.words)
+            for one in points
+            if one.id in read
+        ),
+        key=_order,
     ):
         sha, page = one.payload.get("sha"), one.payload.get("page")
-        if sha not in query.without:
+        if sha not in query.without and (not query.asked.strict or query.asked.allows(_texts(one.payload))):
             first.setdefault((one.id,) if all_chunks else (sha, page), one)
     return list(first.values())
+
+
+def _texts(payload: Mapping[str, Any]) -> list[str]:
+    """The texts of an item in which words occur: its own, and its paths."""
+    return [payload.get("text") or "", *(place["path"] for place in payload.get("places") or ())]
 
 
 def _order(one: Candidate) -> tuple[Any, ...]:
@@ -210,7 +265,7 @@ def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
     routes = stored_routes([found[row].payload for row in rows], len(query.route))
     kappas = similarity(query.route[None], routes)[0].tolist()
     for row, route, kappa in zip(rows, routes, kappas, strict=True):
-        found[row] = Candidate(*found[row][:6], route, kappa)  # `_replace` takes three times as long
+        found[row] = Candidate(*found[row][:6], route, kappa, found[row].words)  # `_replace` takes three times as long
     return found
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsembed_search.paths import IndexAddress
+    from tsembed_search.ranking.words import Words
 
 Payload = dict[str, Any]
 
@@ -129,6 +130,22 @@ class Store(Protocol):
         """Find the `limit` nearest points of each row of `vectors` `[Q, D]`, best first, by cosine.
 
         `fields`: the payload keys that are wanted, None for all; reading them is most of the time of a long list.
+        """
+
+    def search_words(
+        self, queries: Sequence[Words], limit: int, where: Filter | None = None, *, offset: int = 0
+    ) -> list[list[Record]]:
+        """Find the `limit` points that have most of each query's words, best first, by BM25 (see `ranking/words.py`).
+
+        Points without any of them are left out. Records come without payload, unless it had to be read to find them.
+        """
+
+    def scores(
+        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words]
+    ) -> list[dict[str, float]]:
+        """Return the scores of given points: `ids` [Q][N] by `queries`, vectors `[Q, D]` (cosine) or words (BM25).
+
+        A point that is gone, or has none of the words, is left out.
         """
 
     def retrieve(

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
 from tsembed_search.errors import StoreError
+from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import Record, StoreSettings, check_queries
 from tsembed_search.store.filters import (
     CHECKED_KEYS,
@@ -26,10 +29,9 @@ from tsembed_search.store.filters import (
     lookup,
     matches,
 )
-from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES
+from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, VECTOR_NAME, WORDS_NAME
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 MAX_LIMIT: Final = 2**31
@@ -39,15 +41,18 @@ MAX_LIMIT: Final = 2**31
 class Dialect:
     """The conditions of both Qdrant engines, whose Python packages name them alike.
 
-    `models` is the package's module of conditions, `number_range` its class for ranges of numbers, `nothing` a
-    condition that no point passes. `substrings`: the engine can look for a part of a value. `all_of`, `any_of` and
-    `none_of` take at least one part.
+    `models` is the package's module of conditions, `number_range` its class for ranges of numbers, `with_ids` makes a
+    condition that only points of these ids pass. `substrings`: the engine can look for a part of a value. `all_of`,
+    `any_of` and `none_of` take at least one part.
     """
 
-    def __init__(self, models: Any, number_range: Any, nothing: Any, *, substrings: bool = True) -> None:
+    def __init__(
+        self, models: Any, number_range: Any, with_ids: Callable[[list[str]], Any], *, substrings: bool = True
+    ) -> None:
         self._models = models
         self._range = number_range
-        self.nothing = nothing
+        self.with_ids = with_ids
+        self.nothing = with_ids([])
         self._substrings = substrings
 
     def equals(self, key: str, value: str) -> Any:
@@ -164,16 +169,27 @@ def _pattern(pattern: str, dialect: Dialect) -> Native:
 
 @dataclass(frozen=True)
 class Ask:
-    """A batch of searches, as an engine is asked: `queries` `[Q][D]`, and the `condition` that `where` became.
+    """A batch of searches, as an engine is asked: `queries` `[Q][D]` or words, and the `condition` that `where` became.
 
-    `payload` is what is wanted of the payloads: all (True), nothing (False) or these keys.
+    `conditions`, where there are any, hold for one query each, in place of that. `payload` is what is wanted of the
+    payloads: all (True), nothing (False) or these keys.
     """
 
-    queries: list[list[float]]
-    condition: Any
-    payload: bool | list[str]
-    with_vectors: bool
-    exact: bool
+    queries: list[list[float]] | Sequence[Words]
+    condition: Any = None
+    payload: bool | list[str] = False
+    with_vectors: bool = False
+    exact: bool = False
+    conditions: Sequence[Any] = ()
+
+    @property
+    def using(self) -> str:
+        """The name of the vectors that are searched."""
+        return WORDS_NAME if isinstance(self.queries[0], Words) else VECTOR_NAME
+
+    def each(self) -> Iterator[tuple[list[float] | Words, Any]]:
+        """Give every query with its condition."""
+        return zip(self.queries, self.conditions or [self.condition] * len(self.queries), strict=True)
 
 
 class FilteredStore(ABC):
@@ -229,7 +245,35 @@ class FilteredStore(ABC):
             return [[] for _ in queries]
         payload = wanted_payload(fields if native.exact else None)
         ask = Ask(queries.tolist(), native.condition, payload, with_vectors, exact)
-        if native.exact:
+        return self._found(ask, where, native.exact, limit, offset)
+
+    def search_words(
+        self, queries: Sequence[Words], limit: int, where: Filter | None = None, *, offset: int = 0
+    ) -> list[list[Record]]:
+        """See `Store.search_words`."""
+        native = translate(where, self._dialect)
+        if limit <= 0 or not queries:
+            return [[] for _ in queries]
+        return self._found(Ask(queries, native.condition, not native.exact), where, native.exact, limit, offset)
+
+    def scores(
+        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words]
+    ) -> list[dict[str, float]]:
+        """See `Store.scores`."""
+        rows = [row for row, own in enumerate(ids) if own]
+        asked = [queries[row] for row in rows]
+        scored: list[dict[str, float]] = [{} for _ in ids]
+        if rows:
+            given = asked if isinstance(asked[0], Words) else check_queries(np.stack(asked), self.dim).tolist()
+            conditions = [self._dialect.with_ids(list(ids[row])) for row in rows]
+            found = self._nearest(Ask(given, exact=True, conditions=conditions), max(map(len, ids)), 0)
+            for row, records in zip(rows, found, strict=True):
+                scored[row] = {record.id: record.score for record in records}
+        return scored
+
+    def _found(self, ask: Ask, where: Filter | None, exact: bool, limit: int, offset: int) -> list[list[Record]]:
+        """The hits of each query from `offset` on; those that an inexact condition lets through are checked."""
+        if exact:
             return self._nearest(ask, min(limit, MAX_LIMIT), min(offset, MAX_LIMIT))
         wanted = offset + limit
         some = wanted + wanted // 2 + 5
@@ -286,3 +330,8 @@ class FilteredStore(ABC):
 def wanted_payload(fields: Sequence[str] | None) -> bool | list[str]:
     """Return `fields` as engines take them: all (True), nothing (False) or these keys."""
     return True if fields is None else list(fields) or False
+
+
+def wanted_vectors(with_vectors: bool) -> bool | list[str]:
+    """Return which vectors engines are to give: the dense one, or none."""
+    return [VECTOR_NAME] if with_vectors else False

@@ -23,6 +23,7 @@ from tsembed_search.errors import IndexMismatchError, StoreError
 from tsembed_search.items import Kind
 from tsembed_search.paths import indexed_form, name_form
 from tsembed_search.ranking.scores import Calibration
+from tsembed_search.ranking.words import Words, document_words
 from tsembed_search.store.filters import path_keys
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
 
     from tsembed_search.model.backbone import ModelInfo
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """The layout of what is stored. An index of another one is refused: it must be made again."""
 
 VECTOR_NAME: Final = "dense"
+WORDS_NAME: Final = "words"
+"""The sparse vector of an item's words, beside its dense one (see `ranking/words.py`)."""
 PATH_KEYS: Final = "path_keys"
 ROUTE: Final = "route"
 PACKED_ROUTE: Final = "packed_route"
@@ -130,6 +133,19 @@ def with_path_keys(payload: Mapping[str, Any]) -> dict[str, Any]:
     if not places:
         return dict(payload)
     return {**payload, PATH_KEYS: sorted({key for place in places for key in path_keys(place["path"])})}
+
+
+def words_of(payload: Mapping[str, Any]) -> Words:
+    """Return the words that an item is found by: those of its text, and of its files' names and folders."""
+    names = [name for place in payload.get("places") or () for name in _names(place)]
+    text = payload.get("text")
+    return document_words(text if isinstance(text, str) else "", names)
+
+
+def _names(place: Mapping[str, Any]) -> list[str]:
+    """The parts of a path below its root, the root's own name, and the file's name without its type."""
+    parts = str(place["rel"]).split("/")
+    return [*parts, parts[-1].rpartition(".")[0], str(place["root"]).rpartition("/")[2]]
 
 
 def route_fields(route: NDArray[np.float32]) -> dict[str, Any]:

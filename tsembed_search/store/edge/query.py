@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from enum import Enum
 from functools import cache
 from typing import Any, Final
+from uuid import UUID
 
 import numpy as np
 
+from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import HNSW_EF, OVERSAMPLING, Quantize, Record
-from tsembed_search.store.filtered import Ask, Dialect
+from tsembed_search.store.filtered import Ask, Dialect, wanted_vectors
 from tsembed_search.store.schema import VECTOR_NAME
 
 FEW: Final = 5_000
@@ -33,7 +35,7 @@ def dialect() -> Dialect:
     """Return Qdrant Edge's conditions."""
     import qdrant_edge as engine
 
-    return Dialect(engine, engine.RangeFloat, engine.HasIdCondition(set()))
+    return Dialect(engine, engine.RangeFloat, lambda ids: engine.HasIdCondition({UUID(id) for id in ids}))
 
 
 class Walk(Enum):
@@ -57,10 +59,11 @@ def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -
     """Search an open shard for the hits of each query, best first."""
     import qdrant_edge as engine
 
-    condition = dialect().as_filter(ask.condition)
+    as_filter = dialect().as_filter
+    condition = as_filter(ask.condition)
     if ask.exact:
         way = Walk.SCAN
-    elif condition is None:
+    elif condition is None or ask.using != VECTOR_NAME:
         way = Walk.GRAPH
     else:
         passing = int(shard.count(engine.CountRequest(exact=False, filter=condition)))
@@ -80,16 +83,23 @@ def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -
         engine.QueryRequest(
             limit=limit,
             offset=offset,
-            query=engine.Query.Nearest(query, using=VECTOR_NAME),
-            filter=condition,
+            query=engine.Query.Nearest(sparse(query) if isinstance(query, Words) else query, using=ask.using),
+            filter=as_filter(own),
             params=parameters,
             with_payload=ask.payload,
-            with_vector=ask.with_vectors,
+            with_vector=wanted_vectors(ask.with_vectors),
         )
-        for query in ask.queries
+        for query, own in ask.each()
     ]
     answers = shard.query_batch(engine.QueryBatchRequest(requests))
     return [records(hits, ask.payload, ask.with_vectors, scored=True) for hits in answers]
+
+
+def sparse(words: Words) -> Any:
+    """Return words as the engine takes them."""
+    import qdrant_edge as engine
+
+    return engine.SparseVector(words.terms.tolist(), words.weights.tolist())
 
 
 def records(

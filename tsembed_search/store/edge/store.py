@@ -20,8 +20,8 @@ from tsembed_search.ownership import lock, owner_of
 from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_points, unheard
 from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
-from tsembed_search.store.filtered import Ask, FilteredStore, wanted_payload
-from tsembed_search.store.schema import VECTOR_NAME, with_path_keys
+from tsembed_search.store.filtered import Ask, FilteredStore, wanted_payload, wanted_vectors
+from tsembed_search.store.schema import VECTOR_NAME, WORDS_NAME, with_path_keys, words_of
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
@@ -89,7 +89,14 @@ class EdgeStore(FilteredStore):
             size = sum(4 * (self.dim + len(point.payload.get("route", ()))) + 1024 for point in points)
             shard.need_space(self._folder, WRITE_RESERVE + 4 * size)
             rows = zip(ids, vectors.tolist(), points, strict=True)
-            made = [engine.Point(id, {VECTOR_NAME: row}, with_path_keys(point.payload)) for id, row, point in rows]
+            made = [
+                engine.Point(
+                    id,
+                    {VECTOR_NAME: row, WORDS_NAME: query.sparse(words_of(point.payload))},
+                    with_path_keys(point.payload),
+                )
+                for id, row, point in rows
+            ]
             opened.update(engine.UpdateOperation.upsert_points(made))
             self._wrote(size, len(points))
         if self._written >= self._build_at:
@@ -103,9 +110,13 @@ class EdgeStore(FilteredStore):
 
         point = check_id(id)
         with self._writing("write to") as opened:
-            if not opened.retrieve([point], False, False):
+            found = opened.retrieve([point], ["text", "places"], False)
+            if not found:
                 raise StoreError(f"The index has no item {id}.")
             shard.need_space(self._folder, WRITE_RESERVE)
+            if payload.keys() & {"text", "places"}:
+                words = {WORDS_NAME: query.sparse(words_of({**found[0].payload, **payload}))}
+                opened.update(engine.UpdateOperation.update_vectors([engine.PointVectors(point, words)]))
             opened.update(engine.UpdateOperation.set_payload([point], with_path_keys(payload)))
             self._wrote(1024)
 
@@ -125,7 +136,7 @@ class EdgeStore(FilteredStore):
         """Return those of the points that exist, in the order asked."""
         wanted, payload = [check_id(id) for id in ids], wanted_payload(fields)
         with self._engine("read") as opened:
-            raw = opened.retrieve(wanted, payload, with_vectors)
+            raw = opened.retrieve(wanted, payload, wanted_vectors(with_vectors))
             found = {each.id: each for each in query.records(raw, payload, with_vectors)}
         return [found[id] for id in wanted if id in found]
 
@@ -139,7 +150,11 @@ class EdgeStore(FilteredStore):
         chosen, offset = self._dialect.as_filter(condition), None
         while True:
             request = engine.ScrollRequest(
-                offset=offset, limit=_PAGE, filter=chosen, with_payload=payload, with_vector=with_vectors
+                offset=offset,
+                limit=_PAGE,
+                filter=chosen,
+                with_payload=payload,
+                with_vector=wanted_vectors(with_vectors),
             )
             with self._engine("read") as opened:
                 page, offset = opened.scroll(request)
@@ -165,7 +180,7 @@ class EdgeStore(FilteredStore):
         with self._change:
             with self._writing("optimise") as opened:
                 facts, threshold = opened.info(), shard.INDEXING_THRESHOLD_KB * 1024
-                points, indexed = int(facts.points_count), int(facts.indexed_vectors_count)
+                points, indexed = int(facts.points_count), _in_graph(facts)
                 waiting = max(self._written, points - indexed)
                 # Points that were deleted are still counted as indexed.
                 if waiting * self.dim * 4 < threshold and indexed - points <= MANY_GONE * indexed:
@@ -215,7 +230,7 @@ class EdgeStore(FilteredStore):
         engine = f"Qdrant Edge {importlib.metadata.version('qdrant-edge-py')}"
         points = int(facts.points_count)
         # Points that were deleted are still counted as indexed.
-        return StoreInfo(engine, points, min(points, int(facts.indexed_vectors_count)), details)
+        return StoreInfo(engine, points, min(points, _in_graph(facts)), details)
 
     def close(self) -> None:
         """Write everything to disk and let another process open the store. Closing twice does no harm."""
@@ -258,6 +273,11 @@ class EdgeStore(FilteredStore):
                 raise StoreError(f"The index in {self._folder} is closed.")
             with shard.explained(f"{doing} the index in", self._folder):
                 yield self._shard
+
+
+def _in_graph(facts: Any) -> int:
+    """The points in the search graph. The engine counts the words of each point, too, as an indexed vector."""
+    return max(0, int(facts.indexed_vectors_count) - int(facts.points_count))
 
 
 class EdgeEngine:

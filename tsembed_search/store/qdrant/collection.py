@@ -13,7 +13,7 @@ from typing import Any, Final
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
 from tsembed_search.store.qdrant.connection import Connection
-from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME
+from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME, WORDS_NAME
 
 OLDEST: Final = (1, 16)
 """The first version of the server that keeps metadata with a collection."""
@@ -63,6 +63,7 @@ def create(connection: Connection, index: str, settings: StoreSettings) -> None:
             connection.client.create_collection(
                 name_of(index),
                 vectors_config={VECTOR_NAME: models.VectorParams(size=settings.dim, distance=models.Distance.COSINE)},
+                sparse_vectors_config={WORDS_NAME: models.SparseVectorParams(modifier=models.Modifier.IDF)},
                 hnsw_config=models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT),
                 quantization_config=_quantization(settings),
                 shard_number=settings.shards,

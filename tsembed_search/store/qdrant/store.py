@@ -17,6 +17,7 @@ import numpy as np
 from qdrant_client import models
 
 from tsembed_search.errors import StoreError
+from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import (
     ENOUGH,
     FILTERED_HNSW_EF,
@@ -30,11 +31,11 @@ from tsembed_search.store.base import (
     check_points,
     unheard,
 )
-from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, wanted_payload
+from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, wanted_payload, wanted_vectors
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
-from tsembed_search.store.schema import VECTOR_NAME, with_path_keys
+from tsembed_search.store.schema import VECTOR_NAME, WORDS_NAME, with_path_keys, words_of
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
@@ -64,8 +65,9 @@ class ServerStore(FilteredStore):
         self._connection = connection
         self._client = connection.client
         self._collection = collection.name_of(name)
-        nothing = models.HasIdCondition(has_id=[])
-        self._dialect = Dialect(models, models.Range, nothing, substrings=self._version >= _SUBSTRINGS)
+        self._dialect = Dialect(
+            models, models.Range, lambda ids: models.HasIdCondition(has_id=ids), substrings=self._version >= _SUBSTRINGS
+        )
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata as a whole."""
@@ -84,7 +86,11 @@ class ServerStore(FilteredStore):
             check_payload(f"the payload of item {id}", point.payload)
         # Batches race each other, so of two points with one id only the last may be sent.
         made = {
-            id: models.PointStruct(id=id, vector={VECTOR_NAME: vector}, payload=with_path_keys(point.payload))
+            id: models.PointStruct(
+                id=id,
+                vector={VECTOR_NAME: vector, WORDS_NAME: _sparse(words_of(point.payload))},
+                payload=with_path_keys(point.payload),
+            )
             for id, vector, point in zip(ids, vectors.tolist(), points, strict=True)
         }
         sent, size = list(made.values()), _batch_size(points[0], self.dim)
@@ -109,9 +115,14 @@ class ServerStore(FilteredStore):
         """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
         point = check_id(id)
         check_payload(f"the payload of item {id}", payload)
-        look = partial(self._client.retrieve, self._collection, [point], with_payload=False)
-        if not self._read("read an item", look):
+        look = partial(self._client.retrieve, self._collection, [point], with_payload=["text", "places"])
+        found = self._read("read an item", look)
+        if not found:
             raise StoreError(f"The index has no item {id}.")
+        if payload.keys() & {"text", "places"}:
+            words = {WORDS_NAME: _sparse(words_of({**(found[0].payload or {}), **payload}))}
+            vectors = [models.PointVectors(id=point, vector=words)]
+            self._write("change an item", partial(self._client.update_vectors, self._collection, vectors, wait=True))
         change = partial(self._client.set_payload, self._collection, with_path_keys(payload), [point], wait=True)
         self._write("change an item", change)
 
@@ -127,30 +138,37 @@ class ServerStore(FilteredStore):
     ) -> list[Record]:
         """Return those of the points that exist, in the order asked."""
         wanted = [check_id(id) for id in ids]
-        payload = wanted_payload(fields)
+        payload, vectors = wanted_payload(fields), wanted_vectors(with_vectors)
         found = {}
         for at in range(0, len(wanted), _IDS):
             some = wanted[at : at + _IDS]
             read = partial(
-                self._client.retrieve, self._collection, some, with_payload=payload, with_vectors=with_vectors
+                self._client.retrieve,
+                self._collection,
+                some,
+                with_payload=payload,
+                with_vectors=vectors,
             )
             found.update({str(record.id): record for record in self._read("read items", read)})
         return [_record(found[id]) for id in wanted if id in found]
 
     def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
-        condition = self._dialect.as_filter(ask.condition)
+        as_filter, condition = self._dialect.as_filter, self._dialect.as_filter(ask.condition)
+        parameters = None
+        if ask.using == VECTOR_NAME:
+            parameters = self._parameters(exact=ask.exact, filtered=condition is not None)
         requests = [
             models.QueryRequest(
-                query=query,
-                using=VECTOR_NAME,
-                filter=condition,
-                params=self._parameters(exact=ask.exact, filtered=condition is not None),
+                query=_sparse(query) if isinstance(query, Words) else query,
+                using=ask.using,
+                filter=as_filter(own),
+                params=parameters,
                 limit=limit,
                 offset=offset,
                 with_payload=ask.payload,
-                with_vector=ask.with_vectors,
+                with_vector=wanted_vectors(ask.with_vectors),
             )
-            for query in ask.queries
+            for query, own in ask.each()
         ]
         found: list[list[Record]] = []
         for at in range(0, len(requests), _QUERIES):
@@ -178,7 +196,7 @@ class ServerStore(FilteredStore):
             scroll_filter=self._dialect.as_filter(condition),
             limit=_PAGE,
             with_payload=payload,
-            with_vectors=with_vectors,
+            with_vectors=wanted_vectors(with_vectors),
         )
         offset = None
         while True:
@@ -213,7 +231,9 @@ class ServerStore(FilteredStore):
             "quantize": self.settings.quantize,
         }
         engine = "Qdrant " + ("in memory" if self._connection.in_memory else ".".join(map(str, self._version)))
-        return StoreInfo(engine, self.count(), int(facts.indexed_vectors_count or 0), details)
+        points = self.count()
+        # A server counts the words of each point, too, as an indexed vector.
+        return StoreInfo(engine, points, max(0, int(facts.indexed_vectors_count or 0) - points), details)
 
     def close(self) -> None:
         """End the connection. Closing twice does no harm."""
@@ -230,6 +250,10 @@ def _batch_size(point: Point, dim: int) -> int:
     """Points per request: 64 to 256, fewer when they are large."""
     numbers = dim + len(point.payload.get("route", ()))
     return max(64, min(256, _BATCH_BYTES // (20 * numbers + 1000)))
+
+
+def _sparse(words: Words) -> Any:
+    return models.SparseVector(indices=words.terms.tolist(), values=words.weights.tolist())
 
 
 def _record(raw: Any) -> Record:
