@@ -182,8 +182,9 @@ class EdgeStore(FilteredStore):
                 facts, threshold = opened.info(), shard.INDEXING_THRESHOLD_KB * 1024
                 points, indexed = int(facts.points_count), _in_graph(facts)
                 waiting = max(self._written, points - indexed)
-                # Points that were deleted are still counted as indexed.
-                if waiting * self.dim * 4 < threshold and indexed - points <= MANY_GONE * indexed:
+                # Points that were deleted are still counted, in the graph and among the words.
+                gone = max(0, indexed - points) / 2
+                if waiting * self.dim * 4 < threshold and gone <= MANY_GONE * (indexed - gone):
                     if self._written != self._noted:
                         self._note(self._metadata, self._points, self._written)
                     return
