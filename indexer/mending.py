@@ -34,6 +34,7 @@ _SALVAGED: Final = "salvaged"  # see `store/edge/salvage.py`
 _GENERATION: Final = "generation"
 _NEXT_GENERATION: Final = "next_generation"
 _GROUP: Final = 200
+_PORTION: Final = 5000  # points that are taken over at once: each time, SQLite waits for the disk
 
 
 def agree(manifest: Manifest, store: Store, note: Callable[[str], None]) -> None:
@@ -83,7 +84,7 @@ def rebuild_manifest(manifest: Manifest, store: Store) -> int:
     pieces that may be missing, and embeds nothing that is there.
     """
     records = store.scroll(fields=["sha", "places", "page", "chunk", "bytes"])
-    portions = map(_told, iter(lambda: list(islice(records, _GROUP)), []))
+    portions = map(_told, iter(lambda: list(islice(records, _PORTION)), []))
     total = manifest.rebuild(portions, FORMATS.get("image").recipe(pages=False))
     begin_changes(manifest, store)
     manifest.put(_SALVAGED, store.metadata.get(_SALVAGED) or "")

@@ -277,3 +277,23 @@ def test_a_long_build_tells_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert np.isfinite(told).all()
     assert store.info().indexed == 3000
     store.close()
+
+
+def test_a_long_run_does_not_wait_for_its_end(
+    store: EdgeStore, points: list[Point], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsembed_search.store.edge.store.BUILD_EVERY", 300)
+    store._build_at = 300
+    store.upsert(MANY[250:299])
+    assert store.info().indexed == 0
+    with monkeypatch.context() as patch:
+        no_child(patch)
+        store.upsert(MANY[299:310])
+    assert store.info().indexed == 0
+    check(store, MANY[:310])
+    store.optimize()
+    store.upsert(MANY[310:])
+    assert store.info().indexed == 310
+    store.upsert(MANY[:200])
+    assert store.info().indexed == 500 and store._written == 0
+    check(store, MANY)

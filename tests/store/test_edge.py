@@ -142,8 +142,7 @@ def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made = make_points(1550, dim=64)
     many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 20)
-    monkeypatch.setattr(edge_shard, "SCAN_KB", 20)
-    monkeypatch.setattr("tsembed_search.store.edge.query.FEW", 50)  # else all would be scanned
+    monkeypatch.setattr(edge_shard, "SCAN_KB", 20)  # else all would be compared
     store = EDGE.create(address_of(tmp_path), StoreSettings(64))
     store.upsert(many)
     store.optimize()
@@ -157,7 +156,11 @@ def test_the_graph_serves_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     store.close()
 
 
-def test_a_folder_of_few_points_is_searched_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compared", [4, 45_000], ids=["a detour", "a scan"])
+@pytest.mark.parametrize("quantize", ["none", "scalar"])
+def test_a_folder_of_few_points_is_searched_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compared: int, quantize: str
+) -> None:
     """Most of their neighbours in the graph are in another folder."""
     made = make_points(3050, dim=32)
     many, queries = made[:3000], np.stack([point.vector for point in made[3000:]])
@@ -167,18 +170,16 @@ def test_a_folder_of_few_points_is_searched_well(tmp_path: Path, monkeypatch: py
         place = {"path": path, "root": "/pictures", "rel": path[10:], "ext": "jpg", "mtime": 1.0}
         point.payload.update({**place, "places": [place]})
     monkeypatch.setattr(edge_shard, "INDEXING_THRESHOLD_KB", 4)
-    monkeypatch.setattr(edge_shard, "SCAN_KB", 4)
-    store = EDGE.create(address_of(tmp_path), StoreSettings(32))
+    monkeypatch.setattr(edge_shard, "SCAN_KB", compared)
+    store = EDGE.create(address_of(tmp_path), StoreSettings(32, quantize))  # type: ignore[arg-type]
     store.upsert(many)
     store.optimize()
     assert store.info().indexed == len(many)
     where = parse_where("path~/pictures/few")
-    for few in (20_000, 10):  # a scan, then a detour
-        monkeypatch.setattr("tsembed_search.store.edge.query.FEW", few)
-        hits = 0
-        for query, found in zip(queries, store.search(queries, 10, where), strict=True):
-            hits += len({hit.id for hit in found} & set(list(nearest(many, query, where))[:10]))
-        assert hits / 500 >= 0.99, few
+    hits = 0
+    for query, found in zip(queries, store.search(queries, 10, where), strict=True):
+        hits += len({hit.id for hit in found} & set(list(nearest(many, query, where))[:10]))
+    assert hits / 500 >= 0.99
     store.close()
 
 

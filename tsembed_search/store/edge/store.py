@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 1000
 _LOCK: Final = "open.lock"
+
+BUILD_EVERY: Final = 200_000
+"""Points that have no graph yet take two kilobytes of memory each, and are slow to search. So a long run does not wait
+for its end."""
 
 MANY_GONE: Final = 0.2
 """The share of deleted points from which on a graph is built anew without them."""
@@ -64,6 +68,7 @@ class EdgeStore(FilteredStore):
         self._dialect = query.dialect()
         self._unflushed = 0
         self._written = self._noted = written
+        self._build_at = BUILD_EVERY
         self._turn = threading.RLock()
         self._change = threading.RLock()
 
@@ -73,7 +78,7 @@ class EdgeStore(FilteredStore):
             self._note(metadata, self._points, self._written)
 
     def upsert(self, points: Sequence[Point]) -> None:
-        """Add or replace points. They are in the log when it returns."""
+        """Add or replace points. They are in the log when it returns. See `BUILD_EVERY` for what else it may do."""
         if not points:
             return
         import qdrant_edge as engine
@@ -94,6 +99,10 @@ class EdgeStore(FilteredStore):
             ]
             opened.update(engine.UpdateOperation.upsert_points(made))
             self._wrote(size, len(points))
+        if self._written >= self._build_at:
+            self._build_at += BUILD_EVERY
+            with suppress(StoreError):  # it is tried again, and told, when the run ends
+                self.optimize()
 
     def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
         """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
@@ -173,8 +182,9 @@ class EdgeStore(FilteredStore):
                 facts, threshold = opened.info(), shard.INDEXING_THRESHOLD_KB * 1024
                 points, indexed = int(facts.points_count), _in_graph(facts)
                 waiting = max(self._written, points - indexed)
-                # Points that were deleted are still counted as indexed.
-                if waiting * self.dim * 4 < threshold and indexed - points <= MANY_GONE * indexed:
+                # Points that were deleted are still counted, in the graph and among the words.
+                gone = max(0, indexed - points) / 2
+                if waiting * self.dim * 4 < threshold and gone <= MANY_GONE * (indexed - gone):
                     if self._written != self._noted:
                         self._note(self._metadata, self._points, self._written)
                     return
@@ -196,7 +206,8 @@ class EdgeStore(FilteredStore):
             self._note(self._metadata, fresh, 0)
             failed.pop_all()
         with self._turn:
-            before, self._shard, self._points, self._written = self._shard, opened, fresh, 0
+            before, self._shard, self._points = self._shard, opened, fresh
+            self._written, self._build_at = 0, BUILD_EVERY
         before.close()
         shutil.rmtree(old, ignore_errors=True)
 
@@ -218,7 +229,9 @@ class EdgeStore(FilteredStore):
         import importlib.metadata  # takes longer than a search
 
         engine = f"Qdrant Edge {importlib.metadata.version('qdrant-edge-py')}"
-        return StoreInfo(engine, int(facts.points_count), _in_graph(facts), details)
+        points = int(facts.points_count)
+        # Points that were deleted are still counted as indexed.
+        return StoreInfo(engine, points, min(points, _in_graph(facts)), details)
 
     def close(self) -> None:
         """Write everything to disk and let another process open the store. Closing twice does no harm."""

@@ -65,8 +65,9 @@ class ServerStore(FilteredStore):
         self._connection = connection
         self._client = connection.client
         self._collection = collection.name_of(name)
+        substrings = self._version >= _SUBSTRINGS
         self._dialect = Dialect(
-            models, models.Range, lambda ids: models.HasIdCondition(has_id=ids), substrings=self._version >= _SUBSTRINGS
+            models, models.Range, lambda ids: models.HasIdCondition(has_id=[*ids]), substrings=substrings
         )
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
