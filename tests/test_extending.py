@@ -98,6 +98,12 @@ class Shelf:
             found.append([self.record(ids[at], float(scores[at]), fields, with_vectors) for at in best])
         return found
 
+    def search_words(self, queries, limit, where=None, *, offset=0):
+        return [[] for _ in queries]  # it finds by meaning alone
+
+    def scores(self, ids, queries):
+        return [{} for _ in ids]
+
     def retrieve(self, ids, *, fields=None, with_vectors=False):
         return [self.record(id, 0.0, fields, with_vectors) for id in ids if id in self.kept["points"]]
 

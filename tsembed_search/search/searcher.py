@@ -162,8 +162,8 @@ class Searcher:
         missing = [[id for id in worded[row] if id not in cosines[row]] for row in embedded]
         if any(missing):
             vectors = np.stack([queries[row].vector for row in embedded])
-            for row, own in zip(embedded, self.store.scores(missing, vectors), strict=True):
-                cosines[row].update(own)
+            for row, scores in zip(embedded, self.store.scores(missing, vectors), strict=True):
+                cosines[row].update(scores)
         return {
             row: [
                 self._scored(queries[row], id, kind, cosines[row].get(id), share[id]) for id, kind in kinds[row].items()
