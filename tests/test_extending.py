@@ -395,7 +395,9 @@ def test_a_store(tsembed: Commands, folder: Path) -> None:
         ["train", "--where", "ext=txt and path~files"],
         ["sea", "--where", "ext=poem"],
     ):
-        ours, theirs = (tsembed("search", *asked, *place, "--json").json["hits"] for place in ((), where))
+        ours, theirs = (
+            tsembed("search", *asked, *place, "--json", "--words", "never").json["hits"] for place in ((), where)
+        )
         assert names(theirs) == names(ours) and ours
         assert [hit["score"] for hit in theirs] == pytest.approx([hit["score"] for hit in ours], abs=1e-5)
     assert "shelf 1" in tsembed("status", *where).stdout

@@ -15,6 +15,7 @@ from tsembed_search.errors import ModelError, TooLargeError
 from tsembed_search.evaluation.evaluate import Distinct, embed_items
 from tsembed_search.index import Index
 from tsembed_search.items import Embeddings, Item
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.embedder import Embedder, in_fitting_parts
 
@@ -45,7 +46,7 @@ def room_for(embedder: Embedder, gpu: SimulatedGPU, items: Sequence[Prepared]) -
 @pytest.mark.parametrize("family", [*FAMILIES, "mini"])
 def test_a_batch_twice_too_large_is_halved_once(family: str, tiny: Callable[[str], str]) -> None:
     with SimulatedGPU() as gpu:
-        embedder = Embedder.load(family if family == "mini" else tiny(family))
+        embedder = Embedder(loading.load(registry.resolve(family if family == "mini" else tiny(family))))
         items = [embedder.prepare(item) for item in SMALL]
         with room_for(embedder, gpu, items[:16]) as sizes:
             found = embedder.encode(items)
@@ -56,7 +57,7 @@ def test_a_batch_twice_too_large_is_halved_once(family: str, tiny: Callable[[str
 @pytest.mark.parametrize("family", ["qwen2-vl", "smolvlm", "mini"])
 def test_one_item_too_large_fails_alone(family: str, tiny: Callable[[str], str]) -> None:
     with SimulatedGPU() as gpu:
-        embedder = Embedder.load(family if family == "mini" else tiny(family))
+        embedder = Embedder(loading.load(registry.resolve(family if family == "mini" else tiny(family))))
         items = [embedder.prepare(item) for item in (*SMALL[:3], LARGE, *SMALL[3:6])]
         small = [*items[:3], *items[4:]]
         with room_for(embedder, gpu, small):
