@@ -16,7 +16,7 @@ from tsembed_search.items import Kind, Modality
 
 LOGIT_OF_WORDS: Final = 6.0
 """The evidence of the share of a query's words that an item has, times that share: 0.4 of a cosine where the slope is
-mini's, 15. Chosen on the pages of a manual, where 4.5 to 10 are as good.
+mini's, 15. Chosen by `benchmarks/word_weights.py`, where 4.5 to 10 are as good.
 """
 LOGIT_OF_ALL_WORDS: Final = 7.5
 """More of it for an item that has nearly all, times the sixth power: a name or a code is all there or not at all."""
