@@ -169,10 +169,13 @@ def plain_lines(hits: Sequence[Hit]) -> Iterator[str]:
         page = f"  page {hit.page}" if hit.page is not None else ""
         where = wording.shown(render.shortened(hit.path)) + page + ("  offline" if hit.offline else "")
         yield f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {where}"
-        if hit.top_experts:
+        if hit.words and not hit.similarity:
+            yield f"            words {hit.words:.3f}"
+        elif hit.top_experts:
             experts = wording.shown(" ".join(hit.shared_experts[:3]))
             shared = f"  shared experts {experts}" if experts else ""
-            yield f"            similarity {hit.similarity:.3f}  routes {hit.route_similarity:+.3f}{shared}"
+            words = f"  words {hit.words:.3f}" if hit.words else ""
+            yield f"            similarity {hit.similarity:.3f}{words}  routes {hit.route_similarity:+.3f}{shared}"
         if hit.snippet:
             yield f"            {wording.shown(hit.snippet)}"
 

@@ -114,7 +114,9 @@ def _facts(hit: Hit) -> Iterator[Text | tuple[str, str]]:
         yield " · offline", "bold yellow"
     if hit.page is not None:
         yield f" · page {hit.page}", "dim"
-    if hit.top_experts:
+    if hit.words:
+        yield f" · words {hit.words:.2f}", "dim"
+    if hit.top_experts and hit.similarity:  # without, it was found by words alone
         yield f" · similarity {hit.similarity:.2f} · routes {hit.route_similarity:+.2f} · experts", "dim"
         for name in list(dict.fromkeys([*hit.shared_experts, *hit.top_experts]))[:3]:
             yield " " + shown(name), "bold green" if name in hit.shared_experts else "dim"
