@@ -24,6 +24,7 @@ from tsembed_search.errors import IndexBusyError, StoreError
 
 _FILE: Final = "owner.lock"
 _BETWEEN_TRIES: Final = 0.2
+_LOOK: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,9 @@ def _opened(folder: Path) -> IO[str]:
 
 
 def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[[Owner | None], None]) -> None:
-    deadline = math.inf if wait is None else time.monotonic() + wait
-    told = False
+    # Who only looks at who owns the index has the lock for a moment, too.
+    deadline = math.inf if wait is None else time.monotonic() + max(wait, _LOOK)
+    told = wait == 0
     while True:
         try:
             if _try_lock(file):
@@ -153,7 +155,7 @@ def _acquire(file: IO[str], folder: Path, wait: float | None, on_wait: Callable[
         if not told:
             on_wait(owner)
             told = True
-        time.sleep(_BETWEEN_TRIES)
+        time.sleep(_LOOK / 10 if wait == 0 else _BETWEEN_TRIES)
 
 
 def _read(file: IO[str]) -> Owner | None:

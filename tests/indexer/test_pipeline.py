@@ -355,11 +355,35 @@ def test_one_owner(indexing: Indexing) -> None:
     holder = threading.Thread(target=hold)
     holder.start()
     while owner_of(indexing.home) is None:
+        assert holder.is_alive()
         time.sleep(0.01)
     threading.Timer(0.5, release.set).start()
     assert indexing.run(wait=True).files.added == 1
     assert "Waiting for process" in indexing.sink.notes[0]
     holder.join()
+
+
+def test_whoever_looks_keeps_nobody_out(tmp_path: Path) -> None:
+    """To see who owns an index, its lock is taken for a moment."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            owner_of(tmp_path)
+
+    lookers = [threading.Thread(target=look) for _ in range(3)]
+    with owned(tmp_path, "making the folder"):
+        pass
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(200):
+            with owned(tmp_path, "indexing"):
+                pass
+    finally:
+        stop.set()
+        for looker in lookers:
+            looker.join()
 
 
 def test_a_lock_whose_owner_was_killed_is_free(tmp_path: Path) -> None:
