@@ -69,9 +69,12 @@ class TestHits:
         hits = json.loads(run_routed("search", "red", "-k", 3, "--json").stdout)["hits"]
         told = run_routed("search", "red", "-k", 3).stdout.splitlines()
         lines = [line.split() for line in told if line.split()[0] == "similarity"]
-        assert [float(line[1]) for line in lines] == [pytest.approx(hit["similarity"], abs=6e-4) for hit in hits]
-        assert [float(line[3]) for line in lines] == [pytest.approx(hit["route_similarity"], abs=6e-4) for hit in hits]
-        assert [line[6:] for line in lines] == [hit["shared_experts"][:3] for hit in hits]
+        for line, hit in zip(lines, hits, strict=True):
+            assert float(line[1]) == pytest.approx(hit["similarity"], abs=6e-4)
+            assert float(line[line.index("routes") + 1]) == pytest.approx(hit["route_similarity"], abs=6e-4)
+            if hit["words"]:
+                assert float(line[line.index("words") + 1]) == pytest.approx(hit["words"], abs=6e-4)
+            assert line[line.index("experts") + 1 :] == hit["shared_experts"][:3]
 
     def test_shared_experts_stand_out_in_a_terminal(self, run_routed: Run) -> None:
         with Index.open("default") as index:
