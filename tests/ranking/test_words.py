@@ -110,6 +110,7 @@ def test_a_longer_text_weighs_each_word_less() -> None:
         ("state-of-the-art - 5", "state-of-the-art - 5", 0, 0),
         ('5" pipe', '5" pipe', 0, 0),
         ("-smith", "", 0, 1),
+        ("at -5 degrees", "at -5 degrees", 0, 0),
         ('" "', "", 0, 0),
     ],
 )

@@ -49,7 +49,7 @@ _LONGEST_CODE = 64
 # HelloWorld, HTMLPage: names of files are often written so.
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 # Letters with a stroke or joined, which Unicode does not take apart, as they are typed without.
-_STROKES = str.maketrans(
+STROKES = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ħ": "h", "ŧ": "t", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th"}
 )
 # English words that tell nothing about a text; a query of nothing else keeps them.
@@ -78,7 +78,7 @@ def folded(text: str) -> str:
 def _folded_word(word: str) -> str:
     if word.isascii():
         return word.lower()
-    parts = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", word).casefold().translate(_STROKES))
+    parts = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", word).casefold().translate(STROKES))
     # Marks of kana and vowel signs are letters to those who write them; NFC puts them back.
     return unicodedata.normalize("NFC", "".join(part for part in parts if not _is_accent(part)))
 
@@ -183,7 +183,7 @@ class Asked:
 
     @staticmethod
     def of(query: str) -> Asked:
-        """Read a query: `"words in quotes"` must occur, as they stand; a `-word` must not."""
+        """Read a query: `"words in quotes"` must occur, as they stand; a `-word` must not. -5 is a number."""
         without = [quoted or word for quoted, word in _EXCLUDED.findall(query)]
         left = _EXCLUDED.sub(" ", query)
         phrases = _QUOTED.findall(left)
@@ -207,7 +207,7 @@ class Asked:
 
 
 _QUOTED = re.compile(r'["“”„«]([^"“”„«»]+)["“”»]')
-_EXCLUDED = re.compile(r'(?<!\S)-(?:["“„]([^"“”]+)["“”]|(\w\S*))')
+_EXCLUDED = re.compile(r'(?<!\S)-(?:["“„]([^"“”]+)["“”]|([^\W\d]\S*))')
 
 
 def _spelled(text: str) -> str:

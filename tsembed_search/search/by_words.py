@@ -45,7 +45,7 @@ class ByWords:
         return self._best[row] > 0
 
     def find(self, rows: Sequence[int], limit: int, where: Filter | None, offset: int) -> list[list[Record]]:
-        """Find for each of the queries the items that have most of its words, with their shares as scores."""
+        """Find for each of the queries the items that have most of its words, best first."""
         asking = [row for row in rows if self.asks(row)]
         found = self._store.search_words([self._leading[row] for row in asking], limit, where, offset=offset)
         answers = dict(zip(asking, found, strict=True))

@@ -113,7 +113,8 @@ class Searcher:
         pending = list(range(len(queries)))
         while pending:
             if known < wanted:
-                for row, own in self._found(queries, pending, by_words, options, known, wanted - known).items():
+                spare = None if reranker.needs_vectors else read
+                for row, own in self._found(queries, pending, by_words, options, known, wanted - known, spare).items():
                     found[row].update((one.id, one) for one in own)
                 known = wanted
             top = {row: merged(found[row].values(), wanted) for row in pending}
@@ -138,8 +139,11 @@ class Searcher:
         options: SearchOptions,
         known: int,
         more: int,
+        read: dict[str, Record] | None,
     ) -> dict[int, list[Scored]]:
-        """The next points of each kind by meaning and by words, after those that are known, with both scores of all."""
+        """The next points of each kind by meaning and by words, after those that are known, with both scores of all.
+        Those that had to be read to be found are put into `read`.
+        """
         # What must occur in an item is looked for by words alone.
         meant = [row for row in rows if len(queries[row].vector) and not queries[row].asked.required]
         cosines: dict[int, dict[str, float]] = {row: {} for row in rows}
@@ -154,6 +158,8 @@ class Searcher:
                 ):
                     cosines[row].update((one.id, one.score) for one in own)
                     kinds[row].update((one.id, kind) for one in own)
+                    if read is not None:
+                        read.update((one.id, one) for one in own if one.payload)
             for row, own in zip(rows, by_words.find(rows, more, where, known), strict=True):
                 worded[row] += [one.id for one in own]
                 kinds[row].update((one.id, kind) for one in own)

@@ -13,26 +13,19 @@ from itertools import takewhile
 from typing import Final
 
 from tsembed_search.items import one_form
+from tsembed_search.ranking.words import EMPTY_WORDS, STROKES, UNSPACED, UNSPACED_SCRIPTS
 
 WIDTH: Final = 200
 """The default length of a snippet in characters: about three lines of a terminal."""
 
 Span = tuple[int, int]
 
-# Scripts written without spaces: a word may begin anywhere, so two neighbouring characters stand for one.
-_SCRIPTS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_UNSPACED = re.compile(f"[{_SCRIPTS}]+")
 _WORD = re.compile(r"\w+")
-_SPACED_WORD = re.compile(rf"[^\W{_SCRIPTS}]+")
+_SPACED_WORD = re.compile(rf"[^\W{UNSPACED_SCRIPTS}]+")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 # A character with what belongs to it: accents, voice marks of kana, what nobody sees.
 _BELONGS = "[\u0300-\u036f\u3099\u309a\uff9e\uff9f\u00ad\u200b\u2060]"
 _CLUSTER = re.compile(f"([\x00-\x7f]+)(?!{_BELONGS})|.{_BELONGS}*", re.DOTALL)
-# English words that tell nothing about a text; a query of nothing else keeps them.
-_EMPTY = frozenset(
-    "a an and are as at be by can did do does for from had has have how i in is it its my of on or our that the their "
-    "there these they this to was we were what when where which who why will with you your".split()
-)
 _LEAD = 0.3
 
 
@@ -52,7 +45,7 @@ def snippets(query: str, texts: Sequence[str], width: int = WIDTH) -> list[Snipp
     beginning. No word is cut in two. None for an empty text.
     """
     words = _words(query)
-    pairs = [word for word in words if _UNSPACED.fullmatch(word)]
+    pairs = [word for word in words if UNSPACED.fullmatch(word)]
     # How words with a stem begin: an ending changes its last letter at most, or makes dying of die.
     stems = {
         stem: stem[: -2 if stem.endswith("ie") else -1] or stem
@@ -148,15 +141,15 @@ def _words(query: str) -> list[str]:
     """The distinct words to look for, folded; a run of an unspaced script becomes its overlapping pairs."""
     words: dict[str, None] = {}
     for word in _WORD.findall(_folded(query)[0]):
-        for run in _UNSPACED.findall(word):
+        for run in UNSPACED.findall(word):
             words.update(dict.fromkeys(run[i : i + 2] for i in range(max(1, len(run) - 1))))
         words.update(dict.fromkeys(_SPACED_WORD.findall(word)))
-    return [word for word in words if word not in _EMPTY] or list(words)
+    return [word for word in words if word not in EMPTY_WORDS] or list(words)
 
 
 @lru_cache(maxsize=4096)
 def _folded_cluster(cluster: str) -> str:
-    decomposed = unicodedata.normalize("NFD", one_form(cluster).casefold())
+    decomposed = unicodedata.normalize("NFD", one_form(cluster).casefold().translate(STROKES))
     return "".join(part for part in decomposed if not unicodedata.combining(part))
 
 
