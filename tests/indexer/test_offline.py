@@ -86,10 +86,16 @@ def give_back(disk: Path, away: Path) -> None:
     away.rmdir()
 
 
+WAYS_TO_LOSE = [
+    empty, rename, replace_by_a_file, replace_by_a_link, replace_by_a_dangling_link, leave_a_note, take_most,
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "lose", [empty, rename, replace_by_a_file, replace_by_a_link, replace_by_a_dangling_link, leave_a_note, take_most]
+    ("lose", "how"),
+    [(lose, "itself") for lose in WAYS_TO_LOSE]
+    + [(lose, how) for lose in (empty, rename, take_most) for how in ("beside another", "inside another")],
 )
-@pytest.mark.parametrize("how", ["itself", "beside another", "inside another"])
 def test_a_lost_root_loses_nothing(
     indexing: Indexing, tmp_path: Path, lose: Callable[[Path, Path], None], how: str
 ) -> None:
