@@ -85,8 +85,12 @@ class Evaluation:
                 sweep = {"curve": curve, "chosen_on": self.sweep.queries, "reported_on": reported}
                 said["rerank"]["sweep"] = sweep
         if self.cut:
-            said["dims"] = {str(dim): groups_json(tasks, self.metrics) for dim, tasks in self.cut.items()}
+            said["dims"] = {str(dim): self._cut_json(tasks) for dim, tasks in self.cut.items()}
         return said | {"unread": asdict(self.unread), "seconds": dict(self.seconds)}
+
+    def _cut_json(self, tasks: Sequence[TaskScores]) -> dict[str, Any]:
+        difference = groups_json(compared(self.tasks, tasks), self.metrics)
+        return groups_json(tasks, self.metrics) | {"difference": difference}
 
 
 def groups(tasks: Sequence[TaskScores]) -> Iterator[Group]:
