@@ -72,6 +72,10 @@ def evaluate(
     at: Annotated[
         list[int] | None, Option("--at", metavar="K", min=1, help="Also recall and nDCG at K. Repeatable.")
     ] = None,
+    dims: Annotated[
+        str | None,
+        Option("--dims", metavar="N,N", help="Also measure vectors that are cut to N numbers, such as 64,128,256."),
+    ] = None,
     images: options.ImageFolders = None,
     instructions: Annotated[
         str | None,
@@ -99,6 +103,7 @@ def evaluate(
     from tsembed_search.ranking.metrics import METRICS
 
     reranking = _reranking(rerank, route_weight, sweep)
+    sizes = _sizes(dims)
     model = model or DEFAULT_MODEL
     for name in (model, *([compare] if compare else [])):
         registry.resolve(name)  # better now than after the first model's work
@@ -119,9 +124,9 @@ def evaluate(
         )
     render.tell_left_out(found, len(found.problems), quiet=quiet)
     metrics = [*METRICS, *(f"{kind}@{k}" for k in at or () for kind in ("recall", "ndcg"))]
-    measured = partial(_measured, found=found, metrics=metrics, device=device, quiet=quiet)
+    measured = partial(_measured, found=found, metrics=metrics, dims=sizes, device=device, quiet=quiet)
     first = measured(model, reranking=reranking)
-    second = measured(compare, reranking=reranking, where_it_can=True) if compare else None
+    second = measured(compare, reranking=reranking, where_it_can=True, dims=()) if compare else None
     difference = compared(second.tasks, first.tasks) if second else []
     if csv_file is not None:
         try:
@@ -138,6 +143,14 @@ def evaluate(
     _show(first, second, difference)
     if not quiet:
         render.remark(*_remarks(first, second, limit is not None or candidates is not None))
+
+
+def _sizes(dims: str | None) -> list[int]:
+    """The numbers in a list with commas. Raises `UsageError` for anything else."""
+    try:
+        return sorted({int(one) for one in (dims or "").split(",") if one.strip()})
+    except ValueError:
+        raise UsageError(f"--dims cannot be {dims!r}.", "Give numbers with commas between: --dims 64,128") from None
 
 
 def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | None:
@@ -158,6 +171,7 @@ def _measured(
     found: EvaluationData,
     metrics: Sequence[str],
     reranking: Reranking | None,
+    dims: Sequence[int],
     device: str,
     quiet: bool,
     where_it_can: bool = False,
@@ -176,9 +190,8 @@ def _measured(
     if where_it_can and reranking is not None and not reranking.possible(embedder.info):
         reranking = None
     with CountDisplay(f"Embedding with {name}", quiet=quiet) as display:
-        result = measure(
-            embedder, found.tasks, metrics=list(dict.fromkeys(metrics)), reranking=reranking, progress=display.update
-        )
+        names = list(dict.fromkeys(metrics))
+        result = measure(embedder, found.tasks, metrics=names, reranking=reranking, dims=dims, progress=display.update)
     return replace(result, seconds={"load": load_seconds, **result.seconds})
 
 
@@ -218,6 +231,8 @@ def _show(first: Evaluation, second: Evaluation | None, difference: Sequence[Tas
     if second is not None:
         names = " less ".join(wording.shown(str(one.model.get("name", ""))) for one in (first, second))
         console.print(_table(names, first.metrics if wide else first.metrics[:1], difference, changes, wide))
+    for dim, tasks in first.cut.items():
+        console.print(Text(f"Cut to {dim} numbers: ") + _cut_to(first, tasks))
     if first.gain is not None:
         chosen = f", chosen on {first.sweep.queries:,} other queries" if first.sweep is not None else ""
         text = Text(f"Re-ranked by experts with weight {first.weight:g}{chosen}. Against no re-ranking: ")
@@ -259,6 +274,18 @@ def _table(
     return table
 
 
+def _cut_to(whole: Evaluation, cut: Sequence[TaskScores]) -> Text:
+    """The figures of cut vectors over all tasks, each with what it differs by from that of whole ones."""
+    from rich.text import Text
+
+    from tsembed_search.evaluation.results import Group, compared
+
+    means = Group("", cut).estimates()
+    changes = Group("", compared(whole.tasks, cut)).estimates()
+    pairs = zip(whole.metrics, means, changes, strict=True)
+    return Text(", ").join(Text(f"{name} {100 * one.mean:.1f} ") + _change(change) for name, one, change in pairs)
+
+
 def _change(one: Estimate) -> Text:
     """A difference with its interval, in points: green or red where that is clear of zero."""
     style = "" if not one.excludes_zero else "green" if one.mean > 0 else "red"
@@ -283,7 +310,8 @@ def _print_fields(first: Evaluation, difference: Sequence[TaskScores]) -> None:
     """Print lines of fields, for programs: of each figure its mean and the bounds of its interval."""
     names = (f"{name}{side}" for name in first.metrics for side in ("", " low", " high"))
     render.print_fields("task", "queries", *names)
-    for label, sign, tasks in (("", "", first.tasks), ("difference ", "+", difference)):
+    cut = ((f"dim {dim} ", "", tasks) for dim, tasks in first.cut.items())
+    for label, sign, tasks in (("", "", first.tasks), ("difference ", "+", difference), *cut):
         for group, _ in _rows(tasks) if tasks else ():
             figures = [value for one in group.estimates() for value in (one.mean, one.low, one.high)]
             render.print_fields(f"{label}{group.name}", group.queries, *(f"{value:{sign}.4f}" for value in figures))

@@ -40,6 +40,12 @@ def index(
     name: options.IndexName = options.INDEX,
     url: options.Url = None,
     model: options.Model = None,
+    dim: Annotated[
+        int | None,
+        options.of_model(
+            "--dim", metavar="N", min=1, help="Cut vectors to N numbers: smaller and less exact.", show_default="all"
+        ),
+    ] = None,
     device: Annotated[
         str,
         options.of_model(
@@ -109,7 +115,7 @@ def index(
         time_limit=time_limit,
     )
     settings = StoreSettings(0, quantize, shards, replicas)
-    opened = options.open_index(name, url, model=model, device=device, wait=wait, create=settings)
+    opened = options.open_index(name, url, model=model, device=device, wait=wait, create=settings, dim=dim)
     try:
         with opened, IndexDisplay(quiet=quiet) as display, Interrupts(attentive=1.0) as stop:
             report = opened.add(paths, chosen, progress=display, stop=stop)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, MissingIndexError, StoreError, UsageError
 from tsembed_search.items import Item
-from tsembed_search.paths import DEFAULT_INDEX, IndexAddress, file_path, lost_folders
+from tsembed_search.paths import DEFAULT_INDEX, DEFAULT_MODEL, IndexAddress, file_path, lost_folders
 from tsembed_search.ranking.routes import Agreement
 from tsembed_search.search.index_model import IndexModel
 from tsembed_search.search.results import (
@@ -84,6 +84,7 @@ class Index(AbstractContextManager["Index"]):
         wait: bool = False,
         hold: bool = False,
         create: StoreSettings | None = None,
+        dim: int | None = None,
     ) -> Index:
         """Open an index.
 
@@ -91,7 +92,8 @@ class Index(AbstractContextManager["Index"]):
         is a name, a hub name or a folder, by default the one that made the index; `embedder` is one that is loaded
         already. `device`: `auto`, `cpu`, `cuda`, `cuda:i` or `mps`; several, with commas between, share the work of
         `add`. `wait`: wait for others who use the index. `hold`: own it and keep its store open until `close`. With
-        `create`, a missing index is no error: the first `add` that finds something makes it, with these settings.
+        `create`, a missing index is no error: the first `add` that finds something makes it, with these settings. `dim`
+        cuts the model's vectors to as many numbers.
 
         Raises `MissingIndexError`, `IndexMismatchError` when another model made it, and, with `hold`, `IndexBusyError`.
         """
@@ -102,6 +104,11 @@ class Index(AbstractContextManager["Index"]):
             there = f"\nThere are: {', '.join(one.parent.name for one in folders[:10])}" if folders else ""
             raise MissingIndexError(f"There is no index called {name!r}.", "Make it with: {add()}" + there, name, store)
         metadata = IndexMetadata.from_json(raw) if raw else None
+        if dim is not None:
+            from tsembed_search.model.registry import parted
+
+            made_by = metadata.model if metadata else DEFAULT_MODEL
+            model = f"{parted(model or made_by)[0]}:{dim}"
         index = cls(address, metadata, model=model, device=device, embedder=embedder, wait=wait, settings=create)
         if hold:
             index._access.hold()

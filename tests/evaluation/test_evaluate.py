@@ -180,3 +180,19 @@ def test_refusals(experts: bool, reranking: Reranking, message: str, pictures: d
     with pytest.raises(UsageError, match="too few queries"):
         one = RankingTask("one", "", [Item("red")], [Item("red"), Item("blue")], [frozenset({0})])
         evaluate(embedder(True), [one], reranking=Reranking(sweep=True))
+
+
+def test_cut_vectors_are_measured_from_the_same_embeddings(pictures: dict[str, Path]) -> None:
+    embedder = Counting(ColourBackbone())
+    result = evaluate(embedder, [naming(pictures)], dims=[1, 2])
+    assert embedder.embedded == 12
+    hits = {dim: tasks[0].values[:, 0].mean() for dim, tasks in result.cut.items()}
+    assert set(hits) == {1, 2}
+    assert hits[1] == 0  # one number of unit length is the same for all, and ties count against the model
+    assert result.to_json()["dims"]["2"]["overall"]["hit@1"] == hits[2] < result.tasks[0].values[:, 0].mean()
+
+
+@pytest.mark.parametrize("dim", [0, -1, 10_000])
+def test_vectors_are_not_cut_to_more_numbers_than_they_have(pictures: dict[str, Path], dim: int) -> None:
+    with pytest.raises(UsageError, match=f"cannot be cut to {dim}"):
+        evaluate(Embedder(ColourBackbone()), [naming(pictures)], dims=[dim])

@@ -18,6 +18,7 @@ from tsembed_search.errors import LoadError, TooLargeError, UsageError
 from tsembed_search.evaluation.results import Evaluation, TaskScores, Unread, compared, groups
 from tsembed_search.items import Item, Role
 from tsembed_search.model.embedder import batches
+from tsembed_search.model.shortened import shortened
 from tsembed_search.ranking.metrics import METRICS
 from tsembed_search.ranking.reranking import DEPTH, Kappas, Sweep, kappas, reranked, sweep
 from tsembed_search.ranking.similarity import Ints, Matrix, Ranked, Rows, rank
@@ -33,6 +34,7 @@ Progress = Callable[[int, int], None]
 _EXAMPLES: Final = 5
 _LOOKAHEAD: Final = 128  # prepared pictures of a large model take megabytes each
 _IN_MEMORY: Final = 1 << 30
+_TOGETHER: Final = 65_536
 
 
 @dataclass(frozen=True)
@@ -78,23 +80,30 @@ def evaluate(
     *,
     metrics: Sequence[str] = METRICS,
     reranking: Reranking | None = None,
+    dims: Sequence[int] = (),
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Embed every distinct item once, rank each query's candidates exactly, and measure.
 
     With a sweep, the weight is the one with the best mean MRR over tasks on one half of the queries, and the figures
-    are those of the other half. Raises `UsageError` when nothing is left to measure, when the model has no experts to
-    rerank by, and for an unknown metric; `ModelError` when embedding fails.
+    are those of the other half. `dims`: measure vectors that are cut to as many numbers, too. Raises `UsageError` when
+    nothing is left to measure, when the model has no experts to rerank by, for an unknown metric, and for more numbers
+    than vectors have; `ModelError` when embedding fails.
     """
     info = embedder.info
+    if wrong := [dim for dim in dims if not 0 < dim < info.dim]:
+        raise UsageError(
+            f"Vectors of {info.dim} numbers cannot be cut to {wrong[0]}.",
+            f"Give {{dims}} numbers from 1 to {info.dim - 1}.",
+        )
     if reranking is not None:
         reranking.check(info)
     started = time.perf_counter()
-    vectors = _embedded(embedder, tasks, progress)
+    distinct = _embedded(embedder, tasks, progress)
+    vectors = distinct.of_tasks()
     embedded = time.perf_counter()
     depth = 0 if reranking is None else DEPTH
-    rankings = [_rank(task, *own, depth) for task, own in zip(tasks, vectors, strict=True)]
-    found = [one for one in rankings if one is not None]
+    found = _ranked(tasks, vectors, depth)
     reasons = [reason for own in vectors for part in own for reason in part.failed.values()]
     lost = sum(len(task.queries) for task in tasks) - sum(len(one.queries) for one in found)
     unread = Unread(len(reasons), lost, list(dict.fromkeys(reasons))[:_EXAMPLES])
@@ -113,11 +122,17 @@ def evaluate(
     if weight is not None:
         *_, overall = groups(compared(_scores(found, metrics, None, sides), scores))
         gain = overall.estimates()
+    cut = {dim: _scores(_ranked(tasks, distinct.cut(dim).of_tasks()), metrics, None, sides) for dim in dims}
     seconds = {"embed": embedded - started, "rank": time.perf_counter() - embedded}
     facts = {name: getattr(info, name) for name in ("name", "fingerprint", "dim", "parameters")}
     experts = None if info.routes is None else list(info.routes)
     described = {**facts, "experts": experts, "device": info.device, "dtype": info.dtype}
-    return Evaluation(described, tuple(metrics), scores, weight, gain, swept, unread, seconds)
+    return Evaluation(described, tuple(metrics), scores, weight, gain, swept, unread, seconds, cut)
+
+
+def _ranked(tasks: Sequence[RankingTask], vectors: Sequence[tuple[Embedded, Embedded]], depth: int = 0) -> list[_Found]:
+    rankings = [_rank(task, *own, depth) for task, own in zip(tasks, vectors, strict=True)]
+    return [one for one in rankings if one is not None]
 
 
 def _rank(task: RankingTask, asked: Embedded, candidates: Embedded, depth: int) -> _Found | None:
@@ -204,15 +219,40 @@ class Embedded:
         failed = {place: self.failed[row] for place, row in enumerate(rows.tolist()) if row in self.failed}
         return Embedded(Rows(self.vectors, rows), Rows(self.routes, rows), failed)
 
+    def cut(self, dim: int) -> Embedded:
+        """Return the items with their vectors cut to `dim` numbers."""
+        assert not isinstance(self.vectors, Rows)
+        vectors = _matrix(len(self.vectors), dim)
+        for start in range(0, len(vectors), _TOGETHER):
+            vectors[start : start + _TOGETHER] = shortened(self.vectors[start : start + _TOGETHER], dim)
+        return Embedded(vectors, self.routes, self.failed)
 
-def _embedded(embedder: Embedder, tasks: Sequence[RankingTask], progress: Progress) -> list[tuple[Embedded, Embedded]]:
-    """The queries and the candidates of each task. What cannot be read is left out, and said."""
+
+@dataclass(frozen=True)
+class _Distinct:
+    """All queries and documents of some tasks, each once, and which of them each task has, `[Q]` and `[C]`."""
+
+    queries: Embedded
+    documents: Embedded
+    rows: list[tuple[Ints, Ints]]
+
+    def of_tasks(self) -> list[tuple[Embedded, Embedded]]:
+        """Return the queries and the candidates of each task."""
+        return [(self.queries.of(own), self.documents.of(others)) for own, others in self.rows]
+
+    def cut(self, dim: int) -> _Distinct:
+        """Return them with vectors of `dim` numbers."""
+        return _Distinct(self.queries.cut(dim), self.documents.cut(dim), self.rows)
+
+
+def _embedded(embedder: Embedder, tasks: Sequence[RankingTask], progress: Progress) -> _Distinct:
+    """Embed what the tasks have. What cannot be read is left out, and said."""
     queries, documents = Distinct("query"), Distinct("document")
     rows = [(queries.rows_of(task.queries), documents.rows_of(task.candidates)) for task in tasks]
     total = len(queries.items) + len(documents.items)
     asked = embed_items(embedder, queries, lambda done: progress(done, total))
     found = embed_items(embedder, documents, lambda done: progress(len(queries.items) + done, total))
-    return [(asked.of(own), found.of(others)) for own, others in rows]
+    return _Distinct(asked, found, rows)
 
 
 def embed_items(

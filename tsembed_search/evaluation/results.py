@@ -59,7 +59,8 @@ class Unread:
 @dataclass(frozen=True)
 class Evaluation:
     """A model's figures. `weight`: that of reranking by experts, None without; `gain`: what reranking changed in the
-    mean over all tasks, per metric; `sweep`: how the weight was chosen on the other half of the queries.
+    mean over all tasks, per metric; `sweep`: how the weight was chosen on the other half of the queries; `cut`: the
+    figures, without reranking, of vectors that are cut to as many numbers.
     """
 
     model: Mapping[str, Any]
@@ -70,6 +71,7 @@ class Evaluation:
     sweep: Sweep | None = None
     unread: Unread = field(default_factory=Unread)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cut: Mapping[int, list[TaskScores]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return model, tasks, groups, reranking and times, ready for JSON."""
@@ -82,7 +84,13 @@ class Evaluation:
                 reported = sum(len(task.queries) for task in self.tasks)
                 sweep = {"curve": curve, "chosen_on": self.sweep.queries, "reported_on": reported}
                 said["rerank"]["sweep"] = sweep
+        if self.cut:
+            said["dims"] = {str(dim): self._cut_json(tasks) for dim, tasks in self.cut.items()}
         return said | {"unread": asdict(self.unread), "seconds": dict(self.seconds)}
+
+    def _cut_json(self, tasks: Sequence[TaskScores]) -> dict[str, Any]:
+        difference = groups_json(compared(self.tasks, tasks), self.metrics)
+        return groups_json(tasks, self.metrics) | {"difference": difference}
 
 
 def groups(tasks: Sequence[TaskScores]) -> Iterator[Group]:

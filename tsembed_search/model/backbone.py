@@ -60,7 +60,8 @@ class ModelInfo:
 class ModelRef:
     """A model that exists on this machine. `folder` is None for a built-in one.
 
-    `warning`: what a person who chooses it should know, or nothing.
+    `warning`: what a person who chooses it should know, or nothing. `whole` and `dim`: of a model whose vectors are
+    cut, the one that it is otherwise, and how many numbers are left.
     """
 
     name: str
@@ -68,6 +69,8 @@ class ModelRef:
     fingerprint: str
     folder: Path | None = None
     warning: str = field(default="", compare=False)
+    whole: ModelRef | None = None
+    dim: int | None = None
 
 
 @dataclass(frozen=True)

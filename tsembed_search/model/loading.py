@@ -15,6 +15,7 @@ from tsembed_search.model.backbone import Backbone, ModelRef, Trainable, may_hav
 from tsembed_search.model.backbones.families import FAMILIES
 from tsembed_search.model.checkpoint import MARKER, Checkpoint, put_on, read, save
 from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.model.shortened import Shortened
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,8 @@ def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) 
 
     Raises `ModelError` when the device does not exist, has no room, or the files cannot be trusted.
     """
+    if ref.whole is not None:
+        return Shortened(load(ref.whole, device, dtype), ref)
     if ref.folder is None:
         return cast(Backbone, resolve_name(registry.MODELS.get(ref.name).loader)(device))
     with registry.readable(ref.name):
@@ -40,6 +43,8 @@ def load_to_embed(ref: ModelRef, device: str = "auto") -> Backbone:
 
     Raises what `load` raises.
     """
+    if ref.whole is not None:
+        return Shortened(load_to_embed(ref.whole, device), ref)
     if suits_engine(ref, device):
         from tsembed_search.model.backbones import mini_cpu
 
@@ -142,6 +147,7 @@ def base_of(said: Checkpoint, name: str) -> ModelRef:
 
 def base_behind(ref: ModelRef) -> ModelRef:
     """The base of a checkpoint; any other model is its own. Raises `ModelError`: see `base_of`."""
+    ref = ref.whole or ref
     if ref.folder is None or not (ref.folder / MARKER).is_file():
         return ref
     return base_of(read(ref.folder), ref.name)
@@ -153,6 +159,7 @@ def checked_weights(ref: ModelRef) -> list[Path]:
     """
     from tsembed_search.model.backbones import mini_spec
 
+    ref = ref.whole or ref
     if ref.folder is None:
         return [mini_spec.verified(name) for name in mini_spec.FILES]
     base = base_behind(ref)

@@ -2,7 +2,7 @@
 
 A name is a built-in model (`mini`, `mini-base`), a folder, the name of a folder in `$TSEMBED_HOME/models`, or a hub
 name (`owner/name`, or `owner/name@revision`). A folder holds a transformers model, or a checkpoint: adapters for a
-model.
+model. `:128` after any of them cuts its vectors to 128 numbers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tsembed_search import hub
-from tsembed_search.errors import ModelError, UnsupportedModelError
+from tsembed_search.errors import ModelError, UnsupportedModelError, UsageError
 from tsembed_search.model import checkpoint
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import BuiltIn, ModelRef
@@ -72,10 +72,29 @@ def resolve(name_or_path: str | Path, *, known: bool = False) -> ModelRef:
     Raises `ModelError` that says what to do: no such model (with near matches), not on this machine and no network,
     files missing, or pickled weights; and `UnsupportedModelError` for a kind of model that cannot be used.
     """
-    ref = _find(str(name_or_path))
+    name, dim = parted(str(name_or_path))
+    ref = _find(name)
+    if dim is not None:
+        ref = cut(ref, dim)
     if ref.warning and not known:
         logging.getLogger(__name__).warning("%s", shown(ref.warning))
     return ref
+
+
+def parted(name: str) -> tuple[str, int | None]:
+    """Return a model's name without its `:128`, and that number; None for a name that has none."""
+    head, colon, digits = name.rpartition(":")
+    if not (head and colon and digits.isascii() and digits.isdecimal()) or existing(Path(name)).exists():
+        return name, None
+    return head, int(digits)
+
+
+def cut(ref: ModelRef, dim: int) -> ModelRef:
+    """Return a model with its vectors cut to their first `dim` numbers, which is another model. Raises `UsageError`."""
+    if not dim:
+        raise UsageError("Vectors cannot be cut to 0 numbers.", "Give {dim} a number from 1 on, such as 128.")
+    identity = weights.fingerprint("cut", dim, ref.fingerprint)
+    return replace(ref, name=f"{ref.name}:{dim}", fingerprint=identity, whole=ref, dim=dim)
 
 
 def _find(name: str) -> ModelRef:
