@@ -77,6 +77,10 @@ def index(
     retry_skipped: Annotated[
         bool, Option("--retry-skipped", help="Try again to read files that could not be read before.")
     ] = False,
+    words: Annotated[
+        bool,
+        Option("--words", help="Load no model: store names and words, to be found by now. A run without it goes on."),
+    ] = False,
     dry_run: options.DryRun = False,
     wait: options.Wait = False,
     workers: Annotated[
@@ -111,6 +115,7 @@ def index(
         prune_empty=prune_empty,
         retry_skipped=retry_skipped,
         dry_run=dry_run,
+        words_only=words,
         workers=workers,
         time_limit=time_limit,
     )

@@ -86,6 +86,8 @@ def _rows(known: IndexStatus, url: str | None) -> list[tuple[str, str]]:
     if store is not None:
         counts = [wording.count_words(count, kind) for kind, count in sorted((known.items or {}).items())]
         rows.append(("items", f"{store.points:,}" + (f" ({', '.join(counts)})" if counts else "")))
+        if share := render.share_words(known.with_vectors, store.points):
+            rows.append(("searchable", share))
     if known.files or known.folders or url is None:
         rows.append(("files", f"{known.files:,}"))
     rows += [("folder", root) for root in known.folders[:_MOST_FOLDERS]]

@@ -16,6 +16,8 @@ from tsembed_search import private
 from tsembed_search.documents.crawl import Found, stored_time
 from tsembed_search.errors import StoreError
 
+WORDS_FIRST: Final = "words:"
+"""How the recipe of a content begins that has its words in the store, and still needs vectors."""
 UNSURE: Final = -1
 """Instead of a size: the file must be looked into again."""
 

@@ -21,7 +21,7 @@ from tsembed_search.documents.document import HEAD, extension_of, format_of, for
 from tsembed_search.documents.worker import CHANGED, TooSlow
 from tsembed_search.errors import LoadError
 from tsembed_search.indexer.changes import Changes
-from tsembed_search.indexer.database import FileRow, each_id
+from tsembed_search.indexer.database import WORDS_FIRST, FileRow, each_id
 from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import IndexOptions, Meter, PageMode, StopSignal
 
@@ -44,7 +44,7 @@ class ContentJob:
 
     `formats`: those that it may be in, the likeliest first. `known`: the ids (16 bytes each) of points that the store
     has for it; `reusable`: they are what would be made now, so they need no embedding. `ids`: those of all its units so
-    far. `sure`: see `FileRow.of`.
+    far. `sure`: see `FileRow.of`. `words`: it is stored without vectors.
     """
 
     found: Found
@@ -63,6 +63,12 @@ class ContentJob:
     ended: bool = False
     failure: str | None = None
     again: bool = False
+    words: bool = False
+
+    @property
+    def stored_as(self) -> str:
+        """The recipe that the manifest remembers."""
+        return words_recipe(self.recipe) if self.words else self.recipe
 
     @property
     def settled(self) -> bool:
@@ -203,7 +209,7 @@ class Intake:
     def learn(self, reads_pages: bool | None) -> None:
         """Take over what the model says of itself."""
         self._reads_pages = reads_pages
-        self._recipes = frozenset(valid_recipes(self._options.pages, reads_pages))
+        self._recipes = frozenset(valid_recipes(self._options.pages, reads_pages, words=self._options.words_only))
 
     def run(self, flow: Flow, jobs: queue.Queue[ContentJob | None]) -> None:
         """Put a job for each new content into `jobs`, and None at the end."""
@@ -239,11 +245,13 @@ class Intake:
             return None
         pages = likely[0].pages and self._pages_of(old)
         recipe = likely[0].recipe(pages=pages)
+        stored = words_recipe(recipe) if self._options.words_only else recipe
         points = known.points if known is not None else b""
         job = ContentJob(
             found, sha, likely, recipe, pages, sure,
             known=frozenset(each_id(points)),
-            reusable=known is not None and known.recipe in (recipe, ""),
+            reusable=known is not None and known.recipe in (stored, ""),
+            words=self._options.words_only,
         )  # fmt: skip
         self.in_flight.open(job)
         return job
@@ -277,8 +285,15 @@ def wants_pages(pages: PageMode, reads_pages: bool | None) -> bool:
     return pages == "always" or (pages == "auto" and bool(reads_pages))
 
 
-def valid_recipes(pages: PageMode, reads_pages: bool | None) -> list[str]:
-    """Return the recipes whose result need not be made again. `auto` keeps pages that were asked for once."""
+def words_recipe(recipe: str) -> str:
+    """Return the recipe of a content that was read by another one, and still needs its vectors."""
+    return f"{WORDS_FIRST}{recipe}"
+
+
+def valid_recipes(pages: PageMode, reads_pages: bool | None, *, words: bool = False) -> list[str]:
+    """Return the recipes whose result need not be made again. `auto` keeps pages that were asked for once; for `words`
+    alone, no vectors are needed.
+    """
     wanted = wants_pages(pages, reads_pages)
     recipes = [""]
     for format in formats():
@@ -286,7 +301,7 @@ def valid_recipes(pages: PageMode, reads_pages: bool | None) -> list[str]:
             recipes.append(format.recipe(pages=False))
         if format.pages and (wanted or pages == "auto"):
             recipes.append(format.recipe(pages=True))
-    return recipes
+    return [*recipes, *map(words_recipe, recipes[1:])] if words else recipes
 
 
 def _hashed(found: Found, flow: Flow | None, limit: float) -> tuple[bytes, bytes, bool]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsembed_search.documents.crawl import stored_time
-from tsembed_search.indexer.database import Content, Database, FileRow, below, each_id
+from tsembed_search.indexer.database import WORDS_FIRST, Content, Database, FileRow, below, each_id
 from tsembed_search.paths import offline_folders
 from tsembed_search.private import copied
 
@@ -231,6 +231,14 @@ class Manifest:
             corrected += [Content(sha, before.recipe, True, b"") for sha, before in known.items()]
         self.correct(corrected)
         return total
+
+    def need_vectors(self, shas: Iterable[bytes]) -> None:
+        """Remember that points of these contents have no vector yet."""
+        with self._db.transaction() as db:
+            db.executemany(
+                "UPDATE contents SET recipe = ?1 || recipe WHERE sha = ?2 AND substr(recipe, 1, length(?1)) != ?1",
+                [(WORDS_FIRST, sha) for sha in shas],
+            )
 
     def _contents(self, where: str, values: Sequence[object] = ()) -> list[Content]:
         return [_content(row) for row in self._db.all(f"{_CONTENT} {where}", values)]

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.documents.document import FORMATS
 from tsembed_search.errors import StoreError
-from tsembed_search.indexer.database import UNSURE, Content, FileRow, packed
+from tsembed_search.indexer.database import UNSURE, WORDS_FIRST, Content, FileRow, packed
 from tsembed_search.indexer.manifest import NAME, Manifest, Told
 from tsembed_search.indexer.report import Amount
 from tsembed_search.paths import file_path
 from tsembed_search.store import opening
 from tsembed_search.store.filters import Condition
-from tsembed_search.store.schema import place_of
+from tsembed_search.store.schema import VECTORLESS, place_of
 
 if TYPE_CHECKING:
     from tsembed_search.errors import DamagedIndexError
@@ -72,9 +72,24 @@ def begin_changes(manifest: Manifest, store: Store) -> None:
 def _looked_up(store: Store, contents: Sequence[Content]) -> list[Content]:
     """The contents with those points that the store has."""
     ids: dict[str, list[str]] = {content.sha.hex(): [] for content in contents}
-    for record in store.scroll(Condition("sha", "in", tuple(ids)), fields=["sha"]) if ids else ():
+    bare: set[str] = set()
+    for record in store.scroll(Condition("sha", "in", tuple(ids)), fields=["sha", VECTORLESS]) if ids else ():
         ids[record.payload["sha"]].append(record.id)
-    return [replace(content, points=packed(sorted(ids[content.sha.hex()]))) for content in contents]
+        if record.payload.get(VECTORLESS):
+            bare.add(record.payload["sha"])
+    return [
+        replace(
+            content,
+            points=packed(sorted(ids[content.sha.hex()])),
+            recipe=_bare(content.recipe) if content.sha.hex() in bare else content.recipe,
+        )
+        for content in contents
+    ]
+
+
+def _bare(recipe: str) -> str:
+    """The recipe of a content of which a point has no vector: so none of its points is taken for finished."""
+    return recipe if recipe.startswith(WORDS_FIRST) else f"{WORDS_FIRST}{recipe}"
 
 
 def rebuild_manifest(manifest: Manifest, store: Store) -> int:
@@ -83,20 +98,24 @@ def rebuild_manifest(manifest: Manifest, store: Store) -> int:
     Files that were not known are taken over as to be looked into again: the next run hashes them, reads documents for
     pieces that may be missing, and embeds nothing that is there.
     """
-    records = store.scroll(fields=["sha", "places", "page", "chunk", "bytes"])
-    portions = map(_told, iter(lambda: list(islice(records, _PORTION)), []))
+    records = store.scroll(fields=["sha", "places", "page", "chunk", "bytes", VECTORLESS])
+    bare: set[bytes] = set()
+    portions = (_told(some, bare) for some in iter(lambda: list(islice(records, _PORTION)), []))
     total = manifest.rebuild(portions, FORMATS.get("image").recipe(pages=False))
+    manifest.need_vectors(bare)
     begin_changes(manifest, store)
     manifest.put(_SALVAGED, store.metadata.get(_SALVAGED) or "")
     return total
 
 
-def _told(records: Sequence[Record]) -> tuple[list[Told], Iterable[FileRow]]:
+def _told(records: Sequence[Record], bare: set[bytes]) -> tuple[list[Told], Iterable[FileRow]]:
     files: dict[str, FileRow] = {}
     points: list[Told] = []
     for record in records:
         payload = record.payload
         sha = bytes.fromhex(payload["sha"])
+        if payload.get(VECTORLESS):
+            bare.add(sha)
         points.append((sha, uuid.UUID(record.id).bytes, payload.get("page") is None and payload.get("chunk") is None))
         for place in payload["places"]:
             path, root = str(file_path(place["path"])), str(file_path(place["root"]))

@@ -31,6 +31,7 @@ from tsembed_search.indexer.writing import Writer
 from tsembed_search.paths import OFFLINE, indexed_form
 
 if TYPE_CHECKING:
+    from tsembed_search.model.unloaded import Unloaded
     from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.store.base import Store
@@ -49,7 +50,8 @@ class Opened:
 
     `folder`: where its manifest lies. `fingerprint`: its model's, so that a run with nothing to embed never loads it.
     `owned`: owns the index while the block runs, and gives its store, None if there is none yet; it is told where to
-    note what is worth a line. `create`: makes the store, for a model. `load`: loads the model, once for each device.
+    note what is worth a line. `create`: makes the store, for a model. `load`: loads the model, once for each device. `unloaded`: what takes its
+    place in a run that stores words only.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Opened:
     owned: Callable[[Callable[[str], None]], AbstractContextManager[Store | None]]
     create: Callable[[ModelInfo], Store]
     load: Callable[[], Sequence[Embedder]]
+    unloaded: Callable[[], Unloaded] | None = None
 
 
 def run_index(
@@ -113,7 +116,7 @@ class _IndexRun:
         self._store = store
         path = opened.folder / NAME
         self.manifest = Manifest(None if options.dry_run and not path.exists() else path)
-        self._embedders: Sequence[Embedder] = ()
+        self._embedders: Sequence[Embedder | Unloaded] = ()
         self._begun = False
 
     def agree(self) -> None:
@@ -140,7 +143,7 @@ class _IndexRun:
         meter.enter("crawling")
         told = self.manifest.get(_READS_PAGES)
         reads_pages = None if told is None else told == "yes"
-        recipes = valid_recipes(self._options.pages, reads_pages)
+        recipes = valid_recipes(self._options.pages, reads_pages, words=self._options.words_only)
         self._changes = Changes(self.manifest, recipes, retry_skipped=self._options.retry_skipped)
         listing = iter(self._crawl)
         while portion := list(islice(listing, _PORTION)):
@@ -230,8 +233,11 @@ class _IndexRun:
         """Load the model, and make the store for it if there is none."""
         if self._embedders:
             return
-        self._meter.enter("loading the model")
-        self._embedders = self._opened.load()
+        if self._options.words_only and self._opened.unloaded is not None:
+            self._embedders = [self._opened.unloaded()]
+        else:
+            self._meter.enter("loading the model")
+            self._embedders = self._opened.load()
         info = self._embedders[0].info
         if info.fingerprint != self._opened.fingerprint:
             raise IndexMismatchError(
@@ -309,7 +315,7 @@ class _IndexRun:
 
     def optimize(self) -> bool:
         """Make searches fast, and scores of different kinds comparable. False when the run is to stop instead."""
-        if self._store is None or not self._begun:
+        if self._store is None or not self._begun or self._options.words_only:
             return True
         if self._stop.is_set():
             return False

@@ -29,6 +29,7 @@ class IndexOptions:
     extension. `hidden`: dot files too. `follow_links`: enter linked folders. `prune`: remove what has vanished.
     `prune_empty`: also where a whole folder has, whose disk may only be away (see `changes.py`).
     `retry_skipped`: read again the unchanged files that an earlier run could not. `dry_run`: change nothing.
+    `words_only`: load no model, and store what is found by its words; the next run without it adds the vectors.
 
     `workers`: decoding processes (None: by cores and device). `time_limit`: the most seconds a file may take without
     giving anything. `memory`: the most bytes of address space that one decoding process may use beyond its own code.
@@ -43,6 +44,7 @@ class IndexOptions:
     prune_empty: bool = False
     retry_skipped: bool = False
     dry_run: bool = False
+    words_only: bool = False
     workers: int | None = None
     time_limit: float = 60.0
     memory: int = 896 << 20

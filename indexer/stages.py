@@ -22,6 +22,7 @@ from tsembed_search.model.embedder import batches
 from tsembed_search.store.schema import point_id
 
 if TYPE_CHECKING:
+    from tsembed_search.model.unloaded import Unloaded
     from tsembed_search.items import Embeddings
     from tsembed_search.model.embedder import Embedder
 
@@ -47,7 +48,7 @@ class Feeder:
     def __init__(
         self,
         options: IndexOptions,
-        embedder: Embedder,
+        embedder: Embedder | Unloaded,
         jobs: Queue[ContentJob | None],
         workers: int,
         meter: Meter,
@@ -131,7 +132,7 @@ class Feeder:
 
 
 def embed_all(
-    embedders: Sequence[Embedder],
+    embedders: Sequence[Embedder | Unloaded],
     flow: Flow,
     ready: Queue[Ready | ContentJob | None],
     writer: Writer,
@@ -143,7 +144,7 @@ def embed_all(
     """
     due: Queue[Batch | None] = Queue(len(embedders))
 
-    def work(embedder: Embedder) -> None:
+    def work(embedder: Embedder | Unloaded) -> None:
         while (batch := flow.get(due)) is not None:
             _embed(embedder, batch, writer)
 
@@ -169,7 +170,7 @@ def embed_all(
                 meter.tick()
 
 
-def _embed(embedder: Embedder, batch: Batch, writer: Writer) -> None:
+def _embed(embedder: Embedder | Unloaded, batch: Batch, writer: Writer) -> None:
     # Of a file that failed midway nothing more is wanted.
     wanted = [(entry, prepared) for entry, prepared in batch if entry.job.failure is None]
     if not wanted:
@@ -178,7 +179,7 @@ def _embed(embedder: Embedder, batch: Batch, writer: Writer) -> None:
         writer.take((entries, embeddings))
 
 
-def _encoded(embedder: Embedder, batch: Batch) -> Iterator[tuple[list[Entry], Embeddings]]:
+def _encoded(embedder: Embedder | Unloaded, batch: Batch) -> Iterator[tuple[list[Entry], Embeddings]]:
     """Embed a batch, or when the model fails on it each item alone: one that it cannot take fails only its file."""
     try:
         parts = list(embedder.embed_stream([batch]))

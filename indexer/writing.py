@@ -14,7 +14,7 @@ from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Meter
 from tsembed_search.ranking.routes import top_experts
 from tsembed_search.store.base import Point
-from tsembed_search.store.schema import place_of, route_fields
+from tsembed_search.store.schema import VECTORLESS, place_of, route_fields
 
 if TYPE_CHECKING:
     from tsembed_search.items import Embeddings
@@ -96,7 +96,7 @@ class Writer:
         if points:
             begun = {job.sha: job for job, _ in points if job.sha not in self._begun}
             if begun:
-                self._manifest.begin([(job.sha, job.recipe) for job in begun.values()])
+                self._manifest.begin([(job.sha, job.stored_as) for job in begun.values()])
                 self._begun.update(begun)
             for at in range(0, len(points), self._group):
                 self._store.upsert([point for _, point in points[at : at + self._group]])
@@ -115,12 +115,12 @@ class Writer:
                 self._fail(job, job.failure)
                 continue
             if stale := job.known and job.known - set(each_id(job.ids)):
-                self._manifest.begin([(job.sha, job.recipe)])
+                self._manifest.begin([(job.sha, job.stored_as)])
                 self._store.delete(unpacked(b"".join(sorted(stale))))
                 self._meter.count_items("removed", len(stale))
-            files = [FileRow.of(found, job.sha, job.recipe, sure=sure) for found, sure in self._in_flight.close(job)]
+            files = [FileRow.of(found, job.sha, job.stored_as, sure=sure) for found, sure in self._in_flight.close(job)]
             self._count(job, files)
-            content = Content(job.sha, job.recipe, False, bytes(job.ids))
+            content = Content(job.sha, job.stored_as, False, bytes(job.ids))
             finished.append((content, files, not job.reused))
         if finished:
             self._manifest.finish(finished)
@@ -130,7 +130,7 @@ class Writer:
         for found, _ in files:
             self._meter.skip(found.path, reason)
         if not job.again:
-            self._manifest.skip([FileRow.of(found, None, job.recipe, reason, sure=sure) for found, sure in files])
+            self._manifest.skip([FileRow.of(found, None, job.stored_as, reason, sure=sure) for found, sure in files])
 
     def _count(self, job: ContentJob, files: list[FileRow]) -> None:
         self._meter.count_items("reused", job.reused + (len(files) - 1) * (len(job.ids) // 16))
@@ -148,8 +148,10 @@ class Writer:
             "width": unit.width, "height": unit.height, "bytes": job.found.size, "sha": job.sha.hex(),
             "model": self._info.fingerprint, "indexed_at": time.time(),
         }  # fmt: skip
+        if job.words:
+            payload[VECTORLESS] = True
         if unit.start is not None:
             payload |= {"start": unit.start, "end": unit.end}
-        if self._info.routes is not None:
+        if self._info.routes is not None and not job.words:
             payload |= {**route_fields(route), "top_experts": top_experts(route, self._info.routes[1])}
         return Point(entry.id, vector, payload)

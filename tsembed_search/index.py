@@ -179,6 +179,7 @@ class Index(AbstractContextManager["Index"]):
             owned=partial(self._owned, chosen.dry_run),
             create=self._made,
             load=self._model.on_each_device,
+            unloaded=self._model.unloaded,
         )
         several = [paths] if isinstance(paths, str | Path) else paths
         return run_index(several, chosen, opened, progress=progress, stop=stop)
@@ -237,7 +238,8 @@ class Index(AbstractContextManager["Index"]):
             if like is not None:
                 wanted = [self._model.like(str(like), store, clock)]
             hits = self._model.searcher(store).search(wanted, chosen)[0]
-        return SearchResult(hits, clock.stop())
+            items, vectors = store.count(), store.count_vectors()
+        return SearchResult(hits, clock.stop(), items, vectors)
 
     def search_many(
         self,
@@ -311,7 +313,8 @@ class Index(AbstractContextManager["Index"]):
         try:
             with self._access.read() as store:
                 items = {kind: count for kind, count in store.facet("kind").items() if count}
-                return replace(status, items=items, store=store.info(), place=self.address.place)
+                info, vectors = store.info(), store.count_vectors()
+                return replace(status, items=items, store=info, place=self.address.place, with_vectors=vectors)
         except IndexBusyError as error:
             return replace(status, busy=error.message)
 

@@ -221,3 +221,10 @@ def tell_left_out(data: DataSet | EvaluationData, count: int, *, quiet: bool) ->
         said.append(f"... and {wording.count_words(more, 'more file')} with fields that nothing reads.")
     if said:
         remark(*said)
+
+
+def share_words(with_vectors: int | None, items: int) -> str:
+    """Say what share of the items is found by meaning, too; nothing when all are."""
+    if with_vectors is None or with_vectors >= items:
+        return ""
+    return f"words for all, meaning for {100 * with_vectors // items}%"

@@ -24,6 +24,7 @@ from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.indexer.pipeline import Opened, run_index
 from tsembed_search.indexer.report import IndexOptions, IndexReport, Progress, Skipped
 from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
+from tsembed_search.model.unloaded import Unloaded
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.store import opening
 from tsembed_search.store.base import Record, Store, StoreSettings
@@ -139,6 +140,7 @@ class Indexing:
             owned=lambda note: self._owned(access, note, options),
             create=lambda info: self._made(access, info),
             load=lambda: [self.load()],
+            unloaded=lambda: Unloaded(self.backbone.info, self.backbone.inputs),
         )
         return run_index(chosen, options, opened, progress=self.sink, stop=self.stop)
 
@@ -211,7 +213,7 @@ class Indexing:
                 tuple(place["path"] for place in record.payload["places"]),
                 tuple((place["rel"], place["ext"], round(place["mtime"], 4)) for place in record.payload["places"]),
                 record.payload["path"],
-                tuple(np.asarray(record.vector, dtype=np.float32).round(4).tolist()),
+                () if record.vector is None else tuple(np.asarray(record.vector, dtype=np.float32).round(4).tolist()),
             )
             for record in self.records()
         }

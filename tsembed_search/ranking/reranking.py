@@ -120,7 +120,12 @@ def by_variety(query: Query, candidates: Sequence[Candidate], given: Given) -> l
     """
     if not candidates:
         return []
-    left, rest = candidates[:DEPTH], candidates[DEPTH:]
+    # What has no vector yet is like nothing: it comes after what has.
+    known = [one for one in candidates if one.vector is not None]
+    bare = [one for one in candidates if one.vector is None]
+    left, rest = known[:DEPTH], [*known[DEPTH:], *bare]
+    if not left:
+        return rest
     vectors = np.stack([one.vector for one in left if one.vector is not None])
     scores = np.array([one.score for one in left])
     alike = np.zeros(len(left))

@@ -30,6 +30,7 @@ from tsembed_search.store.schema import IndexMetadata
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelRef
     from tsembed_search.model.embedder import Embedder
+    from tsembed_search.model.unloaded import Unloaded
     from tsembed_search.store.base import Store
 
 SLOPE = 15.0
@@ -104,6 +105,16 @@ class IndexModel:
             if self._embedder is None:
                 self._embedder = self._load(self.devices[0])
             return self._embedder
+
+    def unloaded(self) -> Unloaded:
+        """Return what takes the model's place where only words are stored. Raises `UsageError` and `ModelError`."""
+        from tsembed_search.model.unloaded import Unloaded, unloaded
+
+        self.fingerprint()
+        with self._loading:
+            if self._embedder is not None:
+                return Unloaded(self._embedder.info, self._embedder.inputs)
+            return unloaded(self._reference())
 
     def on_each_device(self) -> list[Embedder]:
         """Return an embedder for each of the devices; only the first is kept."""

@@ -157,6 +157,12 @@ def _changed_content(item: Item) -> frozenset[str]:
 
 def _mean_query(records: Sequence[Record]) -> Query:
     """One query for a whole item: the mean direction of its points of the first kind (a document's text, say)."""
+    records = [record for record in records if record.vector is not None]
+    if not records:
+        raise UsageError(
+            "The item has its words in the index, but no vector yet.",
+            "Index its files once more, with the model: {add()}",
+        )
     kind = max((record.payload["kind"] for record in records), key=lambda kind: kind == "text")
     chosen = [record for record in records if record.payload["kind"] == kind]
     vectors = np.stack([record.vector for record in chosen if record.vector is not None])

@@ -142,14 +142,20 @@ class Clock:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds."""
+    """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds.
+
+    `items` counts what the index has, and `with_vectors` those of them that are found by meaning, too.
+    """
 
     hits: list[Hit]
     seconds: dict[str, float] = field(default_factory=dict)
+    items: int = 0
+    with_vectors: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of a search."""
-        return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds)}
+        counts = {"items": self.items, "with_vectors": self.with_vectors}
+        return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds), **counts}
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,8 @@ class IndexStatus:
 
     `items` counts points by kind, `place` is the index's folder or its server's address, `store` is what the engine
     says; all three are None while another process works on the index, which `busy` says in words. `files`, `folders`,
-    `offline` (folders that are away now) and `skipped` (path, reason) are what this machine remembers of its files.
+    `offline` (folders that are away now) and `skipped` (path, reason) are what this machine remembers of its files. `with_vectors` counts
+    the points that are found by meaning, not by words alone.
     """
 
     name: str
@@ -189,6 +196,7 @@ class IndexStatus:
     offline: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     busy: str = ""
+    with_vectors: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of a status."""
@@ -206,6 +214,7 @@ class IndexStatus:
             "items": self.items,
             "total": store.points if store else None,
             "engine": store.engine if store else None,
+            "with_vectors": self.with_vectors,
             "graph_items": store.indexed if store else None,
             "place": self.place,
             "details": dict(store.details) if store else None,

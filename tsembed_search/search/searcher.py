@@ -25,6 +25,7 @@ from tsembed_search.store.filters import CHECKED_KEYS, Condition, Filter, all_of
 from tsembed_search.store.schema import PACKED_ROUTE, has_route, stored_routes
 
 _SPARE: Final = 20
+_NO_VECTORS: Final = "Index its files once more, with the model: {add()}"
 _MORE: Final = 3
 _ORDERED_BY: Final = ("sha", "path", "page", "chunk")
 _SHOWN: Final = tuple({*_ORDERED_BY, *CHECKED_KEYS, PACKED_ROUTE})
@@ -87,9 +88,12 @@ class Searcher:
                 f"{hit!r} is neither the id of an item nor an indexed path.",
                 "{files()} lists what is indexed; hits say their ids.",
             )
-        vectors = np.stack([record.vector for record in records if record.vector is not None])
+        embedded = [record for record in records if record.vector is not None]
+        if not embedded:
+            raise UsageError(f"{hit!r} has its words in the index, but no vector yet.", _NO_VECTORS)
+        vectors = np.stack([record.vector for record in embedded if record.vector is not None])
         cosines = similarity(query.vector[None], vectors)[0]
-        record, cosine = records[int(cosines.argmax())], float(cosines.max())
+        record, cosine = embedded[int(cosines.argmax())], float(cosines.max())
         kind: Kind = record.payload["kind"]
         share = ByWords(self.store, [query]).shares([0], [[record.id]])[0][record.id]
         score = self.calibration.score(cosine, query.modality, kind, share)

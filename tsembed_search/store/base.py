@@ -57,7 +57,10 @@ class StoreSettings:
 
 @dataclass(frozen=True)
 class Point:
-    """One item in the store: a UUID, a unit vector `[D]` float32 and its payload (see `schema.py`)."""
+    """One item in the store: a UUID, a unit vector `[D]` float32 and its payload (see `schema.py`).
+
+    A vector `[0]` is none: the item is found by its words until it gets one.
+    """
 
     id: str
     vector: NDArray[np.float32]
@@ -161,6 +164,9 @@ class Store(Protocol):
     def count(self, where: Filter | None = None) -> int:
         """Count the points that match."""
 
+    def count_vectors(self) -> int:
+        """Count the points that have a vector."""
+
     def facet(self, key: str, where: Filter | None = None, limit: int = 1000) -> dict[str, int]:
         """Count the points that have each value of a payload field with a keyword index, most frequent first."""
 
@@ -213,24 +219,30 @@ def check_id(id: str) -> str:
         raise StoreError(f"{id!r} is not an item's id.", hint) from None
 
 
-def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the ids, and the vectors as one array `[N, dim]` float32.
+def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], list[list[float] | None]]:
+    """Return the ids, and the vectors as lists of `dim` numbers, None for a point without one.
 
     Raises `StoreError` for an id that is no UUID, and a vector of another size, not finite or zero.
     """
     import numpy as np
 
     ids = [check_id(point.id) for point in points]
+    given = [row for row, point in enumerate(points) if np.shape(point.vector) != (0,)]
     for point in points:
-        if np.shape(point.vector) != (dim,):
+        if np.shape(point.vector) not in ((dim,), (0,)):
             raise StoreError(
                 f"Item {point.id} has a vector of shape {np.shape(point.vector)}; the index holds [{dim}]."
             )
-    vectors = np.stack([np.asarray(point.vector, dtype=np.float32) for point in points])
-    bad = ~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
-    if bad.any():
-        raise StoreError(f"The vector of item {ids[int(bad.argmax())]} is zero or not finite: the model is at fault.")
-    return ids, vectors
+    found: list[list[float] | None] = [None] * len(ids)
+    if given:
+        vectors = np.stack([np.asarray(points[row].vector, dtype=np.float32) for row in given])
+        bad = ~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+        if bad.any():
+            worst = ids[given[int(bad.argmax())]]
+            raise StoreError(f"The vector of item {worst} is zero or not finite: the model is at fault.")
+        for row, vector in zip(given, vectors.tolist(), strict=True):
+            found[row] = vector
+    return ids, found
 
 
 def check_queries(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:

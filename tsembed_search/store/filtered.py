@@ -42,16 +42,23 @@ class Dialect:
     """The conditions of both Qdrant engines, whose Python packages name them alike.
 
     `models` is the package's module of conditions, `number_range` its class for ranges of numbers, `with_ids` makes a
-    condition that only points of these ids pass. `substrings`: the engine can look for a part of a value. `all_of`,
+    condition that only points of these ids pass, `has_vector` is one that points with a dense vector pass. `substrings`: the engine can look for a part of a value. `all_of`,
     `any_of` and `none_of` take at least one part.
     """
 
     def __init__(
-        self, models: Any, number_range: Any, with_ids: Callable[[list[str]], Any], *, substrings: bool = True
+        self,
+        models: Any,
+        number_range: Any,
+        with_ids: Callable[[list[str]], Any],
+        has_vector: Any,
+        *,
+        substrings: bool = True,
     ) -> None:
         self._models = models
         self._range = number_range
         self.with_ids = with_ids
+        self.has_vector = has_vector
         self.nothing = with_ids([])
         self._substrings = substrings
 
@@ -305,6 +312,10 @@ class FilteredStore(ABC):
         native = translate(where, self._dialect)
         return self._counted(native.condition) if native.exact else sum(1 for _ in self.scroll(where, fields=()))
 
+    def count_vectors(self) -> int:
+        """See `Store.count_vectors`."""
+        return self._counted(self._dialect.has_vector)
+
     def facet(self, key: str, where: Filter | None = None, limit: int = 1000) -> dict[str, int]:
         """See `Store.facet`."""
         if PAYLOAD_INDEXES.get(key) != "keyword":
@@ -335,3 +346,8 @@ def wanted_payload(fields: Sequence[str] | None) -> bool | list[str]:
 def wanted_vectors(with_vectors: bool) -> bool | list[str]:
     """Return which vectors engines are to give: the dense one, or none."""
     return [VECTOR_NAME] if with_vectors else False
+
+
+def named_vectors(dense: Any, words: Any) -> dict[str, Any]:
+    """Return a point's vectors by their names; `dense` is None where it has none."""
+    return {WORDS_NAME: words} if dense is None else {VECTOR_NAME: dense, WORDS_NAME: words}

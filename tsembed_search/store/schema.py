@@ -39,6 +39,7 @@ VECTOR_NAME: Final = "dense"
 WORDS_NAME: Final = "words"
 """The sparse vector of an item's words, beside its dense one (see `ranking/words.py`)."""
 PATH_KEYS: Final = "path_keys"
+VECTORLESS: Final = "vectorless"
 ROUTE: Final = "route"
 PACKED_ROUTE: Final = "packed_route"
 
@@ -80,7 +81,7 @@ class ItemPayload(TypedDict):
     then pictures found inside the document; a picture file and a rendered page have none); `start` and `end` are
     character offsets of `text` in the page's or file's text. `width` and `height` are the original picture's in pixels,
     `bytes` the file's size. `route`, `packed_route` and `top_experts` exist when the model has experts. `path_keys` is
-    what the places are looked up by (`filters.path_keys`).
+    what the places are looked up by (`filters.path_keys`). `vectorless` is there while the item has no vector yet.
     """
 
     kind: Kind
@@ -102,6 +103,7 @@ class ItemPayload(TypedDict):
     sha: str
     model: str
     indexed_at: float
+    vectorless: NotRequired[bool]
     route: NotRequired[list[float]]
     packed_route: NotRequired[str]
     top_experts: NotRequired[list[str]]

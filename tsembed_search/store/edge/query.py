@@ -35,7 +35,7 @@ def dialect() -> Dialect:
     """Return Qdrant Edge's conditions."""
     import qdrant_edge as engine
 
-    return Dialect(engine, engine.RangeFloat, lambda ids: engine.HasIdCondition({UUID(id) for id in ids}))
+    return Dialect(engine, engine.RangeFloat, lambda ids: engine.HasIdCondition({UUID(id) for id in ids}), engine.HasVectorCondition(VECTOR_NAME))
 
 
 class Walk(Enum):
@@ -111,7 +111,13 @@ def records(
             str(raw.id),
             (raw.payload or {}) if payload else {},
             raw.score if scored else 0.0,
-            np.asarray(raw.vector[VECTOR_NAME], dtype=np.float32) if with_vectors else None,
+            _dense(raw) if with_vectors else None,
         )
         for raw in found
     ]
+
+
+def _dense(raw: Any) -> Any:
+    """A point's dense vector `[D]`; None when it has none."""
+    found = (raw.vector or {}).get(VECTOR_NAME)
+    return None if found is None else np.asarray(found, dtype=np.float32)

@@ -20,8 +20,8 @@ from tsembed_search.ownership import lock, owner_of
 from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_points, unheard
 from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
-from tsembed_search.store.filtered import Ask, FilteredStore, wanted_payload, wanted_vectors
-from tsembed_search.store.schema import VECTOR_NAME, WORDS_NAME, with_path_keys, words_of
+from tsembed_search.store.filtered import Ask, FilteredStore, named_vectors, wanted_payload, wanted_vectors
+from tsembed_search.store.schema import WORDS_NAME, with_path_keys, words_of
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
@@ -88,17 +88,17 @@ class EdgeStore(FilteredStore):
             # Lists of numbers are what makes points large; the rest of a payload is about a kilobyte.
             size = sum(4 * (self.dim + len(point.payload.get("route", ()))) + 1024 for point in points)
             shard.need_space(self._folder, WRITE_RESERVE + 4 * size)
-            rows = zip(ids, vectors.tolist(), points, strict=True)
+            rows = zip(ids, vectors, points, strict=True)
             made = [
                 engine.Point(
                     id,
-                    {VECTOR_NAME: row, WORDS_NAME: query.sparse(words_of(point.payload))},
+                    named_vectors(row, query.sparse(words_of(point.payload))),
                     with_path_keys(point.payload),
                 )
                 for id, row, point in rows
             ]
             opened.update(engine.UpdateOperation.upsert_points(made))
-            self._wrote(size, len(points))
+            self._wrote(size, sum(row is not None for row in vectors))
         if self._written >= self._build_at:
             self._build_at += BUILD_EVERY
             with suppress(StoreError):  # it is tried again, and told, when the run ends

@@ -31,7 +31,7 @@ from tsembed_search.store.base import (
     check_points,
     unheard,
 )
-from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, wanted_payload, wanted_vectors
+from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, named_vectors, wanted_payload, wanted_vectors
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
@@ -67,7 +67,11 @@ class ServerStore(FilteredStore):
         self._collection = collection.name_of(name)
         substrings = self._version >= _SUBSTRINGS
         self._dialect = Dialect(
-            models, models.Range, lambda ids: models.HasIdCondition(has_id=[*ids]), substrings=substrings
+            models,
+            models.Range,
+            lambda ids: models.HasIdCondition(has_id=[*ids]),
+            models.HasVectorCondition(has_vector=VECTOR_NAME),
+            substrings=substrings,
         )
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
@@ -89,10 +93,10 @@ class ServerStore(FilteredStore):
         made = {
             id: models.PointStruct(
                 id=id,
-                vector={VECTOR_NAME: vector, WORDS_NAME: _sparse(words_of(point.payload))},
+                vector=named_vectors(vector, _sparse(words_of(point.payload))),
                 payload=with_path_keys(point.payload),
             )
-            for id, vector, point in zip(ids, vectors.tolist(), points, strict=True)
+            for id, vector, point in zip(ids, vectors, points, strict=True)
         }
         sent, size = list(made.values()), _batch_size(points[0], self.dim)
         self._upload([sent[at : at + size] for at in range(0, len(sent), size)])
@@ -258,7 +262,7 @@ def _sparse(words: Words) -> Any:
 
 
 def _record(raw: Any) -> Record:
-    vector = raw.vector[VECTOR_NAME] if raw.vector else None
+    vector = raw.vector.get(VECTOR_NAME) if raw.vector else None
     numbers = None if vector is None else np.asarray(vector, dtype=np.float32)
     return Record(str(raw.id), raw.payload or {}, float(getattr(raw, "score", 0.0)), numbers)
 

@@ -1,0 +1,130 @@
+"""Words first: a run without the model stores words, and the next one adds the vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.indexing import Indexing, fill
+from tsembed_search.index import Index
+from tsembed_search.indexer import mending
+from tsembed_search.ranking.words import query_words
+from tsembed_search.store.base import Store
+
+
+def with_vectors(indexing: Indexing) -> tuple[int, int]:
+    """(points that have a vector, all points)."""
+    store = opened(indexing)
+    try:
+        return store.count_vectors(), store.count()
+    finally:
+        store.close()
+
+
+def opened(indexing: Indexing) -> Store:
+    store = indexing.open(None)
+    assert store is not None
+    return store
+
+
+def test_words_are_found_before_there_are_vectors(indexing: Indexing) -> None:
+    fill(indexing)
+    report = indexing.run(words_only=True)
+    assert indexing.loads == 0 and indexing.backbone.embedded == 0
+    have, total = with_vectors(indexing)
+    assert have == 0 and total == report.items.total == len(indexing.scratch())
+    store = opened(indexing)
+    try:
+        for term in ("coal", "hill", "red"):  # in a text, and in names of files
+            assert store.search_words([query_words([term])], 10)[0], term
+    finally:
+        store.close()
+
+
+def test_the_next_run_adds_the_vectors_and_nothing_else(indexing: Indexing) -> None:
+    fill(indexing)
+    indexing.run(words_only=True)
+    report = indexing.run()
+    expected = indexing.scratch()
+    assert indexing.points() == expected
+    assert report.items.embedded == len(expected) == with_vectors(indexing)[0]
+    assert report.files.unchanged == 5 and report.files.added == 0
+    assert not any("vectorless" in record.payload for record in indexing.records())
+    assert indexing.run().items.embedded == 0
+
+
+def test_a_second_run_for_words_has_nothing_to_do(indexing: Indexing) -> None:
+    fill(indexing)
+    indexing.run(words_only=True)
+    again = indexing.run(words_only=True)
+    assert again.items.embedded == 0 and again.files.unchanged == 5
+
+
+def test_words_after_vectors_keep_them(indexing: Indexing) -> None:
+    fill(indexing)
+    indexing.run()
+    had = with_vectors(indexing)[0]
+    indexing.write("late.txt", "A late word.")
+    assert indexing.run(words_only=True).items.embedded == 1
+    assert with_vectors(indexing) == (had, had + 1)
+    indexing.run()
+    assert indexing.points() == indexing.scratch()
+
+
+def test_files_that_change_between_the_runs(indexing: Indexing) -> None:
+    fill(indexing)
+    indexing.run(words_only=True)
+    (indexing.files / "red.png").unlink()
+    (indexing.files / "notes.txt").rename(indexing.files / "renamed.txt")
+    indexing.write("page.html", "<p>Quite another text.</p>")
+    indexing.write("copy.md", (indexing.files / "sub/guide.md").read_bytes())
+    indexing.run()
+    assert indexing.points() == indexing.scratch()
+
+
+def test_a_lost_manifest_does_not_lose_what_needs_vectors(indexing: Indexing) -> None:
+    fill(indexing)
+    indexing.run(words_only=True)
+    mending.forget_manifest(indexing.home)
+    indexing.run()
+    assert indexing.points() == indexing.scratch()
+
+
+def test_files_are_removed_before_they_have_vectors(indexing: Indexing) -> None:
+    fill(indexing)
+    indexing.run(words_only=True)
+    store = opened(indexing)
+    try:
+        amount = mending.remove_files(indexing.home, store, [str(indexing.files / "notes.txt")])
+        assert amount.files == 1 and amount.items > 1
+    finally:
+        store.close()
+    assert "notes.txt" not in indexing.paths()
+    indexing.run()
+    assert indexing.points() == indexing.scratch()
+
+
+@pytest.mark.parametrize("store", ["edge", "memory"])
+def test_an_index_of_mini(store: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The zebra sleeps in the barn.")
+    with Index.open("words-" + store, store=store, create=_settings(), device="cpu") as index:
+        index.add(tmp_path, words_only=True)
+        status = index.status()
+        assert status.with_vectors == 0 and status.items == {"text": 1}
+        (hit,) = index.search("zebra", words="only").hits
+        assert hit.path.endswith("a.txt") and hit.similarity == 0
+        (hit,) = index.search("zebra").hits
+        assert hit.path.endswith("a.txt")
+        index.add(tmp_path)
+        assert index.status().with_vectors == 1
+        assert index.search("an animal in a building").hits[0].similarity > 0
+    with Index.open("once-" + store, store=store, create=_settings(), device="cpu") as once:
+        once.add(tmp_path)
+        assert once.metadata.routes == index.metadata.routes and once.metadata.dim == index.metadata.dim
+
+
+def _settings() -> object:
+    from tsembed_search.store.base import StoreSettings
+
+    return StoreSettings(0)
