@@ -133,12 +133,18 @@ def index(
         if not quiet:
             render.remark(*_offline(report.offline, name, url))
     elif not quiet:
-        for line in summary_lines(report, paths, name, url, dry_run=dry_run):
+        for line in summary_lines(report, paths, name, url, dry_run=dry_run, words=words):
             print(line)
 
 
 def summary_lines(
-    report: IndexReport, paths: Sequence[Path], name: str, url: str | None = None, *, dry_run: bool = False
+    report: IndexReport,
+    paths: Sequence[Path],
+    name: str,
+    url: str | None = None,
+    *,
+    dry_run: bool = False,
+    words: bool = False,
 ) -> list[str]:
     """Return what the run did, for people, safe to show: counts, then what was skipped, grouped by reason."""
     files, items = report.files, report.items
@@ -156,12 +162,14 @@ def summary_lines(
     if dry_run:
         return [f"Nothing was changed. A run would find: {told}.", *_skips(report.skipped), *spaced]
     speed = f", {wording.rate_words(report.items_per_second)} items/s" if items.embedded else ""
-    changes = _counts(vars(items), "embedded", "reused", "removed")
+    changes = _counts(vars(items) | {"stored": items.embedded}, "stored" if words else "embedded", "reused", "removed")
     lines = [
         f"{wording.count_words(files.seen, 'file')} in {wording.time_words(report.seconds)}{speed}: {told}.",
         f"{f'Items: {changes}. ' if changes else ''}The index {name} has {wording.count_words(items.total, 'item')}.",
         *_skips(report.skipped),
     ]
+    if words:
+        lines.append("They are found by their words. The same command without --words adds their vectors.")
     if files.skipped:
         lines.append(f"All of them: tsembed status --skipped{options.same_index(name, url)}")
     if files.skipped and files.skipped == files.seen:

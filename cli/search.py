@@ -122,7 +122,7 @@ def search(
     if idle and not quiet:
         render.remark(f"--rerank {rerank} changed nothing: this model gives experts no weight. Try --route-weight 0.1")
     if not quiet and (share := render.share_words(result.with_vectors, result.items)):
-        render.remark(f"{share}. To go on: tsembed index")
+        render.remark(f"{share}. Index the same folders without --words to go on.")
     if not result.hits:
         if not quiet:
             render.remark(f"Nothing found{f' for {asked.text!r}' if asked and asked.text else ''}.", why)

@@ -29,6 +29,7 @@ from tsembed_search.indexer.report import IndexOptions, IndexReport, Interrupted
 from tsembed_search.indexer.stages import Feeder, embed_all
 from tsembed_search.indexer.writing import Writer
 from tsembed_search.paths import OFFLINE, indexed_form
+from tsembed_search.store.schema import WORDS_LEFT
 
 if TYPE_CHECKING:
     from tsembed_search.model.unloaded import Unloaded
@@ -254,6 +255,8 @@ class _IndexRun:
     def _begin(self) -> None:
         if not self._begun and self._store is not None:
             mending.begin_changes(self.manifest, self._store)
+            if self._options.words_only and not self._store.metadata.get(WORDS_LEFT):
+                self._store.write_metadata({**self._store.metadata, WORDS_LEFT: True})
             self._begun = True
 
     def _embed(self, flow: Flow, jobs: queue.Queue[ContentJob | None]) -> None:
@@ -302,6 +305,8 @@ class _IndexRun:
             meter.count_items("removed", removed)
             mending.update_places(self.manifest, self._store, meter.tick)
             meter.report.items.total = self._store.count()
+        if self._store.metadata.get(WORDS_LEFT) and self._store.count_vectors() == self._store.count():
+            self._store.write_metadata({**self._store.metadata, WORDS_LEFT: False})
         # Searches say which folders are offline.
         lost = [indexed_form(Path(path)) for path, _, missing in self.manifest.places() if missing]
         if self._store.metadata.get(OFFLINE, []) != lost:

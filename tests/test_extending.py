@@ -114,6 +114,9 @@ class Shelf:
     def count(self, where=None):
         return sum(1 for _ in self.scroll(where))
 
+    def count_vectors(self):
+        return self.count()
+
     def facet(self, key, where=None, limit=1000):
         counts = {}
         parent, _, inner = key.partition("[].")

@@ -31,7 +31,7 @@ from tsembed_search.search.where import selection
 from tsembed_search.store import opening
 from tsembed_search.store.base import StoreSettings
 from tsembed_search.store.filters import Filter
-from tsembed_search.store.schema import IndexMetadata, has_route, stored_routes
+from tsembed_search.store.schema import WORDS_LEFT, IndexMetadata, has_route, stored_routes
 
 if TYPE_CHECKING:
     from tsembed_search.indexer.report import Amount, IndexOptions, IndexReport, ProgressSink, StopSignal
@@ -238,8 +238,8 @@ class Index(AbstractContextManager["Index"]):
             if like is not None:
                 wanted = [self._model.like(str(like), store, clock)]
             hits = self._model.searcher(store).search(wanted, chosen)[0]
-            items, vectors = store.count(), store.count_vectors()
-        return SearchResult(hits, clock.stop(), items, vectors)
+            counts = (store.count(), store.count_vectors()) if store.metadata.get(WORDS_LEFT) else (None, None)
+        return SearchResult(hits, clock.stop(), *counts)
 
     def search_many(
         self,
@@ -313,7 +313,8 @@ class Index(AbstractContextManager["Index"]):
         try:
             with self._access.read() as store:
                 items = {kind: count for kind, count in store.facet("kind").items() if count}
-                info, vectors = store.info(), store.count_vectors()
+                info = store.info()
+                vectors = store.count_vectors() if store.metadata.get(WORDS_LEFT) else info.points
                 return replace(status, items=items, store=info, place=self.address.place, with_vectors=vectors)
         except IndexBusyError as error:
             return replace(status, busy=error.message)

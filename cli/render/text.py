@@ -223,8 +223,8 @@ def tell_left_out(data: DataSet | EvaluationData, count: int, *, quiet: bool) ->
         remark(*said)
 
 
-def share_words(with_vectors: int | None, items: int) -> str:
+def share_words(with_vectors: int | None, items: int | None) -> str:
     """Say what share of the items is found by meaning, too; nothing when all are."""
-    if with_vectors is None or with_vectors >= items:
+    if with_vectors is None or not items or with_vectors >= items:
         return ""
     return f"words for all, meaning for {100 * with_vectors // items}%"

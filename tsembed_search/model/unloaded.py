@@ -42,9 +42,7 @@ class Unloaded:
         empty = np.zeros((len(batch), 0), np.float32)
         return Embeddings(empty, empty)
 
-    def embed_stream(
-        self, given: Iterable[Sequence[tuple[T, Prepared]]]
-    ) -> Iterator[tuple[list[T], Embeddings]]:
+    def embed_stream(self, given: Iterable[Sequence[tuple[T, Prepared]]]) -> Iterator[tuple[list[T], Embeddings]]:
         """Give the keys of each batch with empty rows."""
         for batch in given:
             yield [key for key, _ in batch], self.encode([prepared for _, prepared in batch])

@@ -144,17 +144,18 @@ class Clock:
 class SearchResult:
     """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds.
 
-    `items` counts what the index has, and `with_vectors` those of them that are found by meaning, too.
+    `items` counts what the index has, and `with_vectors` those of them that are found by meaning, too;
+    both are None when all are.
     """
 
     hits: list[Hit]
     seconds: dict[str, float] = field(default_factory=dict)
-    items: int = 0
-    with_vectors: int = 0
+    items: int | None = None
+    with_vectors: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of a search."""
-        counts = {"items": self.items, "with_vectors": self.with_vectors}
+        counts = {} if self.with_vectors is None else {"items": self.items, "with_vectors": self.with_vectors}
         return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds), **counts}
 
 

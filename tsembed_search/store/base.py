@@ -219,30 +219,40 @@ def check_id(id: str) -> str:
         raise StoreError(f"{id!r} is not an item's id.", hint) from None
 
 
-def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], list[list[float] | None]]:
-    """Return the ids, and the vectors as lists of `dim` numbers, None for a point without one.
+def check_points(points: Sequence[Point], dim: int) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the ids, and the vectors as one array `[N, dim]` float32.
 
     Raises `StoreError` for an id that is no UUID, and a vector of another size, not finite or zero.
     """
     import numpy as np
 
     ids = [check_id(point.id) for point in points]
-    given = [row for row, point in enumerate(points) if np.shape(point.vector) != (0,)]
     for point in points:
-        if np.shape(point.vector) not in ((dim,), (0,)):
+        if np.shape(point.vector) != (dim,):
             raise StoreError(
                 f"Item {point.id} has a vector of shape {np.shape(point.vector)}; the index holds [{dim}]."
             )
-    found: list[list[float] | None] = [None] * len(ids)
+    vectors = np.stack([np.asarray(point.vector, dtype=np.float32) for point in points])
+    bad = ~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+    if bad.any():
+        raise StoreError(f"The vector of item {ids[int(bad.argmax())]} is zero or not finite: the model is at fault.")
+    return ids, vectors
+
+
+def check_some(points: Sequence[Point], dim: int) -> tuple[list[str], list[list[float] | None]]:
+    """Return the ids, and the vectors as lists of `dim` numbers, None for a point without one.
+
+    Raises what `check_points` raises.
+    """
+    import numpy as np
+
+    given = [row for row, point in enumerate(points) if np.shape(point.vector) != (0,)]
+    found: list[list[float] | None] = [None] * len(points)
     if given:
-        vectors = np.stack([np.asarray(points[row].vector, dtype=np.float32) for row in given])
-        bad = ~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
-        if bad.any():
-            worst = ids[given[int(bad.argmax())]]
-            raise StoreError(f"The vector of item {worst} is zero or not finite: the model is at fault.")
+        _, vectors = check_points([points[row] for row in given], dim)
         for row, vector in zip(given, vectors.tolist(), strict=True):
             found[row] = vector
-    return ids, found
+    return [check_id(point.id) for point in points], found
 
 
 def check_queries(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:

@@ -40,6 +40,8 @@ WORDS_NAME: Final = "words"
 """The sparse vector of an item's words, beside its dense one (see `ranking/words.py`)."""
 PATH_KEYS: Final = "path_keys"
 VECTORLESS: Final = "vectorless"
+WORDS_LEFT: Final = "words_left"
+"""The key of an index's metadata that is true while some items have no vector: only then are they counted."""
 ROUTE: Final = "route"
 PACKED_ROUTE: Final = "packed_route"
 

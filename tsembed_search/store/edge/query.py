@@ -35,7 +35,12 @@ def dialect() -> Dialect:
     """Return Qdrant Edge's conditions."""
     import qdrant_edge as engine
 
-    return Dialect(engine, engine.RangeFloat, lambda ids: engine.HasIdCondition({UUID(id) for id in ids}), engine.HasVectorCondition(VECTOR_NAME))
+    return Dialect(
+        engine,
+        engine.RangeFloat,
+        lambda ids: engine.HasIdCondition({UUID(id) for id in ids}),
+        engine.HasVectorCondition(VECTOR_NAME),
+    )
 
 
 class Walk(Enum):

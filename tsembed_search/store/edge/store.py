@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsembed_search import private
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.ownership import lock, owner_of
-from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_points, unheard
+from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_some, unheard
 from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
 from tsembed_search.store.filtered import Ask, FilteredStore, named_vectors, wanted_payload, wanted_vectors
@@ -83,7 +83,7 @@ class EdgeStore(FilteredStore):
             return
         import qdrant_edge as engine
 
-        ids, vectors = check_points(points, self.dim)
+        ids, vectors = check_some(points, self.dim)
         with self._writing("write to") as opened:
             # Lists of numbers are what makes points large; the rest of a payload is about a kilobyte.
             size = sum(4 * (self.dim + len(point.payload.get("route", ()))) + 1024 for point in points)

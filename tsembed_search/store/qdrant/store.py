@@ -28,7 +28,7 @@ from tsembed_search.store.base import (
     StoreInfo,
     check_id,
     check_payload,
-    check_points,
+    check_some,
     unheard,
 )
 from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, named_vectors, wanted_payload, wanted_vectors
@@ -86,7 +86,7 @@ class ServerStore(FilteredStore):
         """Add or replace points, in batches, several at a time. Every batch is acknowledged when it returns."""
         if not points:
             return
-        ids, vectors = check_points(points, self.dim)
+        ids, vectors = check_some(points, self.dim)
         for id, point in zip(ids, points, strict=True):
             check_payload(f"the payload of item {id}", point.payload)
         # Batches race each other, so of two points with one id only the last may be sent.
