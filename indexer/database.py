@@ -17,7 +17,7 @@ from tsembed_search.documents.crawl import Found, stored_time
 from tsembed_search.errors import StoreError
 
 WORDS_FIRST: Final = "words:"
-"""How the recipe of a content begins that has its words in the store, and still needs vectors."""
+"""The prefix of the recipe of a content whose words are in the store, but not yet its vectors."""
 UNSURE: Final = -1
 """Instead of a size: the file must be looked into again."""
 

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from tsembed_search.documents.crawl import Crawl, Found, Selection
 from tsembed_search.errors import IndexMismatchError
@@ -32,9 +32,9 @@ from tsembed_search.paths import OFFLINE, indexed_form
 from tsembed_search.store.schema import WORDS_LEFT
 
 if TYPE_CHECKING:
-    from tsembed_search.model.unloaded import Unloaded
     from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.model.embedder import Embedder
+    from tsembed_search.model.unloaded import Unloaded
     from tsembed_search.store.base import Store
 
 _PORTION: Final = 512
@@ -329,7 +329,8 @@ class _IndexRun:
         if self._embedders and self._embedders[0].info.calibration is None:
             from tsembed_search.search.index_model import measured_calibration
 
-            measured = measured_calibration(self._store, self._embedders[0])
+            # A run for words has ended above: this is the model.
+            measured = measured_calibration(self._store, cast("Embedder", self._embedders[0]))
             if measured is not None:
                 self._store.write_metadata({**self._store.metadata, "calibration": measured.to_json()})
         return True

@@ -22,9 +22,9 @@ from tsembed_search.model.embedder import batches
 from tsembed_search.store.schema import point_id
 
 if TYPE_CHECKING:
-    from tsembed_search.model.unloaded import Unloaded
     from tsembed_search.items import Embeddings
     from tsembed_search.model.embedder import Embedder
+    from tsembed_search.model.unloaded import Unloaded
 
 # Decoded pictures that wait to be prepared, and prepared items that wait for the model.
 _DECODED: Final = 32

@@ -24,8 +24,8 @@ from tsembed_search.indexer.manifest import NAME, Manifest
 from tsembed_search.indexer.pipeline import Opened, run_index
 from tsembed_search.indexer.report import IndexOptions, IndexReport, Progress, Skipped
 from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
-from tsembed_search.model.unloaded import Unloaded
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.model.unloaded import Unloaded
 from tsembed_search.store import opening
 from tsembed_search.store.base import Record, Store, StoreSettings
 

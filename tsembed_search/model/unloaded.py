@@ -1,4 +1,4 @@
-"""What takes a model's place in a run that stores words only: it says the same of itself, and embeds nothing.
+"""A stand-in for a model, for a run that stores words only: the same facts and inputs, and no vectors.
 
 Its items are stored without vectors; the next run with the model finds those contents by their recipe, which says
 so, reads them again, and writes the same points with vectors.

@@ -42,7 +42,8 @@ class Dialect:
     """The conditions of both Qdrant engines, whose Python packages name them alike.
 
     `models` is the package's module of conditions, `number_range` its class for ranges of numbers, `with_ids` makes a
-    condition that only points of these ids pass, `has_vector` is one that points with a dense vector pass. `substrings`: the engine can look for a part of a value. `all_of`,
+    condition that only points of these ids pass, `has_vector` is one that points with a dense vector pass.
+    `substrings`: the engine can look for a part of a value. `all_of`,
     `any_of` and `none_of` take at least one part.
     """
 
