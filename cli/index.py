@@ -168,8 +168,8 @@ def summary_lines(
         f"{f'Items: {changes}. ' if changes else ''}The index {name} has {wording.count_words(items.total, 'item')}.",
         *_skips(report.skipped),
     ]
-    if words:
-        lines.append("They are found by their words. The same command without --words adds their vectors.")
+    if words and items.embedded:
+        lines.append("New items are found by their words. The same command without --words adds their vectors.")
     if files.skipped:
         lines.append(f"All of them: tsembed status --skipped{options.same_index(name, url)}")
     if files.skipped and files.skipped == files.seen:

@@ -184,8 +184,7 @@ class IndexStatus:
     `items` counts points by kind, `place` is the index's folder or its server's address, `store` is what the engine
     says; all three are None while another process works on the index, which `busy` says in words. `files`, `folders`,
     `offline` (folders that are away now) and `skipped` (path, reason) are what this machine remembers of its files.
-    `with_vectors` counts
-    the points that are found by meaning, not by words alone.
+    `with_vectors` counts the points that are found by meaning, not by words alone.
     """
 
     name: str
