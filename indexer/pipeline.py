@@ -51,8 +51,8 @@ class Opened:
 
     `folder`: where its manifest lies. `fingerprint`: its model's, so that a run with nothing to embed never loads it.
     `owned`: owns the index while the block runs, and gives its store, None if there is none yet; it is told where to
-    note what is worth a line. `create`: makes the store, for a model. `load`: loads the model, once for each device. `unloaded`: what
-    takes its place in a run that stores words only.
+    note what is worth a line. `create`: makes the store, for a model. `load`: loads the model, once for each device.
+    `unloaded`: what takes its place in a run that stores words only.
     """
 
     folder: Path
