@@ -151,7 +151,7 @@ def _ranked(ranking: RankingTask, asked: Embedded, found: Embedded, kept: Sequen
 
 
 class _Near:
-    """Measures that tell what is nearly right: the queries `[Q, D]` that candidates `[C, D]` are right for, and their likeness."""
+    """Likeness to what is right, and to the queries `[Q, D]` that candidates `[C, D]` are right for."""
 
     def __init__(self, ranking: RankingTask, queries: NDArray[np.float32], items: NDArray[np.float32]) -> None:
         self._queries = queries
