@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Option
@@ -10,6 +12,8 @@ from typer import Option
 from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
+from tsembed_search.errors import UsageError
+from tsembed_search.paths import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from tsembed_search.data.check import Report, TaskReport
@@ -26,7 +30,7 @@ data = typer.Typer(
 
 @data.callback()
 def _group() -> None:
-    """Check training data before you train on it."""
+    """Check training data before you train on it, and add hard negatives to it."""
 
 
 @data.command(
@@ -62,6 +66,85 @@ def check(
         _print_report(report, quiet)
     if not report.usable:
         raise typer.Exit(1)
+
+
+@data.command(
+    epilog=options.examples(
+        ("four negatives for each row", "tsembed data mine ./my-rows --out mined.jsonl"),
+        (
+            "with another model, from the top",
+            "tsembed data mine ./my-rows --model runs/a/model --choose top -o top.jsonl",
+        ),
+    )
+)
+def mine(
+    sources: options.Data,
+    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="Where to write the rows: a new .jsonl file.")],
+    model: options.Model = DEFAULT_MODEL,
+    keep: Annotated[int, Option("--keep", metavar="N", min=1, help="Negatives for each row.")] = 4,
+    depth: Annotated[int, Option("--depth", metavar="N", min=1, help="Look at the N best wrong candidates.")] = 100,
+    skip: Annotated[int, Option("--skip", metavar="N", min=0, help="Pass over the first N of them.")] = 0,
+    margin: Annotated[
+        float, Option("--margin", metavar="S", help="Negatives score below this share of the right answer's score.")
+    ] = 0.95,
+    query_margin: Annotated[
+        float, Option("--query-margin", metavar="S", help="Their own queries are less similar to the row's than this.")
+    ] = 0.95,
+    duplicate_margin: Annotated[
+        float, Option("--duplicate-margin", metavar="S", help="They are less similar to the right answer than this.")
+    ] = 0.95,
+    choose: Annotated[Literal["random", "top"], Option("--choose", help="Which of those that are left.")] = "random",
+    seed: Annotated[int, Option("--seed", metavar="N", help="Decides what is chosen at random.")] = 0,
+    images: options.ImageFolders = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Add hard negatives to rows: what a model takes for right and the data says is not.
+
+    Writes the rows that would be trained on, each with what was found for it.
+    """
+    from tsembed_search.cli.render.progress import CountDisplay
+    from tsembed_search.data.training import load
+    from tsembed_search.evaluation.mining import Mining, TaskTally, written
+    from tsembed_search.evaluation.mining import mine as negatives_of
+    from tsembed_search.model.embedder import Embedder
+
+    settings = Mining(keep, depth, skip, margin, query_margin, duplicate_margin, choose, seed)
+    settings.check()
+    if out.suffix != ".jsonl":
+        raise UsageError(f"{out} is no .jsonl file.", "Give --out a name that ends in .jsonl.")
+    if out.exists():
+        raise UsageError(f"{out} exists already.", "Give --out another name, or move that file away.")
+    with render.working("Reading rows", quiet=quiet):
+        found = load(sources, validation=0, images=images or ())
+    render.tell_left_out(found, sum(found.left_out.values()), quiet=quiet)
+    with render.working(f"Loading {model}", quiet=quiet):
+        embedder = Embedder.load(model or DEFAULT_MODEL, device)
+    tallies = []
+    unfinished = out.with_name(f".{out.name}.part")
+    folder = out.absolute().parent
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            for task in found.train:
+                tallies.append(tally := TaskTally(task.name))
+                with CountDisplay(f"Embedding {wording.shown(task.name)}", quiet=quiet) as display:
+                    for mined in negatives_of(embedder, task, settings, tally, display.update):
+                        file.write(written(mined, embedder.info.name, folder) + "\n")
+        unfinished.replace(out)
+    except OSError as error:
+        raise UsageError(f"Cannot write {out}: {error.strerror or error}.", "Give --out another file.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if json:
+        render.print_json({"out": str(out), "model": embedder.info.name, "tasks": [one.to_json() for one in tallies]})
+        return
+    for one in tallies:
+        render.print_fields(one.task, one.rows, one.negatives, one.without)
+    if not quiet:
+        rows, negatives = sum(one.rows for one in tallies), sum(one.negatives for one in tallies)
+        render.remark(f"{negatives:,} negatives for {rows:,} rows. Fields: task, rows, negatives, rows without any.")
+        render.remark(f"To train on them: tsembed train {wording.shown(shlex.quote(str(out)))}")
 
 
 def _print_report(report: Report, quiet: bool) -> None:

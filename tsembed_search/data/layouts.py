@@ -20,6 +20,8 @@ Parts = tuple[Item, Item, Sequence[Item], bool]
 """(query, positive, negatives, own), as in `Fields`."""
 
 _OF_ANY: Final = ("task", "identity", "group")
+_NOTE: Final = "mined"
+"""Where `tsembed data mine` notes how it found a row's negatives; for people."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Layout:
 
     def reads(self, name: str) -> bool:
         """Tell whether anything reads a field of that name."""
-        return name in _OF_ANY or any(re.fullmatch(field, name) for field in self.fields)
+        return name in (*_OF_ANY, _NOTE) or any(re.fullmatch(field, name) for field in self.fields)
 
 
 def _plain(fields: Mapping[str, Any], items: ItemMaker) -> Parts:

@@ -44,7 +44,7 @@ class Row:
     `identity`: what the positive is. Rows of one identity never serve each other as negatives, never meet in one batch,
     and all fall on the same side of a split, unless it is a label (see `split`). `origin`: file and line, for messages.
     `answers`: the contents (`content`) that are right for the query, where other rows name some more; none of them is a
-    negative. Images are paths, not yet opened.
+    negative. `group`: as the data says, or "". Images are paths, not yet opened.
     """
 
     query: Item
@@ -53,6 +53,7 @@ class Row:
     negatives: tuple[Item, ...] = ()
     origin: str = ""
     answers: frozenset[int] = frozenset()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Fields:
     def row(self, origin: str = "") -> Row:
         """Return the training row. One that brings its own candidates trains on the right one of them."""
         negatives = () if self.own else self.negatives
-        return Row(self.query, self.positive, f"{self.target():016x}", negatives, origin)
+        return Row(self.query, self.positive, f"{self.target():016x}", negatives, origin, group=self.group)
 
     def target(self) -> int:
         """Return 64 bits that are the same for rows with the same target."""

@@ -1,0 +1,121 @@
+"""Hard negatives, mined: never right, never nearly right, and rows that can be trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from helpers.colours import ColourBackbone
+from tsembed_search.cli.main import app
+from tsembed_search.data.rows import Task
+from tsembed_search.data.training import load
+from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.mining import Mined, Mining, TaskTally, mine, written
+from tsembed_search.model.embedder import Embedder
+
+ROWS = [
+    {"query": "red stone", "positive": "a red stone wall", "identity": "wall", "group": "walls"},
+    {"query": "red stone old", "positive": "an old red stone wall"},
+    {"query": "green grass", "positive": "grass that is green"},
+    {"query": "blue sea", "positive": "the sea is blue", "negatives": ["a blue car"]},
+    {"query": "blue car", "positive": "the car is blue"},
+    {"query": "red stone", "positive": "stone of red"},
+    {"query": "yellow sun", "positive": "sun yellow high"},
+]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def mined(rows: Path, **settings: object) -> tuple[list[Mined], TaskTally]:
+    (task,) = load([rows], validation=0).train
+    return found(task, Mining(**settings))  # type: ignore[arg-type]
+
+
+def found(task: Task, settings: Mining) -> tuple[list[Mined], TaskTally]:
+    tally = TaskTally(task.name)
+    return list(mine(Embedder(ColourBackbone()), task, settings, tally)), tally
+
+
+def test_another_rows_right_answer_is_never_a_negative(rows: Path) -> None:
+    every = {"margin": 1.0, "query_margin": 1.0, "duplicate_margin": 1.0, "keep": 6, "depth": 7}
+    for one in mined(rows, **every)[0]:
+        if one.row.query.text == "red stone":
+            texts = {item.text for item in one.row.negatives}
+            assert texts and not texts & {"a red stone wall", "stone of red"}
+
+
+def test_what_is_nearly_right_is_dropped_by_each_margin(rows: Path) -> None:
+    everything = {"margin": 1.0, "query_margin": 1.0, "duplicate_margin": 1.0, "keep": 6, "depth": 7}
+    near = "an old red stone wall"
+
+    def of_first(**margins: float) -> tuple[set[str | None], TaskTally]:
+        rows_found, tally = mined(rows, **{**everything, **margins})
+        return {item.text for item in rows_found[0].row.negatives}, tally
+
+    assert near in of_first()[0]
+    for name, reason in (("query_margin", "query"), ("duplicate_margin", "duplicate"), ("margin", "score")):
+        texts, tally = of_first(**{name: 0.5})
+        assert near not in texts
+        assert tally.dropped[reason] > 0  # type: ignore[index]
+
+
+def test_own_negatives_stay_first_and_rows_can_be_trained_on(rows: Path, tmp_path: Path) -> None:
+    kept, tally = mined(rows, keep=2, choose="top")
+    assert kept[3].row.negatives[0].text == "a blue car"
+    assert tally.rows == len(ROWS) and tally.negatives == sum(len(one.ranks) for one in kept) > 0
+    out = tmp_path / "mined" / "out.jsonl"
+    out.parent.mkdir()
+    out.write_text("".join(written(one, "colours", out.parent) + "\n" for one in kept))
+    data = load([out], validation=0)
+    assert not data.unread and not data.problems
+    (task,) = data.train
+    again = [task[number] for number in range(len(task))]
+    assert [one.negatives for one in again] == [one.row.negatives for one in kept]
+    assert again[0].group == "walls"
+    assert len({one.identity for one in again}) == len({one.row.identity for one in kept})
+    note = json.loads(out.read_text().splitlines()[0])["mined"]
+    assert note["positive"]["rank"] == kept[0].right_rank
+    assert [one["rank"] for one in note["negatives"]] == list(kept[0].ranks)
+
+
+def test_the_same_seed_chooses_the_same(rows: Path) -> None:
+    settings = {"keep": 1, "margin": 1.0}
+    first, again = (mined(rows, seed=3, **settings)[0] for _ in range(2))
+    assert [one.ranks for one in first] == [one.ranks for one in again]
+    others = [[one.ranks for one in mined(rows, seed=seed, **settings)[0]] for seed in range(5)]
+    assert any(other != others[0] for other in others)
+
+
+def test_a_row_whose_answer_is_far_down_gets_none(rows: Path) -> None:
+    path = rows.with_name("far.jsonl")
+    path.write_text(rows.read_text() + json.dumps({"query": "green grass", "positive": "black night"}) + "\n")
+    path.write_text(path.read_text() + json.dumps({"query": "white wood", "positive": "yellow sun low"}) + "\n")
+    last = mined(path, depth=2, keep=1)[0][-1]
+    assert last.right_rank is None and not last.row.negatives
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 5, "depth": 4}, {"skip": 98}, {"margin": 0.0}, {"query_margin": 1.5}])
+def test_settings_that_choose_nothing_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        Mining(**wrong).check()  # type: ignore[arg-type]
+
+
+def test_the_command_writes_a_file_once(rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mined.jsonl"
+    asked = ["data", "mine", str(rows), "--out", str(out), "--model", "mini-base", "--keep", "2", "--json"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    (task,) = json.loads(done.stdout)["tasks"]
+    assert task["rows"] == len(ROWS) == len(out.read_text().splitlines())
+    before = out.read_text()
+    assert CliRunner().invoke(app, asked).exit_code == 2
+    assert out.read_text() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []

@@ -1,0 +1,249 @@
+"""Mine hard negatives: of what a model ranks high for a query, take what is most likely wrong.
+
+Most of what a good model ranks first and the data does not name is right all the same, and trains the wrong way. So a
+candidate is dropped when its score is too near to the right answer's (NV-Retriever, arXiv 2407.15831), when its own
+query asks nearly the same (SaHa, arXiv 2508.00955), and when it is nearly the right answer itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsembed_search.data.rows import Row, Task, ranking_task
+from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.evaluate import Distinct, Embedded, Progress, embed_items
+from tsembed_search.items import Item
+from tsembed_search.ranking.similarity import Ranked, rank, similarity
+
+if TYPE_CHECKING:
+    from tsembed_search.data.rows import RankingTask
+    from tsembed_search.model.embedder import Embedder
+
+Reason = Literal["score", "query", "duplicate"]
+"""Why a candidate is no negative: its score, its own query, or what it is, is too near to what is right."""
+
+_MOST_OWNERS: Final = 8
+
+
+@dataclass(frozen=True)
+class Mining:
+    """Settings that choose negatives.
+
+    `keep`: how many of each row; `depth`: among so many of the best wrong candidates; `skip`: pass over the first ones
+    (B3 passes over 30). `margin`: a candidate needs a score below this share of the right answer's. `query_margin`:
+    the query that a candidate is right for has a lower cosine than this to the row's own. `duplicate_margin`: the same
+    of the candidate and the right answer. `choose`: at random among what is left, or from the top.
+    """
+
+    keep: int = 4
+    depth: int = 100
+    skip: int = 0
+    margin: float = 0.95
+    query_margin: float = 0.95
+    duplicate_margin: float = 0.95
+    choose: Literal["random", "top"] = "random"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that choose nothing."""
+        if not 0 < self.keep <= self.depth - self.skip:
+            raise UsageError(
+                f"{self.keep} negatives cannot be chosen of ranks {self.skip + 1} to {self.depth}.",
+                "Give a smaller {keep} or {skip}, or a larger {depth}.",
+            )
+        for name in ("margin", "query_margin", "duplicate_margin"):
+            if not 0 < getattr(self, name) <= 1:
+                setting = f"{{{name}}}"
+                raise UsageError(f"{getattr(self, name)} is no margin.", f"Give {setting} a share from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class Mined:
+    """A row with its negatives, its own first. `ranks` and `scores`: those of the mined ones, and of the right answer,
+    whose `right_rank` is None beyond the depth: then nothing is mined.
+    """
+
+    row: Row
+    task: str
+    right_rank: int | None
+    right_score: float
+    ranks: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+
+
+@dataclass
+class TaskTally:
+    """Counts of a task: rows, mined negatives, rows that got none, and candidates that were dropped, by reason."""
+
+    task: str
+    rows: int = 0
+    negatives: int = 0
+    without: int = 0
+    lost: int = 0
+    dropped: Counter[Reason] = field(default_factory=Counter)
+
+    def add(self, mined: Mined) -> None:
+        """Count a row."""
+        self.rows += 1
+        self.negatives += len(mined.ranks)
+        self.without += not mined.ranks
+        self.lost += mined.right_rank is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        return asdict(self) | {"dropped": dict(self.dropped)}
+
+
+def mine(
+    embedder: Embedder, task: Task, settings: Mining, tally: TaskTally, progress: Progress = lambda done, total: None
+) -> Iterator[Mined]:
+    """Give each row of a task with mined negatives, in order. Rows that cannot be embedded are left out.
+
+    Negatives are targets of other rows of the task; none is right for the query by identity or by content. `tally` is
+    filled on the way. Raises `ModelError` when embedding fails.
+    """
+    rows = [task[number] for number in range(len(task))]
+    ranking = ranking_task(task, range(len(task)))
+    asked, found = _embedded(embedder, ranking, progress)
+    kept = [row for row in range(len(rows)) if row not in asked.failed and ranking.correct[row] - found.failed.keys()]
+    if not kept:
+        return
+    ranked = _ranked(ranking, asked, found, kept, settings.depth)
+    near = _Near(ranking, asked.vectors[np.arange(len(rows))], found.vectors[np.arange(len(ranking.candidates))])
+    dice = random.Random(f"{settings.seed} {task.name}")
+    first, best = ranked.ranks.starts[:-1], ranked.ranks.best()
+    for place, number in enumerate(kept):
+        rank_of, score = int(best[place]), float(ranked.right_scores[first[place]])
+        mined = Mined(rows[number], task.name, rank_of if rank_of <= settings.depth else None, score)
+        if mined.right_rank is not None:
+            chosen = _chosen(near, ranked, place, number, mined, settings, tally, dice)
+            mined = _with(mined, ranked, place, chosen, ranking.candidates)
+        tally.add(mined)
+        yield mined
+
+
+def _embedded(embedder: Embedder, ranking: RankingTask, progress: Progress) -> tuple[Embedded, Embedded]:
+    """The queries and the candidates of a task."""
+    queries, documents = Distinct("query"), Distinct("document")
+    rows, places = queries.rows_of(ranking.queries), documents.rows_of(ranking.candidates)
+    total = len(queries.items) + len(documents.items)
+    asked = embed_items(embedder, queries, lambda done: progress(done, total))
+    found = embed_items(embedder, documents, lambda done: progress(len(queries.items) + done, total))
+    return asked.of(rows), found.of(places)
+
+
+def _ranked(ranking: RankingTask, asked: Embedded, found: Embedded, kept: Sequence[int], depth: int) -> Ranked:
+    """The ranking of the kept queries. Candidates that could not be embedded are no choice."""
+    gone = frozenset(found.failed)
+    left_out = [(ranking.left_out[row] if ranking.left_out else frozenset()) | gone for row in kept]
+    correct = [ranking.correct[row] - gone for row in kept]
+    return rank(asked.vectors[np.asarray(kept)], found.vectors, correct, left_out=left_out, depth=depth)
+
+
+class _Near:
+    """Likeness to what is right, and to the queries `[Q, D]` that candidates `[C, D]` are right for."""
+
+    def __init__(self, ranking: RankingTask, queries: NDArray[np.float32], items: NDArray[np.float32]) -> None:
+        self._queries = queries
+        self._items = items
+        self._correct = ranking.correct
+        self._owners: dict[int, list[int]] = defaultdict(list)
+        for row, correct in enumerate(ranking.correct):
+            for place in correct:
+                if len(self._owners[place]) < _MOST_OWNERS:
+                    self._owners[place].append(row)
+
+    def to_query(self, row: int, place: int) -> float:
+        """The highest cosine of a row's query to one that a candidate is right for."""
+        owners = self._queries[self._owners[place]]
+        return float(similarity(self._queries[row][None], owners).max(initial=-1.0))
+
+    def to_right(self, row: int, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The highest cosine of each candidate to a right answer of a row, `[N]`."""
+        right = self._items[sorted(self._correct[row])]
+        highest: NDArray[np.float32] = similarity(self._items[places], right).max(axis=1)
+        return highest
+
+
+def _chosen(
+    near: _Near,
+    ranked: Ranked,
+    place: int,
+    number: int,
+    mined: Mined,
+    settings: Mining,
+    tally: TaskTally,
+    dice: random.Random,
+) -> list[int]:
+    """The ranks, from 0 among the wrong ones, of the negatives that a row gets."""
+    wrong, scores = ranked.wrong[place], ranked.wrong_scores[place]
+    wrong = wrong[wrong >= 0]
+    # Below 0, a share of the score would be above it.
+    highest = mined.right_score - (1 - settings.margin) * abs(mined.right_score)
+    likeness = near.to_right(number, wrong) if len(wrong) else np.zeros(0, np.float32)
+    left = []
+    for at in range(settings.skip, len(wrong)):
+        reason: Reason | None = None
+        if scores[at] >= highest:
+            reason = "score"
+        elif likeness[at] >= settings.duplicate_margin:
+            reason = "duplicate"
+        elif near.to_query(number, int(wrong[at])) >= settings.query_margin:
+            reason = "query"
+        if reason is None:
+            left.append(at)
+        else:
+            tally.dropped[reason] += 1
+        if settings.choose == "top" and len(left) == settings.keep:
+            break
+    return left if len(left) <= settings.keep else sorted(dice.sample(left, settings.keep))
+
+
+def _with(mined: Mined, ranked: Ranked, place: int, chosen: Sequence[int], candidates: Sequence[Item]) -> Mined:
+    """A row with the negatives of these ranks."""
+    items = tuple(candidates[int(ranked.wrong[place, at])] for at in chosen)
+    own = mined.row.negatives
+    return replace(
+        mined,
+        row=replace(mined.row, negatives=(*own, *items)),
+        ranks=tuple(at + 1 for at in chosen),
+        scores=tuple(float(ranked.wrong_scores[place, at]) for at in chosen),
+    )
+
+
+def written(mined: Mined, model: str, folder: Path) -> str:
+    """Return a row as a line of JSON in the plain layout. Pictures in `folder` are named from there.
+
+    Under `mined` it says how its negatives were found: the model, and ranks and scores.
+    """
+    row = mined.row
+    said: dict[str, Any] = {
+        "query": _item(row.query, folder),
+        "positive": _item(row.positive, folder),
+        "negatives": [_item(item, folder) for item in row.negatives],
+        "task": mined.task,
+        "identity": row.identity,
+    }
+    if row.group:
+        said["group"] = row.group
+    right = {"rank": mined.right_rank, "score": round(mined.right_score, 6)}
+    wrong = [{"rank": rank, "score": round(score, 6)} for rank, score in zip(mined.ranks, mined.scores, strict=True)]
+    return json.dumps(said | {"mined": {"model": model, "positive": right, "negatives": wrong}}, ensure_ascii=False)
+
+
+def _item(item: Item, folder: Path) -> dict[str, str]:
+    said = {name: value for name in ("text", "instruction") if (value := getattr(item, name))}
+    if item.image is not None:
+        path = Path(os.path.abspath(item.image))  # noqa: PTH100 - links stay as they are
+        said["image"] = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    return said
