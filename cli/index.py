@@ -79,7 +79,7 @@ def index(
     ] = False,
     words: Annotated[
         bool,
-        Option("--words", help="Load no model: store names and words, to be found by now. A run without it goes on."),
+        Option("--words", help="Store names and words only, without a model. A run without --words adds the vectors."),
     ] = False,
     dry_run: options.DryRun = False,
     wait: options.Wait = False,
