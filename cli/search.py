@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
 from tsembed_search.errors import LoadError, TsembedError, UsageError
-from tsembed_search.paths import existing, file_path
+from tsembed_search.paths import existing
 
 if TYPE_CHECKING:
     from tsembed_search.cli.render.hits import Drawer
@@ -195,24 +194,11 @@ def _why_nothing(index: Index, chosen: SearchOptions) -> str:
 
 def _open(hits: Sequence[Hit], number: int) -> None:
     """Open a hit with the program that the desktop uses for such files."""
-    import subprocess
+    from tsembed_search.cli.desktop import open_file
 
     if number > len(hits):
         raise UsageError(f"There is no hit number {number}.", f"Found: {wording.count_words(len(hits), 'hit')}.")
-    path = file_path(hits[number - 1].path)
-    if not path.exists():
-        raise LoadError(f"{path} is no longer there.", "Run `tsembed index` on its folder to update the index.")
-    if sys.platform == "win32":
-        os.startfile(path)
-        return
-    opener = "open" if sys.platform == "darwin" else "xdg-open"
-    try:
-        done = subprocess.run([opener, str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
-    except FileNotFoundError:
-        hint = f"Install {opener}, or open it yourself."
-        raise TsembedError(f"There is no program to open {path} with.", hint) from None
-    if done.returncode:
-        raise TsembedError(f"{opener} could not open {path} (exit code {done.returncode}).", "Open it yourself.")
+    open_file(hits[number - 1].path)
 
 
 def _search_file(index: Index, source: str, chosen: SearchOptions) -> int:
