@@ -75,24 +75,22 @@ def _print(found: Explanation) -> None:
         draw(screen, found)
         return
     hit, agreement = found.hit, found.agreement
-    page = f"  page {hit.page}" if hit.page is not None else ""
-    print(f"{wording.shown(render.shortened(hit.path))}{page}")
+    print("  ".join([wording.shown(render.shortened(hit.path)), *hit.place]))
     print(f"similarity {hit.similarity:.3f}  routes {agreement.similarity:+.3f}")
     for block, total in enumerate(agreement.blocks.tolist()):
         print(f"block {block:>3}  {total:+.3f}  {_both_use(agreement, block)}".rstrip())
-    for line in _strongest(agreement):
+    for line in (*_strongest(agreement), _legend(agreement)):
         print(line)
 
 
 def draw(screen: Console, found: Explanation) -> None:
     """Draw each block: what it adds, as a bar, and a cell per expert with the query above and the hit below."""
     hit, agreement = found.hit, found.agreement
-    page = f" · page {hit.page}" if hit.page is not None else ""
     if found.query.text:
         screen.print(render.styled(wording.shown(found.query.text), style="italic", overflow="fold"))
     screen.print(render.path_text(hit.path, style="bold"))
     numbers = f" · similarity {hit.similarity:.2f} · routes {agreement.similarity:+.2f}"
-    screen.print(render.styled((hit.kind + page, "dim"), numbers), end="\n\n")
+    screen.print(render.styled((" · ".join([hit.kind, *hit.place]), "dim"), numbers), end="\n\n")
     experts = agreement.query.shape[1]
     bar, cell = _widths(screen.width, experts)
     if cell >= 2:
@@ -115,6 +113,7 @@ def draw(screen: Console, found: Explanation) -> None:
         screen.print(legend.append("■", style=_colour(-1)).append(" less", style="dim"))
     for words in _strongest(agreement):
         screen.print(render.styled(words))
+    screen.print(render.styled(_legend(agreement), style="dim"))
 
 
 def _widths(width: int, experts: int) -> tuple[int, int]:
@@ -143,6 +142,11 @@ def _both_use(agreement: Agreement, block: int) -> str:
     query, item = agreement.query[block], agreement.item[block]
     both = [place for place in (-(query * item)).argsort().tolist() if query[place] > 0 and item[place] > 0]
     return "both use " + " ".join(f"e{place}" for place in both[:3]) if both else ""
+
+
+def _legend(agreement: Agreement) -> str:
+    """The meaning of the names of experts."""
+    return render.expert_legend(name for name, _ in (*agreement.shared(1), *agreement.opposed(1)))
 
 
 def _strongest(agreement: Agreement) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -34,6 +35,7 @@ _BATCH = 256  # queries of a file that are searched for together
     ("by a picture and words together", "tsembed search 'the same in blue' --image shirt.png"),
     ("more like a file of the index", "tsembed search --like ~/Pictures/cat.jpg -k 5"),
     ("only pictures of this year", "tsembed search beach --where 'kind=image and modified>=2026'"),
+    ("what each score is made of", "tsembed search tulips --explain"),
     ("copy what was found", "tsembed search sunset -0 | xargs -0 cp -t best/"),
     ("many queries at once", "tsembed search --queries queries.jsonl > hits.jsonl"),
 )
@@ -75,6 +77,9 @@ def search(
     open_hit: Annotated[int | None, Option("--open", metavar="N", help="Open hit number N.")] = None,
     paths: options.Paths = False,
     nul: options.Null = False,
+    explain: Annotated[
+        bool, Option("--explain", help="Also show what each score is made of: similarity, words, experts.")
+    ] = False,
     images: Annotated[
         bool | None, Option("--images/--no-images", help="Show thumbnails or not.", show_default="if the terminal can")
     ] = None,
@@ -117,7 +122,8 @@ def search(
     elif paths or nul:
         render.print_paths(dict.fromkeys(hit.path for hit in result.hits), end="\0" if nul else "\n")
     else:
-        _show(result, draw, quiet)
+        offer = "" if quiet else _browsing(query, image, like, where, options.same_index(index, url))
+        _show(result, draw, quiet, explain, offer)
     if idle and not quiet:
         render.remark(f"--rerank {rerank} changed nothing: this model gives experts no weight. Try --route-weight 0.1")
     if not quiet and (share := render.share_words(result.with_vectors, result.items)):
@@ -151,34 +157,62 @@ def _drawer(images: bool | None) -> Drawer | None:
     return drawer(images)
 
 
-def _show(result: SearchResult, draw: Drawer | None, quiet: bool) -> None:
-    if not render.is_terminal():
-        for line in plain_lines(result.hits):
+def _show(result: SearchResult, draw: Drawer | None, quiet: bool, explain: bool, offer: str) -> None:
+    if render.is_terminal():
+        from tsembed_search.cli.render.hits import print_hits
+
+        print_hits(result.hits, draw, explain=explain)
+    else:
+        for line in plain_lines(result.hits, explain=explain):
             print(line)
+    if not result.hits or quiet:
         return
-    from tsembed_search.cli.render.hits import print_hits
-
-    print_hits(result.hits, draw)
-    if result.hits and not quiet:
+    legend = render.expert_legend(name for hit in result.hits for name in hit.top_experts) if explain else ""
+    if render.is_terminal():
         spent = ", ".join(f"{what} {wording.time_words(time)}" for what, time in result.seconds.items())
-        render.remark(f"{wording.count_words(len(result.hits), 'hit')} ({spent})")
+        render.remark(legend, f"{wording.count_words(len(result.hits), 'hit')} ({spent})", offer)
+    else:
+        render.remark(*[legend] * bool(legend))
 
 
-def plain_lines(hits: Sequence[Hit]) -> Iterator[str]:
-    """Give one line per hit, one for its experts and one for its snippet; no control codes, whatever files hold."""
+def _browsing(
+    query: list[str] | None, image: Path | None, like: str | None, where: list[str] | None, index: str
+) -> str:
+    """Name the command that shows the same search to walk through; nothing where there is no such command."""
+    from tsembed_search.cli.main import COMMANDS
+
+    if "browse" not in COMMANDS or like is not None:
+        return ""
+    words = ["tsembed", "browse", *(query or ())]
+    words += ["--image", str(image)] if image is not None else []
+    for condition in where or ():
+        words += ["--where", condition]
+    return f"To walk through them: {shlex.join(words)}{index}"
+
+
+def plain_lines(hits: Sequence[Hit], *, explain: bool = False) -> Iterator[str]:
+    """Give one line per hit, and one for its snippet; no control codes, whatever files hold. With `explain`, there is
+    one between them for what its score is made of.
+    """
     for hit in hits:
-        page = f"  page {hit.page}" if hit.page is not None else ""
-        where = wording.shown(render.shortened(hit.path)) + page + ("  offline" if hit.offline else "")
+        where = "  ".join([wording.shown(render.shortened(hit.path)), *hit.place, *["offline"] * hit.offline])
         yield f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {where}"
-        if hit.words and not hit.similarity:
-            yield f"            words {hit.words:.3f}"
-        elif hit.top_experts:
-            experts = wording.shown(" ".join(hit.shared_experts[:3]))
-            shared = f"  shared experts {experts}" if experts else ""
-            words = f"  words {hit.words:.3f}" if hit.words else ""
-            yield f"            similarity {hit.similarity:.3f}{words}  routes {hit.route_similarity:+.3f}{shared}"
+        if explain and (made_of := "  ".join(_made_of(hit))):
+            yield f"            {made_of}"
         if hit.snippet:
             yield f"            {wording.shown(hit.snippet)}"
+
+
+def _made_of(hit: Hit) -> Iterator[str]:
+    """The numbers behind a score. Without a similarity, a hit was found by words alone."""
+    if hit.similarity:
+        yield f"similarity {hit.similarity:.3f}"
+    if hit.words:
+        yield f"words {hit.words:.3f}"
+    if hit.similarity and hit.top_experts:
+        yield f"routes {hit.route_similarity:+.3f}"
+        if hit.shared_experts:
+            yield f"shared experts {wording.shown(' '.join(hit.shared_experts[:3]))}"
 
 
 def _why_nothing(index: Index, chosen: SearchOptions) -> str:

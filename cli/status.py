@@ -143,6 +143,7 @@ def print_usage(groups: Sequence[Usage]) -> None:
     else:
         for group in shown:
             print(f"{_title(group)}: {_favourites(group)}")
+        render.remark(render.expert_legend(["b0e1"]))
     if left:
         render.remark(f"And {wording.count_words(len(left), 'more folder')}; --json has them all.")
 
@@ -169,7 +170,8 @@ def _draw_usage(screen: Console, groups: Sequence[Usage], cell: int) -> None:
         for lines in zip(*maps, strict=True):
             screen.print(render.styled(" " * _GAP).join(lines))
         screen.print()
-    screen.print(render.styled("Percent of the items that have the expert among their top experts.", style="dim"))
+    told = "Percent of the items that have the expert among their top experts."
+    screen.print(render.styled(f"{told} A row is a block, a column one of its experts.", style="dim"))
 
 
 def _map(group: Usage, cell: int, width: int) -> list[Text]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 
 # Joiners shape emoji and scripts, and the tag letters spell flags: they show something, unlike the rest of their class.
@@ -60,6 +61,17 @@ def size_words(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def place_words(page: int | None = None) -> list[str]:
+    """Return the parts of a place in a file, safe to show: `page 3`."""
+    return [] if page is None else [f"page {page}"]
+
+
+def expert_words(name: str) -> str:
+    """Say what the name of an expert means: `b3e0 is expert 0 of block 3`. Empty for what is no such name."""
+    found = re.fullmatch(r"b(\d+)e(\d+)", name)
+    return f"{name} is expert {found[2]} of block {found[1]}" if found else ""
 
 
 def time_words(seconds: float) -> str:

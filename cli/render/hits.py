@@ -49,12 +49,16 @@ class Drawer(NamedTuple):
     overlays: bool = False
 
 
-def print_hits(hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | None = None) -> None:
-    """Print the list: rank, score, path, kind, snippet, and a thumbnail where there is one and room for it."""
+def print_hits(
+    hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | None = None, *, explain: bool = False
+) -> None:
+    """Print the list: rank, score, place, kind, snippet, and a thumbnail where there is one and room for it. `explain`:
+    also what each score is made of.
+    """
     screen = on or console()
     if drawer is None or screen.width < _LEAST_WIDTH:
         for hit in hits:
-            screen.print(hit_text(hit, len(hits)))
+            screen.print(hit_text(hit, len(hits), explain=explain))
             if hit is not hits[-1]:
                 screen.print()
         return
@@ -62,12 +66,12 @@ def print_hits(hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | 
     for hit in hits:
         picture = drawer.draw(pixels[hit.rank]) if hit.rank in pixels else None
         if drawer.overlays:
-            _print_over(screen, picture, hit_text(hit, len(hits)))
+            _print_over(screen, picture, hit_text(hit, len(hits), explain=explain))
             continue
         row = Table.grid(padding=(0, _GAP, 0, 0), expand=True)
         row.add_column(width=COLUMNS)
         row.add_column(ratio=1)
-        row.add_row(picture or "", hit_text(hit, len(hits)))
+        row.add_row(picture or "", hit_text(hit, len(hits), explain=explain))
         screen.print(row)
         screen.print()
 
@@ -86,13 +90,15 @@ def _print_over(screen: Console, picture: RenderableType | None, words: Renderab
         screen.control(Control.move(0, len(lines) + below - drawn))
 
 
-def hit_text(hit: Hit, of: int) -> RenderableType:
+def hit_text(hit: Hit, of: int, *, explain: bool = False) -> RenderableType:
     """Return all words of one hit in two columns: its rank, and everything else line by line."""
     grid = Table.grid(padding=(0, 1), expand=True)
     grid.add_column(width=len(str(of)), justify="right", no_wrap=True)
     grid.add_column(ratio=1, overflow="fold")
     facts = Text.assemble((f"{hit.score:.2f} ", "bold"), (bar(hit.score, _BAR), "green on grey15"), " ", *_facts(hit))
-    body = [path_text(hit.path, style="bold"), facts, *([_snippet(hit)] if hit.snippet else [])]
+    body = [path_text(hit.path, style="bold"), facts]
+    body += [Text.assemble(*_made_of(hit), overflow="fold")] if explain else []
+    body += [_snippet(hit)] if hit.snippet else []
     grid.add_row(Text(str(hit.rank), style="dim"), Group(*body))
     return grid
 
@@ -112,19 +118,24 @@ def _facts(hit: Hit) -> Iterator[Text | tuple[str, str]]:
     yield hit.kind, _KIND_STYLES[hit.kind]
     if hit.offline:
         yield " · offline", "bold yellow"
-    if hit.page is not None:
-        yield f" · page {hit.page}", "dim"
-    if hit.words:
-        yield f" · words {hit.words:.2f}", "dim"
-    if hit.top_experts and hit.similarity:  # without, it was found by words alone
-        yield f" · similarity {hit.similarity:.2f} · routes {hit.route_similarity:+.2f} · experts", "dim"
-        for name in list(dict.fromkeys([*hit.shared_experts, *hit.top_experts]))[:3]:
-            yield " " + shown(name), "bold green" if name in hit.shared_experts else "dim"
+    for part in hit.place:
+        yield f" · {part}", "dim"
     if hit.also_at:
         yield " · also at ", "dim"
         yield path_text(hit.also_at[0], style="dim")
         if len(hit.also_at) > 1:
             yield f" and {count_words(len(hit.also_at) - 1, 'more place')}", "dim"
+
+
+def _made_of(hit: Hit) -> Iterator[tuple[str, str]]:
+    """The numbers behind the score; the experts that the query shares stand out."""
+    numbers = [f"similarity {hit.similarity:.2f}"] if hit.similarity else []  # none: it was found by words alone
+    numbers += [f"words {hit.words:.2f}"] if hit.words else []
+    experts = list(dict.fromkeys([*hit.shared_experts, *hit.top_experts]))[:3] if hit.similarity else []
+    numbers += [f"routes {hit.route_similarity:+.2f}", "experts"] if experts else []
+    yield " · ".join(numbers), "dim"
+    for name in experts:
+        yield " " + shown(name), "bold green" if name in hit.shared_experts else "dim"
 
 
 def describe_terminal() -> str:

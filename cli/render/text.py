@@ -223,6 +223,12 @@ def tell_left_out(data: DataSet | EvaluationData, count: int, *, quiet: bool) ->
         remark(*said)
 
 
+def expert_legend(names: Iterable[str]) -> str:
+    """Say what the names of experts mean, by the first of them; nothing when there are none."""
+    said = next(filter(None, map(wording.expert_words, names)), "")
+    return f"{said}." if said else ""
+
+
 def share_words(with_vectors: int | None, items: int | None) -> str:
     """Say what share of the items is found by meaning, too; nothing when all are."""
     if with_vectors is None or not items or with_vectors >= items:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,9 @@ class TestHits:
 
     def test_plain_lines(self, run_routed: Run) -> None:
         hits = json.loads(run_routed("search", "red", "-k", 3, "--json").stdout)["hits"]
-        told = run_routed("search", "red", "-k", 3).stdout.splitlines()
+        done = run_routed("search", "red", "-k", 3, "--explain")
+        told = done.stdout.splitlines()
+        assert "b0e1 is expert 1 of block 0." in done.stderr
         lines = [line.split() for line in told if line.split()[0] == "similarity"]
         for line, hit in zip(lines, hits, strict=True):
             assert float(line[1]) == pytest.approx(hit["similarity"], abs=6e-4)
@@ -76,12 +79,24 @@ class TestHits:
                 assert float(line[line.index("words") + 1]) == pytest.approx(hit["words"], abs=6e-4)
             assert line[line.index("experts") + 1 :] == hit["shared_experts"][:3]
 
+    def test_only_who_asks_is_told(self, run_routed: Run) -> None:
+        done = run_routed("search", "all about red", "-k", 3)
+        assert len(done.stdout.splitlines()) == 5  # three hits, and the words of two
+        assert not any(word in done.stdout for word in ("similarity", "words", "routes", "experts"))
+        with Index.open("default") as index:
+            found = index.search("all about red").hits[0]
+        screen = recording(100)
+        print_hits([replace(found, top_experts=["b0e0"])], on=screen)
+        drawn = screen.export_text()
+        assert "red.txt" in drawn and "all about red" in drawn
+        assert not any(word in drawn for word in ("similarity", "words", "routes", "b0e0"))
+
     def test_shared_experts_stand_out_in_a_terminal(self, run_routed: Run) -> None:
         with Index.open("default") as index:
             found = index.search("red").hits[0]
         found = replace(found, top_experts=["b0e0", "b1e1"], shared_experts=["b1e1"])
         screen = recording(100)
-        print_hits([found], on=screen)
+        print_hits([found], on=screen, explain=True)
         styles = {segment.text.strip(): str(segment.style) for segment in screen._record_buffer}
         assert "green" in styles["b1e1"]
         assert "green" not in styles["b0e0"]
@@ -128,6 +143,7 @@ class TestExplain:
         lines = done.stdout.splitlines()
         assert lines[0].endswith("red.png")
         assert [line.split()[:2] for line in lines[2:4]] == [["block", "0"], ["block", "1"]]
+        assert re.fullmatch(r"b(\d)e(\d) is expert \2 of block \1\.", lines[-1])
         assert "\x1b" not in run_routed("explain", "red", "1").stdout
 
     def test_a_picture(self, run_routed: Run, palette: Path) -> None:

@@ -13,6 +13,7 @@ from typer.testing import Result
 
 from helpers import colours
 from helpers.colours import ColourBackbone
+from tsembed_search.cli.main import COMMANDS
 from tsembed_search.index import Index
 
 Run = Callable[..., Result]
@@ -29,6 +30,21 @@ def test_plain_output_when_not_a_terminal(run: Run) -> None:
     assert lines[0].split()[0] == "1" and lines[0].endswith("  notes/red.txt")
     assert "all about red" in lines[1]
     assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_terminal_is_offered_the_same_search_in_browse(
+    run: Run, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """What is offered is safe to paste into a shell, and only what there is."""
+    monkeypatch.setattr("tsembed_search.cli.render.text.is_terminal", lambda **_: True)
+    commands = {name: entry for name, entry in COMMANDS._entries.items() if name != "browse"}
+    monkeypatch.setattr(COMMANDS, "_entries", commands | ({"browse": "unused:unused"} if there else {}))
+    done = run("search", "it's", "red; rm x", "--image", "red.png", "-w", "kind=text")
+    told = " ".join(done.stderr.split())
+    offered = "tsembed browse 'it'\"'\"'s' 'red; rm x' --image red.png --where kind=text"
+    assert (offered in told) is there, told
+    assert "browse" not in run("search", "red", "--quiet").stderr + run("search", "--like", "red.png").stderr
 
 
 def test_json_is_one_document_with_the_fields_of_the_contract(run: Run, palette: Path) -> None:

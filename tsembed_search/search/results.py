@@ -27,6 +27,7 @@ from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Record, StoreInfo
 from tsembed_search.store.filters import CHECKED_KEYS, Filter, matches
 from tsembed_search.store.schema import PACKED_ROUTE, IndexMetadata, has_route, stored_routes
+from tsembed_search.wording import place_words
 
 MOST_HITS: Final = 10_000
 WordsUse = Literal["auto", "only", "never"]
@@ -114,6 +115,11 @@ class Hit:
     shared_experts: list[str] = field(default_factory=list)
     offline: bool = False
     words: float = 0.0
+
+    @property
+    def place(self) -> list[str]:
+        """The parts of its place in the file, for people, safe to show; none when it is all of the file."""
+        return place_words(self.page)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
