@@ -126,6 +126,8 @@ def search(
         _show(result, draw, quiet, explain, offer)
     if idle and not quiet:
         render.remark(f"--rerank {rerank} changed nothing: this model gives experts no weight. Try --route-weight 0.1")
+    for word, forms in () if quiet else result.respelled.items():
+        render.remark(f"Nothing has {word!r}; searched for {' and '.join(map(repr, forms))}.")
     if not quiet and (share := render.share_words(result.with_vectors, result.items)):
         render.remark(f"{share}. Index the same folders without --words to go on.")
     if not result.hits:

@@ -17,7 +17,7 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -89,14 +89,20 @@ def _is_accent(letter: str) -> bool:
 
 def terms_of(text: str) -> tuple[list[str], list[str]]:
     """Return the terms of a text in order, and its codes as a whole."""
+    parts, wholes = parts_of(folded(text))
+    return stems_of(parts), wholes
+
+
+def stems_of(words: Sequence[str]) -> list[str]:
+    """Return the terms of folded words, one for each."""
     from Stemmer import Stemmer  # a new one for each call: they are not for several threads
 
-    parts, wholes = _parts_of(folded(text))
-    return Stemmer("english").stemWords(parts), wholes
+    stems: list[str] = Stemmer("english").stemWords(list(words))
+    return stems
 
 
-def _parts_of(text: str) -> tuple[list[str], list[str]]:
-    """The words of a folded text, and its codes, whole."""
+def parts_of(text: str) -> tuple[list[str], list[str]]:
+    """Return the words of a folded text, and its codes, whole."""
     words: list[str] = []
     wholes: list[str] = []
     for run in _RUN.findall(text):
@@ -133,7 +139,7 @@ def document_words(text: str, names: Sequence[str] = ()) -> Words:
     """Return the words of an item: of its text, and of its `names`, such as its path and its title."""
     terms: list[str] = []
     codes: list[str] = []
-    for part in (*map(name_words, dict.fromkeys(names)), text):
+    for part in document_texts(text, names):
         words, wholes = terms_of(part)
         terms += words
         codes += wholes
@@ -141,25 +147,44 @@ def document_words(text: str, names: Sequence[str] = ()) -> Words:
     return _words((number, tf * (K1 + 1) / (tf + spread)) for number, tf in _counted([*terms, *codes]))
 
 
-def query_words(terms: Sequence[str]) -> Words:
-    """Return the words of a query, each term with weight 1."""
-    return _words((number, 1.0) for number, _ in _counted(terms))
+def document_texts(text: str, names: Sequence[str] = ()) -> list[str]:
+    """Return all texts that an item's words are made of."""
+    return [*map(name_words, dict.fromkeys(names)), text]
+
+
+def query_words(terms: Sequence[str], weighted: Mapping[str, float] | None = None) -> Words:
+    """Return the words of a query, each of the `terms` with weight 1, and those that are `weighted` with less."""
+    weights = {_number(term): weight for term, weight in (weighted or {}).items()}
+    return _words({**weights, **dict.fromkeys(map(_number, terms), 1.0)}.items())
 
 
 def query_terms(text: str) -> tuple[list[str], list[str]]:
     """Return the distinct terms that a query looks for, without words that tell nothing if there are others; and its
     codes as a whole.
     """
-    words, wholes = (list(dict.fromkeys(terms)) for terms in terms_of(text))
-    telling = [term for term in words if term not in EMPTY_WORDS] or words
-    return telling[:MOST_TERMS], wholes[:MOST_TERMS]
+    words, wholes = _query_forms(text)
+    return list(words), wholes
+
+
+def _query_forms(text: str) -> tuple[dict[str, str], list[str]]:
+    """As `query_terms`, each term with the word, folded, that it is the stem of."""
+    parts, wholes = parts_of(folded(text))
+    words: dict[str, str] = {}
+    for term, part in zip(stems_of(parts), parts, strict=True):
+        words.setdefault(term, part)
+    telling = [term for term in words if term not in EMPTY_WORDS] or list(words)
+    return {term: words[term] for term in telling[:MOST_TERMS]}, list(dict.fromkeys(wholes))[:MOST_TERMS]
+
+
+def _number(term: str) -> int:
+    return zlib.crc32(term.encode("utf-8", "surrogatepass"))
 
 
 def _counted(terms: Sequence[str]) -> Iterator[tuple[int, int]]:
-    yield from Counter(zlib.crc32(term.encode("utf-8", "surrogatepass")) for term in terms).items()
+    yield from Counter(map(_number, terms)).items()
 
 
-def _words(pairs: Iterator[tuple[int, float]]) -> Words:
+def _words(pairs: Iterable[tuple[int, float]]) -> Words:
     import numpy as np
 
     ordered = sorted(pairs)
@@ -171,7 +196,8 @@ def _words(pairs: Iterator[tuple[int, float]]) -> Words:
 class Asked:
     """The wishes about words in a query: `terms` to look for, of which the first `plain` are words and the others codes
     as a whole, and `required` belong to phrases; `phrases` that must occur and words (`without`) that must not, each as
-    folded words with blanks around. `text` is what is left for a model to read.
+    folded words with blanks around. `forms` are the plain terms as the query has them, folded. `text` is what is left
+    for a model to read.
     """
 
     text: str = ""
@@ -180,6 +206,7 @@ class Asked:
     required: tuple[str, ...] = ()
     phrases: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
 
     @staticmethod
     def of(query: str) -> Asked:
@@ -189,9 +216,10 @@ class Asked:
         phrases = _QUOTED.findall(left)
         text = " ".join(_QUOTED.sub(r" \1 ", left).split()) if without or phrases else query
         required = tuple(dict.fromkeys(term for phrase in phrases for term in query_terms(phrase)[0]))
-        spelled = [tuple(filter(str.strip, map(_spelled, texts))) for texts in (phrases, without)]
-        words, wholes = query_terms(text)
-        return Asked(text, (*words, *wholes), len(words), required, *spelled)
+        quoted, excluded = (tuple(filter(str.strip, map(_spelled, texts))) for texts in (phrases, without))
+        words, wholes = _query_forms(text)
+        forms = tuple(words.values())
+        return Asked(text, (*words, *wholes), len(words), required, quoted, excluded, forms)
 
     @property
     def strict(self) -> bool:
@@ -212,4 +240,4 @@ _EXCLUDED = re.compile(r'(?<!\S)-(?:["“„]([^"“”]+)["“”]|([^\W\d]\S*)
 
 def _spelled(text: str) -> str:
     """The words of a text, folded, with one blank around each."""
-    return f" {' '.join(_parts_of(folded(text))[0])} "
+    return f" {' '.join(parts_of(folded(text))[0])} "

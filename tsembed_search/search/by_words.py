@@ -5,40 +5,80 @@
 So a word that few items have counts for more; an item that has them all, and little else, has a share near 1, whatever
 the index and however long the query. A word that no item has counts as the rarest of the others. A code as a whole is
 asked for beside its parts, and does not count where nobody has it.
+
+A word that no item has may be misspelt: what it was to be is asked for in its place (see `respelling.py`), and counts
+for less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from tsembed_search.ranking.reranking import Query
 from tsembed_search.ranking.words import Words, query_words
+from tsembed_search.search.respelling import Respelled, respelled
 from tsembed_search.store.base import Record, Store
 from tsembed_search.store.filters import Filter
 
+RESPELLED_WEIGHT: Final = 0.8
+"""The part of its score that a word counts which stands for a misspelt one: an item that has every word as it is asked
+for comes first.
+"""
+
 
 class ByWords:
-    """The words of some queries, asked of a store. `row` is the number of a query."""
+    """The words of some queries, asked of a store. `row` is the number of a query.
+
+    `respelled` [Q] says of each query which of its words stand for others.
+    """
 
     def __init__(self, store: Store, queries: Sequence[Query]) -> None:
         self._store = store
-        self._all = [query_words(query.asked.terms) for query in queries]
+        self._tops: dict[str, float] = {}
+        self._ask(term for query in queries for term in query.asked.terms)
+        self.respelled = self._respelled(queries)
+        self._ask(term for own in self.respelled for one in own.values() for term in one.terms)
+        weighted = [{term: RESPELLED_WEIGHT for one in own.values() for term in one.terms} for own in self.respelled]
+        rows = list(zip(queries, weighted, strict=True))
+        self._all = [query_words(query.asked.terms, more) for query, more in rows]
         # What must occur is all that is looked for; the other words still count.
-        self._leading = [query_words(query.asked.required or query.asked.terms) for query in queries]
-        self._best = self._best_scores(queries)
+        self._leading = [
+            query_words(query.asked.required) if query.asked.required else words
+            for query, words in zip(queries, self._all, strict=True)
+        ]
+        self._best = [self._best_of(query, own) for query, own in zip(queries, self.respelled, strict=True)]
 
-    def _best_scores(self, queries: Sequence[Query]) -> list[float]:
-        """The most that BM25 can give for each query."""
-        single = [(row, query_words([term])) for row, query in enumerate(queries) for term in query.asked.terms]
-        tops: list[list[float]] = [[] for _ in queries]
-        for (row, _), found in zip(single, self._store.search_words([one for _, one in single], 1), strict=True):
-            tops[row].append(found[0].score if found else 0.0)
-        return [self._best_of(query, own) for query, own in zip(queries, tops, strict=True)]
+    def _ask(self, terms: Iterable[str]) -> None:
+        """Learn the most that BM25 can give for each of these terms, 0 for one that no item has."""
+        new = [term for term in dict.fromkeys(terms) if term not in self._tops]
+        found = self._store.search_words([query_words([term]) for term in new], 1)
+        self._tops.update((term, own[0].score if own else 0.0) for term, own in zip(new, found, strict=True))
 
-    def _best_of(self, query: Query, tops: list[float]) -> float:
-        words = query.asked.terms[: query.asked.plain]
+    def _respelled(self, queries: Sequence[Query]) -> list[dict[str, Respelled]]:
+        """For each query the words in place of terms that no item has. What is in quotes must occur as it stands."""
+        missing = [
+            {
+                term: form
+                for term, form in zip(query.asked.terms, query.asked.forms, strict=False)
+                if not self._tops[term] and term not in query.asked.required
+            }
+            for query in queries
+        ]
+        found = [respelled(self._store, list(own.values())) if own else {} for own in missing]
+        return [
+            {term: there[form] for term, form in own.items() if form in there}
+            for own, there in zip(missing, found, strict=True)
+        ]
+
+    def _best_of(self, query: Query, respelled: dict[str, Respelled]) -> float:
+        """The most that BM25 can give for a query."""
+        terms, plain = query.asked.terms, query.asked.plain
+        tops = [
+            max(self._tops[each] for each in (respelled[term].terms if term in respelled else [term])) for term in terms
+        ]
         rarest = max(tops, default=0.0)
-        return sum(top or rarest for top in tops[: len(words)]) + sum(tops[len(words) :])
+        return sum(top or rarest for top in tops[:plain]) + sum(tops[plain:])
 
     def asks(self, row: int) -> bool:
         """Tell whether some item has a word of the query."""

@@ -151,18 +151,23 @@ class SearchResult:
     """Hits, best first, and where the time went: `load` (model and store), `embed` and `search`, in seconds.
 
     `items` counts what the index has, and `with_vectors` those of them that are found by meaning, too;
-    both are None when all are.
+    both are None when all are. `respelled`: words that no item has, each with the words that were looked for instead.
     """
 
     hits: list[Hit]
     seconds: dict[str, float] = field(default_factory=dict)
     items: int | None = None
     with_vectors: int | None = None
+    respelled: dict[str, list[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of a search."""
-        counts = {} if self.with_vectors is None else {"items": self.items, "with_vectors": self.with_vectors}
-        return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds), **counts}
+        more: dict[str, Any] = {}
+        if self.with_vectors is not None:
+            more |= {"items": self.items, "with_vectors": self.with_vectors}
+        if self.respelled:
+            more["respelled"] = self.respelled
+        return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds), **more}
 
 
 @dataclass(frozen=True)

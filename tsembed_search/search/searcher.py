@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -22,13 +22,22 @@ from tsembed_search.search.snippet import Snippet
 from tsembed_search.search.snippet import snippets as best_parts
 from tsembed_search.store.base import Record, Store
 from tsembed_search.store.filters import CHECKED_KEYS, Condition, Filter, all_of, matches
-from tsembed_search.store.schema import PACKED_ROUTE, has_route, stored_routes
+from tsembed_search.store.schema import PACKED_ROUTE, WORD_FIELDS, has_route, stored_routes
 
 _SPARE: Final = 20
 _NO_VECTORS: Final = "Index its files once more, with the model: {add()}"
 _MORE: Final = 3
 _ORDERED_BY: Final = ("sha", "path", "page", "chunk")
 _SHOWN: Final = tuple({*_ORDERED_BY, *CHECKED_KEYS, PACKED_ROUTE})
+
+
+class Answer(NamedTuple):
+    """The hits of a query, best first; and words of it that no item has, with those that were looked for in their
+    place.
+    """
+
+    hits: list[Hit]
+    respelled: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,10 @@ class Searcher:
     device: str = "auto"
 
     def search(self, queries: Sequence[Query], options: SearchOptions, *, snippets: bool = True) -> list[list[Hit]]:
+        """Return the hits of each query; see `answers`."""
+        return [answer.hits for answer in self.answers(queries, options, snippets=snippets)]
+
+    def answers(self, queries: Sequence[Query], options: SearchOptions, *, snippets: bool = True) -> list[Answer]:
         """Return the hits of each query, best first, with or without snippets. Equal scores are ordered by path, page
         and chunk.
 
@@ -57,8 +70,9 @@ class Searcher:
         few = _ORDERED_BY if reranker.depth > options.k else shown
         needed = {*few, *reranker.fields, *([PACKED_ROUTE] if reranker.uses_routes else [])}
         if any(query.asked.strict for query in queries):
-            needed |= {"text", "places"}
-        best = self._best(queries, options, tuple(needed))
+            needed |= set(WORD_FIELDS)
+        by_words = ByWords(self.store, queries)
+        best = self._best(queries, by_words, options, tuple(needed))
         given = Given(options.route_weight or 0.0, model_of(options.rerank, self.device))
         ranked = []
         for query, candidates in zip(queries, best, strict=True):
@@ -69,7 +83,14 @@ class Searcher:
             ids = dict.fromkeys(one.id for own in ranked for one in own)
             whole = {record.id: record.payload for record in self.store.retrieve(list(ids), fields=shown)}
             ranked = [[one._replace(payload=whole[one.id]) for one in own if one.id in whole] for own in ranked]
-        return [self._hits(query, own, options.filter, snippets) for query, own in zip(queries, ranked, strict=True)]
+        rows = zip(queries, ranked, by_words.respelled, strict=True)
+        return [
+            Answer(
+                self._hits(query, own, options.filter, snippets, [form for one in said.values() for form in one.forms]),
+                {one.word: list(one.forms) for one in said.values()},
+            )
+            for query, own, said in rows
+        ]
 
     def named(self, query: Query, hit: str) -> tuple[Hit, Record]:
         """Return an item as a hit of a query, and its point.
@@ -100,7 +121,9 @@ class Searcher:
         found = Candidate(record.id, kind, score, cosine, record.payload, words=share)
         return self._hits(query, [found], None, True)[0], record
 
-    def _best(self, queries: Sequence[Query], options: SearchOptions, fields: Sequence[str]) -> list[list[Candidate]]:
+    def _best(
+        self, queries: Sequence[Query], by_words: ByWords, options: SearchOptions, fields: Sequence[str]
+    ) -> list[list[Candidate]]:
         """The best candidates of each query, one per group, with these fields of their payloads.
 
         Reading a point costs far more than finding it. So points of all kinds are found first, and then only those are
@@ -111,7 +134,6 @@ class Searcher:
         # Without spare ones for a reranking: its candidates are many more than it shows.
         known, wanted = 0, depth if options.all_chunks or depth > options.k else depth + _SPARE
         found: list[dict[str, Scored]] = [{} for _ in queries]
-        by_words = ByWords(self.store, queries)
         best: list[list[Candidate]] = [[] for _ in queries]
         read: dict[str, Record] = {}
         pending = list(range(len(queries)))
@@ -187,12 +209,19 @@ class Searcher:
             return Scored(id, kind, share, 0.0, share)
         return Scored(id, kind, self.calibration.score(cosine, query.modality, kind, share), cosine, share)
 
-    def _hits(self, query: Query, ranked: Sequence[Candidate], where: Filter | None, snippets: bool) -> list[Hit]:
-        """Candidates with all that is shown of their payload as hits."""
+    def _hits(
+        self,
+        query: Query,
+        ranked: Sequence[Candidate],
+        where: Filter | None,
+        snippets: bool,
+        respelled: Sequence[str] = (),
+    ) -> list[Hit]:
+        """Candidates with all that is shown of their payload as hits; `respelled` words are marked, too."""
         ranked = routed(query, ranked)
         parts: list[Snippet | None] = [None] * len(ranked)
         if snippets:
-            parts = best_parts(query.words, [one.payload.get("text") or "" for one in ranked])
+            parts = best_parts(" ".join([query.words, *respelled]), [one.payload.get("text") or "" for one in ranked])
         shared: dict[str, list[str]] = {}
         routes = {one.id: one.route for one in ranked if one.route is not None}
         if self.experts and routes:

@@ -23,7 +23,7 @@ from tsembed_search.errors import IndexMismatchError, StoreError
 from tsembed_search.items import Kind
 from tsembed_search.paths import indexed_form, name_form
 from tsembed_search.ranking.scores import Calibration
-from tsembed_search.ranking.words import Words, document_words
+from tsembed_search.ranking.words import Words, document_texts, document_words
 from tsembed_search.store.filters import path_keys
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ SCHEMA_VERSION: Final = 3
 VECTOR_NAME: Final = "dense"
 WORDS_NAME: Final = "words"
 """The sparse vector of an item's words, beside its dense one (see `ranking/words.py`)."""
+WORD_FIELDS: Final = ("text", "places")
+"""The fields of a payload that its words are made of."""
 PATH_KEYS: Final = "path_keys"
 VECTORLESS: Final = "vectorless"
 WORDS_LEFT: Final = "words_left"
@@ -141,9 +143,18 @@ def with_path_keys(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def words_of(payload: Mapping[str, Any]) -> Words:
     """Return the words that an item is found by: those of its text, and of its files' names and folders."""
+    return document_words(*_worded(payload))
+
+
+def texts_of(payload: Mapping[str, Any]) -> list[str]:
+    """Return all texts of an item that its words are made of; the payload has at least `WORD_FIELDS`."""
+    return document_texts(*_worded(payload))
+
+
+def _worded(payload: Mapping[str, Any]) -> tuple[str, list[str]]:
     names = [name for place in payload.get("places") or () for name in _names(place)]
     text = payload.get("text")
-    return document_words(text if isinstance(text, str) else "", names)
+    return text if isinstance(text, str) else "", names
 
 
 def _names(place: Mapping[str, Any]) -> list[str]:

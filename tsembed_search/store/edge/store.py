@@ -21,7 +21,7 @@ from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, c
 from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
 from tsembed_search.store.filtered import Ask, FilteredStore, named_vectors, wanted_payload, wanted_vectors
-from tsembed_search.store.schema import WORDS_NAME, with_path_keys, words_of
+from tsembed_search.store.schema import WORD_FIELDS, WORDS_NAME, with_path_keys, words_of
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
@@ -110,11 +110,11 @@ class EdgeStore(FilteredStore):
 
         point = check_id(id)
         with self._writing("write to") as opened:
-            found = opened.retrieve([point], ["text", "places"], False)
+            found = opened.retrieve([point], list(WORD_FIELDS), False)
             if not found:
                 raise StoreError(f"The index has no item {id}.")
             shard.need_space(self._folder, WRITE_RESERVE)
-            if payload.keys() & {"text", "places"}:
+            if payload.keys() & set(WORD_FIELDS):
                 words = {WORDS_NAME: query.sparse(words_of({**found[0].payload, **payload}))}
                 opened.update(engine.UpdateOperation.update_vectors([engine.PointVectors(point, words)]))
             opened.update(engine.UpdateOperation.set_payload([point], with_path_keys(payload)))

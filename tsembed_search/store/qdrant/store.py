@@ -35,7 +35,7 @@ from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, named_vec
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
-from tsembed_search.store.schema import VECTOR_NAME, WORDS_NAME, with_path_keys, words_of
+from tsembed_search.store.schema import VECTOR_NAME, WORD_FIELDS, WORDS_NAME, with_path_keys, words_of
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
@@ -120,11 +120,11 @@ class ServerStore(FilteredStore):
         """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
         point = check_id(id)
         check_payload(f"the payload of item {id}", payload)
-        look = partial(self._client.retrieve, self._collection, [point], with_payload=["text", "places"])
+        look = partial(self._client.retrieve, self._collection, [point], with_payload=list(WORD_FIELDS))
         found = self._read("read an item", look)
         if not found:
             raise StoreError(f"The index has no item {id}.")
-        if payload.keys() & {"text", "places"}:
+        if payload.keys() & set(WORD_FIELDS):
             words = {WORDS_NAME: _sparse(words_of({**(found[0].payload or {}), **payload}))}
             vectors = [models.PointVectors(id=point, vector=words)]
             self._write("change an item", partial(self._client.update_vectors, self._collection, vectors, wait=True))
