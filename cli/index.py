@@ -131,7 +131,7 @@ def index(
     if json:
         render.print_json(report.to_json())
         if not quiet:
-            render.remark(*_offline(report.offline, name, url))
+            render.remark(*offline_lines(report.offline, name, url))
     elif not quiet:
         for line in summary_lines(report, paths, name, url, dry_run=dry_run, words=words):
             print(line)
@@ -148,7 +148,7 @@ def summary_lines(
 ) -> list[str]:
     """Return what the run did, for people, safe to show: counts, then what was skipped, grouped by reason."""
     files, items = report.files, report.items
-    away = _offline(report.offline, name, url)
+    away = offline_lines(report.offline, name, url)
     if not files.seen and not files.removed:
         if away:
             return away
@@ -158,11 +158,11 @@ def summary_lines(
             "Hidden files and what ignore files exclude are left out; see --hidden and --include.",
         ]
     spaced = ["", *away] if away else []
-    told = _counts(vars(files), "added", "updated", "renamed", "removed", "unchanged", "skipped")
+    told = counted(vars(files), "added", "updated", "renamed", "removed", "unchanged", "skipped")
     if dry_run:
         return [f"Nothing was changed. A run would find: {told}.", *_skips(report.skipped), *spaced]
     speed = f", {wording.rate_words(report.items_per_second)} items/s" if items.embedded else ""
-    changes = _counts(vars(items) | {"stored": items.embedded}, "stored" if words else "embedded", "reused", "removed")
+    changes = counted(vars(items) | {"stored": items.embedded}, "stored" if words else "embedded", "reused", "removed")
     lines = [
         f"{wording.count_words(files.seen, 'file')} in {wording.time_words(report.seconds)}{speed}: {told}.",
         f"{f'Items: {changes}. ' if changes else ''}The index {name} has {wording.count_words(items.total, 'item')}.",
@@ -177,11 +177,12 @@ def summary_lines(
     return lines + spaced
 
 
-def _counts(counts: dict[str, int], *names: str) -> str:
+def counted(counts: dict[str, int], *names: str) -> str:
+    """Say how many of each there are, of those that there are any of."""
     return ", ".join(f"{counts[name]:,} {name}" for name in names if counts[name])
 
 
-def _offline(offline: Sequence[Offline], name: str, url: str | None) -> list[str]:
+def offline_lines(offline: Sequence[Offline], name: str, url: str | None) -> list[str]:
     """Lines that say which folders are offline, why, and what to do, safe to show."""
     if not offline:
         return []

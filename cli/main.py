@@ -23,6 +23,7 @@ COMMANDS: Registry[Callable[..., object] | typer.Typer] = Registry(
     "tsembed.commands",
     {
         "index": "tsembed_search.cli.index:index",
+        "watch": "tsembed_search.cli.watch:watch",
         "search": "tsembed_search.cli.search:search",
         "explain": "tsembed_search.cli.explain:explain",
         "status": "tsembed_search.cli.status:status",

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -55,6 +56,23 @@ class Unreachable:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that a walk from `root` enters, with what tells it from another one of that name."""
+
+    path: str
+    root: str
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    folder: Folder
+    files: list[os.DirEntry[str]]
+    rules: IgnoreRules | None
+
+
 class Crawl:
     """The files below the given paths, in a stable order. Where paths lie inside one another a file comes twice.
 
@@ -92,16 +110,49 @@ class Crawl:
             elif root not in self._missing:
                 yield _examined(root, str(Path(root).parent))
 
+    def folders(self, leave_out: Callable[[str], bool] = lambda folder: False) -> Iterator[Folder | Unreachable]:
+        """The folders that a walk enters, each under each root; no file is looked at. Of a root that is a file, the
+        folder that it is in. `leave_out` is asked of roots and of folders where another disk or a link begins.
+        """
+        for root, selection in zip(self.roots, self._selections, strict=True):
+            if os.path.isdir(root):  # noqa: PTH112
+                for one in self._entered(root, selection, leave_out):
+                    yield one.folder if isinstance(one, _Listing) else one
+            else:
+                above = str(Path(root).parent)
+                with suppress(OSError):
+                    facts = os.stat(above)  # noqa: PTH116
+                    if not leave_out(above):
+                        yield Folder(above, root, facts.st_dev, facts.st_ino)
+
     def _walk(self, root: str, selection: RootSelection) -> Iterator[Found | Unreachable]:
-        facts = os.stat(root)  # noqa: PTH116
-        entered = {(facts.st_dev, facts.st_ino)}
+        prefix = len(root.rstrip(os.sep)) + 1
+        for one in self._entered(root, selection):
+            if isinstance(one, Unreachable):
+                yield one
+                continue
+            for entry in one.files:
+                rel = entry.path[prefix:].replace(os.sep, "/")
+                if selection.takes_file(entry.name, rel) and not (one.rules and one.rules.ignores(entry.path)):
+                    yield _examined(entry.path, root)
+                else:
+                    self.ignored += 1
+
+    def _entered(
+        self, root: str, selection: RootSelection, leave_out: Callable[[str], bool] = lambda folder: False
+    ) -> Iterator[_Listing | Unreachable]:
+        entered: set[tuple[int, int]] = set()
         todo: list[tuple[str, IgnoreRules | None, int | None]] = [(root, None, None)]
         prefix = len(root.rstrip(os.sep)) + 1
         while todo:
             folder, above, around = todo.pop()
             try:
-                device = os.stat(folder).st_dev  # noqa: PTH116
-                if device != around:
+                facts = os.stat(folder)  # noqa: PTH116
+                if folder == root:
+                    entered.add((facts.st_dev, facts.st_ino))
+                if facts.st_dev != around:
+                    if leave_out(folder):
+                        continue
                     self.disks[folder] = disk_of(folder)
                 with os.scandir(folder) as listing:
                     entries = sorted(listing, key=lambda entry: entry.name)
@@ -111,16 +162,15 @@ class Crawl:
                 yield Unreachable(folder, f"The folder cannot be listed: {error.strerror or error}.")
                 continue
             rules = rules_in(folder, above) if any(entry.name == IGNORE_FILE for entry in entries) else above
-            below = []
+            files, below = [], []
             for entry in entries:
+                if not _is_folder(entry):
+                    files.append(entry)
+                    continue
                 rel = entry.path[prefix:].replace(os.sep, "/")
-                if _is_folder(entry):
-                    if selection.takes_folder(entry.name, rel) and self._enters(entry, rules, entered):
-                        below.append((entry.path, rules, None if entry.is_symlink() else device))
-                elif selection.takes_file(entry.name, rel) and not (rules and rules.ignores(entry.path)):
-                    yield _examined(entry.path, root)
-                else:
-                    self.ignored += 1
+                if selection.takes_folder(entry.name, rel) and self._enters(entry, rules, entered):
+                    below.append((entry.path, rules, None if entry.is_symlink() else facts.st_dev))
+            yield _Listing(Folder(folder, root, facts.st_dev, facts.st_ino), files, rules)
             todo.extend(reversed(below))
 
     def _enters(self, entry: os.DirEntry[str], rules: IgnoreRules | None, entered: set[tuple[int, int]]) -> bool:

@@ -1,0 +1,1 @@
+"""An index that follows its files: what changes on the disk starts a run."""

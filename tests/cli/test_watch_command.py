@@ -1,0 +1,76 @@
+"""`tsembed watch` as a process: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from typer.testing import Result
+
+Run = Callable[..., Result]
+TSEMBED = [sys.executable, "-c", "from tsembed_search.cli.main import run; run()"]
+
+
+@contextmanager
+def watching(tmp_path: Path, *arguments: str | Path) -> Iterator[Callable[[str, str], str]]:
+    """Gives what waits for words on `out` or `err` and returns what was printed there. Ends it by Ctrl-C."""
+    streams = {name: tmp_path / name for name in ("out", "err")}
+    environment = {**os.environ, "TSEMBED_HOME": str(tmp_path / "home"), "PYTHONUTF8": "1"}
+    command = [*TSEMBED, "watch", *map(str, arguments), "--words", "--workers", "1"]
+    with streams["out"].open("wb") as out, streams["err"].open("wb") as err:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=err)
+
+    def wait(name: str, words: str) -> str:
+        end = time.monotonic() + 60
+        while words not in (said := streams[name].read_text("utf-8")):
+            assert process.poll() is None and time.monotonic() < end, (said, streams["err"].read_text("utf-8"))
+            time.sleep(0.02)
+        return said
+
+    try:
+        yield wait
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    assert process.returncode == 130
+
+
+def test_a_line_for_each_run(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "a.txt").write_text("a zebra")
+    with watching(tmp_path, files) as wait:
+        wait("err", "Ctrl-C ends it")
+        assert "1 added" in wait("out", "The index default has 1 item.")
+        (files / "b.txt").write_text("a giraffe")
+        (files / "\x1b[31mbad.png").write_bytes(b"no picture")
+        said = wait("out", "The index has 2 items.")
+        assert "1 added, 1 skipped" in said
+        wait("out", "not a picture")
+    printed = (tmp_path / "out").read_text() + (tmp_path / "err").read_text()
+    assert "\x1b" not in printed and "\\x1b[31mbad.png" in printed
+    assert printed.rstrip().endswith("What changes from now on, the next run finds.")
+
+
+def test_documents_for_programs(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    with watching(tmp_path, files, "--json") as wait:
+        wait("err", "Ctrl-C ends it")
+        (files / "b.txt").write_text("a giraffe")
+        wait("out", '"added": 1')
+    first, second = map(json.loads, (tmp_path / "out").read_text().splitlines())
+    assert first["files"]["seen"] == 0 and second["items"]["embedded"] == 1
+
+
+def test_wrong_usage_ends_it(run: Run, tmp_path: Path) -> None:
+    for arguments in ((tmp_path / "nowhere",), (tmp_path, "--model", "no-such-model"), (tmp_path, "--exclude", "../x")):
+        done = run("watch", *arguments)
+        assert done.exit_code in (1, 2) and "error: " in done.stderr, arguments
