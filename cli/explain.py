@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from tsembed_search.ranking.routes import Agreement
-    from tsembed_search.search.results import Explanation
+    from tsembed_search.search.results import Explanation, Hit
 
 _LESS: Final = (58, 110, 235)
 _USUAL: Final = (72, 72, 72)
@@ -79,7 +79,7 @@ def _print(found: Explanation) -> None:
     print(f"similarity {hit.similarity:.3f}  routes {agreement.similarity:+.3f}")
     for block, total in enumerate(agreement.blocks.tolist()):
         print(f"block {block:>3}  {total:+.3f}  {_both_use(agreement, block)}".rstrip())
-    for line in (*_strongest(agreement), _legend(agreement)):
+    for line in (*_strongest(agreement), *_shows(hit), _legend(agreement)):
         print(line)
 
 
@@ -111,7 +111,7 @@ def draw(screen: Console, found: Explanation) -> None:
         legend = render.styled("Upper half: the query. Lower half: the hit. ", style="dim")
         legend.append("■", style=_colour(1)).append(" used more than usual ", style="dim")
         screen.print(legend.append("■", style=_colour(-1)).append(" less", style="dim"))
-    for words in _strongest(agreement):
+    for words in (*_strongest(agreement), *_shows(hit)):
         screen.print(render.styled(words))
     screen.print(render.styled(_legend(agreement), style="dim"))
 
@@ -147,6 +147,12 @@ def _both_use(agreement: Agreement, block: int) -> str:
 def _legend(agreement: Agreement) -> str:
     """The meaning of the names of experts."""
     return render.expert_legend(name for name, _ in (*agreement.shared(1), *agreement.opposed(1)))
+
+
+def _shows(hit: Hit) -> list[str]:
+    """The classes that a picture most likely shows."""
+    seen = "  ".join(f"{one['name']} {one['probability']:.0%}" for one in hit.concepts)
+    return [f"{'shows':<7}{seen}"] if seen else []
 
 
 def _strongest(agreement: Agreement) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,7 @@ from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Meter
 from tsembed_search.ranking.routes import top_experts
 from tsembed_search.store.base import Point
-from tsembed_search.store.schema import VECTORLESS, place_of, route_fields
+from tsembed_search.store.schema import VECTORLESS, concept_fields, place_of, route_fields
 
 if TYPE_CHECKING:
     from tsembed_search.items import Embeddings
@@ -82,8 +83,8 @@ class Writer:
                     self._ended.append(message)
                 else:
                     entries, found = message
-                    rows = zip(entries, found.vectors, found.routes, strict=True)
-                    self._points += [(entry.job, self._point(entry, vector, route)) for entry, vector, route in rows]
+                    points = map(self._point, entries, found.vectors, found.routes, self._classes(found))
+                    self._points += [(entry.job, point) for entry, point in zip(entries, points, strict=True)]
             waited = time.monotonic() - oldest > _LONGEST_WAIT
             if waited or max(len(self._points), len(self._ended)) >= self._group:
                 self._write()
@@ -139,7 +140,13 @@ class Writer:
             same = old is not None and old.sha == job.sha
             self._meter.count("unchanged" if same else "updated" if old is not None and old.sha else "added")
 
-    def _point(self, entry: Entry, vector: Any, route: Any) -> Point:
+    def _classes(self, found: Embeddings) -> Sequence[Any]:
+        """The classes that pictures show, where the index keeps them."""
+        if found.classes is None or not self._store.has_concepts:
+            return [None] * len(found)
+        return list(found.classes)
+
+    def _point(self, entry: Entry, vector: Any, route: Any, classes: Any) -> Point:
         """The point of one item; its job's first file is its place until others are known."""
         job, unit = entry.job, entry.unit
         place = place_of(job.found.path, job.found.root, job.found.mtime_ns)
@@ -154,4 +161,6 @@ class Writer:
             payload |= {"start": unit.start, "end": unit.end}
         if self._info.routes is not None and not job.words:
             payload |= {**route_fields(route), "top_experts": top_experts(route, self._info.routes[1])}
+        if classes is not None:
+            payload |= concept_fields(classes)
         return Point(entry.id, vector, payload)

@@ -371,7 +371,8 @@ class Index(AbstractContextManager["Index"]):
 
     def _made(self, info: ModelInfo) -> Store:
         """A new store for a model."""
-        store = opening.open_or_create(self.address, replace(self._settings or StoreSettings(0), dim=info.dim))
+        settings = replace(self._settings or StoreSettings(0), dim=info.dim, concepts=info.classes > 0)
+        store = opening.open_or_create(self.address, settings)
         self._access.made(store)
         store.write_metadata(IndexMetadata.of(info).to_json())
         self._model.made(store.metadata)

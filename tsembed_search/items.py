@@ -72,11 +72,13 @@ class Item:
 class Embeddings:
     """`vectors` `[N, D]` float32, rows of unit length; `routes` `[N, L·E]` float32, centred and of unit length.
 
-    A model without experts has routes of shape `[N, 0]`.
+    A model without experts has routes of shape `[N, 0]`. `classes` `[N, C]` are the probabilities of the classes that a
+    model sees in pictures: rows of zeros for items without one, None for a model that tells none.
     """
 
     vectors: NDArray[np.float32]
     routes: NDArray[np.float32]
+    classes: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return int(self.vectors.shape[0])

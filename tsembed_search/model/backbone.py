@@ -39,7 +39,8 @@ class ModelInfo:
 
     `routes`: (L adapted blocks, E experts), or None without experts. `route_weight`: how much routes should count when
     hits are reranked by them (0..1), or None where that was not measured. `trainable`: the model is a `Trainable`.
-    `engine`: what computes it, with its version unless it is PyTorch.
+    `engine`: what computes it, with its version unless it is PyTorch. `classes`: of how many classes it tells the
+    probability in a picture; 0, or the 1,000 of ImageNet.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ModelInfo:
     route_weight: float | None = None
     trainable: bool = False
     engine: str = "PyTorch"
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,13 @@ class Prepared:
 class Encoded:
     """`vectors` `[B, D]`, unit length, float32, on the model's device; `routes` `[B, L·E]` likewise, or None.
 
-    Arrays where the model needs no torch.
+    `classes` `[B, C]`: the probabilities of `ModelInfo.classes` in pictures, flattened as the model likes them; rows of
+    zeros for items without, None for a model that tells none. Arrays where the model needs no torch.
     """
 
     vectors: torch.Tensor | NDArray[np.float32]
     routes: torch.Tensor | NDArray[np.float32] | None = None
+    classes: torch.Tensor | NDArray[np.float32] | None = None
 
 
 class Backbone(Protocol):

@@ -109,7 +109,8 @@ class Embedder:
         prepared = ((row, self.prepare(item, role)) for row, item in enumerate(items))
         order, found = self._all(batches(prepared, self.batch_tokens))
         back = np.argsort(order)
-        return Embeddings(found.vectors[back], found.routes[back])
+        classes = None if found.classes is None else found.classes[back]
+        return Embeddings(found.vectors[back], found.routes[back], classes)
 
     def embed_stream(
         self, stream: Iterable[Sequence[tuple[T, Prepared]]]
@@ -138,8 +139,11 @@ class Embedder:
         if not parts:
             none = np.zeros((0, self.info.dim), np.float32), np.zeros((0, prod(self.info.routes or (0,))), np.float32)
             return order, Embeddings(*none)
+        classes = [part.classes for part in parts if part.classes is not None]
         return order, Embeddings(
-            np.concatenate([part.vectors for part in parts]), np.concatenate([part.routes for part in parts])
+            np.concatenate([part.vectors for part in parts]),
+            np.concatenate([part.routes for part in parts]),
+            np.concatenate(classes) if classes else None,
         )
 
     def _encoded(self, batch: Sequence[Prepared]) -> Embeddings:
@@ -152,12 +156,13 @@ class Embedder:
             encoded = self.backbone.forward(batch)
             vectors = _array(encoded.vectors)
             routes = None if encoded.routes is None else _array(encoded.routes)
+            classes = None if encoded.classes is None else _array(encoded.classes)
         if not (np.isfinite(vectors).all() and (routes is None or np.isfinite(routes).all())):
             raise ModelError(
                 f"The model {self.info.name} gave vectors that are not finite.",
                 "Its weights may be damaged, or too large for this precision: try the CPU.",
             )
-        return Embeddings(vectors, np.zeros((len(batch), 0), np.float32) if routes is None else routes)
+        return Embeddings(vectors, np.zeros((len(batch), 0), np.float32) if routes is None else routes, classes)
 
 
 def _array(found: torch.Tensor | NDArray[np.float32]) -> NDArray[np.float32]:

@@ -63,7 +63,7 @@ class Shortened:
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `[B, dim]` of unit length, and the whole model's routes."""
         found = self._whole.forward(batch)
-        return Encoded(shortened(found.vectors, self._dim), found.routes)
+        return Encoded(shortened(found.vectors, self._dim), found.routes, found.classes)
 
 
 def shortened(vectors: Any, dim: int) -> Any:

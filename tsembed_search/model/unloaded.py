@@ -70,6 +70,7 @@ def unloaded(ref: ModelRef) -> Unloaded:
         device="cpu",
         dtype="float32",
         calibration=mini_spec.CALIBRATION,
+        classes=mini_spec.CLASSES,
     )
     info = _with_experts(info, whole)
     if ref.dim is not None:

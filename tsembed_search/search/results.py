@@ -22,6 +22,7 @@ from tsembed_search.items import KINDS, Item, Kind
 from tsembed_search.paths import is_offline
 from tsembed_search.ranking.reranking import RERANKERS
 from tsembed_search.ranking.routes import Agreement, Group, Usage, expert_usage
+from tsembed_search.search.by_concepts import Sighting
 from tsembed_search.search.snippet import Span
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Record, StoreInfo
@@ -96,7 +97,8 @@ class Hit:
     `also_at` lists further places of the same content. `marks` are the (start, end) of the query's words in `snippet`.
     `top_experts` are those that the item uses most, `shared_experts` those that it shares with the query. `offline`
     says that the file is out of reach now, because its disk is away. `words` (0..1) is the share of the query's words
-    that the item has, rare ones counting more; `similarity` is 0 when it was found by words alone.
+    that the item has, rare ones counting more; `similarity` is 0 when it was found by words alone. `concepts` is what a
+    picture most likely shows, where the index knows.
     """
 
     rank: int
@@ -115,6 +117,7 @@ class Hit:
     shared_experts: list[str] = field(default_factory=list)
     offline: bool = False
     words: float = 0.0
+    concepts: list[Sighting] = field(default_factory=list)
 
     @property
     def place(self) -> list[str]:

@@ -15,6 +15,7 @@ from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query,
 from tsembed_search.ranking.routes import shared_experts
 from tsembed_search.ranking.scores import Calibration, Scored, merged
 from tsembed_search.ranking.similarity import similarity
+from tsembed_search.search.by_concepts import ByConcepts, sightings
 from tsembed_search.search.by_words import ByWords
 from tsembed_search.search.queries import stored_records
 from tsembed_search.search.results import Hit, SearchOptions
@@ -22,13 +23,13 @@ from tsembed_search.search.snippet import Snippet
 from tsembed_search.search.snippet import snippets as best_parts
 from tsembed_search.store.base import Record, Store
 from tsembed_search.store.filters import CHECKED_KEYS, Condition, Filter, all_of, matches
-from tsembed_search.store.schema import PACKED_ROUTE, WORD_FIELDS, has_route, stored_routes
+from tsembed_search.store.schema import PACKED_CLASSES, PACKED_ROUTE, WORD_FIELDS, has_route, stored_routes
 
 _SPARE: Final = 20
 _NO_VECTORS: Final = "Index its files once more, with the model: {add()}"
 _MORE: Final = 3
 _ORDERED_BY: Final = ("sha", "path", "page", "chunk")
-_SHOWN: Final = tuple({*_ORDERED_BY, *CHECKED_KEYS, PACKED_ROUTE})
+_SHOWN: Final = tuple({*_ORDERED_BY, *CHECKED_KEYS, PACKED_ROUTE, PACKED_CLASSES})
 
 
 class Answer(NamedTuple):
@@ -117,7 +118,8 @@ class Searcher:
         record, cosine = embedded[int(cosines.argmax())], float(cosines.max())
         kind: Kind = record.payload["kind"]
         share = ByWords(self.store, [query]).shares([0], [[record.id]])[0][record.id]
-        score = self.calibration.score(cosine, query.modality, kind, share)
+        shown = ByConcepts(self.store, [query]).evidence([0], [[record.id] if kind == "image" else []])[0]
+        score = self.calibration.score(cosine, query.modality, kind, share, shown.get(record.id, 0.0))
         found = Candidate(record.id, kind, score, cosine, record.payload, words=share)
         return self._hits(query, [found], None, True)[0], record
 
@@ -134,13 +136,15 @@ class Searcher:
         # Without spare ones for a reranking: its candidates are many more than it shows.
         known, wanted = 0, depth if options.all_chunks or depth > options.k else depth + _SPARE
         found: list[dict[str, Scored]] = [{} for _ in queries]
+        by_concepts = ByConcepts(self.store, queries)
         best: list[list[Candidate]] = [[] for _ in queries]
         read: dict[str, Record] = {}
         pending = list(range(len(queries)))
         while pending:
             if known < wanted:
                 spare = None if reranker.needs_vectors else read
-                for row, own in self._found(queries, pending, by_words, options, known, wanted - known, spare).items():
+                by = (by_words, by_concepts)
+                for row, own in self._found(queries, pending, by, options, known, wanted - known, spare).items():
                     found[row].update((one.id, one) for one in own)
                 known = wanted
             top = {row: merged(found[row].values(), wanted) for row in pending}
@@ -161,20 +165,21 @@ class Searcher:
         self,
         queries: Sequence[Query],
         rows: Sequence[int],
-        by_words: ByWords,
+        by: tuple[ByWords, ByConcepts],
         options: SearchOptions,
         known: int,
         more: int,
         read: dict[str, Record] | None,
     ) -> dict[int, list[Scored]]:
-        """The next points of each kind by meaning and by words, after those that are known, with both scores of all.
-        Those that had to be read to be found are put into `read`.
+        """The next points of each kind by meaning, by words and by what pictures show, after those that are known, with
+        all scores of each. Those that had to be read to be found are put into `read`.
         """
+        by_words, by_concepts = by
         # What must occur in an item is looked for by words alone.
         meant = [row for row in rows if len(queries[row].vector) and not queries[row].asked.required]
         cosines: dict[int, dict[str, float]] = {row: {} for row in rows}
         kinds: dict[int, dict[str, Kind]] = {row: {} for row in rows}
-        worded: dict[int, list[str]] = {row: [] for row in rows}
+        others: dict[int, list[str]] = {row: [] for row in rows}
         for kind in KINDS:
             where = all_of([Condition("kind", "=", kind), options.filter])
             if meant:
@@ -186,28 +191,33 @@ class Searcher:
                     kinds[row].update((one.id, kind) for one in own)
                     if read is not None:
                         read.update((one.id, one) for one in own if one.payload)
-            for row, own in zip(rows, by_words.find(rows, more, where, known), strict=True):
-                worded[row] += [one.id for one in own]
+            shown = by_concepts.find(meant, kind, more, where, known)
+            worded = by_words.find(rows, more, where, known)
+            for row, own in (*zip(rows, worded, strict=True), *zip(meant, shown, strict=True)):
+                others[row] += [one.id for one in own]
                 kinds[row].update((one.id, kind) for one in own)
         shares = by_words.shares(rows, [list(kinds[row]) for row in rows])
         embedded = [row for row in rows if len(queries[row].vector)]
-        missing = [[id for id in worded[row] if id not in cosines[row]] for row in embedded]
+        missing = [list({id for id in others[row] if id not in cosines[row]}) for row in embedded]
         if any(missing):
             vectors = np.stack([queries[row].vector for row in embedded])
             for row, scores in zip(embedded, self.store.scores(missing, vectors), strict=True):
                 cosines[row].update(scores)
+        pictures = [[id for id, kind in kinds[row].items() if kind == "image" and id in cosines[row]] for row in rows]
+        evidence = by_concepts.evidence(rows, pictures)
         return {
             row: [
-                self._scored(queries[row], id, kind, cosines[row].get(id), share[id]) for id, kind in kinds[row].items()
+                self._scored(queries[row], id, kind, cosines[row].get(id), share[id], shown.get(id, 0.0))
+                for id, kind in kinds[row].items()
             ]
-            for row, share in zip(rows, shares, strict=True)
+            for row, share, shown in zip(rows, shares, evidence, strict=True)
         }
 
-    def _scored(self, query: Query, id: str, kind: Kind, cosine: float | None, share: float) -> Scored:
+    def _scored(self, query: Query, id: str, kind: Kind, cosine: float | None, share: float, shown: float) -> Scored:
         """A point with its score; without a vector on either side, its share of the words is all that is known."""
         if cosine is None:
             return Scored(id, kind, share, 0.0, share)
-        return Scored(id, kind, self.calibration.score(cosine, query.modality, kind, share), cosine, share)
+        return Scored(id, kind, self.calibration.score(cosine, query.modality, kind, share, shown), cosine, share)
 
     def _hits(
         self,
@@ -249,6 +259,7 @@ class Searcher:
                     shared_experts=shared.get(found.id, []),
                     offline=offline,
                     words=found.words,
+                    concepts=sightings(payload),
                 )
             )
         return hits

@@ -133,6 +133,21 @@ def _read_modified(raw: str, now: datetime) -> Span:
         raise ValueError(f"{raw!r} is not a date") from error
 
 
+def _read_concept(raw: str, now: datetime) -> str:
+    """The usual name of a concept, by any of its names."""
+    from tsembed_search.model.concepts import hierarchy
+
+    known, name = hierarchy().usual_names, " ".join(raw.lower().split())
+    found = known.get(name) or known.get(name.removesuffix("s"))
+    if found is None:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        meant = (
+            f", did you mean {close[0]}?" if close else "; there are classes of ImageNet, and what they are kinds of"
+        )
+        raise ValueError(f"{raw!r} is not a concept{meant}")
+    return found
+
+
 @dataclass(frozen=True)
 class _Field:
     """A field: the operators that it takes, and a reader of values. `others`: names that people may give it."""
@@ -164,6 +179,7 @@ _FIELDS: Final = {
     "page": _Field(_ORDER, "page<=3", ("pages",), _read_page),
     "modified": _Field(_ORDER, f"modified>=2024-01-31. A date is {_DATE}", ("mtime", "date", "time"), _read_modified),
     "expert": _Field(_EQUAL, "expert=b3e5", ("experts",)),
+    "concept": _Field(_EQUAL, "concept=bird or concept in (cat, dog)", ("concepts", "shows", "thing"), _read_concept),
     "sha": _Field(_EQUAL, "sha=abc", ("hash",)),
     "model": _Field(_EQUAL, "model=abc"),
 }

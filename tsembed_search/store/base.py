@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsembed_search.paths import IndexAddress
+    from tsembed_search.ranking.concepts import Shown
     from tsembed_search.ranking.words import Words
 
 Payload = dict[str, Any]
@@ -47,12 +48,16 @@ _USUAL_ID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """Settings chosen when a store is created, which then stay. `shards` and `replicas` matter on a server only."""
+    """Settings chosen when a store is created, which then stay. `shards` and `replicas` matter on a server only.
+
+    `concepts`: points have a sparse vector of what their picture shows.
+    """
 
     dim: int
     quantize: Quantize = "none"
     shards: int = 1
     replicas: int = 1
+    concepts: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,10 @@ class Store(Protocol):
         """The size of the vectors."""
 
     @property
+    def has_concepts(self) -> bool:
+        """True when pictures have a vector of what they show."""
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """Facts of the index about itself (model, fingerprint, calibration ...), kept by the engine's side."""
 
@@ -143,12 +152,20 @@ class Store(Protocol):
         Points without any of them are left out. Records come without payload, unless it had to be read to find them.
         """
 
-    def scores(
-        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words]
-    ) -> list[dict[str, float]]:
-        """Return the scores of given points: `ids` [Q][N] by `queries`, vectors `[Q, D]` (cosine) or words (BM25).
+    def search_concepts(
+        self, queries: Sequence[Shown], limit: int, where: Filter | None = None, *, offset: int = 0
+    ) -> list[list[Record]]:
+        """Find the `limit` points whose pictures show most of each query's concepts, best first, as `search_words` does
+        (see `ranking/concepts.py`). The store must have them.
+        """
 
-        A point that is gone, or has none of the words, is left out.
+    def scores(
+        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words] | Sequence[Shown]
+    ) -> list[dict[str, float]]:
+        """Return the scores of given points: `ids` [Q][N] by `queries`, vectors `[Q, D]` (cosine), words (BM25) or
+        concepts (their evidence).
+
+        A point that is gone, or has none of the words or concepts, is left out.
         """
 
     def retrieve(

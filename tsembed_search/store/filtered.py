@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from tsembed_search.errors import StoreError
+from tsembed_search.errors import StoreError, UsageError
+from tsembed_search.ranking.concepts import Shown
 from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import Record, StoreSettings, check_queries
 from tsembed_search.store.filters import (
@@ -25,11 +26,12 @@ from tsembed_search.store.filters import (
     Filter,
     Not,
     Or,
+    fields_of,
     is_anchored,
     lookup,
     matches,
 )
-from tsembed_search.store.schema import PATH_KEYS, PAYLOAD_INDEXES, VECTOR_NAME, WORDS_NAME
+from tsembed_search.store.schema import CONCEPTS_NAME, PATH_KEYS, PAYLOAD_INDEXES, VECTOR_NAME, WORDS_NAME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,9 +44,8 @@ class Dialect:
     """The conditions of both Qdrant engines, whose Python packages name them alike.
 
     `models` is the package's module of conditions, `number_range` its class for ranges of numbers, `with_ids` makes a
-    condition that only points of these ids pass, `has_vector` is one that points with a dense vector pass.
-    `substrings`: the engine can look for a part of a value. `all_of`,
-    `any_of` and `none_of` take at least one part.
+    condition that only points of these ids pass, `with_vector` one that points with a vector of that name pass.
+    `substrings`: the engine can look for a part of a value. `all_of`, `any_of` and `none_of` take at least one part.
     """
 
     def __init__(
@@ -52,14 +53,15 @@ class Dialect:
         models: Any,
         number_range: Any,
         with_ids: Callable[[list[str]], Any],
-        has_vector: Any,
+        with_vector: Callable[[str], Any],
         *,
         substrings: bool = True,
     ) -> None:
         self._models = models
         self._range = number_range
         self.with_ids = with_ids
-        self.has_vector = has_vector
+        self.has_vector = with_vector(VECTOR_NAME)
+        self.has_concepts = with_vector(CONCEPTS_NAME)
         self.nothing = with_ids([])
         self._substrings = substrings
 
@@ -177,13 +179,14 @@ def _pattern(pattern: str, dialect: Dialect) -> Native:
 
 @dataclass(frozen=True)
 class Ask:
-    """A batch of searches, as an engine is asked: `queries` `[Q][D]` or words, and the `condition` that `where` became.
+    """A batch of searches, as an engine is asked: `queries` `[Q][D]`, words or concepts, and the `condition` that
+    `where` became.
 
     `conditions`, where there are any, hold for one query each, in place of that. `payload` is what is wanted of the
     payloads: all (True), nothing (False) or these keys.
     """
 
-    queries: list[list[float]] | Sequence[Words]
+    queries: list[list[float]] | Sequence[Words] | Sequence[Shown]
     condition: Any = None
     payload: bool | list[str] = False
     with_vectors: bool = False
@@ -193,9 +196,11 @@ class Ask:
     @property
     def using(self) -> str:
         """The name of the vectors that are searched."""
+        if isinstance(self.queries[0], Shown):
+            return CONCEPTS_NAME
         return WORDS_NAME if isinstance(self.queries[0], Words) else VECTOR_NAME
 
-    def each(self) -> Iterator[tuple[list[float] | Words, Any]]:
+    def each(self) -> Iterator[tuple[list[float] | Words | Shown, Any]]:
         """Give every query with its condition."""
         return zip(self.queries, self.conditions or [self.condition] * len(self.queries), strict=True)
 
@@ -215,9 +220,24 @@ class FilteredStore(ABC):
         return self.settings.dim
 
     @property
+    def has_concepts(self) -> bool:
+        """See `Store.has_concepts`."""
+        return self.settings.concepts
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """Facts of the index about itself."""
         return dict(self._metadata)
+
+    def _native(self, where: Filter | None) -> Native:
+        """The engine's form of a filter. Raises `UsageError` for concepts, where the store has none."""
+        if not self.settings.concepts and "concept" in fields_of(where):
+            raise UsageError(
+                "This index does not know what its pictures show.",
+                "Its model tells no concepts, or it was made before they were kept. Index the files again under "
+                "another name: {index}.",
+            )
+        return translate(where, self._dialect)
 
     @abstractmethod
     def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
@@ -248,7 +268,7 @@ class FilteredStore(ABC):
     ) -> list[list[Record]]:
         """See `Store.search`. Points whose payload had to be read to find them come with all of it."""
         queries = check_queries(vectors, self.dim)
-        native = translate(where, self._dialect)
+        native = self._native(where)
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
         payload = wanted_payload(fields if native.exact else None)
@@ -259,20 +279,32 @@ class FilteredStore(ABC):
         self, queries: Sequence[Words], limit: int, where: Filter | None = None, *, offset: int = 0
     ) -> list[list[Record]]:
         """See `Store.search_words`."""
-        native = translate(where, self._dialect)
+        return self._found_sparse(queries, limit, where, offset)
+
+    def search_concepts(
+        self, queries: Sequence[Shown], limit: int, where: Filter | None = None, *, offset: int = 0
+    ) -> list[list[Record]]:
+        """See `Store.search_concepts`."""
+        return self._found_sparse(queries, limit, where, offset)
+
+    def _found_sparse(
+        self, queries: Sequence[Words] | Sequence[Shown], limit: int, where: Filter | None, offset: int
+    ) -> list[list[Record]]:
+        native = self._native(where)
         if limit <= 0 or not queries:
             return [[] for _ in queries]
         return self._found(Ask(queries, native.condition, not native.exact), where, native.exact, limit, offset)
 
     def scores(
-        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words]
+        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words] | Sequence[Shown]
     ) -> list[dict[str, float]]:
         """See `Store.scores`."""
         rows = [row for row, own in enumerate(ids) if own]
-        asked = [queries[row] for row in rows]
+        asked: Any = [queries[row] for row in rows]
         scored: list[dict[str, float]] = [{} for _ in ids]
         if rows:
-            given = asked if isinstance(asked[0], Words) else check_queries(np.stack(asked), self.dim).tolist()
+            sparse = isinstance(asked[0], Words | Shown)
+            given = asked if sparse else check_queries(np.stack(asked), self.dim).tolist()
             conditions = [self._dialect.with_ids(list(ids[row])) for row in rows]
             found = self._nearest(Ask(given, exact=True, conditions=conditions), max(map(len, ids)), 0)
             for row, records in zip(rows, found, strict=True):
@@ -296,7 +328,7 @@ class FilteredStore(ABC):
         self, where: Filter | None = None, *, fields: Sequence[str] | None = None, with_vectors: bool = False
     ) -> Iterator[Record]:
         """See `Store.scroll`."""
-        native = translate(where, self._dialect)
+        native = self._native(where)
         if native.exact:
             yield from self._pages(native.condition, wanted_payload(fields), with_vectors)
             return
@@ -310,7 +342,7 @@ class FilteredStore(ABC):
 
     def count(self, where: Filter | None = None) -> int:
         """See `Store.count`."""
-        native = translate(where, self._dialect)
+        native = self._native(where)
         return self._counted(native.condition) if native.exact else sum(1 for _ in self.scroll(where, fields=()))
 
     def count_vectors(self) -> int:
@@ -321,7 +353,7 @@ class FilteredStore(ABC):
         """See `Store.facet`."""
         if PAYLOAD_INDEXES.get(key) != "keyword":
             raise StoreError(f"Values of {key!r} cannot be counted.")
-        native = translate(where, self._dialect)
+        native = self._native(where)
         if native.exact:
             counts = self._values(key, native.condition, min(limit, MAX_LIMIT))
         else:
@@ -349,6 +381,7 @@ def wanted_vectors(with_vectors: bool) -> bool | list[str]:
     return [VECTOR_NAME] if with_vectors else False
 
 
-def named_vectors(dense: Any, words: Any) -> dict[str, Any]:
-    """Return a point's vectors by their names; `dense` is None where it has none."""
-    return {WORDS_NAME: words} if dense is None else {VECTOR_NAME: dense, WORDS_NAME: words}
+def named_vectors(dense: Any, words: Any, shown: Any = None) -> dict[str, Any]:
+    """Return a point's vectors by their names; `dense` and `shown` are None where it has none."""
+    named = {VECTOR_NAME: dense, WORDS_NAME: words, CONCEPTS_NAME: shown}
+    return {name: vector for name, vector in named.items() if vector is not None}

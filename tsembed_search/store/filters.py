@@ -3,7 +3,8 @@
 `matches` is the reference: whatever an engine does, it must select the points that `matches` selects.
 
 A condition on a field with several values holds when at least one of them satisfies it: `path`, `ext` and `modified`
-have one value per place where a content was found, `expert` one per leading expert. A condition on a field without a
+have one value per place where a content was found, `expert` one per leading expert, `concept` one per thing or kind of
+thing that a picture shows. A condition on a field without a
 value (the page of a picture) does not hold. `a!=b` is exactly `not a=b`.
 
 Path patterns are those of shells and `.gitignore`: `*` and `?` stay within one folder name or file name, `**` stands
@@ -33,6 +34,7 @@ PAYLOAD_KEYS: Final[Mapping[str, str]] = {
     "modified": "places[].mtime",
     "page": "page",
     "expert": "top_experts",
+    "concept": "concepts",
     "sha": "sha",
     "model": "model",
 }
@@ -112,6 +114,19 @@ def all_of(filters: Iterable[Filter | None]) -> Filter | None:
     for part in filters:
         parts.extend(part.parts if isinstance(part, And) else [part] if part is not None else [])
     return parts[0] if len(parts) == 1 else And(tuple(parts)) if parts else None
+
+
+def fields_of(where: Filter | None) -> set[str]:
+    """Return the fields that a filter asks for."""
+    match where:
+        case None:
+            return set()
+        case Condition(field):
+            return {field}
+        case Not(part):
+            return fields_of(part)
+        case And(parts) | Or(parts):
+            return set[str]().union(*map(fields_of, parts))
 
 
 def matches(where: Filter | None, payload: Mapping[str, Any]) -> bool:

@@ -6,7 +6,8 @@ A point is one *content*: the same bytes in two places are one point whose `plac
 A route is stored twice. `route` is a list, for whoever reads the index from outside. An engine keeps it as JSON and
 makes a Python object of every number, which for a hundred candidates would take longer than the search; so
 `packed_route` has it as one short string, base64 of little-endian float16. That rounds each number by at most 1/2048 of
-itself, and so a cosine of two routes by less than 0.0005.
+itself, and so a cosine of two routes by less than 0.0005. In the same way, `packed_classes` has the likeliest classes
+of a picture: their places, as 16-bit integers, and then their probabilities.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsembed_search.model.backbone import ModelInfo
+    from tsembed_search.ranking.concepts import Shown
 
 SCHEMA_VERSION: Final = 3
 """The layout of what is stored. An index of another one is refused: it must be made again."""
@@ -40,12 +42,16 @@ WORDS_NAME: Final = "words"
 """The sparse vector of an item's words, beside its dense one (see `ranking/words.py`)."""
 WORD_FIELDS: Final = ("text", "places")
 """The fields of a payload that its words are made of."""
+CONCEPTS_NAME: Final = "concepts"
+"""The sparse vector of what a picture shows, where the index has it (see `ranking/concepts.py`)."""
 PATH_KEYS: Final = "path_keys"
 VECTORLESS: Final = "vectorless"
 WORDS_LEFT: Final = "words_left"
 """The key of an index's metadata that is true while some items have no vector: only then are they counted."""
 ROUTE: Final = "route"
 PACKED_ROUTE: Final = "packed_route"
+CONCEPTS: Final = "concepts"
+PACKED_CLASSES: Final = "packed_classes"
 
 IndexType = Literal["keyword", "integer", "float"]
 
@@ -58,11 +64,13 @@ PAYLOAD_INDEXES: Final[Mapping[str, IndexType]] = {
     "sha": "keyword",
     "model": "keyword",
     "top_experts": "keyword",
+    CONCEPTS: "keyword",
 }
 """The fields that filters and the indexer ask for, and so have a payload index."""
 
 _NAMESPACE: Final = uuid.UUID("6f0d3f7e-5a0e-5c43-9d0b-7c1d1f6a2b90")
 _DIGITS: Final = 6  # of the route's numbers, which lie in -1..1: more than the model is exact to, and short to store
+_CLASSES: Final = 100  # as many as the soft caption of `mini` is made of
 _YEAR_10_000: Final = 253_402_300_800.0
 _CHANGED: Final = "The index was changed from outside. Index the files again under another name: {index}."
 
@@ -86,6 +94,7 @@ class ItemPayload(TypedDict):
     character offsets of `text` in the page's or file's text. `width` and `height` are the original picture's in pixels,
     `bytes` the file's size. `route`, `packed_route` and `top_experts` exist when the model has experts. `path_keys` is
     what the places are looked up by (`filters.path_keys`). `vectorless` is there while the item has no vector yet.
+    Pictures have `concepts`, the names of what they show, and `packed_classes`, when the model tells classes.
     """
 
     kind: Kind
@@ -111,6 +120,8 @@ class ItemPayload(TypedDict):
     route: NotRequired[list[float]]
     packed_route: NotRequired[str]
     top_experts: NotRequired[list[str]]
+    concepts: NotRequired[list[str]]
+    packed_classes: NotRequired[str]
 
 
 def point_id(sha: str, page: int | None, chunk: int | None, fingerprint: str) -> str:
@@ -183,6 +194,57 @@ def stored_routes(payloads: Sequence[Mapping[str, Any]], size: int) -> NDArray[n
     # All at once: number by number, it takes five times as long.
     joined = b"".join([_unpacked(payload[PACKED_ROUTE], size) for payload in payloads])
     return np.frombuffer(joined, dtype="<f2").reshape(len(payloads), size).astype(np.float32)
+
+
+def concept_fields(classes: NDArray[np.float32]) -> dict[str, Any]:
+    """Return the payload fields of the classes `[C]` that a picture shows; none for an item without a picture."""
+    import numpy as np
+
+    from tsembed_search.model.concepts import hierarchy
+    from tsembed_search.ranking.concepts import shown_names
+
+    places = np.argsort(-classes, kind="stable")[:_CLASSES]
+    kept = classes[places]
+    if not kept.any():
+        return {}
+    likeliest = np.zeros_like(classes)
+    likeliest[places] = kept / kept.sum()
+    packed = places.astype("<u2").tobytes() + likeliest[places].astype("<f2").tobytes()
+    return {
+        CONCEPTS: shown_names(hierarchy(), likeliest),
+        PACKED_CLASSES: base64.b64encode(packed).decode("ascii"),
+    }
+
+
+def stored_classes(payload: Mapping[str, Any]) -> NDArray[np.float32] | None:
+    """Return the probabilities `[C]` of classes in a picture; None for an item without. Raises `StoreError` for damaged
+    ones.
+    """
+    import numpy as np
+
+    from tsembed_search.model.concepts import hierarchy
+
+    packed = payload.get(PACKED_CLASSES)
+    if not packed:
+        return None
+    found = np.zeros(hierarchy().classes, np.float32)
+    try:
+        places, probabilities = np.frombuffer(base64.b64decode(packed), "<u2").reshape(2, -1)
+        found[places] = probabilities.view("<f2")
+    except (ValueError, TypeError, IndexError) as error:
+        raise StoreError(f"An item has damaged classes ({error}).", _CHANGED) from error
+    return found
+
+
+def concepts_of(payload: Mapping[str, Any]) -> Shown | None:
+    """Return what an item's picture shows; None for one without, and where the model told no classes."""
+    classes = stored_classes(payload)
+    if classes is None:
+        return None
+    from tsembed_search.model.concepts import hierarchy
+    from tsembed_search.ranking.concepts import evidence
+
+    return evidence(hierarchy(), classes)
 
 
 def _unpacked(packed: str, size: int) -> bytes:

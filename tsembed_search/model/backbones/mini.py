@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -26,6 +25,7 @@ from tsembed_search.items import InputSpec, Item, Role
 from tsembed_search.model.backbone import Encoded, ModelInfo, Needs, Prepared, free_bytes, pick
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder
+from tsembed_search.model.backbones.mini_plan import CAPTION_TOKENS, Plan
 from tsembed_search.model.backbones.mini_vision import FEATURES, SLICE, Projector, VisionTower, parts
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 TEMPERATURE = 1.5
 TOP_CLASSES = 100
-_CAPTION_TOKENS = 4
 # What one picture costs in the tower, in tokens of the encoder (both are about 21 MFLOP a token).
 _PICTURE_TOKENS = 86
 _CPU_TOKENS, _GPU_TOKENS = 4096, 65536
@@ -71,10 +70,11 @@ class _Group(NamedTuple):
 
 
 class _Groups(NamedTuple):
-    """A batch in groups; `order` `[B]`: the place of each of its rows among theirs."""
+    """A batch in groups; `order` `[B]`: the place of each of its rows among theirs. `classes` as in `Encoded`."""
 
     groups: list[_Group]
     order: Tensor
+    classes: Tensor
 
 
 class Mini:
@@ -102,6 +102,7 @@ class Mini:
             device=str(self._device),
             dtype="float32",
             trainable=True,
+            classes=mini_spec.CLASSES,
             calibration=mini_spec.CALIBRATION,
         )
 
@@ -144,7 +145,7 @@ class Mini:
         if words := " ".join(part for part in (item.instruction, item.text) if part):
             ids = self._tokenizer.encode(words, add_special_tokens=False).ids[: self._spec.text.max_tokens]
         if seen is not None:
-            return Prepared(len(ids) + 2 + _CAPTION_TOKENS, _Input(ids, None, seen))
+            return Prepared(len(ids) + 2 + CAPTION_TOKENS, _Input(ids, None, seen))
         pixels = None
         if item.image is not None:
             from tsembed_search.documents.pictures import open_image
@@ -153,13 +154,14 @@ class Mini:
         return Prepared(len(ids) + 2 + (0 if pixels is None else _PICTURE_TOKENS), _Input(ids, pixels))
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `[B, 384]`, and `[B, L·E]` routes with adapters."""
+        """Vectors `[B, 384]`, `[B, L·E]` routes with adapters, and probabilities `[B, 1000]` of what pictures show."""
+        groups = self._groups(batch)
         if self.adapters is None:
-            return Encoded(self._vectors(self._groups(batch)))
+            return Encoded(self._vectors(groups), None, groups.classes)
         from tsembed_search.model.routing import centred
 
-        traced = self._traced(self._groups(batch), losses=False)
-        return Encoded(traced.vectors, centred(traced.routes, self.adapters.mean.to(self._device)))
+        traced = self._traced(groups, losses=False)
+        return Encoded(traced.vectors, centred(traced.routes, self.adapters.mean.to(self._device)), groups.classes)
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
         """The model on a batch, for training: vectors `[B, 384]` and what the routers decided. Needs adapters.
@@ -217,7 +219,7 @@ class Mini:
             pixels = [pixels for row in some if (pixels := inputs[row].pixels) is not None]
             pixels += pixels[-1:] * (-len(pixels) % SLICE)
             with torch.no_grad():
-                seen = self._see(torch.stack(pixels))[: len(some)].cpu()
+                seen = self._see(torch.stack(pixels))[0][: len(some)].cpu()
             for row, one in zip(some, seen, strict=True):
                 found[row] = one
         return found
@@ -242,8 +244,9 @@ class Mini:
         All that says where things go is laid out on the CPU and moved at once: a GPU waits for nothing.
         """
         inputs: list[_Input] = [one.data for one in batch]
-        captions = self._captions(self._look(inputs, keep))
-        plan = _Plan(inputs, self.ends)
+        seen, classes = self._look(inputs, keep)
+        captions = self._captions(seen)
+        plan = Plan([one.ids for one in inputs], [one.pictured for one in inputs], self.ends)
         moved = self._move(torch.from_numpy(plan.numbers))
         source, order = self.encoder.words(moved[: plan.sources]), moved[plan.sources : plan.sources + len(batch)]
         if captions is not None:
@@ -254,32 +257,39 @@ class Mini:
             places, real, image = (moved[start + at * size : start + (at + 1) * size].view(shape) for at in range(3))
             words = functional.embedding(places, source)
             groups.append(_Group(part.rows, words, None if part.full else real.bool(), image.bool()))
-        return _Groups(groups, order)
+        return _Groups(groups, order, classes)
 
     def _in_order(self, parts: list[Tensor], order: Tensor) -> Tensor:
         """Rows of groups, each `[G, ...]`, as the batch had them: `[B, ...]`."""
         return torch.cat(parts)[order]
 
-    def _look(self, inputs: Sequence[_Input], keep: bool) -> list[Tensor | None]:
-        """Return what is seen in each item's picture, if it has one; with `keep` it replaces the pixels."""
-        found = [one.seen for one in inputs]
+    def _look(self, inputs: Sequence[_Input], keep: bool) -> tuple[list[Tensor | None], Tensor]:
+        """Return what is seen in each item's picture, if it has one, and the probabilities of classes in those that are
+        seen now; with `keep` what is seen replaces the pixels.
+        """
+        found, classes = [one.seen for one in inputs], torch.zeros(len(inputs), mini_spec.CLASSES, device=self._device)
         rows = [row for row, one in enumerate(inputs) if one.pixels is not None]
         if rows:
             pixels = torch.stack([one.pixels for one in inputs if one.pixels is not None])
-            for row, seen in zip(rows, self._see(pixels), strict=True):
+            together, classes[rows] = self._see(pixels)
+            for row, seen in zip(rows, together, strict=True):
                 found[row] = seen
                 if keep:
                     inputs[row].pixels, inputs[row].seen = None, seen
-        return found
+        return found, classes
 
-    def _see(self, batch: Tensor) -> Tensor:
-        """Return what the tower sees in `P` pictures, uint8 `[P, 260, 260, 3]`: see `look`."""
+    def _see(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the tower sees in `P` pictures, uint8 `[P, 260, 260, 3]` (see `look`), and its classes' flattened
+        probabilities `[P, 1000]`.
+        """
         batch = self._move(batch)
         with torch.autocast(self._device.type, enabled=False):  # what is seen is kept, and does not depend on the run
             if self.projector is None:
-                return self._soft_captions(self.tower.logits(batch))
+                probabilities = torch.softmax(self.tower.logits(batch) / TEMPERATURE, dim=-1)
+                return self._soft_captions(probabilities), probabilities
             logits, features = self.tower.see(batch, parts)
-            return torch.cat([self._soft_captions(logits), features], dim=-1).half()
+            probabilities = torch.softmax(logits / TEMPERATURE, dim=-1)
+            return torch.cat([self._soft_captions(probabilities), features], dim=-1).half(), probabilities
 
     def _move(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the device; nothing waits for the copy."""
@@ -287,9 +297,8 @@ class Mini:
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor.to(self._device)
 
-    def _soft_captions(self, logits: Tensor) -> Tensor:
+    def _soft_captions(self, probabilities: Tensor) -> Tensor:
         """`[P, 1000]` to `[P, 4, 384]`."""
-        probabilities = torch.softmax(logits / TEMPERATURE, dim=-1)
         likeliest, classes = probabilities.topk(TOP_CLASSES, dim=-1)
         likeliest = likeliest / likeliest.sum(dim=-1, keepdim=True)
         return torch.einsum("pk,pkmd->pmd", likeliest, self.table[classes])
@@ -323,63 +332,6 @@ class Mini:
         from safetensors.torch import load_file
 
         return load_file(mini_spec.verified("caption"), device=str(self._device))["table"].float()
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A group of a plan: its `rows` of the batch, the length of its longest, where its numbers `start`, and whether it
-    is `full`, without padding.
-    """
-
-    rows: list[int]
-    longest: int
-    start: int
-    full: bool
-
-
-class _Plan:
-    """Where the tokens of a batch go, in one array `numbers` of int64, so that one copy brings it to the device.
-
-    ids of all tokens that are words, a padding first | the batch's order among the groups' rows
-    | of each group, [G, T] each: the place of each token among words and captions; whether it is real; of an image
-    """
-
-    def __init__(self, inputs: Sequence[_Input], ends: Sequence[int]) -> None:
-        first, last = ends
-        pictured = [one.pictured for one in inputs]
-        words = [[first, *one.ids, last] for one in inputs]
-        lengths = [len(own) + _CAPTION_TOKENS * has for own, has in zip(words, pictured, strict=True)]
-        starts = np.cumsum([1, *map(len, words)])
-        self.sources = int(starts[-1])
-        captions = self.sources + _CAPTION_TOKENS * (np.cumsum(pictured) - 1)
-        groups = _alike(lengths)
-        order = np.argsort([row for rows in groups for row in rows])
-        numbers = [np.array([0, *(id_ for own in words for id_ in own)], np.int64), order.astype(np.int64)]
-        self.parts: list[_Part] = []
-        start = self.sources + len(inputs)
-        for rows in groups:
-            longest = max(lengths[row] for row in rows)
-            places, real, image = np.zeros((3, len(rows), longest), np.int64)
-            for at, row in enumerate(rows):
-                own = np.arange(starts[row], starts[row + 1])
-                if pictured[row]:
-                    own = np.concatenate([own[:1], captions[row] + np.arange(_CAPTION_TOKENS), own[1:]])
-                    image[at, 1 : 1 + _CAPTION_TOKENS] = 1
-                places[at, : len(own)], real[at, : len(own)] = own, 1
-            self.parts.append(_Part(rows, longest, start, bool(real.all())))
-            start += 3 * places.size
-            numbers += [places.ravel(), real.ravel(), image.ravel()]
-        self.numbers = np.concatenate(numbers)
-
-
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of similar lengths together: in each part the longest is at most a quarter and two above the shortest."""
-    parts: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        if not parts or lengths[place] > 1.25 * lengths[parts[-1][0]] + 2:
-            parts.append([])
-        parts[-1].append(place)
-    return parts
 
 
 def load(device: str = "auto") -> Mini:

@@ -99,24 +99,25 @@ class MiniOnCpu:
         return Prepared(len(ids) + 2, _Text([first, *ids, last], role == "query" or len(ids) < _FEW_TOKENS))
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `[B, 384]`, and `[B, L·E]` routes with adapters; float32 arrays."""
+        """Vectors `[B, 384]`, `[B, L·E]` routes with adapters, and classes `[B, 1000]`; float32 arrays."""
         vectors = np.empty((len(batch), self.info.dim), np.float32)
         routes = None if self._routing is None else np.empty((len(batch), self._routing.mean.size), np.float32)
-        for rows, found in (*self._seen(batch), *self._read(batch)):
-            vectors[rows] = found[0]
-            if routes is not None:
-                routes[rows] = found[1]
-        return Encoded(vectors, routes)
-
-    def _seen(self, batch: Sequence[Prepared]) -> Iterator[tuple[list[int], engine.Arrays]]:
-        """Rows with pictures, and their vectors and routes."""
+        classes = np.zeros((len(batch), self.info.classes), np.float32)
         pictured = {row: one.data.prepared for row, one in enumerate(batch) if isinstance(one.data, _Pictured)}
         if pictured:
             import torch
 
             with torch.inference_mode():
-                found = self._whole().forward(list(pictured.values()))
-            yield list(pictured), [np.asarray(one) for one in (found.vectors, found.routes) if one is not None]
+                seen = self._whole().forward(list(pictured.values()))
+            rows = list(pictured)
+            vectors[rows], classes[rows] = np.asarray(seen.vectors), np.asarray(seen.classes)
+            if routes is not None:
+                routes[rows] = np.asarray(seen.routes)
+        for rows, found in self._read(batch):
+            vectors[rows] = found[0]
+            if routes is not None:
+                routes[rows] = found[1]
+        return Encoded(vectors, routes, classes)
 
     def _read(self, batch: Sequence[Prepared]) -> Iterator[tuple[list[int], engine.Arrays]]:
         """Rows with texts alone, and their vectors and routes."""
@@ -201,6 +202,7 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         device="cpu",
         dtype={"bf16": "bfloat16", "f32": "float32"}[engine.fast_precision()],
         calibration=mini_spec.CALIBRATION,
+        classes=mini_spec.CLASSES,
         engine=engine.name(),
     )
     experts = routing = None

@@ -17,6 +17,8 @@ DIM = 384
 MAX_TOKENS = 256
 """The longest sequence MiniLM was tuned for, special tokens included."""
 PARAMETERS = 22_565_376 + 6_092_072 + 1_536_000
+CLASSES = 1000
+"""The classes of ImageNet, which the vision tower tells apart."""
 IMAGE_SIZE = 260
 """Side of the vision tower's square input, in pixels."""
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
+from tsembed_search.ranking.concepts import Shown
 from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import HNSW_EF, OVERSAMPLING, Quantize, Record
 from tsembed_search.store.filtered import Ask, Dialect, wanted_vectors
@@ -39,7 +40,7 @@ def dialect() -> Dialect:
         engine,
         engine.RangeFloat,
         lambda ids: engine.HasIdCondition({UUID(id) for id in ids}),
-        engine.HasVectorCondition(VECTOR_NAME),
+        engine.HasVectorCondition,
     )
 
 
@@ -88,7 +89,7 @@ def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -
         engine.QueryRequest(
             limit=limit,
             offset=offset,
-            query=engine.Query.Nearest(sparse(query) if isinstance(query, Words) else query, using=ask.using),
+            query=engine.Query.Nearest(sparse(query) if isinstance(query, Words | Shown) else query, using=ask.using),
             filter=as_filter(own),
             params=parameters,
             with_payload=ask.payload,
@@ -100,11 +101,12 @@ def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -
     return [records(hits, ask.payload, ask.with_vectors, scored=True) for hits in answers]
 
 
-def sparse(words: Words) -> Any:
-    """Return words as the engine takes them."""
+def sparse(vector: Words | Shown) -> Any:
+    """Return words, or concepts, as the engine takes them."""
     import qdrant_edge as engine
 
-    return engine.SparseVector(words.terms.tolist(), words.weights.tolist())
+    places, weights = vector
+    return engine.SparseVector(places.tolist(), weights.tolist())
 
 
 def records(

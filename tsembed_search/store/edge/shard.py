@@ -16,7 +16,7 @@ from typing import Any, Final
 from tsembed_search import private
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
-from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME, WORDS_NAME
+from tsembed_search.store.schema import CONCEPTS_NAME, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME, WORDS_NAME
 
 NAME: Final = "index.json"
 """The file with the settings of the store and the metadata of its index, which the engine itself cannot keep."""
@@ -138,9 +138,12 @@ def config(settings: StoreSettings, graph_from_kb: int | None = None) -> Any:
             query_encoding=engine.BinaryQuantizationQueryEncoding.Scalar8Bits, memory=engine.Memory.Pinned
         ),
     }[settings.quantize]
+    sparse = {WORDS_NAME: engine.EdgeSparseVectorParams(modifier=engine.Modifier.Idf, on_disk=True)}
+    if settings.concepts:
+        sparse[CONCEPTS_NAME] = engine.EdgeSparseVectorParams(on_disk=True)
     return engine.EdgeConfig(
         vectors={VECTOR_NAME: engine.EdgeVectorParams(size=settings.dim, distance=engine.Distance.Cosine)},
-        sparse_vectors={WORDS_NAME: engine.EdgeSparseVectorParams(modifier=engine.Modifier.Idf, on_disk=True)},
+        sparse_vectors=sparse,
         # Links among the points that share a value would take five times as long to build as the graph itself.
         hnsw_config=engine.HnswIndexConfig(HNSW_M, HNSW_EF_CONSTRUCT, full_scan_threshold=SCAN_KB, payload_m=0),
         quantization_config=quantization,

@@ -21,7 +21,7 @@ from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, c
 from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
 from tsembed_search.store.filtered import Ask, FilteredStore, named_vectors, wanted_payload, wanted_vectors
-from tsembed_search.store.schema import WORD_FIELDS, WORDS_NAME, with_path_keys, words_of
+from tsembed_search.store.schema import WORD_FIELDS, WORDS_NAME, concepts_of, with_path_keys, words_of
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
@@ -92,7 +92,7 @@ class EdgeStore(FilteredStore):
             made = [
                 engine.Point(
                     id,
-                    named_vectors(row, query.sparse(words_of(point.payload))),
+                    named_vectors(row, query.sparse(words_of(point.payload)), self._shown(point.payload)),
                     with_path_keys(point.payload),
                 )
                 for id, row, point in rows
@@ -103,6 +103,10 @@ class EdgeStore(FilteredStore):
             self._build_at += BUILD_EVERY
             with suppress(StoreError):  # it is tried again, and told, when the run ends
                 self.optimize()
+
+    def _shown(self, payload: Mapping[str, Any]) -> Any:
+        shown = concepts_of(payload) if self.settings.concepts else None
+        return None if shown is None else query.sparse(shown)
 
     def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
         """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
@@ -180,7 +184,7 @@ class EdgeStore(FilteredStore):
         with self._change:
             with self._writing("optimise") as opened:
                 facts, threshold = opened.info(), shard.INDEXING_THRESHOLD_KB * 1024
-                points, indexed = int(facts.points_count), _in_graph(facts)
+                points, indexed = int(facts.points_count), self._in_graph(facts)
                 waiting = max(self._written, points - indexed)
                 # Points that were deleted are still counted, in the graph and among the words.
                 gone = max(0, indexed - points) / 2
@@ -231,7 +235,14 @@ class EdgeStore(FilteredStore):
         engine = f"Qdrant Edge {importlib.metadata.version('qdrant-edge-py')}"
         points = int(facts.points_count)
         # Points that were deleted are still counted as indexed.
-        return StoreInfo(engine, points, min(points, _in_graph(facts)), details)
+        return StoreInfo(engine, points, min(points, self._in_graph(facts)), details)
+
+    def _in_graph(self, facts: Any) -> int:
+        """The points in the search graph. The engine counts the words and concepts of a point, too, as indexed."""
+        others = int(facts.points_count)
+        if self.settings.concepts:
+            others += self._counted(self._dialect.has_concepts)
+        return max(0, int(facts.indexed_vectors_count) - others)
 
     def close(self) -> None:
         """Write everything to disk and let another process open the store. Closing twice does no harm."""
@@ -274,11 +285,6 @@ class EdgeStore(FilteredStore):
                 raise StoreError(f"The index in {self._folder} is closed.")
             with shard.explained(f"{doing} the index in", self._folder):
                 yield self._shard
-
-
-def _in_graph(facts: Any) -> int:
-    """The points in the search graph. The engine counts the words of each point, too, as an indexed vector."""
-    return max(0, int(facts.indexed_vectors_count) - int(facts.points_count))
 
 
 class EdgeEngine:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from tsembed_search.errors import StoreError
 from tsembed_search.store.base import HNSW_EF_CONSTRUCT, HNSW_M, StoreSettings
 from tsembed_search.store.qdrant.connection import Connection
-from tsembed_search.store.schema import PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME, WORDS_NAME
+from tsembed_search.store.schema import CONCEPTS_NAME, PAYLOAD_INDEXES, SCHEMA_VERSION, VECTOR_NAME, WORDS_NAME
 
 OLDEST: Final = (1, 16)
 """The first version of the server that keeps metadata with a collection."""
@@ -55,6 +55,9 @@ def create(connection: Connection, index: str, settings: StoreSettings) -> None:
     from qdrant_client.http.exceptions import UnexpectedResponse
 
     tries = 0
+    sparse = {WORDS_NAME: models.SparseVectorParams(modifier=models.Modifier.IDF)}
+    if settings.concepts:
+        sparse[CONCEPTS_NAME] = models.SparseVectorParams()
 
     def make() -> None:
         nonlocal tries
@@ -63,7 +66,7 @@ def create(connection: Connection, index: str, settings: StoreSettings) -> None:
             connection.client.create_collection(
                 name_of(index),
                 vectors_config={VECTOR_NAME: models.VectorParams(size=settings.dim, distance=models.Distance.COSINE)},
-                sparse_vectors_config={WORDS_NAME: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+                sparse_vectors_config=sparse,
                 hnsw_config=models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT),
                 quantization_config=_quantization(settings),
                 shard_number=settings.shards,
@@ -117,6 +120,7 @@ def read(connection: Connection, index: str) -> tuple[StoreSettings, dict[str, A
         quantize=content.get("quantize", "none"),
         shards=parameters.shard_number or 1,
         replicas=parameters.replication_factor or 1,
+        concepts=CONCEPTS_NAME in (parameters.sparse_vectors or {}),
     )
     return settings, dict(content.get("metadata") or {})
 

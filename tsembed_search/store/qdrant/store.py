@@ -17,6 +17,7 @@ import numpy as np
 from qdrant_client import models
 
 from tsembed_search.errors import StoreError
+from tsembed_search.ranking.concepts import Shown
 from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import (
     ENOUGH,
@@ -35,7 +36,7 @@ from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, named_vec
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
-from tsembed_search.store.schema import VECTOR_NAME, WORD_FIELDS, WORDS_NAME, with_path_keys, words_of
+from tsembed_search.store.schema import VECTOR_NAME, WORD_FIELDS, WORDS_NAME, concepts_of, with_path_keys, words_of
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
@@ -70,7 +71,7 @@ class ServerStore(FilteredStore):
             models,
             models.Range,
             lambda ids: models.HasIdCondition(has_id=[*ids]),
-            models.HasVectorCondition(has_vector=VECTOR_NAME),
+            lambda name: models.HasVectorCondition(has_vector=name),
             substrings=substrings,
         )
 
@@ -93,13 +94,17 @@ class ServerStore(FilteredStore):
         made = {
             id: models.PointStruct(
                 id=id,
-                vector=named_vectors(vector, _sparse(words_of(point.payload))),
+                vector=named_vectors(vector, _sparse(words_of(point.payload)), self._shown(point.payload)),
                 payload=with_path_keys(point.payload),
             )
             for id, vector, point in zip(ids, vectors, points, strict=True)
         }
         sent, size = list(made.values()), _batch_size(points[0], self.dim)
         self._upload([sent[at : at + size] for at in range(0, len(sent), size)])
+
+    def _shown(self, payload: Mapping[str, Any]) -> Any:
+        shown = concepts_of(payload) if self.settings.concepts else None
+        return None if shown is None else _sparse(shown)
 
     def _upload(self, batches: list[list[Any]]) -> None:
         with ThreadPoolExecutor(1 if self._connection.in_memory else min(UPLOADS, len(batches))) as pool:
@@ -164,7 +169,7 @@ class ServerStore(FilteredStore):
             parameters = self._parameters(exact=ask.exact, filtered=condition is not None)
         requests = [
             models.QueryRequest(
-                query=_sparse(query) if isinstance(query, Words) else query,
+                query=_sparse(query) if isinstance(query, Words | Shown) else query,
                 using=ask.using,
                 filter=as_filter(own),
                 params=parameters,
@@ -237,8 +242,9 @@ class ServerStore(FilteredStore):
         }
         engine = "Qdrant " + ("in memory" if self._connection.in_memory else ".".join(map(str, self._version)))
         points = self.count()
-        # A server counts the words of each point, too, as an indexed vector.
-        return StoreInfo(engine, points, max(0, int(facts.indexed_vectors_count or 0) - points), details)
+        # A server counts the words and concepts of each point, too, as indexed vectors.
+        others = points + (self._counted(self._dialect.has_concepts) if self.settings.concepts else 0)
+        return StoreInfo(engine, points, max(0, int(facts.indexed_vectors_count or 0) - others), details)
 
     def close(self) -> None:
         """End the connection. Closing twice does no harm."""
@@ -257,8 +263,9 @@ def _batch_size(point: Point, dim: int) -> int:
     return max(64, min(256, _BATCH_BYTES // (20 * numbers + 1000)))
 
 
-def _sparse(words: Words) -> Any:
-    return models.SparseVector(indices=words.terms.tolist(), values=words.weights.tolist())
+def _sparse(vector: Words | Shown) -> Any:
+    places, weights = vector
+    return models.SparseVector(indices=places.tolist(), values=weights.tolist())
 
 
 def _record(raw: Any) -> Record:

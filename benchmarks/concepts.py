@@ -1,0 +1,299 @@
+"""How much better pictures are found when what they show counts beside the cosine: `python benchmarks/concepts.py`.
+
+Photographs and cartoons of GCompris and cut-outs of Tux Paint, which training never saw, each set searched by its
+pictures' names; with `--mmeb FOLDER` also drawings and emoji of a set that `python examples/mini/data.py` made: clip
+art and outlines of kinds that training never saw, and others that it left out. Compared, on the same queries, are
+`mini` by cosine, `mini` with concepts (`ranking/concepts.py`), and `mini-base` by cosine.
+
+The weight of concepts is found on one half of all queries and tried on the other, and the other way round. Then all
+pictures compete with passages of an encyclopaedia, by calibrated scores: whether passages are still found as well.
+Intervals are 95%, bootstrapped over queries; differences are paired. Packages are fetched once, with `apt-get` and
+`pip`. `--json` prints one JSON object last.
+"""
+
+from __future__ import annotations
+
+import json as jsons
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from tsembed_search.items import Item
+from tsembed_search.model.concepts import hierarchy, meanings
+from tsembed_search.model.embedder import Embedder
+from tsembed_search.paths import home
+from tsembed_search.ranking import concepts
+from tsembed_search.ranking.scores import COSINE_OF_EVIDENCE, Calibration
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples/mini"))
+
+Matrix = NDArray[np.float64]
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+_RESAMPLES = 4000
+_PASSAGES = 1200
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A set of pictures and their names; a picture without a name is there to be confused with others."""
+
+    title: str
+    files: Sequence[Path]
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A set's scores `[Q, P]` by cosine, by evidence, and by the base's cosine, and which pictures are right."""
+
+    title: str
+    cosine: Matrix
+    evidence: Matrix
+    base: Matrix
+    right: NDArray[np.bool_]
+
+    def ranks(self, scores: Matrix) -> NDArray[np.int64]:
+        """For each query the 0-based rank of its best right picture."""
+        best = np.where(self.right, scores, -np.inf).max(axis=1, keepdims=True)
+        return ((scores >= best) & ~self.right).sum(axis=1)
+
+
+def gathered(work: Path, mmeb: Path | None) -> list[Pictures]:
+    """All sets of pictures."""
+    from mini_mmeb import gcompris, small_sets
+    from mini_mmeb.packages import Packages
+
+    packages = Packages(home() / "cache" / "packages")
+    photographs, cartoons = (
+        gcompris.photographs(packages, work / "photographs"),
+        gcompris.cartoons(packages, work / "lang"),
+    )
+    landmarks = {one.name for one in photographs if one.landmark}
+    stamps = small_sets.stamps(packages)
+    found = [
+        Pictures("photographs", [one.file for one in photographs], [one.name for one in photographs]),
+        Pictures(
+            "of these, things",
+            [one.file for one in photographs],
+            ["" if one.name in landmarks else one.name for one in photographs],
+        ),
+        Pictures("cartoons", [one.file for one in cartoons], [one.name for one in cartoons]),
+        Pictures("cut-outs", [one.picture for one in stamps], [one.caption for one in stamps]),
+    ]
+    if mmeb is not None:
+        for title, task, splits in (
+            ("clip art of a kind never seen", "unseen_clipart", ("unseen_validation", "unseen_test")),
+            ("black outlines", "unseen_outlines", ("unseen_validation", "unseen_test")),
+            ("drawings", "clipart_t2i", ("validation", "test")),
+            ("emoji", "emoji_t2i", ("validation", "test")),
+        ):
+            found.append(_of_rows(mmeb, title, task, splits))
+    return found
+
+
+def _of_rows(mmeb: Path, title: str, task: str, splits: Sequence[str]) -> Pictures:
+    """The first targets of a task's rows, by the queries' words."""
+    rows = [
+        jsons.loads(line)
+        for split in splits
+        for line in (mmeb / split / f"{task}.jsonl").read_text("utf-8").splitlines()
+    ]
+    root = mmeb if (mmeb / rows[0]["tgt_img_path"][0]).exists() else mmeb / "images"
+    names: dict[Path, str] = {}
+    for row in rows:
+        names.setdefault(root / row["tgt_img_path"][0], row["qry_text"].removeprefix(row["qry_inst"]).strip())
+    return Pictures(title, list(names), list(names.values()))
+
+
+class Eyes:
+    """Both models; each picture and text is embedded once."""
+
+    def __init__(self) -> None:
+        self.models = {name: Embedder.load(name) for name in ("mini", "mini-base")}
+        self._seen: dict[tuple[str, Path], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+
+    def pictures(self, model: str, files: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Vectors `[P, D]` and classes `[P, C]`."""
+        fresh = [file for file in dict.fromkeys(files) if (model, file) not in self._seen]
+        for start in range(0, len(fresh), 64):
+            some = fresh[start : start + 64]
+            found = self.models[model].embed([Item(image=file) for file in some])
+            assert found.classes is not None
+            for file, vector, classes in zip(some, found.vectors, found.classes, strict=True):
+                self._seen[model, file] = vector, classes
+            typer.echo(f"{model}: {start + len(some)} of {len(fresh)} pictures", err=True)
+        rows = [self._seen[model, file] for file in files]
+        return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+
+    def texts(self, model: str, texts: Sequence[str], *, queries: bool) -> NDArray[np.float32]:
+        """Vectors `[T, D]`."""
+        role = "query" if queries else "document"
+        return self.models[model].embed([Item(text) for text in texts], role).vectors
+
+
+def evidence_of(queries: NDArray[np.float32], classes: NDArray[np.float32]) -> Matrix:
+    """The evidence `[Q, P]` that pictures show what queries mean, as a search has it."""
+    known = hierarchy()
+    shown = np.zeros((len(classes), len(known.names)))
+    for row, own in enumerate(classes):
+        places, weights = concepts.evidence(known, own)
+        shown[row, places] = weights
+    asked, usual = np.zeros((len(queries), len(known.names))), np.zeros((len(queries), 1))
+    for row, query in enumerate(queries):
+        meant = concepts.meant(known, meanings(queries.shape[1]), query)
+        asked[row, meant.shown.places], usual[row] = meant.shown.weights, meant.usual
+    return usual + asked @ shown.T
+
+
+def measured(eyes: Eyes, pictures: Pictures) -> Measured:
+    """Everything about one set."""
+    names = [name.lower() for name in pictures.names]
+    asked = sorted(set(names) - {""})
+    vectors, classes = eyes.pictures("mini", pictures.files)
+    queries, base = (eyes.texts(model, asked, queries=True) for model in ("mini", "mini-base"))
+    return Measured(
+        pictures.title,
+        (queries @ vectors.T).astype(np.float64),
+        evidence_of(queries, classes),
+        (base @ eyes.pictures("mini-base", pictures.files)[0].T).astype(np.float64),
+        np.array([[name == one for name in names] for one in asked]),
+    )
+
+
+def interval(values: NDArray[Any]) -> dict[str, float]:
+    """The mean of some values, and its bounds."""
+    draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return {"mean": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def compared(one: Measured, weight: float) -> dict[str, Any]:
+    """The figures of one set."""
+    ranks = {
+        "cosine": one.ranks(one.cosine),
+        "concepts": one.ranks(one.cosine + weight * one.evidence),
+        "base": one.ranks(one.base),
+    }
+    figures: dict[str, Any] = {"set": one.title, "queries": len(one.right), "pictures": one.right.shape[1]}
+    for k in (1, 10):
+        for name, own in ranks.items():
+            figures[f"{name}@{k}"] = round(float((own < k).mean()), 4)
+        for name in ("cosine", "base"):
+            figures[f"over {name}@{k}"] = interval((ranks["concepts"] < k) * 1.0 - (ranks[name] < k))
+    return figures
+
+
+def crossed(sets: Sequence[Measured]) -> list[dict[str, Any]]:
+    """The weight that is best for one half of the queries, and what it gains on the other."""
+
+    def inverse(one: Measured, weight: float) -> NDArray[np.float64]:
+        return 1 / (1.0 + one.ranks(one.cosine + weight * one.evidence))
+
+    tried = {weight: [inverse(one, weight) for one in sets] for weight in WEIGHTS}
+    found = []
+    for half in (0, 1):
+        means = {weight: float(np.mean([own[half::2].mean() for own in each])) for weight, each in tried.items()}
+        best = max(means, key=lambda weight: means[weight])
+        gains = [
+            after[1 - half :: 2] - before[1 - half :: 2] for after, before in zip(tried[best], tried[0.0], strict=True)
+        ]
+        found.append({"weight": best, "gain in MRR": round(float(np.mean([own.mean() for own in gains])), 4)})
+    return found
+
+
+def mixed(eyes: Eyes, sets: Sequence[Pictures]) -> dict[str, Any]:
+    """Passages and all pictures in one list, by calibrated scores, with and without concepts."""
+    from mini_mmeb import texts
+    from mini_mmeb.packages import Packages
+
+    leads = [lead for lead in texts.leads(Packages(home() / "cache" / "packages")) if lead.description]
+    random.Random(0).shuffle(leads)
+    leads = leads[:_PASSAGES]
+    passages = eyes.texts("mini", [lead.text for lead in leads], queries=False)
+    files = list(dict.fromkeys(file for one in sets for file in one.files))
+    names = {file: name.lower() for one in sets for file, name in zip(one.files, one.names, strict=True) if name}
+    asked = sorted(set(names.values()))
+    vectors, classes = eyes.pictures("mini", files)
+    calibration = eyes.models["mini"].info.calibration
+    assert calibration is not None
+    figures: dict[str, Any] = {"passages": len(leads), "pictures": len(files)}
+    for kind, queries, right in (
+        (
+            "passages",
+            eyes.texts("mini", [lead.description for lead in leads], queries=True),
+            np.hstack([np.eye(len(leads), dtype=bool), np.zeros((len(leads), len(files)), bool)]),
+        ),
+        (
+            "pictures",
+            eyes.texts("mini", asked, queries=True),
+            np.array([[False] * len(leads) + [names.get(file) == name for file in files] for name in asked]),
+        ),
+    ):
+        of_texts = _scores(calibration, queries @ passages.T, "text")
+        evidence = evidence_of(queries, classes)
+        ranks = {}
+        for name, weight in (("cosine", 0.0), ("concepts", COSINE_OF_EVIDENCE)):
+            logits = np.hstack([of_texts, _scores(calibration, queries @ vectors.T + weight * evidence, "image")])
+            ranks[name] = Measured(kind, logits, evidence, logits, right).ranks(logits)
+        own = {f"{name}@{k}": round(float((each < k).mean()), 4) for name, each in ranks.items() for k in (1, 10)}
+        own |= {f"difference@{k}": interval((ranks["concepts"] < k) * 1.0 - (ranks["cosine"] < k)) for k in (1, 10)}
+        figures[kind] = {"queries": len(queries), **own}
+    return figures
+
+
+def _scores(calibration: Calibration, cosines: Matrix, kind: Any) -> Matrix:
+    """Logits, which order as scores do."""
+    line = calibration.lines["text", kind]
+    return line.slope * cosines.astype(np.float64) + line.offset
+
+
+def _print(figures: dict[str, Any]) -> None:
+    rows = [(f"{own['set']} ({own['queries']} queries, {own['pictures']} pictures)", own) for own in figures["sets"]]
+    for title, own in rows:
+        for k in (1, 10):
+            each = ", ".join(f"{name} {own[f'{name}@{k}']:.3f}" for name in ("base", "cosine", "concepts"))
+            print(f"{title} @{k}: {each}; over cosine {_spell(own[f'over cosine@{k}'])},", end=" ")
+            print(f"over base {_spell(own[f'over base@{k}'])}")
+    print(f"weights by halves: {figures['crossed']}")
+    for kind in ("passages", "pictures"):
+        own = figures["mixed"][kind]
+        for k in (1, 10):
+            print(f"mixed, {kind} @{k}: cosine {own[f'cosine@{k}']:.3f}, concepts {own[f'concepts@{k}']:.3f},", end=" ")
+            print(f"difference {_spell(own[f'difference@{k}'])}")
+
+
+def _spell(one: dict[str, float]) -> str:
+    return f"{one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})"
+
+
+def main(
+    mmeb: Annotated[
+        Path | None, typer.Option(help="A set that examples/mini/data.py made.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
+) -> None:
+    """Measure, and print a table."""
+    with tempfile.TemporaryDirectory() as work:
+        eyes, pictures = Eyes(), gathered(Path(work), mmeb)
+        sets = [measured(eyes, one) for one in pictures]
+        figures = {
+            "weight": COSINE_OF_EVIDENCE,
+            "sets": [compared(one, COSINE_OF_EVIDENCE) for one in sets],
+            "crossed": crossed([one for one in sets if not one.title.startswith("of these")]),
+            "mixed": mixed(eyes, pictures),
+        }
+    _print(figures)
+    if json:
+        print(jsons.dumps(figures))
+
+
+if __name__ == "__main__":
+    typer.run(main)
