@@ -46,6 +46,8 @@ from tsembed_search.store.filters import matches
 class Shelf:
     """A `Store` in one file of JSON."""
 
+    has_concepts = False
+
     def __init__(self, file):
         self.file = file
         self.kept = json.loads(file.read_text()) if file.exists() else {"points": {}, "metadata": {}}
