@@ -31,7 +31,7 @@ from tsembed_search.model.concepts import hierarchy, meanings
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.paths import home
 from tsembed_search.ranking import concepts
-from tsembed_search.ranking.scores import COSINE_OF_EVIDENCE, Calibration
+from tsembed_search.ranking.scores import COSINE_OF_EVIDENCE, WITH_EVIDENCE, Calibration
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples/mini"))
 
@@ -241,7 +241,10 @@ def mixed(eyes: Eyes, sets: Sequence[Pictures]) -> dict[str, Any]:
         evidence = evidence_of(queries, classes)
         ranks = {}
         for name, weight in (("cosine", 0.0), ("concepts", COSINE_OF_EVIDENCE)):
-            logits = np.hstack([of_texts, _scores(calibration, queries @ vectors.T + weight * evidence, "image")])
+            of_pictures = _scores(calibration, queries @ vectors.T + weight * evidence, "image")
+            if weight:
+                of_pictures = WITH_EVIDENCE[0] * of_pictures + WITH_EVIDENCE[1]
+            logits = np.hstack([of_texts, of_pictures])
             ranks[name] = Measured(kind, logits, evidence, logits, right).ranks(logits)
         own = {f"{name}@{k}": round(float((each < k).mean()), 4) for name, each in ranks.items() for k in (1, 10)}
         own |= {f"difference@{k}": interval((ranks["concepts"] < k) * 1.0 - (ranks["cosine"] < k)) for k in (1, 10)}

@@ -21,7 +21,11 @@ mini's, 15. Chosen by `benchmarks/word_weights.py`, where 4.5 to 10 are as good.
 LOGIT_OF_ALL_WORDS: Final = 7.5
 """More of it for an item that has nearly all, times the sixth power: a name or a code is all there or not at all."""
 COSINE_OF_EVIDENCE: Final = 0.4
-"""A cosine that is as good as evidence of 1 that a picture shows what a text means; see `benchmarks/concepts.py`."""
+"""The cosine that evidence of 1 is worth that a picture shows what a text means; see `benchmarks/concepts.py`."""
+WITH_EVIDENCE: Final = (0.5, -1.5)
+"""The factor of a logit with such evidence in it, and what is added to it. Evidence sets right pictures far apart from
+others: so weighed, passages are found beside them as well as without it.
+"""
 SAME_PICTURE: Final = 0.98
 """The cosine from which on a picture is the one that is looked for, or a near copy of it."""
 LOGIT_OF_SAME_PICTURE: Final = 20.0
@@ -66,20 +70,24 @@ class Calibration:
     lines: Mapping[tuple[Modality, Kind], Logistic] = field(default_factory=dict)
     source: str = ""
 
-    def score(self, similarity: float, modality: Modality, kind: Kind, words: float = 0.0, shown: float = 0.0) -> float:
+    def score(
+        self, similarity: float, modality: Modality, kind: Kind, words: float = 0.0, shown: float | None = None
+    ) -> float:
         """Return the calibrated score of one hit; without a line for the pair, (1 + cosine) / 2.
 
         `words` is the share of the query's words that the item has, 0..1 (see `search/by_words.py`); `shown` the
-        evidence that a picture shows what the query means (see `ranking/concepts.py`).
+        evidence that a picture shows what the query means (see `ranking/concepts.py`), None where it is not known.
         """
-        similarity += COSINE_OF_EVIDENCE * shown
         line = self.lines.get((modality, kind))
         if line:
             evidence = LOGIT_OF_WORDS * words + LOGIT_OF_ALL_WORDS * words**6
             if modality == "image" and kind != "text" and similarity >= SAME_PICTURE:
                 evidence += LOGIT_OF_SAME_PICTURE
-            return line.score(similarity, evidence)
-        plain = min(1.0, max(0.0, (similarity + 1.0) / 2.0))
+            if shown is not None:
+                factor, more = WITH_EVIDENCE
+                line = Logistic(factor * line.slope, factor * line.offset + more)
+            return line.score(similarity + COSINE_OF_EVIDENCE * (shown or 0.0), evidence)
+        plain = min(1.0, max(0.0, (similarity + COSINE_OF_EVIDENCE * (shown or 0.0) + 1.0) / 2.0))
         return plain + (1.0 - plain) * words / 2.0
 
     def to_json(self) -> dict[str, object]:

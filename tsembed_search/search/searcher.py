@@ -119,7 +119,7 @@ class Searcher:
         kind: Kind = record.payload["kind"]
         share = ByWords(self.store, [query]).shares([0], [[record.id]])[0][record.id]
         shown = ByConcepts(self.store, [query]).evidence([0], [[record.id] if kind == "image" else []])[0]
-        score = self.calibration.score(cosine, query.modality, kind, share, shown.get(record.id, 0.0))
+        score = self.calibration.score(cosine, query.modality, kind, share, shown.get(record.id))
         found = Candidate(record.id, kind, score, cosine, record.payload, words=share)
         return self._hits(query, [found], None, True)[0], record
 
@@ -207,13 +207,15 @@ class Searcher:
         evidence = by_concepts.evidence(rows, pictures)
         return {
             row: [
-                self._scored(queries[row], id, kind, cosines[row].get(id), share[id], shown.get(id, 0.0))
+                self._scored(queries[row], id, kind, cosines[row].get(id), share[id], shown.get(id))
                 for id, kind in kinds[row].items()
             ]
             for row, share, shown in zip(rows, shares, evidence, strict=True)
         }
 
-    def _scored(self, query: Query, id: str, kind: Kind, cosine: float | None, share: float, shown: float) -> Scored:
+    def _scored(
+        self, query: Query, id: str, kind: Kind, cosine: float | None, share: float, shown: float | None
+    ) -> Scored:
         """A point with its score; without a vector on either side, its share of the words is all that is known."""
         if cosine is None:
             return Scored(id, kind, share, 0.0, share)
