@@ -43,21 +43,24 @@ _PASSAGES = 1200
 
 @dataclass(frozen=True)
 class Pictures:
-    """A set of pictures and their names; a picture without a name is there to be confused with others."""
+    """A set of pictures and their names; a picture without a name is there to be confused with others. `base`: compare
+    with the base, too, which takes as long again.
+    """
 
     title: str
     files: Sequence[Path]
     names: Sequence[str]
+    base: bool = True
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A set's scores `[Q, P]` by cosine, by evidence, and by the base's cosine, and which pictures are right."""
+    """A set's scores `[Q, P]` by cosine, by evidence, and perhaps by the base's cosine; and which pictures are right."""
 
     title: str
     cosine: Matrix
     evidence: Matrix
-    base: Matrix
+    base: Matrix | None
     right: NDArray[np.bool_]
 
     def ranks(self, scores: Matrix) -> NDArray[np.int64]:
@@ -110,7 +113,7 @@ def _of_rows(mmeb: Path, title: str, task: str, splits: Sequence[str]) -> Pictur
     names: dict[Path, str] = {}
     for row in rows:
         names.setdefault(root / row["tgt_img_path"][0], row["qry_text"].removeprefix(row["qry_inst"]).strip())
-    return Pictures(title, list(names), list(names.values()))
+    return Pictures(title, list(names), list(names.values()), base=False)
 
 
 class Eyes:
@@ -158,12 +161,15 @@ def measured(eyes: Eyes, pictures: Pictures) -> Measured:
     names = [name.lower() for name in pictures.names]
     asked = sorted(set(names) - {""})
     vectors, classes = eyes.pictures("mini", pictures.files)
-    queries, base = (eyes.texts(model, asked, queries=True) for model in ("mini", "mini-base"))
+    queries, base = eyes.texts("mini", asked, queries=True), None
+    if pictures.base:
+        by_base = eyes.texts("mini-base", asked, queries=True) @ eyes.pictures("mini-base", pictures.files)[0].T
+        base = by_base.astype(np.float64)
     return Measured(
         pictures.title,
         (queries @ vectors.T).astype(np.float64),
         evidence_of(queries, classes),
-        (base @ eyes.pictures("mini-base", pictures.files)[0].T).astype(np.float64),
+        base,
         np.array([[name == one for name in names] for one in asked]),
     )
 
@@ -180,13 +186,14 @@ def compared(one: Measured, weight: float) -> dict[str, Any]:
     ranks = {
         "cosine": one.ranks(one.cosine),
         "concepts": one.ranks(one.cosine + weight * one.evidence),
-        "base": one.ranks(one.base),
     }
+    if one.base is not None:
+        ranks["base"] = one.ranks(one.base)
     figures: dict[str, Any] = {"set": one.title, "queries": len(one.right), "pictures": one.right.shape[1]}
     for k in (1, 10):
         for name, own in ranks.items():
             figures[f"{name}@{k}"] = round(float((own < k).mean()), 4)
-        for name in ("cosine", "base"):
+        for name in ranks.keys() - {"concepts"}:
             figures[f"over {name}@{k}"] = interval((ranks["concepts"] < k) * 1.0 - (ranks[name] < k))
     return figures
 
@@ -262,9 +269,10 @@ def _print(figures: dict[str, Any]) -> None:
     rows = [(f"{own['set']} ({own['queries']} queries, {own['pictures']} pictures)", own) for own in figures["sets"]]
     for title, own in rows:
         for k in (1, 10):
-            each = ", ".join(f"{name} {own[f'{name}@{k}']:.3f}" for name in ("base", "cosine", "concepts"))
-            print(f"{title} @{k}: {each}; over cosine {_spell(own[f'over cosine@{k}'])},", end=" ")
-            print(f"over base {_spell(own[f'over base@{k}'])}")
+            known = [name for name in ("base", "cosine", "concepts") if f"{name}@{k}" in own]
+            each = [f"{name} {own[f'{name}@{k}']:.3f}" for name in known]
+            over = [f"over {name} {_spell(own[f'over {name}@{k}'])}" for name in known[:-1]]
+            print(f"{title} @{k}: {', '.join([*each, *over])}")
     print(f"weights by halves: {figures['crossed']}")
     for kind in ("passages", "pictures"):
         own = figures["mixed"][kind]
