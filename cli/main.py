@@ -168,5 +168,7 @@ def run() -> None:
     # Threads that spin while they wait for work take the cores from decoders and from other programs: on two busy
     # cores, sleeping instead made a single query thirty times faster and indexing twice. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # NumPy's threads spin whatever one says. Read when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     surroundings.prepare()
     app()

@@ -65,6 +65,17 @@ def in_torch(name: str | Path) -> Embedder:
     return Embedder(loading.load(registry.resolve(name), "cpu"))
 
 
+def each_first(name: str | Path, items: list[Item]) -> Embeddings:
+    """Each as the first query of a process, which NumPy computes."""
+    parts = []
+    for item in items:
+        quick: Any = Embedder.load(name, "cpu")
+        assert quick.backbone._first is not None
+        parts.append(quick.embed([item], "query"))
+        assert "_exact" not in vars(quick.backbone), "the engine has computed it"
+    return Embeddings(*(np.concatenate(one) for one in zip(*((e.vectors, e.routes) for e in parts), strict=True)))
+
+
 def agree(found: Embeddings, expected: Embeddings) -> None:
     assert np.abs(found.vectors - expected.vectors).max() < 1e-4
     assert np.abs(found.routes - expected.routes).max(initial=0) < 1e-4
@@ -85,8 +96,45 @@ def test_vectors_and_routes_are_those_of_torch(name: str, count: int) -> None:
     assert np.median((indexed.vectors * expected.vectors).sum(1)) > 0.9999
 
 
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command sets for NumPy."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+
+
+@pytest.mark.parametrize("name", ["mini", "mini-base"])
+@pytest.mark.parametrize("count", [6, pytest.param(600, marks=pytest.mark.slow)])
+def test_the_first_query_is_that_of_torch(name: str, count: int, one_thread: None) -> None:
+    items = [Item(text) for text in odd_texts(count)]
+    Embedder.load(name, "cpu").embed(items[:2], "query")  # makes the graph, after which its weights are trusted
+    agree(each_first(name, items), in_torch(name).embed(items))
+
+
+def test_only_the_first_query_is_computed_without_the_engine(one_thread: None) -> None:
+    quick: Any = Embedder.load("mini", "cpu")
+    quick.embed([Item("dog"), Item("cat")], "query")
+    assert "_exact" in vars(quick.backbone)
+    again: Any = Embedder.load("mini", "cpu")
+    first = again.embed([Item("a dog")], "query")
+    assert "_exact" not in vars(again.backbone)
+    assert np.abs(again.embed([Item("a dog")], "query").vectors - first.vectors).max() < 1e-5
+    assert "_exact" in vars(again.backbone)
+
+
+@pytest.mark.parametrize("threads", [None, "2"])
+def test_threads_of_numpy_compute_nothing(threads: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    Embedder.load("mini", "cpu").embed([Item("dog"), Item("cat")], "query")
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if threads:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
+    quick: Any = Embedder.load("mini", "cpu")
+    quick.embed([Item("a dog")], "query")
+    assert "_exact" in vars(quick.backbone)
+
+
 @pytest.mark.parametrize("settings", _SETTINGS)
-def test_whatever_the_settings_of_a_checkpoint(settings: AdapterSettings, tmp_path: Path) -> None:
+def test_whatever_the_settings_of_a_checkpoint(settings: AdapterSettings, tmp_path: Path, one_thread: None) -> None:
     base = registry.resolve("mini-base")
     trained: Any = loading.load(base, "cpu")
     torch.manual_seed(0)
@@ -98,7 +146,9 @@ def test_whatever_the_settings_of_a_checkpoint(settings: AdapterSettings, tmp_pa
     quick = Embedder.load(folder, "cpu")
     assert isinstance(quick.backbone, MiniOnCpu)
     assert quick.info.routes == trained.info.routes
-    agree(quick.embed(items, "query"), in_torch(folder).embed(items))
+    expected = in_torch(folder).embed(items)
+    agree(quick.embed(items, "query"), expected)
+    agree(each_first(folder, items[:6]), Embeddings(expected.vectors[:6], expected.routes[:6]))
 
 
 def test_pictures_and_texts_in_one_batch() -> None:
@@ -118,7 +168,7 @@ def test_what_it_says_is_what_torch_says() -> None:
 
 class TestKept:
     def vector(self) -> Any:
-        return Embedder.load("mini-base", "cpu").embed([Item("a red bicycle")], "query").vectors
+        return Embedder.load("mini-base", "cpu").embed([Item("a red bicycle"), Item("a boat")], "query").vectors
 
     def file(self, home: Path) -> Path:
         (file,) = (home / "cache" / "engine").glob("mini-*.graph")
@@ -170,12 +220,42 @@ class TestKept:
 
     def test_it_works_where_nothing_can_be_written(self, home: Path) -> None:
         (home / "cache").write_text("no folder")
-        assert self.vector().shape == (1, 384)
+        assert self.vector().shape == (2, 384)
+
+
+class TestFacts:
+    def test_the_engine_is_asked_once(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TSEMBED_HOME", str(home / "new"))
+        known = engine.facts()
+        assert known == (engine.name(), engine.fast_precision())
+        monkeypatch.setattr(engine, "openvino", lambda: pytest.fail("it was asked again"))
+        assert engine.facts() == known
+
+    @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}'])
+    def test_what_is_damaged_is_asked_again(self, home: Path, damage: str) -> None:
+        known = engine.facts()
+        file = home / "cache" / "engine" / "facts.json"
+        whole = file.read_text()
+        file.write_text(damage)
+        assert engine.facts() == known
+        assert file.read_text() == whole
+
+    def test_another_cpu_is_asked_for_itself(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine.facts()
+        monkeypatch.setattr(engine, "_cpu", lambda: "another")
+        monkeypatch.setattr(engine, "fast_precision", lambda: "f32")
+        monkeypatch.setattr(engine, "name", lambda: "OpenVINO 9")
+        assert engine.facts() == ("OpenVINO 9", "f32")
+
+    def test_an_engine_that_does_not_run_is_asked_each_time(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TSEMBED_HOME", str(home / "none"))
+        monkeypatch.setattr(engine, "openvino", lambda: None)
+        assert engine.facts() is None and not (home / "none").exists()
 
 
 class TestWithoutTheEngine:
     def test_torch_does_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(engine, "openvino", lambda: None)
+        monkeypatch.setattr(engine, "facts", lambda: None)
         assert isinstance(Embedder.load("mini", "cpu").backbone, Mini)
 
     def test_a_graph_that_it_does_not_take_is_said(
@@ -185,6 +265,7 @@ class TestWithoutTheEngine:
             raise RuntimeError("no such operation")
 
         monkeypatch.setattr(engine, "Graph", refuse)
+        monkeypatch.setattr(engine, "is_kept", lambda *given: False)
         assert isinstance(Embedder.load("mini", "cpu").backbone, Mini)
         assert "does not take mini" in caplog.text
 
@@ -202,7 +283,7 @@ def test_neither_torch_nor_what_reports_over_the_network_is_imported(home: Path)
     assert done.stdout.split() == ["openvino"]
 
 
-def test_a_text_search_from_the_command_line_imports_neither(tmp_path: Path) -> None:
+def test_a_text_search_from_the_command_line_imports_neither_and_no_engine(tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
     for number, text in enumerate(("a red bicycle", "bread from an oven", "a boat at sea")):
@@ -214,10 +295,15 @@ def test_a_text_search_from_the_command_line_imports_neither(tmp_path: Path) -> 
         "try:\n"
         "    run()\n"
         "finally:\n"
-        "    print(*sorted({'torch', 'transformers', 'openvino_telemetry'} & set(sys.modules)), file=sys.stderr)\n"
+        "    heavy = {'torch', 'transformers', 'openvino_telemetry', 'openvino'} & set(sys.modules)\n"
+        "    print(*sorted(heavy), file=sys.stderr)\n"
     )
-    for arguments in (["index", str(files), "--quiet"], ["search", "bicycle", "-k", "1", "--json"]):
+    environment.pop("OMP_NUM_THREADS", None)
+    for arguments, needed in (
+        (["index", str(files), "--quiet"], ["openvino"]),
+        (["search", "bicycle", "-k", "1", "--json"], []),
+    ):
         command = [sys.executable, "-c", program, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-        assert done.stderr.split() == []
+        assert done.stderr.split() == needed
     assert "0.txt" in done.stdout

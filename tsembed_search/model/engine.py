@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,57 @@ def fast_precision() -> Precision:
     return "bf16" if native and may else "f32"
 
 
+class Facts(NamedTuple):
+    """The engine's name with its version, and its `fast_precision`."""
+
+    name: str
+    precision: Precision
+
+
+def facts() -> Facts | None:
+    """Return what the engine says of itself, or None where it does not run. It is loaded once for that, on each CPU."""
+    if (spec := importlib.util.find_spec("openvino")) is None or spec.origin is None:
+        return None
+    installed = Path(spec.origin).stat()
+    told = f"{spec.origin} {installed.st_mtime_ns} {installed.st_size} {os.environ.get('ONEDNN_MAX_CPU_ISA')} {_cpu()}"
+    key = hashlib.sha256(told.encode()).hexdigest()
+    file = _folder() / "facts.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(file.read_text("utf-8"))
+        if known["key"] == key:
+            return Facts(str(known["name"]), cast(Precision, {"f32": "f32", "bf16": "bf16"}[known["precision"]]))
+    if openvino() is None:
+        return None
+    found = Facts(name(), fast_precision())
+    _keep(file, [json.dumps({"key": key, **found._asdict()}).encode()])
+    return found
+
+
+def _cpu() -> str:
+    """Names and features that tell one CPU from another, without the engine."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        lines = file.read(8192).partition("\n\n")[0].splitlines()
+        return " ".join(line for line in lines if line.startswith(("vendor_id", "model name", "flags", "Features")))
+    return os.environ.get("PROCESSOR_IDENTIFIER", sys.platform)
+
+
+def _folder() -> Path:
+    return home() / "cache" / "engine"
+
+
+def _keep(file: Path, parts: Sequence[bytes | memoryview]) -> None:
+    """Write a file of the cache, whole or not at all. Where nothing can be written, there is none."""
+    with suppress(OSError):
+        private.make_folder(file.parent)
+        number, partial = tempfile.mkstemp(".partial", dir=file.parent)
+        try:
+            with os.fdopen(number, "wb") as stream:
+                stream.writelines(parts)
+            Path(partial).replace(file)
+        finally:
+            Path(partial).unlink(missing_ok=True)
+
+
 def name() -> str:
     """Return the engine's name and version."""
     return f"OpenVINO {str(openvino().__version__).partition('-')[0]}"
@@ -93,9 +145,9 @@ class Graph:
 
     def __init__(self, name: str, state: str, make: Callable[[], Any]) -> None:
         cpu = core().get_property("CPU", "FULL_DEVICE_NAME")
-        version = hashlib.sha256(f"{state} {openvino().__version__} {cpu}".encode()).hexdigest()[:16]
+        version = hashlib.sha256(f"{openvino().__version__} {cpu}".encode()).hexdigest()[:16]
         self._name = name
-        self._file = home() / "cache" / "engine" / f"{name}-{version}.graph"
+        self._file = _folder() / f"{name}-{_short(state)}-{version}.graph"
         self._make = make
         found = _read(self._file)
         self._bytes = self._made() if found is None else found
@@ -114,21 +166,21 @@ class Graph:
     def _made(self) -> NDArray[np.uint8]:
         compiled = core().compile_model(self._make(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         made = compiled.export_model().getvalue()
-        folder = self._file.parent
+        _keep(self._file, [made, hashlib.sha256(made).digest()])
         with suppress(OSError):
-            private.make_folder(folder)
-            number, partial = tempfile.mkstemp(".partial", dir=folder)
-            try:
-                with os.fdopen(number, "wb") as stream:
-                    stream.write(made)
-                    stream.write(hashlib.sha256(made).digest())
-                Path(partial).replace(self._file)
-            finally:
-                Path(partial).unlink(missing_ok=True)
-            for old in folder.glob(f"{self._name}-*.graph"):
+            for old in self._file.parent.glob(f"{self._name}-*.graph"):
                 if old != self._file:
                     old.unlink()
         return np.frombuffer(bytearray(made), np.uint8)
+
+
+def is_kept(name: str, state: str) -> bool:
+    """Tell whether a graph was made of a model whose files are in this state, for whatever CPU."""
+    return any(_folder().glob(f"{name}-{_short(state)}-*.graph"))
+
+
+def _short(state: str) -> str:
+    return hashlib.sha256(state.encode()).hexdigest()[:8]
 
 
 def _read(file: Path) -> NDArray[np.uint8] | None:

@@ -1,9 +1,12 @@
 """`mini` for embedding on a CPU: texts pass through the engine, without torch. The first picture loads all
 of `mini`.
+
+The first query of a process is computed in NumPy, which takes a tenth of the time that the engine takes to load.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +20,7 @@ from tsembed_search.items import InputSpec, Item, Role
 from tsembed_search.model import checkpoint, engine
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import Backbone, Encoded, ModelInfo, ModelRef, Prepared
-from tsembed_search.model.backbones import mini_graph, mini_spec
+from tsembed_search.model.backbones import mini_arrays, mini_graph, mini_spec
 from tsembed_search.model.expert_settings import AdapterSettings
 
 # A batch this large suits the engine, on each core.
@@ -57,11 +60,17 @@ class _Routing:
 class MiniOnCpu:
     """The backbone behind `mini`, `mini-base` and checkpoints of them where items are embedded on a CPU.
 
-    Queries are computed in float32, documents in bfloat16 where the CPU has that.
+    Queries are computed in float32, documents in bfloat16 where the CPU has that. `first` computes the first query,
+    where that is quicker than to ask `graph` for the engine's.
     """
 
     def __init__(
-        self, info: ModelInfo, graph: engine.Graph, routing: _Routing | None, whole: Callable[[], Backbone]
+        self,
+        info: ModelInfo,
+        graph: Callable[[], engine.Graph],
+        first: mini_arrays.Encoder | None,
+        routing: _Routing | None,
+        whole: Callable[[], Backbone],
     ) -> None:
         from tokenizers import Tokenizer
 
@@ -72,7 +81,8 @@ class MiniOnCpu:
         self._tokenizer.no_truncation()
         self._ends: list[int] = self._tokenizer.encode("").ids
         self._table = weights.arrays(mini_spec.file_path("encoder"))["embeddings.word_embeddings.weight"]
-        self._graph = graph
+        self._make_graph = graph
+        self._first = first
         self._routing = routing
         self._load_whole = whole
         self._loading = threading.Lock()
@@ -126,6 +136,10 @@ class MiniOnCpu:
             groups = list(_alike({row: len(one.ids) for row, one in texts.items() if one.exact is exact}))
             if not groups:
                 continue
+            first, self._first = self._first, None
+            if first is not None and exact and len(texts) == 1:
+                yield groups[0], self._alone(first, texts[groups[0][0]].ids)
+                continue
             runner = self._exact if exact else self._many
             inputs = (self._inputs([texts[row].ids for row in rows]) for rows in groups)
             for rows, (vectors, *routes) in zip(groups, runner.run(inputs), strict=True):
@@ -147,12 +161,24 @@ class MiniOnCpu:
         counted[np.arange(len(texts)), [len(ids) - 1 for ids in texts]] = 1
         return [*inputs, counted]
 
+    def _alone(self, encoder: mini_arrays.Encoder, ids: list[int]) -> engine.Arrays:
+        """The vector and the route of one text, without the engine."""
+        counted = np.full(len(ids), 1 / len(ids), np.float32)
+        if self._routing is not None and self._routing.last:
+            counted = np.eye(1, len(ids), len(ids) - 1, dtype=np.float32)[0]
+        vectors, routes = encoder.run(self._table[ids], counted)
+        return [vectors] if self._routing is None else [vectors, self._centred(routes)]
+
     def _centred(self, routes: Array) -> Array:
         """As `routing.centred`."""
         assert self._routing is not None
         routes = routes - self._routing.mean
         centred: Array = routes / np.maximum(np.linalg.norm(routes, axis=1, keepdims=True), 1e-12)
         return centred
+
+    @cached_property
+    def _graph(self) -> engine.Graph:
+        return self._make_graph()
 
     @cached_property
     def _exact(self) -> engine.Runner:
@@ -192,7 +218,7 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
 
     Raises `ModelError` for files that are missing or damaged.
     """
-    if engine.openvino() is None:
+    if (facts := engine.facts()) is None:
         return None
     info = ModelInfo(
         name=ref.name,
@@ -200,10 +226,10 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         dim=mini_spec.DIM,
         parameters=mini_spec.PARAMETERS,
         device="cpu",
-        dtype={"bf16": "bfloat16", "f32": "float32"}[engine.fast_precision()],
+        dtype={"bf16": "bfloat16", "f32": "float32"}[facts.precision],
         calibration=mini_spec.CALIBRATION,
         classes=mini_spec.CLASSES,
-        engine=engine.name(),
+        engine=facts.name,
     )
     experts = routing = None
     if ref.folder is not None:
@@ -225,16 +251,28 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
             notes={"base": said.base.name},
         )
     file = mini_spec.file_path("encoder").stat()
-    state = f"1 {file.st_size} {file.st_mtime_ns}"  # raise the number when the graph changes
-    try:
-        graph = engine.Graph(
-            f"mini-{ref.fingerprint}",
-            state,
-            lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts),
+    name, state = f"mini-{ref.fingerprint}", f"1 {file.st_size} {file.st_mtime_ns}"  # raise the number with the graph
+
+    def graph() -> engine.Graph:
+        return engine.Graph(
+            name, state, lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts)
         )
+
+    if engine.is_kept(name, state) and _one_thread():  # so the weights were verified when it was made
+        first = mini_arrays.Encoder(weights.arrays(mini_spec.file_path("encoder")), experts)
+        return MiniOnCpu(info, graph, first, routing, whole)
+    try:
+        made = graph()
     except RuntimeError as error:
         import logging
 
         logging.getLogger(__name__).warning("The engine does not take %s, PyTorch does instead: %s", ref.name, error)
         return None
-    return MiniOnCpu(info, graph, routing, whole)
+    return MiniOnCpu(info, lambda: made, None, routing, whole)
+
+
+def _one_thread() -> bool:
+    """Tell whether NumPy computes in one thread. Several would wait for each other in a loop, and on busy cores that
+    takes ten times as long.
+    """
+    return any(os.environ.get(name) == "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))

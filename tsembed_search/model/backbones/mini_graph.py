@@ -18,11 +18,11 @@ from tsembed_search.model import engine
 from tsembed_search.model.expert_settings import PROJECTIONS, AdapterSettings
 
 HIDDEN = 384
-_HEADS = 12
-_LAYERS = 6
-_EPSILON = 1e-12
-_ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value")
-_PROJECTIONS = (*_ATTENTION, "attention.output.dense", "intermediate.dense", "output.dense")
+HEADS = 12
+LAYERS = 6
+EPSILON = 1e-12
+ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value")
+_PROJECTIONS = (*ATTENTION, "attention.output.dense", "intermediate.dense", "output.dense")
 # Beyond this width of the input, copying it costs more than a second sum over the output.
 _WIDE = 2 * HIDDEN
 
@@ -42,7 +42,7 @@ class Experts:
         blocks = self.settings.blocks
         patterns = self.settings.projections or PROJECTIONS
         names = [n for n in _PROJECTIONS if any(n.rpartition(".")[2] == p or fnmatchcase(n, p) for p in patterns)]
-        paths = [f"encoder.layer.{block}" for block in (range(_LAYERS) if blocks is None else sorted(set(blocks)))]
+        paths = [f"encoder.layer.{block}" for block in (range(LAYERS) if blocks is None else sorted(set(blocks)))]
         expected: dict[str, tuple[int, ...]] = {}
         for path in paths:
             for name in names:
@@ -51,7 +51,7 @@ class Experts:
                 expected[f"{path}.{name}.lora_B.weight"] = (outputs, self.settings.width)
             expected[f"{path}.weight"] = (self.settings.experts, _shape(names[0])[0] if names else 0)
         given = {**self.tensors, **self.routers}
-        known = all(block < _LAYERS for block in blocks or ())
+        known = all(block < LAYERS for block in blocks or ())
         same = {name: one.shape for name, one in given.items()} == expected
         return known and same and all(bool(np.isfinite(one).all()) for one in given.values())
 
@@ -92,10 +92,10 @@ class _Graph:
         hidden = self._normed(placed, "embeddings.LayerNorm")
         absent = op.multiply(op.convert(op.equal(real, _real(0)), np.float32), _real(-1e9))
         mask = op.unsqueeze(absent, _whole(1, 2))
-        for block in range(_LAYERS):
+        for block in range(LAYERS):
             hidden = self._block(f"encoder.layer.{block}", hidden, mask)
         pooled = op.squeeze(op.matmul(op.unsqueeze(real, _whole(1)), hidden, False, False), _whole(1))
-        results = [self._unit(pooled, 1, _EPSILON)]
+        results = [self._unit(pooled, 1, EPSILON)]
         inputs = [words, real]
         if self._experts is not None:
             results.append(op.concat(self._routes, 1))
@@ -105,11 +105,11 @@ class _Graph:
     def _block(self, path: str, x: Any, mask: Any) -> Any:
         op = self._op
         self._scale = None
-        every = self._projected(path, x, _ATTENTION)
-        every = op.reshape(every, _whole(0, 0, 3, _HEADS, HIDDEN // _HEADS), True)
+        every = self._projected(path, x, ATTENTION)
+        every = op.reshape(every, _whole(0, 0, 3, HEADS, HIDDEN // HEADS), True)
         every = op.split(op.transpose(every, _whole(2, 0, 3, 1, 4)), op.constant(np.int64(0)), 3)
         query, key, value = (op.squeeze(one, _whole(0)) for one in every.outputs())
-        size = _real((HIDDEN // _HEADS) ** -0.5)
+        size = _real((HIDDEN // HEADS) ** -0.5)
         mixed = op.scaled_dot_product_attention(query, key, value, mask, size, causal=False)
         mixed = op.reshape(op.transpose(mixed, _whole(0, 2, 1, 3)), _whole(0, 0, HIDDEN), True)
         attended = self._projected(path, mixed, ("attention.output.dense",))
@@ -179,7 +179,7 @@ class _Graph:
 
     def _normed(self, x: Any, name: str) -> Any:
         op = self._op
-        normed = op.mvn(x, _whole(2), True, _EPSILON, "inside_sqrt")
+        normed = op.mvn(x, _whole(2), True, EPSILON, "inside_sqrt")
         return op.add(op.multiply(normed, _real(self._weights[f"{name}.weight"])), _real(self._weights[f"{name}.bias"]))
 
     def _unit(self, x: Any, axis: int, least: float) -> Any:
