@@ -20,7 +20,7 @@ from tsembed_search.cli.browse.desk import NARROW, Desk
 from tsembed_search.cli.browse.keys import HELP, OPENING, Help, bindings
 from tsembed_search.cli.browse.panes import Chip, FacetPane
 from tsembed_search.cli.browse.pictures import Pictures
-from tsembed_search.cli.browse.questions import Answer, ModelLoaded, PictureDrawn, Questions
+from tsembed_search.cli.browse.questions import ModelLoaded, PictureDrawn, Questions, Reply
 from tsembed_search.cli.browse.remarks import error_words, nothing_words, status_words
 from tsembed_search.cli.browse.results import Results
 from tsembed_search.cli.browse.session import Session
@@ -122,7 +122,7 @@ class Browser(App[list[str]]):
             return
         self.questions.search(self.session.asked, count, keep=keep)
 
-    def on_answer(self, message: Answer) -> None:
+    def on_reply(self, message: Reply) -> None:
         """Hand an answer to whoever asked, unless something else has been asked since."""
         if message.is_newest:
             message.take(message.value)

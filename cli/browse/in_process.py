@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.cli.browse.newest import newest
 from tsembed_search.cli.browse.source import Detail, FacetCount, Facets, HitList, Passage, Reason, Wish, has_picture
+from tsembed_search.cli.render.text import share_words
 from tsembed_search.errors import IndexBusyError, LoadError, MissingIndexError, TsembedError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.ownership import owner_of
@@ -76,15 +77,15 @@ class InProcess:
         started = time.perf_counter()
         with self._store() as store:
             if asked.is_open:
-                hits, by = newest(store, options.k, options.filter), "newest first"
-            elif asked.like is not None:
-                hits, by = self._index.search(None, options, like=asked.like).hits, "by likeness"
-            else:
-                item = Item(asked.text.strip() or None, asked.image)
-                hits = self._index.search(item, options).hits
-                by = "by words" if words_only else "by meaning"
-        seconds = time.perf_counter() - started
-        return HitList(hits, by, seconds, len(hits) == options.k < MOST_HITS)
+                hits = newest(store, options.k, options.filter)
+                return HitList(hits, "newest first", time.perf_counter() - started, len(hits) == options.k < MOST_HITS)
+            item = None if asked.like is not None else Item(asked.text.strip() or None, asked.image)
+            found = self._index.search(item, options, like=asked.like)
+        by = "by likeness" if asked.like is not None else "by words" if words_only else "by meaning"
+        said = [f"nothing has {word!r}, {' and '.join(forms)} instead" for word, forms in found.respelled.items()]
+        said.append(share_words(found.with_vectors, found.items))
+        seconds, has_more = time.perf_counter() - started, len(found.hits) == options.k < MOST_HITS
+        return HitList(found.hits, by, seconds, has_more, shown(", ".join(filter(None, said))))
 
     def facets(self, asked: Wish) -> Facets:
         with self._store() as store:
@@ -281,8 +282,6 @@ def _passage(records: list[Record], own: str, query: str) -> Passage:
 
 
 def _facts(hit: Hit, payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if hit.page is not None:
-        yield "page", str(hit.page)
     if payload.get("width") and payload.get("height"):
         yield "size", f"{payload['width']} x {payload['height']}, {size_words(payload['bytes'])}"
     else:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tsembed_search.search.results import Hit
 
 
-class Answer(Message):
+class Reply(Message):
     """An answer, or the error, for `take`. `is_newest` is asked before it is shown: something may have been asked
     since.
     """
@@ -62,7 +62,7 @@ class Questions:
 
     def _lane(self, name: str, take: Callable[[Any], None]) -> Lane[Any]:
         def tell(number: int, value: Any) -> None:
-            self._post(Answer(lane, number, value, take))
+            self._post(Reply(lane, number, value, take))
 
         lane: Lane[Any] = Lane(name, tell)
         return lane
