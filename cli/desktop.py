@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tsembed_search.errors import LoadError, TsembedError
@@ -27,6 +28,18 @@ def reveal(path: str) -> None:
         _run(["open", "-R", str(found)], found)
     else:
         _show(found.parent)
+
+
+def beside(act: Callable[[str], None], path: str, complain: Callable[[Exception], object]) -> None:
+    """Do one of these in a thread; `complain` is told there what went wrong."""
+
+    def run() -> None:
+        try:
+            act(path)
+        except (TsembedError, OSError) as error:
+            complain(error)
+
+    threading.Thread(target=run, name="desktop", daemon=True).start()
 
 
 def _there(path: str) -> Path:

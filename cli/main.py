@@ -25,6 +25,7 @@ COMMANDS: Registry[Callable[..., object] | typer.Typer] = Registry(
         "index": "tsembed_search.cli.index:index",
         "watch": "tsembed_search.cli.watch:watch",
         "search": "tsembed_search.cli.search:search",
+        "browse": "tsembed_search.cli.browse.command:browse",
         "explain": "tsembed_search.cli.explain:explain",
         "status": "tsembed_search.cli.status:status",
         "ls": "tsembed_search.cli.ls:ls",

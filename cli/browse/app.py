@@ -1,0 +1,387 @@
+"""The browser: what the keys do, what is asked of the source, and where its answers go.
+
+The screen's thread never asks the source itself (see `questions.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+
+from textual.app import App
+from textual.timer import Timer
+from textual.widgets import Input
+
+from tsembed_search.cli import desktop
+from tsembed_search.cli.browse.current import Current
+from tsembed_search.cli.browse.desk import NARROW, Desk
+from tsembed_search.cli.browse.keys import HELP, OPENING, Help, bindings
+from tsembed_search.cli.browse.panes import Chip, FacetPane
+from tsembed_search.cli.browse.pictures import Pictures
+from tsembed_search.cli.browse.questions import ModelLoaded, PictureDrawn, Questions, Reply
+from tsembed_search.cli.browse.remarks import error_words, nothing_words, status_words
+from tsembed_search.cli.browse.results import Results
+from tsembed_search.cli.browse.session import Session
+from tsembed_search.cli.browse.source import FIRST_HITS, HitList, Source, Wish
+from tsembed_search.cli.render.text import shortened
+from tsembed_search.errors import IndexBusyError, TsembedError
+from tsembed_search.paths import file_path
+from tsembed_search.wording import shown
+
+if TYPE_CHECKING:
+    from tsembed_search.search.results import Hit
+
+_TYPING: Final = 0.1  # seconds without a key before the words are looked for
+_RESTING: Final = 0.05  # seconds on a hit before more is asked about it
+_AGAIN: Final = 1.0
+_LOOKING: Final = 2.0
+_MORE: Final = 4
+_MOST: Final = 10_000
+_NOTHING: Final = Wish()
+_LOADING: Final = "model loading…"
+
+
+class Browser(App[list[str]]):
+    """Results to look at, narrow down, open and pick from. It returns the paths that are to be printed."""
+
+    ENABLE_COMMAND_PALETTE = False
+    TITLE = "tsembed browse"
+    CSS_PATH = "browse.tcss"
+    BINDINGS: ClassVar[list[Any]] = bindings()
+
+    def __init__(
+        self, source: Source, asked: Wish = _NOTHING, *, with_pictures: bool = True, past: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.session = Session(asked)
+        self.found = HitList((), "")
+        self.with_pictures = with_pictures
+        self.past = list(past)
+        self._count = FIRST_HITS
+        self._model = _LOADING
+        self._counted: object = None
+        self._changes, self._stamp, self._lost = 0, cast("object", None), False
+        self._waits: dict[str, Timer] = {}
+        self.pictures = Pictures(source, lambda id: self.post_message(PictureDrawn(id)))
+        takers: dict[str, Callable[[Any], None]] = {
+            "search": self._take_found, "facets": self._take_facets, "stamp": self._take_stamp,
+            "detail": lambda answer: self.current.take_detail(answer),
+            "reason": lambda answer: self.current.take_reason(answer),
+        }  # fmt: skip
+        self.questions = Questions(source, self.post_message, takers)
+
+    def get_default_screen(self) -> Desk:
+        """Make the screen with the panes."""
+        self.desk = Desk(self.pictures.small, self.session.asked, self.with_pictures)
+        self.current = Current(self.desk, self.pictures, self.questions)
+        return self.desk
+
+    @property
+    def hit(self) -> Hit | None:
+        """The hit that the keys act on."""
+        return self.desk.results.current
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Let through what opens a pane, unless somebody types, or reads the help."""
+        return action not in OPENING or not (self.screen is not self.desk or isinstance(self.focused, Input))
+
+    def on_mount(self) -> None:
+        """Show the first frame; only then ask for anything."""
+        self.desk.typed.past = self.past
+        self.desk.results.marked = self.session.marked
+        self._tell()
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        self.search()
+        self.questions.warm()
+        self.set_interval(_LOOKING, self.questions.stamp)
+
+    def on_unmount(self) -> None:
+        """End the threads."""
+        self.questions.close()
+        self.pictures.close()
+
+    def _later(self, what: str, seconds: float, act: Callable[[], None]) -> None:
+        """Do something after a rest: once, however often it is asked for until then."""
+        if what in self._waits:
+            self._waits[what].stop()
+        self._waits[what] = self.set_timer(seconds, act)
+
+    # Asking, and what comes of it
+
+    def search(self, *, keep: bool = False, count: int = FIRST_HITS) -> None:
+        """Look for what is asked. With `keep`, the current hit stays that, if it is found again."""
+        self._count = count
+        if self.session.asked.needs_model and not self.source.is_warm:
+            self.questions.forget("search")
+            self._tell(error="" if self._model == _LOADING else None)
+            return
+        self.questions.search(self.session.asked, count, keep=keep)
+
+    def on_reply(self, message: Reply) -> None:
+        """Hand an answer to whoever asked, unless something else has been asked since."""
+        if message.is_newest:
+            message.take(message.value)
+
+    def _take_found(self, answer: tuple[HitList, bool] | Exception) -> None:
+        if isinstance(answer, Exception):
+            self._complain(answer)
+            if isinstance(answer, IndexBusyError):
+                self._later("again", _AGAIN, partial(self.search, keep=True, count=self._count))
+            return
+        self.found, keep = answer
+        self.desk.results.empty = nothing_words(self.session.asked, is_warm=self.source.is_warm)
+        self.desk.results.show(self.found.hits, keep=keep)
+        self._tell(error="")
+        self.count_facets()
+
+    def count_facets(self) -> None:
+        """Count the facets when the filters are others, and only if somebody sees it."""
+        asked = self.session.asked
+        state = (asked.chosen, asked.where, self._changes)
+        if state != self._counted and self.desk.shows_facets:
+            self._counted = state
+            self.questions.facets(asked)
+
+    def _take_facets(self, answer: Any) -> None:
+        if isinstance(answer, Exception):
+            self._counted = None
+        else:
+            self.desk.facets.show(answer, self.session.asked)
+
+    def _take_stamp(self, answer: object) -> None:
+        """Look again when the index has changed; say so when it cannot be read now, and when it can again."""
+        if isinstance(answer, Exception):
+            self._lost = True
+            self._complain(answer)
+            return
+        changed = self._stamp is not None and answer != self._stamp
+        if changed or self._lost:
+            self._changes += 1
+            self.pictures.clear()
+            self.search(keep=True, count=self._count)
+        self._stamp, self._lost = answer, False
+
+    def on_model_loaded(self, message: ModelLoaded) -> None:
+        """Look by meaning for what was looked for by words."""
+        self._model = "" if message.error is None else "no model: by words only"
+        if message.error is not None:
+            self._complain(message.error)
+            return
+        self._tell()
+        if not self.session.asked.is_open and self.session.asked.like is None:
+            self.search(keep=self.desk.results.cursor > 0, count=self._count)
+
+    # Typing
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Look for what is typed once the keys rest."""
+        if event.input is self.desk.typed:
+            self._later("typing", _TYPING, self._take_typed)
+
+    def _take_typed(self) -> None:
+        asked, text = self.session.asked, self.desk.typed.value
+        if text != asked.text:
+            # Words take the place of a likeness: the two cannot be combined.
+            self.session.asked = replace(asked, text=text, like=None, like_name="")
+            self.desk.show_chips(self.session.asked)
+            self.search()
+
+    def on_query_line_left(self) -> None:
+        """Take what was typed, and give the keys back to the results."""
+        self._take_typed()
+        self.desk.typed.remember(self.session.asked.text)
+        self.session.settle()
+        self.desk.results.focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Take what was typed: the query, a filter, or words for a picture."""
+        if event.input is self.desk.typed:
+            self.on_query_line_left()
+            return
+        asked, text = self.session.asked, event.value.strip()
+        if self.desk.prompt.purpose == "where":
+            asked = replace(asked, where=text)
+        elif self.hit is not None:
+            asked = replace(asked, text=text, image=file_path(self.hit.path), like=None, like_name="")
+        if self._is_fine(asked):
+            self.desk.back()
+            self.step(asked)
+
+    def _is_fine(self, asked: Wish) -> bool:
+        """Check a filter, before it takes the place of one that is right."""
+        from tsembed_search.search.where import parse_where
+
+        try:
+            if asked.where:
+                parse_where(asked.where)
+        except TsembedError as error:
+            self._complain(error)
+            return False
+        return True
+
+    def on_prompt_line_given_up(self) -> None:
+        """Leave all as it was."""
+        self.action_leave()
+
+    # Steps
+
+    def step(self, asked: Wish) -> None:
+        """Ask for something else; `u` goes back."""
+        self.session.step(asked)
+        self._ask_anew()
+
+    def _ask_anew(self) -> None:
+        self.desk.show_asked(self.session.asked)
+        self.search()
+
+    def on_chip_removed(self, message: Chip.Removed) -> None:
+        """Take a filter off."""
+        self.step(message.asked)
+
+    def on_facet_pane_toggled(self, message: FacetPane.Toggled) -> None:
+        """Narrow down by a value, or no longer."""
+        self.step(self.session.asked.toggled(message.facet, message.value))
+
+    # The current hit
+
+    def on_results_moved(self) -> None:
+        """Show the current hit, and ask for more about it when the keys rest."""
+        self.current.changed()
+        self._later("resting", _RESTING, lambda: self.current.ask(self.session.asked))
+
+    def on_picture_drawn(self, message: PictureDrawn) -> None:
+        """Show a picture that has come."""
+        self.current.take_picture(message.id)
+
+    def on_results_shown(self, message: Results.Shown) -> None:
+        """Draw the pictures that are seen, and ask for more hits before the end is reached."""
+        if self.with_pictures:
+            self.pictures.want(message.hits)
+        if message.near_end and self.found.has_more and len(self.found.hits) == self._count < _MOST:
+            self.search(keep=True, count=min(_MOST, self._count * _MORE))
+
+    def on_results_chosen(self) -> None:
+        """Show the hit whole."""
+        self.action_whole()
+
+    # What the keys do
+
+    def action_type(self) -> None:
+        """Type a query."""
+        self.desk.type()
+
+    def action_whole(self) -> None:
+        """Give the whole screen to the current hit, or no longer."""
+        if self.desk.is_whole:
+            self.desk.back()
+        elif self.hit is not None:
+            self.desk.open_whole()
+
+    def action_leave(self) -> None:
+        """Leave what was opened last."""
+        self.desk.back()
+        self._tell(error="")
+
+    def action_beside(self, hits: int) -> None:
+        """Go to the next hit while one is shown whole."""
+        self.desk.results.move_to(self.desk.results.cursor + hits)
+
+    def action_like(self) -> None:
+        """Look for more like the current hit."""
+        if (hit := self.hit) is not None:
+            name = hit.path.rpartition("/")[2]
+            self.step(replace(self.session.asked, text="", image=None, like=hit.id, like_name=name))
+
+    def action_add(self) -> None:
+        """Look for the current picture and words together."""
+        hit = self.hit
+        if hit is None or hit.kind != "image" or hit.chunk is not None or hit.page is not None:
+            self._tell(error="Words can be added to a picture file only.")
+            return
+        self.desk.ask_for("add", self.session.asked.text, "words to look for together with this picture")
+
+    def action_where(self) -> None:
+        """Narrow down by a filter as text."""
+        self.desk.ask_for("where", self.session.asked.where, "filter, such as: ext=pdf and modified>=30d")
+
+    def action_facets(self) -> None:
+        """Go to the facets, or put them away."""
+        self.desk.turn_to_facets()
+        self.count_facets()
+
+    def action_drop(self) -> None:
+        """Take off the filter that was put on last."""
+        if chips := self.session.asked.chips():
+            self.step(chips[-1][1])
+
+    def action_explain(self) -> None:
+        """Say why the current hit was found, or no longer."""
+        self.current.explain(self.session.asked)
+        if self.current.is_explained and self.size.width < NARROW:
+            self.desk.open_whole()
+
+    def action_lay_out(self) -> None:
+        """Show a grid instead of the list, or the list again."""
+        self.desk.results.lay_out("list" if self.desk.results.laid_out == "grid" else "grid")
+
+    def action_open(self) -> None:
+        """Open the current hit's file."""
+        self._outside(desktop.open_file)
+
+    def action_reveal(self) -> None:
+        """Show the current hit's file in its folder."""
+        self._outside(desktop.reveal)
+
+    def _outside(self, act: Callable[[str], None]) -> None:
+        """Let the desktop do something with the file, in a thread: its programs may take their time."""
+        if self.hit is not None:
+            desktop.beside(act, self.hit.path, partial(self.call_from_thread, self._complain))
+
+    def action_copy(self) -> None:
+        """Copy the current hit's path, by the terminal's own sequence for it."""
+        if (hit := self.hit) is not None:
+            self.copy_to_clipboard(str(file_path(hit.path)).encode("utf-8", "replace").decode())
+            self.desk.tell(status=f"Copied {shown(shortened(hit.path))}, if the terminal lets programs copy.")
+
+    def action_mark(self) -> None:
+        """Mark the current hit's file, or no longer, and go on."""
+        if (hit := self.hit) is not None:
+            self.session.mark(hit.path)
+            self.desk.results.redraw()
+            self.action_beside(1)
+            self._tell()
+
+    def action_print(self) -> None:
+        """Quit, and print the paths that are marked, else that of the current hit."""
+        self.exit(list(self.session.marked) or ([self.hit.path] if self.hit is not None else []))
+
+    def action_undo(self) -> None:
+        """Go back to what was asked before."""
+        if self.session.back():
+            self._ask_anew()
+
+    def action_help(self) -> None:
+        """Show all keys."""
+        self.push_screen(Help(HELP))
+
+    async def action_quit(self) -> None:
+        """Quit, and print nothing."""
+        self.exit([])
+
+    # Words
+
+    def _complain(self, error: Exception) -> None:
+        self._tell(error=error_words(error))
+
+    def _tell(self, error: str | None = None) -> None:
+        """Say at the foot how things are; an `error` of None leaves the one that is said."""
+        status = status_words(
+            self.source.title, self.session.asked, self.found, len(self.session.marked),
+            is_warm=self.source.is_warm, model=self._model,
+        )  # fmt: skip
+        self.desk.tell(status=status, error=error)

@@ -1,0 +1,147 @@
+"""The screen with its panes: which of them there is room for, which one has the keys, what stands at the foot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.screen import Screen
+from textual.widgets import Input
+
+from tsembed_search.cli.browse.keys import keys_for
+from tsembed_search.cli.browse.panes import Chip, FacetPane, Foot, Preview, PromptLine, QueryLine
+from tsembed_search.cli.browse.results import Results
+from tsembed_search.cli.browse.source import Wish
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tsembed_search.search.results import Hit
+
+NARROW: Final = 60
+WIDE: Final = 100
+"""Columns: below the one, there is one pane at a time; from the other on, facets are shown unasked."""
+
+
+class Desk(Screen[None]):
+    """The panes. `picture` gives the small picture of a hit, if it is there."""
+
+    AUTO_FOCUS = None
+
+    def __init__(self, picture: Callable[[Hit], NDArray[np.uint8] | None], asked: Wish, pictures: bool) -> None:
+        super().__init__()
+        self.typed = QueryLine(id="query", select_on_focus=False)
+        self.prompt = PromptLine(id="prompt", select_on_focus=False)
+        self.facets = FacetPane(id="facets")
+        self.results = Results(picture, id="results")
+        self.preview = Preview(id="preview")
+        self.foot = Foot(id="foot")
+        self._chips = Horizontal(id="chips")
+        self._first = asked
+        self._facets_wanted: bool | None = None
+        self.results.with_pictures = self.preview.with_pictures = pictures
+
+    def compose(self) -> ComposeResult:
+        """Put the panes in their places."""
+        yield self.typed
+        yield self._chips
+        yield self.prompt
+        with Horizontal(id="body"):
+            yield self.facets
+            yield self.results
+            yield self.preview
+        yield self.foot
+
+    def on_mount(self) -> None:
+        """Give the keys to the pane that is of most use."""
+        self.show_asked(self._first)
+        self.set_focus(self.typed if self._first.is_open else self.results)
+
+    def on_resize(self) -> None:
+        """Choose the panes that there is room for."""
+        self.fit()
+
+    def fit(self) -> None:
+        """Choose the panes that there is room for."""
+        width = self.size.width
+        self.set_class(width < NARROW, "narrow")
+        self.set_class(NARROW <= width < WIDE, "medium")
+        wanted = width >= WIDE if self._facets_wanted is None else self._facets_wanted
+        self.set_class(wanted, "facets")
+
+    @property
+    def shows_facets(self) -> bool:
+        """True while the facets are in sight."""
+        return self.has_class("facets") and not self.is_whole
+
+    @property
+    def is_whole(self) -> bool:
+        """True while the current hit has the whole screen."""
+        return self.has_class("whole")
+
+    def on_descendant_focus(self) -> None:
+        """Name the keys of the pane that has them."""
+        self.show_keys()
+
+    def show_keys(self) -> None:
+        """Name the keys of the pane that has them."""
+        focused = self.focused
+        self.foot.tell(keys=keys_for(type(focused).__name__ if focused is not None else "", self.is_whole))
+
+    def show_asked(self, asked: Wish) -> None:
+        """Show the query, and a chip for each filter."""
+        with self.prevent(Input.Changed):
+            self.typed.value = asked.text
+        self.show_chips(asked)
+
+    def show_chips(self, asked: Wish) -> None:
+        """Show a chip for each filter."""
+        chips = [Chip(name, without) for name, without in asked.chips()]
+        self._chips.remove_children()
+        self._chips.mount_all(chips)
+        self._chips.set_class(bool(chips), "some")
+
+    def ask_for(self, purpose: str, value: str, placeholder: str) -> None:
+        """Open the prompt."""
+        self.prompt.purpose, self.prompt.value, self.prompt.placeholder = purpose, value, placeholder
+        self.prompt.cursor_position = len(value)
+        self.prompt.add_class("open")
+        self.set_focus(self.prompt)
+
+    def type(self) -> None:
+        """Give the keys to the query line."""
+        self.back()
+        self.set_focus(self.typed)
+        self.typed.cursor_position = len(self.typed.value)
+
+    def back(self) -> None:
+        """Close what was opened; the results get the keys."""
+        self.prompt.remove_class("open")
+        self.remove_class("whole")
+        if self.size.width < WIDE:
+            self._facets_wanted = None
+        self.fit()
+        self.set_focus(self.results)
+        self.show_keys()
+
+    def open_whole(self) -> None:
+        """Give the whole screen to the current hit."""
+        self.add_class("whole")
+        self.set_focus(self.preview)
+        self.show_keys()
+
+    def turn_to_facets(self) -> None:
+        """Go to the facets; from there, put them away."""
+        away = self.facets.has_focus and self.shows_facets
+        self.remove_class("whole")
+        self._facets_wanted = not away
+        self.fit()
+        self.set_focus(self.results if away else self.facets)
+        self.show_keys()
+
+    def tell(self, **words: Any) -> None:
+        """Say something at the foot; see `Foot.tell`."""
+        self.foot.tell(**words)
