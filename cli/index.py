@@ -182,7 +182,9 @@ def counted(counts: dict[str, int], *names: str) -> str:
     return ", ".join(f"{counts[name]:,} {name}" for name in names if counts[name])
 
 
-def offline_lines(offline: Sequence[Offline], name: str, url: str | None) -> list[str]:
+def offline_lines(
+    offline: Sequence[Offline], name: str, url: str | None, then: str = "run the same command again"
+) -> list[str]:
     """Lines that say which folders are offline, why, and what to do, safe to show."""
     if not offline:
         return []
@@ -191,7 +193,7 @@ def offline_lines(offline: Sequence[Offline], name: str, url: str | None) -> lis
     return [
         f"Offline. Kept in the index, though not there now: {kept}.",
         *(f"        {wording.shown(one.path)}: {wording.shown(one.reason)}" for one in offline),
-        "Is a disk not connected? Connect it and run the same command again; nothing is embedded twice.",
+        f"Is a disk not connected? Connect it and {then}; nothing is embedded twice.",
         f"To remove them from the index: tsembed index {which} --prune-empty{options.same_index(name, url)}",
     ]
 

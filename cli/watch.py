@@ -195,7 +195,7 @@ class _Runs:
         if self._quiet:
             return
         if gone and not (self._first and not self._json):  # the summary of the first run has them
-            render.remark(*offline_lines(gone, self._name, self._url))
+            render.remark(*offline_lines(gone, self._name, self._url, "the watch goes on by itself"))
         for path in back:
             render.remark(f"{_clock()}  {path} is back.")
 
@@ -227,6 +227,10 @@ class _Runs:
         for (reason, hint), named in reasons.items():
             instead = f"Instead, every {self._every} it is looked for changes in {', '.join(named)}."
             render.remark(f"{_clock()}  {reason}", instead, *hint.splitlines())
+
+    def hears_again(self, roots: Sequence[str]) -> None:
+        if not self._quiet:
+            render.remark(f"{_clock()}  The system tells of all changes again in {', '.join(roots)}.")
 
     def rest(self) -> None:
         if self._index is not None:

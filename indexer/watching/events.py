@@ -9,12 +9,11 @@ may have changed.
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 _STEP_MS: Final = 100
 _TOGETHER_MS: Final = 300
 _TRIES: Final = 5
-_MANY: Final = 2000
+_MANY: Final = 50
+_TOO_MANY: Final = 2000
 _MODIFIED: Final = 2
 _MORE_WATCHES: Final = (
     "Allow more, such as with: sudo sysctl fs.inotify.max_user_watches=1048576\n"
@@ -73,7 +73,7 @@ class FolderEvents:
         self._refused: dict[str, Deaf] = {}
         self._anew = True
         self._ear: _Ear | None = None
-        self._heard: queue.SimpleQueue[tuple[float, Batch | None]] = queue.SimpleQueue()
+        self._heard = _Heap()
 
     @property
     def folders(self) -> int:
@@ -84,6 +84,16 @@ class FolderEvents:
     def deaf(self) -> dict[str, Deaf]:
         """The roots that must be looked at now and then instead, as `listen` found it."""
         return self._refused | self._unheard
+
+    @property
+    def refused(self) -> bool:
+        """Tell whether the system has refused to tell of anything: it may do so another time."""
+        return bool(self._refused)
+
+    @property
+    def heard(self) -> set[str]:
+        """The roots that the system tells of, if not of everything."""
+        return set() if self._ear is None else {folder.root for each in self._folders.values() for folder in each}
 
     @property
     def settled(self) -> bool:
@@ -111,12 +121,10 @@ class FolderEvents:
         self._anew = True
         return began
 
-    def wait(self, seconds: float) -> Iterator[Heard]:
-        """Yield what was heard, if need be after waiting for it."""
-        with suppress(queue.Empty):
-            yield self._judged(*self._heard.get(timeout=seconds))
-            while True:
-                yield self._judged(*self._heard.get_nowait())
+    def wait(self, seconds: float) -> Heard | None:
+        """Return what was heard, if need be after waiting for it; None if nothing was."""
+        moment, batch = self._heard.take(seconds)
+        return None if batch is not None and not batch else self._judged(moment, batch)
 
     def close(self) -> None:
         """Stop listening."""
@@ -182,8 +190,8 @@ class FolderEvents:
         self._ear = None
 
     def _judged(self, moment: float, batch: Batch | None) -> Heard:
-        if batch is None or len(batch) > _MANY:
-            self._anew = self._anew or batch is None
+        if batch is None or len(batch) > _TOO_MANY:
+            self._anew = True
             return Heard(moment, frozenset(self.roots), frozenset(path for _, path in batch or ()))
         roots, files = set[str](), set[str]()
         for change, path in batch:
@@ -197,7 +205,8 @@ class FolderEvents:
                 if self._concerns(path, folder.root):
                     roots.add(folder.root)
                     files.add(path)
-        return Heard(moment, frozenset(roots), frozenset(files))
+        # The library may lose what comes while it hands over the rest; among few that takes no time.
+        return Heard(moment, frozenset(self.roots if roots and len(batch) > _MANY else roots), frozenset(files))
 
     def _concerns(self, path: str, root: str) -> bool:
         """Tell whether a run would look at a path, or at one that was there before."""
@@ -220,10 +229,36 @@ def _notify(folders: Sequence[str]) -> RustNotify:
     return RustNotify(list(folders), False, False, 0, False, False)
 
 
+class _Heap:
+    """The events that nobody has taken yet, each once. Of very many, not all are kept: anything may have changed."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._moment = 0.0
+        self._batch: Batch | None = set()
+
+    def add(self, batch: Batch | None) -> None:
+        """Add events; None: anything may have changed, and nothing more will be heard."""
+        with self._changed:
+            self._moment = time.monotonic()
+            if self._batch is not None:
+                # Beyond the limit, more of them say nothing more.
+                self._batch = None if batch is None else self._batch | set(islice(batch, _TOO_MANY + 1))
+                self._batch = self._batch and set(islice(self._batch, _TOO_MANY + 1))
+            self._changed.notify_all()
+
+    def take(self, seconds: float) -> tuple[float, Batch | None]:
+        """Take what there is, and the moment of the last of it, if need be after waiting for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._batch != set(), seconds)
+            taken, self._batch = self._batch, set()
+            return self._moment, taken
+
+
 class _Ear:
     """A thread that hears events as they come, so that one knows when, also while a run goes on."""
 
-    def __init__(self, notify: Any, heard: queue.SimpleQueue[tuple[float, Batch | None]]) -> None:
+    def __init__(self, notify: Any, heard: _Heap) -> None:
         self._notify = notify
         self._heard = heard
         self._stop = threading.Event()
@@ -236,10 +271,10 @@ class _Ear:
                 # Without a time limit: at its end, the library forgets what came at that moment.
                 batch = self._notify.watch(_TOGETHER_MS, _STEP_MS, 0, self._stop)
             except RuntimeError:
-                self._heard.put((time.monotonic(), None))
+                self._heard.add(None)
                 return
             if isinstance(batch, set):
-                self._heard.put((time.monotonic(), batch))
+                self._heard.add(batch)
 
     def close(self) -> None:
         """End the thread, then what it listens to."""

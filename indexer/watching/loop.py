@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,6 +21,7 @@ _TICK: Final = 0.2
 _PAUSES: Final = (5.0, 300.0)
 _PAUSES_WHILE_BUSY: Final = (1.0, 10.0)
 _MANY: Final = 500
+_HALF_A_QUEUE: Final = 8192
 _HOPELESS: Final = (UsageError, ModelError, IndexMismatchError)
 
 
@@ -57,6 +59,10 @@ class WatchRunner(Protocol):
 
     def deaf(self, roots: Sequence[Deaf]) -> None:
         """Take note of roots that are only looked at now and then, from now on."""
+        ...
+
+    def hears_again(self, roots: Sequence[str]) -> None:
+        """Take note of roots that the system tells of everything again."""
         ...
 
     def rest(self) -> None:
@@ -104,10 +110,10 @@ class Watcher:
         self._mark(self._roots, -self._pace.quiet)
         try:
             while not self._stop.is_set():
-                for heard in self._events.wait(_TICK):
-                    if heard.roots:
-                        self._mark(heard.roots, heard.moment)
-                        self._waiting |= heard.files
+                heard = self._events.wait(_TICK)
+                if heard is not None and heard.roots:
+                    self._mark(heard.roots, heard.moment)
+                    self._waiting.update(islice(heard.files, _MANY + 1))
                 self._look_around()
                 if self._is_time():
                     self._bring_up_to_date()
@@ -151,10 +157,10 @@ class Watcher:
         try:
             whole = now - self._whole >= self._pace.whole
             # What could not be listened to may be possible by now.
-            if self._events.listen(anew=whole or any(root in self._events.deaf for root in roots)):
-                roots |= set(self._roots) - set(self._events.deaf)
+            if self._events.listen(anew=whole or (self._events.refused and not roots.isdisjoint(self._events.deaf))):
+                roots |= self._events.heard
             self._tell_deaf()
-            self._run([root for root in self._roots if root in roots])
+            report = self._run([root for root in self._roots if root in roots])
         except Interrupted:
             raise
         except (TsembedError, OSError) as error:
@@ -166,13 +172,14 @@ class Watcher:
             self._whole = now
         if roots & set(self._events.deaf):
             self._polled = self._ran
-        if not self._events.settled:
+        # Files that are opened fill the system's queue of events, which drops others when it is full.
+        if not self._events.settled or report.files.added + report.files.updated > _HALF_A_QUEUE:
             self._mark(self._roots, time.monotonic())
         if not self._begun:
             self._begun = True
             self._runner.began(self._events.folders)
 
-    def _run(self, roots: list[str]) -> None:
+    def _run(self, roots: list[str]) -> IndexReport:
         options = self._options
         if len(roots) < len(self._roots) and (options.include or options.exclude):
             try:
@@ -183,13 +190,12 @@ class Watcher:
             # Nobody asks for a folder that is gone, and of which nothing is known, for good: the others go on.
             there = [root for root in roots if os.path.lexists(root)]
             try:
-                self._runner.run(roots, options)
-                return
+                return self._runner.run(roots, options)
             except UsageError:
                 if not there or there == roots:
                     raise
             roots = there
-        self._runner.run(roots, options)
+        return self._runner.run(roots, options)
 
     def _failed(self, error: Exception, roots: set[str]) -> None:
         """Try again later: all that is listened to, for nobody may have heard it meanwhile."""
@@ -201,7 +207,7 @@ class Watcher:
         first, longest = _PAUSES_WHILE_BUSY if busy else _PAUSES
         pause = min(longest, first * 2 ** min(self._failures, 9))
         now = time.monotonic()
-        self._mark(roots | (set(self._roots) - set(self._events.deaf)), now - self._pace.quiet)
+        self._mark(roots | self._events.heard, now - self._pace.quiet)
         self._not_before = now + pause
         if said != self._said:
             self._said = said
@@ -211,4 +217,6 @@ class Watcher:
         now = sorted(self._events.deaf.values(), key=lambda one: one.root)
         if new := [one for one in now if one not in self._deaf]:
             self._runner.deaf(new)
+        if hearing := [one.root for one in self._deaf if one.root not in self._events.deaf]:
+            self._runner.hears_again(hearing)
         self._deaf = now

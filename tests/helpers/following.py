@@ -31,6 +31,7 @@ class Following:
         self.reports: list[IndexReport] = []
         self.failures: list[Exception] = []
         self.told_deaf: list[Deaf] = []
+        self.told_hearing: list[str] = []
         self.began_with: int | None = None
         self.rests = 0
         self.running = False
@@ -59,6 +60,9 @@ class Following:
 
     def deaf(self, roots: Sequence[Deaf]) -> None:
         self.told_deaf += roots
+
+    def hears_again(self, roots: Sequence[str]) -> None:
+        self.told_hearing += roots
 
     def rest(self) -> None:
         self.rests += 1

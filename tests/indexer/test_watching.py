@@ -193,7 +193,8 @@ def test_a_limit_of_the_system(indexing: Indexing, monkeypatch: pytest.MonkeyPat
             assert ran().files.removed == 1
             assert len(follower.told_deaf) == 1 and "sudo sysctl fs.inotify.max_user" in follower.told_deaf[0].hint
             patched.undo()
-            follower.until(lambda: follower.watcher._events.folders == 3, "it listens once it is allowed to")
+            follower.until(lambda: follower.told_hearing, "it listens once it is allowed to")
+            assert follower.watcher._events.folders == 3 and len(follower.told_deaf) == 1
         assert follower.equals_files()
 
 
