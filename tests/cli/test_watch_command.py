@@ -43,31 +43,25 @@ def watching(tmp_path: Path, *arguments: str | Path) -> Iterator[Callable[[str, 
 
 
 def test_a_line_for_each_run(tmp_path: Path) -> None:
+    """For people, and beside it for programs."""
     files = tmp_path / "files"
-    files.mkdir()
+    for name in ("files", "people", "programs"):
+        (tmp_path / name).mkdir()
     (files / "a.txt").write_text("a zebra")
-    with watching(tmp_path, files) as wait:
+    with watching(tmp_path / "people", files) as wait, watching(tmp_path / "programs", files, "--json") as wait_json:
         wait("err", "Ctrl-C ends it")
+        wait_json("err", "Ctrl-C ends it")
         assert "1 added" in wait("out", "The index default has 1 item.")
         (files / "b.txt").write_text("a giraffe")
         (files / "\x1b[31mbad.png").write_bytes(b"no picture")
-        said = wait("out", "The index has 2 items.")
-        assert "1 added, 1 skipped" in said
         wait("out", "not a picture")
-    printed = (tmp_path / "out").read_text() + (tmp_path / "err").read_text()
+        wait_json("out", "not a picture")
+    printed = (tmp_path / "people/out").read_text() + (tmp_path / "people/err").read_text()
+    assert "1 added, 1 skipped" in printed and "The index has 2 items." in printed
     assert "\x1b" not in printed and "\\x1b[31mbad.png" in printed
     assert printed.rstrip().endswith("What changes from now on, the next run finds.")
-
-
-def test_documents_for_programs(tmp_path: Path) -> None:
-    files = tmp_path / "files"
-    files.mkdir()
-    with watching(tmp_path, files, "--json") as wait:
-        wait("err", "Ctrl-C ends it")
-        (files / "b.txt").write_text("a giraffe")
-        wait("out", '"added": 1')
-    first, second = map(json.loads, (tmp_path / "out").read_text().splitlines())
-    assert first["files"]["seen"] == 0 and second["items"]["embedded"] == 1
+    first, second = map(json.loads, (tmp_path / "programs/out").read_text().splitlines())
+    assert first["files"]["seen"] == 1 and second["items"]["embedded"] == 1
 
 
 def test_wrong_usage_ends_it(run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tsembed_search.indexer.watching.events import Deaf
 from tsembed_search.indexer.watching.loop import Pace, Watcher
 from tsembed_search.paths import is_within
 
-PACE = {"quiet": 0.1, "longest": 1.0, "disks": 0.1, "every": 3600.0}
+PACE = {"quiet": 0.05, "longest": 1.0, "disks": 0.1, "every": 3600.0}
 PATIENCE = 20.0
 
 Follower = TypeVar("Follower", bound="Following")
@@ -34,12 +34,14 @@ class Following:
         self.told_hearing: list[str] = []
         self.began_with: int | None = None
         self.rests = 0
+        self.begun = 0
         self.running = False
         self.ended: BaseException | None = None
         self.before_run: Callable[[], None] = lambda: None
         self.watcher: Watcher
 
     def run(self, roots: Sequence[str], options: IndexOptions) -> IndexReport:
+        self.begun += 1
         self.running = True
         try:
             self.before_run()
@@ -96,16 +98,18 @@ class Following:
 
         return ran
 
-    def idle(self, seconds: float = 0.4) -> bool:
+    def idle(self, seconds: float = 0.25) -> bool:
         """Tells whether there is no run for a while."""
         before = len(self.reports)
         time.sleep(seconds)
         return len(self.reports) == before and not self.running
 
-    def settled(self) -> None:
-        """Waits until nothing is left to do."""
+    def settled(self, folder: Path | None = None) -> None:
+        """Waits until nothing is left to do: until a run has begun after a last change, here of a file in `folder`."""
         watcher: Any = self.watcher
-        self.until(lambda: not watcher._marked and not self.running and self.idle(0.3))
+        before = self.begun
+        ((folder or self.indexing.files) / f"last{before}.txt").write_text(f"the last change, number {before}")
+        self.until(lambda: self.begun > before and not self.running and not watcher._marked)
 
 
 class Looking(Following):

@@ -273,7 +273,7 @@ def test_a_root_that_goes_and_comes_back(indexing: Indexing) -> None:
         indexing.write("stays/new.txt", "the others go on")
         assert ran().files.added == 1
         assert before.keys() <= indexing.points().keys(), "nothing is pruned"
-        follower.settled()
+        follower.settled(indexing.files / "stays")
         (indexing.files / "away").rename(disk)
         follower.until(lambda: not follower.reports[-1].offline)
         ran = follower.next_run()
@@ -318,7 +318,9 @@ def test_another_owner_has_its_turn(indexing: Indexing) -> None:
             follower.until(lambda: follower.failures)
             (error,) = follower.failures
             assert isinstance(error, IndexBusyError) and "searching" in error.message
-            assert follower.idle() and len(follower.failures) == 1, "said once"
+            time.sleep(0.4)
+            assert len(follower.failures) == len(follower.reports) == 1, "said once, and tried more than once"
+            assert follower.begun > 2
         follower.until(lambda: follower.reports[-1].files.added == 1)
 
 
@@ -359,7 +361,7 @@ def test_a_root_without_a_trace_does_not_stop_the_others(indexing: Indexing) -> 
     empty.mkdir()
     with following(Looking, indexing, indexing.files / "stays", empty) as follower:
         empty.rmdir()
-        follower.settled()
+        follower.settled(indexing.files / "stays")
         ran = follower.next_run()
         indexing.write("stays/new.txt", "new words")
         assert ran().files.added == 1 and not follower.failures
