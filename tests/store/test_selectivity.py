@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tsembed_search.paths import IndexAddress
+from tsembed_search.search.where import parse_where
+from tsembed_search.store.base import Point, Store, StoreSettings
+from tsembed_search.store.edge import query
 from tsembed_search.store.edge.query import Walk, walk
+from tsembed_search.store.edge.store import EDGE
+from tsembed_search.store.schema import point_id
 
 
 @pytest.mark.parametrize(
     ("passing", "total", "way"),
-    [(900, 1000, Walk.GRAPH), (100, 1000, Walk.SCAN), (30_000, 1_000_000, Walk.DETOUR), (0, 0, Walk.GRAPH)],
+    [
+        (900, 1000, Walk.GRAPH),
+        (100, 1000, Walk.SCAN),
+        (30_000, 1_000_000, Walk.DETOUR),
+        (0, 0, Walk.GRAPH),
+        (300_000, 1_000_000, Walk.SIEVE),
+        (14_000, 40_000, Walk.DETOUR),
+    ],
 )
 def test_filters_go_by_how_many_points_pass(passing: int, total: int, way: Walk) -> None:
     assert walk(passing, total, "binary") is way
@@ -17,3 +36,71 @@ def test_filters_go_by_how_many_points_pass(passing: int, total: int, way: Walk)
 
 def test_the_engine_compares_few_by_itself() -> None:
     assert walk(100, 1000, "none") is walk(100, 1000, "scalar") is Walk.DETOUR
+
+
+class TestSieve:
+    """Pictures and texts, and a place of the space in which there are only texts."""
+
+    count = 300
+
+    def vectors(self) -> NDArray[np.float32]:
+        chance = np.random.default_rng(0)
+        made = chance.standard_normal((self.count, 8)).astype(np.float32)
+        made[: self.count // 3, 0] += 30  # only texts are here
+        return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+        monkeypatch.setattr(query, "LARGE", 50)
+        with_both = EDGE.create(IndexAddress("both", f"edge:{tmp_path}"), StoreSettings(8))
+        kinds = ["text" if at < self.count // 3 else ("image", "text")[at % 2] for at in range(self.count)]
+        with_both.upsert(
+            [
+                Point(point_id(f"{at:064x}", None, None, "m"), vector, {"kind": kind, "sha": f"{at:064x}", "page": at})
+                for at, (vector, kind) in enumerate(zip(self.vectors(), kinds, strict=True))
+            ]
+        )
+        yield with_both
+        with_both.close()
+
+    @pytest.fixture
+    def ways(self, monkeypatch: pytest.MonkeyPatch) -> list[Walk]:
+        """The ways that are gone, in their order."""
+        gone: list[Walk] = []
+        ask = query._asked
+
+        def noted(*given: Any) -> Any:
+            gone.append(given[-1])
+            return ask(*given)
+
+        monkeypatch.setattr(query, "_asked", noted)
+        return gone
+
+    def test_it_finds_what_comparing_all_finds(self, store: Store, ways: list[Walk]) -> None:
+        where = parse_where("kind=image")
+        queries = self.vectors()[self.count // 3 :][:5]
+        truth = store.search(queries, 12, where, exact=True)
+        ways.clear()
+        assert store.search(queries, 7, where, offset=5) == [own[5:] for own in truth]
+        assert ways == [Walk.GRAPH, Walk.SCAN]
+        (own,) = store.search(queries[:1], 3, where, fields=["page"], with_vectors=True)
+        assert [hit.payload.keys() for hit in own] == [{"page"}] * 3
+        assert all(hit.vector is not None for hit in own)
+
+    def test_where_none_of_the_nearest_passes_it_takes_the_detour(self, store: Store, ways: list[Walk]) -> None:
+        where = parse_where("kind=image")
+        queries = self.vectors()[[0, -1]]
+        truth = store.search(queries, 5, where, exact=True)
+        ways.clear()
+        assert store.search(queries, 5, where) == truth
+        assert ways == [Walk.GRAPH, Walk.SCAN, Walk.DETOUR]
+
+    def test_for_most_of_the_points_it_is_not_worth_it(self, store: Store, ways: list[Walk]) -> None:
+        where = parse_where("kind=image")
+        assert len(store.search(self.vectors()[:1], 400, where)[0]) == 100
+        assert ways == [Walk.DETOUR]
+
+    def test_two_conditions(self, store: Store, ways: list[Walk]) -> None:
+        where = parse_where("kind=image and page>150")
+        (own,) = store.search(self.vectors()[-1:], 4, where)
+        assert [hit.payload["page"] > 150 and hit.payload["kind"] for hit in own] == ["image"] * 4

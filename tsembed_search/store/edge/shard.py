@@ -141,8 +141,11 @@ def config(settings: StoreSettings, graph_from_kb: int | None = None) -> Any:
     sparse = {WORDS_NAME: engine.EdgeSparseVectorParams(modifier=engine.Modifier.Idf, on_disk=True)}
     if settings.concepts:
         sparse[CONCEPTS_NAME] = engine.EdgeSparseVectorParams(on_disk=True)
+    # Beside compressed vectors, few of the others are read: they need not be in memory when the shard is opened.
+    memory = None if settings.quantize == "none" else engine.Memory.Cold
+    dense = engine.EdgeVectorParams(size=settings.dim, distance=engine.Distance.Cosine, memory=memory)
     return engine.EdgeConfig(
-        vectors={VECTOR_NAME: engine.EdgeVectorParams(size=settings.dim, distance=engine.Distance.Cosine)},
+        vectors={VECTOR_NAME: dense},
         sparse_vectors=sparse,
         # Links among the points that share a value would take five times as long to build as the graph itself.
         hnsw_config=engine.HnswIndexConfig(HNSW_M, HNSW_EF_CONSTRUCT, full_scan_threshold=SCAN_KB, payload_m=0),
