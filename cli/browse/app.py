@@ -264,7 +264,7 @@ class Browser(App[list[str]]):
         """Show a picture that has come."""
         self.current.take_picture(message.id)
 
-    def on_results_shown(self, message: Results.Shown) -> None:
+    def on_results_sighted(self, message: Results.Sighted) -> None:
         """Draw the pictures that are seen, and ask for more hits before the end is reached."""
         if self.with_pictures:
             self.pictures.want(message.hits)

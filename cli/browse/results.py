@@ -59,7 +59,7 @@ class Results(ScrollView, can_focus=True):
     class Moved(Message):
         """Another hit is the current one, or none."""
 
-    class Shown(Message):
+    class Sighted(Message):
         """Other hits can be seen: `hits`, those in sight first. `near_end`: more would be of use."""
 
         def __init__(self, hits: Sequence[Hit], near_end: bool) -> None:
@@ -144,7 +144,7 @@ class Results(ScrollView, can_focus=True):
         first, last = self._seen()
         size = max(1, last - first)
         hits = [*self.hits[first:last], *self.hits[last : last + size], *self.hits[max(0, first - size) : first]]
-        self.post_message(self.Shown(hits, last + _SOON * size >= len(self.hits)))
+        self.post_message(self.Sighted(hits, last + _SOON * size >= len(self.hits)))
 
     def _refresh_row(self, row: int) -> None:
         y = row // self._across * self._height - self.scroll_offset.y
