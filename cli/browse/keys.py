@@ -22,7 +22,7 @@ HELP: Final[Sequence[tuple[str, str]]] = (
     ("v", "list or grid"),
     ("l", "more like this one"),
     ("a", "look for this picture and words together"),
-    ("f", "facets: narrow down by kind, folder, year; Enter puts one on or takes it off"),
+    ("f", "facets to narrow down by; Enter puts one on, or takes it off"),
     ("w", "filter as text, such as: ext=pdf and modified>=30d"),
     ("x", "take off the last filter; a click on it does that, too"),
     ("u", "undo the last step"),
