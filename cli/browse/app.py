@@ -26,7 +26,7 @@ from tsembed_search.cli.browse.results import Results
 from tsembed_search.cli.browse.session import Session
 from tsembed_search.cli.browse.source import FIRST_HITS, HitList, Source, Wish
 from tsembed_search.cli.render.text import shortened
-from tsembed_search.errors import IndexBusyError, TsembedError
+from tsembed_search.errors import IndexBusyError, IndexMismatchError, MissingIndexError, ModelError, TsembedError
 from tsembed_search.paths import file_path
 from tsembed_search.wording import shown
 
@@ -44,7 +44,9 @@ _LOADING: Final = "model loading…"
 
 
 class Browser(App[list[str]]):
-    """Results to look at, narrow down, open and pick from. It returns the paths that are to be printed."""
+    """Results to look at, narrow down, open and pick from. It returns the paths that are to be printed; `failed` says
+    why there is nothing to browse.
+    """
 
     ENABLE_COMMAND_PALETTE = False
     TITLE = "tsembed browse"
@@ -60,6 +62,7 @@ class Browser(App[list[str]]):
         self.found = HitList((), "")
         self.with_pictures = with_pictures
         self.past = list(past)
+        self.failed: TsembedError | None = None
         self._count = FIRST_HITS
         self._model = _LOADING
         self._counted: object = None
@@ -129,6 +132,9 @@ class Browser(App[list[str]]):
 
     def _take_found(self, answer: tuple[HitList, bool] | Exception) -> None:
         if isinstance(answer, Exception):
+            if not self.found.by and isinstance(answer, MissingIndexError | IndexMismatchError | ModelError):
+                self.failed = answer
+                self.exit([])
             self._complain(answer)
             if isinstance(answer, IndexBusyError):
                 self._later("again", _AGAIN, partial(self.search, keep=True, count=self._count))
@@ -258,7 +264,7 @@ class Browser(App[list[str]]):
         """Show a picture that has come."""
         self.current.take_picture(message.id)
 
-    def on_results_shown(self, message: Results.Shown) -> None:
+    def on_results_sighted(self, message: Results.Sighted) -> None:
         """Draw the pictures that are seen, and ask for more hits before the end is reached."""
         if self.with_pictures:
             self.pictures.want(message.hits)

@@ -15,7 +15,7 @@ from tsembed_search.cli.render import text as render
 from tsembed_search.errors import UsageError
 
 if TYPE_CHECKING:
-    from tsembed_search.cli.browse.source import Wish
+    from tsembed_search.cli.browse.source import Source, Wish
 
 _MOST_PAST: Final = 200
 _IMAGES: Final = ("auto", "none", "blocks")
@@ -53,17 +53,23 @@ def browse(
     if images not in _IMAGES:
         raise UsageError(f"{images!r} is no way to show pictures.", f"Choose from: {', '.join(_IMAGES)}.")
     asked = _asked(query, image, where)
-    opened = options.open_index(index, url, model=model, device=device)
 
     from tsembed_search.cli.browse.app import Browser
-    from tsembed_search.cli.browse.in_process import InProcess
+    from tsembed_search.cli.browse.later import Later
 
-    source = InProcess(opened)
+    def opened() -> Source:
+        from tsembed_search.cli.browse.in_process import InProcess
+
+        return InProcess(options.open_index(index, url, model=model, device=device))
+
+    source = Later(index, opened)
     shows = images == "blocks" or (images == "auto" and not os.environ.get("NO_COLOR"))
     browser = Browser(source, asked, with_pictures=shows, past=_past())
     picked = browser.run()
     source.close()
     _keep_past(browser.past)
+    if browser.failed is not None:
+        raise browser.failed
     if browser.return_code:
         raise Exit(browser.return_code)
     render.print_paths(picked or (), end="\n")

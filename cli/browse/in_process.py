@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from tsembed_search.cli.browse.newest import newest
 from tsembed_search.cli.browse.source import Detail, FacetCount, Facets, HitList, Passage, Reason, Wish, has_picture
 from tsembed_search.cli.render.text import share_words
-from tsembed_search.errors import IndexBusyError, LoadError, MissingIndexError, TsembedError, UsageError
+from tsembed_search.errors import IndexBusyError, LoadError, MissingIndexError, TsembedError
 from tsembed_search.items import Item
 from tsembed_search.ownership import owner_of
 from tsembed_search.paths import file_path, is_within
 from tsembed_search.search.results import MOST_HITS, Hit, SearchOptions
 from tsembed_search.search.snippet import snippets
 from tsembed_search.search.where import parse_where, selection
-from tsembed_search.store.filters import Filter, all_of
+from tsembed_search.store.filters import PAYLOAD_KEYS, Condition, Filter, all_of
 from tsembed_search.store.schema import PATH_KEYS, point_id
 from tsembed_search.wording import count_words, shown, size_words
 
@@ -43,7 +43,21 @@ _WHOLE: Final = 1 << 30
 _PICTURE_SECONDS: Final = 4.0
 _PICTURE_MEMORY: Final = 1 << 30
 _SHARED: Final = 6
-_SHOWN: Final = ("places", "width", "height", "bytes", "kind", "page", "chunk", "text", "start", "end", "sha")
+_MOST_CONCEPTS: Final = 6
+_SHOWN: Final = (
+    "places",
+    "width",
+    "height",
+    "bytes",
+    "kind",
+    "page",
+    "chunk",
+    "text",
+    "start",
+    "end",
+    "sha",
+    "concepts",
+)
 
 
 class InProcess:
@@ -89,30 +103,12 @@ class InProcess:
 
     def facets(self, asked: Wish) -> Facets:
         with self._store() as store:
-            return {"kind": self._kinds(store, asked), **self._folders(store, asked), "year": _years(store, asked)}
-
-    @staticmethod
-    def _kinds(store: Store, asked: Wish) -> list[FacetCount]:
-        counts = store.facet("kind", filter_of(asked, without="kind"))
-        return [FacetCount(kind, kind, count) for kind, count in counts.items() if count]
-
-    @staticmethod
-    def _folders(store: Store, asked: Wish) -> dict[str, list[FacetCount]]:
-        """The folders right in the one that is chosen, or in the deepest that holds everything."""
-        chosen = dict(asked.chosen).get("folder")
-        keys = store.facet(PATH_KEYS, filter_of(asked))
-        folders = {key: count for key, count in keys.items() if key.endswith("/") and _is_absolute(key)}
-        total = store.count(filter_of(asked))
-        holding = [key for key, count in folders.items() if count == total] if chosen is None else [chosen]
-        base = max(holding, key=len, default="/")
-        inside = {key: count for key, count in folders.items() if key != base and is_within(key, base.rstrip("/"))}
-        found = [
-            FacetCount(key, shown(key[len(base) : -1]), count)
-            for key, count in inside.items()
-            if "/" not in key[len(base) : -1]
-        ]
-        own = [FacetCount(chosen, shown(chosen.rstrip("/").rpartition("/")[2]), total)] if chosen else []
-        return {"folder": [*own, *found[:_MOST_VALUES]]}
+            return {
+                "kind": _values(store, asked, "kind"),
+                "folder": _folders(store, asked),
+                "concept": _values(store, asked, "concept"),
+                "year": _years(store, asked),
+            }
 
     def detail(self, hit: Hit, query: str) -> Detail:
         with self._store() as store:
@@ -222,15 +218,38 @@ def filter_of(asked: Wish, without: str = "") -> Filter | None:
             parts.append(selection([value]))
         elif facet == "year":
             parts.append(parse_where(f"modified={value}"))
-        elif facet == "kind":
-            parts.append(parse_where(f"kind={value}"))
         else:
-            raise UsageError(f"{facet!r} is no facet.")
+            parts.append(Condition(facet, "=", value))
     return all_of(parts)
 
 
 def _is_absolute(key: str) -> bool:
     return key.startswith("/") or key[1:3] == ":/"
+
+
+def _values(store: Store, asked: Wish, facet: str) -> list[FacetCount]:
+    """The values of a field that most items have."""
+    counts = store.facet(PAYLOAD_KEYS[facet], filter_of(asked, without=facet))
+    found = [FacetCount(value, shown(value), count) for value, count in counts.items() if count]
+    return found[:_MOST_VALUES]
+
+
+def _folders(store: Store, asked: Wish) -> list[FacetCount]:
+    """The folders right in the one that is chosen, or in the deepest that holds everything."""
+    chosen = dict(asked.chosen).get("folder")
+    keys = store.facet(PATH_KEYS, filter_of(asked))
+    folders = {key: count for key, count in keys.items() if key.endswith("/") and _is_absolute(key)}
+    total = store.count(filter_of(asked))
+    holding = [key for key, count in folders.items() if count == total] if chosen is None else [chosen]
+    base = max(holding, key=len, default="/")
+    inside = {key: count for key, count in folders.items() if key != base and is_within(key, base.rstrip("/"))}
+    found = [
+        FacetCount(key, shown(key[len(base) : -1]), count)
+        for key, count in inside.items()
+        if "/" not in key[len(base) : -1]
+    ]
+    own = [FacetCount(chosen, shown(chosen.rstrip("/").rpartition("/")[2]), total)] if chosen else []
+    return [*own, *found[:_MOST_VALUES]]
 
 
 def _years(store: Store, asked: Wish) -> list[FacetCount]:
@@ -289,6 +308,8 @@ def _facts(hit: Hit, payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     place = next((one for one in payload["places"] if one["path"] == hit.path), payload["places"][0])
     with suppress(ValueError, OverflowError, OSError):
         yield "changed", datetime.fromtimestamp(place["mtime"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    if payload.get("concepts"):
+        yield "shows", shown(", ".join(payload["concepts"][:_MOST_CONCEPTS]))
     if hit.also_at:
         more = f" and {count_words(len(hit.also_at) - 1, 'more place')}" if len(hit.also_at) > 1 else ""
         yield "also at", shown(hit.also_at[0]) + more

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
+from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -21,7 +22,7 @@ HELP: Final[Sequence[tuple[str, str]]] = (
     ("v", "list or grid"),
     ("l", "more like this one"),
     ("a", "look for this picture and words together"),
-    ("f", "facets: narrow down by kind, folder, year; Enter puts one on or takes it off"),
+    ("f", "facets to narrow down by; Enter puts one on, or takes it off"),
     ("w", "filter as text, such as: ext=pdf and modified>=30d"),
     ("x", "take off the last filter; a click on it does that, too"),
     ("u", "undo the last step"),
@@ -54,13 +55,13 @@ def bindings() -> list[BindingType]:
 
 
 _RESULTS: Final = (
-    "/ search  Enter whole  l like  a add words  f facets  w filter  e why  Space mark  p print  ? keys  q quit"
+    "? keys  / search  Enter whole  l like  a add words  f facets  w filter  e why  Space mark  p print  q quit"
 )
 _LINES: Final = {
     "QueryLine": "Enter results  ↑↓ earlier ones  Tab next pane",
     "PromptLine": "Enter take it  Esc leave it",
-    "FacetPane": "Enter on or off  f hide  Esc results  ? keys",
-    "Preview": "↑↓ scroll  ←→ other hits  e why  o open  Esc back  ? keys",
+    "FacetPane": "? keys  Enter on or off  f hide  Esc results",
+    "Preview": "? keys  ↑↓ scroll  ←→ other hits  e why  o open  Esc back",
 }
 
 
@@ -80,10 +81,9 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Make the page."""
-        width = max(len(key) for key, _ in self._keys) + 2
-        text = Text()
-        for key, what in self._keys:
-            text.append(key.ljust(width), style="bold").append(what + "\n")
-        text.append("Esc closes this.", style="dim")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        for key, what in (*self._keys, ("", "Esc closes this.")):
+            table.add_row(Text(key), Text(what))
         with VerticalScroll():
-            yield Static(text)
+            yield Static(table)

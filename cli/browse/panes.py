@@ -249,24 +249,22 @@ def _reason_text(hit: Hit, reason: Reason | str) -> Text:
     own = hit if isinstance(reason, str) else reason.hit
     if own.rank:
         text.append(f"score {own.score:.2f} ", style="").append(bar(own.score, _BAR), style="green")
-        text.append("  0 to 1, of all that follows\n", style=DIM)
+        text.append("  0 to 1, of what follows\n", style=DIM)
         if own.similarity:
-            text.append(f"meaning {own.similarity:.2f}").append(
-                "  cosine of the query's vector and its own\n", style=DIM
-            )
-        text.append(f"words {own.words:.2f}").append("  share of the query's words, rare ones count more\n", style=DIM)
+            text.append(f"meaning {own.similarity:.2f}").append("  cosine with the query\n", style=DIM)
+        text.append(f"words {own.words:.2f}").append("  share of the query's words\n", style=DIM)
         if own.route_similarity:
             text.append(f"routes {own.route_similarity:+.2f}")
-            text.append("  how alike both use the model's experts\n", style=DIM)
+            text.append("  likeness in use of experts\n", style=DIM)
     if isinstance(reason, str):
         return text.append(reason, style=DIM)
     if reason.experts:
-        text.append("Experts that both use more than usual\n", style=BOLD)
+        text.append("Experts that both use much\n", style=BOLD)
         for name, part, meaning in reason.experts:
             block, _, expert = name[1:].partition("e")
             text.append(f"{shown(name)} {part:+.2f}")
             text.append(f"  expert {expert} of block {block}" + (f": {meaning}" if meaning else "") + "\n", style=DIM)
-        text.append("The percentage: of these, so many use it most of all.", style=DIM)
+        text.append("The percentage says how many of these use it most.", style=DIM)
     return text.append(reason.remark, style=DIM)
 
 

@@ -33,8 +33,8 @@ Layout = Literal["list", "grid"]
 
 LINES: Final = 4
 """Lines of a hit in the list."""
-_THUMB: Final = 12  # columns
-_LEAST_FOR_THUMBS: Final = 40
+_THUMBS: Final = ((46, 12), (28, 8))
+"""Columns of a picture in the list, for lists that are at least so wide."""
 _CELL, _CELL_LINES = 20, 8  # of the grid
 _BAR: Final = 6
 _KEPT: Final = 400  # drawn hits
@@ -59,7 +59,7 @@ class Results(ScrollView, can_focus=True):
     class Moved(Message):
         """Another hit is the current one, or none."""
 
-    class Shown(Message):
+    class Sighted(Message):
         """Other hits can be seen: `hits`, those in sight first. `near_end`: more would be of use."""
 
         def __init__(self, hits: Sequence[Hit], near_end: bool) -> None:
@@ -144,7 +144,7 @@ class Results(ScrollView, can_focus=True):
         first, last = self._seen()
         size = max(1, last - first)
         hits = [*self.hits[first:last], *self.hits[last : last + size], *self.hits[max(0, first - size) : first]]
-        self.post_message(self.Shown(hits, last + _SOON * size >= len(self.hits)))
+        self.post_message(self.Sighted(hits, last + _SOON * size >= len(self.hits)))
 
     def _refresh_row(self, row: int) -> None:
         y = row // self._across * self._height - self.scroll_offset.y
@@ -262,10 +262,11 @@ class Results(ScrollView, can_focus=True):
         """A hit of the list: its picture, its name and score, its folder and kind, and its passage."""
         width = self.size.width
         name, folder = drawing.name_and_folder(hit.path)
-        thumb = _THUMB if self.with_pictures and width >= _LEAST_FOR_THUMBS and has_picture(hit) else 0
+        sizes = (columns for least, columns in _THUMBS if width >= least)
+        thumb = next(sizes, 0) if self.with_pictures and has_picture(hit) else 0
         room = max(4, width - (thumb + 1 if thumb else 0) - 2)
         score = f"{hit.score:.2f} " if hit.rank else ""
-        bar_width = _BAR if hit.rank and width >= _LEAST_FOR_THUMBS else 0
+        bar_width = _BAR if hit.rank and width >= _THUMBS[0][0] else 0
         first = [*fitted(name, room - len(score) - bar_width - 1, BOLD), Segment(" ")]
         first += [Segment(score, DIM if hit.score < 0.5 else BOLD)]
         first += [Segment(bar(hit.score, bar_width), self.get_component_rich_style("results--bar", partial=True))]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tsembed_search.search.results import Hit
     from tsembed_search.search.snippet import Span
 
-FACETS: Final = ("kind", "folder", "year")
+FACETS: Final = ("kind", "folder", "concept", "year")
 """The ways to narrow results down, in the order in which they are shown."""
 FIRST_HITS: Final = 60
 """Hits of the first answer. More are asked for when they come near."""
