@@ -347,11 +347,8 @@ def _idle(recipe: Recipe, met: Situation) -> Iterator[tuple[tuple[str, ...], str
     if recipe.paths.kind == "expert":
         yield ("paths.length",), "a path of kind expert has no tokens"
     if not met.paths:
-        keys = ("kind", "length", "combine", "weight")
-        yield (
-            (*(f"paths.{key}" for key in keys), "optimizer.paths_learning_rate"),
-            "there are no paths, see paths.count",
-        )
+        mine = ("paths.kind", "paths.length", "paths.combine", "paths.weight", "optimizer.paths_learning_rate")
+        yield mine, "there are no paths, see paths.count"
     if not met.projector:
         yield ("optimizer.projector_learning_rate",), "the projector is not trained, see adapter.projector"
     if met.dim in recipe.loss.dimensions:
