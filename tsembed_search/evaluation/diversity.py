@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -133,7 +134,9 @@ def report_of(name: str, settings: PathSettings, every: EmbeddedTasks, tasks: Se
     rank("concat")
     rank("maxsim", paths=count)
     for path in range(count):
-        rank(f"noise {path}", lambda whole, path=path: with_noise(whole, count, path))  # type: ignore[misc]
+        chance = np.random.default_rng(path)  # one for queries and documents: equal noise would be found again
+        noisy = partial(with_noise, count=count, path=path, chance=chance)
+        rank(f"noise {path}", noisy)
     if not variants["concat"]:
         raise UsageError(
             "None of the queries can be ranked.", "Look at the data: its images may be missing or damaged."
@@ -186,9 +189,9 @@ def unit(vectors: Matrix) -> Matrix:
     return found
 
 
-def with_noise(whole: Matrix, count: int, path: int) -> Matrix:
+def with_noise(whole: Matrix, count: int, path: int, chance: np.random.Generator) -> Matrix:
     """Return vectors `[N, P·D]` with one path swapped for random ones of the same length."""
     found = parted(np.array(whole), count)
-    drawn = np.random.default_rng(path).standard_normal(found[:, path].shape, dtype=np.float32)
+    drawn = chance.standard_normal(found[:, path].shape, dtype=np.float32)
     found[:, path] = unit(drawn) * np.linalg.norm(found[:, path], axis=-1, keepdims=True)
     return found.reshape(whole.shape)
