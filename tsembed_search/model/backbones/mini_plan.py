@@ -39,8 +39,8 @@ class Plan:
         paths: int = 0,
         length: int = 0,
     ) -> None:
-        """`texts`: the word pieces of each row; `pictured`: whether it has a picture; `ends`: the special tokens. `paths`:
-        suffixes after each row, of `length` tokens each.
+        """`texts`: the word pieces of each row; `pictured`: whether it has a picture; `ends`: the special tokens;
+        `paths`: suffixes after each row, of `length` tokens each.
         """
         first, last = ends
         words = [[first, *ids, last] for ids in texts]
