@@ -15,6 +15,7 @@ from typer import Option
 
 from tsembed_search import wording
 from tsembed_search.cli import options
+from tsembed_search.cli.render import diversity
 from tsembed_search.cli.render import text as render
 from tsembed_search.errors import UsageError
 from tsembed_search.paths import DEFAULT_MODEL
@@ -38,6 +39,7 @@ _WIDE: Final = 120  # columns of a terminal
      "tsembed eval ./mini-mmeb --model runs/a/model --compare mini"),
     ("do experts help?", "tsembed eval ./mini-mmeb --model runs/a/model --rerank expert --sweep"),
     ("a table for a spreadsheet", "tsembed eval ./mini-mmeb --csv figures.csv"),
+    ("how different are parallel paths?", "tsembed eval ./mini-mmeb --model runs/pdf/model --paths"),
     no_args_is_help=True,
 )  # fmt: skip
 def evaluate(
@@ -76,6 +78,10 @@ def evaluate(
         str | None,
         Option("--dims", metavar="N,N", help="Also measure vectors that are cut to N numbers, such as 64,128,256."),
     ] = None,
+    paths: Annotated[
+        bool, Option("--paths", help="Compare a model's parallel paths: how good each is, and how different they are.")
+    ] = False,
+    plot: Annotated[Path | None, Option("--plot", metavar="FILE", help="With --paths: write a plot, as SVG.")] = None,
     images: options.ImageFolders = None,
     instructions: Annotated[
         str | None,
@@ -104,6 +110,7 @@ def evaluate(
 
     reranking = _reranking(rerank, route_weight, sweep)
     sizes = _sizes(dims)
+    diversity.check(paths, plot, compare or rerank != "none" or sizes or csv_file or at)
     model = model or DEFAULT_MODEL
     for name in (model, *([compare] if compare else [])):
         registry.resolve(name)  # better now than after the first model's work
@@ -123,6 +130,14 @@ def evaluate(
             most_candidates=candidates,
         )
     render.tell_left_out(found, len(found.problems), quiet=quiet)
+    if paths:
+        report = diversity.measured(model, found.tasks, device=device, quiet=quiet)
+        diversity.write(report, plot)
+        if json:
+            render.print_json(report.to_json() | {"data": {"sources": list(data)} | found.to_json()})
+        else:
+            diversity.show(report)
+        return
     metrics = [*METRICS, *(f"{kind}@{k}" for k in at or () for kind in ("recall", "ndcg"))]
     measured = partial(_measured, found=found, metrics=metrics, dims=sizes, device=device, quiet=quiet)
     first = measured(model, reranking=reranking)

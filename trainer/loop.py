@@ -50,7 +50,7 @@ def train(job: Job) -> TrainReport:
         closing.callback(loader.close)
 
         # What a step changes, and what the run remembers of its steps.
-        objective = Objective(settings.loss, settings.negatives, model.shape, run.seed).to(model.device)
+        objective = Objective(settings.loss, settings.negatives, model.shape, run.seed, settings.paths).to(model.device)
         optimizer = Optimizer(settings.optimizer, model.adapters, objective, run.steps)
         processes.same(optimizer.shared)
         schedule = StageSchedule(settings.stages, run.steps)

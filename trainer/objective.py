@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from tsembed_search.model.parallel import combined
 from tsembed_search.model.routing import Traced, centred
 from tsembed_search.ranking.similarity import similarity
 from tsembed_search.trainer.losses.base import (
@@ -28,6 +29,7 @@ from tsembed_search.trainer.losses.base import (
 )
 from tsembed_search.trainer.losses.contrastive import InfoNCE
 from tsembed_search.trainer.losses.negatives import Queue, candidates, weighted, without_false
+from tsembed_search.trainer.path_training import PathTraining
 from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 _MEMORY = 0.99  # of the running mean of routes
@@ -58,13 +60,21 @@ class Objective(nn.Module):
     mean: Tensor
     seen: Tensor
 
-    def __init__(self, loss: LossSettings, negatives: NegativeSettings, shape: Shape, seed: int = 0) -> None:
+    def __init__(
+        self,
+        loss: LossSettings,
+        negatives: NegativeSettings,
+        shape: Shape,
+        seed: int = 0,
+        paths: PathTraining | None = None,
+    ) -> None:
         super().__init__()
         self.settings = loss
         self.negatives = negatives
         self.shape = shape
         self.seed = seed
-        made = {name: make(name, settings) for name, settings in loss.terms().items()}
+        terms = loss.terms() | (paths or PathTraining()).terms(loss.temperature, shape.paths, shape.path)
+        made = {name: make(name, settings) for name, settings in terms.items()}
         self.losses = {name: one for name, (one, _) in made.items()}
         self.weights = {name: weight for name, (_, weight) in made.items()}
         self.trained = nn.ModuleDict({name: one for name, one in self.losses.items() if isinstance(one, nn.Module)})
@@ -96,32 +106,38 @@ class Objective(nn.Module):
         Remembers the batch: call it once a step.
         """
         traced = unpack(packed, self.shape)
-        pairs, figures = self._pairs(traced, labels, stage, step)
-        inputs = LossInputs(pairs, traced, labels, traced.vectors if own is None else own)
+        pairs, paths, figures = self._pairs(traced, labels, stage, step)
+        inputs = LossInputs(pairs, traced, labels, traced.vectors if own is None else own, paths=paths)
         parts = {name: one(replace(inputs, held=(held or {}).get(name))) for name, one in self.losses.items()}
         total = sum((self.weights[name] * part for name, part in parts.items()), torch.zeros((), device=packed.device))
         places = labels.of(POSITIVE, NEGATIVE).to(packed.device)
         self.queue.add(packed.detach()[places], labels.table.to(packed.device)[places])
         return Outcome(total, {name: part.detach() for name, part in parts.items()}, figures)
 
-    def _pairs(self, traced: Traced, labels: Labels, stage: int, step: int) -> tuple[Pairs, dict[str, Tensor]]:
-        """Return the pairs with their masks and weights, and the figures on them."""
+    def _pairs(
+        self, traced: Traced, labels: Labels, stage: int, step: int
+    ) -> tuple[Pairs, list[Pairs], dict[str, Tensor]]:
+        """Return the pairs with their masks and weights, those of each path, and the figures on them."""
         device = traced.vectors.device
         self._follow(traced.routes.detach())
         routes = centred(traced.routes.detach(), self.mean)
         queries, documents = labels.of(QUERY).to(device), labels.of(POSITIVE, NEGATIVE).to(device)
         table, count = labels.table.to(device), len(queries)
-        vectors, document_routes, document_labels = traced.vectors[documents], routes[documents], table[documents]
+        whole, document_routes, document_labels = together(traced), routes[documents], table[documents]
+        asked, vectors, paths = whole[queries], whole[documents], traced.paths
+        path_vectors = None if paths is None else paths[documents]
         if self.queue.packed is not None and self.queue.labels is not None:
             old = unpack(self.queue.packed, self.shape)
-            vectors = torch.cat([vectors, old.vectors])
+            vectors = torch.cat([vectors, together(old)])
+            if path_vectors is not None and old.paths is not None:
+                path_vectors = torch.cat([path_vectors, old.paths])
             document_routes = torch.cat([document_routes, centred(old.routes, self.mean)])
             document_labels = torch.cat([document_labels, self.queue.labels])
         possible = candidates(table[queries], document_labels, self.settings.scope, labels.answers.to(device))
         kappa, kappa_back = self._kappa(routes[queries], document_routes)
         settings = self.negatives if stage == 2 else NegativeSettings(weighting="none")
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        cosine = similarity(traced.vectors[queries].detach(), vectors.detach())
+        cosine = similarity(asked.detach(), vectors.detach())
 
         def side(possible: Tensor, cosine: Tensor, kappa: Tensor) -> Side:
             valid = without_false(possible, cosine, self.settings.margin)
@@ -130,10 +146,14 @@ class Objective(nn.Module):
         backward = None
         if self.settings.symmetric:
             backward = side(possible[:, :count].T, cosine[:, :count].T, kappa_back)
-        pairs = Pairs(traced.vectors[queries], vectors, side(possible, cosine, kappa), backward)
+        pairs = Pairs(asked, vectors, side(possible, cosine, kappa), backward)
+        alone: list[Pairs] = []
+        if paths is not None and path_vectors is not None:
+            each = zip(paths[queries].unbind(1), path_vectors.unbind(1), strict=True)
+            alone = [replace(pairs, queries=of_query, documents=of_document) for of_query, of_document in each]
         own = document_labels[:count, 3][:, None] == document_labels[None, :, 3]
         figures = _figures(pairs.forward.valid, cosine, kappa, own) | _routing_figures(traced.routes, self.shape)
-        return pairs, figures
+        return pairs, alone, figures
 
     def _kappa(self, queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor]:
         """The likeness of a negative's experts to the row's, for queries `[B, M]` and documents `[B, B]`."""
@@ -161,6 +181,15 @@ class Objective(nn.Module):
         own = {name: tensor.to(self.mean.device) for name, tensor in state.items()}
         self.queue.packed, self.queue.labels = own.pop("queue.packed", None), own.pop("queue.labels", None)
         super().load_state_dict(own)
+
+
+def together(traced: Traced) -> Tensor:
+    """The vectors `[N, D]` that the main loss compares: those of all paths together, also where the model's own vector
+    is that of the first.
+    """
+    if traced.paths is None or traced.vectors.shape[1] != traced.paths.shape[2]:
+        return traced.vectors
+    return combined(traced.paths, "mean")
 
 
 @torch.no_grad()

@@ -15,7 +15,9 @@ _SCALE_RATE = 1e-3  # of a learned temperature
 
 
 class Optimizer:
-    """AdamW over experts, routers and, where they are trained, the projector and the temperature. `total`: of steps."""
+    """AdamW over experts, routers and, where they are trained, the projector, paths and the temperature. `total`: of
+    steps.
+    """
 
     def __init__(self, settings: OptimizerSettings, adapters: Adapters, loss: nn.Module, total: int) -> None:
         self.settings = settings
@@ -30,6 +32,7 @@ class Optimizer:
                 settings.projector_learning_rate,
                 settings.weight_decay,
             ),
+            "paths": (list(adapters.path_parameters()), settings.paths_learning_rate, 0.0),
             "temperature": ([one for one in loss.parameters() if one.requires_grad], _SCALE_RATE, 0.0),
         }
         self._peaks = [(name, rate) for name, (parameters, rate, _) in groups.items() if parameters]

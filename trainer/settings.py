@@ -16,6 +16,7 @@ from annotated_types import Interval, MinLen
 
 from tsembed_search.errors import UsageError
 from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.trainer.path_training import PathTraining
 
 LEAST_LEARNED_TEMPERATURE = 0.01
 """A learned tau goes no lower (Radford et al., arXiv 2103.00020)."""
@@ -123,6 +124,7 @@ class OptimizerSettings:
     learning_rate: LearningRate = 1e-3
     router_learning_rate: LearningRate = 1e-3
     projector_learning_rate: LearningRate = 1e-3
+    paths_learning_rate: LearningRate = 1e-3
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup: ShareOrNumber = 0.1
     weight_decay: Annotated[float, Interval(ge=0, le=1000)] = 0.0
@@ -189,6 +191,7 @@ class Recipe:
     adapter: AdapterSettings = field(
         default_factory=lambda: AdapterSettings(experts=4, rank=8, alpha=16.0, dropout=0.05, noise=0.1)
     )
+    paths: PathTraining = field(default_factory=PathTraining)
     loss: LossSettings = field(default_factory=LossSettings)
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -198,7 +201,7 @@ class Recipe:
     expected: Mapping[str, str] = field(default_factory=dict)
 
 
-TABLES: Final = ("data", "model", "adapter", "loss", "negatives", "optimizer", "stages", "batch", "run")
+TABLES: Final = ("data", "model", "adapter", "paths", "loss", "negatives", "optimizer", "stages", "batch", "run")
 """The tables of a recipe, in their order."""
 
 
@@ -222,6 +225,8 @@ def _together(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
     yield len(set(loss.dimensions)) < len(loss.dimensions), "loss.dimensions", "Name each of them once."
     alone = loss.scope == "task" and recipe.batch.sub_batch < 2
     yield alone, "batch.sub_batch with loss.scope = task", "Use 2 or more."
+    many = recipe.paths.kind == "expert" and recipe.paths.count > recipe.adapter.experts
+    yield many, "paths.count with paths.kind = expert", f"Use {recipe.adapter.experts} or less, one path per expert."
     yield 0 < recipe.run.spike <= 1, "run.spike", "Use a number above 1, or 0."
     fastest = max(optimizer.learning_rate, optimizer.projector_learning_rate)
     most = f"Use {1 / max(fastest, 1e-3):g} or less, or every step turns the weights round."
@@ -292,7 +297,7 @@ def _advice(errors: Sequence[Mapping[str, Any]], hint: Any) -> str:
 @dataclass(frozen=True)
 class Situation:
     """The situation of a recipe: `experts` of the model, if its `projector` is trained, D numbers of a vector as `dim`,
-    the `most` rows that a batch can have, and if anything is `measured` on held-out rows.
+    the `most` rows that a batch can have, if anything is `measured` on held-out rows, and how many `paths` there are.
     """
 
     experts: int
@@ -300,6 +305,7 @@ class Situation:
     dim: int
     most: int
     measured: bool
+    paths: int = 0
 
 
 def without_effect(recipe: Recipe, chosen: Collection[str], met: Situation) -> list[str]:
@@ -333,6 +339,16 @@ def _idle(recipe: Recipe, met: Situation) -> Iterator[tuple[tuple[str, ...], str
         )
         if negatives.weighting in ("eans", "shuffled"):
             yield ("negatives.weighting", *weights), "there is one expert, so no two items differ in theirs"
+    if met.paths < 2:
+        apart = ("separation", "separation_weight", "separation_warmup", "fits")
+        yield tuple(f"paths.{key}" for key in apart), "there are no two paths to keep apart"
+    elif recipe.paths.separation in ("none", "orthogonal"):
+        yield ("paths.fits",), f"paths.separation = {recipe.paths.separation} learns no network"
+    if recipe.paths.kind == "expert":
+        yield ("paths.length",), "a path of kind expert has no tokens"
+    if not met.paths:
+        mine = ("paths.kind", "paths.length", "paths.combine", "paths.weight", "optimizer.paths_learning_rate")
+        yield mine, "there are no paths, see paths.count"
     if not met.projector:
         yield ("optimizer.projector_learning_rate",), "the projector is not trained, see adapter.projector"
     if met.dim in recipe.loss.dimensions:

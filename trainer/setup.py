@@ -45,7 +45,11 @@ class Model:
     @property
     def shape(self) -> Shape:
         """The numbers of a vector, of adapted blocks, and of experts."""
-        return Shape(self.backbone.info.dim, *self.adapters.shape)
+        dim, paths = self.backbone.info.dim, self.adapters.paths
+        if paths is None:
+            return Shape(dim, *self.adapters.shape)
+        blocks, experts = self.adapters.shape
+        return Shape(dim, blocks, experts, paths.settings.count, dim // paths.settings.dim(1))
 
 
 def loaded(job: Job, processes: Processes, device: str) -> tuple[Sampler, dict[str, Any], Model]:
@@ -78,6 +82,12 @@ def adapted(backbone: Any, recipe: Recipe) -> Trainable:
             trainable.adapt(recipe.adapter)
         except ModelError as error:
             raise UsageError(f"The adapter table does not suit {base}. {error.message}", error.hint) from error
+    if recipe.paths.count and trainable.adapters is not None and trainable.adapters.paths is None:
+        seed_step(recipe.run.seed, 0, 1)
+        try:
+            trainable.add_paths(recipe.paths.settings)
+        except ModelError as error:
+            raise UsageError(f"The paths table does not suit {base}. {error.message}", error.hint) from error
     dim = trainable.info.dim
     if beyond := [one for one in recipe.loss.dimensions if one > dim]:
         raise UsageError(
@@ -129,7 +139,7 @@ def remarks(job: Job, model: Model, sampler: Sampler) -> list[str]:
     untold = [task.name for task in job.held_out if len({task.identity(row) for row in range(len(task))}) < 2]
     measured = len(untold) < len(job.held_out)
     projector = model.adapters.projector is not None
-    met = Situation(model.shape.experts, projector, model.shape.dim, sampler.identities, measured)
+    met = Situation(model.shape.experts, projector, model.shape.dim, sampler.identities, measured, model.shape.paths)
     said = without_effect(job.recipe, job.chosen, met)
     if model.start != model.base:
         goes_on = f"The adapters of {model.start.name} are trained on; the recipe's own adapter table does not count."

@@ -12,7 +12,7 @@ from tsembed_search.trainer import recipe
 from tsembed_search.trainer.preparation import dry_run, shrunk
 from tsembed_search.trainer.settings import TABLES, Recipe
 
-FULL_SCALE = ("mmeb-qwen2vl-2b", "mmeb-qwen2vl-2b-lora", "mmeb-qwen3vl-emb-2b")
+FULL_SCALE = ("mmeb-qwen2vl-2b", "mmeb-qwen2vl-2b-lora", "mmeb-qwen3vl-emb-2b", "pdf-qwen2vl-2b")
 
 
 @pytest.mark.parametrize("name", recipe.RECIPES.names())

@@ -6,7 +6,7 @@ and its settings by its name: `[loss.more.NAME]`; those that come with the packa
 A batch is one tensor with a row for each item, so that it can be cached in pieces (`gradcache`) and gathered from
 several processes (`distributed`) without knowing what is in it:
 
-    [vector D | route L·E | probabilities L·E | choices L·E | z]
+    [vector D | route L·E | probabilities L·E | choices L·E | z | paths P·D' ]
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ QUERY, POSITIVE, NEGATIVE = 0, 1, 2
 
 
 class Shape(NamedTuple):
-    """D numbers of a vector, L adapted blocks, E experts."""
+    """D numbers of a vector, L adapted blocks, E experts, P paths, each with `path` numbers."""
 
     dim: int
     blocks: int
     experts: int
+    paths: int = 0
+    path: int = 0
 
     @property
     def width(self) -> int:
         """W, the numbers that `pack` makes of an item."""
-        return self.dim + 3 * self.blocks * self.experts + 1
+        return self.dim + 3 * self.blocks * self.experts + 1 + self.paths * self.path
 
 
 def pack(traced: Traced) -> Tensor:
-    """`[N, D + 3·L·E + 1]` float32, with gradients."""
+    """`[N, W]` float32, with gradients."""
     rows = len(traced.vectors)
     parts = (
         traced.vectors,
@@ -51,17 +53,26 @@ def pack(traced: Traced) -> Tensor:
         traced.probabilities.flatten(1),
         traced.choices.flatten(1),
         traced.z.expand(rows, 1),
+        *([] if traced.paths is None else [traced.paths.flatten(1)]),
     )
     return torch.cat([part.float() for part in parts], dim=1)
 
 
 def unpack(packed: Tensor, shape: Shape) -> Traced:
     """The inverse of `pack`, over however many batches; `z` is the mean."""
-    dim, blocks, experts = shape
+    dim, blocks, experts, count, one = shape
     width = blocks * experts
-    vectors, routes, probabilities, choices, z = torch.split_with_sizes(packed, [dim, width, width, width, 1], dim=1)
+    sizes = [dim, width, width, width, 1, count * one]
+    vectors, routes, probabilities, choices, z, paths = torch.split_with_sizes(packed, sizes, dim=1)
     matrix = (len(packed), blocks, experts)
-    return Traced(vectors, routes, probabilities.reshape(matrix), choices.detach().reshape(matrix), z.mean())
+    return Traced(
+        vectors,
+        routes,
+        probabilities.reshape(matrix),
+        choices.detach().reshape(matrix),
+        z.mean(),
+        paths.reshape(len(packed), count, one) if count else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +155,8 @@ class Held:
 @dataclass(frozen=True)
 class LossInputs:
     """All that a loss may look at: the `pairs` of the whole batch, `traced` of all its items with their `labels`, and
-    of this process's own items the vectors `own` `[n, D]`, with those that are `held` for this loss.
+    of this process's own items the vectors `own` `[n, D]`, with those that are `held` for this loss. `paths`: the same
+    pairs in each parallel path; then `pairs` are of what the paths are together.
     """
 
     pairs: Pairs
@@ -152,6 +164,7 @@ class LossInputs:
     labels: Labels
     own: Tensor
     held: Held | None = None
+    paths: Sequence[Pairs] = ()
 
 
 class Loss(Protocol):
@@ -180,6 +193,9 @@ LOSSES: Final[Registry[Callable[..., Loss]]] = Registry(
         "z": "tsembed_search.trainer.losses.routing:RouterZ",
         "distillation": "tsembed_search.trainer.losses.distillation:Distillation",
         "query_distillation": "tsembed_search.trainer.losses.distillation:QueryDistillation",
+        "paths": "tsembed_search.trainer.losses.paths:PathContrastive",
+        "vclub": "tsembed_search.trainer.losses.paths:VClub",
+        "orthogonal": "tsembed_search.trainer.losses.paths:Orthogonal",
     },
 )
 

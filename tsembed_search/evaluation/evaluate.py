@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -65,7 +65,7 @@ class Reranking:
 
 
 @dataclass(frozen=True)
-class _Found:
+class RankedTask:
     """The ranking of one task. `queries` `[Q]`: which of its queries could be ranked."""
 
     task: RankingTask
@@ -99,11 +99,11 @@ def evaluate(
     if reranking is not None:
         reranking.check(info)
     started = time.perf_counter()
-    distinct = _embedded(embedder, tasks, progress)
+    distinct = embed_tasks(embedder, tasks, progress)
     vectors = distinct.of_tasks()
     embedded = time.perf_counter()
     depth = 0 if reranking is None else DEPTH
-    found = _ranked(tasks, vectors, depth)
+    found = ranked_tasks(tasks, vectors, depth)
     reasons = [reason for own in vectors for part in own for reason in part.failed.values()]
     lost = sum(len(task.queries) for task in tasks) - sum(len(one.queries) for one in found)
     unread = Unread(len(reasons), lost, list(dict.fromkeys(reasons))[:_EXAMPLES])
@@ -122,7 +122,7 @@ def evaluate(
     if weight is not None:
         *_, overall = groups(compared(_scores(found, metrics, None, sides), scores))
         gain = overall.estimates()
-    cut = {dim: _scores(_ranked(tasks, distinct.cut(dim).of_tasks()), metrics, None, sides) for dim in dims}
+    cut = {dim: _scores(ranked_tasks(tasks, distinct.cut(dim).of_tasks()), metrics, None, sides) for dim in dims}
     seconds = {"embed": embedded - started, "rank": time.perf_counter() - embedded}
     facts = {name: getattr(info, name) for name in ("name", "fingerprint", "dim", "parameters")}
     experts = None if info.routes is None else list(info.routes)
@@ -130,12 +130,15 @@ def evaluate(
     return Evaluation(described, tuple(metrics), scores, weight, gain, swept, unread, seconds, cut)
 
 
-def _ranked(tasks: Sequence[RankingTask], vectors: Sequence[tuple[Embedded, Embedded]], depth: int = 0) -> list[_Found]:
-    rankings = [_rank(task, *own, depth) for task, own in zip(tasks, vectors, strict=True)]
+def ranked_tasks(
+    tasks: Sequence[RankingTask], vectors: Sequence[tuple[Embedded, Embedded]], depth: int = 0, paths: int = 1
+) -> list[RankedTask]:
+    """Rank each task's candidates, by its queries and candidates as embedded. Tasks without any query are left out."""
+    rankings = [_rank(task, *own, depth, paths) for task, own in zip(tasks, vectors, strict=True)]
     return [one for one in rankings if one is not None]
 
 
-def _rank(task: RankingTask, asked: Embedded, candidates: Embedded, depth: int) -> _Found | None:
+def _rank(task: RankingTask, asked: Embedded, candidates: Embedded, depth: int, paths: int) -> RankedTask | None:
     """The ranking of the queries that have a vector and a right candidate with one; None when no query is left."""
     lost = candidates.failed.keys()
     correct = [right - lost if lost else right for right in task.correct]
@@ -151,12 +154,16 @@ def _rank(task: RankingTask, asked: Embedded, candidates: Embedded, depth: int) 
     left_out = None if task.left_out is None else [task.left_out[row] for row in kept]
     queries = np.asarray(kept, dtype=np.int64)
     right = [correct[row] for row in kept]
-    ranked = rank(asked.vectors[queries], candidates.vectors, right, choices, left_out=left_out, depth=depth)
-    return _Found(task, queries, ranked, kappas(ranked, asked.routes[queries], candidates.routes) if depth else None)
+    ranked = rank(
+        asked.vectors[queries], candidates.vectors, right, choices, left_out=left_out, depth=depth, paths=paths
+    )
+    return RankedTask(
+        task, queries, ranked, kappas(ranked, asked.routes[queries], candidates.routes) if depth else None
+    )
 
 
 def _scores(
-    found: Sequence[_Found], metrics: Sequence[str], weight: float | None, sides: Sequence[NDArray[np.bool_]] | None
+    found: Sequence[RankedTask], metrics: Sequence[str], weight: float | None, sides: Sequence[NDArray[np.bool_]] | None
 ) -> list[TaskScores]:
     """Per-query metrics of each task; with `sides`, of the queries where it is true, and of tasks that have any."""
     result = []
@@ -171,7 +178,7 @@ def _scores(
     return result
 
 
-def _swept(found: Sequence[_Found]) -> tuple[Sweep, list[NDArray[np.bool_]]]:
+def _swept(found: Sequence[RankedTask]) -> tuple[Sweep, list[NDArray[np.bool_]]]:
     """Weights tried on half of the queries, and which queries the other half are."""
     # Which half a query is in belongs to what it asks, so that the same one, asked twice, is never in both.
     sides: dict[int, bool] = {}
@@ -229,7 +236,7 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class _Distinct:
+class EmbeddedTasks:
     """All queries and documents of some tasks, each once, and which of them each task has, `[Q]` and `[C]`."""
 
     queries: Embedded
@@ -240,19 +247,28 @@ class _Distinct:
         """Return the queries and the candidates of each task."""
         return [(self.queries.of(own), self.documents.of(others)) for own, others in self.rows]
 
-    def cut(self, dim: int) -> _Distinct:
+    def changed(self, change: Callable[[Matrix], Matrix]) -> EmbeddedTasks:
+        """Return them with other vectors: what `change` makes of those of all queries, and of all documents."""
+
+        def other(part: Embedded) -> Embedded:
+            assert not isinstance(part.vectors, Rows)
+            return replace(part, vectors=change(part.vectors))
+
+        return EmbeddedTasks(other(self.queries), other(self.documents), self.rows)
+
+    def cut(self, dim: int) -> EmbeddedTasks:
         """Return them with vectors of `dim` numbers."""
-        return _Distinct(self.queries.cut(dim), self.documents.cut(dim), self.rows)
+        return EmbeddedTasks(self.queries.cut(dim), self.documents.cut(dim), self.rows)
 
 
-def _embedded(embedder: Embedder, tasks: Sequence[RankingTask], progress: Progress) -> _Distinct:
+def embed_tasks(embedder: Embedder, tasks: Sequence[RankingTask], progress: Progress) -> EmbeddedTasks:
     """Embed what the tasks have. What cannot be read is left out, and said."""
     queries, documents = Distinct("query"), Distinct("document")
     rows = [(queries.rows_of(task.queries), documents.rows_of(task.candidates)) for task in tasks]
     total = len(queries.items) + len(documents.items)
     asked = embed_items(embedder, queries, lambda done: progress(done, total))
     found = embed_items(embedder, documents, lambda done: progress(len(queries.items) + done, total))
-    return _Distinct(asked, found, rows)
+    return EmbeddedTasks(asked, found, rows)
 
 
 def embed_items(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import Adapters
+    from tsembed_search.model.path_settings import PathSettings
     from tsembed_search.model.routing import Traced
     from tsembed_search.ranking.scores import Calibration
 
@@ -151,6 +152,9 @@ class Trainable(Backbone, Protocol):
 
     def adapt(self, settings: AdapterSettings) -> Adapters:
         """Put fresh adapters on the model. Raises `ModelError` for settings that it cannot have."""
+
+    def add_paths(self, settings: PathSettings) -> None:
+        """Give the model fresh parallel paths beside its adapters. Raises `ModelError` for paths it cannot have."""
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
         """The model on a batch, for training. Gradients flow to adapters and routers. Needs adapters."""

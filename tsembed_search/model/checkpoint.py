@@ -4,6 +4,7 @@
     adapter_model.safetensors   A and B of every projection, under PEFT's names
     router.safetensors          one matrix [E, d] per adapted block
     projector.safetensors       what pictures pass through, where that was trained as well
+    paths.safetensors           the learned tokens or prefixes of parallel paths, where there are some
     tsembed.json                what PEFT has no place for: see `Checkpoint`
     README.md                   a model card, filled from `tsembed.json`: all that is data is escaped in it
 
@@ -25,6 +26,7 @@ from tsembed_search import wording
 from tsembed_search.errors import ModelError
 from tsembed_search.hub import snapshot_of
 from tsembed_search.model import files as weights
+from tsembed_search.model import path_settings
 from tsembed_search.model.backbone import ModelRef, Trainable
 from tsembed_search.ranking.scores import Calibration
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import Adapters
+    from tsembed_search.model.path_settings import PathSettings
 
 
 MARKER = "tsembed.json"
@@ -42,6 +45,7 @@ CONFIG = "adapter_config.json"
 EXPERTS = "adapter_model.safetensors"
 ROUTERS = "router.safetensors"
 PROJECTOR = "projector.safetensors"
+PATHS = "paths.safetensors"
 CARD = "README.md"
 _FORMAT = 1
 _PREFIX = "base_model.model."  # what PEFT puts before every module's path
@@ -130,7 +134,9 @@ def read(folder: Path) -> Checkpoint:
 def reference(name: str, folder: Path) -> ModelRef:
     """The model that a checkpoint's folder is. Raises `ModelError` for files that are missing, cut short or pickled."""
     said = read(folder)
-    tensors = (EXPERTS, ROUTERS, *([PROJECTOR] if said.method.get("projector") else []))
+    paths = path_settings.of_method(said.method, folder / MARKER)
+    own = {PROJECTOR: bool(said.method.get("projector")), PATHS: paths is not None and paths.kind != "expert"}
+    tensors = (EXPERTS, ROUTERS, *(file for file, there in own.items() if there))
     missing = [file for file in (CONFIG, *tensors) if not (folder / file).is_file()]
     if missing:
         weights.refuse_pickles(folder)
@@ -153,6 +159,8 @@ def fill(adapters: Adapters, folder: Path) -> None:
     state["routers.mean"] = torch.tensor(read(folder).mean)
     if adapters.projector is not None:
         state |= {f"projector.{name}": tensor for name, tensor in _tensors(folder / PROJECTOR).items()}
+    if adapters.path_state():
+        state |= {f"paths.{name}": tensor for name, tensor in _tensors(folder / PATHS).items()}
     adapters.load_state_dict(state)
 
 
@@ -193,11 +201,11 @@ def save(
     adapters = backbone.adapters
     if adapters is None:
         raise ModelError(f"{backbone.info.name} has no adapters to save.", "Give it some with `adapt` first.")
-    experts, routers, projector = (
-        {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-        for state in (adapters.expert_state(), adapters.router_state(), adapters.projector_state())
+    parts = (adapters.expert_state(), adapters.router_state(), adapters.projector_state(), adapters.path_state())
+    experts, routers, projector, paths = (
+        {name: tensor.cpu().contiguous() for name, tensor in state.items()} for state in parts
     )
-    for name, tensor in (experts | routers | projector).items():
+    for name, tensor in (experts | routers | projector | paths).items():
         if not bool(tensor.isfinite().all()):
             raise ModelError(
                 f"The adapters are not saved: {name} holds numbers that are not finite.", "Train with a lower rate."
@@ -205,13 +213,15 @@ def save(
     mean = tuple(routers.pop("mean").tolist())
     of = Base.of(base)
     method = json.loads(json.dumps(adapters.settings.to_json()))
+    if adapters.paths is not None:
+        method["paths"] = adapters.paths.settings.to_json()
     said = Checkpoint(of, method, mean, route_weight, calibration, data or {}, recipe or {}, metrics or {})
     _check_numbers("The checkpoint", said)
     peft = adapters.peft_config() | {"base_model_name_or_path": of.name, "revision": of.revision}
     prefixed = {_PREFIX + name: tensor for name, tensor in experts.items()}
     with weights.appearing(folder, replaces=MARKER) as (new, whole):
         (new / CONFIG).write_text(json.dumps(peft, indent=2) + "\n", encoding="utf-8")
-        for state, file in ((prefixed, EXPERTS), (routers, ROUTERS), (projector, PROJECTOR)):
+        for state, file in ((prefixed, EXPERTS), (routers, ROUTERS), (projector, PROJECTOR), (paths, PATHS)):
             if state:
                 save_file(state, new / file, metadata={"format": "pt"})
         (new / MARKER).write_text(json.dumps(said.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -240,15 +250,23 @@ def _replace(path: Path, text: str) -> Path:
     return new.replace(path)
 
 
-def put_on(adapt: Callable[[AdapterSettings], Adapters], said: Checkpoint, folder: Path) -> Adapters:
-    """Put a checkpoint's adapters on a model: `adapt` makes fresh ones, which are filled.
+def put_on(
+    adapt: Callable[[AdapterSettings], Adapters],
+    said: Checkpoint,
+    folder: Path,
+    add_paths: Callable[[PathSettings], None] | None = None,
+) -> Adapters:
+    """Put a checkpoint's adapters on a model: `adapt` makes fresh ones, and `add_paths` its paths; they are filled.
 
     Raises `ModelError` for settings that make no sense, and for tensors that do not fit or are not finite.
     """
     from tsembed_search.model.expert_settings import AdapterSettings
 
     try:
-        adapters = adapt(AdapterSettings.from_json(said.method))
+        settings = {key: value for key, value in said.method.items() if key != "paths"}
+        adapters = adapt(AdapterSettings.from_json(settings))
+        if add_paths is not None and (paths := path_settings.of_method(said.method, folder / MARKER)) is not None:
+            add_paths(paths)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # values of the wrong kind
         raise ModelError(
             f"The settings in {folder / MARKER} are not those of adapters: {wording.brief(error)}.", _AGAIN

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tsembed_search.errors import ModelError
-from tsembed_search.model import checkpoint, loading
+from tsembed_search.model import checkpoint, loading, path_settings
 from tsembed_search.model import files as weights
 
 if TYPE_CHECKING:
@@ -89,7 +89,13 @@ def _source(ref: ModelRef) -> tuple[Path, Checkpoint]:
             f"{ref.name} is not a checkpoint: it has no experts to export.",
             "{known_models()} lists checkpoints as `experts on` another model.",
         )
-    return ref.folder, checkpoint.read(ref.folder)
+    said = checkpoint.read(ref.folder)
+    if path_settings.of_method(said.method, ref.folder / checkpoint.MARKER) is not None:
+        raise ModelError(
+            f"{ref.name} has parallel paths, which a plain model or a LoRA adapter cannot hold.",
+            "Use the checkpoint as it is, or train without paths to export.",
+        )
+    return ref.folder, said
 
 
 def _merge_mini(source: Path, said: Checkpoint, new: Path) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from tsembed_search.errors import ModelError
+from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.model import engine, registry
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import Backbone, ModelRef, Trainable, may_have_gpu
@@ -19,6 +19,9 @@ from tsembed_search.model.shortened import Shortened
 
 if TYPE_CHECKING:
     import torch
+
+    from tsembed_search.model.parallel import ParallelPaths
+    from tsembed_search.model.path_settings import PathSettings
 
 
 def load(ref: ModelRef, device: str = "auto", dtype: torch.dtype | None = None) -> Backbone:
@@ -76,7 +79,7 @@ def load_checkpoint(ref: ModelRef, device: str = "auto", dtype: torch.dtype | No
     assert ref.folder is not None
     said = read(ref.folder)
     backbone = _trainable(load(base_of(said, ref.name), device, dtype), said.base.name)
-    adapters = put_on(backbone.adapt, said, ref.folder)
+    adapters = put_on(backbone.adapt, said, ref.folder, backbone.add_paths)
     own = sum(tensor.numel() for tensor in adapters.parameters())
     base = backbone.info
     backbone.info = replace(
@@ -151,6 +154,24 @@ def base_behind(ref: ModelRef) -> ModelRef:
     if ref.folder is None or not (ref.folder / MARKER).is_file():
         return ref
     return base_of(read(ref.folder), ref.name)
+
+
+def side_by_side(backbone: Backbone) -> PathSettings:
+    """Let a loaded model give all of its paths side by side from now on, as with `concat`. Return what it had.
+
+    Raises `UsageError` for a model without paths, and for one whose vectors are cut.
+    """
+    paths: ParallelPaths | None = getattr(getattr(backbone, "adapters", None), "paths", None)
+    if paths is None or not backbone.info.trainable:
+        raise UsageError(
+            f"{backbone.info.name} has no parallel paths to compare.",
+            "Leave out {paths}, or use a checkpoint that was trained with them: {recipe} pdf.",
+        )
+    had = paths.settings
+    paths.settings = replace(had, combine="concat")
+    one = backbone.info.dim // had.dim(1)
+    cast(Any, backbone).info = replace(backbone.info, dim=had.count * one)
+    return had
 
 
 def checked_weights(ref: ModelRef) -> list[Path]:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from tsembed_search.errors import ModelError
 from tsembed_search.model.expert_settings import PROJECTIONS, AdapterSettings
 from tsembed_search.model.routing import Gate, Router, Routing
+
+if TYPE_CHECKING:
+    from tsembed_search.model.parallel import ParallelPaths
 
 _PROGRAMS = 32  # with gradients and without, with padding and without, and so on, that one part may be compiled to
 
@@ -80,7 +83,11 @@ class GatedLinear(nn.Module):
         if self._routing.trace is not None:
             self._routing.trace.add(self._block, found)
         rank, factor = self._settings.rank, self._settings.alpha / self._settings.rank
-        scale = (found.gates * (self.router.settings.experts * factor)).to(dtype)
+        gates = found.gates
+        if self._routing.trace is not None and self._routing.trace.forced is not None:
+            gates = torch.zeros_like(gates)
+            gates[..., self._routing.trace.forced] = 1
+        scale = (gates * (self.router.settings.experts * factor)).to(dtype)
         scale = scale.unsqueeze(-1).expand(*scale.shape, rank).flatten(-2)
         if self._settings.shared:
             scale = torch.cat([scale, scale.new_full((*scale.shape[:-1], rank), factor)], dim=-1)
@@ -115,6 +122,8 @@ class Adapters:
         self.tracing, self.off = routing.tracing, routing.off
         self.projector: nn.Module | None = None
         """From pictures to the model's tokens, where that is trained as well; the backbone puts it here."""
+        self.paths: ParallelPaths | None = None
+        """Parallel paths, where the model has some; the backbone puts them here."""
         self.mean = torch.full((len(routers) * settings.experts,), 1 / settings.experts)
         """The mean raw routing vector `[L·E]` of the training data; uniform until it is measured."""
 
@@ -140,8 +149,9 @@ class Adapters:
                 part.compile(dynamic=True, **options)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Experts, routers and projector, each under its name."""
+        """Experts, routers, projector and paths, each under its name."""
         parts = {"experts": self.expert_state(), "routers": self.router_state(), "projector": self.projector_state()}
+        parts["paths"] = self.path_state()
         return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
     @torch.no_grad()
@@ -185,9 +195,14 @@ class Adapters:
         """The parameters of the projector, if there is one."""
         return iter(()) if self.projector is None else self.projector.parameters()
 
+    def path_parameters(self) -> Iterator[Tensor]:
+        """The parameters of parallel paths, if there are some."""
+        return iter(()) if self.paths is None else self.paths.parameters()
+
     def parameters(self) -> Iterator[Tensor]:
         """All that is trained."""
-        return chain(self.expert_parameters(), self.router_parameters(), self.projector_parameters())
+        others = self.projector_parameters(), self.path_parameters()
+        return chain(self.expert_parameters(), self.router_parameters(), *others)
 
     def expert_state(self) -> dict[str, Tensor]:
         """A and B under PEFT's names, without the prefix that depends on how the model is wrapped."""
@@ -205,6 +220,10 @@ class Adapters:
     def projector_state(self) -> dict[str, Tensor]:
         """The projector's tensors, if there is one."""
         return {} if self.projector is None else {k: v.detach() for k, v in self.projector.state_dict().items()}
+
+    def path_state(self) -> dict[str, Tensor]:
+        """The tensors of parallel paths, if there are some."""
+        return {} if self.paths is None else {k: v.detach() for k, v in self.paths.state_dict().items()}
 
     def peft_config(self) -> dict[str, Any]:
         """`adapter_config.json` of the plain LoRA that these adapters are under a uniform gate."""

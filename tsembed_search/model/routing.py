@@ -80,7 +80,8 @@ class Traced:
     `probabilities` `[B, L, E]`: each item's mean probabilities, before top-k. `choices` `[B, L, E]`: the share of its
     tokens that liked each expert best, without gradient. `z`: the mean square of the logits' log-sum-exp, which keeps
     logits small (Zoph et al., arXiv 2202.08906). Together the last three make the routing losses (`load_balance`, and
-    `z` itself); without `losses` they are empty and 0.
+    `z` itself); without `losses` they are empty and 0. `paths` `[B, P, D]`: the unit vectors of a model's parallel
+    paths, of all of them with `losses`, else of those that `vectors` are made of; None without paths.
     """
 
     vectors: Tensor
@@ -88,6 +89,7 @@ class Traced:
     probabilities: Tensor
     choices: Tensor
     z: Tensor
+    paths: Tensor | None = None
 
 
 @dataclass
@@ -95,12 +97,15 @@ class Trace:
     """The decisions of a model's routers in one forward pass, per item, padding left out.
 
     `share` `[B, T]` is each token's share of its item, `counted` `[B, T]` its share of the item's route (None: all
-    alike). Losses go by all tokens, because every token uses experts.
+    alike). Losses go by all tokens, because every token uses experts. `forced`: the one expert that every token uses,
+    whatever the routers say; `prefix`: keys and values `[L, n, d]` that every token sees. Both are of a parallel path.
     """
 
     share: Tensor | None
     counted: Tensor | None
     losses: bool = False
+    forced: int | None = None
+    prefix: tuple[Tensor, Tensor] | None = None
     _noted: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def add(self, block: int, found: Gates) -> None:
@@ -191,6 +196,9 @@ class Routing:
     def __init__(self) -> None:
         self.trace: Trace | None = None
         self.gates: list[Gate] = []
+        self.forced: int | None = None
+        self.prefix: tuple[Tensor, Tensor] | None = None
+        """The expert and the prefix of passes that begin now: see `Trace`."""
 
     @contextmanager
     def tracing(self, real: Tensor | None, counted: Tensor | None = None, losses: bool = False) -> Iterator[Trace]:
@@ -198,7 +206,9 @@ class Routing:
         the tokens that an item's route is made of, all real ones by default. `losses`: note what losses need.
         """
         before, share = self.trace, _share(real)
-        trace = self.trace = Trace(share, share if counted is None else _share(counted), losses)
+        trace = self.trace = Trace(
+            share, share if counted is None else _share(counted), losses, self.forced, self.prefix
+        )
         try:
             yield trace
         finally:
@@ -244,7 +254,7 @@ class _Replay:
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
         trace = routing.trace
-        self._then = trace and (trace.share, trace.counted, trace.losses)
+        self._then = trace and (trace.share, trace.counted, trace.losses, trace.forced, trace.prefix)
         self._now: tuple[Trace | None, list[Tensor | None]] = None, []
 
     def __enter__(self) -> None:

@@ -82,10 +82,11 @@ def _with_experts(info: ModelInfo, ref: ModelRef) -> ModelInfo:
     """The facts of a checkpoint, by its description alone."""
     if ref.folder is None:
         return info
-    from tsembed_search.model import checkpoint
-    from tsembed_search.model.expert_settings import AdapterSettings
+    from tsembed_search.model import checkpoint, path_settings
 
     said = checkpoint.read(ref.folder)
-    experts = AdapterSettings.from_json(said.method).experts
+    experts = int(said.method["router"]["experts"])
     blocks = len(said.mean) // experts
+    if (paths := path_settings.of_method(said.method, ref.folder / checkpoint.MARKER)) is not None:
+        info = replace(info, dim=paths.dim(info.dim))
     return replace(info, routes=(blocks, experts), calibration=said.calibration, route_weight=said.route_weight)

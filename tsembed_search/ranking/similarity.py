@@ -32,6 +32,17 @@ def similarity(queries: Vectors, items: Vectors) -> Vectors:
     return queries @ items.T
 
 
+def best_pairs(queries: Matrix, items: Matrix, paths: int) -> Matrix:
+    """Return `[Q, N]`: the mean over a query's paths of the best cosine with any path of an item (MaxSim; Khattab and
+    Zaharia, *ColBERT*, arXiv 2004.12832). Rows are `paths` equally long vectors side by side, unit as a whole.
+    """
+    asked, offered = (part.reshape(len(part), paths, -1) for part in (queries, items))
+    total = np.zeros((len(queries), len(items)), np.float32)
+    for path in range(paths):
+        total += np.maximum.reduce([asked[:, path] @ offered[:, other].T for other in range(paths)])
+    return total
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of a matrix, without a copy of it: `[N, D]`, number i being `matrix[rows[i]]`."""
@@ -85,10 +96,12 @@ def rank(
     *,
     left_out: Sequence[frozenset[int]] | None = None,
     depth: int = 0,
+    paths: int = 1,
 ) -> Ranked:
     """Rank candidates `[C, D]` for queries `[Q, D]`, all unit vectors, and keep the `depth` best wrong ones.
 
-    `correct`, `choices` and `left_out` are as in `RankingTask`. Memory beyond the vectors does not grow with Q times C.
+    `correct`, `choices` and `left_out` are as in `RankingTask`. `paths`: compare by `best_pairs` of so many. Memory
+    beyond the vectors does not grow with Q times C.
     Raises `ValueError` for a query without a right candidate among its choices, and for vectors that are not finite.
     """
     if not all(correct):
@@ -99,6 +112,10 @@ def rank(
     right = np.asarray([place for each in correct for place in sorted(each)], dtype=np.int64)
     rows = np.repeat(np.arange(len(correct)), np.diff(starts))
     scores = pair_similarity(queries, rows, candidates, right)
+    if paths > 1:
+        pairs = zip(rows.tolist(), right.tolist(), strict=True)
+        each = (best_pairs(queries[one : one + 1], candidates[at : at + 1], paths) for one, at in pairs)
+        scores = np.array([float(found[0, 0]) for found in each], np.float32)
     before = np.zeros(len(right), np.int64)
     wrong = np.full((len(correct), depth), -1, np.int64)
     wrong_scores = np.full((len(correct), depth), -np.inf, np.float32)
@@ -112,7 +129,8 @@ def rank(
         no_rows, no_places = np.array(gone, dtype=np.int64).T
         asked, thresholds = queries[block], scores[part] - np.float32(TIE)
         for places in _portions(len(candidates), None if choices is None else choices[start]):
-            found = similarity(asked, candidates[places])
+            own = candidates[places]
+            found = similarity(asked, own) if paths == 1 else best_pairs(asked, own, paths)
             if not np.isfinite(found).all():  # every comparison with NaN is false, and what is right would come first
                 raise ValueError("scores are not finite")
             if isinstance(places, slice):

@@ -24,15 +24,17 @@ from tsembed_search.items import InputSpec, Item, Role, TextSpec
 from tsembed_search.model import backbone as devices
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import Encoded, ModelInfo, Prepared
-from tsembed_search.model.backbones import families
+from tsembed_search.model.backbones import families, hf_paths
 from tsembed_search.model.backbones.inputs import VISIONS, Picture, Prompt, Vision
 from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.moe_lora import Adapters, attach
+from tsembed_search.model.parallel import ParallelPaths, checked
 from tsembed_search.model.routing import Traced, centred, counted_tokens
 from tsembed_search.wording import brief
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelRef
+    from tsembed_search.model.path_settings import PathSettings
 
 _CPU_TOKENS = 2048  # a batch that keeps two or more cores busy
 _ROOMY = 4 * 2**30  # bytes of free memory
@@ -77,7 +79,8 @@ class TransformersBackbone:
 
     def training_tokens(self, checkpointing: bool = False) -> int:
         free = devices.free_bytes(self._device)
-        return _CPU_TOKENS if free is None else self._needs.training_tokens(free, checkpointing)
+        tokens = _CPU_TOKENS if free is None else self._needs.training_tokens(free, checkpointing)
+        return tokens if self.adapters is None or self.adapters.paths is None else tokens // self.adapters.paths.passes
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
         """Tokens, positions and uint8 pixels of one item. Raises `LoadError` for a picture that cannot be read."""
@@ -97,6 +100,22 @@ class TransformersBackbone:
         self.adapters = attach(self.model, settings, self.family.blocks)
         self.info = replace(self.info, routes=self.adapters.shape)
         return self.adapters
+
+    def add_paths(self, settings: PathSettings) -> None:
+        """Give the model fresh parallel paths; it needs adapters first. Raises `ModelError`."""
+        assert self.adapters is not None
+        paths = ParallelPaths(checked(settings, self.adapters.settings.experts), self.adapters.routing)
+        last = self._prompt.encode(self.family.instruction, "", "")[-1]
+        table = cast(Any, self.model).get_input_embeddings()
+        like = table(torch.tensor(last, device=self._device))
+        if settings.kind == "suffix":
+            paths.add_tokens(like)
+        elif settings.kind == "prefix":
+            keys = cast(Any, self.blocks[0]).self_attn.k_proj
+            paths.add_prefixes(len(self.blocks), getattr(keys, "base_layer", keys).out_features, like)
+            hf_paths.use_prefixes(self.model, self.adapters.routing)
+        self.adapters.paths = paths
+        self.info = replace(self.info, dim=settings.dim(self.info.dim))
 
     @property
     def blocks(self) -> torch.nn.ModuleList:
@@ -128,26 +147,43 @@ class TransformersBackbone:
 
     def trace(self, batch: Sequence[Prepared], losses: bool = True) -> Traced:
         assert self.adapters is not None
+        paths = self.adapters.paths
+        if paths is None:
+            return self._pass(batch, losses)
+        if paths.settings.kind == "suffix":
+            return paths.finished(self._pass(batch, losses, paths.wanted(losses)))
+        with hf_paths.seeing_once(self.model):
+            return paths.several(lambda: self._pass(batch, losses), losses)
+
+    def _pass(self, batch: Sequence[Prepared], losses: bool, paths: int = 0) -> Traced:
+        """One pass of the model; with suffixes of `paths`, its vectors are `[B, paths, D]`."""
+        assert self.adapters is not None
         lengths = torch.tensor([one.tokens for one in batch])
-        real = self._move(torch.arange(int(lengths.max())) < lengths[:, None])
+        suffix = self.adapters.paths.suffix(paths) if paths and self.adapters.paths is not None else None
+        longest = int(lengths.max()) + (0 if suffix is None else len(suffix))
+        real = self._move(torch.arange(longest) < lengths[:, None])
         counted = None
         if (tokens := self.adapters.settings.tokens) != "all":
             rows = [torch.from_numpy(cast(Inputs, one.data).ids == self._image_token) for one in batch]
             image = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            image = functional.pad(image, (0, longest - image.shape[1]))
             counted = counted_tokens(tokens, real, self._move(image))
         with self.adapters.tracing(real, counted, losses) as trace:
-            return trace.finished(self._vectors(batch))
+            return trace.finished(self._vectors(batch, suffix, paths))
 
     @torch.no_grad()
     def without_adapters(self, batch: Sequence[Prepared]) -> Tensor:
         assert self.adapters is not None
         with self.adapters.off():
-            return self._vectors(batch)
+            found = self._vectors(batch)
+        return found if self.adapters.paths is None else self.adapters.paths.without(found)
 
-    def _vectors(self, batch: Sequence[Prepared]) -> Tensor:
+    def _vectors(self, batch: Sequence[Prepared], suffix: Tensor | None = None, paths: int = 1) -> Tensor:
+        """`[B, D]`, or with the tokens `suffix` `[paths · n, d]` after each item `[B, paths, D]`."""
         items = [cast(Inputs, one.data) for one in batch]
         lengths = torch.tensor([one.tokens for one in batch])
-        longest = int(lengths.max())
+        after = 0 if suffix is None else len(suffix)
+        longest = int(lengths.max()) + after
         ids = np.zeros((len(items), longest), np.int64)  # token 0 pads: any would do, nothing real looks at it
         # The text row counts on through the padding: a jump would look like a second packed sequence.
         positions = np.tile(np.arange(longest), (4, len(items), 1))
@@ -155,13 +191,16 @@ class TransformersBackbone:
             ids[row, : len(item.ids)] = item.ids
             if item.positions is not None:
                 positions[:, row, : len(item.ids)] = item.positions
+                following = item.positions[:, -1:] + 1 + np.arange(after)
+                positions[:, row, len(item.ids) : len(item.ids) + after] = following
         arguments: dict[str, Any] = {"input_ids": self._move(torch.from_numpy(ids))}
         if self._vision.positional:
             arguments["position_ids"] = self._move(torch.from_numpy(positions))
         if pictures := [item.picture for item in items if item.picture is not None]:
             arguments |= self._vision.collate(pictures, self._device, self._dtype)
         try:
-            hidden = self.model(**arguments, use_cache=False, return_dict=True).last_hidden_state
+            with hf_paths.after(self.model, suffix, self._move(lengths)):
+                hidden = self.model(**arguments, use_cache=False, return_dict=True).last_hidden_state
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -169,7 +208,13 @@ class TransformersBackbone:
                 f"The model {self.info.name} cannot be run: {brief(error)}.",
                 "Its configuration does not fit its weights, or this version of transformers: download it again.",
             ) from error
-        last = hidden[torch.arange(len(hidden), device=hidden.device), self._move(lengths) - 1]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        ends = self._move(lengths) - 1
+        if suffix is None:
+            last = hidden[rows, ends]
+        else:  # the last token of each path
+            own = len(suffix) // paths * torch.arange(1, paths + 1)
+            last = hidden[rows[:, None], ends[:, None] + self._move(own)]
         return functional.normalize(last.float(), dim=-1)
 
     def _move(self, tensor: Tensor) -> Tensor:

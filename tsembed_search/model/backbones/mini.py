@@ -21,16 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tsembed_search.errors import ModelError
 from tsembed_search.items import InputSpec, Item, Role
 from tsembed_search.model.backbone import Encoded, ModelInfo, Needs, Prepared, free_bytes, pick
 from tsembed_search.model.backbones import mini_spec
-from tsembed_search.model.backbones.mini_encoder import MiniEncoder
+from tsembed_search.model.backbones.mini_encoder import MiniEncoder, Suffix
 from tsembed_search.model.backbones.mini_plan import CAPTION_TOKENS, Plan
 from tsembed_search.model.backbones.mini_vision import FEATURES, SLICE, Projector, VisionTower, parts
 
 if TYPE_CHECKING:
     from tsembed_search.model.expert_settings import AdapterSettings
     from tsembed_search.model.moe_lora import Adapters
+    from tsembed_search.model.path_settings import PathSettings
     from tsembed_search.model.routing import Traced
 
 TEMPERATURE = 1.5
@@ -59,14 +61,15 @@ class _Input:
 
 
 class _Group(NamedTuple):
-    """Rows of a batch, their input vectors `words` `[G, T, 384]`, and which tokens are `real` (None: all) and of an
-    `image`, both `[G, T]`.
+    """Rows of a batch, their input vectors `words` `[G, T, 384]`, and which tokens are `real` (None: all), of an
+    `image`, and of a `suffix`, all `[G, T]`.
     """
 
     rows: list[int]
     words: Tensor
     real: Tensor | None
     image: Tensor
+    suffix: Suffix | None = None
 
 
 class _Groups(NamedTuple):
@@ -116,6 +119,26 @@ class Mini:
         self.info = replace(self.info, routes=self.adapters.shape)
         return self.adapters
 
+    def add_paths(self, settings: PathSettings) -> None:
+        """Gives the model fresh parallel paths; it needs adapters first. Raises `ModelError`."""
+        from tsembed_search.model.parallel import ParallelPaths, checked
+
+        assert self.adapters is not None
+        paths = ParallelPaths(checked(settings, self.adapters.settings.experts), self.adapters.routing)
+        like = self.encoder.words(torch.tensor(self.ends[-1:], device=self._device))[0]
+        if settings.kind == "suffix":
+            paths.add_tokens(like)
+            most = self._spec.text.max_tokens + 2 + CAPTION_TOKENS + settings.count * settings.length
+            if most > (places := self.encoder.places):
+                raise ModelError(
+                    f"A text with its paths would have {most} tokens, and mini has places for {places}.",
+                    "Use fewer or shorter paths.",
+                )
+        elif settings.kind == "prefix":
+            paths.add_prefixes(len(self.blocks), mini_spec.DIM, like)
+        self.adapters.paths = paths
+        self.info = replace(self.info, dim=settings.dim(self.info.dim))
+
     @property
     def blocks(self) -> torch.nn.ModuleList:
         """The encoder's layers."""
@@ -135,7 +158,8 @@ class Mini:
     def training_tokens(self, checkpointing: bool = False) -> int:
         """Padded tokens with gradients that fit at once in the memory that is free now."""
         free = free_bytes(self._device)
-        return _CPU_TOKENS if free is None else _NEEDS.training_tokens(free, checkpointing, _GPU_TOKENS)
+        tokens = _CPU_TOKENS if free is None else _NEEDS.training_tokens(free, checkpointing, _GPU_TOKENS)
+        return tokens if self.adapters is None or self.adapters.paths is None else tokens // self.adapters.paths.passes
 
     def prepare(self, item: Item, role: Role = "document", seen: Tensor | None = None) -> Prepared:
         """Word pieces and pixels. Mini prompts a query no differently from a document; an instruction of the item's own
@@ -168,30 +192,43 @@ class Mini:
 
         Keep what was prepared from pictures: each is looked at the first time only, which is most of its cost.
         """
-        return self._traced(self._groups(batch, keep=True), losses)
+        return self._traced(self._groups(batch, keep=True, losses=losses), losses)
 
     @torch.no_grad()
     def without_adapters(self, batch: Sequence[Prepared]) -> Tensor:
         """The model without its experts, but with its projector: `[B, 384]`. Keeps what it saw, as `trace` does."""
         assert self.adapters is not None
         with self.adapters.off():
-            return self._vectors(self._groups(batch, keep=True))
+            found = self._vectors(self._groups(batch, keep=True, paths=False))
+        return found if self.adapters.paths is None else self.adapters.paths.without(found)
 
     def _vectors(self, batch: _Groups) -> Tensor:
         return self._in_order([self.encoder(one.words, one.real) for one in batch.groups], batch.order)
 
     def _traced(self, batch: _Groups, losses: bool) -> Traced:
+        assert self.adapters is not None
+        paths = self.adapters.paths
+        if paths is None:
+            return self._pass(batch, losses)
+        if paths.settings.kind == "suffix":
+            return paths.finished(self._pass(batch, losses))
+        return paths.several(lambda: self._pass(batch, losses), losses)
+
+    def _pass(self, batch: _Groups, losses: bool) -> Traced:
         from tsembed_search.model.routing import Traced, counted_tokens
 
         assert self.adapters is not None
         parts: list[tuple[list[int], Traced]] = []
         tokens = self.adapters.settings.tokens
-        for rows, words, real, image in batch.groups:
-            counted = None
+        for rows, words, real, image, suffix in batch.groups:
+            own, counted = real, None
+            if suffix is not None:  # what stands after the input is no part of its route
+                own = suffix.place == 0 if real is None else real & (suffix.place == 0)
             if tokens != "all":
-                counted = counted_tokens(tokens, torch.ones_like(image) if real is None else real, image)
-            with self.adapters.tracing(real, counted, losses) as trace:
-                parts.append((rows, trace.finished(self.encoder(words, real))))
+                counted = counted_tokens(tokens, torch.ones_like(image) if own is None else own, image)
+            with self.adapters.tracing(own, counted, losses) as trace:
+                vectors = self.encoder(words, real, suffix, self.adapters.routing.prefix)
+                parts.append((rows, trace.finished(vectors)))
         return Traced(
             vectors=self._in_order([part.vectors for _, part in parts], batch.order),
             routes=self._in_order([part.routes for _, part in parts], batch.order),
@@ -238,25 +275,35 @@ class Mini:
         assert self.adapters is not None
         self.encoder.context_fn = self.adapters.routing.checkpoint_context
 
-    def _groups(self, batch: Sequence[Prepared], keep: bool = False) -> _Groups:
-        """Rows of similar length together, so that little is computed for padding.
+    def _groups(
+        self, batch: Sequence[Prepared], keep: bool = False, losses: bool = False, paths: bool = True
+    ) -> _Groups:
+        """Rows of similar length together, so that little is computed for padding; with suffixes of `paths`, of all of
+        them where there are `losses`.
 
         All that says where things go is laid out on the CPU and moved at once: a GPU waits for nothing.
         """
         inputs: list[_Input] = [one.data for one in batch]
         seen, classes = self._look(inputs, keep)
         captions = self._captions(seen)
-        plan = Plan([one.ids for one in inputs], [one.pictured for one in inputs], self.ends)
+        held = self.adapters.paths if paths and self.adapters is not None else None
+        count = 0 if held is None else held.wanted(losses)
+        tokens = None if held is None else held.suffix(count)
+        length = 0 if tokens is None else len(tokens) // count
+        plan = Plan([one.ids for one in inputs], [one.pictured for one in inputs], self.ends, count, length)
         moved = self._move(torch.from_numpy(plan.numbers))
         source, order = self.encoder.words(moved[: plan.sources]), moved[plan.sources : plan.sources + len(batch)]
         if captions is not None:
             source = torch.cat([source, captions.flatten(0, 1)])
+        if tokens is not None:
+            source = torch.cat([source, tokens])
         groups = []
         for part in plan.parts:
             shape, start, size = (len(part.rows), part.longest), part.start, len(part.rows) * part.longest
-            places, real, image = (moved[start + at * size : start + (at + 1) * size].view(shape) for at in range(3))
-            words = functional.embedding(places, source)
-            groups.append(_Group(part.rows, words, None if part.full else real.bool(), image.bool()))
+            kinds = moved[start : start + plan.kinds * size].view(plan.kinds, *shape)
+            words = functional.embedding(kinds[0], source)
+            suffix = Suffix(kinds[3], count) if tokens is not None else None
+            groups.append(_Group(part.rows, words, None if part.full else kinds[1].bool(), kinds[2].bool(), suffix))
         return _Groups(groups, order, classes)
 
     def _in_order(self, parts: list[Tensor], order: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tsembed_search.errors import ModelError
 from tsembed_search.items import InputSpec, Item, Role
-from tsembed_search.model import checkpoint, engine
+from tsembed_search.model import checkpoint, engine, path_settings
 from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import Backbone, Encoded, ModelInfo, ModelRef, Prepared
 from tsembed_search.model.backbones import mini_arrays, mini_graph, mini_spec
@@ -234,6 +234,8 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
     experts = routing = None
     if ref.folder is not None:
         said = checkpoint.read(ref.folder)
+        if path_settings.of_method(said.method, ref.folder / checkpoint.MARKER) is not None:
+            return None  # the graph has no paths
         try:
             settings = AdapterSettings.from_json(said.method)
         except (KeyError, TypeError, ValueError, AttributeError, ModelError):

@@ -7,6 +7,7 @@ made for it, fit. Its input is vectors, not ids, so that tokens of another origi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,35 @@ _INNER = 1536
 _VOCABULARY = 30522
 _POSITIONS = 512
 _EPSILON = 1e-12
+
+
+Prefix = tuple[Tensor, Tensor] | None
+"""Keys and values `[n, 384]` of one layer that stand before the input's own."""
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """Learned tokens after the input. `place` `[B, T]` int64: 0 on the input, p on the tokens of path p, from 1 to
+    `paths`. They see the input and their own path; the input sees only itself, so it is what it is without them.
+    """
+
+    place: Tensor
+    paths: int
+
+    def mask(self, real: Tensor | None) -> Tensor:
+        """Return the tokens that each token sees: `[B, 1, T, T]` bool."""
+        seen = (self.place[:, None, :] == 0) | (self.place[:, None, :] == self.place[:, :, None])
+        return (seen if real is None else seen & real[:, None, :]).unsqueeze(1)
+
+    def pooled(self, hidden: Tensor, real: Tensor | None) -> Tensor:
+        """The unit vector of each path `[B, P, 384]`: the mean over the input plus that over the path's tokens, so that
+        one that is not trained yet is near the model's own.
+        """
+        own = self.place == 0 if real is None else real & (self.place == 0)
+        parts = torch.arange(1, self.paths + 1, device=hidden.device)
+        members = torch.cat([own.unsqueeze(1), self.place[:, None, :] == parts[:, None]], 1).to(hidden.dtype)
+        means = members @ hidden / members.sum(-1, keepdim=True)
+        return F.normalize(means[:, :1] + means[:, 1:], dim=-1)
 
 
 def _table(rows: int) -> nn.Embedding:
@@ -50,11 +80,17 @@ class _SelfAttention(nn.Module):
         self.key = nn.Linear(HIDDEN, HIDDEN)
         self.value = nn.Linear(HIDDEN, HIDDEN)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor | None, prefix: Prefix = None) -> Tensor:
         rows, length, _ = hidden.shape
         query, key, value = (
             layer(hidden).view(rows, length, _HEADS, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
+        if prefix is not None:
+            key, value = (
+                torch.cat([one.to(all_.dtype).view(1, len(one), _HEADS, -1).transpose(1, 2).expand(rows, -1, -1, -1),
+                           all_], 2)
+                for one, all_ in zip(prefix, (key, value), strict=True)
+            )  # fmt: skip
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return mixed.transpose(1, 2).reshape(rows, length, HIDDEN)
 
@@ -76,8 +112,8 @@ class _Attention(nn.Module):
         self.self = _SelfAttention()
         self.output = _Residual(HIDDEN)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        attended: Tensor = self.output(self.self(hidden, mask), hidden)
+    def forward(self, hidden: Tensor, mask: Tensor | None, prefix: Prefix = None) -> Tensor:
+        attended: Tensor = self.output(self.self(hidden, mask, prefix), hidden)
         return attended
 
 
@@ -97,8 +133,8 @@ class _Layer(nn.Module):
         self.intermediate = _Intermediate()
         self.output = _Residual(_INNER)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        attended = self.attention(hidden, mask)
+    def forward(self, hidden: Tensor, mask: Tensor | None, prefix: Prefix = None) -> Tensor:
+        attended = self.attention(hidden, mask, prefix)
         layer_output: Tensor = self.output(self.intermediate(attended), attended)
         return layer_output
 
@@ -128,24 +164,43 @@ class MiniEncoder(nn.Module):
         model.load_state_dict({name: state[name] for name in wanted}, assign=True)
         return model.eval().requires_grad_(False)
 
+    @property
+    def places(self) -> int:
+        """The most tokens of a sequence."""
+        return _POSITIONS
+
     def words(self, ids: Tensor) -> Tensor:
         """The input vectors of word pieces: `ids [..., T]` to `[..., T, 384]`."""
         return F.embedding(ids, self.embeddings.word_embeddings.weight)
 
-    def forward(self, words: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        words: Tensor,
+        real: Tensor | None = None,
+        suffix: Suffix | None = None,
+        prefix: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Mean-pools a batch: input vectors `words [B, T, 384]` to unit vectors `[B, 384]`.
 
-        `real [B, T]` bool is false on padding; None when there is none.
+        `real [B, T]` bool is false on padding; None when there is none. With a `suffix`, vectors are `[B, P, 384]`, one
+        of each path. `prefix`: keys and values `[L, n, 384]` that all tokens see, at each layer.
         """
         hidden = self.embeddings(words)
         mask = None if real is None else real[:, None, None, :]
-        for layer in self.encoder.layer:
+        if suffix is not None:
+            mask = suffix.mask(real)
+        if prefix is not None and mask is not None:
+            mask = F.pad(mask, (prefix[0].shape[1], 0), value=True)
+        for number, layer in enumerate(self.encoder.layer):
+            own = None if prefix is None else (prefix[0][number], prefix[1][number])
             if self.context_fn is not None and self.training:
                 from torch.utils.checkpoint import checkpoint
 
-                hidden = checkpoint(layer, hidden, mask, use_reentrant=False, context_fn=self.context_fn)
+                hidden = checkpoint(layer, hidden, mask, own, use_reentrant=False, context_fn=self.context_fn)
             else:
-                hidden = layer(hidden, mask)
+                hidden = layer(hidden, mask, own)
+        if suffix is not None:
+            return suffix.pooled(hidden, real)
         if real is None:
             return F.normalize(hidden.mean(dim=1), dim=-1)
         return F.normalize((hidden * real.unsqueeze(-1)).sum(dim=1), dim=-1)
