@@ -55,7 +55,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Measured:
-    """A set's scores `[Q, P]` by cosine, by evidence, and perhaps by the base's cosine; and which pictures are right."""
+    """A set's scores `[Q, P]` by cosine, by evidence, by the base's cosine if asked, and which pictures are right."""
 
     title: str
     cosine: Matrix

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tsembed_search.ranking.routes import Usage
     from tsembed_search.search.results import IndexStatus
 
+_TELLING: Final = ("mini", "mini-base")
 _MOST_FOLDERS: Final = 10
 _MOST_MAPS: Final = 8  # of folders
 _MOST_NAMED: Final = 8
@@ -105,6 +106,14 @@ def _rows(known: IndexStatus, url: str | None) -> list[tuple[str, str]]:
         quantize = store.details.get("quantize", "none")
         rows.append(("search graph", f"{store.indexed:,} items" if store.indexed else "not needed yet"))
         rows += [("compressed", quantize)] if quantize != "none" else []
+        if (
+            known.metadata.model in _TELLING
+            and store.details.get("concepts") == "no"
+            and (known.items or {}).get("image")
+        ):
+            rows.append(
+                ("concepts", "not kept: to search by what pictures show, index the files again with --index NEW")
+            )
     if known.busy:
         rows.append(("busy", known.busy))
     return rows

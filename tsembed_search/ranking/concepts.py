@@ -119,7 +119,8 @@ def meant(hierarchy: Hierarchy, meanings: Array, query: Array) -> Meant:
     """Return what a query `[D]` means, by the unit vectors `[N, D]` of what concepts mean."""
     likeness = meanings @ query / SHARPNESS
     every = np.exp(likeness - likeness.max())
-    places = np.sort(np.argsort(-every, kind="stable")[:_MEANT])
+    most = min(_MEANT, len(every))
+    places = np.sort(np.argpartition(-every, most - 1)[:most])
     shares = every[places] / every.sum()
     usual = -float(shares @ np.log1p(hierarchy.priors[places] / FLOOR))
     return Meant(Shown(places.astype(np.uint32), shares.astype(np.float32)), usual)

@@ -40,6 +40,7 @@ class ByConcepts:
     def __init__(self, store: Store, queries: Sequence[Query]) -> None:
         self._store = store
         self._meant: dict[int, Meant] = {}
+        self._scores: dict[int, dict[str, float]] = {}
         texts = [row for row, query in enumerate(queries) if query.modality == "text" and len(query.vector)]
         if texts and store.has_concepts:
             from tsembed_search.model.concepts import hierarchy, meanings
@@ -55,16 +56,18 @@ class ByConcepts:
         shown = [self._meant[row].shown for row in asking]
         found = self._store.search_concepts(shown, limit, where, offset=offset) if shown else []
         answers = dict(zip(asking, found, strict=True))
+        for row, own in answers.items():
+            self._scores.setdefault(row, {}).update((one.id, one.score) for one in own)
         return [answers.get(row, []) for row in rows]
 
     def evidence(self, rows: Sequence[int], ids: Sequence[Sequence[str]]) -> list[dict[str, float]]:
         """Return the evidence that given pictures show what each of the queries means."""
+        known = [self._scores.get(row, {}) for row in rows]
         asking = [place for place, row in enumerate(rows) if row in self._meant and ids[place]]
-        scores = self._store.scores(
-            [ids[place] for place in asking], [self._meant[rows[place]].shown for place in asking]
-        )
+        missing = [[id for id in ids[place] if id not in known[place]] for place in asking]
+        scores = self._store.scores(missing, [self._meant[rows[place]].shown for place in asking])
         found: list[dict[str, float]] = [{} for _ in rows]
-        for place, own in zip(asking, scores, strict=True):
-            usual = self._meant[rows[place]].usual
+        for place, more in zip(asking, scores, strict=True):
+            usual, own = self._meant[rows[place]].usual, known[place] | more
             found[place] = {id: usual + own.get(id, 0.0) for id in ids[place]}
         return found

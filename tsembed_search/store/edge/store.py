@@ -229,6 +229,7 @@ class EdgeStore(FilteredStore):
             "disk_bytes": str(shard.disk_bytes(self._points)),
             "segments": str(facts.segments_count),
             "quantize": self.settings.quantize,
+            "concepts": "yes" if self.settings.concepts else "no",
         }
         import importlib.metadata  # takes longer than a search
 

@@ -239,6 +239,7 @@ class ServerStore(FilteredStore):
             "shards": str(self.settings.shards),
             "replicas": str(self.settings.replicas),
             "quantize": self.settings.quantize,
+            "concepts": "yes" if self.settings.concepts else "no",
         }
         engine = "Qdrant " + ("in memory" if self._connection.in_memory else ".".join(map(str, self._version)))
         points = self.count()
