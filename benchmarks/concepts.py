@@ -42,7 +42,7 @@ _PASSAGES = 1200
 
 
 @dataclass(frozen=True)
-class Pictures:
+class NamedPictures:
     """A set of pictures and their names; a picture without a name is there to be confused with others. `base`: compare
     with the base, too, which takes as long again.
     """
@@ -69,7 +69,7 @@ class Measured:
         return ((scores >= best) & ~self.right).sum(axis=1)
 
 
-def gathered(work: Path, mmeb: Path | None) -> list[Pictures]:
+def gathered(work: Path, mmeb: Path | None) -> list[NamedPictures]:
     """All sets of pictures."""
     from mini_mmeb import gcompris, small_sets
     from mini_mmeb.packages import Packages
@@ -82,14 +82,14 @@ def gathered(work: Path, mmeb: Path | None) -> list[Pictures]:
     landmarks = {one.name for one in photographs if one.landmark}
     stamps = small_sets.stamps(packages)
     found = [
-        Pictures("photographs", [one.file for one in photographs], [one.name for one in photographs]),
-        Pictures(
+        NamedPictures("photographs", [one.file for one in photographs], [one.name for one in photographs]),
+        NamedPictures(
             "of these, things",
             [one.file for one in photographs],
             ["" if one.name in landmarks else one.name for one in photographs],
         ),
-        Pictures("cartoons", [one.file for one in cartoons], [one.name for one in cartoons]),
-        Pictures("cut-outs", [one.picture for one in stamps], [one.caption for one in stamps]),
+        NamedPictures("cartoons", [one.file for one in cartoons], [one.name for one in cartoons]),
+        NamedPictures("cut-outs", [one.picture for one in stamps], [one.caption for one in stamps]),
     ]
     if mmeb is not None:
         for title, task, splits in (
@@ -102,7 +102,7 @@ def gathered(work: Path, mmeb: Path | None) -> list[Pictures]:
     return found
 
 
-def _of_rows(mmeb: Path, title: str, task: str, splits: Sequence[str]) -> Pictures:
+def _of_rows(mmeb: Path, title: str, task: str, splits: Sequence[str]) -> NamedPictures:
     """The first targets of a task's rows, by the queries' words."""
     rows = [
         jsons.loads(line)
@@ -113,7 +113,7 @@ def _of_rows(mmeb: Path, title: str, task: str, splits: Sequence[str]) -> Pictur
     names: dict[Path, str] = {}
     for row in rows:
         names.setdefault(root / row["tgt_img_path"][0], row["qry_text"].removeprefix(row["qry_inst"]).strip())
-    return Pictures(title, list(names), list(names.values()), base=False)
+    return NamedPictures(title, list(names), list(names.values()), base=False)
 
 
 class Eyes:
@@ -156,7 +156,7 @@ def evidence_of(queries: NDArray[np.float32], classes: NDArray[np.float32]) -> M
     return usual + asked @ shown.T
 
 
-def measured(eyes: Eyes, pictures: Pictures) -> Measured:
+def measured(eyes: Eyes, pictures: NamedPictures) -> Measured:
     """Everything about one set."""
     names = [name.lower() for name in pictures.names]
     asked = sorted(set(names) - {""})
@@ -216,7 +216,7 @@ def crossed(sets: Sequence[Measured]) -> list[dict[str, Any]]:
     return found
 
 
-def mixed(eyes: Eyes, sets: Sequence[Pictures]) -> dict[str, Any]:
+def mixed(eyes: Eyes, sets: Sequence[NamedPictures]) -> dict[str, Any]:
     """Passages and all pictures in one list, by calibrated scores, with and without concepts."""
     from mini_mmeb import texts
     from mini_mmeb.packages import Packages

@@ -11,7 +11,7 @@ import pytest
 from helpers.store_points import DIM, address_of
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.model.concepts import hierarchy
-from tsembed_search.ranking.concepts import Shown, evidence
+from tsembed_search.ranking.concepts import ConceptVector, evidence
 from tsembed_search.search.where import parse_where
 from tsembed_search.store import opening
 from tsembed_search.store.base import Point, Store, StoreSettings
@@ -55,7 +55,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, points: list[Point]) -
     store.close()
 
 
-def weights(shown: Shown) -> dict[int, float]:
+def weights(shown: ConceptVector) -> dict[int, float]:
     return dict(zip(shown.places.tolist(), shown.weights.tolist(), strict=True))
 
 
@@ -65,7 +65,7 @@ def place(name: str) -> int:
 
 def test_pictures_are_found_by_the_evidence_for_a_concept(store: Store, points: list[Point]) -> None:
     dog, hen, car, text = points[:4]
-    animal = Shown(np.array([place("animal")], np.uint32), np.array([0.5], np.float32))
+    animal = ConceptVector(np.array([place("animal")], np.uint32), np.array([0.5], np.float32))
     found = store.search_concepts([animal], 10)[0]
     assert [hit.id for hit in found[:2]] in ([dog.id, hen.id], [hen.id, dog.id])
     expected = 0.5 * weights(evidence(hierarchy(), DOG))[place("animal")]

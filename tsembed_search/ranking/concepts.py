@@ -42,7 +42,7 @@ _MEANT: Final = 64
 _FLATTENED: Final = 1.5
 
 
-class Shown(NamedTuple):
+class ConceptVector(NamedTuple):
     """A sparse vector of concepts: their `places` [T] uint32, in order and each once, and their `weights` [T] float32.
 
     Of a picture, log(P(n) / e + 1); of a query, pi(n).
@@ -55,7 +55,7 @@ class Shown(NamedTuple):
 class Meant(NamedTuple):
     """The concepts of a query; `usual` is the evidence of a picture that shows none of them."""
 
-    shown: Shown
+    shown: ConceptVector
     usual: float
 
 
@@ -108,11 +108,11 @@ class Hierarchy:
         return found
 
 
-def evidence(hierarchy: Hierarchy, probabilities: Array) -> Shown:
+def evidence(hierarchy: Hierarchy, probabilities: Array) -> ConceptVector:
     """Return what the probabilities `[C]` of classes in one picture say for concepts."""
     weights = np.log1p((probabilities @ hierarchy.below) / FLOOR)
     places = np.flatnonzero(weights >= _FAINTEST)
-    return Shown(places.astype(np.uint32), weights[places].astype(np.float32))
+    return ConceptVector(places.astype(np.uint32), weights[places].astype(np.float32))
 
 
 def meant(hierarchy: Hierarchy, meanings: Array, query: Array) -> Meant:
@@ -123,7 +123,7 @@ def meant(hierarchy: Hierarchy, meanings: Array, query: Array) -> Meant:
     places = np.sort(np.argpartition(-every, most - 1)[:most])
     shares = every[places] / every.sum()
     usual = -float(shares @ np.log1p(hierarchy.priors[places] / FLOOR))
-    return Meant(Shown(places.astype(np.uint32), shares.astype(np.float32)), usual)
+    return Meant(ConceptVector(places.astype(np.uint32), shares.astype(np.float32)), usual)
 
 
 def sharp(probabilities: Array) -> Array:

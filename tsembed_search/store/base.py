@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsembed_search.paths import IndexAddress
-    from tsembed_search.ranking.concepts import Shown
+    from tsembed_search.ranking.concepts import ConceptVector
     from tsembed_search.ranking.words import Words
 
 Payload = dict[str, Any]
@@ -153,14 +153,14 @@ class Store(Protocol):
         """
 
     def search_concepts(
-        self, queries: Sequence[Shown], limit: int, where: Filter | None = None, *, offset: int = 0
+        self, queries: Sequence[ConceptVector], limit: int, where: Filter | None = None, *, offset: int = 0
     ) -> list[list[Record]]:
         """Find the `limit` points whose pictures show most of each query's concepts, best first, as `search_words` does
         (see `ranking/concepts.py`). The store must have them.
         """
 
     def scores(
-        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words] | Sequence[Shown]
+        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words] | Sequence[ConceptVector]
     ) -> list[dict[str, float]]:
         """Return the scores of given points: `ids` [Q][N] by `queries`, vectors `[Q, D]` (cosine), words (BM25) or
         concepts (their evidence).

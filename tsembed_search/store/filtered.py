@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from tsembed_search.errors import StoreError, UsageError
-from tsembed_search.ranking.concepts import Shown
+from tsembed_search.ranking.concepts import ConceptVector
 from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import Record, StoreSettings, check_queries
 from tsembed_search.store.filters import (
@@ -186,7 +186,7 @@ class Ask:
     payloads: all (True), nothing (False) or these keys.
     """
 
-    queries: list[list[float]] | Sequence[Words] | Sequence[Shown]
+    queries: list[list[float]] | Sequence[Words] | Sequence[ConceptVector]
     condition: Any = None
     payload: bool | list[str] = False
     with_vectors: bool = False
@@ -196,11 +196,11 @@ class Ask:
     @property
     def using(self) -> str:
         """The name of the vectors that are searched."""
-        if isinstance(self.queries[0], Shown):
+        if isinstance(self.queries[0], ConceptVector):
             return CONCEPTS_NAME
         return WORDS_NAME if isinstance(self.queries[0], Words) else VECTOR_NAME
 
-    def each(self) -> Iterator[tuple[list[float] | Words | Shown, Any]]:
+    def each(self) -> Iterator[tuple[list[float] | Words | ConceptVector, Any]]:
         """Give every query with its condition."""
         return zip(self.queries, self.conditions or [self.condition] * len(self.queries), strict=True)
 
@@ -282,13 +282,13 @@ class FilteredStore(ABC):
         return self._found_sparse(queries, limit, where, offset)
 
     def search_concepts(
-        self, queries: Sequence[Shown], limit: int, where: Filter | None = None, *, offset: int = 0
+        self, queries: Sequence[ConceptVector], limit: int, where: Filter | None = None, *, offset: int = 0
     ) -> list[list[Record]]:
         """See `Store.search_concepts`."""
         return self._found_sparse(queries, limit, where, offset)
 
     def _found_sparse(
-        self, queries: Sequence[Words] | Sequence[Shown], limit: int, where: Filter | None, offset: int
+        self, queries: Sequence[Words] | Sequence[ConceptVector], limit: int, where: Filter | None, offset: int
     ) -> list[list[Record]]:
         native = self._native(where)
         if limit <= 0 or not queries:
@@ -296,14 +296,14 @@ class FilteredStore(ABC):
         return self._found(Ask(queries, native.condition, not native.exact), where, native.exact, limit, offset)
 
     def scores(
-        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words] | Sequence[Shown]
+        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words] | Sequence[ConceptVector]
     ) -> list[dict[str, float]]:
         """See `Store.scores`."""
         rows = [row for row, own in enumerate(ids) if own]
         asked: Any = [queries[row] for row in rows]
         scored: list[dict[str, float]] = [{} for _ in ids]
         if rows:
-            sparse = isinstance(asked[0], Words | Shown)
+            sparse = isinstance(asked[0], Words | ConceptVector)
             given = asked if sparse else check_queries(np.stack(asked), self.dim).tolist()
             conditions = [self._dialect.with_ids(list(ids[row])) for row in rows]
             found = self._nearest(Ask(given, exact=True, conditions=conditions), max(map(len, ids)), 0)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsembed_search.model.backbone import ModelInfo
-    from tsembed_search.ranking.concepts import Shown
+    from tsembed_search.ranking.concepts import ConceptVector
 
 SCHEMA_VERSION: Final = 3
 """The layout of what is stored. An index of another one is refused: it must be made again."""
@@ -236,7 +236,7 @@ def stored_classes(payload: Mapping[str, Any]) -> NDArray[np.float32] | None:
     return found
 
 
-def concepts_of(payload: Mapping[str, Any]) -> Shown | None:
+def concepts_of(payload: Mapping[str, Any]) -> ConceptVector | None:
     """Return what an item's picture shows; None for one without, and where the model told no classes."""
     classes = stored_classes(payload)
     if classes is None:

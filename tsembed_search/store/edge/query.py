@@ -16,7 +16,7 @@ from uuid import UUID
 
 import numpy as np
 
-from tsembed_search.ranking.concepts import Shown
+from tsembed_search.ranking.concepts import ConceptVector
 from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import HNSW_EF, OVERSAMPLING, Quantize, Record
 from tsembed_search.store.filtered import Ask, Dialect, wanted_vectors
@@ -131,7 +131,9 @@ def _asked(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, wa
         engine.QueryRequest(
             limit=limit,
             offset=offset,
-            query=engine.Query.Nearest(sparse(query) if isinstance(query, Words | Shown) else query, using=ask.using),
+            query=engine.Query.Nearest(
+                sparse(query) if isinstance(query, Words | ConceptVector) else query, using=ask.using
+            ),
             filter=dialect().as_filter(own),
             params=parameters,
             with_payload=ask.payload,
@@ -143,7 +145,7 @@ def _asked(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, wa
     return [records(hits, ask.payload, ask.with_vectors, scored=True) for hits in answers]
 
 
-def sparse(vector: Words | Shown) -> Any:
+def sparse(vector: Words | ConceptVector) -> Any:
     """Return words, or concepts, as the engine takes them."""
     import qdrant_edge as engine
 

@@ -17,7 +17,7 @@ import numpy as np
 from qdrant_client import models
 
 from tsembed_search.errors import StoreError
-from tsembed_search.ranking.concepts import Shown
+from tsembed_search.ranking.concepts import ConceptVector
 from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import (
     ENOUGH,
@@ -169,7 +169,7 @@ class ServerStore(FilteredStore):
             parameters = self._parameters(exact=ask.exact, filtered=condition is not None)
         requests = [
             models.QueryRequest(
-                query=_sparse(query) if isinstance(query, Words | Shown) else query,
+                query=_sparse(query) if isinstance(query, Words | ConceptVector) else query,
                 using=ask.using,
                 filter=as_filter(own),
                 params=parameters,
@@ -264,7 +264,7 @@ def _batch_size(point: Point, dim: int) -> int:
     return max(64, min(256, _BATCH_BYTES // (20 * numbers + 1000)))
 
 
-def _sparse(vector: Words | Shown) -> Any:
+def _sparse(vector: Words | ConceptVector) -> Any:
     places, weights = vector
     return models.SparseVector(indices=places.tolist(), values=weights.tolist())
 
