@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from importlib import resources
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tsembed_search.model.files import read_header
 from tsembed_search.ranking.concepts import Hierarchy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_DATA: Final = Path(__file__).parent / "data"
 
 
 @lru_cache(maxsize=1)
@@ -31,13 +34,13 @@ def meanings(dim: int) -> NDArray[np.float32]:
     """Return what each concept means to `mini-base` and to what was trained on it: unit vectors `[N, D]`, cut to their
     first `dim` numbers.
     """
-    from safetensors.numpy import load
-
-    content = (resources.files("tsembed_search.model") / "data/concept_vectors.safetensors").read_bytes()
-    vectors: NDArray[np.float32] = load(content)["vectors"][:, :dim].astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    file = _DATA / "concept_vectors.safetensors"
+    start, header = read_header(file)  # the package that reads such files takes longer to import
+    halves = np.fromfile(file, "<f2", offset=start).reshape(header["vectors"]["shape"])
+    vectors: NDArray[np.float32] = halves[:, :dim].astype(np.float32)
+    vectors /= np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, None]
     return vectors
 
 
 def _read(name: str) -> Any:
-    return json.loads((resources.files("tsembed_search.model") / "data" / name).read_text("utf-8"))
+    return json.loads((_DATA / name).read_text("utf-8"))

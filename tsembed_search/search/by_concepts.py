@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from tsembed_search.ranking.concepts import Meant, likeliest, meant
 from tsembed_search.ranking.reranking import Query
 from tsembed_search.store.base import Record, Store
 from tsembed_search.store.filters import Filter
 from tsembed_search.store.schema import stored_classes
-
-if TYPE_CHECKING:
-    from tsembed_search.items import Kind
 
 
 class Sighting(TypedDict):
@@ -34,40 +31,45 @@ def sightings(payload: Mapping[str, Any]) -> list[Sighting]:
 
 class ByConcepts:
     """The concepts of some queries, asked of a store. `row` is the number of a query. Only texts mean concepts, only
-    pictures show them.
+    pictures show them. What concepts mean is loaded when it is needed first.
     """
 
     def __init__(self, store: Store, queries: Sequence[Query]) -> None:
         self._store = store
+        self._queries = queries
         self._meant: dict[int, Meant] = {}
         self._scores: dict[int, dict[str, float]] = {}
-        texts = [row for row, query in enumerate(queries) if query.modality == "text" and len(query.vector)]
-        if texts and store.has_concepts:
-            from tsembed_search.model.concepts import hierarchy, meanings
 
-            known = meanings(store.dim)
-            self._meant = {row: meant(hierarchy(), known, queries[row].vector) for row in texts}
-
-    def find(
-        self, rows: Sequence[int], kind: Kind, limit: int, where: Filter | None, offset: int
-    ) -> list[list[Record]]:
-        """Find for each of the queries the items of one kind whose pictures show most of what it means, best first."""
-        asking = [row for row in rows if row in self._meant and kind == "image"]
-        shown = [self._meant[row].shown for row in asking]
-        found = self._store.search_concepts(shown, limit, where, offset=offset) if shown else []
-        answers = dict(zip(asking, found, strict=True))
+    def find(self, rows: Sequence[int], limit: int, where: Filter | None, offset: int) -> dict[int, list[Record]]:
+        """Find for each of the queries the pictures that show most of what it means, best first."""
+        asked = self._concepts(rows)
+        found = self._store.search_concepts([one.shown for one in asked.values()], limit, where, offset=offset)
+        answers = dict(zip(asked, found, strict=True))
         for row, own in answers.items():
             self._scores.setdefault(row, {}).update((one.id, one.score) for one in own)
-        return [answers.get(row, []) for row in rows]
+        return answers
 
-    def evidence(self, rows: Sequence[int], ids: Sequence[Sequence[str]]) -> list[dict[str, float]]:
-        """Return the evidence that given pictures show what each of the queries means."""
-        known = [self._scores.get(row, {}) for row in rows]
-        asking = [place for place, row in enumerate(rows) if row in self._meant and ids[place]]
-        missing = [[id for id in ids[place] if id not in known[place]] for place in asking]
-        scores = self._store.scores(missing, [self._meant[rows[place]].shown for place in asking])
-        found: list[dict[str, float]] = [{} for _ in rows]
-        for place, more in zip(asking, scores, strict=True):
-            usual, own = self._meant[rows[place]].usual, known[place] | more
-            found[place] = {id: usual + own.get(id, 0.0) for id in ids[place]}
+    def evidence(self, ids: Mapping[int, Sequence[str]]) -> dict[int, dict[str, float]]:
+        """Return the evidence that given pictures show what queries mean; `ids` has pictures for rows of queries."""
+        asked = self._concepts([row for row, own in ids.items() if own])
+        known = {row: self._scores.get(row, {}) for row in asked}
+        missing = [[id for id in ids[row] if id not in known[row]] for row in asked]
+        scores = self._store.scores(missing, [one.shown for one in asked.values()])
+        found: dict[int, dict[str, float]] = {row: {} for row in ids}
+        for (row, one), more in zip(asked.items(), scores, strict=True):
+            own = known[row] | more
+            found[row] = {id: one.usual + own.get(id, 0.0) for id in ids[row]}
         return found
+
+    def _concepts(self, rows: Sequence[int]) -> dict[int, Meant]:
+        """The concepts of those of the queries that mean some."""
+        texts = [row for row in rows if self._queries[row].modality == "text" and len(self._queries[row].vector)]
+        if not texts or not self._store.has_concepts:
+            return {}
+        from tsembed_search.model.concepts import hierarchy, meanings
+
+        known = meanings(self._store.dim)
+        for row in texts:
+            if row not in self._meant:
+                self._meant[row] = meant(hierarchy(), known, self._queries[row].vector)
+        return {row: self._meant[row] for row in texts}

@@ -118,7 +118,7 @@ class Searcher:
         record, cosine = embedded[int(cosines.argmax())], float(cosines.max())
         kind: Kind = record.payload["kind"]
         share = ByWords(self.store, [query]).shares([0], [[record.id]])[0][record.id]
-        shown = ByConcepts(self.store, [query]).evidence([0], [[record.id] if kind == "image" else []])[0]
+        shown = ByConcepts(self.store, [query]).evidence({0: [record.id] if kind == "image" else []})[0]
         score = self.calibration.score(cosine, query.modality, kind, share, shown.get(record.id))
         found = Candidate(record.id, kind, score, cosine, record.payload, words=share)
         return self._hits(query, [found], None, True)[0], record
@@ -191,9 +191,12 @@ class Searcher:
                     kinds[row].update((one.id, kind) for one in own)
                     if read is not None:
                         read.update((one.id, one) for one in own if one.payload)
-            shown = by_concepts.find(meant, kind, more, where, known)
+            shown: dict[int, list[Record]] = {}
+            if kind == "image":  # what is not found by its vector any more has been found
+                seen = [row for row in meant if any(each == kind for each in kinds[row].values())]
+                shown = by_concepts.find(seen, more, where, known)
             worded = by_words.find(rows, more, where, known)
-            for row, own in (*zip(rows, worded, strict=True), *zip(meant, shown, strict=True)):
+            for row, own in (*zip(rows, worded, strict=True), *shown.items()):
                 others[row] += [one.id for one in own]
                 kinds[row].update((one.id, kind) for one in own)
         shares = by_words.shares(rows, [list(kinds[row]) for row in rows])
@@ -203,14 +206,16 @@ class Searcher:
             vectors = np.stack([queries[row].vector for row in embedded])
             for row, scores in zip(embedded, self.store.scores(missing, vectors), strict=True):
                 cosines[row].update(scores)
-        pictures = [[id for id, kind in kinds[row].items() if kind == "image" and id in cosines[row]] for row in rows]
-        evidence = by_concepts.evidence(rows, pictures)
+        pictures = {
+            row: [id for id, kind in kinds[row].items() if kind == "image" and id in cosines[row]] for row in rows
+        }
+        evidence = by_concepts.evidence(pictures)
         return {
             row: [
-                self._scored(queries[row], id, kind, cosines[row].get(id), share[id], shown.get(id))
+                self._scored(queries[row], id, kind, cosines[row].get(id), share[id], evidence[row].get(id))
                 for id, kind in kinds[row].items()
             ]
-            for row, share, shown in zip(rows, shares, evidence, strict=True)
+            for row, share in zip(rows, shares, strict=True)
         }
 
     def _scored(
