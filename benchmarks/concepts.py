@@ -11,7 +11,8 @@ Intervals are 95%, bootstrapped over queries; differences are paired. Packages a
 `pip`. `--json` prints one JSON object last.
 
 `--cost` measures only how much longer a warm search takes: an index of the cartoons is searched with concepts and
-without, in turn.
+without, in turn. `--parts` measures only whether several parts of a picture, each with its own vector and concepts,
+find more: its best part counts, beside the whole.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ Matrix = NDArray[np.float64]
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _RESAMPLES = 4000
 _PASSAGES = 1200
+_FEW = 220
 _ROUNDS = 15
 _OF: dict[str, Any] = {"median": np.median, "shortest": np.min}
 
@@ -276,6 +278,43 @@ def _scores(calibration: Calibration, cosines: Matrix, kind: Any) -> Matrix:
     return line.slope * cosines.astype(np.float64) + line.offset
 
 
+def with_parts(eyes: Eyes, pictures: NamedPictures) -> dict[str, Any]:
+    """The figures of a set by whole pictures, and by the best of the whole and five parts: four corners and the middle,
+    each of two thirds of the width and of the height.
+    """
+    from PIL import Image
+
+    names = [name.lower() for name in pictures.names]
+    asked = sorted(set(names) - {""})
+    queries = eyes.texts("mini", asked, queries=True)
+    right = np.array([[name == one for name in names] for one in asked])
+    vectors, classes = eyes.pictures("mini", pictures.files)
+    whole = queries @ vectors.T + COSINE_OF_EVIDENCE * evidence_of(queries, classes)
+    best = whole.copy()
+    for column, file in enumerate(pictures.files):
+        with Image.open(file) as opened:
+            picture = opened.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, "white")
+        ground.alpha_composite(picture)
+        (width, height), share = picture.size, 2 / 3
+        corners = [(x * width, y * height) for x, y in ((0, 0), (1 / 3, 0), (0, 1 / 3), (1 / 3, 1 / 3), (1 / 6, 1 / 6))]
+        parts = [
+            ground.convert("RGB").crop((int(x), int(y), int(x + share * width), int(y + share * height)))
+            for x, y in corners
+        ]
+        seen = eyes.models["mini"].embed([Item(image=part) for part in parts])
+        assert seen.classes is not None
+        own = queries @ seen.vectors.T + COSINE_OF_EVIDENCE * evidence_of(queries, seen.classes)
+        best[:, column] = np.maximum(best[:, column], own.max(axis=1))
+    one = Measured(pictures.title, whole, whole, None, right)
+    ranks = {"whole": one.ranks(whole), "parts": one.ranks(best)}
+    figures: dict[str, Any] = {"set": pictures.title, "queries": len(asked), "pictures": len(names)}
+    for k in (1, 10):
+        figures |= {f"{name}@{k}": round(float((own < k).mean()), 4) for name, own in ranks.items()}
+        figures[f"difference@{k}"] = interval((ranks["parts"] < k) * 1.0 - (ranks["whole"] < k))
+    return figures
+
+
 def cost(work: Path) -> dict[str, float]:
     """Milliseconds of a warm search by words, with and without concepts: the median and the shortest."""
     from mini_mmeb import gcompris
@@ -325,6 +364,7 @@ def main(
     mmeb: Annotated[
         Path | None, typer.Option(help="A set that examples/mini/data.py made.", show_default=False)
     ] = None,
+    parts: Annotated[bool, typer.Option("--parts", help="Measure parts of pictures only.")] = False,
     only_cost: Annotated[bool, typer.Option("--cost", help="Measure the time of searches only.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
 ) -> None:
@@ -332,6 +372,13 @@ def main(
     with tempfile.TemporaryDirectory() as work:
         if only_cost:
             print(jsons.dumps(cost(Path(work))))
+            return
+        if parts:
+            eyes = Eyes()
+            for one in gathered(Path(work), None):
+                if not one.title.startswith("of these"):
+                    few = NamedPictures(one.title, one.files[:_FEW], one.names[:_FEW])
+                    print(jsons.dumps(with_parts(eyes, few)), flush=True)
             return
         eyes, pictures = Eyes(), gathered(Path(work), mmeb)
         sets = [measured(eyes, one) for one in pictures]
