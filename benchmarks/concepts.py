@@ -42,6 +42,7 @@ from tsembed_search.ranking import concepts
 from tsembed_search.ranking.scores import COSINE_OF_EVIDENCE, WITH_EVIDENCE, Calibration
 from tsembed_search.search.by_concepts import ByConcepts
 from tsembed_search.store.base import StoreSettings
+from tsembed_search.store.schema import concept_fields, stored_classes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples/mini"))
 
@@ -160,7 +161,9 @@ def evidence_of(queries: NDArray[np.float32], classes: NDArray[np.float32]) -> M
     known = hierarchy()
     shown = np.zeros((len(classes), len(known.names)))
     for row, own in enumerate(classes):
-        places, weights = concepts.evidence(known, own)
+        stored = stored_classes(concept_fields(own))
+        assert stored is not None
+        places, weights = concepts.evidence(known, stored)
         shown[row, places] = weights
     asked, usual = np.zeros((len(queries), len(known.names))), np.zeros((len(queries), 1))
     for row, query in enumerate(queries):
