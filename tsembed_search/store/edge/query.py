@@ -12,7 +12,6 @@ from dataclasses import replace
 from enum import Enum
 from functools import cache
 from typing import Any, Final
-from uuid import UUID
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def dialect() -> Dialect:
     return Dialect(
         engine,
         engine.RangeFloat,
-        lambda ids: engine.HasIdCondition({UUID(id) for id in ids}),
+        lambda ids: engine.HasIdCondition(set(ids)),
         engine.HasVectorCondition,
     )
 
