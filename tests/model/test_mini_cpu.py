@@ -18,6 +18,7 @@ import torch
 
 from tsembed_search.items import Embeddings, Item
 from tsembed_search.model import engine, loading, registry
+from tsembed_search.model.backbones import mini_cpu
 from tsembed_search.model.backbones.mini import Mini
 from tsembed_search.model.backbones.mini_cpu import MiniOnCpu
 from tsembed_search.model.checkpoint import save
@@ -164,6 +165,18 @@ def test_what_it_says_is_what_torch_says() -> None:
         for fact in ("name", "fingerprint", "dim", "parameters", "device", "routes", "calibration", "notes"):
             assert getattr(quick, fact) == getattr(whole, fact), fact
         assert quick.route_weight == whole.route_weight
+
+
+@pytest.mark.parametrize("longest", [9, 18, 250])
+def test_texts_of_like_lengths_are_computed_together(longest: int) -> None:
+    chance = random.Random(longest)
+    lengths = {row: chance.randint(3, longest) for row in range(64)}
+    groups = list(mini_cpu._alike(lengths))
+    assert sorted(row for own in groups for row in own) == sorted(lengths)
+    assert len(groups) <= max(4, sum(lengths.values()) / 300), "each costs something"
+    padded = sum(len(own) * mini_cpu._rounded(max(lengths[row] for row in own)) for own in groups)
+    rounded = sum(map(mini_cpu._rounded, lengths.values()))
+    assert padded <= 1.125 * rounded + mini_cpu._WASTE * len(groups)
 
 
 class TestKept:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tsembed_search.paths import IndexAddress
 from tsembed_search.search.where import parse_where
 from tsembed_search.store.base import Point, Store, StoreSettings
+from tsembed_search.store.conditions import translate
 from tsembed_search.store.edge import query
 from tsembed_search.store.edge.query import Walk, walk
 from tsembed_search.store.edge.store import EDGE
@@ -104,3 +105,37 @@ class TestSieve:
         where = parse_where("kind=image and page>150")
         (own,) = store.search(self.vectors()[-1:], 4, where)
         assert [hit.payload["page"] > 150 and hit.payload["kind"] for hit in own] == ["image"] * 4
+
+
+class TestTextsOfPaths:
+    """A pattern of which the engine looks up a folder, and reads all paths in it for the rest."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[Store]:
+        made = EDGE.create(IndexAddress("paths", f"edge:{tmp_path}"), StoreSettings(8))
+        vectors = np.random.default_rng(1).standard_normal((200, 8)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        points = []
+        for at, vector in enumerate(vectors):
+            rel = f"{2006 + at % 2}/{at}.{'jpg' if at % 3 else 'md'}"
+            place = {"path": f"/p/{rel}", "root": "/p", "rel": rel, "ext": rel.rpartition(".")[2], "mtime": 1.0}
+            payload = {"kind": "image", **place, "places": [place]}
+            points.append(Point(point_id(f"{at:064x}", None, None, "m"), vector, payload))
+        made.upsert(points)
+        yield made
+        made.close()
+
+    @pytest.mark.parametrize("text", ["path~'2007/*.jpg'", "path~'2007/*.jpg' and kind=image", "path~'2007/*.none'"])
+    def test_the_hits_are_those_of_comparing_all(self, store: Store, text: str) -> None:
+        where = parse_where(text)
+        queries = np.eye(8, dtype=np.float32)[:3]
+        truth = store.search(queries, 5, where, exact=True)
+        assert store.search(queries, 5, where) == truth
+        assert [len(own) for own in truth] == [0 if "none" in text else 5] * 3
+
+    def test_only_what_passes_the_folder_is_read(self, store: Store) -> None:
+        dialect = query.dialect()
+        native = translate(parse_where("path~'2007/*.jpg' and kind=image"), dialect)
+        assert not native.exact and "jpg" in str(native.condition) and "jpg" not in str(native.loose)
+        for text in ("path~'2007/'", "kind=image", "path~'*.jpg'", "not path~'2007/*.jpg'"):
+            assert translate(parse_where(text), dialect).loose is None

@@ -1,16 +1,16 @@
 """The half of a store that is the same for all engines that filter.
 
-A filter becomes an engine's own condition. What an engine cannot express (path patterns) becomes the narrowest
-condition that lets every matching point through, and `filters.matches`, the reference, checks the rest.
+A filter becomes an engine's own condition (see `conditions`). What that lets through too much, `filters.matches`, the
+reference, takes out.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,20 +18,9 @@ from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.ranking.concepts import ConceptVector
 from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import Record, StoreSettings, check_queries
-from tsembed_search.store.filters import (
-    CHECKED_KEYS,
-    PAYLOAD_KEYS,
-    And,
-    Condition,
-    Filter,
-    Not,
-    Or,
-    fields_of,
-    is_anchored,
-    lookup,
-    matches,
-)
-from tsembed_search.store.schema import CONCEPTS_NAME, PATH_KEYS, PAYLOAD_INDEXES, VECTOR_NAME, WORDS_NAME
+from tsembed_search.store.conditions import Dialect, Native, translate
+from tsembed_search.store.filters import CHECKED_KEYS, Filter, fields_of, matches
+from tsembed_search.store.schema import CONCEPTS_NAME, PAYLOAD_INDEXES, VECTOR_NAME, WORDS_NAME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,150 +29,13 @@ MAX_LIMIT: Final = 2**31
 """The most hits or values that the engines can be asked for."""
 
 
-class Dialect:
-    """The conditions of both Qdrant engines, whose Python packages name them alike.
-
-    `models` is the package's module of conditions, `number_range` its class for ranges of numbers, `with_ids` makes a
-    condition that only points of these ids pass, `with_vector` one that points with a vector of that name pass.
-    `substrings`: the engine can look for a part of a value. `all_of`, `any_of` and `none_of` take at least one part.
-    """
-
-    def __init__(
-        self,
-        models: Any,
-        number_range: Any,
-        with_ids: Callable[[list[str]], Any],
-        with_vector: Callable[[str], Any],
-        *,
-        substrings: bool = True,
-    ) -> None:
-        self._models = models
-        self._range = number_range
-        self.with_ids = with_ids
-        self.has_vector = with_vector(VECTOR_NAME)
-        self.has_concepts = with_vector(CONCEPTS_NAME)
-        self.nothing = with_ids([])
-        self._substrings = substrings
-
-    def equals(self, key: str, value: str) -> Any:
-        """Hold when the field has this value."""
-        return self._models.FieldCondition(key=key, match=self._models.MatchValue(value=value))
-
-    def one_of(self, key: str, values: Sequence[str]) -> Any:
-        """Hold when the field has one of these values."""
-        return self._models.FieldCondition(key=key, match=self._models.MatchAny(any=list(values)))
-
-    def compares(self, key: str, op: str, number: float) -> Any:
-        """Hold when the field's number is `<`, `<=`, `>`, `>=` or `=` another."""
-        bounds = ("gte", "lte") if op == "=" else ({"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}[op],)
-        return self._models.FieldCondition(key=key, range=self._range(**dict.fromkeys(bounds, number)))
-
-    def contains(self, key: str, text: str) -> Any:
-        """Hold when a value contains the text. None where the engine is too old to look for that."""
-        if not self._substrings:
-            return None
-        return self._models.FieldCondition(key=key, match=self._models.MatchSubstring(substring=text))
-
-    def all_of(self, parts: Sequence[Any]) -> Any:
-        """Hold when all parts do."""
-        return self._models.Filter(must=list(parts))
-
-    def any_of(self, parts: Sequence[Any]) -> Any:
-        """Hold when at least one part does."""
-        return self._models.Filter(should=list(parts))
-
-    def none_of(self, parts: Sequence[Any]) -> Any:
-        """Hold when no part does."""
-        return self._models.Filter(must_not=list(parts))
-
-    def as_filter(self, condition: Any) -> Any:
-        """Return a condition as the filter that requests take; None stays None."""
-        if condition is None or isinstance(condition, self._models.Filter):
-            return condition
-        return self.all_of([condition])
-
-
-class Native(NamedTuple):
-    """An engine's `condition` (None: every point passes), and whether that is all that the filter says.
-
-    When not `exact`, more points pass than match, and `matches` has to decide.
-    """
-
-    condition: Any
-    exact: bool
-
-
-def translate(where: Filter | None, dialect: Dialect, *, negated: bool = False) -> Native:
-    """Return the engine's form of `where`, or of its negation.
-
-    Negation is pushed down to the conditions: the negation of one that lets too much through would let too little
-    through.
-    """
-    match where:
-        case None:
-            return Native(dialect.nothing, True) if negated else Native(None, True)
-        case Not(part):
-            return translate(part, dialect, negated=not negated)
-        case And(parts) | Or(parts):
-            natives = [translate(part, dialect, negated=negated) for part in parts]
-            if isinstance(where, Or) != negated:
-                return _any(natives, dialect)
-            conditions = [part.condition for part in natives if part.condition is not None]
-            return Native(dialect.all_of(conditions) if conditions else None, all(part.exact for part in natives))
-        case Condition(field, "!=", value):
-            return translate(Condition(field, "=", value), dialect, negated=not negated)
-        case Condition():
-            native = _condition(where, dialect)
-            if not negated:
-                return native
-            if not native.exact:
-                return Native(None, False)
-            return Native(dialect.nothing if native.condition is None else dialect.none_of([native.condition]), True)
-
-
-def _any(parts: Sequence[Native], dialect: Dialect) -> Native:
-    if not parts:
-        return Native(dialect.nothing, True)
-    if everything := [part for part in parts if part.condition is None]:
-        return Native(None, any(part.exact for part in everything))
-    return Native(dialect.any_of([part.condition for part in parts]), all(part.exact for part in parts))
-
-
-def _condition(where: Condition, dialect: Dialect) -> Native:
-    key, value = PAYLOAD_KEYS[where.field], where.value
-    if isinstance(value, tuple):
-        texts = [each for each in value if isinstance(each, str)]
-        if len(texts) == len(value) and texts and where.field != "path":
-            return Native(dialect.one_of(key, texts), True)
-        return _any([_condition(Condition(where.field, "=", one), dialect) for one in value], dialect)
-    if not isinstance(value, str):
-        return Native(dialect.compares(key, where.op, value), True)
-    if where.op == "~":
-        return _pattern(value, dialect)
-    if where.field != "path":
-        return Native(dialect.equals(key, value), True)
-    if not value or value.endswith("/"):
-        return Native(dialect.nothing, True)
-    if is_anchored(value) or "/" not in value:
-        return Native(dialect.equals(PATH_KEYS, value), True)
-    return Native(dialect.contains(PATH_KEYS, f"/{value}"), False)
-
-
-def _pattern(pattern: str, dialect: Dialect) -> Native:
-    wanted = lookup(pattern)
-    texts = [dialect.contains(PATH_KEYS, text) for text in wanted.texts]
-    known = [dialect.one_of(PATH_KEYS, keys) for keys in wanted.keys] + [text for text in texts if text is not None]
-    # Each holds for some place of the item, perhaps not for the same one: an exact lookup has one.
-    return Native(dialect.all_of(known) if known else None, wanted.exact and bool(known))
-
-
 @dataclass(frozen=True)
 class Ask:
     """A batch of searches, as an engine is asked: `queries` `[Q][D]`, words or concepts, and the `condition` that
     `where` became.
 
     `conditions`, where there are any, hold for one query each, in place of that. `payload` is what is wanted of the
-    payloads: all (True), nothing (False) or these keys.
+    payloads: all (True), nothing (False) or these keys. `loose` is that of `Native`.
     """
 
     queries: list[list[float]] | Sequence[Words] | Sequence[ConceptVector]
@@ -192,6 +44,7 @@ class Ask:
     with_vectors: bool = False
     exact: bool = False
     conditions: Sequence[Any] = ()
+    loose: Any = None
 
     @property
     def using(self) -> str:
@@ -272,7 +125,7 @@ class FilteredStore(ABC):
         if limit <= 0 or not len(queries):
             return [[] for _ in queries]
         payload = wanted_payload(fields if native.exact else None)
-        ask = Ask(queries.tolist(), native.condition, payload, with_vectors, exact)
+        ask = Ask(queries.tolist(), native.condition, payload, with_vectors, exact, loose=native.loose)
         return self._found(ask, where, native.exact, limit, offset)
 
     def search_words(

@@ -28,6 +28,7 @@ _TOKENS = 1024
 _MOST_THREADS = 16
 # Lengths are rounded up: each new shape of an input costs the engine as much as a short text.
 _STEP = 8
+_WASTE = 64
 # bfloat16 rounds every token differently, and the mean over an item's tokens evens that out; over few it does not.
 _FEW_TOKENS = 32
 
@@ -201,12 +202,19 @@ def _rounded(length: int) -> int:
 
 
 def _alike(lengths: dict[int, int]) -> Iterator[list[int]]:
-    """Rows of similar lengths together, about as many as suit one core at once, in parts of equal size."""
+    """Rows of similar lengths together, about as many as suit one core at once, in parts of equal size.
+
+    So many as add little padding: one more input costs the engine as much as `_WASTE` tokens.
+    """
     rows = sorted(lengths, key=lambda row: lengths[row])
     while rows:
-        most = 1.25 * lengths[rows[0]] + _STEP
-        alike = [row for row in rows if lengths[row] <= most]
-        rows = rows[len(alike) :]
+        tokens = count = 0
+        for row in rows:
+            longest = _rounded(lengths[row])
+            if longest * count - tokens > max(_WASTE, tokens / 8):
+                break
+            tokens, count = tokens + longest, count + 1
+        alike, rows = rows[:count], rows[count:]
         parts = max(1, round(len(alike) * _rounded(lengths[alike[-1]]) / _TOKENS))
         for part in range(parts):
             yield alike[part * len(alike) // parts : (part + 1) * len(alike) // parts]

@@ -12,14 +12,14 @@ from dataclasses import replace
 from enum import Enum
 from functools import cache
 from typing import Any, Final
-from uuid import UUID
 
 import numpy as np
 
 from tsembed_search.ranking.concepts import ConceptVector
 from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import HNSW_EF, OVERSAMPLING, Quantize, Record
-from tsembed_search.store.filtered import Ask, Dialect, wanted_vectors
+from tsembed_search.store.conditions import Dialect
+from tsembed_search.store.filtered import Ask, wanted_vectors
 from tsembed_search.store.schema import VECTOR_NAME
 
 FEW: Final = 5_000
@@ -46,7 +46,7 @@ def dialect() -> Dialect:
     return Dialect(
         engine,
         engine.RangeFloat,
-        lambda ids: engine.HasIdCondition({UUID(id) for id in ids}),
+        lambda ids: engine.HasIdCondition(set(ids)),
         engine.HasVectorCondition,
     )
 
@@ -55,7 +55,8 @@ class Walk(Enum):
     """`GRAPH`: as always. `SCAN`: compare all that pass. `DETOUR`: also over neighbours that do not pass (ACORN, Patel
     et al., arXiv 2403.04871), which finds more, needs fewer candidates, and takes about ten times as long as a walk
     without a filter. `SIEVE`: walk without the filter, for so many points that enough of them should pass, and compare
-    those that do; a query whose nearest points do not pass takes the detour then.
+    those that do; a query whose nearest points do not pass takes the detour then. A filter with texts that paths
+    contain is sieved, too: from what passes the rest of it.
     """
 
     GRAPH = "graph"
@@ -75,34 +76,35 @@ def walk(passing: int, total: int, quantize: Quantize) -> Walk:
 
 def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -> list[list[Record]]:
     """Search an open shard for the hits of each query, best first."""
+    if ask.exact:
+        return _asked(shard, ask, quantize, limit, offset, Walk.SCAN)
+    if ask.condition is None or ask.using != VECTOR_NAME:
+        return _asked(shard, ask, quantize, limit, offset, Walk.GRAPH)
+    passing, total = _passing(shard, ask.condition), int(shard.info().points_count)
+    way = walk(passing, total, quantize)
+    through, more = (None, total) if way is Walk.SIEVE else (ask.loose, _passing(shard, ask.loose))
+    if passing and (way is Walk.SIEVE or ask.loose is not None):
+        some = int(1.5 * (limit + offset) * more / passing) + _SPARE
+        if some < more:
+            return _sieved(shard, ask, quantize, limit, offset, through, some)
+    return _asked(shard, ask, quantize, limit, offset, Walk.DETOUR if way is Walk.SIEVE else way)
+
+
+def _passing(shard: Any, condition: Any) -> int:
+    """About how many points pass; 0 without a condition."""
     import qdrant_edge as engine
 
-    condition = dialect().as_filter(ask.condition)
-    if ask.exact:
-        way = Walk.SCAN
-    elif condition is None or ask.using != VECTOR_NAME:
-        way = Walk.GRAPH
-    else:
-        passing, total = int(shard.count(engine.CountRequest(exact=False, filter=condition))), _points(shard)
-        way = walk(passing, total, quantize)
-        if way is Walk.SIEVE:
-            return _sieved(shard, ask, quantize, limit, offset, total / passing)
-    return _asked(shard, ask, quantize, limit, offset, way)
+    if condition is None:
+        return 0
+    return int(shard.count(engine.CountRequest(exact=False, filter=dialect().as_filter(condition))))
 
 
-def _points(shard: Any) -> int:
-    return int(shard.info().points_count)
-
-
-def _sieved(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, one_of: float) -> list[list[Record]]:
-    """The hits among points that were found without the filter, of which one in `one_of` passes."""
-    wanted = limit + offset
-    some = int(1.5 * wanted * one_of) + _SPARE
-    if some >= _points(shard):
-        return _asked(shard, ask, quantize, limit, offset, Walk.DETOUR)
-    among = _asked(
-        shard, replace(ask, condition=None, payload=False, with_vectors=False), quantize, some, 0, Walk.GRAPH
-    )
+def _sieved(
+    shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, through: Any, some: int
+) -> list[list[Record]]:
+    """The hits among `some` points that pass another condition, or none: so many that enough of them should be hits."""
+    wide = replace(ask, condition=through, payload=False, with_vectors=False, loose=None)
+    among = nearest(shard, wide, quantize, some, 0)
     within = [dialect().all_of([dialect().with_ids([hit.id for hit in own]), ask.condition]) for own in among]
     found = _asked(shard, replace(ask, conditions=within, exact=True), quantize, limit, offset, Walk.SCAN)
     if short := [row for row, own in enumerate(found) if len(own) < limit]:

@@ -32,7 +32,8 @@ from tsembed_search.store.base import (
     check_some,
     unheard,
 )
-from tsembed_search.store.filtered import Ask, Dialect, FilteredStore, named_vectors, wanted_payload, wanted_vectors
+from tsembed_search.store.conditions import Dialect
+from tsembed_search.store.filtered import Ask, FilteredStore, named_vectors, wanted_payload, wanted_vectors
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
