@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tsembed_search.indexer.watching.events import Deaf
 
 _MOST_SKIPS = 3
+_AGAIN = re.compile(",? and run (it|the( same)? command) again")
 
 
 @options.described(
@@ -215,6 +217,7 @@ class _Runs:
             message, hint = error.message, error.hint
         else:
             message, hint = explained(error) or (str(error), "")
+        hint = _AGAIN.sub("", hint)
         again = f"The watch goes on: the next try is in {wording.time_words(pause)}."
         render.complain(message, f"{hint}\n{again}" if hint else again, label=f"{_clock()}  error: ")
 
