@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from tsembed_search.model.backbones.mini import Mini
 from tsembed_search.model.backbones.mini_cpu import MiniOnCpu
 from tsembed_search.model.checkpoint import save
 from tsembed_search.model.embedder import Embedder
-from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.model.expert_settings import AdapterSettings, Tokens
+from tsembed_search.model.path_settings import PathSettings
 
 pytest.importorskip("openvino")
 
@@ -150,6 +152,26 @@ def test_whatever_the_settings_of_a_checkpoint(settings: AdapterSettings, tmp_pa
     expected = in_torch(folder).embed(items)
     agree(quick.embed(items, "query"), expected)
     agree(each_first(folder, items[:6]), Embeddings(expected.vectors[:6], expected.routes[:6]))
+
+
+@pytest.mark.parametrize("tokens", ["all", "last"])
+@pytest.mark.parametrize("paths", [PathSettings("suffix", 3, 2), PathSettings("suffix", 1, 1, "mean")])
+def test_a_path_that_is_a_suffix(paths: PathSettings, tokens: Tokens, tmp_path: Path) -> None:
+    base = registry.resolve("mini-base")
+    trained: Any = loading.load(base, "cpu")
+    torch.manual_seed(0)
+    for layer in trained.adapt(AdapterSettings(experts=3, rank=2, tokens=tokens)).layers.values():
+        torch.nn.init.normal_(layer.up.weight, std=0.05)
+    trained.add_paths(paths)
+    torch.nn.init.normal_(trained.adapters.paths.tokens, std=0.1)
+    folder = save(tmp_path / "trained", trained, base)
+    items = [Item(text) for text in odd_texts(12)]
+    quick = Embedder.load(folder, "cpu")
+    assert isinstance(quick.backbone, MiniOnCpu)
+    agree(quick.embed(items, "query"), in_torch(folder).embed(items))
+    trained.adapters.paths.settings = replace(paths, combine="mean")
+    several = save(tmp_path / "several", trained, base)
+    assert isinstance(Embedder.load(several, "cpu").backbone, MiniOnCpu) == (paths.count == 1)
 
 
 def test_pictures_and_texts_in_one_batch() -> None:

@@ -221,6 +221,7 @@ class TestCheckpoint:
         backbone = load("mini", paths)
         folder = checkpoint.save(tmp_path / "model", backbone, registry.resolve("mini-base"))
         assert (folder / "paths.safetensors").exists() == (paths.kind != "expert")
+        assert f"| parallel paths | 3 of kind {paths.kind}, used: first |" in (folder / checkpoint.CARD).read_text()
         back = loading.load_to_embed(registry.resolve(folder), "cpu")
         assert back.info.engine == "PyTorch" and back.info.dim == 384
         batch = [backbone.prepare(item) for item in items()]

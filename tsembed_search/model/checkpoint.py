@@ -263,8 +263,7 @@ def put_on(
     from tsembed_search.model.expert_settings import AdapterSettings
 
     try:
-        settings = {key: value for key, value in said.method.items() if key != "paths"}
-        adapters = adapt(AdapterSettings.from_json(settings))
+        adapters = adapt(AdapterSettings.from_json(said.method))
         if add_paths is not None and (paths := path_settings.of_method(said.method, folder / MARKER)) is not None:
             add_paths(paths)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # values of the wrong kind

@@ -96,9 +96,12 @@ class AdapterSettings(RouterSettings):
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> AdapterSettings:
-        """The inverse of `to_json`. Raises `KeyError`, `TypeError` or `ModelError` for what makes no sense."""
+        """The inverse of `to_json`; `paths` beside them are not its own. Raises `KeyError`, `TypeError` or `ModelError`
+        for what makes no sense.
+        """
         given = {**said, **said["router"]}
         del given["router"]
+        given.pop("paths", None)
         projections, blocks = tuple(said["projections"]), said["blocks"]
         given["projections"] = None if projections == PROJECTIONS else projections
         return cls(**given | {"blocks": None if blocks is None else tuple(blocks)})

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import Backbone, Encoded, ModelInfo, ModelRef, Prepared
 from tsembed_search.model.backbones import mini_arrays, mini_graph, mini_spec
 from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.model.path_settings import PathSettings
 
 # A batch this large suits the engine, on each core.
 _TOKENS = 1024
@@ -72,10 +74,12 @@ class MiniOnCpu:
         first: mini_arrays.Encoder | None,
         routing: _Routing | None,
         whole: Callable[[], Backbone],
+        suffix: Array | None = None,
     ) -> None:
         from tokenizers import Tokenizer
 
         self.info = info
+        self._suffix = suffix
         self._spec = mini_spec.inputs()
         self._tokenizer = Tokenizer.from_file(str(mini_spec.verified("tokenizer")))
         self._tokenizer.no_padding()
@@ -134,7 +138,8 @@ class MiniOnCpu:
         """Rows with texts alone, and their vectors and routes."""
         texts = {row: one.data for row, one in enumerate(batch) if isinstance(one.data, _Text)}
         for exact in (True, False):
-            groups = list(_alike({row: len(one.ids) for row, one in texts.items() if one.exact is exact}))
+            after = 0 if self._suffix is None else len(self._suffix)
+            groups = list(_alike({row: len(one.ids) + after for row, one in texts.items() if one.exact is exact}))
             if not groups:
                 continue
             first, self._first = self._first, None
@@ -148,12 +153,19 @@ class MiniOnCpu:
 
     def _inputs(self, texts: Sequence[list[int]]) -> engine.Arrays:
         """Texts padded to the same length, as `mini_graph.encoder` takes them."""
-        longest = _rounded(max(map(len, texts)))
+        after = 0 if self._suffix is None else len(self._suffix)
+        longest = _rounded(max(map(len, texts)) + after)
         places, real = np.zeros((len(texts), longest), np.int64), np.zeros((len(texts), longest), np.float32)
         for row, ids in enumerate(texts):
             places[row, : len(ids)] = ids
             real[row, : len(ids)] = 1 / len(ids)
         inputs = [self._table[places], real]
+        if self._suffix is not None:
+            learned = np.zeros_like(real)
+            for row, ids in enumerate(texts):
+                inputs[0][row, len(ids) : len(ids) + after] = self._suffix
+                learned[row, len(ids) : len(ids) + after] = 1 / after
+            inputs.append(learned)
         if self._routing is None:
             return inputs
         if not self._routing.last:
@@ -239,11 +251,12 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         classes=mini_spec.CLASSES,
         engine=facts.name,
     )
-    experts = routing = None
+    experts = routing = suffix = None
     if ref.folder is not None:
         said = checkpoint.read(ref.folder)
-        if path_settings.of_method(said.method, ref.folder / checkpoint.MARKER) is not None:
-            return None  # the graph has no paths
+        paths = path_settings.of_method(said.method, ref.folder / checkpoint.MARKER)
+        if paths is not None and (suffix := _suffix(paths, ref.folder)) is None:
+            return None
         try:
             settings = AdapterSettings.from_json(said.method)
         except (KeyError, TypeError, ValueError, AttributeError, ModelError):
@@ -265,10 +278,13 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
 
     def graph() -> engine.Graph:
         return engine.Graph(
-            name, state, lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts)
+            name,
+            state,
+            lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts, suffix is not None),
         )
 
-    if engine.is_kept(name, state) and _one_thread():  # so the weights were verified when it was made
+    # One that is kept was made of weights that were verified then. NumPy has no paths.
+    if suffix is None and engine.is_kept(name, state) and _one_thread():
         first = mini_arrays.Encoder(weights.arrays(mini_spec.file_path("encoder")), experts)
         return MiniOnCpu(info, graph, first, routing, whole)
     try:
@@ -278,7 +294,18 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
 
         logging.getLogger(__name__).warning("The engine does not take %s, PyTorch does instead: %s", ref.name, error)
         return None
-    return MiniOnCpu(info, lambda: made, None, routing, whole)
+    return MiniOnCpu(info, lambda: made, None, routing, whole, suffix)
+
+
+def _suffix(paths: PathSettings, folder: Path) -> Array | None:
+    """The learned tokens `[n, 384]` of the one path that makes the vector; None for paths that the graph has not."""
+    if paths.kind != "suffix" or paths.used != 1:
+        return None
+    tokens = weights.arrays(folder / checkpoint.PATHS).get("tokens")
+    if tokens is None or tokens.shape != (paths.count, paths.length, mini_spec.DIM) or not np.isfinite(tokens).all():
+        return None  # in torch it is refused, with the reason
+    own: Array = tokens[0]
+    return own
 
 
 def _one_thread() -> bool:
