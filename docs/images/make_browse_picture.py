@@ -1,0 +1,53 @@
+"""Draws `browse.svg`, the picture of the browser in README.md: `.venv/bin/python docs/images/make_browse_picture.py`.
+
+Needs the index that `make demo` made. It runs the program itself, without a terminal, and saves what its screen shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from pathlib import Path
+
+from tsembed_search.cli.browse.app import Browser
+from tsembed_search.cli.browse.in_process import InProcess
+from tsembed_search.cli.browse.source import Wish
+from tsembed_search.index import Index
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = (132, 36)
+QUERY = "things with wheels"
+
+
+async def drawn() -> str:
+    """The screen after a search by meaning, as SVG."""
+    source = InProcess(Index.open())
+    source.warm()
+    app = Browser(source, Wish(QUERY))
+    async with app.run_test(size=SIZE) as pilot:
+        while not (app.found.hits and app.desk.preview.more and app.desk.facets.option_count):
+            await pilot.pause(0.1)
+        await pilot.press("j")
+        hit = app.hit
+        assert hit is not None
+        while app.pictures.whole(hit) is None or app.pictures._wanted or app.desk.preview.more is None:
+            await pilot.pause(0.1)
+        await pilot.pause(0.5)
+        picture = app.export_screenshot(title="tsembed browse")
+    source.close()
+    return picture
+
+
+def main() -> None:
+    """Saves the picture, beside this file."""
+    os.environ["TSEMBED_HOME"] = os.environ.get("TSEMBED_HOME") or str(ROOT / ".cache" / "demo")
+    os.chdir(ROOT / "examples")
+    svg = asyncio.run(drawn())
+    # A page that shows the picture must not have to fetch a font from anywhere.
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL).replace("Fira Code, monospace", "monospace")
+    Path(__file__).with_name("browse.svg").write_text(svg, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
