@@ -26,14 +26,17 @@ async def drawn() -> str:
     source.warm()
     app = Browser(source, Wish(QUERY))
     async with app.run_test(size=SIZE) as pilot:
-        while not (app.found.hits and app.desk.preview.more and app.desk.facets.option_count):
+        for _ in range(300):
+            if app.found.hits and app.desk.preview.more and app.desk.facets.option_count:
+                break
             await pilot.pause(0.1)
         await pilot.press("j")
-        hit = app.hit
-        assert hit is not None
-        while app.pictures.whole(hit) is None or app.pictures._wanted or app.desk.preview.more is None:
+        for _ in range(100):
+            hit = app.hit
+            if hit is not None and app.pictures.whole(hit) is not None and not app.pictures._wanted:
+                break
             await pilot.pause(0.1)
-        await pilot.pause(0.5)
+        await pilot.pause(1)
         picture = app.export_screenshot(title="tsembed browse")
     source.close()
     return picture
