@@ -26,6 +26,7 @@ COMMANDS: Registry[Callable[..., object] | typer.Typer] = Registry(
         "watch": "tsembed_search.cli.watch:watch",
         "search": "tsembed_search.cli.search:search",
         "browse": "tsembed_search.cli.browse.command:browse",
+        "show": "tsembed_search.cli.show:show",
         "explain": "tsembed_search.cli.explain:explain",
         "status": "tsembed_search.cli.status:status",
         "ls": "tsembed_search.cli.ls:ls",

@@ -95,6 +95,7 @@ def search(
 
     Prints the best hits first, with scores from 0 to 1. Exits with 1 when nothing is found.
     """
+    from tsembed_search.cli.last_search import remember
     from tsembed_search.ranking.reranking import RERANKERS
     from tsembed_search.search.results import SearchOptions
     from tsembed_search.search.where import selection
@@ -115,6 +116,7 @@ def search(
             raise typer.Exit(_search_file(opened, queries, chosen))
         with render.working("Searching", quiet=quiet):
             result = opened.search(asked, chosen, like=like)
+            remember((asked and asked.text) or "", opened.address, result.hits)
             why = "" if result.hits or quiet else _why_nothing(opened, chosen)
             idle = RERANKERS.get(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0
     if json:

@@ -159,6 +159,12 @@ class Writer:
             payload[VECTORLESS] = True
         if unit.start is not None:
             payload |= {"start": unit.start, "end": unit.end}
+        if unit.headings:
+            payload["headings"] = list(unit.headings)
+        if unit.lines is not None:
+            payload["lines"] = list(unit.lines)
+        if unit.page_label is not None:
+            payload["page_label"] = unit.page_label
         if self._info.routes is not None and not job.words:
             payload |= {**route_fields(route), "top_experts": top_experts(route, self._info.routes[1])}
         if classes is not None:

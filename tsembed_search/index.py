@@ -14,6 +14,7 @@ from tsembed_search.items import Item
 from tsembed_search.paths import DEFAULT_INDEX, DEFAULT_MODEL, IndexAddress, file_path, lost_folders
 from tsembed_search.ranking.routes import Agreement
 from tsembed_search.search.index_model import IndexModel
+from tsembed_search.search.passage import Excerpt, passage_of
 from tsembed_search.search.results import (
     FILE_FIELDS,
     USAGE_FIELDS,
@@ -284,6 +285,11 @@ class Index(AbstractContextManager["Index"]):
             )
         route = stored_routes([record.payload], len(wanted.route))[0]
         return Explanation(asked, found, Agreement.of(wanted.route, route, shape), clock.stop())
+
+    def show(self, hit: str, **chosen: Any) -> Excerpt:
+        """Return a passage and what stands around it, by an item's id or a path: see `passage_of`. Loads no model."""
+        with self._access.read() as store:
+            return passage_of(store, hit, lost_folders(self.address.folder, store.metadata), **chosen)
 
     def files(self, paths: Sequence[str | Path] | None = None, where: str | Filter | None = None) -> list[File]:
         """List the indexed files, by path: all, or those at `paths` and in these folders, and that match `where`."""

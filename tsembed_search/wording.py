@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # Joiners shape emoji and scripts, and the tag letters spell flags: they show something, unlike the rest of their class.
 _HARMLESS_FORMATS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
@@ -63,9 +64,26 @@ def size_words(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def place_words(page: int | None = None) -> list[str]:
-    """Return the parts of a place in a file, safe to show: `page 3`."""
-    return [] if page is None else [f"page {page}"]
+def place_words(
+    page: int | None = None,
+    page_label: str | None = None,
+    lines: Sequence[int] | None = None,
+    headings: Sequence[str] = (),
+    total: int | None = None,
+) -> list[str]:
+    """Return the parts of a place in a file, safe to show, for people: `page 3 (iii)`, `lines 4-9`, `Tools › Saws`.
+
+    `lines` are the first and the last, of `total`, `headings` those from the outermost to the innermost.
+    """
+    parts = []
+    if page is not None:
+        parts.append(f"page {page}" + (f" ({shown(page_label)})" if page_label else ""))
+    if lines:
+        numbers = f"line {lines[0]}" if lines[0] == lines[-1] else f"lines {lines[0]}-{lines[-1]}"
+        parts.append(numbers if total is None else f"{numbers} of {total}")
+    if headings:
+        parts.append(shown(" › ".join(headings)))
+    return parts
 
 
 def expert_words(name: str) -> str:

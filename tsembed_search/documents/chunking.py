@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import accumulate, pairwise
@@ -40,13 +40,21 @@ _WORDS: Final = re.compile(r"\s+")
 _WORDS_APART: Final = re.compile(r"\S+\s*|\s+")
 
 
+class FileLines(NamedTuple):
+    """For each line of a text, the `first` and the `last` line of the file, from 1, that it stands on."""
+
+    first: Sequence[int]
+    last: Sequence[int]
+
+
 @dataclass(frozen=True)
 class Block:
     """A paragraph, a heading, a list item, a table ...: text from `start` (in characters of the source), with what
     separates it from the next block.
 
     `heading`: its level, 0 for none, and `title` its words without markup. `lines`: its line breaks mean something
-    (lists, tables, code). `glued`: it is the rest of the block before, which was cut for its length.
+    (lists, tables, code). `glued`: it is the rest of the block before, which was cut for its length. `rows`: where its
+    lines are in the file, if that is known.
     """
 
     start: int
@@ -55,13 +63,15 @@ class Block:
     title: str = ""
     lines: bool = False
     glued: bool = False
+    rows: FileLines | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Chunk:
     """`text` is the source's characters `start` to `end`; `headings` are those it stands under, outermost first.
 
-    `most`: the tokens that it has at most, where that is known.
+    `most`: the tokens that it has at most, where that is known. `lines`: the first and the last line of the file, from
+    1, that it stands on, where these are known.
     """
 
     start: int
@@ -69,14 +79,19 @@ class Chunk:
     text: str
     headings: tuple[str, ...] = ()
     most: int | None = field(default=None, compare=False)
+    lines: tuple[int, int] | None = field(default=None, compare=False)
 
 
 class _Atom(NamedTuple):
-    """A piece that is not cut any more: a sentence, a line, or part of one that is too long for a chunk."""
+    """A piece that is not cut any more: a sentence, a line, or part of one that is too long for a chunk. It begins in
+    the line `line`, from 0, of the block with these `rows`.
+    """
 
     start: int
     text: str
     tokens: int
+    line: int = 0
+    rows: FileLines | None = None
 
 
 class _Pack:
@@ -102,7 +117,7 @@ class _Pack:
         chunk = None
         if any(not atom.text.isspace() for atom in self.atoms[self.carried :]):
             text = "".join(atom.text for atom in self.atoms)
-            chunk = _stripped(self.atoms[0].start, text, self.headings, self._most())
+            chunk = _stripped(self.atoms[0].start, text, self.headings, self._most(), self._lines())
         kept: list[_Atom] = []
         size = 0
         for atom in reversed(self.atoms[1:]):
@@ -122,12 +137,28 @@ class _Pack:
         first, last = self.atoms[0].text.split(maxsplit=1), self.atoms[-1].text.rsplit(maxsplit=1)
         return self.tokens + sum(len(word.encode()) for word in (*first[:1], *last[-1:]))
 
+    def _lines(self) -> tuple[int, int] | None:
+        """The lines of the file on which the chunk, without surrounding blanks, begins and ends."""
+        written = [atom for atom in self.atoms if not atom.text.isspace()]
+        first, last = written[0], written[-1]
+        if first.rows is None or last.rows is None:
+            return None
+        blanks = len(first.text) - len(first.text.lstrip())
+        begin, end = first.text.count("\n", 0, blanks), last.text.rstrip().count("\n")
+        return first.rows.first[first.line + begin], last.rows.last[last.line + end]
 
-def _stripped(start: int, text: str, headings: tuple[str, ...], most: int | None = None) -> Chunk:
+
+def _stripped(
+    start: int,
+    text: str,
+    headings: tuple[str, ...],
+    most: int | None = None,
+    lines: tuple[int, int] | None = None,
+) -> Chunk:
     """The chunk of a text, without surrounding blanks."""
     start += len(text) - len(text.lstrip())
     text = text.strip()
-    return Chunk(start, start + len(text), text, headings, most)
+    return Chunk(start, start + len(text), text, headings, most, lines)
 
 
 class Chunker:
@@ -210,7 +241,11 @@ class Chunker:
                     for part in (_pieces(block.text, span, pattern) if size(span) > self._limit else (span,))
                 ]
             spans = [part for span in spans for part in self._cut_at_tokens(span, tokens)]
-        return [_Atom(block.start + span[0], block.text[span[0] : span[1]], size(span)) for span in spans]
+        atoms, line = [], 0
+        for span in spans:
+            atoms.append(_Atom(block.start + span[0], block.text[slice(*span)], size(span), line, block.rows))
+            line += block.text.count("\n", *span) if block.rows is not None else 0
+        return atoms
 
     def _token_starts(self, text: str) -> list[int]:
         """Where the tokens that the model sees begin in `text`: exact at words, near within one that it reads longer or
@@ -244,8 +279,8 @@ class Chunker:
         blank = chunk.text.rfind(" ", middle // 2, middle)
         at = blank if blank > 0 else middle
         for half in (
-            _stripped(chunk.start, chunk.text[:at], chunk.headings),
-            _stripped(chunk.start + at, chunk.text[at:], chunk.headings),
+            _stripped(chunk.start, chunk.text[:at], chunk.headings, lines=chunk.lines),
+            _stripped(chunk.start + at, chunk.text[at:], chunk.headings, lines=chunk.lines),
         ):
             if half.text:
                 yield from self._fitted(half)
@@ -268,16 +303,22 @@ def _pieces(text: str, span: tuple[int, int], pattern: re.Pattern[str]) -> Itera
         yield left, span[1]
 
 
-def paragraphs(pieces: Iterable[str]) -> Iterator[Block]:
-    """The paragraphs of plain text that comes in pieces. Long ones are cut at a line, a sentence or a blank."""
+def paragraphs(pieces: Iterable[str], line: int | None = None) -> Iterator[Block]:
+    """The paragraphs of plain text that comes in pieces. Long ones are cut at a line, a sentence or a blank.
+
+    `line`: the number of the first line, where lines are counted.
+    """
     start, rest, glued = 0, "", False
 
     def cut(text: str, most: int) -> Iterator[Block]:
         """Cuts blocks off a paragraph while it is longer than `most`."""
-        nonlocal start, rest, glued
+        nonlocal start, rest, glued, line
         while len(text) > most:
-            at = _cut_place(text)
-            yield Block(start, text[:at], glued=glued)
+            at, rows = _cut_place(text), None
+            if line is not None:
+                numbers = range(line, line + text.count("\n", 0, at) + 1)
+                rows, line = FileLines(numbers, numbers), numbers[-1]
+            yield Block(start, text[:at], glued=glued, rows=rows)
             start, text, glued = start + at, text[at:], True
         rest = text
 
@@ -311,9 +352,14 @@ def tiled(blocks: Iterable[Block]) -> Iterator[Block]:
     at = 0
     for block in blocks:
         text = block.text if block.text.endswith("\n") else block.text + "\n\n"
+        own = block.rows
         if len(text) <= LONGEST_BLOCK or block.heading:
-            yield Block(at, text, block.heading, block.title, block.lines)
+            yield Block(at, text, block.heading, block.title, block.lines, rows=own)
         else:
-            for part in paragraphs([text]):
-                yield Block(at + part.start, part.text, lines=block.lines, glued=part.glued)
+            for part in paragraphs([text], 0):
+                rows = None
+                if own is not None and part.rows is not None:
+                    span = slice(part.rows.first[0], part.rows.first[-1] + 1)
+                    rows = FileLines(own.first[span], own.last[span])
+                yield Block(at + part.start, part.text, lines=block.lines, glued=part.glued, rows=rows)
         at += len(text)

@@ -41,7 +41,8 @@ class Request:
     """One file to decode: its path as the system spells it, and the names of its formats, the likeliest first.
 
     `signature` (see `crawl.py`) is what it must still have; None for any. `pages`: render its pages, too. `preview`:
-    draw that page (from 1), and nothing else.
+    draw that page (from 1), and nothing else. `read`: give the words of that page (0: of all of a file without pages),
+    as people read them, and nothing else.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Request:
     signature: tuple[int, int, int] | None = None
     pages: bool = False
     preview: int | None = None
+    read: int | None = None
 
 
 class Transient(LoadError):
@@ -128,6 +130,8 @@ class Decoder:
             if header["is"] == "unit":
                 del header["is"]
                 shape = header.pop("shape", None)
+                header["headings"] = tuple(header["headings"])
+                header["lines"] = header["lines"] and tuple(header["lines"])
                 yield Unit(**header, pixels=np.frombuffer(body, np.uint8).reshape(shape) if shape else None)
             elif header["is"] == "note":
                 self._on_note(request.path, str(header["text"]))
@@ -248,11 +252,30 @@ def _close(process: subprocess.Popen[bytes]) -> int:
     return process.wait()
 
 
+def text(path: Path, page: int | None = None) -> Iterator[str]:
+    """The words of a page (from 1), or of a file without pages, as people read them, in pieces: line ends are `\\n`.
+
+    A process of its own reads them, and ends with the iterator: a file may be crafted. Raises `LoadError`.
+    """
+    names = tuple(format.name for format in look(path) if format.text is not None)
+    if not names:
+        raise LoadError("There is no text to show of such a file.")
+    decoder = Decoder(None, memory=_PREVIEW_MEMORY, time_limit=_READING_SECONDS)
+    watch = Watch([decoder])
+    try:
+        for unit in decoder.units(Request(os.fspath(path), names, read=page or 0)):
+            yield unit.text or ""
+    finally:
+        watch.stop()
+        decoder.close()
+
+
 Page = tuple[Path, int]
 """A file, and one of its pages, counted from 1. Most pictures have one."""
 
 _PREVIEW_SECONDS: Final = 4.0
 _PREVIEW_MEMORY: Final = 1 << 30
+_READING_SECONDS: Final = 30.0
 
 
 def thumbnails(pages: Iterable[Page]) -> dict[Page, Pixels]:

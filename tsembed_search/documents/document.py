@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
+_LONGEST_HEADING: Final = 120
 HEAD: Final = 1024
 """The bytes at the beginning of a file that tell its format."""
 
@@ -33,7 +34,8 @@ class Unit:
 
     `page` counts from 1, `chunk` from 0 (see `store/schema.py`). `text` is the file's (or page's) characters `start` to
     `end`; `reads` is what the model reads instead of it, when that differs. `pixels` uint8 `[H, W, 3]` RGB, shaped for
-    the model; `width` and `height` are the original's.
+    the model; `width` and `height` are the original's. `headings`: those it stands under, outermost first. `lines`: its
+    first and last line in the file, from 1. `page_label`: what the document itself calls the page.
     """
 
     kind: Kind
@@ -46,6 +48,9 @@ class Unit:
     pixels: Pixels | None = None
     width: int | None = None
     height: int | None = None
+    headings: tuple[str, ...] = ()
+    lines: tuple[int, int] | None = None
+    page_label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Document:
         return self.inputs.image
 
     def text_units(
-        self, blocks: Iterable[Block], title: str = "", page: int | None = None
+        self, blocks: Iterable[Block], title: str = "", page: int | None = None, page_label: str | None = None
     ) -> Generator[Unit, None, int]:
         """Yield the chunks of a text; the model reads each below its headings and the title. Return their number."""
         from tsembed_search.documents.chunking import chunker
@@ -102,8 +107,17 @@ class Document:
             headings = (title, *chunk.headings)
             reads = cutter.with_headings(chunk.text, headings, chunk.most) if any(headings) else chunk.text
             given = None if reads == chunk.text else reads
-            yield Unit("text", page, number, chunk.text, chunk.start, chunk.end, reads=given)
+            yield Unit(
+                "text", page, number, chunk.text, chunk.start, chunk.end, reads=given,
+                headings=tuple(filter(None, map(_in_brief, chunk.headings))), lines=chunk.lines, page_label=page_label,
+            )  # fmt: skip
         return number + 1
+
+
+def _in_brief(heading: str) -> str:
+    """A heading on one line, cut where nobody would read on."""
+    line = " ".join(heading[: 4 * _LONGEST_HEADING].split())
+    return line if len(line) <= _LONGEST_HEADING else line[: _LONGEST_HEADING - 2].rstrip() + " …"
 
 
 class Sign(IntEnum):
@@ -126,8 +140,10 @@ class Format:
     reads it for training. Both raise `LoadError` for a file that cannot be read. `preview` draws a page (from 1) of an
     open file, small, as uint8 RGB `[H, W, 3]`. `pages`: it has pages that can be rendered. `is_text`: its files are
     texts, and its signatures are compared without case and blanks before them. `judge` replaces the comparison with
-    `signatures` where more must be looked at. Raise `version` when `units` finds more, or something else, in the same
-    file: unchanged files are then read again.
+    `signatures` where more must be looked at. `text` gives the words of an open file piece by piece, as people read
+    them: those of a page (from 1), or of all of a file without pages. The `start` of its units are offsets in them, or
+    their `lines` are lines of them. Raise `version` when `units` finds more, or something else, in the same file:
+    unchanged files are then read again.
     """
 
     name: str
@@ -140,6 +156,7 @@ class Format:
     preview: Callable[[BinaryIO, int], Pixels] | None = None
     is_text: bool = False
     judge: Callable[[bytes], Sign] | None = None
+    text: Callable[[BinaryIO, int | None], Iterator[str]] | None = None
 
     def recipe(self, *, pages: bool) -> str:
         """Return what an index remembers of how a file was read. `pages`: document pages were rendered too."""

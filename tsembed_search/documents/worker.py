@@ -28,6 +28,7 @@ CHANGED = LoadError("It changed while it was read.", "The next run takes it.")
 _LENGTHS: Final = struct.Struct("<II")
 _MOST_HEADER: Final = 64 << 20
 _MOST_BODY: Final = 1 << 30
+_LONGEST_PIECE: Final = 1 << 20  # characters of a text in one message
 
 
 class TooSlow(LoadError):
@@ -70,7 +71,7 @@ def main() -> None:
 
 def _answer(request: dict[str, Any], open_document: Callable[..., Document], out: BinaryIO) -> dict[str, Any]:
     """Sends the units of one file; returns the message that ends it."""
-    path, page = request["path"], request["preview"]
+    path, page, words_of = request["path"], request["preview"], request["read"]
     expected = request["signature"] and tuple(request["signature"])
     formats = [FORMATS.get(name) for name in request["formats"]]
     try:
@@ -78,7 +79,13 @@ def _answer(request: dict[str, Any], open_document: Callable[..., Document], out
             if expected not in (None, signature(os.fstat(file.fileno()))):
                 raise CHANGED
             document = open_document(file, pages=bool(request["pages"]))
-            for unit in _units(formats, document) if page is None else _preview(formats[0], file, page):
+            if page is not None:
+                units = _preview(formats[0], file, page)
+            elif words_of is not None:
+                units = _units(formats, document, functools.partial(_words, words_of or None))
+            else:
+                units = _units(formats, document, lambda format, document: format.units(document))
+            for unit in units:
                 _send_unit(out, unit)
             if expected not in (None, signature(os.fstat(file.fileno()))):
                 raise CHANGED
@@ -109,7 +116,9 @@ def _has_changed(path: str, expected: tuple[int, ...] | None) -> bool:
         return True
 
 
-def _units(formats: list[Format], document: Document) -> Iterator[Unit]:
+def _units(
+    formats: list[Format], document: Document, read: Callable[[Format, Document], Iterator[Unit]]
+) -> Iterator[Unit]:
     """The units of a file. What cannot be opened in its format may only look like it: the next is tried.
 
     Raises `LoadError` with the reason of the format that says most: "binary data" is true of every damaged picture.
@@ -119,7 +128,7 @@ def _units(formats: list[Format], document: Document) -> Iterator[Unit]:
         document.file.seek(0)
         given = False
         try:
-            for unit in format.units(document):
+            for unit in read(format, document):
                 given = True
                 yield unit
         except LoadError as error:
@@ -129,6 +138,15 @@ def _units(formats: list[Format], document: Document) -> Iterator[Unit]:
         else:
             return
     raise next((error for is_text, error in reasons if not is_text), reasons[0][1])
+
+
+def _words(page: int | None, format: Format, document: Document) -> Iterator[Unit]:
+    """The text of a page, or of a file without pages, in pieces that a message can hold."""
+    if format.text is None:
+        raise LoadError(f"There is no text to show of {format.name} files.")
+    for piece in format.text(document.file, page):
+        for start in range(0, len(piece), _LONGEST_PIECE):
+            yield Unit("text", page, text=piece[start : start + _LONGEST_PIECE])
 
 
 def _preview(format: Format, file: BinaryIO, page: int) -> Iterator[Unit]:

@@ -98,7 +98,9 @@ class Hit:
     `top_experts` are those that the item uses most, `shared_experts` those that it shares with the query. `offline`
     says that the file is out of reach now, because its disk is away. `words` (0..1) is the share of the query's words
     that the item has, rare ones counting more; `similarity` is 0 when it was found by words alone. `concepts` is what a
-    picture most likely shows, where the index knows.
+    picture most likely shows, where the index knows. `headings` are those that a passage stands under, outermost first;
+    `lines` its first and last line in the file, from 1; `page_label` is what the document calls the page where that is
+    not its number.
     """
 
     rank: int
@@ -118,11 +120,14 @@ class Hit:
     offline: bool = False
     words: float = 0.0
     concepts: list[Sighting] = field(default_factory=list)
+    headings: list[str] = field(default_factory=list)
+    lines: list[int] | None = None
+    page_label: str | None = None
 
     @property
     def place(self) -> list[str]:
         """The parts of its place in the file, for people, safe to show; none when it is all of the file."""
-        return place_words(self.page)
+        return place_words(self.page, self.page_label, self.lines, self.headings)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -29,7 +29,7 @@ _SPARE: Final = 20
 _NO_VECTORS: Final = "Index its files once more, with the model: {add()}"
 _MORE: Final = 3
 _ORDERED_BY: Final = ("sha", "path", "page", "chunk")
-_SHOWN: Final = tuple({*_ORDERED_BY, *CHECKED_KEYS, PACKED_ROUTE, PACKED_CLASSES})
+_SHOWN: Final = tuple({*_ORDERED_BY, *CHECKED_KEYS, PACKED_ROUTE, PACKED_CLASSES, "headings", "lines", "page_label"})
 
 
 class Answer(NamedTuple):
@@ -267,6 +267,9 @@ class Searcher:
                     offline=offline,
                     words=found.words,
                     concepts=sightings(payload),
+                    headings=list(payload.get("headings") or ()),
+                    lines=payload.get("lines"),
+                    page_label=payload.get("page_label"),
                 )
             )
         return hits

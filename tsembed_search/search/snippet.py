@@ -44,21 +44,32 @@ def snippets(query: str, texts: Sequence[str], width: int = WIDTH) -> list[Snipp
     for English, as Snowball has it). Among equals the earliest stretch wins; without a match it is the text's
     beginning. No word is cut in two. None for an empty text.
     """
-    words = _words(query)
-    pairs = [word for word in words if UNSPACED.fullmatch(word)]
-    # How words with a stem begin: an ending changes its last letter at most, or makes dying of die.
-    stems = {
-        stem: stem[: -2 if stem.endswith("ie") else -1] or stem
-        for stem in (_stem(word) for word in words if word not in pairs)
-    }
+    stems, pairs = _wanted(query)
     flat = [" ".join(text.split()) for text in texts]
-    found = [sorted(_find(text, stems, pairs)) if words else [] for text in flat]
+    found = [sorted(_find(text, stems, pairs)) if stems or pairs else [] for text in flat]
     holding = [{word for _, word in own} for own in found]
     weights = {
         word: math.log(1 + (len(texts) + 1) / (sum(word in own for own in holding) + 1)) for word in (*stems, *pairs)
     }
     rows = zip(texts, flat, found, strict=True)
     return [_snippet(text, own, weights, width) if whole else None for whole, text, own in rows]
+
+
+def marked(query: str, text: str) -> list[Span]:
+    """Return the (start, end) of the query's words in all of a text, as `snippets` knows them."""
+    return _merged([span for span, _ in _find(text, *_wanted(query))])
+
+
+def _wanted(query: str) -> tuple[dict[str, str], list[str]]:
+    """The stems of a query's words, each with how words begin that have it, and its pairs of unspaced letters."""
+    words = _words(query)
+    pairs = [word for word in words if UNSPACED.fullmatch(word)]
+    # An ending changes the last letter of a stem at most, or makes dying of die.
+    stems = {
+        stem: stem[: -2 if stem.endswith("ie") else -1] or stem
+        for stem in (_stem(word) for word in words if word not in pairs)
+    }
+    return stems, pairs
 
 
 def _find(text: str, stems: Mapping[str, str], pairs: Iterable[str]) -> Iterator[tuple[Span, str]]:

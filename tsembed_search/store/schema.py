@@ -92,9 +92,11 @@ class ItemPayload(TypedDict):
     """Every point's payload. `page` counts from 1; `chunk` counts from 0 within its page or file (text chunks first,
     then pictures found inside the document; a picture file and a rendered page have none); `start` and `end` are
     character offsets of `text` in the page's or file's text. `width` and `height` are the original picture's in pixels,
-    `bytes` the file's size. `route`, `packed_route` and `top_experts` exist when the model has experts. `path_keys` is
-    what the places are looked up by (`filters.path_keys`). `vectorless` is there while the item has no vector yet.
-    Pictures have `concepts`, the names of what they show, and `packed_classes`, when the model tells classes.
+    `bytes` the file's size. `headings` are those that a text stands under, outermost first; `lines` its first and last
+    line in the file, from 1; `page_label` is what a document calls a page where that is not its number. `route`,
+    `packed_route` and `top_experts` exist when the model has experts. `path_keys` is what the places are looked up by
+    (`filters.path_keys`). `vectorless` is there while the item has no vector yet. Pictures have `concepts`, the names
+    of what they show, and `packed_classes`, when the model tells classes.
     """
 
     kind: Kind
@@ -110,6 +112,9 @@ class ItemPayload(TypedDict):
     start: NotRequired[int]
     end: NotRequired[int]
     text: str | None
+    headings: NotRequired[list[str]]
+    lines: NotRequired[list[int]]
+    page_label: NotRequired[str]
     width: int | None
     height: int | None
     bytes: int

@@ -60,8 +60,7 @@ def units(document: Document) -> Iterator[Unit]:
     from tsembed_search.documents.chunking import tiled
     from tsembed_search.documents.html_page import readable, shown_page
 
-    if document.file.seek(0, os.SEEK_END) > _LONGEST:
-        raise LoadError(f"The page has more than {_LONGEST >> 20} MB.", "Save its text as a .txt file.")
+    _refuse_long(document.file)
     page = shown_page(page_text(document.file))
     document.alive()
     given = yield from document.text_units(tiled(readable(page.tree.body)), page.title)
@@ -72,6 +71,21 @@ def units(document: Document) -> Iterator[Unit]:
         raise LoadError("There is no text to read in it.", hint)
     if page.hidden >= max(_TELLING_WORDS, _TELLING_SHARE * page.words):
         document.note(f"Hidden parts of the page were left out: about {page.hidden:,} of {page.words:,} words.")
+
+
+def text(file: BinaryIO, page: int | None) -> Iterator[str]:
+    """All of the readable text; it has no pages."""
+    from tsembed_search.documents.chunking import tiled
+    from tsembed_search.documents.html_page import readable, shown_page
+
+    _refuse_long(file)
+    for block in tiled(readable(shown_page(page_text(file)).tree.body)):
+        yield block.text
+
+
+def _refuse_long(file: BinaryIO) -> None:
+    if file.seek(0, os.SEEK_END) > _LONGEST:
+        raise LoadError(f"The page has more than {_LONGEST >> 20} MB.", "Save its text as a .txt file.")
 
 
 def sections(document: Document) -> Iterator[Section | Figure]:
@@ -166,4 +180,13 @@ def _meant(label: bytes) -> tuple[str, ...] | None:
 
 
 _SIGNATURES: Final = (b"<!doctype html", b"<html")
-FORMAT = Format("html", 2, frozenset({"html", "htm", "xhtml"}), units, _SIGNATURES, sections=sections, is_text=True)
+FORMAT = Format(
+    "html",
+    3,
+    frozenset({"html", "htm", "xhtml"}),
+    units,
+    _SIGNATURES,
+    sections=sections,
+    is_text=True,
+    text=text,
+)

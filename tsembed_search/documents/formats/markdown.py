@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
 
-    from tsembed_search.documents.chunking import Block
+    from tsembed_search.documents.chunking import Block, FileLines
 
 # Parsing keeps the whole file in memory many times over; a longer one is hardly written by hand.
 _LONGEST: Final = 4 << 20
@@ -97,36 +97,74 @@ def _block(parts: list[Token]) -> Iterator[Block]:
     from tsembed_search.documents.chunking import Block
 
     first = parts[0]
-    text = _text(parts)
+    text, rows = _text(parts)
     if text.strip():
         heading = int(first.tag[1]) if first.type == "heading_open" else 0
         # Items of a list stand line by line.
         tight = first.type == "list_item_open" and parts[-1].type == "list_item_close"
-        yield Block(0, text + "\n" * tight, heading, text if heading else "", lines=first.type not in _PROSE)
+        yield Block(0, text + "\n" * tight, heading, text if heading else "", first.type not in _PROSE, rows=rows)
 
 
-def _text(parts: list[Token]) -> str:
-    """The text of some tokens as it is shown: paragraphs, items with their marks, cells between bars."""
+def _text(parts: list[Token]) -> tuple[str, FileLines | None]:
+    """The text of some tokens as it is shown (paragraphs, items with their marks, cells between bars), and where each
+    of its lines stands in the file.
+    """
+    from tsembed_search.documents.chunking import FileLines
+
     lines: list[str] = []
+    first, last = list[int](), list[int]()
     mark, depth, cells, before = "", 0, list[str](), ""
+    row: Token | None = None
+
+    def add(text: str, source: Token | None) -> None:
+        """Adds one line, or several."""
+        lines.append(text)
+        spans = _rows(source, text) if source is not None else None
+        first.extend(spans.first if spans else ())
+        last.extend(spans.last if spans else ())
+
     for token in parts:
         if token.type == "list_item_open":
             mark, depth = f"{token.info}{token.markup} " if token.info else "- ", depth + 1
         elif token.type == "list_item_close":
             depth -= 1
+        elif token.type == "tr_open":
+            row = token
         elif token.type == "tr_close":
-            lines.append(f"| {' | '.join(cells)} |")
+            add(f"| {' | '.join(cells)} |", row)
             cells.clear()
         elif before in ("td", "th"):
             cells.append(inline_text(token))
         elif content := _content(token):
             if lines and not depth:
                 lines.append("")
-            first = "  " * (depth - 1) + mark if mark else "  " * depth
-            lines.append(first + content.replace("\n", "\n" + "  " * depth))
+                first.append(last[-1] if last else 0)
+                last.append(last[-1] if last else 0)
+            start = "  " * (depth - 1) + mark if mark else "  " * depth
+            add(start + content.replace("\n", "\n" + "  " * depth), token)
             mark = ""
         before = token.tag if token.nesting > 0 else ""
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    known = len(first) == text.count("\n") + 1 and all(first)
+    return text, FileLines(first, last) if known else None
+
+
+def _rows(token: Token, text: str) -> FileLines | None:
+    """The lines of the file for each line of a token's text: one each where that is sure, else all of the token's."""
+    from tsembed_search.documents.chunking import FileLines
+
+    if token.map is None:
+        return None
+    begin, end = token.map[0] + 1, token.map[1]
+    count = text.count("\n") + 1
+    if token.type in ("fence", "code_block"):
+        # Lines before the code: the fence, and blank ones, which are not shown.
+        begin += (token.type == "fence") + len(token.content) - len(token.content.lstrip("\n"))
+        return FileLines(range(begin, begin + count), range(begin, begin + count))
+    # Tags may hide lines, and make some.
+    if count == end - begin + 1 and not any(child.type == "html_inline" for child in token.children or ()):
+        return FileLines(range(begin, end + 1), range(begin, end + 1))
+    return FileLines([begin] * count, [end] * count)
 
 
 def _content(token: Token) -> str:
@@ -143,13 +181,18 @@ def _content(token: Token) -> str:
 
 def parse(source: str) -> tuple[list[Token], str]:
     """Return the tokens of a page, with the tables that are common beside CommonMark, and the title that its settings
-    give. Front matter is no part of its text, unless there is nothing else.
+    give. Front matter is no part of its text, unless there is nothing else; the lines of tokens are those of `source`.
     """
     settings, text = front_matter(source)
     if not text.strip():
         settings, text = "", settings
     found = _TITLE.search(settings)
-    return _parser().parse(text), found[1] if found else ""
+    tokens = _parser().parse(text)
+    above = source.count("\n", 0, source.rfind(text))
+    for token in tokens if above else ():
+        if token.map is not None:
+            token.map = [token.map[0] + above, token.map[1] + above]
+    return tokens, found[1] if found else ""
 
 
 @cache
@@ -197,4 +240,12 @@ def _inline(child: Token) -> str:
     return ""
 
 
-FORMAT = Format("markdown", 2, frozenset({"md", "markdown", "mdown", "mkd"}), units, sections=sections, is_text=True)
+FORMAT = Format(
+    "markdown",
+    3,
+    frozenset({"md", "markdown", "mdown", "mkd"}),
+    units,
+    sections=sections,
+    is_text=True,
+    text=plain.text,
+)

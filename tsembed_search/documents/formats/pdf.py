@@ -30,6 +30,7 @@ _BEGINS: Final = rb"(?s)\A\s*%PDF-\d\.\d\s*[\r\n].*?\d+\s+\d+\s+obj\b"
 # PDFium marks a hyphen at a line's end with U+FFFE (or U+0002); the word goes on in the next line.
 _HYPHENS: Final = re.compile("[\ufffe\x02\u00ad]\n?")
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\uffff]+")
+_LONGEST_LABEL: Final = 24
 _PASSWORD_FIELD: Final = 1 << 13
 # In bytes: what a person types into a field is shorter.
 _LONGEST_VALUE: Final = 1 << 20
@@ -50,7 +51,7 @@ def units(document: Document) -> Iterator[Unit]:
         for index in range(total):
             try:
                 with closing(PdfSheet(pdf, index)) as sheet:
-                    for unit in _page_units(sheet, index + 1, document, seen):
+                    for unit in _page_units(sheet, index + 1, _label(pdf, index), document, seen):
                         given += 1
                         yield unit
             except (pypdfium2.PdfiumError, *NONSENSE):
@@ -67,7 +68,19 @@ def units(document: Document) -> Iterator[Unit]:
             )
 
 
-def _page_units(sheet: PdfSheet, number: int, document: Document, seen: set[bytes]) -> Iterator[Unit]:
+def _label(pdf: Any, index: int) -> str | None:
+    """The name of a page, such as iv, where it is another than its number."""
+    # Damage there is none of the page.
+    with suppress(ValueError):
+        label = " ".join(str(pdf.get_page_label(index)).split())
+        label = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+        return label if label not in ("", str(index + 1)) else None
+    return None
+
+
+def _page_units(
+    sheet: PdfSheet, number: int, label: str | None, document: Document, seen: set[bytes]
+) -> Iterator[Unit]:
     """Text chunks, then pictures, which go on with the chunks' numbers, then the page itself."""
     from tsembed_search.documents.chunking import paragraphs
     from tsembed_search.documents.pdf_pictures import pictures
@@ -75,14 +88,16 @@ def _page_units(sheet: PdfSheet, number: int, document: Document, seen: set[byte
 
     spec = document.image_spec
     drawn = open_image(_drawn(sheet, spec), spec) if document.pages else None
-    chunk = yield from document.text_units(paragraphs([sheet.text()]), page=number)
+    chunk = yield from document.text_units(paragraphs([sheet.text()]), page=number, page_label=label)
     for image, width, height in pictures(sheet.content, number, document, seen):
         pixels = open_image(image, spec, memory=document.memory).pixels
         if int(pixels.max()) - int(pixels.min()) >= _LEAST_CONTRAST:
-            yield Unit("image", number, chunk, pixels=pixels, width=width, height=height)
+            yield Unit("image", number, chunk, pixels=pixels, width=width, height=height, page_label=label)
             chunk += 1
     if drawn is not None:
-        yield Unit("page", number, pixels=drawn.pixels, width=drawn.width, height=drawn.height)
+        yield Unit(
+            "page", number, pixels=drawn.pixels, width=drawn.width, height=drawn.height, page_label=label
+        )  # fmt: skip
 
 
 def sections(document: Document) -> Iterator[Section]:
@@ -102,6 +117,23 @@ def sections(document: Document) -> Iterator[Section]:
                 with closing(PdfSheet(pdf, index)) as sheet:
                     text = sheet.text()
                 yield Section(tuple(" ".join(one.split()) for one in headings[index]), text, index + 1)
+
+
+def text(file: BinaryIO, page: int | None) -> Iterator[str]:
+    """The words of a page; by default of the first."""
+    import pypdfium2
+
+    from tsembed_search.documents.pdf_pictures import NONSENSE
+
+    number = page or 1
+    with closing(open_pdf(file)) as pdf:
+        if number > len(pdf):
+            raise LoadError(f"There is no page {number}.", f"The pages are 1 to {len(pdf)}.")
+        try:
+            with closing(PdfSheet(pdf, number - 1)) as sheet:
+                yield sheet.text()
+        except (pypdfium2.PdfiumError, *NONSENSE) as error:
+            raise LoadError(f"Page {number} cannot be read: it is damaged.") from error
 
 
 def preview(file: BinaryIO, page: int) -> Pixels:
@@ -266,4 +298,14 @@ class PdfSheet:
         self._typed[buffer.raw[: size - 2].decode("utf-16-le", "replace")] = None
 
 
-FORMAT = Format("pdf", 2, frozenset({"pdf"}), units, pages=True, sections=sections, preview=preview, judge=_judge)
+FORMAT = Format(
+    "pdf",
+    3,
+    frozenset({"pdf"}),
+    units,
+    pages=True,
+    sections=sections,
+    preview=preview,
+    judge=_judge,
+    text=text,
+)
