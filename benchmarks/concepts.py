@@ -233,7 +233,9 @@ def crossed(sets: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def mixed(eyes: Eyes, sets: Sequence[NamedPictures]) -> dict[str, Any]:
-    """Passages and all pictures in one list, by calibrated scores, with and without concepts."""
+    """Passages and all pictures in one list, by calibrated scores: without concepts, with evidence added to the cosine
+    and nothing else, and with concepts as a search has them.
+    """
     from mini_mmeb import texts
     from mini_mmeb.packages import Packages
 
@@ -247,7 +249,7 @@ def mixed(eyes: Eyes, sets: Sequence[NamedPictures]) -> dict[str, Any]:
     vectors, classes = eyes.pictures("mini", files)
     calibration = eyes.models["mini"].info.calibration
     assert calibration is not None
-    figures: dict[str, Any] = {"passages": len(leads), "pictures": len(files)}
+    figures: dict[str, Any] = {}
     for kind, queries, right in (
         (
             "passages",
@@ -263,15 +265,15 @@ def mixed(eyes: Eyes, sets: Sequence[NamedPictures]) -> dict[str, Any]:
         of_texts = _scores(calibration, queries @ passages.T, "text")
         evidence = evidence_of(queries, classes)
         ranks = {}
-        for name, weight in (("cosine", 0.0), ("concepts", COSINE_OF_EVIDENCE)):
+        for name, weight in (("cosine", 0.0), ("added", COSINE_OF_EVIDENCE), ("concepts", COSINE_OF_EVIDENCE)):
             of_pictures = _scores(calibration, queries @ vectors.T + weight * evidence, "image")
-            if weight:
+            if name == "concepts":
                 of_pictures = WITH_EVIDENCE[0] * of_pictures + WITH_EVIDENCE[1]
             logits = np.hstack([of_texts, of_pictures])
             ranks[name] = Measured(kind, logits, evidence, logits, right).ranks(logits)
         own = {f"{name}@{k}": round(float((each < k).mean()), 4) for name, each in ranks.items() for k in (1, 10)}
         own |= {f"difference@{k}": interval((ranks["concepts"] < k) * 1.0 - (ranks["cosine"] < k)) for k in (1, 10)}
-        figures[kind] = {"queries": len(queries), **own}
+        figures[kind] = {"queries": len(queries), "items": len(leads if kind == "passages" else files), **own}
     return figures
 
 
