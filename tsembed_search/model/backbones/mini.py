@@ -318,7 +318,8 @@ class Mini:
         rows = [row for row, one in enumerate(inputs) if one.pixels is not None]
         if rows:
             pixels = torch.stack([one.pixels for one in inputs if one.pixels is not None])
-            together, classes[rows] = self._see(pixels)
+            together, probabilities = self._see(pixels)
+            classes.index_copy_(0, self._move(torch.tensor(rows)), probabilities)
             for row, seen in zip(rows, together, strict=True):
                 found[row] = seen
                 if keep:
