@@ -221,7 +221,7 @@ class Preview(ScrollView, can_focus=True):
             lines += [Strip(row) for row in half_block_rows(self.pixels, width, rows)]
             lines.append(Strip([]))
         name, folder = drawing.name_and_folder(hit.path)
-        head = Text(name, style=BOLD).append("\n").append(hit.kind + " ", style=KIND_STYLES[hit.kind])
+        head = Text().append(name + "\n", style=BOLD).append(hit.kind + " ", style=KIND_STYLES[hit.kind])
         lines += self._wrapped(head.append(folder, style=DIM), width)
         for what, value in more.facts:
             lines += self._wrapped(Text(f"{what} ", style=DIM).append(value, style=""), width)
@@ -245,7 +245,7 @@ class Preview(ScrollView, can_focus=True):
 
 def _reason_text(hit: Hit, reason: Reason | str) -> Text:
     """Why a hit was found, for people."""
-    text = Text("Why it was found\n", style=BOLD)
+    text = Text().append("Why it was found\n", style=BOLD)
     own = hit if isinstance(reason, str) else reason.hit
     if own.rank:
         text.append(f"score {own.score:.2f} ", style="").append(bar(own.score, _BAR), style="green")

@@ -270,7 +270,7 @@ class Results(ScrollView, can_focus=True):
         first = [*fitted(name, room - len(score) - bar_width - 1, BOLD), Segment(" ")]
         first += [Segment(score, DIM if hit.score < 0.5 else BOLD)]
         first += [Segment(bar(hit.score, bar_width), self.get_component_rich_style("results--bar", partial=True))]
-        kind = " ".join([hit.kind, *hit.place, *["offline"] * hit.offline])[: room // 2]
+        kind = " ".join([hit.kind, *hit.place, *["offline"] * hit.offline])[: room - 2]
         second = [Segment(kind + " ", KIND_STYLES[hit.kind]), *fitted(folder, room - len(kind) - 1, DIM)]
         texts = [first, second, *self._passage(hit, room, LINES - 2 - bool(thumb))]
         picture = self._thumb(hit, thumb, LINES - 1) if thumb else []

@@ -16,8 +16,8 @@ from tsembed_search.cli.browse.source import Wish
 from tsembed_search.index import Index
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZE = (132, 36)
-QUERY = "things with wheels"
+SIZE = (120, 30)
+QUERY = "my bike has a flat tyre"
 
 
 async def drawn() -> str:
