@@ -60,6 +60,7 @@ def train(
     seeds: Annotated[int, typer.Option(help="Runs of each variant.")] = 3,
     steps: Annotated[int, typer.Option(help="Steps of a run.")] = 60,
     task: Annotated[list[str] | None, typer.Option("--task", help="Tasks to train on and to measure.")] = None,
+    variant: Annotated[list[str] | None, typer.Option("--variant", help="Only these variants.")] = None,
 ) -> None:
     """Make the runs that are missing, and measure each on test."""
     only = task or ["gloss"]
@@ -67,6 +68,8 @@ def train(
     asked = evaluation_data.load([data], splits=("test",), only=only).tasks
     for seed in range(seeds):
         for name, own in VARIANTS.items():
+            if variant and name not in variant:
+                continue
             folder = out / f"{name.replace(' ', '-')}-{seed}"
             if (folder / "hits.json").is_file():
                 continue

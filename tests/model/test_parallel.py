@@ -18,7 +18,7 @@ from tsembed_search.errors import ModelError
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint, export, loading, registry
 from tsembed_search.model.backbone import Trainable
-from tsembed_search.model.backbones import hf, mini
+from tsembed_search.model.backbones import hf, mini, tiny
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.path_settings import PathSettings
@@ -118,6 +118,14 @@ class TestEveryKind:
         backbone, plain = load(base, paths), load(base)
         batch = [backbone.prepare(item) for item in items()]
         torch.testing.assert_close(backbone.without_adapters(batch), plain.without_adapters(batch), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("base", [name for name in tiny.MAKERS if name not in BASES])
+@pytest.mark.parametrize("paths", KINDS[:2], ids=lambda paths: paths.kind)
+def test_every_other_family(base: str, paths: PathSettings, load: Load) -> None:
+    backbone = load(base, paths)
+    alone = torch.cat([paths_of(backbone, [item]) for item in items()])
+    assert functional.cosine_similarity(paths_of(backbone), alone, dim=-1).min() >= 0.9999
 
 
 @pytest.mark.parametrize("base", BASES)
