@@ -3,7 +3,9 @@
 Letters, invoices and logs are made up from a seed; encyclopaedia leads come with a package (see `queries.py`). A known
 item is asked for as people remember one: by a number as it stands or joined otherwise, a file's name with or without
 its type, a rare surname without its accents, a few words in quotes. A description is a lead's own short one, which is
-not in its text. Where `recollindex` and `recollq` are on the PATH, Recoll is asked the same of the same files.
+not in its text. Surnames and descriptions are asked for once more with one slip of the keyboard in them, drawn by
+chance: any slip at any letter of any word of five letters or more. Where `recollindex` and `recollq` are on the PATH,
+Recoll is asked the same of the same files.
 
 Prints the share of queries whose document comes first (R@1) and among the first ten (R@10), by kind of query.
 """
@@ -21,10 +23,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from queries import recoll, write_leads
+
+if TYPE_CHECKING:
+    from tsembed_search.index import Index
 
 _FIRST = "Ada Bela Carla Dmitri Elena Farid Greta Hugo Irina Jonas Kira Leif Mira Nadia Oskar Petra Rosa Sven Tara Yuri"
 _SURNAME = "Åkerlund Béranger Çelik Dvořák Eriksson Fernández Gößling Håkansson Ibáñez Jäger Kováč Łukasik Müller Nuñez"
@@ -50,6 +55,7 @@ def main(
     items: Annotated[int, typer.Option(help="Queries for known items.")] = 500,
     package: Annotated[Path | None, typer.Option("--leads-package", help="The folder of the package of leads.")] = None,
     work: Annotated[Path | None, typer.Option(help="Where files and indexes are kept.")] = None,
+    only: Annotated[str, typer.Option(help="Ask only the kinds of queries whose name has this in it.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
 ) -> None:
     """Measure, and print the tables."""
@@ -64,7 +70,9 @@ def main(
             for number, query in enumerate(described)
             if telling.count(query.lower()) == 1
         ]
+        asked = [one for one in [*asked, *misspelt(asked)] if only in one.kind]
         from tsembed_search.index import Index
+        from tsembed_search.search import respelling
         from tsembed_search.store.base import StoreSettings
 
         with Index.open("words", create=StoreSettings(0)) as index:
@@ -72,17 +80,48 @@ def main(
         figures: dict[str, dict[str, tuple[float, float]]] = {}
         with Index.open("words") as index:
             for words in ("auto", "only", "never"):
-
-                def ours(query: str, words: str = words) -> list[str]:
-                    hits = index.search(query, k=10, words=words).hits
-                    return [hit.path.rpartition("/")[2] for hit in hits]
-
-                figures[f"ours, words {words}"] = measured(asked, ours)
+                figures[f"words {words}"] = measured(asked, ours(index, words))
+            respelling.MOST_WORDS = 0
+            figures["not respelled"] = measured(asked, ours(index, "auto"))
         if shutil.which("recollq"):
             figures["recoll"] = measured(asked, by_recoll(folder))
         report(asked, figures)
         if as_json:
             print(json.dumps(figures))
+
+
+def ours(index: Index, words: str) -> Callable[[str], list[str]]:
+    """Return what finds the names of the first ten in an index."""
+
+    def find(query: str) -> list[str]:
+        return [hit.path.rpartition("/")[2] for hit in index.search(query, k=10, words=words).hits]
+
+    return find
+
+
+def misspelt(asked: Sequence[Asked]) -> list[Asked]:
+    """Return the queries of letters alone once more, each with one slip."""
+    rng = random.Random(2)
+    made = []
+    for one in asked:
+        places = [place for place, word in enumerate(one.query.split()) if len(word) >= 5 and word.isalpha()]
+        if places and one.kind in ("surname", "description"):
+            words = one.query.split()
+            place = rng.choice(places)
+            words[place] = _slip(rng, words[place])
+            made.append(Asked(f"{one.kind} misspelt", " ".join(words), one.file))
+    return made
+
+
+def _slip(rng: random.Random, word: str) -> str:
+    """A word with two letters swapped, a letter less, a letter more, or another letter."""
+    while True:
+        at, letter = rng.randrange(len(word)), rng.choice("abcdefghijklmnopqrstuvwxyz")
+        swapped = word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :]
+        head, tail = word[:at], word[at + 1 :]
+        made = rng.choice((swapped, head + tail, head + letter + word[at:], head + letter + tail))
+        if made.lower() != word.lower():
+            return made
 
 
 def make_documents(folder: Path, count: int, items: int) -> list[Asked]:
@@ -199,7 +238,7 @@ def measured(asked: Sequence[Asked], find: Callable[[str], list[str]]) -> dict[s
     for one in asked:
         found = find(one.query)
         place = found.index(one.file) if one.file in found else 10
-        for kind in (one.kind, *(["all known items"] if one.kind != "description" else [])):
+        for kind in (one.kind, *(["all known items"] if _known(one.kind) else [])):
             places[kind].append(place)
     spent = (time.perf_counter() - started) / len(asked)
     shares = {
@@ -208,10 +247,16 @@ def measured(asked: Sequence[Asked], find: Callable[[str], list[str]]) -> dict[s
     return {**shares, "seconds": (spent, spent)}
 
 
+def _known(kind: str) -> bool:
+    """Tell whether a kind of query is for a known item, as it is written there."""
+    return not kind.startswith("description") and not kind.endswith("misspelt")
+
+
 def report(asked: Sequence[Asked], figures: dict[str, dict[str, tuple[float, float]]]) -> None:
     """Print one line for each kind of query."""
     counts = {kind: sum(one.kind == kind for one in asked) for kind in dict.fromkeys(one.kind for one in asked)}
-    counts["all known items"] = sum(one.kind != "description" for one in asked)
+    if any(_known(one.kind) for one in asked):
+        counts["all known items"] = sum(_known(one.kind) for one in asked)
     print(f"{'R@1 / R@10':26}{'queries':>8}" + "".join(f"{side:>20}" for side in figures))
     for kind, count in counts.items():
         cells = "".join(f"{f'{own[kind][0]:.3f} / {own[kind][1]:.3f}':>20}" for own in figures.values())

@@ -48,7 +48,7 @@ def explain(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show which experts a query and a hit share.
+    """Show which words and which experts a query and a hit share.
 
     For models with experts. Each line is a block of the model and what it adds to the similarity of the routes, which
     is the sum of all lines.
@@ -79,7 +79,7 @@ def _print(found: Explanation) -> None:
     print(f"similarity {hit.similarity:.3f}  routes {agreement.similarity:+.3f}")
     for block, total in enumerate(agreement.blocks.tolist()):
         print(f"block {block:>3}  {total:+.3f}  {_both_use(agreement, block)}".rstrip())
-    for line in (*_strongest(agreement), *_shows(hit), _legend(agreement)):
+    for line in (*_strongest(agreement), *_words(found), *_shows(hit), _legend(agreement)):
         print(line)
 
 
@@ -114,6 +114,15 @@ def draw(screen: Console, found: Explanation) -> None:
     for words in (*_strongest(agreement), *_shows(hit)):
         screen.print(render.styled(words))
     screen.print(render.styled(_legend(agreement), style="dim"))
+
+
+def _words(found: Explanation) -> list[str]:
+    """The share of the query's words that the hit has, and the part of each; nothing for a query without words."""
+    parts = [
+        f"{wording.shown(one.word)} {one.share:.2f}" + (f" (for {wording.shown(one.as_asked)})" if one.as_asked else "")
+        for one in found.why.words
+    ]
+    return [f"words {found.hit.words:.2f}: " + "  ".join(parts)] if parts else []
 
 
 def _widths(width: int, experts: int) -> tuple[int, int]:

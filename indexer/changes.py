@@ -42,6 +42,9 @@ _KNOWN: Final = """
 SELECT path, size, mtime_ns, inode, files.recipe, reason FROM files LEFT JOIN contents USING (sha)
 WHERE path IN ({paths}) AND (sha IS NULL OR contents.pending = 0)
 """
+# After (time, place): with the latest time first, and as they were found.
+_NEWEST: Final = "SELECT * FROM todo WHERE (mtime_ns, place) < (?, ?) ORDER BY mtime_ns DESC, place DESC LIMIT ?"
+_NEXT: Final = "SELECT * FROM todo WHERE ?1 IS NOT NULL AND place > ?2 ORDER BY place LIMIT ?3"
 
 
 class Changes:
@@ -168,13 +171,17 @@ class Changes:
             with self._db.transaction() as db:
                 db.executemany("DELETE FROM vanished WHERE path = ?", page)
 
-    def todo(self) -> Iterator[Found]:
-        """The new and changed files, in the order in which they were found."""
-        last = 0
-        while page := self._db.all("SELECT * FROM todo WHERE place > ? ORDER BY place LIMIT ?", (last, _PAGE)):
+    def todo(self, *, newest_first: bool = False) -> Iterator[Found]:
+        """The new and changed files, in the order in which they were found, or the last changed first."""
+        if newest_first:
+            with self._db.transaction() as db:
+                db.execute("CREATE INDEX IF NOT EXISTS temp.todo_by_time ON todo (mtime_ns, place)")
+        query, last = (_NEWEST, (float("inf"), 0.0)) if newest_first else (_NEXT, (0.0, 0.0))
+        while page := self._db.all(query, (*last, _PAGE)):
             for _, path, root, size, mtime_ns, inode in page:
                 yield Found(os.fsdecode(path), os.fsdecode(root), size, int(mtime_ns), inode)
-            last = page[-1][0]
+            place, *_, mtime_ns, _ = page[-1]
+            last = (mtime_ns, place)
 
     def todo_count(self) -> int:
         """Return the number of new and changed files."""

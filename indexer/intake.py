@@ -211,9 +211,9 @@ class Intake:
         self._reads_pages = reads_pages
         self._recipes = frozenset(valid_recipes(self._options.pages, reads_pages, words=self._options.words_only))
 
-    def run(self, flow: Flow, jobs: queue.Queue[ContentJob | None]) -> None:
+    def run(self, flow: Flow, jobs: queue.Queue[ContentJob | None], *, newest_first: bool = False) -> None:
         """Put a job for each new content into `jobs`, and None at the end."""
-        for found in self._changes.todo():
+        for found in self._changes.todo(newest_first=newest_first):
             job = self.examine(found, flow)
             if job is not None:
                 flow.put(jobs, job)

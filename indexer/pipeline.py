@@ -210,7 +210,9 @@ class _IndexRun:
         self._meter.enter("checking")
         flow = Flow(self._stop)
         jobs: queue.Queue[ContentJob | None] = queue.Queue(_JOBS)
-        flow.start(lambda: self._intake.run(flow, jobs), "intake")
+        # Where words came first, what was changed last is found by its meaning first.
+        newest = self._store is not None and bool(self._store.metadata.get(WORDS_LEFT))
+        flow.start(lambda: self._intake.run(flow, jobs, newest_first=newest), "intake")
         complete = False
         try:
             while jobs.empty() and not flow.stopped:

@@ -104,7 +104,7 @@ class Feeder:
         signature = found.size, found.mtime_ns, found.inode
         sha = job.sha.hex()
         names = tuple(format.name for format in job.formats)
-        for unit in decoder.units(Request(found.path, names, signature, job.pages)):
+        for unit in decoder.units(Request(found.path, names, signature, job.pages, pixels=not job.words)):
             id = uuid.UUID(point_id(sha, unit.page, unit.chunk, self._embedder.info.fingerprint))
             job.ids += id.bytes
             if job.reusable and id.bytes in job.known:
@@ -124,7 +124,9 @@ class Feeder:
             else:
                 entry, unit = message
                 try:
-                    prepared = self._embedder.prepare(Item(unit.reads or unit.text, unit.pixels))
+                    # Of a picture that is stored by its words, there is only its size.
+                    bare = unit.kind if entry.job.words and unit.pixels is None else None
+                    prepared = self._embedder.prepare(Item(unit.reads or unit.text or bare, unit.pixels))
                     flow.put(self.ready, (entry, prepared))
                 except LoadError as error:
                     entry.job.failure = entry.job.failure or str(error)

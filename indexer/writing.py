@@ -157,6 +157,8 @@ class Writer:
         }  # fmt: skip
         if job.words:
             payload[VECTORLESS] = True
+        if unit.title:
+            payload["title"] = unit.title
         if unit.start is not None:
             payload |= {"start": unit.start, "end": unit.end}
         if unit.headings:

@@ -234,7 +234,7 @@ class Index(AbstractContextManager["Index"]):
                 "A search by likeness takes no other query.",
                 "To combine a picture with a text, give the picture as {image}.",
             )
-        wanted = [] if query is None else self._model.queries([query], clock, chosen.words)
+        wanted = [] if query is None else self._model.queries([query], clock, chosen.words, self._access.read)
         with self._reading(clock) as store:
             if like is not None:
                 wanted = [self._model.like(str(like), store, clock)]
@@ -259,7 +259,8 @@ class Index(AbstractContextManager["Index"]):
         blocks = [queries[start : start + _TOGETHER] for start in range(0, len(queries), _TOGETHER)]
         pool, hits = ThreadPoolExecutor(1, "tsembed-embed"), []
         try:
-            for wanted in pool.map(lambda block: self._model.queries(block, clock, chosen.words), blocks):
+            embed = partial(self._model.queries, clock=clock, words=chosen.words, reading=self._access.read)
+            for wanted in pool.map(embed, blocks):
                 with self._reading(clock) as store:
                     hits += self._model.searcher(store).search(wanted, chosen, snippets=snippets)
         finally:
@@ -267,7 +268,7 @@ class Index(AbstractContextManager["Index"]):
         return hits
 
     def explain(self, query: Item | str, hit: str) -> Explanation:
-        """Show where the routing of a query and of an item agrees, block by block and expert by expert.
+        """Show which words of a query an item has, and where the routing of the two agrees, block by block.
 
         `hit` is an item's id, the path of an indexed file (of many items, the one most like the query), or the place of
         a hit in the plain search for that query, such as `3`. Raises `UsageError` when there is no such item, and when
@@ -277,14 +278,14 @@ class Index(AbstractContextManager["Index"]):
         asked = Item(query) if isinstance(query, str) else query
         (wanted,) = self._model.queries([asked], clock)
         with self._reading(clock) as store:
-            found, record = self._model.searcher(store).named(wanted, hit)
+            found, record, why = self._model.searcher(store).named(wanted, hit)
         if not has_route(record.payload):
             raise StoreError(
                 f"{found.path} has no routing vector.",
                 "The index was changed from outside. Make another one: {index}.",
             )
         route = stored_routes([record.payload], len(wanted.route))[0]
-        return Explanation(asked, found, Agreement.of(wanted.route, route, shape), clock.stop())
+        return Explanation(asked, found, Agreement.of(wanted.route, route, shape), why, clock.stop())
 
     def show(self, hit: str, **chosen: Any) -> Excerpt:
         """Return a passage and what stands around it, by an item's id or a path: see `passage_of`. Loads no model."""

@@ -143,6 +143,8 @@ class TestExplain:
         lines = done.stdout.splitlines()
         assert lines[0].endswith("red.png")
         assert [line.split()[:2] for line in lines[2:4]] == [["block", "0"], ["block", "1"]]
+        (words,) = (line for line in lines if line.startswith("words 0."))
+        assert "red 0." in words and "all 0.00" in words
         assert re.fullmatch(r"b(\d)e(\d) is expert \2 of block \1\.", lines[-1])
         assert "\x1b" not in run_routed("explain", "red", "1").stdout
 

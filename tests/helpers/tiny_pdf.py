@@ -161,7 +161,9 @@ def sheet(
     return body.written(b"/Root %d 0 R" % root)
 
 
-def pdf(pages: Sequence[Page], *, encrypted: bool = False, claim: tuple[int, int] | None = None) -> bytes:
+def pdf(
+    pages: Sequence[Page], *, encrypted: bool = False, claim: tuple[int, int] | None = None, title: str = ""
+) -> bytes:
     """A PDF. `encrypted`: with a password that nobody knows. `claim`: the size that pictures say they have."""
     body = Body()
     add, stream = body.add, body.stream
@@ -196,6 +198,8 @@ def pdf(pages: Sequence[Page], *, encrypted: bool = False, claim: tuple[int, int
     body.put(pages_id, tree)
     root = add(b"<< /Type /Catalog /Pages %d 0 R >>" % pages_id)
     trailer = b"/Root %d 0 R" % root
+    if title:
+        trailer += b" /Info %d 0 R" % body.add(b"<< /Title (%s) >>" % title.encode("ascii"))
     if encrypted:
         lock = add(b"<< /Filter /Standard /V 1 /R 2 /O <%s> /U <%s> /P -4 >>" % (b"ab" * 32, b"cd" * 32))
         trailer += b" /Encrypt %d 0 R /ID [<00> <00>]" % lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from helpers.indexing import Indexing, fill
 from tsembed_search.index import Index
 from tsembed_search.indexer import mending
+from tsembed_search.items import Item
 from tsembed_search.ranking.words import query_words
 from tsembed_search.store.base import Store
 
@@ -59,6 +61,30 @@ def test_a_second_run_for_words_has_nothing_to_do(indexing: Indexing) -> None:
     indexing.run(words_only=True)
     again = indexing.run(words_only=True)
     assert again.items.embedded == 0 and again.files.unchanged == 5
+
+
+def test_a_damaged_picture_leaves_with_the_vectors(indexing: Indexing) -> None:
+    """For its words, only its size is read; then it turns out that it cannot be shown."""
+    fill(indexing)
+    whole = indexing.picture("sub/green.jpg", "green", (200, 200)).read_bytes()
+    indexing.write("sub/green.jpg", whole[: len(whole) - 200])
+    report = indexing.run(words_only=True)
+    assert report.skipped == [] and "sub/green.jpg" in {record.payload["rel"] for record in indexing.records()}
+    report = indexing.run()
+    assert [Path(one.path).name for one in report.skipped] == ["green.jpg"]
+    assert indexing.points() == indexing.scratch()
+
+
+def test_the_newest_files_get_their_vectors_first(indexing: Indexing) -> None:
+    for number in range(40):
+        path = indexing.write(f"{number:02}.txt", f"word number {number:02}")
+        os.utime(path, (1.7e9 + number * 7 % 40,) * 2)  # not in the order of names
+    indexing.run(words_only=True)
+    indexing.run()
+    records = sorted(indexing.records(), key=lambda record: float(record.payload["indexed_at"]))
+    times = [record.payload["mtime"] for record in records]
+    assert times == sorted(times, reverse=True)
+    assert len(set(times)) == 40
 
 
 def test_words_after_vectors_keep_them(indexing: Indexing) -> None:
@@ -114,11 +140,16 @@ def test_an_index_of_mini(store: str, tmp_path: Path) -> None:
         assert status.with_vectors == 0 and status.items == {"text": 1}
         (hit,) = index.search("zebra", words="only").hits
         assert hit.path.endswith("a.txt") and hit.similarity == 0
-        (hit,) = index.search("zebra").hits
-        assert hit.path.endswith("a.txt")
+        found = index.search("zebra")
+        assert [hit.path for hit in found.hits] == [hit.path] and (found.items, found.with_vectors) == (1, 0)
+        assert index.search("zebra", words="never").hits == []
+        assert index.search(Item(image=tmp_path / "none.png")).hits == []
+        assert [len(hits) for hits in index.search_many(["zebra", "lion"])] == [1, 0]
+        assert not index._model.loaded, "where nothing has a vector, a model finds nothing"
         index.add(tmp_path)
         assert index.status().with_vectors == 1
         assert index.search("an animal in a building").hits[0].similarity > 0
+        assert index._model.loaded
     with Index.open("once-" + store, store=store, create=_settings(), device="cpu") as once:
         once.add(tmp_path)
         assert once.metadata.routes == index.metadata.routes and once.metadata.dim == index.metadata.dim

@@ -111,3 +111,12 @@ def test_the_share_does_not_grow_with_the_index(letters: Maker, index: Index) ->
     for number in range(100):
         letters.add(Item(f"another letter, number {number}"), f"more/{number}.txt", chunk=0)
     assert index.search("INV-2024-01013").hits[0].words == pytest.approx(before)
+
+
+def test_what_found_a_hit_is_told(letters: Maker, index: Index) -> None:
+    only = index.search("01013", words="only").hits
+    assert [hit.channels for hit in only] == [["words"]]
+    assert {tuple(hit.channels) for hit in index.search("red", words="never").hits} == {("meaning",)}
+    hits = index.search("red INV-2024-01013", k=31).hits
+    assert hits[0].channels == ["meaning", "words"] == hits[0].to_json()["channels"]
+    assert all(("words" in hit.channels) == (hit.words > 0) for hit in hits)

@@ -74,6 +74,7 @@ class TestIndex:
     def test_explain_by_number_id_and_path(self, index: Index) -> None:
         third = index.search("red").hits[2]
         by_number, by_id = index.explain("red", "3"), index.explain(Item("red"), third.id)
+        assert by_number.why == by_id.why
         assert by_number.hit == by_id.hit
         assert by_id.hit.id == third.id
         for field in ("score", "similarity", "route_similarity"):
@@ -82,6 +83,19 @@ class TestIndex:
         path = index.search("red", where="kind=text").hits[0].path
         assert index.explain("red", path).hit.chunk == 0  # of two passages the one about red
         assert index.explain("tulips", path).hit.chunk == 1
+
+    def test_explain_says_what_each_word_adds(self, index: Index) -> None:
+        path = index.search("red", where="kind=text").hits[0].path
+        found = index.explain("abuot red zebra", path)
+        assert [(one.word, one.as_asked) for one in found.why.words] == [
+            ("about", "abuot"),
+            ("red", None),
+            ("zebra", None),
+        ]
+        about, red, zebra = (one.share for one in found.why.words)
+        assert about > 0 and red > 0 and zebra == 0 and about + red == pytest.approx(found.hit.words)
+        assert found.to_json()["words"][0] == {"word": "about", "share": about, "as_asked": "abuot"}
+        assert index.explain(Item(image=solid(250, 0, 0)), "1").why.words == []
 
     @pytest.mark.parametrize(
         ("hit", "words"), [("0", "no hit number 0"), ("99", "finds 12"), ("nothing.txt", "neither the id")]

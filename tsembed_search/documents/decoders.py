@@ -40,15 +40,16 @@ _ENVIRONMENT: Final = {
 class Request:
     """One file to decode: its path as the system spells it, and the names of its formats, the likeliest first.
 
-    `signature` (see `crawl.py`) is what it must still have; None for any. `pages`: render its pages, too. `preview`:
-    draw that page (from 1), and nothing else. `read`: give the words of that page (0: of all of a file without pages),
-    as people read them, and nothing else.
+    `signature` (see `crawl.py`) is what it must still have; None for any. `pages`: render its pages, too. `pixels`:
+    decode picture files, not only their size. `preview`: draw that page (from 1), and nothing else. `read`: give the
+    words of that page (0: of all of a file without pages), as people read them, and nothing else.
     """
 
     path: str
     formats: tuple[str, ...]
     signature: tuple[int, int, int] | None = None
     pages: bool = False
+    pixels: bool = True
     preview: int | None = None
     read: int | None = None
 

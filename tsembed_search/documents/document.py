@@ -35,7 +35,8 @@ class Unit:
     `page` counts from 1, `chunk` from 0 (see `store/schema.py`). `text` is the file's (or page's) characters `start` to
     `end`; `reads` is what the model reads instead of it, when that differs. `pixels` uint8 `[H, W, 3]` RGB, shaped for
     the model; `width` and `height` are the original's. `headings`: those it stands under, outermost first. `lines`: its
-    first and last line in the file, from 1. `page_label`: what the document itself calls the page.
+    first and last line in the file, from 1. `page_label`: what the document itself calls the page. `title`: what
+    the file says about itself, to be found by.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Unit:
     headings: tuple[str, ...] = ()
     lines: tuple[int, int] | None = None
     page_label: str | None = None
+    title: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,16 @@ class Figure:
 class Document:
     """An open file, and how it is to be read.
 
-    `inputs`: of the model that reads the units; sections need none. `pages`: also render document pages. `memory`: the
-    bytes that one picture may take. `note(reason)` says that a part of the file was left out; `alive()` says that work
+    `inputs`: of the model that reads the units; sections need none. `pages`: also render document pages. `pixels`:
+    decode picture files, of which otherwise only the size is read. `memory`: the bytes that one picture may take.
+    `note(reason)` says that a part of the file was left out; `alive()` says that work
     goes on though nothing was given for a while (a file that is silent for too long is given up).
     """
 
     file: BinaryIO
     inputs: InputSpec | None = None
     pages: bool = False
+    pixels: bool = True
     memory: int = 2 << 30
     note: Callable[[str], None] = lambda reason: None
     alive: Callable[[], None] = lambda: None
@@ -95,9 +99,17 @@ class Document:
         return self.inputs.image
 
     def text_units(
-        self, blocks: Iterable[Block], title: str = "", page: int | None = None, page_label: str | None = None
+        self,
+        blocks: Iterable[Block],
+        title: str = "",
+        page: int | None = None,
+        page_label: str | None = None,
+        said: str = "",
     ) -> Generator[Unit, None, int]:
-        """Yield the chunks of a text; the model reads each below its headings and the title. Return their number."""
+        """Yield the chunks of a text; the model reads each below its headings and the title. Return their number.
+
+        `said` is what the file says about itself, of which the model reads nothing.
+        """
         from tsembed_search.documents.chunking import chunker
 
         assert self.inputs is not None, "units need a model's inputs"
@@ -108,7 +120,7 @@ class Document:
             reads = cutter.with_headings(chunk.text, headings, chunk.most) if any(headings) else chunk.text
             given = None if reads == chunk.text else reads
             yield Unit(
-                "text", page, number, chunk.text, chunk.start, chunk.end, reads=given,
+                "text", page, number, chunk.text, chunk.start, chunk.end, reads=given, title=said or None,
                 headings=tuple(filter(None, map(_in_brief, chunk.headings))), lines=chunk.lines, page_label=page_label,
             )  # fmt: skip
         return number + 1

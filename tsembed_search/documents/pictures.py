@@ -12,12 +12,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
 
+from tsembed_search.documents.picture_modes import resizable
 from tsembed_search.documents.picture_parts import ORIENTATION, pixel_parts, tiff_pages
+from tsembed_search.documents.said import picture_words
 from tsembed_search.errors import LoadError
 from tsembed_search.items import ImageSpec
 
@@ -53,11 +55,14 @@ _DEFAULT_MEMORY: Final = 2 << 30
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """`pixels` uint8 `[H, W, 3]` RGB, shaped for the model; `width` and `height` of the original when upright."""
+    """`pixels` uint8 `[H, W, 3]` RGB, shaped for the model; `width` and `height` of the original when upright. `said`
+    is what the file says about itself (see `said.py`), where that was asked for.
+    """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
+    said: str = ""
 
 
 def open_image(source: Source, spec: ImageSpec | None, *, memory: int | None = None, page: int = 1) -> OpenedImage:
@@ -81,9 +86,10 @@ def open_image(source: Source, spec: ImageSpec | None, *, memory: int | None = N
 
 
 def open_pages(
-    file: BinaryIO, spec: ImageSpec | None, *, memory: int | None = None
+    file: BinaryIO, spec: ImageSpec | None, *, memory: int | None = None, pixels: bool = True
 ) -> Iterator[OpenedImage | LoadError]:
-    """Decode the pages of a picture file one by one, as `open_image` does; most have one.
+    """Decode the pages of a picture file one by one, as `open_image` does, with what they say about themselves; most
+    files have one. Without `pixels`, only its header is read, and the pixels are `[0, 0, 3]`.
 
     A page that cannot be read is given as its error, and so is what hides all further pages.
     """
@@ -91,7 +97,7 @@ def open_pages(
     try:
         for frame in reader.frames():
             try:
-                yield reader.read(frame, spec)
+                yield replace(reader.read(frame, spec) if pixels else reader.measure(frame), said=reader.said(frame))
             except LoadError as error:
                 yield error
     except LoadError as error:
@@ -151,6 +157,21 @@ class _PictureFile:
             if parts is None:
                 raise
         return _translated(lambda: _decoded(_identified(io.BytesIO(parts)), spec, self._memory))
+
+    def measure(self, frame: int) -> OpenedImage:
+        """Read the size of a frame."""
+        import numpy as np
+
+        image = _translated(lambda: self._at(frame))
+        width, height = image.size if _orientation(image) < 5 else image.size[::-1]
+        return OpenedImage(np.zeros((0, 0, 3), np.uint8), width, height)
+
+    def said(self, frame: int) -> str:
+        """Read the words of a frame about itself; none where its metadata is broken."""
+        try:
+            return picture_words(_translated(lambda: self._at(frame)))
+        except LoadError:
+            return ""
 
     def _at(self, frame: int) -> Image.Image:
         if self._image is None:
@@ -334,7 +355,7 @@ def _shaped(image: Image.Image, spec: ImageSpec | None, full: tuple[int, int]) -
         raise LoadError("The picture has no pixels.")
     turn = _orientation(image)
     wanted = image.size if spec is None else _stored_size(image, spec, full)
-    image = _resizable(image)
+    image = resizable(image)
     if image.size != wanted:
         image = image.resize(wanted, Image.Resampling.BICUBIC, reducing_gap=2.0)
     if turn > 1:
@@ -349,45 +370,3 @@ def _shaped(image: Image.Image, spec: ImageSpec | None, full: tuple[int, int]) -
         paper.paste(image, place, mask=image.getchannel("A") if image.mode == "RGBA" else None)
         image = paper
     return OpenedImage(np.array(image, dtype=np.uint8), width, height)
-
-
-def _resizable(image: Image.Image) -> Image.Image:
-    """The picture in a mode whose pixels can be averaged: L, RGB, CMYK, LA or RGBA."""
-    if image.mode.startswith(("I", "F")):
-        return _deep_grey(image)
-    if image.mode == "LAB":
-        from PIL import ImageCms
-
-        converted = ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-        return cast("Image.Image", converted)
-    if image.mode in ("RGB", "L", "CMYK", "LA", "RGBA") and "transparency" not in image.info:
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
-def _deep_grey(image: Image.Image) -> Image.Image:
-    """Greys of 16 or 32 bits or of floats, as 8 bits.
-
-    Whole numbers are divided by the range that holds them (8, 10, 12, 14 or 16 bits: scanners and microscopes fill
-    part of 16), a PNG's always by 16 bits as its standard says. Floats within [0, 1] are taken as they are, others are
-    stretched.
-    """
-    import numpy as np
-    from PIL import Image
-
-    values = np.asarray(image)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
-        low, high = 0.0, 1.0
-    elif values.dtype.kind in "iu" and low >= 0 and high <= 65535:
-        bits = (8, 10, 12, 14, 16)
-        low, high = 0.0, 65535.0 if image.format == "PNG" else next(2.0**b - 1 for b in bits if high <= 2.0**b - 1)
-    scale = 255.0 / (high - low) if high > low else 0.0
-    scaled = np.clip((values.astype(np.float32) - low) * scale + 0.5, 0, 255)
-    return Image.fromarray(scaled.astype(np.uint8))

@@ -78,7 +78,7 @@ def _answer(request: dict[str, Any], open_document: Callable[..., Document], out
         with open_regular(path) as file:
             if expected not in (None, signature(os.fstat(file.fileno()))):
                 raise CHANGED
-            document = open_document(file, pages=bool(request["pages"]))
+            document = open_document(file, pages=bool(request["pages"]), pixels=bool(request["pixels"]))
             if page is not None:
                 units = _preview(formats[0], file, page)
             elif words_of is not None:

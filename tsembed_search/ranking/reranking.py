@@ -54,7 +54,8 @@ class Candidate(NamedTuple):
     """A point that may become a hit. `score` is calibrated (0..1), `similarity` is the cosine.
 
     `payload` has at least the fields that the reranker names, `vector` `[D]` and `route` `[L·E]` are there if it wants
-    them; `route_similarity` is kappa, 0 where a side has no route; `words` is the item's share of the query's words.
+    them; `route_similarity` is kappa, 0 where a side has no route; `words` is the item's share of the query's words;
+    `channels` are the ways by which it was found.
     A tuple, because a search makes hundreds.
     """
 
@@ -67,6 +68,7 @@ class Candidate(NamedTuple):
     route: NDArray[np.float32] | None = None
     route_similarity: float = 0.0
     words: float = 0.0
+    channels: tuple[str, ...] = ()
 
 
 class Given(NamedTuple):

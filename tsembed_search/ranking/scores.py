@@ -107,13 +107,16 @@ class Calibration:
 
 
 class Scored(NamedTuple):
-    """A point that a search found, with its calibrated score, its cosine, and its share of the query's words."""
+    """A point that a search found, with its calibrated score, its cosine, and its share of the query's words.
+    `channels` are the ways by which it was found: `meaning`, `words`, `concepts`.
+    """
 
     id: str
     kind: Kind
     score: float
     similarity: float
     words: float = 0.0
+    channels: tuple[str, ...] = ()
 
 
 def merged(found: Iterable[Scored], most: int) -> list[Scored]:

@@ -18,6 +18,7 @@ from typing import Final
 from tsembed_search.ranking.reranking import Query
 from tsembed_search.ranking.words import Words, query_words
 from tsembed_search.search.respelling import Respelled, respelled
+from tsembed_search.search.results import WordPart
 from tsembed_search.store.base import Record, Store
 from tsembed_search.store.filters import Filter
 
@@ -35,6 +36,7 @@ class ByWords:
 
     def __init__(self, store: Store, queries: Sequence[Query]) -> None:
         self._store = store
+        self._asked = [query.asked for query in queries]
         self._tops: dict[str, float] = {}
         self._ask(term for query in queries for term in query.asked.terms)
         self.respelled = self._respelled(queries)
@@ -100,3 +102,21 @@ class ByWords:
             {id: min(1.0, found.get(id, 0.0) / self._best[row]) if self.asks(row) else 0.0 for id in own}
             for row, own, found in zip(rows, ids, scores, strict=True)
         ]
+
+    def parts(self, row: int, id: str) -> list[WordPart]:
+        """Return what each word of a query adds to the share of an item; codes as a whole only where they add to it."""
+        if not self.asks(row):
+            return []
+        asked, respelled = self._asked[row], self.respelled[row]
+        terms = [respelled[term].terms if term in respelled else (term,) for term in asked.terms]
+        weights = [RESPELLED_WEIGHT if term in respelled else 1.0 for term in asked.terms]
+        found = self._store.scores([[id]] * len(terms), [query_words(own) for own in terms])
+        shares = [
+            min(1.0, own.get(id, 0.0) * weight / self._best[row]) for own, weight in zip(found, weights, strict=True)
+        ]
+        words = [
+            WordPart(" / ".join(respelled[term].forms), share, form) if term in respelled else WordPart(form, share)
+            for term, form, share in zip(asked.terms, asked.forms, shares, strict=False)
+        ]
+        codes = zip(asked.terms[asked.plain :], shares[asked.plain :], strict=True)
+        return words + [WordPart(code, share) for code, share in codes if share]

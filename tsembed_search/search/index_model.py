@@ -8,7 +8,8 @@ kind, so that a kind whose cosines are small by nature is not drowned by another
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,12 @@ from tsembed_search.items import KINDS, Item, Kind, Modality
 from tsembed_search.paths import DEFAULT_MODEL, IndexAddress, lost_folders
 from tsembed_search.ranking.reranking import RERANKERS, Query
 from tsembed_search.ranking.scores import Calibration, Logistic
-from tsembed_search.search.queries import embedded_queries, queries_by_words, query_like
+from tsembed_search.search.queries import embedded_queries, queries_by_words, queries_without_model, query_like
 from tsembed_search.search.results import Clock, SearchOptions, WordsUse
 from tsembed_search.search.searcher import Searcher
+from tsembed_search.store import opening
 from tsembed_search.store.filters import Condition
-from tsembed_search.store.schema import IndexMetadata
+from tsembed_search.store.schema import WORDS_LEFT, IndexMetadata
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelRef
@@ -106,6 +108,11 @@ class IndexModel:
                 self._embedder = self._load(self.devices[0])
             return self._embedder
 
+    @property
+    def loaded(self) -> bool:
+        """True once the model is loaded."""
+        return self._embedder is not None
+
     def unloaded(self) -> Unloaded:
         """Return what takes the model's place where only words are stored. Raises `UsageError` and `ModelError`."""
         from tsembed_search.model.unloaded import Unloaded, unloaded
@@ -140,11 +147,26 @@ class IndexModel:
                 f"{error.hint} If the model has moved, say where it is: {{model}}.".strip(),
             ) from error
 
-    def queries(self, queries: Sequence[Item | str], clock: Clock, words: WordsUse = "auto") -> list[Query]:
-        """Embed queries, together; with `words` "only", they are looked for without."""
+    def queries(
+        self,
+        queries: Sequence[Item | str],
+        clock: Clock,
+        words: WordsUse = "auto",
+        reading: Callable[[], AbstractContextManager[Store]] | None = None,
+    ) -> list[Query]:
+        """Embed queries, together; with `words` "only", they are looked for without.
+
+        Where the store that `reading` opens has no vector, a model would find nothing: none is loaded for that. The
+        store is asked only if vectors are missing.
+        """
         items = [Item(query) if isinstance(query, str) else query for query in queries]
         if words == "only":
             return queries_by_words(items)
+        if reading and self._embedder is None and (opening.metadata(self._address) or {}).get(WORDS_LEFT):
+            with reading() as store:
+                vectorless = not store.count_vectors()
+            if vectorless:
+                return queries_without_model(items, words=words == "auto")
         with clock("load"):
             embedder = self.embedder
         with clock("embed"):

@@ -70,8 +70,17 @@ def queries_by_words(items: Sequence[Item]) -> list[Query]:
     """Return queries that look for words alone. Raises `UsageError` for one with a picture."""
     if any(item.modality != "text" for item in items):
         raise UsageError("A picture cannot be found by words alone.", "Search by meaning, too: {words} auto.")
+    return queries_without_model(items)
+
+
+def queries_without_model(items: Sequence[Item], *, words: bool = True) -> list[Query]:
+    """Return what can be looked for without a model: the words of a text, if they are wanted; nothing of a picture.
+
+    Raises `UsageError` for a query that only says what it is not to find.
+    """
     nothing = np.zeros(0, dtype=np.float32)
-    return [Query(nothing, nothing, "text", own.text, asked=own) for own in map(asked_of, items)]
+    asked = [asked_of(item) if words else Asked() for item in items]
+    return [Query(nothing, nothing, item.modality, own.text, asked=own) for item, own in zip(items, asked, strict=True)]
 
 
 def query_like(like: str, store: Store, embedder: Callable[[], Embedder]) -> Query:

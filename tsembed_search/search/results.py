@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,8 @@ class Hit:
     that the item has, rare ones counting more; `similarity` is 0 when it was found by words alone. `concepts` is what a
     picture most likely shows, where the index knows. `headings` are those that a passage stands under, outermost first;
     `lines` its first and last line in the file, from 1; `page_label` is what the document calls the page where that is
-    not its number.
+    not its number. `channels` are the ways by which it was found: `meaning`, `words`, `concepts`. `title` is
+    what the file says about itself.
     """
 
     rank: int
@@ -123,6 +124,8 @@ class Hit:
     headings: list[str] = field(default_factory=list)
     lines: list[int] | None = None
     page_label: str | None = None
+    channels: list[str] = field(default_factory=list)
+    title: str | None = None
 
     @property
     def place(self) -> list[str]:
@@ -178,13 +181,36 @@ class SearchResult:
         return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds), **more}
 
 
+class WordPart(NamedTuple):
+    """A word of a query, and its part (0..1) of the share of all words that an item has; 0 where it has none of it.
+
+    `as_asked`: the misspelt word of the query that it stands for.
+    """
+
+    word: str
+    share: float
+    as_asked: str | None = None
+
+
+class Why(NamedTuple):
+    """The reasons of a score: the part that each word of the query has in the share of words, and the line (slope,
+    offset) that maps the cosine to a logit, None for a model without calibration (see `ranking/scores.py`).
+    """
+
+    words: list[WordPart]
+    line: tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class Explanation:
-    """A hit for a query, and where the routing of the two agrees. `seconds` as in `SearchResult`."""
+    """A hit for a query, where the routing of the two agrees, and why the hit has its score. `seconds` as in
+    `SearchResult`.
+    """
 
     query: Item
     hit: Hit
     agreement: Agreement
+    why: Why
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -193,7 +219,11 @@ class Explanation:
         del hit["rank"]
         image = str(self.query.image) if isinstance(self.query.image, Path) else None
         asked = {"text": self.query.text, "image": image}
-        return {"query": asked, "hit": hit, **self.agreement.to_json(), "seconds": dict(self.seconds)}
+        more = {
+            "words": [one._asdict() for one in self.why.words],
+            "calibration": self.why.line and dict(zip(("slope", "offset"), self.why.line, strict=True)),
+        }
+        return {"query": asked, "hit": hit, **self.agreement.to_json(), **more, "seconds": dict(self.seconds)}
 
 
 @dataclass(frozen=True)

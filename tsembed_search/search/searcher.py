@@ -18,7 +18,7 @@ from tsembed_search.ranking.similarity import similarity
 from tsembed_search.search.by_concepts import ByConcepts, sightings
 from tsembed_search.search.by_words import ByWords
 from tsembed_search.search.queries import stored_records
-from tsembed_search.search.results import Hit, SearchOptions
+from tsembed_search.search.results import Hit, SearchOptions, Why
 from tsembed_search.search.snippet import Snippet
 from tsembed_search.search.snippet import snippets as best_parts
 from tsembed_search.store.base import Record, Store
@@ -66,7 +66,7 @@ class Searcher:
         small by nature is not drowned by another.
         """
         reranker = RERANKERS.get(options.rerank)
-        shown = (*_SHOWN, "text") if snippets else _SHOWN
+        shown = (*_SHOWN, "text", "title") if snippets else _SHOWN
         # A re-ranking looks at many more than it shows: of those, only what it needs is read at first.
         few = _ORDERED_BY if reranker.depth > options.k else shown
         needed = {*few, *reranker.fields, *([PACKED_ROUTE] if reranker.uses_routes else [])}
@@ -93,8 +93,8 @@ class Searcher:
             for query, own, said in rows
         ]
 
-    def named(self, query: Query, hit: str) -> tuple[Hit, Record]:
-        """Return an item as a hit of a query, and its point.
+    def named(self, query: Query, hit: str) -> tuple[Hit, Record, Why]:
+        """Return an item as a hit of a query, its point, and the reasons of its score.
 
         `hit` is its id, the path of its file (of many items, the one most like the query), or its place in the plain
         search for that query, such as `3`. Raises `UsageError` when there is no such item.
@@ -117,11 +117,15 @@ class Searcher:
         cosines = similarity(query.vector[None], vectors)[0]
         record, cosine = embedded[int(cosines.argmax())], float(cosines.max())
         kind: Kind = record.payload["kind"]
-        share = ByWords(self.store, [query]).shares([0], [[record.id]])[0][record.id]
+        by_words = ByWords(self.store, [query])
+        share = by_words.shares([0], [[record.id]])[0][record.id]
         shown = ByConcepts(self.store, [query]).evidence({0: [record.id] if kind == "image" else []})[0]
         score = self.calibration.score(cosine, query.modality, kind, share, shown.get(record.id))
-        found = Candidate(record.id, kind, score, cosine, record.payload, words=share)
-        return self._hits(query, [found], None, True)[0], record
+        channels = ("meaning", "words") if share else ("meaning",)
+        found = Candidate(record.id, kind, score, cosine, record.payload, words=share, channels=channels)
+        line = self.calibration.lines.get((query.modality, kind))
+        why = Why(by_words.parts(0, record.id), (line.slope, line.offset) if line else None)
+        return self._hits(query, [found], None, True)[0], record, why
 
     def _best(
         self, queries: Sequence[Query], by_words: ByWords, options: SearchOptions, fields: Sequence[str]
@@ -145,7 +149,7 @@ class Searcher:
                 spare = None if reranker.needs_vectors else read
                 by = (by_words, by_concepts)
                 for row, own in self._found(queries, pending, by, options, known, wanted - known, spare).items():
-                    found[row].update((one.id, one) for one in own)
+                    found[row].update((one.id, _also(one, found[row].get(one.id))) for one in own)
                 known = wanted
             top = {row: merged(found[row].values(), wanted) for row in pending}
             chosen = {row: _first(top[row], reading) for row in pending}
@@ -180,6 +184,7 @@ class Searcher:
         cosines: dict[int, dict[str, float]] = {row: {} for row in rows}
         kinds: dict[int, dict[str, Kind]] = {row: {} for row in rows}
         others: dict[int, list[str]] = {row: [] for row in rows}
+        channels: dict[int, dict[str, tuple[str, ...]]] = {row: {} for row in rows}
         for kind in KINDS:
             where = all_of([Condition("kind", "=", kind), options.filter])
             if meant:
@@ -189,16 +194,21 @@ class Searcher:
                 ):
                     cosines[row].update((one.id, one.score) for one in own)
                     kinds[row].update((one.id, kind) for one in own)
+                    channels[row].update((one.id, ("meaning",)) for one in own)
                     if read is not None:
                         read.update((one.id, one) for one in own if one.payload)
             shown: dict[int, list[Record]] = {}
             if kind == "image":  # what is not found by its vector any more has been found
                 seen = [row for row in meant if any(each == kind for each in kinds[row].values())]
                 shown = by_concepts.find(seen, more, where, known)
-            worded = by_words.find(rows, more, where, known)
-            for row, own in (*zip(rows, worded, strict=True), *shown.items()):
+            worded = dict(zip(rows, by_words.find(rows, more, where, known), strict=True))
+            for channel, row, own in (
+                *(("words", *one) for one in worded.items()),
+                *(("concepts", *one) for one in shown.items()),
+            ):
                 others[row] += [one.id for one in own]
                 kinds[row].update((one.id, kind) for one in own)
+                channels[row].update((one.id, (*channels[row].get(one.id, ()), channel)) for one in own)
         shares = by_words.shares(rows, [list(kinds[row]) for row in rows])
         embedded = [row for row in rows if len(queries[row].vector)]
         missing = [list({id for id in others[row] if id not in cosines[row]}) for row in embedded]
@@ -212,19 +222,29 @@ class Searcher:
         evidence = by_concepts.evidence(pictures)
         return {
             row: [
-                self._scored(queries[row], id, kind, cosines[row].get(id), share[id], evidence[row].get(id))
+                self._scored(
+                    queries[row], id, kind, cosines[row].get(id), share[id], evidence[row].get(id), channels[row][id]
+                )
                 for id, kind in kinds[row].items()
             ]
             for row, share in zip(rows, shares, strict=True)
         }
 
     def _scored(
-        self, query: Query, id: str, kind: Kind, cosine: float | None, share: float, shown: float | None
+        self,
+        query: Query,
+        id: str,
+        kind: Kind,
+        cosine: float | None,
+        share: float,
+        shown: float | None,
+        channels: tuple[str, ...],
     ) -> Scored:
         """A point with its score; without a vector on either side, its share of the words is all that is known."""
         if cosine is None:
-            return Scored(id, kind, share, 0.0, share)
-        return Scored(id, kind, self.calibration.score(cosine, query.modality, kind, share, shown), cosine, share)
+            return Scored(id, kind, share, 0.0, share, channels)
+        score = self.calibration.score(cosine, query.modality, kind, share, shown)
+        return Scored(id, kind, score, cosine, share, channels)
 
     def _hits(
         self,
@@ -270,14 +290,21 @@ class Searcher:
                     headings=list(payload.get("headings") or ()),
                     lines=payload.get("lines"),
                     page_label=payload.get("page_label"),
+                    channels=list(found.channels),
+                    title=payload.get("title"),
                 )
             )
         return hits
 
 
+def _also(one: Scored, before: Scored | None) -> Scored:
+    """A point that was perhaps found before, by another way."""
+    return one if before is None else one._replace(channels=tuple(dict.fromkeys((*before.channels, *one.channels))))
+
+
 def _first(found: Sequence[Scored], count: int) -> Sequence[Scored]:
     """The first of these, and those after them with the same score: the order of equals is not known yet."""
-    while 0 < count < len(found) and found[count][2:] == found[count - 1][2:]:
+    while 0 < count < len(found) and found[count][2:5] == found[count - 1][2:5]:
         count += 1
     return found[:count]
 
@@ -292,7 +319,7 @@ def _one_per_group(
     first: dict[tuple[Any, ...], Candidate] = {}
     for one in sorted(
         (
-            Candidate(*one[:4], read[one.id].payload, read[one.id].vector, words=one.words)
+            Candidate(*one[:4], read[one.id].payload, read[one.id].vector, words=one.words, channels=one.channels)
             for one in points
             if one.id in read
         ),
@@ -305,8 +332,12 @@ def _one_per_group(
 
 
 def _texts(payload: Mapping[str, Any]) -> list[str]:
-    """The texts of an item in which words occur: its own, and its paths."""
-    return [payload.get("text") or "", *(place["path"] for place in payload.get("places") or ())]
+    """The texts of an item in which words occur: its own, its title, and its paths."""
+    return [
+        payload.get("text") or "",
+        payload.get("title") or "",
+        *(place["path"] for place in payload.get("places") or ()),
+    ]
 
 
 def _order(one: Candidate) -> tuple[Any, ...]:
@@ -325,7 +356,7 @@ def routed(query: Query, candidates: Sequence[Candidate]) -> list[Candidate]:
     routes = stored_routes([found[row].payload for row in rows], len(query.route))
     kappas = similarity(query.route[None], routes)[0].tolist()
     for row, route, kappa in zip(rows, routes, kappas, strict=True):
-        found[row] = Candidate(*found[row][:6], route, kappa, found[row].words)  # `_replace` takes three times as long
+        found[row] = Candidate(*found[row][:6], route, kappa, *found[row][8:])  # `_replace` takes three times as long
     return found
 
 

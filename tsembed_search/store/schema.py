@@ -40,7 +40,7 @@ SCHEMA_VERSION: Final = 3
 VECTOR_NAME: Final = "dense"
 WORDS_NAME: Final = "words"
 """The sparse vector of an item's words, beside its dense one (see `ranking/words.py`)."""
-WORD_FIELDS: Final = ("text", "places")
+WORD_FIELDS: Final = ("text", "title", "places")
 """The fields of a payload that its words are made of."""
 CONCEPTS_NAME: Final = "concepts"
 """The sparse vector of what a picture shows, where the index has it (see `ranking/concepts.py`)."""
@@ -97,6 +97,7 @@ class ItemPayload(TypedDict):
     `packed_route` and `top_experts` exist when the model has experts. `path_keys` is what the places are looked up by
     (`filters.path_keys`). `vectorless` is there while the item has no vector yet. Pictures have `concepts`, the names
     of what they show, and `packed_classes`, when the model tells classes.
+    `title` is what the file says about itself, such as a picture's title, keywords and camera (`documents/said.py`).
     """
 
     kind: Kind
@@ -115,6 +116,7 @@ class ItemPayload(TypedDict):
     headings: NotRequired[list[str]]
     lines: NotRequired[list[int]]
     page_label: NotRequired[str]
+    title: NotRequired[str]
     width: int | None
     height: int | None
     bytes: int
@@ -158,7 +160,7 @@ def with_path_keys(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def words_of(payload: Mapping[str, Any]) -> Words:
-    """Return the words that an item is found by: those of its text, and of its files' names and folders."""
+    """Return the words that an item is found by: those of its text, its title, and its files' names and folders."""
     return document_words(*_worded(payload))
 
 
@@ -169,8 +171,8 @@ def texts_of(payload: Mapping[str, Any]) -> list[str]:
 
 def _worded(payload: Mapping[str, Any]) -> tuple[str, list[str]]:
     names = [name for place in payload.get("places") or () for name in _names(place)]
-    text = payload.get("text")
-    return text if isinstance(text, str) else "", names
+    text, title = payload.get("text"), payload.get("title")
+    return text if isinstance(text, str) else "", [*names, title] if isinstance(title, str) else names
 
 
 def _names(place: Mapping[str, Any]) -> list[str]:

@@ -59,11 +59,12 @@ def units(document: Document) -> Iterator[Unit]:
     """Chunks of the readable text; `start` and `end` are offsets in that text."""
     from tsembed_search.documents.chunking import tiled
     from tsembed_search.documents.html_page import readable, shown_page
+    from tsembed_search.documents.said import joined
 
     _refuse_long(document.file)
     page = shown_page(page_text(document.file))
     document.alive()
-    given = yield from document.text_units(tiled(readable(page.tree.body)), page.title)
+    given = yield from document.text_units(tiled(readable(page.tree.body)), page.title, said=joined([page.title]))
     if not given:
         hint = "It may be a page that only a browser's scripts fill."
         if page.tree.css_first("frameset") is not None:

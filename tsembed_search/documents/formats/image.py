@@ -19,8 +19,10 @@ _SMALL: Final = ImageSpec(max_pixels=512 * 512)
 
 
 def units(document: Document) -> Iterator[Unit]:
-    """The picture, or the first frame of an animation; of a file with pages each page that can be read."""
-    pages = open_pages(document.file, document.image_spec, memory=document.memory)
+    """The picture, or the first frame of an animation; of a file with pages each page that can be read. What the file
+    says about itself is the title.
+    """
+    pages = open_pages(document.file, document.image_spec, memory=document.memory, pixels=document.pixels)
     first = next(pages)
     if (second := next(pages, None)) is None:
         if isinstance(first, LoadError):
@@ -47,7 +49,8 @@ def units(document: Document) -> Iterator[Unit]:
 
 
 def _unit(page: OpenedImage, number: int | None) -> Unit:
-    return Unit("image", number, pixels=page.pixels, width=page.width, height=page.height)
+    pixels = page.pixels if page.pixels.size else None
+    return Unit("image", number, pixels=pixels, width=page.width, height=page.height, title=page.said or None)
 
 
 def preview(file: BinaryIO, page: int) -> Pixels:
@@ -63,7 +66,7 @@ def _judge(head: bytes) -> Sign:
 
 FORMAT = Format(
     "image",
-    2,
+    3,
     frozenset({
         "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp", "dib", "avif", "heic", "heif", "jp2",
         "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "ico", "icns", "pcx", "psd", "qoi",

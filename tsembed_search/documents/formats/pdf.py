@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from tsembed_search.documents.document import Document, Format, Section, Sign, Unit, numbers, text_start
@@ -42,18 +43,20 @@ def units(document: Document) -> Iterator[Unit]:
     import pypdfium2.raw as pdfium
 
     from tsembed_search.documents.pdf_pictures import NONSENSE
+    from tsembed_search.documents.said import pdf_words
 
     with closing(open_pdf(document.file)) as pdf:
         if pdf.get_formtype() == pdfium.FORMTYPE_XFA_FULL:
             document.note("It is a form that only Adobe's reader can show (XFA): what is typed in it is not read.")
         total, given, broken = len(pdf), 0, []
         seen: set[bytes] = set()
+        said = pdf_words(pdf) or None
         for index in range(total):
             try:
                 with closing(PdfSheet(pdf, index)) as sheet:
                     for unit in _page_units(sheet, index + 1, _label(pdf, index), document, seen):
                         given += 1
-                        yield unit
+                        yield replace(unit, title=said)
             except (pypdfium2.PdfiumError, *NONSENSE):
                 broken.append(index + 1)
             document.alive()
