@@ -49,7 +49,6 @@ class Browser(App[list[str]]):
     """
 
     ENABLE_COMMAND_PALETTE = False
-    TITLE = "tsembed browse"
     CSS_PATH = "browse.tcss"
     BINDINGS: ClassVar[list[Any]] = bindings()
 
@@ -73,6 +72,7 @@ class Browser(App[list[str]]):
             "search": self._take_found, "facets": self._take_facets, "stamp": self._take_stamp,
             "detail": lambda answer: self.current.take_detail(answer),
             "reason": lambda answer: self.current.take_reason(answer),
+            "wake": lambda answer: None,
         }  # fmt: skip
         self.questions = Questions(source, self.post_message, takers)
 
@@ -187,6 +187,7 @@ class Browser(App[list[str]]):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Look for what is typed once the keys rest."""
         if event.input is self.desk.typed:
+            self.questions.wake()
             self._later("typing", _TYPING, self._take_typed)
 
     def _take_typed(self) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tsembed_search.index import Index
     from tsembed_search.store.base import Record, Store
 
-_IDLE_SECONDS: Final = 1.0
+_IDLE_SECONDS: Final = 3.0
 _AROUND: Final = 2  # chunks before and after that of a hit
 _OLDEST_YEARS: Final = 60
 _MOST_VALUES: Final = 12
@@ -85,6 +85,11 @@ class InProcess:
     def warm(self) -> None:
         self._index.embedder.embed([Item("warm")], "query")
         self._warm = True
+
+    def wake(self) -> None:
+        # Opening the store takes as long as whoever types needs for a word.
+        with self._store():
+            pass
 
     def search(self, asked: Wish, count: int, *, words_only: bool) -> HitList:
         options = SearchOptions(min(count, MOST_HITS), filter_of(asked), words="only" if words_only else "auto")

@@ -34,6 +34,9 @@ class Later:
     def warm(self) -> None:
         self._source().warm()
 
+    def wake(self) -> None:
+        self._source().wake()
+
     def search(self, asked: Wish, count: int, *, words_only: bool) -> HitList:
         return self._source().search(asked, count, words_only=words_only)
 

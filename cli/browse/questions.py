@@ -67,6 +67,10 @@ class Questions:
         lane: Lane[Any] = Lane(name, tell)
         return lane
 
+    def wake(self) -> None:
+        """Say that a question will come in a moment."""
+        self._lanes["wake"].ask(self.source.wake)
+
     def search(self, asked: Wish, count: int, *, keep: bool) -> None:
         """Look for hits; the answer is (found, keep)."""
         words_only = not self.source.is_warm

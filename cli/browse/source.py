@@ -145,6 +145,9 @@ class Source(Protocol):
     def warm(self) -> None:
         """Load the model. Takes seconds the first time."""
 
+    def wake(self) -> None:
+        """Get ready for a question that will come in a moment."""
+
     def search(self, asked: Wish, count: int, *, words_only: bool) -> HitList:
         """Find the best `count` hits, by words alone or by words and meaning."""
 

@@ -60,6 +60,9 @@ class MadeUp:
     def warm(self) -> None:
         self.loaded.wait(_LONGEST)
 
+    def wake(self) -> None:
+        pass
+
     def search(self, asked: Wish, count: int, *, words_only: bool) -> HitList:
         self.asked.append((asked, count, words_only))
         if (gate := self.held.get(asked.text)) is not None:
