@@ -56,7 +56,7 @@ def told(run: Run, *arguments: object) -> dict:
 def ids(path: str) -> list[str]:
     with Index.open() as index:
         records = [one for one in index.store.scroll() if one.payload["rel"] == path]
-    return [one.id for one in sorted(records, key=lambda one: one.payload["chunk"] or 0)]
+    return [one.id for one in sorted(records, key=lambda one: (one.payload["page"] or 0, one.payload["chunk"] or 0))]
 
 
 class TestByPath:
@@ -137,8 +137,8 @@ class TestByNumberAndId:
         assert told(run, last)["headings"] == ["Tools", "More"]
         whole = "".join(told(run, last, "--context", 99)[part] for part in ("before", "text", "after"))
         assert whole == run("show", "manual.md").stdout
-        second = ids("two.pdf")[0]
-        assert told(run, second)["text"].strip() == run("show", "two.pdf").stdout.strip()
+        page = ids("two.pdf")[0]
+        assert told(run, page)["text"].strip() == run("show", "two.pdf").stdout.strip()
         eggs = told(run, ids("page.html")[-1])
         assert eggs["headings"] == ["Hens", "Eggs"] and "Eggs are white." in eggs["text"]
 
