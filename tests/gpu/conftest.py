@@ -11,6 +11,7 @@ from PIL import Image
 
 from helpers.fixtures import model_folder as model_folder
 from helpers.fixtures import one_thread as one_thread
+from helpers.fixtures import small_base as small_base
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,11 @@ def train(job: Job, **gpu: Any) -> tuple[TrainReport, SimulatedGPU]:
 
 @pytest.fixture
 def base(request: pytest.FixtureRequest, tiny: Callable[[str], str]) -> str:
-    """A model to train, by its name or family."""
-    return request.param if request.param.startswith("mini") else tiny(request.param)
+    """A model to train, by its name or family; of mini two layers."""
+    if not request.param.startswith("mini"):
+        return tiny(request.param)
+    request.getfixturevalue("small_base")
+    return str(request.param)
 
 
 @pytest.mark.parametrize(

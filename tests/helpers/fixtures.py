@@ -58,7 +58,8 @@ def small_base() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mini_encoder, "_LAYERS", 2)
-        patch.setattr(engine, "openvino", lambda: None)  # the engine's graph has all layers
+        for asked in ("openvino", "facts"):
+            patch.setattr(engine, asked, lambda: None)  # the engine's graph has all layers
         yield
 
 
