@@ -53,6 +53,7 @@ mini: $(INSTALLED)
 	@$(BIN)/python examples/mini/data.py --public --out .cache/mini-mmeb-public
 	@$(BIN)/python examples/mini/train.py .cache/mini-mmeb-public .cache/mini
 	@$(BIN)/python examples/mini/calibrate.py --model .cache/mini/mini --write
+	@$(BIN)/python examples/mini/limits.py --model .cache/mini/mini --write
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -55,6 +55,7 @@ def search(
     min_score: Annotated[
         float | None, Option("--min-score", metavar="S", help="Only hits with a score of at least S, 0 to 1.")
     ] = None,
+    good: Annotated[bool, Option("--good", help="Only good matches: most of these are what you look for.")] = False,
     all_chunks: Annotated[
         bool, Option("--all-chunks", help="Show every part of a page or text that matches, not only the best.")
     ] = False,
@@ -93,7 +94,7 @@ def search(
 ) -> None:
     """Find pictures, texts and pages that fit your words, a picture, or both.
 
-    Prints the best hits first, with scores from 0 to 1. Exits with 1 when nothing is found.
+    Prints good matches first, then weaker ones, with scores from 0 to 1. Exits with 1 when nothing is found.
     """
     from tsembed_search.cli.last_search import remember
     from tsembed_search.ranking.reranking import RERANKERS
@@ -108,7 +109,8 @@ def search(
     if open_hit is not None and open_hit < 1:
         raise UsageError("--open counts hits from 1.", "For the best hit: --open 1")
     most = max(k, open_hit or 0)
-    chosen = SearchOptions(most, selection(where=where or ()), min_score, all_chunks, rerank, route_weight, words)  # type: ignore[arg-type]
+    filtered = selection(where=where or ())
+    chosen = SearchOptions(most, filtered, min_score, all_chunks, rerank, route_weight, words, good)  # type: ignore[arg-type]
     # Only a terminal is asked what it can draw, and before anything else is printed.
     draw = None if json or paths or nul or queries is not None else _drawer(images)
     with options.open_index(index, url, model=model, device=device, wait=wait) as opened:
@@ -117,7 +119,7 @@ def search(
         with render.working("Searching", quiet=quiet):
             result = opened.search(asked, chosen, like=like)
             remember((asked and asked.text) or "", opened.address, result.hits)
-            why = "" if result.hits or quiet else _why_nothing(opened, chosen)
+            why = "" if result.hits or quiet else _why_nothing(opened, chosen, result.told)
             idle = RERANKERS.get(rerank).uses_routes and route_weight is None and opened.metadata.route_weight == 0
     if json:
         render.print_json(result.to_json())
@@ -132,9 +134,14 @@ def search(
         render.remark(f"Nothing has {word!r}; searched for {' and '.join(map(repr, forms))}.")
     if not quiet and (share := render.share_words(result.with_vectors, result.items)):
         render.remark(f"{share}. Index the same folders without --words to go on.")
+    if result.unread and not quiet:
+        only = "To look for its words, leave out --words never."
+        only = only if words == "never" else "Only its words were looked for."
+        render.remark("The model cannot read anything of this query.", only)
     if not result.hits:
         if not quiet:
-            render.remark(f"Nothing found{f' for {asked.text!r}' if asked and asked.text else ''}.", why)
+            what = "Nothing here is a good match" if good else "Nothing found"
+            render.remark(f"{what}{f' for {asked.text!r}' if asked and asked.text else ''}.", why)
         raise typer.Exit(1)
     if open_hit is not None:
         _open(result.hits, open_hit)
@@ -162,21 +169,23 @@ def _drawer(images: bool | None) -> Drawer | None:
 
 
 def _show(result: SearchResult, draw: Drawer | None, quiet: bool, explain: bool, offer: str) -> None:
+    hits = sorted(result.hits, key=lambda hit: not hit.good)
     if render.is_terminal():
         from tsembed_search.cli.render.hits import print_hits
 
-        print_hits(result.hits, draw, explain=explain)
+        print_hits(hits, draw, explain=explain)
     else:
-        for line in plain_lines(result.hits, explain=explain):
+        for line in plain_lines(hits, explain=explain):
             print(line)
-    if not result.hits or quiet:
+    if not hits or quiet:
         return
-    legend = render.expert_legend(name for hit in result.hits for name in hit.top_experts) if explain else ""
+    legend = render.expert_legend(name for hit in hits for name in hit.top_experts) if explain else ""
+    matches = render.matches_words(result)
     if render.is_terminal():
         spent = ", ".join(f"{what} {wording.time_words(time)}" for what, time in result.seconds.items())
-        render.remark(legend, f"{wording.count_words(len(result.hits), 'hit')} ({spent})", offer)
+        render.remark(legend, f"{matches} ({spent})", offer)
     else:
-        render.remark(*[legend] * bool(legend))
+        render.remark(*[legend] * bool(legend), f"{matches}.")
 
 
 def _browsing(
@@ -199,7 +208,8 @@ def plain_lines(hits: Sequence[Hit], *, explain: bool = False) -> Iterator[str]:
     one between them for what its score is made of.
     """
     for hit in hits:
-        where = "  ".join([wording.shown(render.shortened(hit.path)), *hit.place, *["offline"] * hit.offline])
+        marks = [*["offline"] * hit.offline, *["good match"] * hit.good]
+        where = "  ".join([wording.shown(render.shortened(hit.path)), *hit.place, *marks])
         yield f"{hit.rank:>3}  {hit.score:.3f}  {hit.kind:<5}  {where}"
         if explain and (made_of := "  ".join(_made_of(hit))):
             yield f"            {made_of}"
@@ -219,7 +229,7 @@ def _made_of(hit: Hit) -> Iterator[str]:
             yield f"shared experts {wording.shown(' '.join(hit.shared_experts[:3]))}"
 
 
-def _why_nothing(index: Index, chosen: SearchOptions) -> str:
+def _why_nothing(index: Index, chosen: SearchOptions, told: bool) -> str:
     """Say what to do when nothing was found."""
     if index.store.count() == 0:
         return f"The index {index.name!r} is empty. Fill it with: tsembed index FOLDER"
@@ -227,6 +237,10 @@ def _why_nothing(index: Index, chosen: SearchOptions) -> str:
         return f"No item matches the filter: {chosen.filter}"
     if chosen.min_score is not None:
         return f"No item reaches a score of {chosen.min_score}. Try a lower --min-score."
+    if chosen.good and not told:
+        return "With this model, nothing tells good matches of such a query from others: leave out --good."
+    if chosen.good:
+        return "There may be weaker hits: leave out --good to see them."
     return ""
 
 

@@ -238,9 +238,10 @@ class Index(AbstractContextManager["Index"]):
         with self._reading(clock) as store:
             if like is not None:
                 wanted = [self._model.like(str(like), store, clock)]
-            hits, respelled = self._model.searcher(store).answers(wanted, chosen)[0]
+            hits, respelled = (searcher := self._model.searcher(store)).answers(wanted, chosen)[0]
             counts = (store.count(), store.count_vectors()) if store.metadata.get(WORDS_LEFT) else (None, None)
-        return SearchResult(hits, clock.stop(), counts[0], counts[1], respelled)
+        told = searcher.tells_good(wanted[0])
+        return SearchResult(hits, clock.stop(), counts[0], counts[1], respelled, wanted[0].unread, told)
 
     def search_many(
         self,

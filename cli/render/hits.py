@@ -52,18 +52,21 @@ class Drawer(NamedTuple):
 def print_hits(
     hits: Sequence[Hit], drawer: Drawer | None = None, on: Console | None = None, *, explain: bool = False
 ) -> None:
-    """Print the list: rank, score, place, kind, snippet, and a thumbnail where there is one and room for it. `explain`:
-    also what each score is made of.
+    """Print the list: rank, score, place, kind, snippet, and a thumbnail where there is one and room for it; a heading
+    where good matches end and weaker ones begin. `explain`: also what each score is made of.
     """
     screen = on or console()
+    headings = _headings(hits)
     if drawer is None or screen.width < _LEAST_WIDTH:
         for hit in hits:
+            screen.print(headings.get(hit.rank, ""), end="")
             screen.print(hit_text(hit, len(hits), explain=explain))
             if hit is not hits[-1]:
                 screen.print()
         return
     pixels = thumbnails(hits)
     for hit in hits:
+        screen.print(headings.get(hit.rank, ""), end="")
         picture = drawer.draw(pixels[hit.rank]) if hit.rank in pixels else None
         if drawer.overlays:
             _print_over(screen, picture, hit_text(hit, len(hits), explain=explain))
@@ -74,6 +77,17 @@ def print_hits(
         row.add_row(picture or "", hit_text(hit, len(hits), explain=explain))
         screen.print(row)
         screen.print()
+
+
+def _headings(hits: Sequence[Hit]) -> dict[int, Text]:
+    """The headings above some hits, by rank: where a part of good matches or of weaker ones begins, if both are."""
+    good = sum(hit.good for hit in hits)
+    if good in (0, len(hits)):
+        return {}
+    matches = Text(count_words(good, "good match", "good matches") + "\n", style="bold green")
+    weaker = Text(f"{len(hits) - good} weaker\n", style="bold")
+    starts = [hit for at, hit in enumerate(hits) if at == 0 or hit.good != hits[at - 1].good]
+    return {hit.rank: matches if hit.good else weaker for hit in starts}
 
 
 def _print_over(screen: Console, picture: RenderableType | None, words: RenderableType) -> None:

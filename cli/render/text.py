@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tsembed_search.data.tasks import EvaluationData
     from tsembed_search.data.training import DataSet
+    from tsembed_search.search.results import SearchResult
 
 
 Cell: TypeAlias = "str | Text | tuple[str, str]"
@@ -234,3 +235,14 @@ def share_words(with_vectors: int | None, items: int | None) -> str:
     if with_vectors is None or not items or with_vectors >= items:
         return ""
     return f"words for all, meaning for {100 * with_vectors // items}%"
+
+
+def matches_words(result: SearchResult) -> str:
+    """Say how many hits are good matches: `4 good matches; 6 weaker`."""
+    if result.good is None:
+        return wording.count_words(len(result.hits), "hit")
+    if not result.good:
+        return "Nothing here is a good match; these are the nearest"
+    matches = wording.count_words(result.good, "good match", "good matches")
+    weaker = len(result.hits) - result.good
+    return f"{matches}; {weaker} weaker" if weaker else matches

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import Result
 
 from helpers import colours
 from helpers.colours import ColourBackbone
 from tsembed_search.cli.main import COMMANDS
+from tsembed_search.cli.render.hits import print_hits
 from tsembed_search.index import Index
+from tsembed_search.search.results import Hit
 
 Run = Callable[..., Result]
 
@@ -47,10 +52,57 @@ def test_a_terminal_is_offered_the_same_search_in_browse(
     assert "browse" not in run("search", "red", "--quiet").stderr + run("search", "--like", "red.png").stderr
 
 
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model knows from which scores on hits are good matches."""
+    limits = {("text", "text"): 0.8, ("text", "image"): 0.75}
+    monkeypatch.setattr(colours, "CALIBRATION", replace(colours.CALIBRATION, limits=limits))
+
+
+class TestGoodMatches:
+    def test_they_come_first_and_are_counted(self, run: Run, limits: None) -> None:
+        done = run("search", "red", "-k", "4")
+        lines = [line for line in done.stdout.splitlines() if not line.startswith("     ")]
+        assert [line.endswith("  good match") for line in lines] == [True, True, False, False], done.stdout
+        assert "2 good matches; 2 weaker." in done.stderr
+        assert json.loads(run("search", "red", "-k", "4", "--json").stdout)["good"] == 2
+        assert "good match" not in run("search", "red", "--quiet").stderr
+
+    def test_only_these(self, run: Run, limits: None, palette: Path) -> None:
+        done = run("search", "red", "--good", "-0")
+        assert sorted(done.stdout.split("\0")[:-1]) == [f"{palette}/notes/red.txt", f"{palette}/red.png"]
+
+    def test_nothing_is_good(self, run: Run, limits: None) -> None:
+        done = run("search", "purple", "elephants")
+        assert done.exit_code == 0 and done.stdout and "Nothing here is a good match; these are" in done.stderr
+        done = run("search", "purple", "elephants", "--good")
+        assert done.exit_code == 1 and not done.stdout
+        assert (
+            "Nothing here is a good match for 'purple elephants'." in done.stderr and "leave out --good" in done.stderr
+        )
+
+    def test_nobody_can_tell(self, run: Run) -> None:
+        done = run("search", "red")
+        assert done.exit_code == 0 and "hits." in done.stderr and "good" not in done.stdout + done.stderr
+        done = run("search", "red", "--good")
+        assert done.exit_code == 1 and "nothing tells good matches" in done.stderr
+
+    def test_headings_in_a_terminal(self) -> None:
+        fields = {"score": 0.9, "similarity": 0.4, "route_similarity": 0.0, "id": "x", "kind": "image", "page": None,
+                  "chunk": None, "snippet": None}  # fmt: skip
+        hits = [Hit(rank=rank, path=f"/{rank}.png", good=rank != 2, **fields) for rank in (1, 3, 2)]  # type: ignore[arg-type]
+        on = Console(file=io.StringIO(), width=80)
+        print_hits(hits, on=on)
+        lines = on.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert lines.index("2 good matches") < lines.index("1 weaker")
+        assert [line.split()[1] for line in lines if ".png" in line] == ["/1.png", "/3.png", "/2.png"]
+        assert lines.index("1 weaker") > next(at for at, line in enumerate(lines) if "/3.png" in line)
+
+
 def test_json_is_one_document_with_the_fields_of_the_contract(run: Run, palette: Path) -> None:
     done = run("search", "red", "--json", "-k", 3)
     document = json.loads(done.stdout)
-    assert set(document) == {"hits", "seconds"}
+    assert set(document) == {"hits", "good", "seconds"}
     assert set(document["seconds"]) == {"load", "embed", "search"}
     assert [hit["rank"] for hit in document["hits"]] == [1, 2, 3]
     found = {hit["path"]: hit for hit in document["hits"]}

@@ -40,6 +40,7 @@ class Query:
     """A query as a unit vector `[D]` and the model's routing vector `[L·E]` (`[0]` without experts), both float32.
 
     `words` is the query's text, `asked` what it says of words; contents whose hash is in `without` are left out.
+    `unread`: the model can read nothing of it, so its vector is left out.
     """
 
     vector: NDArray[np.float32]
@@ -48,6 +49,7 @@ class Query:
     words: str = ""
     without: frozenset[str] = frozenset()
     asked: Asked = field(default_factory=Asked)
+    unread: bool = False
 
 
 class Candidate(NamedTuple):

@@ -8,7 +8,7 @@ item of some kind to a logit; its logistic is the score that people see.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 
@@ -30,6 +30,8 @@ SAME_PICTURE: Final = 0.98
 """The cosine from which on a picture is the one that is looked for, or a near copy of it."""
 LOGIT_OF_SAME_PICTURE: Final = 20.0
 """Evidence enough for it to come before anything that is only like it, whatever its kind."""
+SHARE_OF_GOOD: Final = 0.67
+"""The share of a query's words that makes a good match of what is found by words alone; `examples/mini/limits.py`."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,15 @@ class Logistic:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One `Logistic` per (query modality, item kind). `source` says how it was found, for people."""
+    """One `Logistic` per (query modality, item kind). `source` says how it was found, for people.
+
+    `limits`: the scores from which on hits of a pair are good matches; none where no score tells. See
+    `docs/results/calibration.md`.
+    """
 
     lines: Mapping[tuple[Modality, Kind], Logistic] = field(default_factory=dict)
     source: str = ""
+    limits: Mapping[tuple[Modality, Kind], float] = field(default_factory=dict)
 
     def score(
         self, similarity: float, modality: Modality, kind: Kind, words: float = 0.0, shown: float | None = None
@@ -90,20 +97,35 @@ class Calibration:
         plain = min(1.0, max(0.0, (similarity + COSINE_OF_EVIDENCE * (shown or 0.0) + 1.0) / 2.0))
         return plain + (1.0 - plain) * words / 2.0
 
+    def good(self, score: float, similarity: float, modality: Modality, kind: Kind) -> bool:
+        """Tell whether a hit is a good match: the same picture, or one whose score reaches the limit of the pair."""
+        if modality == "image" and kind != "text" and similarity >= SAME_PICTURE:
+            return True
+        return score >= self.limits.get((modality, kind), math.inf)
+
+    def tells(self, modality: Modality) -> bool:
+        """Tell whether good matches are known for such queries."""
+        return modality == "image" or any(pair[0] == modality for pair in self.limits)
+
     def to_json(self) -> dict[str, object]:
         """Return a JSON form that `from_json` reads back."""
         lines = {f"{m}>{k}": [line.slope, line.offset] for (m, k), line in self.lines.items()}
-        return {"source": self.source, "lines": lines}
+        limits = {f"{m}>{k}": limit for (m, k), limit in self.limits.items()}
+        return {"source": self.source, "lines": lines, "limits": limits}
 
     @staticmethod
     def from_json(data: Mapping[str, object]) -> Calibration:
         """Read the inverse of `to_json`."""
-        raw = data.get("lines")
-        lines: dict[Any, Logistic] = {}
-        for pair, (slope, offset) in raw.items() if isinstance(raw, Mapping) else ():
-            modality, _, kind = str(pair).partition(">")
-            lines[modality, kind] = Logistic(float(slope), float(offset))
-        return Calibration(lines, str(data.get("source", "")))
+        lines = {pair: Logistic(float(slope), float(offset)) for pair, (slope, offset) in _pairs(data.get("lines"))}
+        limits = {pair: float(limit) for pair, limit in _pairs(data.get("limits"))}
+        return Calibration(lines, str(data.get("source", "")), limits)
+
+
+def _pairs(raw: object) -> Iterator[tuple[Any, Any]]:
+    """The values of a JSON object, each with its (query modality, item kind)."""
+    for pair, said in raw.items() if isinstance(raw, Mapping) else ():
+        modality, _, kind = str(pair).partition(">")
+        yield (modality, kind), said
 
 
 class Scored(NamedTuple):

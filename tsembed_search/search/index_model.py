@@ -2,7 +2,8 @@
 
 A model that brings no calibration gets one that is measured on the index itself. For each kind of item the cosine of a
 typical good hit is found: the mean fifth-best over a few probe queries. A hit at that level scores 0.5, whatever its
-kind, so that a kind whose cosines are small by nature is not drowned by another.
+kind, so that a kind whose cosines are small by nature is not drowned by another. A good match scores more than the
+best hits of nearly all probe queries, which ask for nothing in particular.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ SLOPE = 15.0
 FEWEST = 20
 """A kind with fewer items than this has no typical hit."""
 _RANK = 5
+_FEW = 0.95
 _PICTURES = 32
 
 # Half name what a picture might show, half ask as one asks of a text.
@@ -227,19 +229,25 @@ def measured_calibration(store: Store, embedder: Embedder) -> Calibration | None
     if not kinds:
         return None
 
-    def typical(queries: NDArray[np.float32], kind: Kind, rank: int) -> float:
-        """The mean cosine of the hit at `rank` (from 1) among items of one kind."""
+    best: dict[tuple[Modality, Kind], float] = {}
+
+    def typical(queries: NDArray[np.float32], modality: Modality, kind: Kind, rank: int) -> float:
+        """The mean cosine of the hit at `rank` (from 1) among items of one kind. What few of the best hits reach is
+        kept: a probe asks for nothing that is known to be there.
+        """
         rows = store.search(queries, rank, Condition("kind", "=", kind))
+        best[modality, kind] = float(np.quantile([row[rank - _RANK].score for row in rows], _FEW))
         return sum(row[-1].score for row in rows) / len(rows)
 
     probes = embedder.embed([Item(text=probe) for probe in _PROBES], "query").vectors
-    found: dict[tuple[Modality, Kind], float] = {("text", kind): typical(probes, kind, _RANK) for kind in kinds}
+    found: dict[tuple[Modality, Kind], float] = {("text", kind): typical(probes, "text", kind, _RANK) for kind in kinds}
     if seen := next((kind for kind in ("image", "page") if kind in kinds), None):
         records = store.scroll(Condition("kind", "=", seen), fields=["kind"], with_vectors=True)
         pictures = np.stack([one.vector for one in islice(records, _PICTURES) if one.vector is not None])
         for kind in kinds:
             # One rank lower: the picture itself is in the index.
-            found["image", kind] = typical(pictures, kind, _RANK + 1)
+            found["image", kind] = typical(pictures, "image", kind, _RANK + 1)
             found["joint", kind] = (found["text", kind] + found["image", kind]) / 2
     lines = {pair: Logistic.at(cosine, SLOPE) for pair, cosine in found.items()}
-    return Calibration(lines, "measured on the index")
+    limits = {pair: lines[pair].score(cosine) for pair, cosine in best.items()}
+    return Calibration(lines, "measured on the index", limits)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _MOST_TEXT: Final = 200_000
 _MOST_PICTURE: Final = 1 << 30
 _LONGEST: Final = 16 << 20  # bytes of a line; what has longer ones is something else, or never ends
+_NOTHING: Final = np.zeros(0, dtype=np.float32)
 _SHAPE: Final = (
     'A line looks like {"id": 1, "text": "a red bicycle", "image": "photo.jpg"}; text or image may be missing.'
 )
@@ -47,10 +49,36 @@ def embedded_queries(
     asked = [asked_of(item) if words else Asked() for item in items]
     read = [replace(item, text=own.text) if own.strict else item for item, own in zip(items, asked, strict=True)]
     embedded = embedder.embed(read, role)
-    return [
+    found = [
         Query(vector, route, item.modality, item.text or "", _changed_content(item), own)
         for item, own, vector, route in zip(read, asked, embedded.vectors, embedded.routes, strict=True)
     ]
+    # All that cannot be read has the same vector, which is near to nothing that is meant.
+    return [
+        replace(one, vector=_NOTHING, route=_NOTHING, unread=True)
+        if one.modality == "text" and unreadable(one.words, embedder)
+        else one
+        for one in found
+    ]
+
+
+def unreadable(text: str, embedder: Embedder) -> bool:
+    """Tell whether a model has no sign for any letter of a text: of a script that it never saw, or emoji alone."""
+    if any(letter.isalnum() for letter in text if letter.isascii()) or text.isascii():
+        return False
+    tokenizer = _tokenizer(embedder.inputs.text.tokenizer_file)
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    tokens = tokenizer.encode(text, add_special_tokens=False).tokens if unknown else []
+    return unknown in tokens and not any(map(str.isalnum, "".join(one for one in tokens if one != unknown)))
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(file: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def asked_of(item: Item) -> Asked:
@@ -78,9 +106,9 @@ def queries_without_model(items: Sequence[Item], *, words: bool = True) -> list[
 
     Raises `UsageError` for a query that only says what it is not to find.
     """
-    nothing = np.zeros(0, dtype=np.float32)
     asked = [asked_of(item) if words else Asked() for item in items]
-    return [Query(nothing, nothing, item.modality, own.text, asked=own) for item, own in zip(items, asked, strict=True)]
+    rows = zip(items, asked, strict=True)
+    return [Query(_NOTHING, _NOTHING, item.modality, own.text, asked=own) for item, own in rows]
 
 
 def query_like(like: str, store: Store, embedder: Callable[[], Embedder]) -> Query:

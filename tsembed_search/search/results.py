@@ -50,6 +50,7 @@ class SearchOptions:
     page of a document, a document without pages and a picture give one hit each. `rerank` names a reranking;
     `route_weight` (0..1) is how much routes count, for one that uses them, by default the model's own. `words`: "auto"
     finds by the query's words beside its meaning, "only" by words alone, without a model, "never" by meaning alone.
+    `good`: good matches only.
 
     Raises `UsageError` for values that make no sense.
     """
@@ -61,6 +62,7 @@ class SearchOptions:
     rerank: str = "none"
     route_weight: float | None = None
     words: WordsUse = "auto"
+    good: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MOST_HITS:
@@ -101,7 +103,8 @@ class Hit:
     picture most likely shows, where the index knows. `headings` are those that a passage stands under, outermost first;
     `lines` its first and last line in the file, from 1; `page_label` is what the document calls the page where that is
     not its number. `channels` are the ways by which it was found: `meaning`, `words`, `concepts`. `title` is
-    what the file says about itself.
+    what the file says about itself. `good` says that it is a good match: most hits of which that is said are what was
+    looked for.
     """
 
     rank: int
@@ -126,6 +129,7 @@ class Hit:
     page_label: str | None = None
     channels: list[str] = field(default_factory=list)
     title: str | None = None
+    good: bool = False
 
     @property
     def place(self) -> list[str]:
@@ -163,6 +167,8 @@ class SearchResult:
 
     `items` counts what the index has, and `with_vectors` those of them that are found by meaning, too;
     both are None when all are. `respelled`: words that no item has, each with the words that were looked for instead.
+    `unread`: the model can read nothing of the query, so that only its words were looked for. `told`: good matches are
+    told from others for such a query.
     """
 
     hits: list[Hit]
@@ -170,6 +176,13 @@ class SearchResult:
     items: int | None = None
     with_vectors: int | None = None
     respelled: dict[str, list[str]] = field(default_factory=dict)
+    unread: bool = False
+    told: bool = True
+
+    @property
+    def good(self) -> int | None:
+        """The number of hits that are good matches; None where nobody can tell."""
+        return sum(hit.good for hit in self.hits) if self.told else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of a search."""
@@ -178,7 +191,10 @@ class SearchResult:
             more |= {"items": self.items, "with_vectors": self.with_vectors}
         if self.respelled:
             more["respelled"] = self.respelled
-        return {"hits": [hit.to_json() for hit in self.hits], "seconds": dict(self.seconds), **more}
+        if self.unread:
+            more["unread"] = True
+        hits = [hit.to_json() for hit in self.hits]
+        return {"hits": hits, "good": self.good, "seconds": dict(self.seconds), **more}
 
 
 class WordPart(NamedTuple):

@@ -13,7 +13,7 @@ from tsembed_search.items import KINDS, Kind
 from tsembed_search.paths import is_offline
 from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query, model_of
 from tsembed_search.ranking.routes import shared_experts
-from tsembed_search.ranking.scores import Calibration, Scored, merged
+from tsembed_search.ranking.scores import SHARE_OF_GOOD, Calibration, Scored, merged
 from tsembed_search.ranking.similarity import similarity
 from tsembed_search.search.by_concepts import ByConcepts, sightings
 from tsembed_search.search.by_words import ByWords
@@ -78,8 +78,8 @@ class Searcher:
         ranked = []
         for query, candidates in zip(queries, best, strict=True):
             order = reranker.order(query, routed(query, candidates) if reranker.uses_routes else candidates, given)
-            good = [one for one in order if options.min_score is None or one.score >= options.min_score]
-            ranked.append(good[: options.k])
+            kept = [one for one in order if options.min_score is None or one.score >= options.min_score]
+            ranked.append([one for one in kept if not options.good or self._good(query, one)][: options.k])
         if few is not shown:
             ids = dict.fromkeys(one.id for own in ranked for one in own)
             whole = {record.id: record.payload for record in self.store.retrieve(list(ids), fields=shown)}
@@ -113,6 +113,8 @@ class Searcher:
         embedded = [record for record in records if record.vector is not None]
         if not embedded:
             raise UsageError(f"{hit!r} has its words in the index, but no vector yet.", _NO_VECTORS)
+        if query.unread:
+            raise UsageError(f"The model cannot read anything of {query.words!r}.", "Ask in other words.")
         vectors = np.stack([record.vector for record in embedded if record.vector is not None])
         cosines = similarity(query.vector[None], vectors)[0]
         record, cosine = embedded[int(cosines.argmax())], float(cosines.max())
@@ -246,6 +248,18 @@ class Searcher:
         score = self.calibration.score(cosine, query.modality, kind, share, shown)
         return Scored(id, kind, score, cosine, share, channels)
 
+    def tells_good(self, query: Query) -> bool:
+        """Tell whether good matches are told from others for such a query."""
+        return bool(query.asked.required) or not len(query.vector) or self.calibration.tells(query.modality)
+
+    def _good(self, query: Query, one: Candidate) -> bool:
+        """Tell whether a candidate is a good match. What must occur in an item was found in it, word for word."""
+        if query.asked.required:
+            return True
+        if not one.similarity:
+            return one.words >= SHARE_OF_GOOD
+        return self.calibration.good(one.score, one.similarity, query.modality, one.kind)
+
     def _hits(
         self,
         query: Query,
@@ -292,6 +306,7 @@ class Searcher:
                     page_label=payload.get("page_label"),
                     channels=list(found.channels),
                     title=payload.get("title"),
+                    good=self._good(query, found),
                 )
             )
         return hits
