@@ -6,7 +6,6 @@ import asyncio
 import base64
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from textual.pilot import Pilot
@@ -344,7 +343,7 @@ def test_ten_thousand_hits_come_as_they_are_scrolled_to() -> None:
 
 
 def test_hostile_names_and_texts_cannot_act_on_the_terminal() -> None:
-    bad = "\x1b[31mred\x07\u202egnp.\n[bold]x[/bold]" + "long" * 3000
+    bad = "\x1b[31mred\x07\u202egnp.\n[bold]x[/bold]" + "long" * 600
     hits = [
         made_hit(0, "cat", path=f"/pics/{bad}.png", also_at=[f"/{bad}"]),
         made_hit(1, "cat", path=f"/pics/{bad}", snippet=bad, marks=[(0, 9)]),
@@ -388,15 +387,3 @@ def test_sizes_choose_the_panes() -> None:
         assert seen() == "p"
 
     played(play, asked=CAT)
-
-
-@pytest.mark.parametrize("size", [(36, 20), (60, 20), (100, 30), (200, 50)])
-def test_every_line_fits(size: tuple[int, int]) -> None:
-    async def play(app: Browser, pilot: P) -> None:
-        await answered(app, pilot)
-        for key in ("v", "v", "e", "enter", "escape", "question_mark"):
-            await pilot.press(key)
-            strips: Any = app.screen._compositor.render_strips()
-            assert {strip.cell_length for strip in strips} == {size[0]} and len(strips) == size[1]
-
-    played(play, asked=CAT, size=size)

@@ -33,6 +33,8 @@ def test_screens_look_as_they_did(size: tuple[int, int]) -> None:
             await until(pilot, lambda: app.hit is not None and app.hit.id == "cat:0")
             await pilot.press(*keys)
             await until(pilot, lambda name=name: is_complete(app, name))  # type: ignore[misc]
+            strips: Any = app.screen._compositor.render_strips()
+            assert {strip.cell_length for strip in strips} == {size[0]} and len(strips) == size[1]
             found[name] = "\n".join(screen_lines(app)) + "\n"
             await pilot.press("escape", *{"grid": "v", "text": "k", "why": "e", "filters": "uu"}.get(name, ""))
 
