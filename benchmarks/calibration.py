@@ -90,7 +90,8 @@ def same(index: Index, pictures: Sequence[Labelled], folder: Path, copied: int) 
     for name, queries in (("the picture itself", asked), ("a near copy", near)):
         first = []
         for (file, _), hits in zip(queries, index.search_many([item for _, item in queries], k=1), strict=True):
-            first.append(bool(hits) and hits[0].path == str(file) and hits[0].good)
+            places = [place for hit in hits for place in (hit.path, *hit.also_at) if hit.good]
+            first.append(str(file) in places)
         result[name] = {"queries": len(first), "first, as a good match": interval(first)}
     return result
 

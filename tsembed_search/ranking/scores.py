@@ -30,7 +30,7 @@ SAME_PICTURE: Final = 0.98
 """The cosine from which on a picture is the one that is looked for, or a near copy of it."""
 LOGIT_OF_SAME_PICTURE: Final = 20.0
 """Evidence enough for it to come before anything that is only like it, whatever its kind."""
-SHARE_OF_GOOD: Final = 0.67
+SHARE_OF_GOOD: Final = 0.9
 """The share of a query's words that makes a good match of what is found by words alone; `examples/mini/limits.py`."""
 
 
