@@ -71,7 +71,7 @@ def test_a_disk_that_is_away(run: Run, files: Path) -> None:
     assert "--prune-empty" in done.stderr
     hits = json.loads(run("search", "red", "--json").stdout)["hits"]
     assert hits and all(hit["offline"] for hit in hits)
-    assert "red.txt  offline" in run("search", "red").stdout
+    assert "red.txt  line 1  offline" in run("search", "red").stdout
     listed = json.loads(run("ls", "--json").stdout)["files"]
     assert len(listed) == 6 and all(file["offline"] for file in listed)
     assert run("ls").stdout.count("\toffline\n") == 6

@@ -105,7 +105,7 @@ class Calibration:
 
     def tells(self, modality: Modality) -> bool:
         """Tell whether good matches are known for such queries."""
-        return modality == "image" or any(pair[0] == modality for pair in self.limits)
+        return any(pair[0] == modality for pair in self.limits)
 
     def to_json(self) -> dict[str, object]:
         """Return a JSON form that `from_json` reads back."""

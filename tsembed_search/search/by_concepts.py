@@ -43,6 +43,8 @@ class ByConcepts:
     def find(self, rows: Sequence[int], limit: int, where: Filter | None, offset: int) -> dict[int, list[Record]]:
         """Find for each of the queries the pictures that show most of what it means, best first."""
         asked = self._concepts(rows)
+        if not asked:
+            return {}
         found = self._store.search_concepts([one.shown for one in asked.values()], limit, where, offset=offset)
         answers = dict(zip(asked, found, strict=True))
         for row, own in answers.items():

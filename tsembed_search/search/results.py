@@ -182,7 +182,8 @@ class SearchResult:
     @property
     def good(self) -> int | None:
         """The number of hits that are good matches; None where nobody can tell."""
-        return sum(hit.good for hit in self.hits) if self.told else None
+        found = sum(hit.good for hit in self.hits)
+        return found if found or self.told else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of a search."""

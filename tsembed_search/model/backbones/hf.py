@@ -199,7 +199,7 @@ class TransformersBackbone:
         if pictures := [item.picture for item in items if item.picture is not None]:
             arguments |= self._vision.collate(pictures, self._device, self._dtype)
         try:
-            with hf_paths.after(self.model, suffix, self._move(lengths)):
+            with hf_paths.after(self.model, suffix, lengths):
                 hidden = self.model(**arguments, use_cache=False, return_dict=True).last_hidden_state
         except torch.OutOfMemoryError:
             raise
@@ -209,7 +209,7 @@ class TransformersBackbone:
                 "Its configuration does not fit its weights, or this version of transformers: download it again.",
             ) from error
         rows = torch.arange(len(hidden), device=hidden.device)
-        ends = self._move(lengths) - 1
+        ends = lengths - 1
         if suffix is None:
             last = hidden[rows, ends]
         else:  # the last token of each path

@@ -1,4 +1,4 @@
-"""What parallel paths cost: `python benchmarks/paths.py --json`.
+"""What parallel paths cost: `python benchmarks/parallel_paths.py --json`.
 
 Steps of training and passes of inference of `mini` with paths, over the same without, on the same texts:
 
