@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calibration import copies
+from PIL import Image
 
 from helpers.colour_index import Maker, solid
 from helpers.colours import CALIBRATION, COLOURS, ColourBackbone
@@ -132,3 +133,14 @@ def test_every_picture_finds_itself_and_so_does_a_near_copy(made: Index) -> None
     queries += [(file, Item(image=np.asarray(copy.convert("RGB")))) for file in pictures[::4] for copy in copies(file)]
     for (file, _), hits in zip(queries, made.search_many([item for _, item in queries], k=3), strict=True):
         assert hits[0].path == str(file) and hits[0].good, (file, hits)
+
+
+def test_the_very_file_is_before_others_with_the_same_pixels(made: Index, tmp_path: Path) -> None:
+    picture = Image.open(ROOT / "examples/corpus/pictures/vehicles/bicycle.png").convert("RGB")
+    files = [tmp_path / f"{name}.png" for name in "abcd"]
+    for level, file in enumerate(files):
+        picture.save(file, compress_level=level + 1)
+    made.add(files)
+    for file in files:
+        found = made.search(Item(image=file))
+        assert found.hits[0].path == str(file) and found.good == len(found.hits) == 4

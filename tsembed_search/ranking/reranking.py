@@ -40,7 +40,8 @@ class Query:
     """A query as a unit vector `[D]` and the model's routing vector `[L·E]` (`[0]` without experts), both float32.
 
     `words` is the query's text, `asked` what it says of words; contents whose hash is in `without` are left out.
-    `unread`: the model can read nothing of it, so its vector is left out.
+    `unread`: the model can read nothing of it, so its vector is left out. `same`: the id of the very picture that is
+    looked for, if it is indexed.
     """
 
     vector: NDArray[np.float32]
@@ -50,6 +51,7 @@ class Query:
     without: frozenset[str] = frozenset()
     asked: Asked = field(default_factory=Asked)
     unread: bool = False
+    same: str = ""
 
 
 class Candidate(NamedTuple):

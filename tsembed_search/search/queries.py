@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from tsembed_search.paths import NoCurrentFolderError, absolute, current_folder_
 from tsembed_search.ranking.reranking import Query
 from tsembed_search.ranking.words import Asked
 from tsembed_search.store.filters import Condition
+from tsembed_search.store.schema import point_id
 from tsembed_search.wording import encoding_by_mark
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def embedded_queries(
     read = [replace(item, text=own.text) if own.strict else item for item, own in zip(items, asked, strict=True)]
     embedded = embedder.embed(read, role)
     found = [
-        Query(vector, route, item.modality, item.text or "", _changed_content(item), own)
+        _query(item, own, vector, route, embedder.info.fingerprint)
         for item, own, vector, route in zip(read, asked, embedded.vectors, embedded.routes, strict=True)
     ]
     # All that cannot be read has the same vector, which is near to nothing that is meant.
@@ -179,17 +179,26 @@ def read_queries(stream: BinaryIO, name: str, folder: Path) -> Iterator[BatchQue
                 yield error
 
 
-def _changed_content(item: Item) -> frozenset[str]:
-    """The hash of the picture file that a query's words ask to see changed, else nothing. A search that found that very
-    file would find it first, and it is the one picture that cannot be meant.
+def _query(
+    item: Item, asked: Asked, vector: NDArray[np.float32], route: NDArray[np.float32], fingerprint: str
+) -> Query:
+    """A query that knows its picture's file: asked for by itself, it is the first to be meant; with words that say how
+    it is to change, it is the one picture that cannot be meant.
     """
-    if item.modality != "joint" or not isinstance(item.image, Path):
-        return frozenset()
+    sha = "" if item.modality == "text" else _hash_of(item.image)
+    same = point_id(sha, None, None, fingerprint) if sha and item.modality == "image" else ""
+    without = frozenset({sha} if sha and item.modality == "joint" else ())
+    return Query(vector, route, item.modality, item.text or "", without, asked, same=same)
+
+
+def _hash_of(image: object) -> str:
+    """The hash of a picture's file, as an index has it; nothing for what is no file that could be indexed."""
     # A file of that size is no picture that could be indexed, whatever it begins with.
-    with suppress(OSError), item.image.open("rb") as file:
-        if os.fstat(file.fileno()).st_size <= _MOST_PICTURE:
-            return frozenset({hashlib.file_digest(file, "sha256").hexdigest()})
-    return frozenset()
+    with suppress(OSError):
+        if isinstance(image, Path) and image.is_file() and image.stat().st_size <= _MOST_PICTURE:
+            with image.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
 
 
 def _mean_query(records: Sequence[Record]) -> Query:

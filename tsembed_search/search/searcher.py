@@ -28,6 +28,7 @@ from tsembed_search.store.schema import PACKED_CLASSES, PACKED_ROUTE, WORD_FIELD
 _SPARE: Final = 20
 _NO_VECTORS: Final = "Index its files once more, with the model: {add()}"
 _MORE: Final = 3
+_ALL_BUT_SAME: Final = 1 - 1e-9
 _ORDERED_BY: Final = ("sha", "path", "page", "chunk")
 _SHOWN: Final = tuple({*_ORDERED_BY, *CHECKED_KEYS, PACKED_ROUTE, PACKED_CLASSES, "headings", "lines", "page_label"})
 
@@ -245,8 +246,11 @@ class Searcher:
         """A point with its score; without a vector on either side, its share of the words is all that is known."""
         if cosine is None:
             return Scored(id, kind, share, 0.0, share, channels)
+        if id == query.same:
+            return Scored(id, kind, 1.0, 1.0, share, channels)
         score = self.calibration.score(cosine, query.modality, kind, share, shown)
-        return Scored(id, kind, score, cosine, share, channels)
+        # What only looks the same stays below the very picture.
+        return Scored(id, kind, min(score, _ALL_BUT_SAME) if query.same else score, cosine, share, channels)
 
     def tells_good(self, query: Query) -> bool:
         """Tell whether good matches are told from others for such a query."""
