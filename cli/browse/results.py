@@ -268,7 +268,7 @@ class Results(ScrollView, can_focus=True):
         score = f"{hit.score:.2f} " if hit.rank else ""
         bar_width = _BAR if hit.rank and width >= _THUMBS[0][0] else 0
         first = [*fitted(name, room - len(score) - bar_width - 1, BOLD), Segment(" ")]
-        first += [Segment(score, DIM if hit.score < 0.5 else BOLD)]
+        first += [Segment(score, BOLD if hit.good or hit.score >= 0.5 else DIM)]
         first += [Segment(bar(hit.score, bar_width), self.get_component_rich_style("results--bar", partial=True))]
         kind = " ".join([hit.kind, *hit.place, *["offline"] * hit.offline])[: room - 2]
         second = [Segment(kind + " ", KIND_STYLES[hit.kind]), *fitted(folder, room - len(kind) - 1, DIM)]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from helpers.browsing import here, played, screen_lines, until
+from helpers.browsing import here, made_hit, played, screen_lines, until
 from tsembed_search.cli.browse.app import Browser
-from tsembed_search.cli.browse.source import Wish
+from tsembed_search.cli.browse.remarks import status_words
+from tsembed_search.cli.browse.source import HitList, Wish
 
 SCREENS = {
     "list": (), "grid": ("v",), "text": ("j",), "whole": ("enter",), "why": ("e",), "facets": ("f",),
@@ -58,3 +59,9 @@ def is_complete(app: Browser, name: str) -> Any:
     wanted = {"text": "cat:1", "filters": "like:0"}.get(name, "cat:0")
     pictures = hit.kind == "text" or app.pictures.whole(hit) is not None
     return hit.id == wanted and pictures and (name != "filters" or app.session.asked.where)
+
+
+def test_good_matches_are_counted() -> None:
+    found = [HitList([made_hit(n, "cat", good=n < good) for n in range(5)], "by meaning") for good in (2, 0)]
+    said = [status_words("made up", Wish("cat"), own, 0, is_warm=True, model="") for own in found]
+    assert "5 hits, 2 good" in said[0] and "good" not in said[1]
