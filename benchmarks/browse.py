@@ -19,6 +19,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import select
 import statistics
 import subprocess
@@ -46,6 +47,7 @@ Bare().run()
 """
 WORDS = "red blue green old new house tree boat car dog cat hill lake snow sun".split()
 SIZE = (120, 40)
+_STYLES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def main() -> None:
@@ -142,7 +144,7 @@ def first_frame(program: str) -> float:
     os.close(other)
     seen = b""
     try:
-        while FIRST not in seen:
+        while FIRST not in _STYLES.sub(b"", seen):  # the cursor stands on its first letter
             if not select.select([main], [], [], 60)[0]:
                 raise SystemExit("There was no first frame within a minute.")
             seen += os.read(main, 1 << 16)
