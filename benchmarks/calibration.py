@@ -83,7 +83,8 @@ def copies(file: Path) -> Iterator[Image.Image]:
 
 def same(index: Index, pictures: Sequence[Labelled], folder: Path, copied: int) -> dict[str, Any]:
     """How often a picture, and a copy of one, finds the picture first, as a good match."""
-    files = [one.path(folder) for one in pictures]
+    indexed = {file.path for file in index.files()}  # some clip art is larger than what is indexed
+    files = [file for file in (one.path(folder) for one in pictures) if str(file) in indexed]
     asked = [(file, Item(image=file)) for file in files]
     near = [(file, Item(image=np.asarray(copy.convert("RGB")))) for file in files[:copied] for copy in copies(file)]
     result: dict[str, Any] = {}
