@@ -40,12 +40,7 @@ def index(
     name: options.IndexName = options.INDEX,
     url: options.Url = None,
     model: options.Model = None,
-    dim: Annotated[
-        int | None,
-        options.of_model(
-            "--dim", metavar="N", min=1, help="Cut vectors to N numbers: smaller and less exact.", show_default="all"
-        ),
-    ] = None,
+    dim: options.Dimensions = None,
     device: Annotated[
         str,
         options.of_model(
@@ -57,16 +52,11 @@ def index(
     pages: Annotated[
         PageMode, Option("--pages", help="Index pages of documents as pictures, too. auto: if the model can read them.")
     ] = "auto",
-    include: Annotated[
-        list[str] | None, Option("--include", metavar="GLOB", help="Only files that match, whatever their extension.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        Option("--exclude", metavar="GLOB", help="Leave out files that match. See also .tsembedignore."),
-    ] = None,
-    hidden: Annotated[bool, Option("--hidden", help="Index hidden files and folders, too.")] = False,
-    follow_links: Annotated[bool, Option("--follow-links", help="Follow links to folders.")] = False,
-    no_prune: Annotated[bool, Option("--no-prune", help="Keep files that are no longer on the disk.")] = False,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    hidden: options.Hidden = False,
+    follow_links: options.FollowLinks = False,
+    no_prune: options.NoPrune = False,
     prune_empty: Annotated[
         bool,
         Option(
@@ -77,18 +67,11 @@ def index(
     retry_skipped: Annotated[
         bool, Option("--retry-skipped", help="Try again to read files that could not be read before.")
     ] = False,
-    words: Annotated[
-        bool,
-        Option("--words", help="Store names and words only, without a model. A run without --words adds the vectors."),
-    ] = False,
+    words: options.WordsOnly = False,
     dry_run: options.DryRun = False,
     wait: options.Wait = False,
-    workers: Annotated[
-        int | None, Option("--workers", metavar="N", min=1, help="Processes that read files.", show_default="by cores")
-    ] = None,
-    time_limit: Annotated[
-        float, Option("--time-limit", metavar="S", min=1, help="Skip a file after S seconds.")
-    ] = 60.0,
+    workers: options.Workers = None,
+    time_limit: options.TimeLimit = 60.0,
     quantize: Annotated[Quantize, Option("--quantize", help="New index: compress vectors for speed.")] = "none",
     shards: Annotated[int, Option("--shards", metavar="N", min=1, help="New index on a server: its shards.")] = 1,
     replicas: Annotated[

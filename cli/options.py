@@ -186,3 +186,26 @@ Paths = Annotated[bool, _of_output("--paths", help="Print paths only, one per li
 Null = Annotated[bool, _of_output("-0", "--null", help="Print paths only, each ended by NUL, for xargs -0.")]
 Json = Annotated[bool, _of_output("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, _of_output("--quiet", "-q", help="No progress and no remarks.")]
+# What a run of the indexer does, for `index` and `watch`.
+Dimensions = Annotated[
+    int | None,
+    of_model("--dim", metavar="N", min=1, help="Cut vectors to N numbers: smaller and less exact.", show_default="all"),
+]
+Include = Annotated[
+    list[str] | None, Option("--include", metavar="GLOB", help="Only files that match, whatever their extension.")
+]
+Exclude = Annotated[
+    list[str] | None,
+    Option("--exclude", metavar="GLOB", help="Leave out files that match. See also .tsembedignore."),
+]
+Hidden = Annotated[bool, Option("--hidden", help="Index hidden files and folders, too.")]
+FollowLinks = Annotated[bool, Option("--follow-links", help="Follow links to folders.")]
+NoPrune = Annotated[bool, Option("--no-prune", help="Keep files that are no longer on the disk.")]
+WordsOnly = Annotated[
+    bool,
+    Option("--words", help="Store names and words only, without a model. A run without --words adds the vectors."),
+]
+Workers = Annotated[
+    int | None, Option("--workers", metavar="N", min=1, help="Processes that read files.", show_default="by cores")
+]
+TimeLimit = Annotated[float, Option("--time-limit", metavar="S", min=1, help="Skip a file after S seconds.")]

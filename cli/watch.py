@@ -43,40 +43,23 @@ def watch(
     name: options.IndexName = options.INDEX,
     url: options.Url = None,
     model: options.Model = None,
-    dim: Annotated[
-        int | None,
-        options.of_model(
-            "--dim", metavar="N", min=1, help="Cut vectors to N numbers: smaller and less exact.", show_default="all"
-        ),
-    ] = None,
+    dim: options.Dimensions = None,
     device: options.Device = "auto",
     pages: Annotated[
         PageMode, Option("--pages", help="Index pages of documents as pictures, too. auto: if the model can read them.")
     ] = "auto",
-    include: Annotated[
-        list[str] | None, Option("--include", metavar="GLOB", help="Only files that match, whatever their extension.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        Option("--exclude", metavar="GLOB", help="Leave out files that match. See also .tsembedignore."),
-    ] = None,
-    hidden: Annotated[bool, Option("--hidden", help="Index hidden files and folders, too.")] = False,
-    follow_links: Annotated[bool, Option("--follow-links", help="Follow links to folders.")] = False,
-    no_prune: Annotated[bool, Option("--no-prune", help="Keep files that are no longer on the disk.")] = False,
-    words: Annotated[
-        bool,
-        Option("--words", help="Store names and words only, without a model. A run without --words adds the vectors."),
-    ] = False,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    hidden: options.Hidden = False,
+    follow_links: options.FollowLinks = False,
+    no_prune: options.NoPrune = False,
+    words: options.WordsOnly = False,
     every: Annotated[
         float,
         Option("--every", metavar="MIN", min=0.1, help="Minutes between two looks at folders that tell of no changes."),
     ] = 10.0,
-    workers: Annotated[
-        int | None, Option("--workers", metavar="N", min=1, help="Processes that read files.", show_default="by cores")
-    ] = None,
-    time_limit: Annotated[
-        float, Option("--time-limit", metavar="S", min=1, help="Skip a file after S seconds.")
-    ] = 60.0,
+    workers: options.Workers = None,
+    time_limit: options.TimeLimit = 60.0,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
