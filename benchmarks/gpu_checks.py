@@ -140,6 +140,10 @@ class _Files:
         """Each row is one of its own."""
         return f"{self.name}/{row}"
 
+    def batch(self, row: int) -> int:
+        """Rows may meet any others."""
+        return 0
+
 
 def _job(setting: Setting, out: str, base: str, *overrides: str, **changes: Any) -> Job:
     fixed = (

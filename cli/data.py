@@ -75,13 +75,17 @@ def check(
             "with another model, from the top",
             "tsembed data mine ./my-rows --model runs/a/model --choose top -o top.jsonl",
         ),
+        (
+            "no negatives, batches of 16 that are alike",
+            "tsembed data mine ./my-rows --keep 0 --batch 16 -o alike.jsonl",
+        ),
     )
 )
 def mine(
     sources: options.Data,
     out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="Where to write the rows: a new .jsonl file.")],
     model: options.Model = DEFAULT_MODEL,
-    keep: Annotated[int, Option("--keep", metavar="N", min=1, help="Negatives for each row.")] = 4,
+    keep: Annotated[int, Option("--keep", metavar="N", min=0, help="Negatives for each row.")] = 4,
     depth: Annotated[int, Option("--depth", metavar="N", min=1, help="Look at the N best wrong candidates.")] = 100,
     skip: Annotated[int, Option("--skip", metavar="N", min=0, help="Pass over the first N of them.")] = 0,
     margin: Annotated[
@@ -94,6 +98,10 @@ def mine(
         float, Option("--duplicate-margin", metavar="S", help="They are less similar to the right answer than this.")
     ] = 0.95,
     choose: Annotated[Literal["random", "top"], Option("--choose", help="Which of those that are left.")] = "random",
+    batch: Annotated[
+        int,
+        Option("--batch", metavar="N", min=0, help="Also make batches of N targets that are taken for one another."),
+    ] = 0,
     seed: Annotated[int, Option("--seed", metavar="N", help="Decides what is chosen at random.")] = 0,
     images: options.ImageFolders = None,
     device: options.Device = "auto",
@@ -110,7 +118,7 @@ def mine(
     from tsembed_search.evaluation.mining import mine as negatives_of
     from tsembed_search.model.embedder import Embedder
 
-    settings = Mining(keep, depth, skip, margin, query_margin, duplicate_margin, choose, seed)
+    settings = Mining(keep, depth, skip, margin, query_margin, duplicate_margin, choose, seed, batch)
     settings.check()
     if out.suffix != ".jsonl":
         raise UsageError(f"{out} is no .jsonl file.", "Give --out a name that ends in .jsonl.")

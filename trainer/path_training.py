@@ -14,12 +14,13 @@ from tsembed_search.model.path_settings import PathSettings
 class PathTraining(PathSettings):
     """`weight`: of the mean over paths of InfoNCE of each path alone, beside InfoNCE of what they are together.
     `separation`: what keeps paths apart. `vclub` and `vclub-fixed` lower their mutual information (with learned
-    variances, and with a fixed one), `orthogonal` their cosines. `separation_weight` rises from 0 over
+    variances, and with a fixed one), `orthogonal` their cosines; `vclub-shuffled` is a control, vCLUB on paths of
+    different items. `separation_weight` rises from 0 over
     `separation_warmup` steps. `fits`: steps of the network that vCLUB learns, in each step of the run.
     """
 
     weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
-    separation: Literal["none", "vclub", "vclub-fixed", "orthogonal"] = "vclub"
+    separation: Literal["none", "vclub", "vclub-fixed", "vclub-shuffled", "orthogonal"] = "vclub"
     separation_weight: Annotated[float, Interval(ge=0, le=1e6)] = 0.1
     separation_warmup: Annotated[int, Interval(ge=0, le=1_000_000)] = 100
     fits: Annotated[int, Interval(ge=1, le=1000)] = 2
@@ -42,5 +43,6 @@ class PathTraining(PathSettings):
         own: dict[str, Any] = {"weight": self.separation_weight, "warmup": self.separation_warmup}
         if self.separation == "orthogonal":
             return found | {"orthogonal": own}
-        own |= {"paths": count, "dim": dim, "fits": self.fits, "fixed": self.separation == "vclub-fixed"}
+        own |= {"paths": count, "dim": dim, "fits": self.fits}
+        own |= {"fixed": self.separation == "vclub-fixed", "shuffled": self.separation == "vclub-shuffled"}
         return found | {"vclub": own}

@@ -86,6 +86,34 @@ def test_own_negatives_stay_first_and_rows_can_be_trained_on(rows: Path, tmp_pat
     assert [one["rank"] for one in note["negatives"]] == list(kept[0].ranks)
 
 
+def test_batches_hold_what_is_taken_for_one_another(tmp_path: Path) -> None:
+    """Written, read back, and drawn together; negatives are left alone."""
+    words = {"red": "car sea wall door", "green": "grass tree leaf frog", "blue": "sky lake ink whale"}
+    things = [f"{colour} {own[at]}" for at in range(4) for colour, own in ((one, words[one].split()) for one in words)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"query": f"{one} seen", "positive": one}) + "\n" for one in things))
+    near = {"margin": 1.0, "query_margin": 1.0, "duplicate_margin": 1.0}
+    kept, _ = mined(path, keep=0, batch=4, depth=3, **near)
+    assert not any(one.row.negatives for one in kept)
+    out = tmp_path / "mined.jsonl"
+    out.write_text("".join(written(one, "colours", tmp_path) + "\n" for one in kept))
+    (task,) = load([out], validation=0).train
+    numbers = [task.batch(row) for row in range(len(task))]
+    assert 0 not in numbers and len(set(numbers)) == 3
+    for number in set(numbers):
+        texts = [task[row].positive.text or "" for row in range(len(task)) if numbers[row] == number]
+        assert len({text.split()[0] for text in texts}) == 1
+
+
+def test_rows_of_one_identity_are_in_one_batch(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"query": f"red {at}", "positive": f"red {at}", "identity": f"{at // 2}"} for at in range(8)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept, _ = mined(path, keep=0, batch=2)
+    assert all(kept[at].batch == kept[at + 1].batch for at in range(0, 8, 2))
+    assert len({one.batch for one in kept}) == 2
+
+
 def test_the_same_seed_chooses_the_same(rows: Path) -> None:
     settings = {"keep": 1, "margin": 1.0}
     first, again = (mined(rows, seed=3, **settings)[0] for _ in range(2))
@@ -102,7 +130,9 @@ def test_a_row_whose_answer_is_far_down_gets_none(rows: Path) -> None:
     assert last.right_rank is None and not last.row.negatives
 
 
-@pytest.mark.parametrize("wrong", [{"keep": 5, "depth": 4}, {"skip": 98}, {"margin": 0.0}, {"query_margin": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"keep": 5, "depth": 4}, {"skip": 98}, {"margin": 0.0}, {"query_margin": 1.5}, {"keep": 0}]
+)
 def test_settings_that_choose_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         Mining(**wrong).check()  # type: ignore[arg-type]

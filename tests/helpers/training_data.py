@@ -28,6 +28,7 @@ class Listed:
     rows: list[Row]
     meta: str = ""
     weight: float = 1.0
+    batches: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -37,6 +38,9 @@ class Listed:
 
     def identity(self, row: int) -> str:
         return self.rows[row].identity
+
+    def batch(self, row: int) -> int:
+        return 0 if self.batches is None else self.batches[row]
 
 
 def listed(name: str, identities: list[str], meta: str = "", weight: float = 1.0) -> Listed:

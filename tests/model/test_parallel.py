@@ -299,6 +299,19 @@ class TestCheckpoint:
             registry.resolve(folder)
 
 
+def test_paths_begin_as_far_apart_as_they_are_told() -> None:
+    cosines = []
+    for spread in (0.0, 1.0, 8.0):
+        torch.manual_seed(0)
+        backbone = mini.load("cpu")
+        backbone.adapt(EXPERTS)
+        backbone.add_paths(PathSettings("suffix", 3, 1, spread=spread))
+        paths = paths_of(backbone)
+        cosines.append(float(functional.cosine_similarity(paths[:, 0], paths[:, 1], dim=-1).mean()))
+    assert cosines[0] > 0.99  # they differ by their places alone
+    assert cosines[0] > cosines[1] > cosines[2] + 0.2
+
+
 def test_paths_that_do_not_fit_into_mini(load: Load) -> None:
     with pytest.raises(ModelError, match="would have 1284 tokens, and mini has places for 512"):
         load("mini", PathSettings("suffix", 64, 16))

@@ -86,6 +86,14 @@ class TestVClub:
         loss.backward()
         assert not [name for name, tensor in q.named_buffers() if tensor.requires_grad]
 
+    def test_the_shuffled_control_finds_nothing_in_common(self) -> None:
+        """Paths that tell all of one another tell nothing of other items."""
+        q, control = (VClub(2, 8, hidden=32, learning_rate=1e-2, shuffled=shuffled) for shuffled in (False, True))
+        for seed in range(60):
+            same = unit(64, 1, 8, seed=seed).expand(64, 2, 8)
+            bound, other = q.between(same), control.between(same)
+        assert bound > 5 * other >= 0
+
     def test_its_memory_is_all_of_it(self) -> None:
         """Copied by its state dict, it goes on to the last bit."""
         first, copy = VClub(3, 8), VClub(3, 8)

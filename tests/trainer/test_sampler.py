@@ -92,6 +92,26 @@ def test_shared_identities_do_not_pile_up() -> None:
     assert max(len(waiting) for _, _, waiting in sampler.state_dict()["cursors"]) <= 40
 
 
+def test_rows_of_a_batch_come_together() -> None:
+    """Each round has every batch as one stretch, in another order; rows without one lie between them."""
+    task = listed("pairs", [f"p{i}" for i in range(40)])
+    task.batches = [i % 5 for i in range(40)]  # batch 0 is none
+    rounds = [drawn([task], BatchSettings(size=8, sub_batch=8), seed, 5) for seed in (0, 1)]
+    for picks in rounds:
+        numbers = [task.batch(pick.row) for step in picks for pick in step]
+        assert sorted(numbers) == sorted(task.batches)
+        stretches = [number for at, number in enumerate(numbers) if number and (at == 0 or numbers[at - 1] != number)]
+        assert sorted(stretches) == [1, 2, 3, 4]
+    assert rounds[0] != rounds[1]
+
+
+def test_a_task_without_batches_is_drawn_as_before() -> None:
+    plain, zeros = (listed("pairs", [f"p{i}" for i in range(30)]) for _ in range(2))
+    zeros.batches = [0] * 30
+    batch = BatchSettings(size=8, sub_batch=4)
+    assert drawn([plain], batch, 3, 6) == drawn([zeros], batch, 3, 6)
+
+
 def test_mixing() -> None:
     tasks = [listed("large", [f"a{i}" for i in range(900)]), listed("small", [f"b{i}" for i in range(100)])]
 

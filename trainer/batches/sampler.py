@@ -1,5 +1,8 @@
 """Which rows make a batch: sub-batches of one task each, no target identity twice, the same ones for the same seed.
 
+Rows of one batch number, as a miner gives them to rows that are alike, come one after the other, so that a sub-batch of
+their size has most of them.
+
 Rows are drawn by identity. A task goes through its identities in a shuffled order, then in another one, and takes each
 time the identity's next row. So no row waits while others of its identity come again, and a task with ten classes gives
 at most ten rows to a batch, one of each.
@@ -41,12 +44,13 @@ class _Cursor:
 class _Identities:
     """The rows of one task by identity."""
 
-    def __init__(self, numbers: NDArray[np.int64], seed: Sequence[int]) -> None:
+    def __init__(self, numbers: NDArray[np.int64], seed: Sequence[int], batches: NDArray[np.uint64]) -> None:
         self._seed = seed
         shuffled = np.random.default_rng(list(seed)).permutation(len(numbers))
         order = shuffled[np.argsort(numbers[shuffled], kind="stable")]
         self.identities, starts, counts = np.unique(numbers[order], return_index=True, return_counts=True)
         self._order, self._starts, self._counts = order, starts, counts
+        self._batches = batches[order[starts]] if batches.any() else None
         self._round = -1
         self._permutation: NDArray[np.int64] = np.zeros(0, np.int64)
 
@@ -57,8 +61,16 @@ class _Identities:
         """The place among the identities that comes at `place` of a round."""
         if round_ != self._round:
             generator = np.random.default_rng([*self._seed, round_ + 1])
-            self._round, self._permutation = round_, generator.permutation(len(self))
+            self._round, self._permutation = round_, self._together(generator.permutation(len(self)))
         return int(self._permutation[place])
+
+    def _together(self, permutation: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The permutation with identities of one batch moved up to the first of them."""
+        if self._batches is None:
+            return permutation
+        _, first, which = np.unique(self._batches[permutation], return_index=True, return_inverse=True)
+        places = np.where(self._batches[permutation] == 0, np.arange(len(permutation)), first[which])
+        return permutation[np.argsort(places, kind="stable")]
 
     def row(self, which: int, round_: int) -> int:
         """The row of an identity in a round."""
@@ -82,7 +94,8 @@ class Sampler:
         self._identities: list[_Identities] = []
         for place, task in enumerate(tasks):
             named = [numbers.setdefault(task.identity(row), len(numbers)) for row in range(len(task))]
-            self._identities.append(_Identities(np.array(named, np.int64), (seed, place)))
+            batches = np.array([task.batch(row) for row in range(len(task))], np.uint64)
+            self._identities.append(_Identities(np.array(named, np.int64), (seed, place), batches))
         drawn = [place for place, share in enumerate(shares) if share > 0]
         if len({int(number) for place in drawn for number in self._identities[place].identities[:2]}) < 2:
             raise UsageError(

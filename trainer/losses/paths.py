@@ -70,9 +70,10 @@ class VClub(Separation):
 
     Each pair of paths has a q, a small network with an optimizer of its own, Adam. In each step q is fitted to the
     paths as they are, `fits` times, then frozen while the bound is taken. The mean over y' is that over the whole
-    batch, not one shuffled draw. `fixed`: with a variance of 1, which is steadier. Vectors are scaled by sqrt(`dim`),
-    so that numbers have a variance near 1 and logvar needs no Tanh. The loss is in nats per number of a vector. It is
-    not negative: an estimate below 0 says that q lags behind, and nothing is to be gained by making that worse.
+    batch, not one shuffled draw. `fixed`: with a variance of 1, which is steadier. `shuffled`: a control, where y is of
+    another item than x, so that one tells nothing of the other. Vectors are scaled by sqrt(`dim`), so that numbers have
+    a variance near 1 and logvar needs no Tanh. The loss is in nats per number of a vector. It is not negative: an
+    estimate below 0 says that q lags behind, and nothing is to be gained by making that worse.
 
     All that q has learned is in buffers, so that it is saved with a run and goes back with a step that is begun anew.
     """
@@ -83,12 +84,13 @@ class VClub(Separation):
         dim: int,
         fits: int = 2,
         fixed: bool = False,
+        shuffled: bool = False,
         warmup: int = 0,
         hidden: int = 64,
         learning_rate: float = 1e-3,
     ) -> None:
         super().__init__(warmup)
-        self._dim, self._fits, self._fixed, self._rate = dim, fits, fixed, learning_rate
+        self._dim, self._fits, self._fixed, self._shuffled, self._rate = dim, fits, fixed, shuffled, learning_rate
         pairs, outputs = paths * (paths - 1) // 2, dim if fixed else 2 * dim
         drawn = torch.Generator().manual_seed(0)  # the same in every process
         shapes = {"in": (pairs, dim, hidden), "in_bias": (pairs, 1, hidden), "out": (pairs, hidden, outputs)}
@@ -104,6 +106,8 @@ class VClub(Separation):
     def between(self, paths: Tensor) -> Tensor:
         """Fit q, and return the mean over pairs of the bound, in nats per number."""
         first, second = (part * self._dim**0.5 for part in pairs_of(paths))
+        if self._shuffled:
+            second = second.roll(1, 1)
         for _ in range(self._fits):
             self.fit(first, second)
         return self.information(first, second).clamp(min=0).mean() / self._dim

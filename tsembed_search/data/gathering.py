@@ -31,7 +31,7 @@ MOST_USES: Final = 20
 _BAD_SHARE: Final = 0.25
 _FEW: Final = 3
 _TARGET, _QUERY, _GROUP = (KEYS.index(name) for name in ("target", "query", "group"))
-Column = IntEnum("Column", "PLACE LINE QUESTION CONTENT WHOLE IDENTITY", start=0)
+Column = IntEnum("Column", "PLACE LINE QUESTION CONTENT WHOLE BATCH IDENTITY", start=0)
 """The columns of a `StoredTask`. A row's identity is the first of its `KEYS`."""
 _COLUMNS: Final = len(Column) + len(KEYS)
 _FILE_BITS: Final = 40
@@ -84,8 +84,8 @@ class FileStore(RowStore):
 
 @dataclass(frozen=True)
 class StoredTask:
-    """A task: where to read its rows, and six numbers of each, `table` `[N, 6]` uint64: its place, its line, and what
-    `rows.kept` tells of it: what is asked, what is right, all that it holds, and its identity.
+    """A task: where to read its rows, and seven numbers of each, `table` `[N, 7]` uint64: its place, its line, and what
+    `rows.kept` tells of it: what is asked, what is right, all that it holds, its batch, and its identity.
 
     `answers`: the right ones for each query.
     """
@@ -109,6 +109,10 @@ class StoredTask:
     def identity(self, row: int) -> str:
         """Return the row's identity, without reading the row."""
         return f"{int(self.table[row, Column.IDENTITY]):016x}"
+
+    def batch(self, row: int) -> int:
+        """Return the number of the batch that the row wants to be in, 0 for none, without reading the row."""
+        return int(self.table[row, Column.BATCH])
 
     def only(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> StoredTask:
         """Return the task with some of its rows."""

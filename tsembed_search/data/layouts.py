@@ -19,7 +19,7 @@ from tsembed_search.registry import Registry
 Parts = tuple[Item, Item, Sequence[Item], bool]
 """(query, positive, negatives, own), as in `Fields`."""
 
-_OF_ANY: Final = ("task", "identity", "group")
+_OF_ANY: Final = ("task", "identity", "group", "batch")
 _NOTE: Final = "mined"
 """Where `tsembed data mine` notes how it found a row's negatives; for people."""
 

@@ -59,7 +59,7 @@ class Row:
 @dataclass(frozen=True)
 class Fields:
     """A row of any layout: `query`, `positive`, which is right, and `negatives`, which are not. `own`: these are all
-    that the query is to be ranked against. `task`, `identity`, `group`: as the row says, or "".
+    that the query is to be ranked against. `task`, `identity`, `group`, `batch`: as the row says, or "".
     """
 
     query: Item
@@ -69,6 +69,7 @@ class Fields:
     task: str = ""
     identity: str = ""
     group: str = ""
+    batch: str = ""
 
     def row(self, origin: str = "") -> Row:
         """Return the training row. One that brings its own candidates trains on the right one of them."""
@@ -106,6 +107,10 @@ class Task(Protocol):
 
     def identity(self, row: int) -> str:
         """Return the row's identity, without building the row."""
+        ...
+
+    def batch(self, row: int) -> int:
+        """Return the number of the batch that the row wants to be in, with all others of that number; 0 for none."""
         ...
 
 
@@ -228,9 +233,9 @@ def _of_file(path: str, size: int, changed: int, inode: int) -> str:
     return digest.hexdigest()
 
 
-def kept(fields: Fields, first: dict[str, str]) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+def kept(fields: Fields, first: dict[str, str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the hashes that tie a row to others, as `KEYS` has them and 0 for none, and its marks: `question`, the
-    `content` that is right for it, and all that it holds, wherever its files lie.
+    `content` that is right for it, all that it holds, wherever its files lie, and its batch.
 
     `first`: under which name each picture was met first, by its `picture_content`; it is tied under that one. A query
     is tied by its text if it has no picture.
@@ -247,7 +252,9 @@ def kept(fields: Fields, first: dict[str, str]) -> tuple[tuple[int, ...], tuple[
     parts = (
         part for item, picture in zip(items, pictures, strict=True) for part in (item.text, picture, item.instruction)
     )
-    return keys, (question(query, pictures[0]), content(positive, pictures[1]), hashed(fields.identity, *parts))
+    whole = hashed(fields.identity, fields.batch, *parts)
+    batch = hashed("batch", fields.batch) if fields.batch else 0
+    return keys, (question(query, pictures[0]), content(positive, pictures[1]), whole, batch)
 
 
 class Answers:

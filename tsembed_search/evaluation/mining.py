@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tsembed_search.data.rows import Row, Task, ranking_task
 from tsembed_search.errors import UsageError
+from tsembed_search.evaluation.clusters import clusters
 from tsembed_search.evaluation.evaluate import Distinct, Embedded, Progress, embed_items
 from tsembed_search.items import Item
 from tsembed_search.ranking.similarity import Ranked, rank, similarity
@@ -43,6 +44,7 @@ class Mining:
     (B3 passes over 30). `margin`: a candidate needs a score below this share of the right answer's. `query_margin`:
     the query that a candidate is right for has a lower cosine than this to the row's own. `duplicate_margin`: the same
     of the candidate and the right answer. `choose`: at random among what is left, or from the top.
+    `batch`: also make batches of so many identities that are among what is left of one another; 0 for none.
     """
 
     keep: int = 4
@@ -53,10 +55,13 @@ class Mining:
     duplicate_margin: float = 0.95
     choose: Literal["random", "top"] = "random"
     seed: int = 0
+    batch: int = 0
 
     def check(self) -> None:
         """Raise `UsageError` for settings that choose nothing."""
-        if not 0 < self.keep <= self.depth - self.skip:
+        if not self.keep and not self.batch:
+            raise UsageError("Nothing is mined with neither negatives nor batches.", "Give {keep} or {batch}.")
+        if not 0 <= self.keep <= self.depth - self.skip:
             raise UsageError(
                 f"{self.keep} negatives cannot be chosen of ranks {self.skip + 1} to {self.depth}.",
                 "Give a smaller {keep} or {skip}, or a larger {depth}.",
@@ -70,7 +75,7 @@ class Mining:
 @dataclass(frozen=True)
 class Mined:
     """A row with its negatives, its own first. `ranks` and `scores`: those of the mined ones, and of the right answer,
-    whose `right_rank` is None beyond the depth: then nothing is mined.
+    whose `right_rank` is None beyond the depth: then nothing is mined. `batch`: the batch that it is in, or "".
     """
 
     row: Row
@@ -79,6 +84,7 @@ class Mined:
     right_score: float
     ranks: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
+    batch: str = ""
 
 
 @dataclass
@@ -122,14 +128,36 @@ def mine(
     near = _Near(ranking, asked.vectors[np.arange(len(rows))], found.vectors[np.arange(len(ranking.candidates))])
     dice = random.Random(f"{settings.seed} {task.name}")
     first, best = ranked.ranks.starts[:-1], ranked.ranks.best()
+    every, likely = [], []
     for place, number in enumerate(kept):
         rank_of, score = int(best[place]), float(ranked.right_scores[first[place]])
         mined = Mined(rows[number], task.name, rank_of if rank_of <= settings.depth else None, score)
+        left: list[int] = []
         if mined.right_rank is not None:
-            chosen = _chosen(near, ranked, place, number, mined, settings, tally, dice)
-            mined = _with(mined, ranked, place, chosen, ranking.candidates)
+            left = _left(near, ranked, place, number, mined, settings, tally)
+            mined = _with(mined, ranked, place, _chosen(left, settings, dice), ranking.candidates)
         tally.add(mined)
-        yield mined
+        if not settings.batch:
+            yield mined
+            continue
+        every.append(mined)
+        likely.append([rows[near.owner(int(ranked.wrong[place, at]))].identity for at in left])
+    if every:
+        for mined, batch in zip(every, _batches(every, likely, settings), strict=True):
+            yield replace(mined, batch=f"{task.name} {batch}")
+
+
+def _batches(every: Sequence[Mined], likely: Sequence[Sequence[str]], settings: Mining) -> list[int]:
+    """The batch of each row, by the identities that are `likely` taken for its own. All rows of an identity are in one,
+    and the first of them that is taken for anything speaks for it.
+    """
+    numbers: dict[str, int] = {}
+    own = [numbers.setdefault(mined.row.identity, len(numbers)) for mined in every]
+    near: list[list[int]] = [[] for _ in numbers]
+    for number, identities in zip(own, likely, strict=True):
+        near[number] = near[number] or [numbers[one] for one in identities if one in numbers]
+    found = clusters(near, settings.batch, settings.seed)
+    return [found[number] for number in own]
 
 
 def _embedded(embedder: Embedder, ranking: RankingTask, progress: Progress) -> tuple[Embedded, Embedded]:
@@ -163,6 +191,10 @@ class _Near:
                 if len(self._owners[place]) < _MOST_OWNERS:
                     self._owners[place].append(row)
 
+    def owner(self, place: int) -> int:
+        """A row that a candidate is right for."""
+        return self._owners[place][0]
+
     def to_query(self, row: int, place: int) -> float:
         """The highest cosine of a row's query to one that a candidate is right for."""
         owners = self._queries[self._owners[place]]
@@ -175,17 +207,10 @@ class _Near:
         return highest
 
 
-def _chosen(
-    near: _Near,
-    ranked: Ranked,
-    place: int,
-    number: int,
-    mined: Mined,
-    settings: Mining,
-    tally: TaskTally,
-    dice: random.Random,
+def _left(
+    near: _Near, ranked: Ranked, place: int, number: int, mined: Mined, settings: Mining, tally: TaskTally
 ) -> list[int]:
-    """The ranks, from 0 among the wrong ones, of the negatives that a row gets."""
+    """The ranks, from 0 among the wrong ones, of the candidates that no margin drops."""
     wrong, scores = ranked.wrong[place], ranked.wrong_scores[place]
     wrong = wrong[wrong >= 0]
     # Below 0, a share of the score would be above it.
@@ -204,9 +229,16 @@ def _chosen(
             left.append(at)
         else:
             tally.dropped[reason] += 1
-        if settings.choose == "top" and len(left) == settings.keep:
+        if settings.choose == "top" and not settings.batch and len(left) == settings.keep:
             break
-    return left if len(left) <= settings.keep else sorted(dice.sample(left, settings.keep))
+    return left
+
+
+def _chosen(left: list[int], settings: Mining, dice: random.Random) -> list[int]:
+    """The ranks, of those that are left, of a row's negatives."""
+    if settings.choose == "top" or len(left) <= settings.keep:
+        return left[: settings.keep]
+    return sorted(dice.sample(left, settings.keep))
 
 
 def _with(mined: Mined, ranked: Ranked, place: int, chosen: Sequence[int], candidates: Sequence[Item]) -> Mined:
@@ -234,8 +266,7 @@ def written(mined: Mined, model: str, folder: Path) -> str:
         "task": mined.task,
         "identity": row.identity,
     }
-    if row.group:
-        said["group"] = row.group
+    said |= {name: value for name, value in (("group", row.group), ("batch", mined.batch)) if value}
     right = {"rank": mined.right_rank, "score": round(mined.right_score, 6)}
     wrong = [{"rank": rank, "score": round(score, 6)} for rank, score in zip(mined.ranks, mined.scores, strict=True)]
     return json.dumps(said | {"mined": {"model": model, "positive": right, "negatives": wrong}}, ensure_ascii=False)

@@ -23,9 +23,6 @@ from tsembed_search.errors import ModelError
 from tsembed_search.model.path_settings import Combine, PathSettings
 from tsembed_search.model.routing import Routing, Traced
 
-_SPREAD = 0.3
-"""Learned tokens begin as one token with noise of this share of its deviation, so that no two paths are the same."""
-
 
 class ParallelPaths(nn.Module):
     """The learned part of P paths. `tokens` `[P, n, d]` of a suffix; `keys` and `values` `[P, L, n, d]` of prefixes."""
@@ -39,7 +36,7 @@ class ParallelPaths(nn.Module):
         """Make a suffix: tokens like one `[d]` that the model knows, each with noise of its own."""
         shape = self.settings.count, self.settings.length, len(like)
         like = like.detach().float()
-        noise = torch.randn(shape) * (_SPREAD * float(like.std()))  # drawn on the CPU: see GatedLinear
+        noise = torch.randn(shape) * (self.settings.spread * float(like.std()))  # drawn on the CPU: see GatedLinear
         self.tokens = nn.Parameter(like + noise.to(like.device))
 
     def add_prefixes(self, layers: int, width: int, like: Tensor) -> None:
