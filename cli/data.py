@@ -17,6 +17,7 @@ from tsembed_search.paths import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from tsembed_search.data.check import Report, TaskReport
+    from tsembed_search.data.records import Instructions
 
 _MOST_SHOWN = 20
 
@@ -102,6 +103,10 @@ def mine(
         int,
         Option("--batch", metavar="N", min=0, help="Also make batches of N targets that are taken for one another."),
     ] = 0,
+    wrong_kind: Annotated[
+        int,
+        Option("--wrong-kind", metavar="N", min=0, help="Also N targets of a kind that is not asked for."),
+    ] = 0,
     seed: Annotated[int, Option("--seed", metavar="N", help="Decides what is chosen at random.")] = 0,
     images: options.ImageFolders = None,
     device: options.Device = "auto",
@@ -116,20 +121,25 @@ def mine(
     from tsembed_search.data.training import load
     from tsembed_search.evaluation.mining import Mining, TaskTally, written
     from tsembed_search.evaluation.mining import mine as negatives_of
+    from tsembed_search.evaluation.wrong_kind import pooled
     from tsembed_search.model.embedder import Embedder
 
-    settings = Mining(keep, depth, skip, margin, query_margin, duplicate_margin, choose, seed, batch)
+    settings = Mining(keep, depth, skip, margin, query_margin, duplicate_margin, choose, seed, batch, wrong_kind)
     settings.check()
     if out.suffix != ".jsonl":
         raise UsageError(f"{out} is no .jsonl file.", "Give --out a name that ends in .jsonl.")
     if out.exists():
         raise UsageError(f"{out} exists already.", "Give --out another name, or move that file away.")
     with render.working("Reading rows", quiet=quiet):
-        found = load(sources, validation=0, images=images or ())
+        where: Instructions | None = "field" if wrong_kind else None  # only there it is known what they are
+        found = load(sources, validation=0, images=images or (), instructions=where)
     render.tell_left_out(found, sum(found.left_out.values()), quiet=quiet)
     with render.working(f"Loading {model}", quiet=quiet):
         embedder = Embedder.load(model or DEFAULT_MODEL, device)
-    tallies = []
+    pool, tallies = None, []
+    if wrong_kind:
+        with CountDisplay("Embedding all targets", quiet=quiet) as display:
+            pool = pooled(embedder, found.train, display.update)
     unfinished = out.with_name(f".{out.name}.part")
     folder = out.absolute().parent
     try:
@@ -137,7 +147,7 @@ def mine(
             for task in found.train:
                 tallies.append(tally := TaskTally(task.name))
                 with CountDisplay(f"Embedding {wording.shown(task.name)}", quiet=quiet) as display:
-                    for mined in negatives_of(embedder, task, settings, tally, display.update):
+                    for mined in negatives_of(embedder, task, settings, tally, display.update, pool):
                         file.write(written(mined, embedder.info.name, folder) + "\n")
         unfinished.replace(out)
     except OSError as error:
@@ -148,9 +158,9 @@ def mine(
         render.print_json({"out": str(out), "model": embedder.info.name, "tasks": [one.to_json() for one in tallies]})
         return
     for one in tallies:
-        render.print_fields(one.task, one.rows, one.negatives, one.without)
+        render.print_fields(one.task, one.rows, one.negatives + one.wrong_kind, one.without)
     if not quiet:
-        rows, negatives = sum(one.rows for one in tallies), sum(one.negatives for one in tallies)
+        rows, negatives = sum(one.rows for one in tallies), sum(one.negatives + one.wrong_kind for one in tallies)
         render.remark(f"{negatives:,} negatives for {rows:,} rows. Fields: task, rows, negatives, rows without any.")
         render.remark(f"To train on them: tsembed train {wording.shown(shlex.quote(str(out)))}")
 

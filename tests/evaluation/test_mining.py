@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
-from helpers.colours import ColourBackbone
+from helpers.colours import COLOURS, ColourBackbone
 from tsembed_search.cli.main import app
 from tsembed_search.data.rows import Task
 from tsembed_search.data.training import load
 from tsembed_search.errors import UsageError
 from tsembed_search.evaluation.mining import Mined, Mining, TaskTally, mine, written
+from tsembed_search.evaluation.wrong_kind import pooled
 from tsembed_search.model.embedder import Embedder
 
 ROWS = [
@@ -112,6 +114,34 @@ def test_rows_of_one_identity_are_in_one_batch(tmp_path: Path) -> None:
     kept, _ = mined(path, keep=0, batch=2)
     assert all(kept[at].batch == kept[at + 1].batch for at in range(0, 8, 2))
     assert len({one.batch for one in kept}) == 2
+
+
+def test_what_is_of_the_wrong_kind_is_a_negative_where_an_instruction_names_the_kind(tmp_path: Path) -> None:
+    for colour in ("red", "green"):
+        Image.new("RGB", (20, 20), COLOURS[colour]).save(tmp_path / f"{colour}.png")
+    rows = [
+        {"query": {"text": "red", "instruction": "Find its name"}, "positive": "red wall", "task": "names"},
+        {"query": {"text": "green"}, "positive": "green grass", "task": "names"},
+        {"query": {"text": "red", "instruction": "Find a picture"}, "positive": {"image": "red.png"}, "task": "shown"},
+        {"query": {"text": "green"}, "positive": {"image": "green.png"}, "task": "shown"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks, embedder = load([path], validation=0).train, Embedder(ColourBackbone())
+    pool = pooled(embedder, tasks)
+    assert len(pool.items) == 4
+    got = {}
+    for task in tasks:
+        tally = TaskTally(task.name)
+        for one in mine(embedder, task, Mining(keep=0, wrong_kind=1), tally, pool=pool):
+            got[task.name, one.row.query.text] = [item.text or Path(item.image).name for item in one.row.negatives]
+        assert tally.wrong_kind == 1
+    assert got == {
+        ("names", "red"): ["red.png"],
+        ("names", "green"): [],
+        ("shown", "red"): ["red wall"],
+        ("shown", "green"): [],
+    }
 
 
 def test_the_same_seed_chooses_the_same(rows: Path) -> None:

@@ -308,7 +308,7 @@ def test_paths_begin_as_far_apart_as_they_are_told() -> None:
         backbone.add_paths(PathSettings("suffix", 3, 1, spread=spread))
         paths = paths_of(backbone)
         cosines.append(float(functional.cosine_similarity(paths[:, 0], paths[:, 1], dim=-1).mean()))
-    assert cosines[0] > 0.99  # they differ by their places alone
+    assert cosines[0] > 0.98  # they differ by their places alone
     assert cosines[0] > cosines[1] > cosines[2] + 0.2
 
 

@@ -23,6 +23,7 @@ from tsembed_search.data.rows import Row, Task, ranking_task
 from tsembed_search.errors import UsageError
 from tsembed_search.evaluation.clusters import clusters
 from tsembed_search.evaluation.evaluate import Distinct, Embedded, Progress, embed_items
+from tsembed_search.evaluation.wrong_kind import TargetPool
 from tsembed_search.items import Item
 from tsembed_search.ranking.similarity import Ranked, rank, similarity
 
@@ -45,6 +46,7 @@ class Mining:
     the query that a candidate is right for has a lower cosine than this to the row's own. `duplicate_margin`: the same
     of the candidate and the right answer. `choose`: at random among what is left, or from the top.
     `batch`: also make batches of so many identities that are among what is left of one another; 0 for none.
+    `wrong_kind`: also take so many targets of a kind that the query's instruction does not ask for.
     """
 
     keep: int = 4
@@ -56,11 +58,14 @@ class Mining:
     choose: Literal["random", "top"] = "random"
     seed: int = 0
     batch: int = 0
+    wrong_kind: int = 0
 
     def check(self) -> None:
         """Raise `UsageError` for settings that choose nothing."""
-        if not self.keep and not self.batch:
-            raise UsageError("Nothing is mined with neither negatives nor batches.", "Give {keep} or {batch}.")
+        if not (self.keep or self.batch or self.wrong_kind):
+            raise UsageError(
+                "Nothing is mined with neither negatives nor batches.", "Give {keep}, {batch} or {wrong_kind}."
+            )
         if not 0 <= self.keep <= self.depth - self.skip:
             raise UsageError(
                 f"{self.keep} negatives cannot be chosen of ranks {self.skip + 1} to {self.depth}.",
@@ -76,6 +81,7 @@ class Mining:
 class Mined:
     """A row with its negatives, its own first. `ranks` and `scores`: those of the mined ones, and of the right answer,
     whose `right_rank` is None beyond the depth: then nothing is mined. `batch`: the batch that it is in, or "".
+    `wrong_kind`: how many negatives of the wrong kind come last.
     """
 
     row: Row
@@ -85,17 +91,21 @@ class Mined:
     ranks: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
     batch: str = ""
+    wrong_kind: int = 0
 
 
 @dataclass
 class TaskTally:
-    """Counts of a task: rows, mined negatives, rows that got none, and candidates that were dropped, by reason."""
+    """Counts of a task: rows, mined negatives, rows that got none, rows whose right answer is beyond the depth,
+    negatives of the wrong kind, and candidates that were dropped, by reason.
+    """
 
     task: str
     rows: int = 0
     negatives: int = 0
     without: int = 0
     lost: int = 0
+    wrong_kind: int = 0
     dropped: Counter[Reason] = field(default_factory=Counter)
 
     def add(self, mined: Mined) -> None:
@@ -104,6 +114,7 @@ class TaskTally:
         self.negatives += len(mined.ranks)
         self.without += not mined.ranks
         self.lost += mined.right_rank is None
+        self.wrong_kind += mined.wrong_kind
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
@@ -111,12 +122,17 @@ class TaskTally:
 
 
 def mine(
-    embedder: Embedder, task: Task, settings: Mining, tally: TaskTally, progress: Progress = lambda done, total: None
+    embedder: Embedder,
+    task: Task,
+    settings: Mining,
+    tally: TaskTally,
+    progress: Progress = lambda done, total: None,
+    pool: TargetPool | None = None,
 ) -> Iterator[Mined]:
     """Give each row of a task with mined negatives, in order. Rows that cannot be embedded are left out.
 
-    Negatives are targets of other rows of the task; none is right for the query by identity or by content. `tally` is
-    filled on the way. Raises `ModelError` when embedding fails.
+    Negatives are targets of other rows of the task; none is right for the query by identity or by content. Those of the
+    wrong kind come from `pool`. `tally` is filled on the way. Raises `ModelError` when embedding fails.
     """
     rows = [task[number] for number in range(len(task))]
     ranking = ranking_task(task, range(len(task)))
@@ -128,6 +144,10 @@ def mine(
     near = _Near(ranking, asked.vectors[np.arange(len(rows))], found.vectors[np.arange(len(ranking.candidates))])
     dice = random.Random(f"{settings.seed} {task.name}")
     first, best = ranked.ranks.starts[:-1], ranked.ranks.best()
+    others: Sequence[tuple[Item, ...]] = [()] * len(kept)
+    if pool is not None:
+        own_rows = [rows[number] for number in kept]
+        others = pool.of_wrong_kind(own_rows, asked.vectors[np.asarray(kept)], settings.wrong_kind)
     every, likely = [], []
     for place, number in enumerate(kept):
         rank_of, score = int(best[place]), float(ranked.right_scores[first[place]])
@@ -136,6 +156,8 @@ def mine(
         if mined.right_rank is not None:
             left = _left(near, ranked, place, number, mined, settings, tally)
             mined = _with(mined, ranked, place, _chosen(left, settings, dice), ranking.candidates)
+        negatives = (*mined.row.negatives, *others[place])
+        mined = replace(mined, row=replace(mined.row, negatives=negatives), wrong_kind=len(others[place]))
         tally.add(mined)
         if not settings.batch:
             yield mined
@@ -269,7 +291,8 @@ def written(mined: Mined, model: str, folder: Path) -> str:
     said |= {name: value for name, value in (("group", row.group), ("batch", mined.batch)) if value}
     right = {"rank": mined.right_rank, "score": round(mined.right_score, 6)}
     wrong = [{"rank": rank, "score": round(score, 6)} for rank, score in zip(mined.ranks, mined.scores, strict=True)]
-    return json.dumps(said | {"mined": {"model": model, "positive": right, "negatives": wrong}}, ensure_ascii=False)
+    note = {"model": model, "positive": right, "negatives": wrong, "wrong_kind": mined.wrong_kind}
+    return json.dumps(said | {"mined": note}, ensure_ascii=False)
 
 
 def _item(item: Item, folder: Path) -> dict[str, str]:

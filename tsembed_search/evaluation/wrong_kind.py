@@ -1,0 +1,63 @@
+"""Negatives of the wrong kind: pictures where a query's instruction asks for a text, and the other way round.
+
+A model that goes by content alone finds the picture of an apple as well as its name, whichever it is told to find. That
+such candidates, taken for negatives, teach it to heed the instruction is known from MM-Embed (arXiv 2411.02571); that
+they are targets of other tasks is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from tsembed_search.data.rows import Row, Task, content
+from tsembed_search.evaluation.evaluate import Distinct, Progress, embed_items
+from tsembed_search.items import Item
+from tsembed_search.ranking.similarity import Matrix, Rows, similarity
+
+if TYPE_CHECKING:
+    from tsembed_search.model.embedder import Embedder
+
+_AT_ONCE: Final = 256
+
+
+@dataclass(frozen=True)
+class TargetPool:
+    """The distinct targets of some tasks, and their unit vectors `[N, D]`."""
+
+    items: Sequence[Item]
+    vectors: Matrix
+
+    def of_wrong_kind(self, rows: Sequence[Row], queries: Matrix | Rows, count: int) -> list[tuple[Item, ...]]:
+        """Return, for each of Q rows with query vectors `[Q, D]`, the `count` items most like its query that are of
+        another kind (text, picture, both) than its target. None for a query without an instruction, which names no
+        kind, and none that hold the same as what is right.
+        """
+        kinds = np.array([item.modality for item in self.items])
+        contents = np.array([content(item) for item in self.items], np.int64)
+        found: list[tuple[Item, ...]] = []
+        for start in range(0, len(rows), _AT_ONCE):
+            scores = similarity(queries[start : start + _AT_ONCE], self.vectors)
+            for row, own in zip(rows[start : start + _AT_ONCE], scores, strict=True):
+                right = [*row.answers, content(row.positive)]
+                left_out = (kinds == row.positive.modality) | np.isin(contents, right)
+                own = np.where(left_out, -np.inf, own)
+                best = np.argsort(-own, kind="stable")[: count if row.query.instruction else 0]
+                found.append(tuple(self.items[place] for place in best if np.isfinite(own[place])))
+        return found
+
+
+def pooled(embedder: Embedder, tasks: Sequence[Task], progress: Progress = lambda done, total: None) -> TargetPool:
+    """Embed the distinct targets of some tasks, each once. What cannot be read is left out.
+
+    Raises `ModelError` when embedding fails.
+    """
+    distinct = Distinct("document")
+    for task in tasks:
+        distinct.rows_of([task[row].positive for row in range(len(task))])
+    found = embed_items(embedder, distinct, lambda done: progress(done, len(distinct.items)))
+    kept = np.array([place for place in range(len(distinct.items)) if place not in found.failed], np.int64)
+    return TargetPool([distinct.items[place] for place in kept], np.asarray(found.vectors)[kept])
