@@ -139,7 +139,7 @@ def task_gradients(passes: Passes, preparer: Preparer, tasks: Sequence[Task], re
             vectors = packed[:, : backbone.info.dim]
             queries, documents = vectors[asked.to(vectors.device)], vectors[right.to(vectors.device)]
             possible = candidates(labels.table[asked], labels.table[right], answers=labels.answers).to(vectors.device)
-            valid = without_false(possible, similarity(queries, documents).detach(), recipe.loss.margin)
+            valid = without_false(possible, similarity(queries, documents).detach(), recipe.loss)
             found: Tensor = info_nce(Pairs(queries, documents, Side(valid)))
             return found
 

@@ -139,14 +139,15 @@ class Objective(nn.Module):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         cosine = similarity(asked.detach(), vectors.detach())
 
-        def side(possible: Tensor, cosine: Tensor, kappa: Tensor) -> Side:
-            valid = without_false(possible, cosine, self.settings.margin)
+        def side(possible: Tensor, cosine: Tensor, kappa: Tensor, right: Tensor, others: Tensor) -> Side:
+            alike = None if self.settings.duplicates is None else similarity(right.detach(), others.detach())
+            valid = without_false(possible, cosine, self.settings, alike)
             return weighted(settings, kappa, cosine, valid, generator)
 
         backward = None
         if self.settings.symmetric:
-            backward = side(possible[:, :count].T, cosine[:, :count].T, kappa_back)
-        pairs = Pairs(asked, vectors, side(possible, cosine, kappa), backward)
+            backward = side(possible[:, :count].T, cosine[:, :count].T, kappa_back, asked, asked)
+        pairs = Pairs(asked, vectors, side(possible, cosine, kappa, vectors[:count], vectors), backward)
         alone: list[Pairs] = []
         if paths is not None and path_vectors is not None:
             each = zip(paths[queries].unbind(1), path_vectors.unbind(1), strict=True)

@@ -62,11 +62,13 @@ class ModelSettings:
 @dataclass(frozen=True)
 class LossSettings:
     """`temperature` tau of InfoNCE, `learn_temperature`: where it starts from. `symmetric`: queries compete for a
-    document, too. `dimensions`: Matryoshka prefixes that are trained besides the whole vector. `margin`: a candidate
-    whose cosine is above the positive's by more than that is taken for a false negative (None: never). `scope`:
-    negatives come from the whole batch, or from the query's own task. `balance`, `z`: weights of the routing losses.
-    `distillation_weight`, `query_distillation_weight`: how much documents, and queries that are texts without an
-    instruction, are held to what they are without experts. `more`: losses of other names, each with its settings.
+    document, too. `dimensions`: Matryoshka prefixes that are trained besides the whole vector. `margin`: a
+    candidate whose cosine is above the positive's by more than that is taken for a false negative (None: never),
+    and so is one above the share `margin_relative` of it (NV-Retriever: 0.95), and one whose cosine to the positive
+    itself is `duplicates` or more. `scope`: negatives come from the whole batch, or from the query's own task.
+    `balance`, `z`: weights of the routing losses. `distillation_weight`, `query_distillation_weight`: how much
+    documents, and queries that are texts without an instruction, are held to what they are without experts. `more`:
+    losses of other names, each with its settings.
     """
 
     temperature: Annotated[float, Interval(ge=1e-4, le=1e4)] = 0.05
@@ -74,6 +76,8 @@ class LossSettings:
     symmetric: bool = True
     dimensions: tuple[Number, ...] = ()
     margin: Annotated[float, Interval(ge=0, le=2)] | None = 0.3
+    margin_relative: Share | None = None
+    duplicates: Share | None = None
     scope: Literal["batch", "task"] = "batch"
     balance: Weight = 0.01
     z: Weight = 0.0001

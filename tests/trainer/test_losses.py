@@ -107,8 +107,37 @@ class TestMasks:
     def test_by_similarity(self) -> None:
         similarity = torch.tensor([[0.5, 0.7, 0.4], [0.2, 0.1, 0.15], [0.9, 0.3, 0.8]])
         valid = ~torch.eye(3, dtype=torch.bool)
-        assert masks.without_false(valid, similarity, 0.15).int().tolist() == [[0, 0, 1], [1, 0, 1], [1, 1, 0]]
-        assert torch.equal(masks.without_false(valid, similarity, None), valid)
+
+        def left(alike: Tensor | None = None, **margins: float | None) -> list[list[int]]:
+            settings = LossSettings(**({"margin": None} | margins))  # type: ignore[arg-type]
+            found: list[list[int]] = masks.without_false(valid, similarity, settings, alike).int().tolist()
+            return found
+
+        assert left(margin=0.15) == [[0, 0, 1], [1, 0, 1], [1, 1, 0]]
+        assert left() == valid.int().tolist()
+        assert left(margin_relative=1.0) == [[0, 0, 1], [0, 0, 0], [0, 1, 0]]
+        assert left(margin_relative=0.7) == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+        alike = torch.tensor([[1.0, 0.9, 0.2], [0.9, 1.0, 0.1], [0.2, 0.1, 1.0]])
+        assert left(alike, duplicates=0.9) == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+        assert left(alike) == valid.int().tolist()
+
+    def test_a_share_of_a_cosine_below_nothing_lies_below_it(self) -> None:
+        similarity = torch.tensor([[-0.4, -0.41], [-0.5, -0.2]])
+        found = masks.without_false(~torch.eye(2, dtype=torch.bool), similarity, LossSettings(margin_relative=0.9))
+        assert found.int().tolist() == [[0, 0], [1, 0]]
+
+    @pytest.mark.parametrize(("duplicates", "felt"), [(None, True), (0.99, False)])
+    def test_duplicates_of_a_target_do_not_push(self, duplicates: float | None, felt: bool) -> None:
+        """Targets 0 and 1 are nearly the same, and so are queries 0 and 1; the third is another."""
+        rows, batch = packed(6), a_batch(["a", "b", "c"])
+        rows[4, :8] = rows[3, :8]
+        rows[1, :8] = rows[0, :8]
+        rows.requires_grad_()
+        loss = LossSettings(margin=None, balance=0.0, z=0.0, duplicates=duplicates)
+        outcome = objective(loss, NegativeSettings("none"))(rows, batch, 1, 0)
+        assert outcome.figures["mask_rate"] == pytest.approx(0.0 if felt else 1 / 3)
+        outcome.total.backward()
+        assert rows.grad is not None and rows.grad[:, :8].any(1).all()
 
     @pytest.mark.parametrize("weighting", ["none", "eans", "shuffled", "llave"])
     @pytest.mark.parametrize("mode", ["weight", "sample"])

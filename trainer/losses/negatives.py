@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tsembed_search.trainer.losses.base import Side
-from tsembed_search.trainer.settings import NegativeSettings
+from tsembed_search.trainer.settings import LossSettings, NegativeSettings
 
 
 def candidates(
@@ -58,11 +58,20 @@ def _answering(asked: Tensor, contents: Tensor, answers: Tensor) -> Tensor:
     return right[row][:, column]
 
 
-def without_false(valid: Tensor, similarity: Tensor, margin: float | None) -> Tensor:
-    """Return `valid` less what is more similar than the row's positive, in column i of row i, by more than `margin`."""
-    if margin is None:
-        return valid
-    return valid & (similarity <= similarity.diagonal().unsqueeze(1) + margin)
+def without_false(valid: Tensor, similarity: Tensor, settings: LossSettings, alike: Tensor | None = None) -> Tensor:
+    """Return `valid` less what is probably right, by the margins of a recipe.
+
+    `similarity` `[B, M]` is that to what is asked, with the row's positive in column i of row i; `alike` that to the
+    positive itself, which `settings.duplicates` needs.
+    """
+    right = similarity.diagonal().unsqueeze(1)
+    if settings.margin is not None:
+        valid = valid & (similarity <= right + settings.margin)
+    if settings.margin_relative is not None:  # below 0, a share of the cosine would be above it
+        valid = valid & (similarity <= right - (1 - settings.margin_relative) * right.abs())
+    if settings.duplicates is not None and alike is not None:
+        valid = valid & (alike < settings.duplicates)
+    return valid
 
 
 @torch.no_grad()
