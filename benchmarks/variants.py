@@ -21,6 +21,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -32,8 +33,9 @@ from tsembed_search.data import training as training_data
 from tsembed_search.data.rows import RankingTask, Row, Task, content, ranking_task
 from tsembed_search.evaluation.diversity import likeness, parted, unit
 from tsembed_search.evaluation.evaluate import Distinct, Embedded, EmbeddedTasks, embed_tasks, ranked_tasks
-from tsembed_search.evaluation.mining import Mined, Mining, TaskTally, mine, written
+from tsembed_search.evaluation.mining import EmbeddedTask, Mined, Mining, TaskTally, choose, embedded, written
 from tsembed_search.model import registry
+from tsembed_search.model.backbone import ModelRef
 from tsembed_search.model.loading import side_by_side
 from tsembed_search.ranking.metrics import Ranks, over_tasks
 from tsembed_search.ranking.reranking import DEPTH, Kappas, reranked
@@ -84,10 +86,12 @@ class Table:
 WIDE: Final = ("batch.size=48",)
 """As many items as 32 rows with a negative each."""
 NARROW: Final = ("negatives.hard_negatives=1",)
+UNTRAINED: Final = "untrained"
 TABLES: Final = {
     "paths": Table(
         "pdf",
         {
+            UNTRAINED: Variant("the base as it is"),
             "lora": Variant("no paths", ("paths.count=0",)),
             "one path": Variant(
                 "equal parameters and compute: one suffix of four tokens", ("paths.count=1", "paths.length=4")
@@ -112,6 +116,7 @@ TABLES: Final = {
     "mining": Table(
         "lora",
         {
+            UNTRAINED: Variant("the base as it is"),
             "none": Variant("no mined negatives, half again as many rows in a batch", WIDE),
             "random": Variant("one negative of a row, any wrong target", NARROW, "random"),
             "top": Variant("the wrong target that is ranked first", NARROW, "top"),
@@ -150,17 +155,22 @@ def train(
     """Make the runs that are missing, and measure each on the rows that are held out."""
     table = TABLES[which]
     rows, asked = parts(data)
+    bare = [Bare(task) for task in rows]
     for seed in range(seeds):
         for name, one in table.variants.items():
             folder = out / which / f"{name.replace(' ', '-')}-{seed}"
             if (variant and name not in variant) or (folder / "values.json").is_file():
                 continue
+            if name == UNTRAINED:
+                if not seed:
+                    measure(registry.resolve(BASE), asked, folder)
+                continue
             settings = (f"steps={round(steps * LONGER.get(name, 1))}", f"seed={seed}")
             chosen = recipe.load(table.recipe, (*COMMON, *one.settings, *settings))
             if not (folder / "model").is_dir():
-                own = mined(one.rows, rows, out / which) if one.rows else rows
+                own = mined(one.rows, bare, out / which) if one.rows else rows
                 make_model(Job(chosen, own, [], folder, "cpu", resume=(folder / "run.json").is_file()))
-            measure(folder, asked)
+            measure(registry.resolve(folder / "model"), asked, folder)
 
 
 def parts(data: Path) -> tuple[Sequence[Task], list[RankingTask]]:
@@ -170,7 +180,7 @@ def parts(data: Path) -> tuple[Sequence[Task], list[RankingTask]]:
     return found.train, [ranking_task(task, range(len(task))) for task in found.validation]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bare:
     """A task without the negatives that its rows bring."""
 
@@ -206,31 +216,38 @@ class Bare:
         return self.task.batch(row)
 
 
-def mined(how: str, tasks: Sequence[Task], folder: Path) -> Sequence[Task]:
+def mined(how: str, tasks: Sequence[Bare], folder: Path) -> Sequence[Task]:
     """Return rows with the negatives that the untrained model finds for them; they are found once."""
     path = folder / f"{how.replace(' ', '-')}.jsonl"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [one for task in tasks for one in found_for(how, Bare(task))]
+        rows = [one for task in tasks for one in found_for(how, task)]
         path.write_text("".join(written(one, BASE, path.absolute().parent) + "\n" for one in rows), encoding="utf-8")
     return training_data.load([path], validation=0).train
 
 
-def found_for(how: str, task: Task) -> Iterator[Mined]:
+def found_for(how: str, task: Bare) -> Iterator[Mined]:
     """Mine one task."""
     if how in ROWS:
-        yield from mine(remembering(registry.resolve(BASE)), task, ROWS[how], TaskTally(task.name))
+        yield from choose(by_base(task), ROWS[how], TaskTally(task.name))
         return
-    ranking, dice = ranking_task(task, range(len(task))), random.Random(0)
-    for number in range(len(task)):
-        wrong = dice.choice([at for at in range(len(ranking.candidates)) if at not in ranking.correct[number]])
-        yield Mined(replace(task[number], negatives=(ranking.candidates[wrong],)), task.name, None, 0.0)
+    known, dice = by_base(task), random.Random(0)
+    items, correct = known.ranking.candidates, known.ranking.correct
+    for number, row in enumerate(known.rows):
+        wrong = dice.choice([at for at in range(len(items)) if at not in correct[number]])
+        yield Mined(replace(row, negatives=(items[wrong],)), task.name, None, 0.0)
 
 
-def measure(folder: Path, tasks: Sequence[RankingTask]) -> None:
-    """Write the figures of a run's model, query by query, and its vectors."""
-    embedder = remembering(registry.resolve(folder / "model"))
-    count = 1
+@cache
+def by_base(task: Bare) -> EmbeddedTask:
+    """Embed a task by the untrained model."""
+    return embedded(remembering(registry.resolve(BASE)), task)
+
+
+def measure(ref: ModelRef, tasks: Sequence[RankingTask], folder: Path) -> None:
+    """Write a model's figures, query by query, and its vectors."""
+    embedder, count = remembering(ref), 1
+    folder.mkdir(parents=True, exist_ok=True)
     if getattr(embedder.backbone.adapters, "paths", None) is not None:  # type: ignore[attr-defined]
         count = side_by_side(embedder.backbone).count
     every = embed_tasks(embedder, tasks, lambda done, total: None)
@@ -307,14 +324,17 @@ def report(which: Which, data: Data, out: Out) -> None:
     _, tasks = parts(data)
     if together := ensemble([out / which / f"lora-{seed}" for seed in runs.get("lora", {})], tasks):
         runs["ensemble of seeds"] = {TOGETHER: {"values": together, "likeness": None}}
-    print("| variant | seeds | hit@1 | over seeds | MRR |", *(f"less {name} |" for name in table.against))
-    print("|---|---|---|---|---|" + "---|" * len(table.against))
+    columns = ["variant", "seeds", "hit@1", "over seeds", "MRR", *(f"less {name}" for name in table.against)]
+    columns += ["less its path 0"] if which == "paths" else []
+    print("|", " | ".join(columns), "|")
+    print("|" + "---|" * len(columns))
     for name, own in runs.items():
         every = {label for run in own.values() for label in run["values"]}
         order = ("path 0", "mean", "concat", "maxsim", "oracle")
         for label in [*(one for one in order if one in every), *sorted(one for one in every if " hits " in one)]:
             called = name if label == "path 0" else f"{name}, {label}"
             others = [of_label(runs.get(other, {})) if other != called else {} for other in table.against]
+            others += [of_label(own) if label != "path 0" else {}] if which == "paths" else []
             print(line(called, of_label(own, label), others))
     print("\n| variant | cosine | CKA | effective rank | oracle less best path | less the same of seeds |")
     print("|---|---|---|---|---|---|")
@@ -400,18 +420,18 @@ def difference(own: Seeds, other: Seeds) -> str:
 
 
 @app.command()
-def rates(data: Data) -> None:
+def rates(data: Data, task: Annotated[list[str] | None, typer.Option("--task", help="Tasks to mine.")] = None) -> None:
     """Print how many of the negatives that are mined are right after all, in percent, and how many rows get none."""
-    files = [data / "train" / f"{name}.jsonl" for name in ("clipart_t2i", "emoji_t2i")]
-    tasks = [Bare(task) for task in training_data.load(files, validation=0, instructions="field").train]
-    print("| negatives |", *(f"{task.name}, right | without |" for task in tasks))
+    files = [data / "train" / f"{name}.jsonl" for name in task or ("clipart_t2i", "emoji_t2i")]
+    tasks = [Bare(one) for one in training_data.load(files, validation=0, instructions="field").train]
+    print("| negatives |", *(f"{one.name}, right | without |" for one in tasks))
     print("|---|" + "---|---|" * len(tasks))
     for how in ("random", *ROWS):
         cells = []
-        for task in tasks:
-            rows = list(found_for(how, task))
+        for one in tasks:
+            rows = list(found_for(how, one))
             pairs = mates(rows) if ROWS.get(how, Mining()).batch else negatives(rows)
-            right = right_after_all([one.row for one in rows], pairs)
+            right = right_after_all([row.row for row in rows], pairs)
             cells += [f"{100 * right:.2f}", f"{100 - 100 * len({row for row, _ in pairs}) / len(rows):.1f}"]
         print("|", " | ".join([how, *cells]), "|", flush=True)
 

@@ -134,9 +134,35 @@ def mine(
     Negatives are targets of other rows of the task; none is right for the query by identity or by content. Those of the
     wrong kind come from `pool`. `tally` is filled on the way. Raises `ModelError` when embedding fails.
     """
-    rows = [task[number] for number in range(len(task))]
+    yield from choose(embedded(embedder, task, progress), settings, tally, pool)
+
+
+@dataclass(frozen=True)
+class EmbeddedTask:
+    """The rows of a task, its queries over their targets, and both embedded."""
+
+    name: str
+    rows: Sequence[Row]
+    ranking: RankingTask
+    queries: Embedded
+    targets: Embedded
+
+
+def embedded(embedder: Embedder, task: Task, progress: Progress = lambda done, total: None) -> EmbeddedTask:
+    """Embed the queries and the targets of a task, which is most of the work, once. Raises `ModelError`."""
     ranking = ranking_task(task, range(len(task)))
-    asked, found = _embedded(embedder, ranking, progress)
+    queries, documents = Distinct("query"), Distinct("document")
+    rows, places = queries.rows_of(ranking.queries), documents.rows_of(ranking.candidates)
+    total = len(queries.items) + len(documents.items)
+    asked = embed_items(embedder, queries, lambda done: progress(done, total))
+    found = embed_items(embedder, documents, lambda done: progress(len(queries.items) + done, total))
+    every = [task[number] for number in range(len(task))]
+    return EmbeddedTask(task.name, every, ranking, asked.of(rows), found.of(places))
+
+
+def choose(task: EmbeddedTask, settings: Mining, tally: TaskTally, pool: TargetPool | None = None) -> Iterator[Mined]:
+    """Choose the negatives of a task that is embedded: see `mine`."""
+    rows, ranking, asked, found = task.rows, task.ranking, task.queries, task.targets
     kept = [row for row in range(len(rows)) if row not in asked.failed and ranking.correct[row] - found.failed.keys()]
     if not kept:
         return
@@ -180,16 +206,6 @@ def _batches(every: Sequence[Mined], likely: Sequence[Sequence[str]], settings: 
         near[number] = near[number] or [numbers[one] for one in identities if one in numbers]
     found = clusters(near, settings.batch, settings.seed)
     return [found[number] for number in own]
-
-
-def _embedded(embedder: Embedder, ranking: RankingTask, progress: Progress) -> tuple[Embedded, Embedded]:
-    """The queries and the candidates of a task."""
-    queries, documents = Distinct("query"), Distinct("document")
-    rows, places = queries.rows_of(ranking.queries), documents.rows_of(ranking.candidates)
-    total = len(queries.items) + len(documents.items)
-    asked = embed_items(embedder, queries, lambda done: progress(done, total))
-    found = embed_items(embedder, documents, lambda done: progress(len(queries.items) + done, total))
-    return asked.of(rows), found.of(places)
 
 
 def _ranked(ranking: RankingTask, asked: Embedded, found: Embedded, kept: Sequence[int], depth: int) -> Ranked:
