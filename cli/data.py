@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -76,6 +77,7 @@ def check(
             "with another model, from the top",
             "tsembed data mine ./my-rows --model runs/a/model --choose top -o top.jsonl",
         ),
+        ("also from what an index holds", "tsembed data mine ./my-rows --index notes -o mined.jsonl"),
         (
             "no negatives, batches of 16 that are alike",
             "tsembed data mine ./my-rows --keep 0 --batch 16 -o alike.jsonl",
@@ -85,7 +87,16 @@ def check(
 def mine(
     sources: options.Data,
     out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="Where to write the rows: a new .jsonl file.")],
-    model: options.Model = DEFAULT_MODEL,
+    model: options.Model = None,
+    index: Annotated[
+        str | None,
+        Option(
+            "--index",
+            metavar="NAME",
+            help="Also look among what this index holds.",
+            autocompletion=options.index_names,
+        ),
+    ] = None,
     keep: Annotated[int, Option("--keep", metavar="N", min=0, help="Negatives for each row.")] = 4,
     depth: Annotated[int, Option("--depth", metavar="N", min=1, help="Look at the N best wrong candidates.")] = 100,
     skip: Annotated[int, Option("--skip", metavar="N", min=0, help="Pass over the first N of them.")] = 0,
@@ -121,7 +132,8 @@ def mine(
     from tsembed_search.data.training import load
     from tsembed_search.evaluation.mining import Mining, TaskTally, written
     from tsembed_search.evaluation.mining import mine as negatives_of
-    from tsembed_search.evaluation.wrong_kind import pooled
+    from tsembed_search.evaluation.target_pool import indexed, pooled
+    from tsembed_search.index import Index
     from tsembed_search.model.embedder import Embedder
 
     settings = Mining(keep, depth, skip, margin, query_margin, duplicate_margin, choose, seed, batch, wrong_kind)
@@ -134,9 +146,17 @@ def mine(
         where: Instructions | None = "field" if wrong_kind else None  # only there it is known what they are
         found = load(sources, validation=0, images=images or (), instructions=where)
     render.tell_left_out(found, sum(found.left_out.values()), quiet=quiet)
-    with render.working(f"Loading {model}", quiet=quiet):
-        embedder = Embedder.load(model or DEFAULT_MODEL, device)
-    pool, tallies = None, []
+    pool, more, tallies = None, None, []
+    with ExitStack() as closing:
+        with render.working("Loading the model", quiet=quiet):
+            if index is None:
+                embedder = Embedder.load(model or DEFAULT_MODEL, device)
+            else:
+                opened = closing.enter_context(Index.open(index, model=model, device=device))
+                embedder = opened.embedder
+        if index is not None:
+            with render.working(f"Reading {index}", quiet=quiet):
+                more = indexed(opened.store)
     if wrong_kind:
         with CountDisplay("Embedding all targets", quiet=quiet) as display:
             pool = pooled(embedder, found.train, display.update)
@@ -147,7 +167,7 @@ def mine(
             for task in found.train:
                 tallies.append(tally := TaskTally(task.name))
                 with CountDisplay(f"Embedding {wording.shown(task.name)}", quiet=quiet) as display:
-                    for mined in negatives_of(embedder, task, settings, tally, display.update, pool):
+                    for mined in negatives_of(embedder, task, settings, tally, display.update, pool, more):
                         file.write(written(mined, embedder.info.name, folder) + "\n")
         unfinished.replace(out)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from tsembed_search.data.rows import Task
 from tsembed_search.data.training import load
 from tsembed_search.errors import UsageError
 from tsembed_search.evaluation.mining import Mined, Mining, TaskTally, mine, written
-from tsembed_search.evaluation.wrong_kind import pooled
+from tsembed_search.evaluation.target_pool import indexed, pooled
+from tsembed_search.index import Index
 from tsembed_search.model.embedder import Embedder
+from tsembed_search.store.base import StoreSettings
 
 ROWS = [
     {"query": "red stone", "positive": "a red stone wall", "identity": "wall", "group": "walls"},
@@ -142,6 +145,40 @@ def test_what_is_of_the_wrong_kind_is_a_negative_where_an_instruction_names_the_
         ("shown", "red"): ["red wall"],
         ("shown", "green"): [],
     }
+
+
+def test_what_an_index_holds_is_a_candidate_too(rows: Path, tmp_path: Path) -> None:
+    """But not what holds the same as a right answer, nor what holds the same as the query."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    texts = ("green grass", "grass that is green", "grass and trees, green all over")
+    for at, text in enumerate(texts):
+        (folder / f"{at}.txt").write_text(text)
+    Image.new("RGB", (20, 20), COLOURS["green"]).save(folder / "green.png")
+    embedder = Embedder(ColourBackbone())
+    with Index.open("notes", embedder=embedder, create=StoreSettings(0)) as index:
+        index.add([folder])
+        more = indexed(index.store)
+    assert {item.text or Path(item.image).name for item in more.items} == {*texts, "green.png"}
+    (task,) = load([rows], validation=0).train
+    settings = Mining(keep=9, depth=9, margin=1.0, query_margin=1.0, duplicate_margin=1.0)
+    found = list(mine(embedder, task, settings, TaskTally(task.name), more=more))
+    green = {item.text or Path(item.image).name for item in found[2].row.negatives}
+    assert {texts[2], "green.png"} <= green and not green & set(texts[:2])
+    assert len({one.batch for one in mine(embedder, task, replace(settings, batch=2), TaskTally(""), more=more)}) == 4
+
+
+def test_an_index_of_the_command_brings_its_own_model(rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "one.txt").write_text("the grass of the meadow is green and high")
+    assert CliRunner().invoke(app, ["index", str(folder), "--index", "notes", "--model", "mini-base"]).exit_code == 0
+    out = tmp_path / "mined.jsonl"
+    asked = ["data", "mine", str(rows), "--out", str(out), "--index", "notes", "--keep", "9", "--json"]
+    done = CliRunner().invoke(app, [*asked, "--margin", "1", "--query-margin", "1", "--duplicate-margin", "1"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["model"] == "mini-base"
+    assert "the grass of the meadow is green and high" in out.read_text()
 
 
 def test_the_same_seed_chooses_the_same(rows: Path) -> None:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tsembed_search.data.rows import Row, Task, ranking_task
+from tsembed_search.data.rows import Row, Task, content, ranking_task
 from tsembed_search.errors import UsageError
 from tsembed_search.evaluation.clusters import clusters
 from tsembed_search.evaluation.evaluate import Distinct, Embedded, Progress, embed_items
-from tsembed_search.evaluation.wrong_kind import TargetPool
+from tsembed_search.evaluation.target_pool import TargetPool
 from tsembed_search.items import Item
 from tsembed_search.ranking.similarity import Ranked, rank, similarity
 
@@ -128,13 +128,17 @@ def mine(
     tally: TaskTally,
     progress: Progress = lambda done, total: None,
     pool: TargetPool | None = None,
+    more: TargetPool | None = None,
 ) -> Iterator[Mined]:
     """Give each row of a task with mined negatives, in order. Rows that cannot be embedded are left out.
 
-    Negatives are targets of other rows of the task; none is right for the query by identity or by content. Those of the
-    wrong kind come from `pool`. `tally` is filled on the way. Raises `ModelError` when embedding fails.
+    Negatives are targets of other rows of the task, and what is in `more`; none is right for the query by identity or
+    by content. Those of the wrong kind come from `pool`. `tally` is filled on the way.
+
+    Raises `ModelError` when embedding fails.
     """
-    yield from choose(embedded(embedder, task, progress), settings, tally, pool)
+    known = embedded(embedder, task, progress)
+    yield from choose(known if more is None else known.among(more), settings, tally, pool)
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,27 @@ class EmbeddedTask:
     ranking: RankingTask
     queries: Embedded
     targets: Embedded
+
+    def among(self, more: TargetPool) -> EmbeddedTask:
+        """Return the task with more candidates than its rows have targets. What holds the same as a right answer is
+        right, too, and what holds the same as the query is left out.
+        """
+        old = len(self.ranking.candidates)
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, item in enumerate(more.items, old):
+            places[content(item)].append(place)
+        contents = [content(item) for item in self.ranking.candidates]
+        left_out = self.ranking.left_out or [frozenset()] * len(self.rows)
+        correct = [right.union(*(places.get(contents[place], ()) for place in right)) for right in self.ranking.correct]
+        gone = [own.union(places.get(content(row.query), ())) for own, row in zip(left_out, self.rows, strict=True)]
+        ranking = replace(
+            self.ranking,
+            candidates=[*self.ranking.candidates, *more.items],
+            correct=correct,
+            left_out=[own - right for own, right in zip(gone, correct, strict=True)],
+        )
+        vectors = np.concatenate([self.targets.vectors[np.arange(old)], more.vectors])
+        return replace(self, ranking=ranking, targets=replace(self.targets, vectors=vectors))
 
 
 def embedded(embedder: Embedder, task: Task, progress: Progress = lambda done, total: None) -> EmbeddedTask:
@@ -189,7 +214,7 @@ def choose(task: EmbeddedTask, settings: Mining, tally: TaskTally, pool: TargetP
             yield mined
             continue
         every.append(mined)
-        likely.append([rows[near.owner(int(ranked.wrong[place, at]))].identity for at in left])
+        likely.append([rows[owner].identity for at in left for owner in near.owners(int(ranked.wrong[place, at]))[:1]])
     if every:
         for mined, batch in zip(every, _batches(every, likely, settings), strict=True):
             yield replace(mined, batch=f"{task.name} {batch}")
@@ -229,13 +254,13 @@ class _Near:
                 if len(self._owners[place]) < _MOST_OWNERS:
                     self._owners[place].append(row)
 
-    def owner(self, place: int) -> int:
-        """A row that a candidate is right for."""
-        return self._owners[place][0]
+    def owners(self, place: int) -> list[int]:
+        """Some rows that a candidate is right for."""
+        return self._owners.get(place, [])
 
     def to_query(self, row: int, place: int) -> float:
         """The highest cosine of a row's query to one that a candidate is right for."""
-        owners = self._queries[self._owners[place]]
+        owners = self._queries[np.array(self.owners(place), np.int64)]
         return float(similarity(self._queries[row][None], owners).max(initial=-1.0))
 
     def to_right(self, row: int, places: NDArray[np.int64]) -> NDArray[np.float32]:

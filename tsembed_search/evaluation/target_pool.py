@@ -1,14 +1,16 @@
-"""Negatives of the wrong kind: pictures where a query's instruction asks for a text, and the other way round.
+"""Candidates beyond a task's own targets: those of other tasks, or what an index holds.
 
-A model that goes by content alone finds the picture of an apple as well as its name, whichever it is told to find. That
-such candidates, taken for negatives, teach it to heed the instruction is known from MM-Embed (arXiv 2411.02571); that
-they are targets of other tasks is ours.
+Negatives of the wrong kind come from other tasks: pictures where a query's instruction asks for a text, and the other
+way round. A model that goes by content alone finds the picture of an apple as well as its name, whichever it is told to
+find. That such candidates, taken for negatives, teach it to heed the instruction is known from MM-Embed
+(arXiv 2411.02571); that they are targets of other tasks is ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,13 +22,14 @@ from tsembed_search.ranking.similarity import Matrix, Rows, similarity
 
 if TYPE_CHECKING:
     from tsembed_search.model.embedder import Embedder
+    from tsembed_search.store.base import Store
 
 _AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True)
 class TargetPool:
-    """The distinct targets of some tasks, and their unit vectors `[N, D]`."""
+    """Distinct items, targets of some tasks or what an index holds, and their unit vectors `[N, D]`."""
 
     items: Sequence[Item]
     vectors: Matrix
@@ -61,3 +64,21 @@ def pooled(embedder: Embedder, tasks: Sequence[Task], progress: Progress = lambd
     found = embed_items(embedder, distinct, lambda done: progress(done, len(distinct.items)))
     kept = np.array([place for place in range(len(distinct.items)) if place not in found.failed], np.int64)
     return TargetPool([distinct.items[place] for place in kept], np.asarray(found.vectors)[kept])
+
+
+def indexed(store: Store) -> TargetPool:
+    """Return the texts and the picture files of an index, with the vectors that it has of them.
+
+    Left out are rendered pages and pictures inside documents, which are no files that training could open.
+    """
+    items: dict[int, Item] = {}
+    vectors = []
+    for record in store.scroll(fields=("kind", "text", "path", "page"), with_vectors=True):
+        payload, vector = record.payload, record.vector
+        picture = payload["kind"] == "image" and payload.get("page") is None
+        if vector is None or not np.any(vector) or not (picture or payload["kind"] == "text"):
+            continue
+        item = Item(image=Path(payload["path"])) if picture else Item(payload["text"])
+        if items.setdefault(content(item), item) is item:
+            vectors.append(np.asarray(vector, np.float32))
+    return TargetPool(list(items.values()), np.stack(vectors) if vectors else np.zeros((0, 0), np.float32))
