@@ -3,15 +3,17 @@
     python examples/mini/data.py --public --out mini-mmeb
     python benchmarks/variants.py train paths --data mini-mmeb --out runs
     python benchmarks/variants.py report paths --data mini-mmeb --out runs
+    python benchmarks/variants.py start --data mini-mmeb
     python benchmarks/variants.py rates --data mini-mmeb
 
-Two tasks: the word for a gloss (`gloss`, texts alone) and the drawing for a title (`clipart_t2i`). A fifth of their
-training rows is held out, by identity, and asked for after training: each query over all held-out targets of its task.
+Two tasks: the word for a gloss (`gloss`, texts alone) and the drawing for a title (`clipart_t2i`). 15% of their
+training rows are held out, by identity, and asked for after training: each query over all held-out targets of its task.
 
 `train` makes the runs that are missing, seed by seed; it can be stopped and started again. `report` says what is there,
 in two tables of Markdown: hit@1 and MRR, and what each variant is ahead of others, on the same queries, a mean over
-seeds, with 95% intervals bootstrapped over queries, and the difference of each seed beside them. `rates` counts the
-mined negatives that are right after all: a variant of the same thing, or asked for by the same words in another row.
+seeds, with 95% intervals bootstrapped over queries, and the difference of each seed beside them. `start` says how alike
+paths are before training. `rates` counts the mined negatives that are right after all: a variant of the same thing, or
+asked for by the same words in another row.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
+import torch
 import typer
 from numpy.typing import NDArray
 
@@ -34,9 +37,11 @@ from tsembed_search.data.rows import RankingTask, Row, Task, content, ranking_ta
 from tsembed_search.evaluation.diversity import likeness, parted, unit
 from tsembed_search.evaluation.evaluate import Distinct, Embedded, EmbeddedTasks, embed_tasks, ranked_tasks
 from tsembed_search.evaluation.mining import EmbeddedTask, Mined, Mining, TaskTally, choose, embedded, written
-from tsembed_search.model import registry
+from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import ModelRef
+from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.loading import side_by_side
+from tsembed_search.model.path_settings import PathSettings
 from tsembed_search.ranking.metrics import Ranks, over_tasks
 from tsembed_search.ranking.reranking import DEPTH, Kappas, reranked
 from tsembed_search.ranking.similarity import Ranked, best_pairs
@@ -48,7 +53,7 @@ from tsembed_search.trainer.loop import train as make_model
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 TASKS: Final = ("gloss", "clipart_t2i")
 BASE: Final = "mini-base"
-HELD_OUT: Final = 0.2
+HELD_OUT: Final = 0.15
 METRICS: Final = ("hit@1", "mrr")
 TOGETHER: Final = -1
 """In place of a seed: all of them together."""
@@ -98,6 +103,7 @@ TABLES: Final = {
             ),
             "no MIM": Variant("four suffixes, not kept apart", ("separation=none",)),
             "vclub": Variant("four suffixes, kept apart by vCLUB"),
+            "middle": Variant("as `vclub`, tokens begin half as far apart", ("paths.spread=2",)),
             "near": Variant("as `vclub`, tokens begin near one another", ("paths.spread=0.3",)),
             "orthogonal": Variant("kept apart by their cosines", ("separation=orthogonal",)),
             "frozen": Variant("as `vclub`, tokens do not learn", ("paths_learning_rate=0",)),
@@ -417,6 +423,23 @@ def difference(own: Seeds, other: Seeds) -> str:
         said.append(f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})")
     each = ", ".join(f"{100 * (mean_of(own[seed]['hit@1']) - mean_of(other[seed]['hit@1'])):+.1f}" for seed in seeds)
     return f"{said[0]}; {each or 'together'}; MRR {said[1]}"
+
+
+@app.command()
+def start(data: Data, rows: Annotated[int, typer.Option(help="Glosses to embed.")] = 100) -> None:
+    """Print how alike four suffixes are before training, by how far apart their tokens begin."""
+    (task,) = training_data.load([data / "train" / "gloss.jsonl"], validation=0).train
+    print("| spread | cosine | CKA | effective rank | cosine to the base |\n|---|---|---|---|---|")
+    for spread in (0.3, 1.0, 2.0, 4.0):
+        backbone: Any = loading.load(registry.resolve(BASE), "cpu")
+        torch.manual_seed(0)
+        backbone.adapt(AdapterSettings(experts=1, rank=4))
+        backbone.add_paths(PathSettings("suffix", 4, 1, spread=spread))
+        with torch.inference_mode():
+            items = [backbone.prepare(task[row].query) for row in range(min(rows, len(task)))]
+            paths, base = backbone.trace(items).paths, backbone.without_adapters(items)
+        like, near = likeness(paths.numpy()), float((paths * base[:, None]).sum(-1).mean())
+        print(f"| {spread:g} | {like.cosine:.3f} | {like.alignment:.3f} | {like.rank:.2f} | {near:.3f} |", flush=True)
 
 
 @app.command()
