@@ -22,17 +22,22 @@ from tsembed_search.ranking.spelling import may_be_misspelt, respellings
         ("ахрив", "архив", 0),
         ("договр", "договор", 1),
         ("τιμολογο", "τιμολογιο", 1),
+        ("bycicle", "bicycle", 3),
+        ("tommorow", "tomorrow", 3),
+        ("acommodate", "accommodate", 0),
+        ("accomodatte", "accommodate", 3),
     ],
 )
-def test_one_slip_away(typed: str, meant: str, group: int) -> None:
+def test_the_meant_word_is_in_its_group(typed: str, meant: str, group: int) -> None:
     groups = respellings(typed)
     assert meant in groups[group]
     assert sum(own.count(meant) for own in groups) == 1
     assert all(typed not in own for own in groups)
 
 
-def test_two_slips_are_too_many() -> None:
+def test_any_two_slips_are_too_many() -> None:
     assert not any("harbour" in own for own in respellings("habur"))
+    assert not any("bicycle" in own for own in respellings("bycikle"))
 
 
 def test_a_wrong_figure_is_another_number() -> None:
