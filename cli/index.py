@@ -144,14 +144,14 @@ def summary_lines(
     told = counted(vars(files), "added", "updated", "renamed", "removed", "unchanged", "skipped")
     if dry_run:
         return [f"Nothing was changed. A run would find: {told}.", *_skips(report.skipped), *spaced]
-    speed = f", {wording.rate_words(report.items_per_second)} items/s" if items.embedded else ""
-    changes = counted(vars(items) | {"stored": items.embedded}, "stored" if words else "embedded", "reused", "removed")
+    speed = f", {wording.rate_words(report.items_per_second)} items/s" if items.embedded or items.stored else ""
+    changes = counted(vars(items), "embedded" if items.embedded else "stored", "reused", "removed")
     lines = [
         f"{wording.count_words(files.seen, 'file')} in {wording.time_words(report.seconds)}{speed}: {told}.",
         f"{f'Items: {changes}. ' if changes else ''}The index {name} has {wording.count_words(items.total, 'item')}.",
         *_skips(report.skipped),
     ]
-    if words and items.embedded:
+    if words and items.stored:
         lines.append("New items are found by their words. The same command without --words adds their vectors.")
     if files.skipped:
         lines.append(f"All of them: tsembed status --skipped{options.same_index(name, url)}")

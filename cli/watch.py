@@ -153,16 +153,18 @@ class _Runs:
         self._skipped.update(new)
         counts = vars(files) | {"skipped": len(new)}
         told = counted(counts, "added", "updated", "renamed", "removed", "skipped")
+        embedded = report.items.embedded
+        written, done = (embedded, "embedded") if embedded else (report.items.stored, "stored")
         if self._json:
-            if self._first or told or report.items.embedded:
+            if self._first or told or written:
                 render.print_json(report.to_json())
         elif self._first and not self._quiet:
             for line in summary_lines(report, self._paths, self._name, self._url, words=words):
                 print(line, flush=True)
-        elif (told or report.items.embedded) and not self._quiet:
+        elif (told or written) and not self._quiet:
             items = wording.count_words(report.items.total, "item")
             spent = wording.time_words(report.seconds)
-            what = told or f"{wording.count_words(report.items.embedded, 'item')} embedded"
+            what = told or f"{wording.count_words(written, 'item')} {done}"
             print(f"{_clock()}  {what} in {spent}. The index has {items}.", flush=True)
             for one in new[:_MOST_SKIPS]:
                 print(f"          {wording.shown(render.shortened(one.path))}: {wording.shown(one.reason)}", flush=True)

@@ -50,13 +50,18 @@ _NEXT: Final = "SELECT * FROM todo WHERE ?1 IS NOT NULL AND place > ?2 ORDER BY 
 class Changes:
     """The comparison of one run. Several threads may use it.
 
-    `recipes`: the ways of reading whose results need not be made again. `retry_skipped`: files that could not be read
-    are to be read again.
+    `recipes`: the ways of reading whose results need not be made again; `by_words`: the same where words are enough.
+    `retry_skipped`: files that could not be read are to be read again. `wordless` is the number of new and changed
+    files that have not been stored by their words.
     """
 
-    def __init__(self, manifest: Manifest, recipes: Sequence[str], *, retry_skipped: bool = False) -> None:
+    def __init__(
+        self, manifest: Manifest, recipes: Sequence[str], by_words: Sequence[str], *, retry_skipped: bool = False
+    ) -> None:
         self._db = manifest.database
         self._recipes = frozenset(recipes)
+        self._by_words = frozenset(by_words)
+        self.wordless = 0
         self._retry_skipped = retry_skipped
         self._kept: set[str] = set()
         with self._db.transaction() as db:
@@ -71,7 +76,7 @@ class Changes:
         new: dict[bytes, Found] = {}
         for one in found:
             new.setdefault(os.fsencode(one.path), one)
-        unchanged = 0
+        unchanged = has_words = 0
         skipped: list[tuple[str, str]] = []
         with self._db.transaction() as db:
             marks = ", ".join("?" * len(new))
@@ -81,13 +86,17 @@ class Changes:
             known = db.execute(_KNOWN.format(paths=", ".join("?" * len(new))), list(new)).fetchall()
             for path, size, mtime_ns, inode, recipe, reason in known:
                 one = new[path]
-                same = (one.size, one.mtime_ns, one.inode) == (size, int(mtime_ns), inode) and recipe in self._recipes
+                unchanged_since = (one.size, one.mtime_ns, one.inode) == (size, int(mtime_ns), inode)
+                same = unchanged_since and recipe in self._recipes
                 if same and reason is None:
                     unchanged += 1
                     del new[path]
                 elif same and not self._retry_skipped:
                     skipped.append((one.path, reason))
                     del new[path]
+                elif unchanged_since and recipe in self._by_words:
+                    has_words += 1
+            self.wordless += len(new) - has_words
             db.executemany(
                 "INSERT INTO todo (path, root, size, mtime_ns, inode) VALUES (?, ?, ?, ?, ?)",
                 [(path, os.fsencode(f.root), f.size, stored_time(f.mtime_ns), f.inode) for path, f in new.items()],

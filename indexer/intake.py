@@ -43,8 +43,9 @@ class ContentJob:
     """A content to be read, from the first file that had it. `waiting`: other files that have it too.
 
     `formats`: those that it may be in, the likeliest first. `known`: the ids (16 bytes each) of points that the store
-    has for it; `reusable`: they are what would be made now, so they need no embedding. `ids`: those of all its units so
-    far. `sure`: see `FileRow.of`. `words`: it is stored without vectors.
+    has for it; `reusable`: they are what would be made now, so they need no embedding; `bare`: some of them may have no
+    vector; `has_words`: all of it has been stored by its words. `ids`: those of all its units so far. `sure`: see
+    `FileRow.of`. `words`: it is to be stored without vectors.
     """
 
     found: Found
@@ -64,11 +65,13 @@ class ContentJob:
     failure: str | None = None
     again: bool = False
     words: bool = False
+    bare: bool = False
+    has_words: bool = False
 
     @property
     def stored_as(self) -> str:
         """The recipe that the manifest remembers."""
-        return words_recipe(self.recipe) if self.words else self.recipe
+        return words_recipe(self.recipe) if self.words and (self.sent or self.bare) else self.recipe
 
     @property
     def settled(self) -> bool:
@@ -186,16 +189,25 @@ class Flow:
 class Intake:
     """The stage that hashes files and decides: known content in another place, or a job.
 
-    `reads_pages`: None if it is not known yet whether the model reads pages by eye.
+    `reads_pages`: None if it is not known yet whether the model reads pages by eye. `words`: contents are to be stored
+    without vectors.
     """
 
     def __init__(
-        self, manifest: Manifest, changes: Changes, meter: Meter, options: IndexOptions, reads_pages: bool | None
+        self,
+        manifest: Manifest,
+        changes: Changes,
+        meter: Meter,
+        options: IndexOptions,
+        reads_pages: bool | None,
+        *,
+        words: bool = False,
     ) -> None:
         self._manifest = manifest
         self._changes = changes
         self._meter = meter
         self._options = options
+        self._words = words
         self.in_flight = InFlight()
         self._placed: list[FileRow] = []
         self._left: list[str] = []
@@ -209,7 +221,7 @@ class Intake:
     def learn(self, reads_pages: bool | None) -> None:
         """Take over what the model says of itself."""
         self._reads_pages = reads_pages
-        self._recipes = frozenset(valid_recipes(self._options.pages, reads_pages, words=self._options.words_only))
+        self._recipes = frozenset(valid_recipes(self._options.pages, reads_pages, words=self._words))
 
     def run(self, flow: Flow, jobs: queue.Queue[ContentJob | None], *, newest_first: bool = False) -> None:
         """Put a job for each new content into `jobs`, and None at the end."""
@@ -228,7 +240,14 @@ class Intake:
             found = replace(found, root=old.root)
         self._meter.current = found.path
         try:
-            sha, head, sure = _hashed(found, flow, self._options.time_limit)
+            if (
+                old is not None
+                and old.sha
+                and (old.size, old.mtime_ns, old.inode) == (found.size, found.mtime_ns, found.inode)
+            ):
+                sha, head, sure = old.sha, _head(found), True
+            else:
+                sha, head, sure = _hashed(found, flow, self._options.time_limit)
         except (OSError, LoadError) as error:
             reason = unreadable(error) if isinstance(error, OSError) else str(error)
             self._meter.skip(found.path, reason)
@@ -245,13 +264,20 @@ class Intake:
             return None
         pages = likely[0].pages and self._pages_of(old)
         recipe = likely[0].recipe(pages=pages)
-        stored = words_recipe(recipe) if self._options.words_only else recipe
-        points = known.points if known is not None else b""
+        reusable, bare = False, False
+        if known is not None:
+            bare = known.recipe.startswith(WORDS_FIRST)
+            reusable = known.recipe in (recipe, "") or (self._words and known.recipe == words_recipe(recipe))
+            if self._words and not (bare or reusable or self._options.words_only):
+                # What has vectors, if old ones, keeps them until it gets new ones.
+                return None
         job = ContentJob(
             found, sha, likely, recipe, pages, sure,
-            known=frozenset(each_id(points)),
-            reusable=known is not None and known.recipe in (stored, ""),
-            words=self._options.words_only,
+            known=frozenset(each_id(known.points)) if known is not None else frozenset(),
+            reusable=reusable,
+            words=self._words,
+            bare=bare,
+            has_words=known is not None and not known.pending and known.recipe == words_recipe(recipe),
         )  # fmt: skip
         self.in_flight.open(job)
         return job
@@ -302,6 +328,14 @@ def valid_recipes(pages: PageMode, reads_pages: bool | None, *, words: bool = Fa
         if format.pages and (wanted or pages == "auto"):
             recipes.append(format.recipe(pages=True))
     return [*recipes, *map(words_recipe, recipes[1:])] if words else recipes
+
+
+def _head(found: Found) -> bytes:
+    """The first bytes of a file whose hash is known. Raises `LoadError` when it has changed since it was found."""
+    with open_regular(found.path) as file:
+        if signature(os.fstat(file.fileno())) != (found.size, found.mtime_ns, found.inode):
+            raise CHANGED
+        return file.read(HEAD)
 
 
 def _hashed(found: Found, flow: Flow | None, limit: float) -> tuple[bytes, bytes, bool]:

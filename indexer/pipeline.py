@@ -17,10 +17,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from tsembed_search.documents.crawl import Crawl, Found, Selection
-from tsembed_search.errors import IndexMismatchError
+from tsembed_search.errors import IndexMismatchError, UsageError
 from tsembed_search.indexer import mending
 from tsembed_search.indexer.changes import Changes, Guard
 from tsembed_search.indexer.intake import ContentJob, Flow, FlowStopped, Intake, valid_recipes
@@ -94,7 +94,7 @@ def run_index(
             if options.dry_run:
                 run.predict()
                 return meter.finished()
-            complete = run.embed()
+            complete = run.store_words() and run.embed()
             run.tidy(complete)
             if complete and run.optimize():
                 return meter.finished()
@@ -118,6 +118,8 @@ class _IndexRun:
         path = opened.folder / NAME
         self.manifest = Manifest(None if options.dry_run and not path.exists() else path)
         self._embedders: Sequence[Embedder | Unloaded] = ()
+        self._models: Sequence[Embedder] = ()
+        self._words = options.words_only
         self._begun = False
 
     def agree(self) -> None:
@@ -142,10 +144,11 @@ class _IndexRun:
         """Find what is new, changed or gone."""
         meter = self._meter
         meter.enter("crawling")
-        told = self.manifest.get(_READS_PAGES)
-        reads_pages = None if told is None else told == "yes"
-        recipes = valid_recipes(self._options.pages, reads_pages, words=self._options.words_only)
-        self._changes = Changes(self.manifest, recipes, retry_skipped=self._options.retry_skipped)
+        reads_pages = self._reads_pages
+        pages, only = self._options.pages, self._options.words_only
+        by_words = valid_recipes(pages, reads_pages, words=True)
+        recipes = by_words if only else valid_recipes(pages, reads_pages)
+        self._changes = Changes(self.manifest, recipes, by_words, retry_skipped=self._options.retry_skipped)
         listing = iter(self._crawl)
         while portion := list(islice(listing, _PORTION)):
             found = []
@@ -168,7 +171,15 @@ class _IndexRun:
             self._guard.look(most=self._options.prune)
             self._remember(finished=False)
         meter.total = meter.done() + self._changes.todo_count()
-        self._intake = Intake(self.manifest, self._changes, meter, self._options, reads_pages)
+        self._intake = self._new_intake(words=only)
+
+    @property
+    def _reads_pages(self) -> bool | None:
+        told = self.manifest.get(_READS_PAGES)
+        return None if told is None else told == "yes"
+
+    def _new_intake(self, *, words: bool) -> Intake:
+        return Intake(self.manifest, self._changes, self._meter, self._options, self._reads_pages, words=words)
 
     def _tick(self) -> None:
         """Tell of the progress. Raises `FlowStopped` when the run is to stop."""
@@ -200,6 +211,22 @@ class _IndexRun:
         self._meter.report.offline = self._guard.offline
         if not self._options.dry_run:
             self._guard.remember(finished=finished)
+
+    def store_words(self) -> bool:
+        """Store the words of what is new, if it is so much that its vectors take a while. False when it was stopped
+        before the end.
+        """
+        options = self._options
+        if options.words_only or options.words_first is None or self._changes.wordless < options.words_first:
+            return True
+        self._words, self._intake = True, self._new_intake(words=True)
+        if not self.embed():
+            return False
+        self._words, self._embedders = False, ()
+        # That took a while: files may have changed.
+        self._meter.again()
+        self.crawl()
+        return True
 
     def embed(self) -> bool:
         """Read and embed what is new. False when it was stopped before the end."""
@@ -236,11 +263,7 @@ class _IndexRun:
         """Load the model, and make the store for it if there is none."""
         if self._embedders:
             return
-        if self._options.words_only and self._opened.unloaded is not None:
-            self._embedders = [self._opened.unloaded()]
-        else:
-            self._meter.enter("loading the model")
-            self._embedders = self._opened.load()
+        self._embedders = [self._stand_in()] if self._words else self._loaded()
         info = self._embedders[0].info
         if info.fingerprint != self._opened.fingerprint:
             raise IndexMismatchError(
@@ -254,20 +277,41 @@ class _IndexRun:
             self._store = self._opened.create(info)
         self._begin()
 
+    def _loaded(self) -> Sequence[Embedder]:
+        if not self._models:
+            self._meter.enter("loading the model")
+            self._models = self._opened.load()
+        return self._models
+
+    def _stand_in(self) -> Unloaded:
+        """The stand-in for the model where only words are stored; of most models it is known once they are loaded."""
+        try:
+            if self._opened.unloaded is not None:
+                return self._opened.unloaded()
+        except UsageError:
+            if self._options.words_only:
+                raise
+        from tsembed_search.model.unloaded import Unloaded
+
+        model = self._loaded()[0]
+        return Unloaded(model.info, model.inputs)
+
     def _begin(self) -> None:
         if not self._begun and self._store is not None:
             mending.begin_changes(self.manifest, self._store)
-            if self._options.words_only and not self._store.metadata.get(WORDS_LEFT):
+            if self._words and not self._store.metadata.get(WORDS_LEFT):
                 self._store.write_metadata({**self._store.metadata, WORDS_LEFT: True})
             self._begun = True
 
     def _embed(self, flow: Flow, jobs: queue.Queue[ContentJob | None]) -> None:
         assert self._embedders and self._store is not None
         info, options = self._embedders[0].info, self._options
-        feeder = Feeder(options, self._embedders[0], jobs, options.workers or default_workers(info.device), self._meter)
+        feeder = Feeder(
+            options, self._embedders[0], jobs, options.workers or default_workers(info.device), self._meter, self._store
+        )
         group = options.points_per_write
         writer = Writer(self._store, self.manifest, info, self._intake.in_flight, self._meter, group)
-        self._meter.enter("embedding")
+        self._meter.enter("storing words" if self._words else "embedding")
         writer.start(flow)
         feeder.start(flow)
         try:
@@ -322,17 +366,16 @@ class _IndexRun:
 
     def optimize(self) -> bool:
         """Make searches fast, and scores of different kinds comparable. False when the run is to stop instead."""
-        if self._store is None or not self._begun or self._options.words_only:
+        if self._store is None or not self._begun or self._words:
             return True
         if self._stop.is_set():
             return False
         self._meter.enter("optimizing")
         self._store.optimize(self._tell_left)
-        if self._embedders and self._embedders[0].info.calibration is None:
+        if self._models and self._models[0].info.calibration is None:
             from tsembed_search.search.index_model import measured_calibration
 
-            # A run for words has ended above: this is the model.
-            measured = measured_calibration(self._store, cast("Embedder", self._embedders[0]))
+            measured = measured_calibration(self._store, self._models[0])
             if measured is not None:
                 self._store.write_metadata({**self._store.metadata, "calibration": measured.to_json()})
         return True

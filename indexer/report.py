@@ -12,13 +12,17 @@ from typing import Any, Final, Literal, Protocol
 from tsembed_search.errors import TsembedError
 from tsembed_search.paths import indexed_form
 
+WORDS_FIRST_FROM: Final = 500
+"""A run that finds so many new or changed files stores the words of all of them before it makes the first vector."""
+
 PageMode = Literal["auto", "always", "never"]
 """Are document pages also indexed as pictures? `auto`: when the model reads pages by eye."""
 
 _BETWEEN_UPDATES: Final = 0.1
 _RATE_SECONDS: Final = 10.0
 
-Stage = Literal["checking", "crawling", "loading the model", "embedding", "cleaning up", "optimizing"]
+Stage = Literal["checking", "crawling", "loading the model", "storing words", "embedding", "cleaning up", "optimizing"]
+_COUNTED: Final = ("storing words", "embedding")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class IndexOptions:
     `prune_empty`: also where a whole folder has, whose disk may only be away (see `changes.py`).
     `retry_skipped`: read again the unchanged files that an earlier run could not. `dry_run`: change nothing.
     `words_only`: load no model, and store what is found by its words; the next run without it adds the vectors.
+    `words_first`: from so many new or changed files on, store the words of all before the first vector; None: never.
 
     `workers`: decoding processes (None: by cores and device). `time_limit`: the most seconds a file may take without
     giving anything. `memory`: the most bytes of address space that one decoding process may use beyond its own code.
@@ -45,6 +50,7 @@ class IndexOptions:
     retry_skipped: bool = False
     dry_run: bool = False
     words_only: bool = False
+    words_first: int | None = WORDS_FIRST_FROM
     workers: int | None = None
     time_limit: float = 60.0
     memory: int = 896 << 20
@@ -82,9 +88,12 @@ class FileCounts:
 
 @dataclass
 class ItemCounts:
-    """Points of one run. `total`: in the store now. `reused`: known already, so not embedded again."""
+    """Points of one run. `total`: in the store now. `reused`: known already, so not embedded again. `stored`: written
+    by their words alone; most of these are embedded later in the same run, unless it is for words only.
+    """
 
     embedded: int = 0
+    stored: int = 0
     reused: int = 0
     removed: int = 0
     total: int = 0
@@ -138,9 +147,13 @@ class Interrupted(TsembedError):
     exit_code = 130
 
     def __init__(self, report: IndexReport) -> None:
-        super().__init__(
-            f"Interrupted after {report.items.embedded} new items; all of them are kept.", "Run it again to go on."
-        )
+        stored, embedded = report.items.stored, report.items.embedded
+        told = f"after {embedded} new items; all of them are kept"
+        if stored:
+            told = (
+                f"after {stored} items were stored by their words, and {embedded} got their vectors; all that is kept"
+            )
+        super().__init__(f"Interrupted {told}.", "Run it again to go on.")
         self.report = report
 
 
@@ -198,9 +211,11 @@ class Meter:
         self.left: float | None = None
         self._sink = sink
         self._started = self._entered = time.monotonic()
-        self._embedding_seconds = 0.0
+        self._spent: dict[Stage, float] = {}
         self._told = 0.0
         self._unsaid: deque[Skipped] = deque()
+        self._parts: set[Skipped] = set()
+        self._before: IndexReport | None = None
         self._recent: deque[tuple[float, int, int]] = deque()
         self._lock = threading.Lock()
 
@@ -212,16 +227,30 @@ class Meter:
 
     def _leave(self) -> None:
         now = time.monotonic()
-        self._embedding_seconds += now - self._entered if self.stage == "embedding" else 0.0
+        self._spent[self.stage] = self._spent.get(self.stage, 0.0) + now - self._entered
         self._entered = now
 
     def skip(self, path: str, reason: str, *, whole: bool = True) -> None:
         """Count a file that was left out, or (not `whole`) a part of it."""
         skipped = Skipped(indexed_form(Path(path)), reason)
         with self._lock:
-            self.report.skipped.append(skipped)
             self.report.files.skipped += whole
-            self._unsaid.append(skipped)
+            if skipped in self._parts:
+                return  # it was left out when the words were stored, too
+            self.report.skipped.append(skipped)
+            if not whole:
+                self._parts.add(skipped)
+            if self._before is None or skipped not in self._before.skipped:
+                self._unsaid.append(skipped)
+
+    def again(self) -> None:
+        """Begin to count anew, for the files are gone through a second time, now for their vectors."""
+        with self._lock:
+            self._before = first = self.report
+            first.files.seen = self.done()
+            self.report = IndexReport(items=first.items, skipped=[one for one in first.skipped if one in self._parts])
+        self.total, self.found = None, 0
+        self._recent.clear()
 
     def count(self, what: str, files: int = 1) -> None:
         """Count files that turned out `added`, `updated`, `unchanged` or `renamed`."""
@@ -252,10 +281,13 @@ class Meter:
         """Return the report, with its sums and times."""
         self.tick(now=True)
         self._leave()
-        report, seconds = self.report, self._embedding_seconds
+        report, items = self.report, self.report.items
         report.files.seen = self.done()
+        if self._before is not None:
+            _add_first(report, self._before)
         report.seconds = time.monotonic() - self._started
-        report.items_per_second = report.items.embedded / seconds if seconds else 0.0
+        seconds = self._spent.get("embedding" if items.embedded else "storing words", 0.0)
+        report.items_per_second = (items.embedded or items.stored) / seconds if seconds else 0.0
         return report
 
     def done(self) -> int:
@@ -264,9 +296,10 @@ class Meter:
         return files.added + files.updated + files.unchanged + files.renamed + files.skipped
 
     def _snapshot(self, moment: float) -> Progress:
-        done, embedded = self.done(), self.report.items.embedded
+        done, items = self.done(), self.report.items
+        embedded = items.stored if self.stage == "storing words" else items.embedded
         rate, left = 0.0, self.left
-        if self.stage == "embedding":
+        if self.stage in _COUNTED:
             self._recent.append((moment, embedded, done))
             while len(self._recent) > 2 and moment - self._recent[0][0] > _RATE_SECONDS:
                 self._recent.popleft()
@@ -279,3 +312,23 @@ class Meter:
             self.stage, done, self.total, self.found, self.ignored, self.report.files.skipped, embedded, rate,
             moment - self._started, left, self.current,
         )  # fmt: skip
+
+
+def _add_first(report: IndexReport, first: IndexReport) -> None:
+    """Make the report of a second pass over the files one of both. In the second, what was new counts as unchanged."""
+    files, before = report.files, first.files
+    if files.seen < before.seen:  # it was stopped
+        known = set(report.skipped)
+        missed = [one for one in first.skipped if one not in known]
+        report.skipped += missed
+        files.skipped += len(missed)
+        report.offline = report.offline or first.offline
+        files.seen = before.seen
+    for name in ("added", "updated", "renamed"):
+        setattr(files, name, getattr(files, name) + getattr(before, name))
+    changed = ("added", "updated", "renamed")
+    files.unchanged = files.seen - files.skipped - sum(getattr(files, name) for name in changed)
+    for name in changed:  # of what was new, some could not be embedded, and were counted as skipped
+        less = min(getattr(files, name), max(0, -files.unchanged))
+        setattr(files, name, getattr(files, name) - less)
+        files.unchanged += less

@@ -19,12 +19,13 @@ from tsembed_search.indexer.writing import Writer
 from tsembed_search.items import Item
 from tsembed_search.model.backbone import Prepared
 from tsembed_search.model.embedder import batches
-from tsembed_search.store.schema import point_id
+from tsembed_search.store.schema import READS, point_id
 
 if TYPE_CHECKING:
     from tsembed_search.items import Embeddings
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.unloaded import Unloaded
+    from tsembed_search.store.base import Payload, Store
 
 # Decoded pictures that wait to be prepared, and prepared items that wait for the model.
 _DECODED: Final = 32
@@ -42,7 +43,7 @@ Batch = Sequence[Ready]
 
 class Feeder:
     """The threads that read the contents in `jobs` and fill `ready`: with items, with each job when nothing more comes
-    of it, and with None at the end.
+    of it, and with None at the end. Texts that `store` has by their words are read from it, not from their files.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Feeder:
         jobs: Queue[ContentJob | None],
         workers: int,
         meter: Meter,
+        store: Store,
     ) -> None:
+        self._store = store
         self.ready: Queue[Ready | ContentJob | None] = Queue(_PREPARED)
         self._embedder = embedder
         self._jobs = jobs
@@ -104,7 +107,10 @@ class Feeder:
         signature = found.size, found.mtime_ns, found.inode
         sha = job.sha.hex()
         names = tuple(format.name for format in job.formats)
-        for unit in decoder.units(Request(found.path, names, signature, job.pages, pixels=not job.words)):
+        units = self._stored(job) or decoder.units(
+            Request(found.path, names, signature, job.pages, pixels=not job.words)
+        )
+        for unit in units:
             id = uuid.UUID(point_id(sha, unit.page, unit.chunk, self._embedder.info.fingerprint))
             job.ids += id.bytes
             if job.reusable and id.bytes in job.known:
@@ -112,6 +118,14 @@ class Feeder:
                 continue
             job.sent += 1
             flow.put(self._decoded, (Entry(job, replace(unit, pixels=None), str(id)), unit))
+
+    def _stored(self, job: ContentJob) -> list[Unit]:
+        """The units of a content whose words are stored, if all of them are texts; else none."""
+        if job.words or not job.has_words:
+            return []
+        records = self._store.retrieve([str(uuid.UUID(bytes=id)) for id in job.known])
+        texts = [stored_text(record.payload) for record in records if record.payload.get("kind") == "text"]
+        return texts if len(texts) == len(job.known) else []
 
     def _prepare(self, flow: Flow) -> None:
         decoding = len(self._decoders)
@@ -131,6 +145,16 @@ class Feeder:
                 except LoadError as error:
                     entry.job.failure = entry.job.failure or str(error)
         flow.put(self.ready, None)
+
+
+def stored_text(payload: Payload) -> Unit:
+    """Return the text that a point was made of, as its file gave it."""
+    lines = payload.get("lines")
+    return Unit(
+        "text", payload["page"], payload["chunk"], payload["text"], payload.get("start"), payload.get("end"),
+        reads=payload.get(READS), headings=tuple(payload.get("headings", ())), lines=lines and (lines[0], lines[1]),
+        page_label=payload.get("page_label"), title=payload.get("title"),
+    )  # fmt: skip
 
 
 def embed_all(

@@ -10,12 +10,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from tsembed_search.indexer.database import Content, FileRow, each_id, unpacked
-from tsembed_search.indexer.intake import ContentJob, Entry, Flow, FlowStopped, InFlight
+from tsembed_search.indexer.intake import ContentJob, Entry, Flow, FlowStopped, InFlight, words_recipe
 from tsembed_search.indexer.manifest import Manifest
 from tsembed_search.indexer.report import Meter
 from tsembed_search.ranking.routes import top_experts
 from tsembed_search.store.base import Point
-from tsembed_search.store.schema import VECTORLESS, concept_fields, place_of, route_fields
+from tsembed_search.store.schema import READS, VECTORLESS, concept_fields, place_of, route_fields
 
 if TYPE_CHECKING:
     from tsembed_search.items import Embeddings
@@ -103,7 +103,9 @@ class Writer:
                 self._store.upsert([point for _, point in points[at : at + self._group]])
             for job, _ in points:
                 job.acknowledged += 1
-            self._meter.count_items("embedded", len(points))
+            bare = sum(job.words for job, _ in points)
+            self._meter.count_items("stored", bare)
+            self._meter.count_items("embedded", len(points) - bare)
         settled = [job for job in self._ended if job.settled]
         self._ended = [job for job in self._ended if not job.settled]
         self._settle(settled)
@@ -131,7 +133,8 @@ class Writer:
         for found, _ in files:
             self._meter.skip(found.path, reason)
         if not job.again:
-            self._manifest.skip([FileRow.of(found, None, job.stored_as, reason, sure=sure) for found, sure in files])
+            recipe = words_recipe(job.recipe) if job.words else job.recipe
+            self._manifest.skip([FileRow.of(found, None, recipe, reason, sure=sure) for found, sure in files])
 
     def _count(self, job: ContentJob, files: list[FileRow]) -> None:
         self._meter.count_items("reused", job.reused + (len(files) - 1) * (len(job.ids) // 16))
@@ -157,6 +160,8 @@ class Writer:
         }  # fmt: skip
         if job.words:
             payload[VECTORLESS] = True
+            if unit.reads:
+                payload[READS] = unit.reads
         if unit.title:
             payload["title"] = unit.title
         if unit.start is not None:

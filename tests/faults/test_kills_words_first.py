@@ -13,6 +13,7 @@ from helpers.killable import Killable
 
 _SPOTS = ("decode", "generation", "begin", "upsert", "commit", "close")
 _WORDS = {"words_only": True}
+_BOTH = {"words_first": 1}
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,19 @@ def test_kills_while_vectors_are_added(indexing: Indexing, killable: Killable, t
         killable.run(indexing.files, indexing.home)
         assert indexing.points() == expected, spot
         assert killable.run(indexing.files, indexing.home)["calls"]["embed"] == 0, spot
+
+
+def test_kills_of_a_run_that_stores_words_first(indexing: Indexing, killable: Killable) -> None:
+    """The spots that both passes go through are met in the first, and then in the second."""
+    fill(indexing)
+    expected = indexing.scratch()
+    whole = killable.run(indexing.files, indexing.home, options=_BOTH)["calls"]
+    assert indexing.points() == expected
+    for number, spot in enumerate(("crawl", *_SPOTS, "embed")):
+        for call in sorted({1, whole[spot]}):
+            shutil.rmtree(indexing.home, ignore_errors=True)
+            kill = {"spot": spot, "call": call, "after": number % 2 == 0}
+            assert killable.run(indexing.files, indexing.home, kill, _BOTH)["status"] != 0, (spot, call)
+            killable.run(indexing.files, indexing.home, options=_BOTH if number % 3 else None)
+            assert indexing.points() == expected, (spot, call)
+            assert killable.run(indexing.files, indexing.home)["calls"]["embed"] == 0, (spot, call)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from helpers.indexing import Indexing, fill
+from tsembed_search.documents.decoders import Decoder
 from tsembed_search.index import Index
 from tsembed_search.indexer import mending
+from tsembed_search.indexer.report import Interrupted, Meter
 from tsembed_search.items import Item
 from tsembed_search.ranking.words import query_words
 from tsembed_search.store.base import Store
+from tsembed_search.store.schema import WORDS_LEFT
 
 
 def with_vectors(indexing: Indexing) -> tuple[int, int]:
@@ -24,10 +28,106 @@ def with_vectors(indexing: Indexing) -> tuple[int, int]:
         store.close()
 
 
+def opened_metadata(indexing: Indexing) -> dict[str, object]:
+    store = opened(indexing)
+    try:
+        return store.metadata
+    finally:
+        store.close()
+
+
 def opened(indexing: Indexing) -> Store:
     store = indexing.open(None)
     assert store is not None
     return store
+
+
+def test_a_run_stores_all_words_before_the_first_vector(indexing: Indexing) -> None:
+    fill(indexing)
+    indexing.write("broken.pdf", "%PDF-1.4 no more")
+    whole = indexing.picture("sub/green.jpg", "green", (200, 200)).read_bytes()
+    indexing.write("sub/green.jpg", whole[: len(whole) - 200])  # by its words it can be stored
+    expected = indexing.scratch()
+    once = indexing.run()
+    shutil.rmtree(indexing.home)
+    report = indexing.run(words_first=1)
+    stages = [one.stage for one in indexing.sink.updates]
+    assert stages.index("storing words") < stages.index("loading the model") < stages.index("embedding")
+    assert indexing.points() == expected
+    assert not any({"vectorless", "reads"} & record.payload.keys() for record in indexing.records())
+    assert not opened_metadata(indexing).get(WORDS_LEFT)
+    assert vars(report.files) == vars(once.files) and set(report.skipped) == set(once.skipped)
+    assert set(indexing.sink.skips) == set(once.skipped) and len(report.skipped) == len(once.skipped) == 2
+    assert report.items.stored == len(expected) + 1 and report.items.embedded == once.items.embedded == len(expected)
+    again = indexing.run(words_first=1)
+    assert again.items.stored == again.items.embedded == 0 and again.files.unchanged == once.files.added
+
+
+def test_few_new_files_are_embedded_at_once(indexing: Indexing) -> None:
+    fill(indexing)
+    for path in filter(Path.is_file, indexing.files.rglob("*")):
+        os.utime(path, (1.7e9, 1.7e9))  # what was changed just now is looked into again
+    assert indexing.run(words_first=6).items.stored == 0
+    indexing.write("late.txt", "A late word.")
+    assert indexing.run(words_first=2).items.stored == 0
+    indexing.write("later.txt", "A later word.")
+    report = indexing.run(words_first=1)
+    assert (report.items.stored, report.items.embedded, report.files.added) == (1, 1, 1)
+
+
+def test_texts_that_are_stored_are_not_read_again(indexing: Indexing, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexing.write("notes.md", "# Bees\n\nThey dance.\n\n# Wasps\n\nThey do not.\n")
+    indexing.write("plain.txt", "coal and iron")
+    expected = indexing.scratch()
+    indexing.run(words_only=True)
+    monkeypatch.setattr(Decoder, "units", lambda *asked: pytest.fail("it was read again"))
+    indexing.run()
+    assert indexing.points() == expected
+
+
+def test_what_has_vectors_keeps_them_while_words_are_stored(indexing: Indexing) -> None:
+    """After the manifest was lost everything is looked into again, and nothing is embedded again."""
+    fill(indexing)
+    indexing.run()
+    mending.forget_manifest(indexing.home)
+    report = indexing.run(words_first=1)
+    assert (report.items.stored, report.items.embedded) == (0, 0)
+    assert indexing.points() == indexing.scratch()
+
+
+def test_files_that_change_while_words_are_stored(indexing: Indexing, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(indexing)
+    again = Meter.again
+
+    def change(meter: Meter) -> None:
+        again(meter)
+        (indexing.files / "red.png").unlink()
+        (indexing.files / "notes.txt").rename(indexing.files / "renamed.txt")
+        indexing.write("page.html", "<p>Quite another text.</p>")
+        indexing.write("late.txt", "A late word.")
+
+    monkeypatch.setattr(Meter, "again", change)
+    report = indexing.run(words_first=1)
+    assert indexing.points() == indexing.scratch()
+    assert report.files.seen == len(indexing.paths()) and report.files.removed == 2
+
+
+def test_stopped_while_the_vectors_are_made(indexing: Indexing, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(indexing)
+    again = Meter.again
+
+    def stop(meter: Meter) -> None:
+        again(meter)
+        indexing.stop.set()
+
+    monkeypatch.setattr(Meter, "again", stop)
+    with pytest.raises(Interrupted, match="were stored by their words, and 0 got their vectors") as stopped:
+        indexing.run(words_first=1)
+    files = stopped.value.report.files
+    assert files.added == files.seen == 5 and with_vectors(indexing) == (0, len(indexing.scratch()))
+    indexing.stop.clear()
+    indexing.run()
+    assert indexing.points() == indexing.scratch()
 
 
 def test_words_are_found_before_there_are_vectors(indexing: Indexing) -> None:
@@ -60,7 +160,7 @@ def test_a_second_run_for_words_has_nothing_to_do(indexing: Indexing) -> None:
     fill(indexing)
     indexing.run(words_only=True)
     again = indexing.run(words_only=True)
-    assert again.items.embedded == 0 and again.files.unchanged == 5
+    assert again.items.stored == 0 and again.files.unchanged == 5
 
 
 def test_a_damaged_picture_leaves_with_the_vectors(indexing: Indexing) -> None:
@@ -92,7 +192,7 @@ def test_words_after_vectors_keep_them(indexing: Indexing) -> None:
     indexing.run()
     had = with_vectors(indexing)[0]
     indexing.write("late.txt", "A late word.")
-    assert indexing.run(words_only=True).items.embedded == 1
+    assert indexing.run(words_only=True).items.stored == 1
     assert with_vectors(indexing) == (had, had + 1)
     indexing.run()
     assert indexing.points() == indexing.scratch()

@@ -46,6 +46,7 @@ CONCEPTS_NAME: Final = "concepts"
 """The sparse vector of what a picture shows, where the index has it (see `ranking/concepts.py`)."""
 PATH_KEYS: Final = "path_keys"
 VECTORLESS: Final = "vectorless"
+READS: Final = "reads"
 WORDS_LEFT: Final = "words_left"
 """The key of an index's metadata that is true while some items have no vector: only then are they counted."""
 ROUTE: Final = "route"
@@ -95,7 +96,8 @@ class ItemPayload(TypedDict):
     `bytes` the file's size. `headings` are those that a text stands under, outermost first; `lines` its first and last
     line in the file, from 1; `page_label` is what a document calls a page where that is not its number. `route`,
     `packed_route` and `top_experts` exist when the model has experts. `path_keys` is what the places are looked up by
-    (`filters.path_keys`). `vectorless` is there while the item has no vector yet. Pictures have `concepts`, the names
+    (`filters.path_keys`). `vectorless` is there while the item has no vector yet; so is `reads`, what the model will
+    read instead of the text, such as the text below its headings. Pictures have `concepts`, the names
     of what they show, and `packed_classes`, when the model tells classes.
     `title` is what the file says about itself, such as a picture's title, keywords and camera (`documents/said.py`).
     """
@@ -124,6 +126,7 @@ class ItemPayload(TypedDict):
     model: str
     indexed_at: float
     vectorless: NotRequired[bool]
+    reads: NotRequired[str]
     route: NotRequired[list[float]]
     packed_route: NotRequired[str]
     top_experts: NotRequired[list[str]]
