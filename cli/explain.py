@@ -51,7 +51,7 @@ def explain(
     """Show which words and which experts a query and a hit share.
 
     For models with experts. Each line is a block of the model and what it adds to the similarity of the routes, which
-    is the sum of all lines.
+    is the sum of all lines. A hit without a vector shows its words.
     """
     *query, hit = words
     asked = options.query_item(query, image)
@@ -71,10 +71,15 @@ def explain(
 def _print(found: Explanation) -> None:
     """Print where the routes of a query and a hit agree: drawn in a terminal with colours, else in words."""
     screen = render.console()
-    if render.is_terminal() and screen.color_system is not None and not screen.no_color:
-        draw(screen, found)
-        return
     hit, agreement = found.hit, found.agreement
+    if agreement and render.is_terminal() and screen.color_system is not None and not screen.no_color:
+        draw(screen, found, agreement)
+        return
+    if agreement is None:
+        print("  ".join([wording.shown(render.shortened(hit.path)), *hit.place]))
+        for line in ("found by its words alone: it has no vector, or the query has none", *_words(found)):
+            print(line)
+        return
     print("  ".join([wording.shown(render.shortened(hit.path)), *hit.place]))
     print(f"similarity {hit.similarity:.3f}  routes {agreement.similarity:+.3f}")
     for block, total in enumerate(agreement.blocks.tolist()):
@@ -83,9 +88,9 @@ def _print(found: Explanation) -> None:
         print(line)
 
 
-def draw(screen: Console, found: Explanation) -> None:
+def draw(screen: Console, found: Explanation, agreement: Agreement) -> None:
     """Draw each block: what it adds, as a bar, and a cell per expert with the query above and the hit below."""
-    hit, agreement = found.hit, found.agreement
+    hit = found.hit
     if found.query.text:
         screen.print(render.styled(wording.shown(found.query.text), style="italic", overflow="fold"))
     screen.print(render.path_text(hit.path, style="bold"))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tsembed_search.items import Item
     from tsembed_search.search.queries import BatchQuery
     from tsembed_search.search.results import Hit, SearchOptions, SearchResult
+    from tsembed_search.search.searcher import Answer
 
 _BATCH = 256  # queries of a file that are searched for together
 
@@ -272,12 +273,13 @@ def _search_file(index: Index, source: str, chosen: SearchOptions) -> int:
         while block := list(islice(queries, _BATCH)):
             errors = [query for query in block if isinstance(query, TsembedError)]
             good = [query for query in block if not isinstance(query, TsembedError)]
-            for query, hits in _answered(good, index, chosen):
-                if isinstance(hits, TsembedError):
-                    errors.append(hits)
+            for query, answer in _answered(good, index, chosen):
+                if isinstance(answer, TsembedError):
+                    errors.append(answer)
                 else:
-                    found += bool(hits)
-                    render.print_json({"id": query.id, "hits": [hit.to_json() for hit in hits]})
+                    found += bool(answer.hits)
+                    more = {"respelled": answer.respelled} if answer.respelled else {}
+                    render.print_json({"id": query.id, "hits": [hit.to_json() for hit in answer.hits], **more})
             for problem in errors:
                 render.complain(problem.message, problem.hint)
             bad += len(errors)
@@ -286,10 +288,10 @@ def _search_file(index: Index, source: str, chosen: SearchOptions) -> int:
 
 def _answered(
     queries: list[BatchQuery], index: Index, chosen: SearchOptions
-) -> Iterator[tuple[BatchQuery, list[Hit] | TsembedError]]:
-    """The hits of each query. When a picture among them cannot be read, each is tried by itself."""
+) -> Iterator[tuple[BatchQuery, Answer | TsembedError]]:
+    """The answer to each query. When a picture among them cannot be read, each is tried by itself."""
     try:
-        found = index.search_many([query.item for query in queries], chosen, snippets=True)
+        found = index.answer_many([query.item for query in queries], chosen, snippets=True)
         yield from zip(queries, found, strict=True)
     except LoadError as error:
         if len(queries) == 1:

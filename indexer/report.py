@@ -329,6 +329,6 @@ def _add_first(report: IndexReport, first: IndexReport) -> None:
     changed = ("added", "updated", "renamed")
     files.unchanged = files.seen - files.skipped - sum(getattr(files, name) for name in changed)
     for name in changed:  # of what was new, some could not be embedded, and were counted as skipped
-        less = min(getattr(files, name), max(0, -files.unchanged))
+        less = min(int(getattr(files, name)), max(0, -files.unchanged))
         setattr(files, name, getattr(files, name) - less)
         files.unchanged += less

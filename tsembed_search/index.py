@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tsembed_search.errors import DamagedIndexError, IndexBusyError, MissingIndexError, StoreError, UsageError
 from tsembed_search.items import Item
@@ -39,10 +39,8 @@ if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelInfo
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.ranking.routes import Usage
+    from tsembed_search.search.searcher import Answer
     from tsembed_search.store.base import Store
-
-_TOGETHER: Final = 64
-"""So many queries are embedded together."""
 
 
 class Index(AbstractContextManager["Index"]):
@@ -254,32 +252,28 @@ class Index(AbstractContextManager["Index"]):
         """Find the hits of each query, in their order, with snippets only if they are asked for. Otherwise like
         `search`. The next queries are embedded in batches while the store is asked for those before.
         """
-        from concurrent.futures import ThreadPoolExecutor
+        return [answer.hits for answer in self.answer_many(queries, options, snippets=snippets, **fields)]
 
-        chosen, clock = self._model.options(options, fields), Clock()
-        blocks = [queries[start : start + _TOGETHER] for start in range(0, len(queries), _TOGETHER)]
-        pool, hits = ThreadPoolExecutor(1, "tsembed-embed"), []
-        try:
-            embed = partial(self._model.queries, clock=clock, words=chosen.words, reading=self._access.read)
-            for wanted in pool.map(embed, blocks):
-                with self._reading(clock) as store:
-                    hits += self._model.searcher(store).search(wanted, chosen, snippets=snippets)
-        finally:
-            pool.shutdown(cancel_futures=True)
-        return hits
+    def answer_many(
+        self, queries: Sequence[Item | str], options: SearchOptions | None = None, *, snippets: bool, **fields: Any
+    ) -> list[Answer]:
+        """Find the hits of each query as `search_many` does; also its misspelt words, each with what was looked for."""
+        return self._model.answers(queries, self._model.options(options, fields), self._access.read, snippets=snippets)
 
     def explain(self, query: Item | str, hit: str) -> Explanation:
         """Show which words of a query an item has, and where the routing of the two agrees, block by block.
 
         `hit` is an item's id, the path of an indexed file (of many items, the one most like the query), or the place of
-        a hit in the plain search for that query, such as `3`. Raises `UsageError` when there is no such item, and when
-        the model has no experts.
+        a hit in the plain search for that query, such as `3`. What has no vector is explained by its words. Raises
+        `UsageError` when there is no such item, and when the model has no experts.
         """
         clock, shape = Clock(), self.routes()
         asked = Item(query) if isinstance(query, str) else query
-        (wanted,) = self._model.queries([asked], clock)
+        (wanted,) = self._model.queries([asked], clock, reading=self._access.read)
         with self._reading(clock) as store:
             found, record, why = self._model.searcher(store).named(wanted, hit)
+        if not found.similarity:
+            return Explanation(asked, found, None, why, clock.stop())
         if not has_route(record.payload):
             raise StoreError(
                 f"{found.path} has no routing vector.",

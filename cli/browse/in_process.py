@@ -133,6 +133,8 @@ class InProcess:
         with self._store():
             found = self._index.explain(Item(asked.text.strip() or None, asked.image), hit.id)
             meanings = self._meant()
+        if found.agreement is None:
+            return Reason(found.hit, remark="It was found by its words alone.")
         shared = [(name, part, meanings.get(name, "")) for name, part in found.agreement.shared(_SHARED)]
         return Reason(found.hit, shared)
 

@@ -47,6 +47,14 @@ def answers(output: str) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=no_constant) for line in output.splitlines()]
 
 
+def test_an_answer_says_what_was_looked_for_in_place_of_a_misspelt_word(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"id": 1, "text": "abuot red"}\n{"id": 2, "text": "about red"}\n')
+    misspelt, spelt = answers(run("search", "--queries", file, "-k", 1).stdout)
+    assert misspelt["respelled"] == {"abuot": ["about"]} and "respelled" not in spelt
+    assert misspelt["respelled"] == json.loads(run("search", "abuot red", "--json").stdout)["respelled"]
+
+
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_line_is_reported_by_its_number_and_the_others_are_answered(run: Run, tmp_path: Path, what: str) -> None:
     file = tmp_path / "q.jsonl"

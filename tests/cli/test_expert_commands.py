@@ -179,7 +179,8 @@ class TestExplain:
         with Index.open("default") as index:
             found = index.explain("red", str(routed / "files/notes \x1b[31m[bold]/red.txt"))
         screen = recording(width)
-        draw(screen, found)
+        assert found.agreement is not None
+        draw(screen, found, found.agreement)
         drawn = screen.export_text()
         assert all(len(line.rstrip()) <= width for line in drawn.splitlines())
         assert "[bold]" in drawn.replace("\n", "")

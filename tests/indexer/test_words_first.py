@@ -10,6 +10,7 @@ import pytest
 
 from helpers.indexing import Indexing, fill
 from tsembed_search.documents.decoders import Decoder
+from tsembed_search.errors import UsageError
 from tsembed_search.index import Index
 from tsembed_search.indexer import mending
 from tsembed_search.indexer.report import Interrupted, Meter
@@ -245,7 +246,14 @@ def test_an_index_of_mini(store: str, tmp_path: Path) -> None:
         assert index.search("zebra", words="never").hits == []
         assert index.search(Item(image=tmp_path / "none.png")).hits == []
         assert [len(hits) for hits in index.search_many(["zebra", "lion"])] == [1, 0]
-        assert not index._model.loaded, "where nothing has a vector, a model finds nothing"
+        assert index._model.loaded is False, "where nothing has a vector, a model finds nothing"
+        if index.metadata.routes is not None:
+            why = index.explain("zebra", "1")
+            assert why.agreement is None and list(why.hit.channels) == ["words"] and why.hit.words == why.hit.score
+            assert [one.word for one in why.why.words] == ["zebra"] and "blocks" not in why.to_json()
+            with pytest.raises(UsageError, match="no vector yet"):
+                index.explain("lion", hit.path)
+            assert not index._model.loaded
         index.add(tmp_path)
         assert index.status().with_vectors == 1
         assert index.search("an animal in a building").hits[0].similarity > 0

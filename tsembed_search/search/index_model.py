@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from tsembed_search.ranking.reranking import RERANKERS, Query
 from tsembed_search.ranking.scores import Calibration, Logistic
 from tsembed_search.search.queries import embedded_queries, queries_by_words, queries_without_model, query_like
 from tsembed_search.search.results import Clock, SearchOptions, WordsUse
-from tsembed_search.search.searcher import Searcher
+from tsembed_search.search.searcher import Answer, Searcher
 from tsembed_search.store import opening
 from tsembed_search.store.filters import Condition
 from tsembed_search.store.schema import WORDS_LEFT, IndexMetadata
@@ -43,6 +44,8 @@ FEWEST = 20
 _RANK = 5
 _FEW = 0.95
 _PICTURES = 32
+_TOGETHER = 64
+"""So many queries are embedded together."""
 
 # Half name what a picture might show, half ask as one asks of a text.
 _PROBES = (
@@ -173,6 +176,30 @@ class IndexModel:
             embedder = self.embedder
         with clock("embed"):
             return embedded_queries(embedder, items, words=words == "auto")
+
+    def answers(
+        self,
+        queries: Sequence[Item | str],
+        options: SearchOptions,
+        reading: Callable[[], AbstractContextManager[Store]],
+        *,
+        snippets: bool,
+    ) -> list[Answer]:
+        """Return the answers to queries, in their order, from the store that `reading` opens. The next queries are
+        embedded in batches while the store is asked for those before.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        blocks = [queries[start : start + _TOGETHER] for start in range(0, len(queries), _TOGETHER)]
+        pool, found = ThreadPoolExecutor(1, "tsembed-embed"), []
+        try:
+            embed = partial(self.queries, clock=Clock(), words=options.words, reading=reading)
+            for wanted in pool.map(embed, blocks):
+                with reading() as store:
+                    found += self.searcher(store).answers(wanted, options, snippets=snippets)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return found
 
     def like(self, like: str, store: Store, clock: Clock) -> Query:
         """Return the query for what is like an item of the index or a file; see `query_like`."""

@@ -220,13 +220,13 @@ class Why(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """A hit for a query, where the routing of the two agrees, and why the hit has its score. `seconds` as in
-    `SearchResult`.
+    """A hit for a query, where the routing of the two agrees (None for a hit that has its words alone), and why the hit
+    has its score. `seconds` as in `SearchResult`.
     """
 
     query: Item
     hit: Hit
-    agreement: Agreement
+    agreement: Agreement | None
     why: Why
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -240,7 +240,8 @@ class Explanation:
             "words": [one._asdict() for one in self.why.words],
             "calibration": self.why.line and dict(zip(("slope", "offset"), self.why.line, strict=True)),
         }
-        return {"query": asked, "hit": hit, **self.agreement.to_json(), **more, "seconds": dict(self.seconds)}
+        agreement = self.agreement.to_json() if self.agreement else {}
+        return {"query": asked, "hit": hit, **agreement, **more, "seconds": dict(self.seconds)}
 
 
 @dataclass(frozen=True)

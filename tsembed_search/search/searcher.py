@@ -111,21 +111,23 @@ class Searcher:
                 f"{hit!r} is neither the id of an item nor an indexed path.",
                 "{files()} lists what is indexed; hits say their ids.",
             )
-        embedded = [record for record in records if record.vector is not None]
-        if not embedded:
-            raise UsageError(f"{hit!r} has its words in the index, but no vector yet.", _NO_VECTORS)
-        if query.unread:
-            raise UsageError(f"The model cannot read anything of {query.words!r}.", "Ask in other words.")
-        vectors = np.stack([record.vector for record in embedded if record.vector is not None])
-        cosines = similarity(query.vector[None], vectors)[0]
-        record, cosine = embedded[int(cosines.argmax())], float(cosines.max())
-        kind: Kind = record.payload["kind"]
         by_words = ByWords(self.store, [query])
-        share = by_words.shares([0], [[record.id]])[0][record.id]
+        shares = by_words.shares([0], [[record.id for record in records]])[0]
+        meant = [(record, record.vector) for record in records if record.vector is not None and len(query.vector)]
+        if meant:
+            cosines = similarity(query.vector[None], np.stack([vector for _, vector in meant]))[0]
+            record, cosine = meant[int(cosines.argmax())][0], float(cosines.max())
+        else:
+            record, cosine = max(records, key=lambda one: shares[one.id]), None
+            if query.unread and not shares[record.id]:
+                raise UsageError(f"The model cannot read anything of {query.words!r}.", "Ask in other words.")
+            if not shares[record.id]:
+                raise UsageError(f"{hit!r} has its words in the index, but no vector yet.", _NO_VECTORS)
+        kind: Kind = record.payload["kind"]
         shown = ByConcepts(self.store, [query]).evidence({0: [record.id] if kind == "image" else []})[0]
-        score = self.calibration.score(cosine, query.modality, kind, share, shown.get(record.id))
-        channels = ("meaning", "words") if share else ("meaning",)
-        found = Candidate(record.id, kind, score, cosine, record.payload, words=share, channels=channels)
+        channels = ("meaning",) * (cosine is not None) + ("words",) * (shares[record.id] > 0)
+        one = self._scored(query, record.id, kind, cosine, shares[record.id], shown.get(record.id), channels)
+        found = Candidate(one.id, kind, one.score, one.similarity, record.payload, words=one.words, channels=channels)
         line = self.calibration.lines.get((query.modality, kind))
         why = Why(by_words.parts(0, record.id), (line.slope, line.offset) if line else None)
         return self._hits(query, [found], None, True)[0], record, why
