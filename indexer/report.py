@@ -296,8 +296,8 @@ class Meter:
         return files.added + files.updated + files.unchanged + files.renamed + files.skipped
 
     def _snapshot(self, moment: float) -> Progress:
-        done, items = self.done(), self.report.items
-        embedded = items.stored if self.stage == "storing words" else items.embedded
+        done, counts = self.done(), self.report.items
+        embedded = counts.stored if self.stage == "storing words" else counts.embedded
         rate, left = 0.0, self.left
         if self.stage in _COUNTED:
             self._recent.append((moment, embedded, done))
