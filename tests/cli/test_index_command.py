@@ -46,7 +46,7 @@ def test_index_search_status_and_rm_in_turn(run: Run, fresh: Path) -> None:
     assert report["files"] == {
         "seen": 3, "added": 2, "updated": 0, "unchanged": 0, "renamed": 0, "removed": 0, "skipped": 1,
     }  # fmt: skip
-    assert report["items"] == {"embedded": 2, "reused": 0, "removed": 0, "total": 2}
+    assert report["items"] == {"embedded": 2, "stored": 0, "reused": 0, "removed": 0, "total": 2}
     assert [skip["path"] for skip in report["skipped"]] == [str(fresh / "broken.png")]
     assert report["skipped"][0]["reason"]
     assert "\x1b" not in first.stderr and "embedding" in first.stderr

@@ -61,7 +61,7 @@ def test_a_line_for_each_run(tmp_path: Path) -> None:
     assert "\x1b" not in printed and "\\x1b[31mbad.png" in printed
     assert printed.rstrip().endswith("What changes from now on, the next run finds.")
     first, second = map(json.loads, (tmp_path / "programs/out").read_text().splitlines())
-    assert first["files"]["seen"] == 1 and second["items"]["embedded"] == 1
+    assert first["files"]["seen"] == 1 and second["items"]["stored"] == 1
 
 
 def test_wrong_usage_ends_it(run: Run, tmp_path: Path) -> None:
