@@ -108,7 +108,7 @@ TABLES: Final = {
             "orthogonal": Variant("kept apart by their cosines", ("separation=orthogonal",)),
             "frozen": Variant("as `vclub`, tokens do not learn", ("paths_learning_rate=0",)),
             "shuffled": Variant("control: vCLUB on paths of different items", ("separation=vclub-shuffled",)),
-            "strong": Variant("as `vclub`, ten times lambda", ("separation_weight=1",)),
+            "strong": Variant("as `vclub`, with a lambda that counts", ("separation_weight=30",)),
             "long": Variant("as `lora`, for half again as many steps", ("paths.count=0",)),
             "experts": Variant(
                 "four experts of rank 1, no paths", ("paths.count=0", "adapter.experts=4", "adapter.rank=1")

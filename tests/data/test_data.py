@@ -72,7 +72,7 @@ def test_rows_come_in_any_order_and_in_other_processes(tmp_path: Path) -> None:
     for place in (99, 0, 50, 49, 7):
         assert again[place].query.text == task[place].query.text == f"query {place}"
     assert isinstance(task, StoredTask)
-    assert task.table.nbytes == 48 * len(task)
+    assert task.table.nbytes == 56 * len(task)
 
 
 def test_bad_rows_are_told_by_file_and_line_and_not_fatal(tmp_path: Path) -> None:
