@@ -36,7 +36,7 @@ class Current:
     def ask(self, asked: Wish) -> None:
         """Ask for what is not there."""
         hit = self.hit
-        self._pictures.want_whole(hit if self._desk.preview.with_pictures else None)
+        self._pictures.want_whole(hit if self._desk.preview.easel.graphics.how != "none" else None)
         if hit is not None:
             self._questions.detail(hit, asked.text)
             if self.is_explained:

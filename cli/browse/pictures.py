@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 MOST_SMALL: Final = 1000
+MOST_SHARP: Final = 300
 MOST_WHOLE: Final = 12
-_SIDE: Final = 40  # the longer side of a small one, in pixels
+_SIDE: Final = 40  # the longer side of a small one, in pixels: two in a character
+_SHARP_SIDE: Final = 180  # where a terminal draws pixels
 
 
 class Pictures:
@@ -35,6 +37,7 @@ class Pictures:
     def __init__(self, source: Source, told: Callable[[str], object]) -> None:
         self._source = source
         self._told = told
+        self._side, self._most_small = _SIDE, MOST_SMALL
         self._small: OrderedDict[str, Pixels | None] = OrderedDict()
         self._whole: OrderedDict[str, Pixels | None] = OrderedDict()
         self._wanted: list[Hit] = []
@@ -66,6 +69,12 @@ class Pictures:
         with self._there:
             self._foremost = hit if hit is not None and hit.id not in self._whole and has_picture(hit) else None
             self._begin()
+
+    def sharpen(self) -> None:
+        """Keep small ones with all the pixels that a terminal can show, but fewer of them."""
+        with self._there:
+            self._side, self._most_small = _SHARP_SIDE, MOST_SHARP
+            self._small.clear()
 
     def clear(self) -> None:
         """Forget all: the files may have changed."""
@@ -100,7 +109,7 @@ class Pictures:
             pixels = self._source.picture(hit)
             with self._there:
                 _keep(self._whole, hit.id, pixels, MOST_WHOLE)
-                _keep(self._small, hit.id, None if pixels is None else _reduced(pixels), MOST_SMALL)
+                _keep(self._small, hit.id, None if pixels is None else _reduced(pixels, self._side), self._most_small)
                 closed = self._closed
             if not closed:
                 self._told(hit.id)
@@ -113,11 +122,11 @@ def _keep(kept: OrderedDict[str, Pixels | None], id: str, pixels: Pixels | None,
         kept.popitem(last=False)
 
 
-def _reduced(pixels: Pixels) -> Pixels:
+def _reduced(pixels: Pixels, side: int) -> Pixels:
     """The same picture with a longer side of a few pixels: what a list shows of it, and no more."""
     import numpy as np
     from PIL import Image
 
     picture = Image.fromarray(pixels)
-    picture.thumbnail((_SIDE, _SIDE))
+    picture.thumbnail((side, side))
     return np.asarray(picture)

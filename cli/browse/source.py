@@ -51,6 +51,13 @@ class Wish:
         """Tell whether there is nothing to look for, so that the newest are wanted."""
         return not self.text.strip() and self.image is None and self.like is None
 
+    def check(self) -> None:
+        """Raise `UsageError` for a filter that means nothing."""
+        from tsembed_search.search.where import parse_where
+
+        if self.where:
+            parse_where(self.where)
+
     def toggled(self, facet: str, value: str) -> Wish:
         """Return the same with that value of a facet, or without if it was chosen. A facet has one value at a time."""
         others = tuple(one for one in self.chosen if one[0] != facet)
