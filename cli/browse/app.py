@@ -90,7 +90,9 @@ class Browser(App[list[str]]):
         return self.desk.results.current
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Let through what opens a pane, unless somebody types, or reads the help."""
+        """Let through what opens a pane, unless somebody types, or reads the help; and what leaves the query line."""
+        if action == "done_typing":
+            return self.focused is self.desk.typed
         return action not in OPENING or not (self.screen is not self.desk or isinstance(self.focused, Input))
 
     def on_mount(self) -> None:
@@ -214,17 +216,13 @@ class Browser(App[list[str]]):
             self.search()
 
     def on_query_line_left(self) -> None:
-        """Take what was typed, and give the keys back to the results."""
+        """Take what was typed."""
         self._take_typed()
         self.desk.typed.remember(self.session.asked.text)
         self.session.settle()
-        self.desk.results.focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Take what was typed: the query, a filter, or words for a picture."""
-        if event.input is self.desk.typed:
-            self.on_query_line_left()
-            return
+        """Take what was typed: a filter, or words for a picture."""
         asked, text = self.session.asked, event.value.strip()
         if self.desk.prompt.purpose == "where":
             asked = replace(asked, where=text)
@@ -288,6 +286,10 @@ class Browser(App[list[str]]):
     def action_type(self) -> None:
         """Type a query."""
         self.desk.type()
+
+    def action_done_typing(self) -> None:
+        """Give the keys to the results, the next one already; what was typed until now is taken."""
+        self.desk.leave_query()
 
     def action_whole(self) -> None:
         """Give the whole screen to the current hit, or no longer."""
@@ -378,8 +380,6 @@ class Browser(App[list[str]]):
     async def action_quit(self) -> None:
         """Quit, and print nothing."""
         self.exit([])
-
-    # Words
 
     def _complain(self, error: Exception) -> None:
         self._tell(error=error_words(error))

@@ -48,7 +48,9 @@ class Current:
         pixels = None
         if hit is not None:
             pixels = self._pictures.whole(hit)
-            pixels = self._pictures.small(hit) if pixels is None else pixels
+            # Over a slow line, whoever goes from hit to hit would wait for pictures that are gone at the next key.
+            if pixels is None and not self._desk.preview.easel.graphics.is_far:
+                pixels = self._pictures.small(hit)
         reason = (self._reason or "…") if self.is_explained and hit is not None else None
         self._desk.preview.show(hit, pixels, self._detail, reason)
 

@@ -36,6 +36,8 @@ class Desk(Screen[None]):
         super().__init__()
         self.typed = QueryLine(id="query", select_on_focus=False)
         self.prompt = PromptLine(id="prompt", select_on_focus=False)
+        # A cursor that blinks would never let a slow line rest.
+        self.typed.cursor_blink = self.prompt.cursor_blink = False
         self.facets = FacetPane(id="facets")
         self.results = Results(picture, graphics, id="results")
         self.preview = Preview(graphics, id="preview")
@@ -116,6 +118,11 @@ class Desk(Screen[None]):
         self.back()
         self.set_focus(self.typed)
         self.typed.cursor_position = len(self.typed.value)
+
+    def leave_query(self) -> None:
+        """Give the keys to the results. The query line tells when all that was typed before has come."""
+        self.set_focus(self.results)
+        self.typed.post_message(QueryLine.Left())
 
     def back(self) -> None:
         """Close what was opened; the results get the keys."""

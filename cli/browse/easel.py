@@ -40,11 +40,13 @@ class Graphics:
     """The way in which pictures are drawn now, and the way to the terminal: `write` takes what is no text.
 
     `wanted` is one of `WAYS`. Until the terminal has said what it can, and where it cannot, pictures are half blocks.
+    `is_far`: it is reached over SSH.
     """
 
     def __init__(self, wanted: str, write: Callable[[str], object]) -> None:
         self.wanted = wanted
         self.how = "none" if wanted == "none" else "blocks"
+        self.is_far = over_ssh()
         self.cell: tuple[int, int] | None = None
         self.next_number = count(randint(1, _MOST_NUMBER)).__next__
         self._write = write
@@ -60,14 +62,13 @@ class Graphics:
         """A character's height over its width."""
         return self.cell[1] / self.cell[0] if self.cell is not None else 2.0
 
-    def choose(self, found: terminal.Abilities, *, true_colours: bool, far: bool | None = None) -> None:
-        """Take the best way there is. A terminal that is `far` away (default: over SSH) gets half blocks unless asked.
+    def choose(self, found: terminal.Abilities, *, true_colours: bool) -> None:
+        """Take the best way there is; for a terminal that is far away, half blocks unless another way is asked for.
 
-        Sharp pictures are a hundred times as much to send. kitty's need true colours, which say whose place it is.
+        Sharp pictures are a lot to send. kitty's need true colours, which say whose place it is.
         """
         self.measure(found.cell)
-        far = is_far() if far is None else far
-        best = ("blocks" if far else found.best) if self.wanted == "auto" else self.wanted
+        best = ("blocks" if self.is_far else found.best) if self.wanted == "auto" else self.wanted
         self.how = "blocks" if best == "kitty" and not true_colours else best
 
     def measure(self, told: tuple[int, int] | None = None) -> None:
@@ -83,7 +84,7 @@ class Graphics:
         self._write(f"\x1b7\x1b[{region.y + 1};{region.x + 1}H{sixel}\x1b8")
 
 
-def is_far(environment: Mapping[str, str] = os.environ) -> bool:
+def over_ssh(environment: Mapping[str, str] = os.environ) -> bool:
     """Tell whether the terminal is on another machine."""
     return any(environment.get(name) for name in ("SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rich.text import Text
@@ -41,11 +42,10 @@ class QueryLine(Input):
     BINDINGS: ClassVar[list[Any]] = [
         Binding("up", "earlier(1)", show=False),
         Binding("down", "earlier(-1)", show=False),
-        Binding("escape", "leave", show=False),
     ]
 
     class Left(Message):
-        """The keys shall act on the results again."""
+        """The keys act on the results again; all that was typed has come."""
 
     def __init__(self, **widget: Any) -> None:
         super().__init__(placeholder="type what to look for", **widget)
@@ -68,10 +68,6 @@ class QueryLine(Input):
             self._back = back
             self.value = self.past[-back] if back else ""
             self.cursor_position = len(self.value)
-
-    def action_leave(self) -> None:
-        """Go back to the results."""
-        self.post_message(self.Left())
 
 
 class PromptLine(Input):
@@ -231,10 +227,15 @@ class Preview(ScrollView, can_focus=True):
         return line.adjust_cell_length(self.size.width).apply_style(self.rich_style)
 
     def _lay_out(self) -> None:
-        width = max(1, self.size.width - 1)
+        """Draw the lines that differ from those before, and no others: a picture is much to send over a slow line."""
+        before, width = self._lines, max(1, self.size.width - 1)
         self._lines = [] if self.hit is None else list(self._drawn(self.hit, width))
         self.virtual_size = Size(self.size.width, len(self._lines))
-        self.refresh()
+        pairs = zip_longest(before, self._lines)
+        self.refresh(*(self._on_screen(at) for at, (old, new) in enumerate(pairs) if old != new))
+
+    def _on_screen(self, line: int) -> Region:
+        return Region(0, line - self.scroll_offset.y, self.size.width, 1)
 
     def _drawn(self, hit: Hit, width: int) -> list[Strip]:
         lines: list[Strip] = []
@@ -317,7 +318,7 @@ class Foot(Static):
         last = Text(self.keys, style="dim")
         for line in (first, last):
             line.truncate(max(10, self.size.width - 2), overflow="ellipsis")
-        self.update(first.append("\n").append(last))
+        self.update(first.append("\n").append(last), layout=False)
 
     def on_resize(self) -> None:
         """Cut the words anew."""

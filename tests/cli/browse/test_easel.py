@@ -193,7 +193,8 @@ def test_the_way_is_what_is_asked_for_else_what_the_terminal_can(
 ) -> None:
     nothing: Callable[[str], object] = lambda text: None  # noqa: E731
     graphics = Graphics(wanted, nothing)
+    graphics.is_far = far
     assert graphics.how == "blocks" and graphics.asks == (wanted != "blocks")
-    graphics.choose(found, true_colours=true_colours, far=far)
+    graphics.choose(found, true_colours=true_colours)
     assert graphics.how == how
     assert Graphics("none", nothing).how == "none" and not Graphics("none", nothing).asks
