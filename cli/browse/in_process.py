@@ -153,17 +153,21 @@ class InProcess:
             self._meanings = meanings
         return self._meanings
 
-    def picture(self, hit: Hit) -> NDArray[np.uint8] | None:
+    def picture(self, hit: Hit) -> NDArray[np.uint8] | str | None:
         if not has_picture(hit):
             return None
         from tsembed_search.documents.decoders import Decoder, Watch
 
-        with self._drawing, suppress(LoadError, OSError):
+        with self._drawing:
             if self._decoder is None:
                 self._decoder = Decoder(None, memory=_PICTURE_MEMORY, time_limit=_PICTURE_SECONDS)
                 self._watch = Watch([self._decoder])
-            return self._decoder.preview(file_path(hit.path), hit.page or 1)
-        return None
+            try:
+                return self._decoder.preview(file_path(hit.path), hit.page or 1)
+            except LoadError as error:
+                return shown(error.message)
+            except OSError as error:
+                return shown(error.strerror or str(error))
 
     def stamp(self) -> object:
         address = self._index.address

@@ -218,7 +218,7 @@ class Preview(ScrollView, can_focus=True):
         pixels, lines = self._picture
         inside = self.scrollable_content_region
         region = lines.translate(inside.offset - self.scroll_offset)
-        return (pixels, region) if region in inside else None
+        return (pixels, region) if inside.contains_region(region) else None
 
     def render_line(self, y: int) -> Strip:
         """Draw one line of the screen."""

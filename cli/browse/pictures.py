@@ -40,6 +40,7 @@ class Pictures:
         self._side, self._most_small = _SIDE, MOST_SMALL
         self._small: OrderedDict[str, Pixels | None] = OrderedDict()
         self._whole: OrderedDict[str, Pixels | None] = OrderedDict()
+        self._refused: dict[str, str] = {}
         self._wanted: list[Hit] = []
         self._foremost: Hit | None = None
         self._there = threading.Condition()
@@ -57,6 +58,11 @@ class Pictures:
         """Return the picture of a hit, if it is there."""
         with self._there:
             return self._whole.get(hit.id)
+
+    def refusal(self, hit: Hit) -> str:
+        """Return why the picture of a hit cannot be drawn, or nothing."""
+        with self._there:
+            return self._refused.get(hit.id, "") if self._whole.get(hit.id) is None else ""
 
     def want(self, hits: Sequence[Hit]) -> None:
         """Draw small pictures of these, and of none that were wanted before."""
@@ -81,6 +87,7 @@ class Pictures:
         with self._there:
             self._small.clear()
             self._whole.clear()
+            self._refused.clear()
 
     def close(self) -> None:
         """End the thread, after the picture that it is at."""
@@ -106,8 +113,11 @@ class Pictures:
                     hit, whole = self._wanted.pop(0), False
                 if hit.id in (self._whole if whole else self._small):
                     continue
-            pixels = self._source.picture(hit)
+            drawn = self._source.picture(hit)
+            pixels = None if isinstance(drawn, str) else drawn
             with self._there:
+                if isinstance(drawn, str):
+                    self._refused[hit.id] = drawn
                 _keep(self._whole, hit.id, pixels, MOST_WHOLE)
                 _keep(self._small, hit.id, None if pixels is None else _reduced(pixels, self._side), self._most_small)
                 closed = self._closed

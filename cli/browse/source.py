@@ -167,8 +167,8 @@ class Source(Protocol):
     def reason(self, asked: Wish, hit: Hit) -> Reason:
         """Say why a hit was found."""
 
-    def picture(self, hit: Hit) -> NDArray[np.uint8] | None:
-        """Draw a hit, small, as RGB pixels `[H, W, 3]`; None for a text, and for what cannot be drawn now."""
+    def picture(self, hit: Hit) -> NDArray[np.uint8] | str | None:
+        """Draw a hit, small, as RGB pixels `[H, W, 3]`; None for a text, and why not for what cannot be drawn now."""
 
     def stamp(self) -> object:
         """Return what differs once the index has changed. It costs next to nothing."""

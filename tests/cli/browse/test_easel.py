@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from helpers.browsing import MadeUp, played, until
+from helpers.browsing import MadeUp, played, screen_lines, until
 from tsembed_search.cli.browse.app import Browser
 from tsembed_search.cli.browse.driver import TerminalAnswered
 from tsembed_search.cli.browse.easel import Graphics
@@ -198,3 +198,17 @@ def test_the_way_is_what_is_asked_for_else_what_the_terminal_can(
     graphics.choose(found, true_colours=true_colours)
     assert graphics.how == how
     assert Graphics("none", nothing).how == "none" and not Graphics("none", nothing).asks
+
+
+def test_what_cannot_be_drawn_says_why() -> None:
+    class Refusing(MadeUp):
+        def picture(self, hit: Any) -> Any:
+            return "The picture would take 6.7 GB." if hit.id == "cat:0" else super().picture(hit)
+
+    async def play(app: Browser, pilot: P) -> None:
+        await until(pilot, lambda: "no picture The picture would take 6.7 GB." in "\n".join(screen_lines(app)))
+        await pilot.press("j", "j")
+        await until(pilot, lambda: app.hit is not None and app.pictures.whole(app.hit) is not None)
+        await until(pilot, lambda: "no picture" not in "\n".join(screen_lines(app)))
+
+    played(play, Refusing(), CAT, size=(160, 30))
