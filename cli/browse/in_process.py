@@ -57,6 +57,7 @@ _SHOWN: Final = (
     "end",
     "sha",
     "concepts",
+    "title",
 )
 
 
@@ -321,6 +322,8 @@ def _facts(hit: Hit, payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "changed", datetime.fromtimestamp(place["mtime"]).astimezone().strftime("%Y-%m-%d %H:%M")
     if payload.get("concepts"):
         yield "shows", shown(", ".join(payload["concepts"][:_MOST_CONCEPTS]))
+    if payload.get("title"):
+        yield "title", shown(payload["title"])
     if hit.also_at:
         more = f" and {count_words(len(hit.also_at) - 1, 'more place')}" if len(hit.also_at) > 1 else ""
         yield "also at", shown(hit.also_at[0]) + more
