@@ -26,7 +26,7 @@ State = Literal["ok", "slow", "problem"]
 _MARKS: Final = {"ok": ("✓", "green"), "slow": ("!", "yellow"), "problem": ("✗", "bold red")}
 _PACKAGES: Final = (
     "torch", "transformers", "tokenizers", "safetensors", "numpy", "qdrant-edge-py", "qdrant-client", "pillow",
-    "pypdfium2", "selectolax", "markdown-it-py", "charset-normalizer", "typer", "rich", "textual-image",
+    "pypdfium2", "selectolax", "markdown-it-py", "charset-normalizer", "typer", "rich", "textual",
 )  # fmt: skip
 _LITTLE_SPACE: Final = 1e9
 _LARGE_FOR_CPU: Final = 1e9

@@ -164,6 +164,8 @@ def _state(found: Excerpt) -> str:
 
 def _facts(found: Excerpt) -> Iterator[str]:
     """The known facts of a picture."""
+    if found.title:
+        yield wording.shown(found.title)
     if found.width and found.height:
         yield f"{found.width} × {found.height} pixels"
     if found.bytes is not None:

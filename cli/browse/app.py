@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 from textual.app import App
 from textual.timer import Timer
@@ -17,6 +17,8 @@ from textual.widgets import Input
 from tsembed_search.cli import desktop
 from tsembed_search.cli.browse.current import Current
 from tsembed_search.cli.browse.desk import NARROW, Desk
+from tsembed_search.cli.browse.driver import TerminalAnswered, asking_driver
+from tsembed_search.cli.browse.easel import Graphics
 from tsembed_search.cli.browse.keys import HELP, OPENING, Help, bindings
 from tsembed_search.cli.browse.panes import Chip, FacetPane
 from tsembed_search.cli.browse.pictures import Pictures
@@ -53,13 +55,13 @@ class Browser(App[list[str]]):
     BINDINGS: ClassVar[list[Any]] = bindings()
 
     def __init__(
-        self, source: Source, asked: Wish = _NOTHING, *, with_pictures: bool = True, past: Sequence[str] = ()
+        self, source: Source, asked: Wish = _NOTHING, *, images: str = "blocks", past: Sequence[str] = ()
     ) -> None:
-        super().__init__()
+        self.graphics = Graphics(images, lambda text: self._driver is not None and self._driver.write(text))
+        super().__init__(driver_class=asking_driver() if self.graphics.asks else None)
         self.source = source
         self.session = Session(asked)
         self.found = HitList((), "")
-        self.with_pictures = with_pictures
         self.past = list(past)
         self.failed: TsembedError | None = None
         self._count = FIRST_HITS
@@ -78,7 +80,7 @@ class Browser(App[list[str]]):
 
     def get_default_screen(self) -> Desk:
         """Make the screen with the panes."""
-        self.desk = Desk(self.pictures.small, self.session.asked, self.with_pictures)
+        self.desk = Desk(self.pictures.small, self.session.asked, self.graphics)
         self.current = Current(self.desk, self.pictures, self.questions)
         return self.desk
 
@@ -88,7 +90,9 @@ class Browser(App[list[str]]):
         return self.desk.results.current
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Let through what opens a pane, unless somebody types, or reads the help."""
+        """Let through what opens a pane, unless somebody types, or reads the help; and what leaves the query line."""
+        if action == "done_typing":
+            return self.focused is self.desk.typed
         return action not in OPENING or not (self.screen is not self.desk or isinstance(self.focused, Input))
 
     def on_mount(self) -> None:
@@ -102,6 +106,19 @@ class Browser(App[list[str]]):
         self.search()
         self.questions.warm()
         self.set_interval(_LOOKING, self.questions.stamp)
+
+    def on_terminal_answered(self, message: TerminalAnswered) -> None:
+        """Draw pictures in the best way that the terminal knows."""
+        self.graphics.choose(message.found, true_colours=self.console.color_system == "truecolor" and not self.no_color)
+        if self.graphics.how == "kitty":
+            self.pictures.sharpen()
+        self.desk.results.draw_anew()
+        self.current.show()
+
+    def exit(self, *result: Any, **how: Any) -> None:
+        """Leave nothing of our pictures in the terminal."""
+        self.desk.clear_pictures()
+        super().exit(*result, **how)
 
     def on_unmount(self) -> None:
         """End the threads."""
@@ -199,37 +216,25 @@ class Browser(App[list[str]]):
             self.search()
 
     def on_query_line_left(self) -> None:
-        """Take what was typed, and give the keys back to the results."""
+        """Take what was typed."""
         self._take_typed()
         self.desk.typed.remember(self.session.asked.text)
         self.session.settle()
-        self.desk.results.focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Take what was typed: the query, a filter, or words for a picture."""
-        if event.input is self.desk.typed:
-            self.on_query_line_left()
-            return
+        """Take what was typed: a filter, or words for a picture."""
         asked, text = self.session.asked, event.value.strip()
         if self.desk.prompt.purpose == "where":
             asked = replace(asked, where=text)
         elif self.hit is not None:
             asked = replace(asked, text=text, image=file_path(self.hit.path), like=None, like_name="")
-        if self._is_fine(asked):
-            self.desk.back()
-            self.step(asked)
-
-    def _is_fine(self, asked: Wish) -> bool:
-        """Check a filter, before it takes the place of one that is right."""
-        from tsembed_search.search.where import parse_where
-
         try:
-            if asked.where:
-                parse_where(asked.where)
+            asked.check()
         except TsembedError as error:
             self._complain(error)
-            return False
-        return True
+            return
+        self.desk.back()
+        self.step(asked)
 
     def on_prompt_line_given_up(self) -> None:
         """Leave all as it was."""
@@ -267,7 +272,7 @@ class Browser(App[list[str]]):
 
     def on_results_sighted(self, message: Results.Sighted) -> None:
         """Draw the pictures that are seen, and ask for more hits before the end is reached."""
-        if self.with_pictures:
+        if self.graphics.how != "none":
             self.pictures.want(message.hits)
         if message.near_end and self.found.has_more and len(self.found.hits) == self._count < _MOST:
             self.search(keep=True, count=min(_MOST, self._count * _MORE))
@@ -281,6 +286,10 @@ class Browser(App[list[str]]):
     def action_type(self) -> None:
         """Type a query."""
         self.desk.type()
+
+    def action_done_typing(self) -> None:
+        """Give the keys to the results, the next one already; what was typed until now is taken."""
+        self.desk.leave_query()
 
     def action_whole(self) -> None:
         """Give the whole screen to the current hit, or no longer."""
@@ -336,18 +345,10 @@ class Browser(App[list[str]]):
         """Show a grid instead of the list, or the list again."""
         self.desk.results.lay_out("list" if self.desk.results.laid_out == "grid" else "grid")
 
-    def action_open(self) -> None:
-        """Open the current hit's file."""
-        self._outside(desktop.open_file)
-
-    def action_reveal(self) -> None:
-        """Show the current hit's file in its folder."""
-        self._outside(desktop.reveal)
-
-    def _outside(self, act: Callable[[str], None]) -> None:
-        """Let the desktop do something with the file, in a thread: its programs may take their time."""
+    def action_outside(self, what: Literal["open_file", "reveal"]) -> None:
+        """Open the file, or show it in its folder, in a thread: the programs of the desktop may take their time."""
         if self.hit is not None:
-            desktop.beside(act, self.hit.path, partial(self.call_from_thread, self._complain))
+            desktop.beside(getattr(desktop, what), self.hit.path, partial(self.call_from_thread, self._complain))
 
     def action_copy(self) -> None:
         """Copy the current hit's path, by the terminal's own sequence for it."""
@@ -379,8 +380,6 @@ class Browser(App[list[str]]):
     async def action_quit(self) -> None:
         """Quit, and print nothing."""
         self.exit([])
-
-    # Words
 
     def _complain(self, error: Exception) -> None:
         self._tell(error=error_words(error))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tsembed_search.cli.browse.source import Source, Wish
 
 _MOST_PAST: Final = 200
-_IMAGES: Final = ("auto", "none", "blocks")
 
 
 @options.described(
@@ -36,7 +35,7 @@ def browse(
         Option(
             "--images",
             metavar="HOW",
-            help="Pictures: auto; blocks, of coloured half characters; none.",
+            help="Pictures: auto; kitty or sixel, the terminal's own; blocks, of coloured half characters; none.",
         ),
     ] = "auto",
     index: options.IndexName = options.INDEX,
@@ -50,12 +49,14 @@ def browse(
     on stdout when you leave with `p`.
     """
     _check_terminal()
-    if images not in _IMAGES:
-        raise UsageError(f"{images!r} is no way to show pictures.", f"Choose from: {', '.join(_IMAGES)}.")
     asked = _asked(query, image, where)
 
     from tsembed_search.cli.browse.app import Browser
+    from tsembed_search.cli.browse.easel import WAYS
     from tsembed_search.cli.browse.later import Later
+
+    if images not in WAYS:
+        raise UsageError(f"{images!r} is no way to show pictures.", f"Choose from: {', '.join(WAYS)}.")
 
     def opened() -> Source:
         from tsembed_search.cli.browse.in_process import InProcess
@@ -63,8 +64,8 @@ def browse(
         return InProcess(options.open_index(index, url, model=model, device=device))
 
     source = Later(index, opened)
-    shows = images == "blocks" or (images == "auto" and not os.environ.get("NO_COLOR"))
-    browser = Browser(source, asked, with_pictures=shows, past=_past())
+    images = "none" if images == "auto" and os.environ.get("NO_COLOR") else images
+    browser = Browser(source, asked, images=images, past=_past())
     picked = browser.run()
     source.close()
     _keep_past(browser.past)

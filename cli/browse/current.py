@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tsembed_search.cli.browse.remarks import error_words
@@ -36,7 +37,7 @@ class Current:
     def ask(self, asked: Wish) -> None:
         """Ask for what is not there."""
         hit = self.hit
-        self._pictures.want_whole(hit if self._desk.preview.with_pictures else None)
+        self._pictures.want_whole(hit if self._desk.preview.easel.graphics.how != "none" else None)
         if hit is not None:
             self._questions.detail(hit, asked.text)
             if self.is_explained:
@@ -48,9 +49,15 @@ class Current:
         pixels = None
         if hit is not None:
             pixels = self._pictures.whole(hit)
-            pixels = self._pictures.small(hit) if pixels is None else pixels
+            # Over a slow line, whoever goes from hit to hit would wait for pictures that are gone at the next key.
+            if pixels is None and not self._desk.preview.easel.graphics.is_far:
+                pixels = self._pictures.small(hit)
+        more = self._detail
+        if hit is not None and (refusal := self._pictures.refusal(hit)):
+            more = more or Detail()
+            more = replace(more, facts=[*more.facts, ("no picture", refusal)])
         reason = (self._reason or "…") if self.is_explained and hit is not None else None
-        self._desk.preview.show(hit, pixels, self._detail, reason)
+        self._desk.preview.show(hit, pixels, more, reason)
 
     def take_detail(self, answer: Any) -> None:
         """Show more about it."""

@@ -10,6 +10,7 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widgets import Input
 
+from tsembed_search.cli.browse.easel import Graphics
 from tsembed_search.cli.browse.keys import keys_for
 from tsembed_search.cli.browse.panes import Chip, FacetPane, Foot, Preview, PromptLine, QueryLine
 from tsembed_search.cli.browse.results import Results
@@ -31,18 +32,19 @@ class Desk(Screen[None]):
 
     AUTO_FOCUS = None
 
-    def __init__(self, picture: Callable[[Hit], NDArray[np.uint8] | None], asked: Wish, pictures: bool) -> None:
+    def __init__(self, picture: Callable[[Hit], NDArray[np.uint8] | None], asked: Wish, graphics: Graphics) -> None:
         super().__init__()
         self.typed = QueryLine(id="query", select_on_focus=False)
         self.prompt = PromptLine(id="prompt", select_on_focus=False)
+        # A cursor that blinks would never let a slow line rest.
+        self.typed.cursor_blink = self.prompt.cursor_blink = False
         self.facets = FacetPane(id="facets")
-        self.results = Results(picture, id="results")
-        self.preview = Preview(id="preview")
+        self.results = Results(picture, graphics, id="results")
+        self.preview = Preview(graphics, id="preview")
         self.foot = Foot(id="foot")
         self._chips = Horizontal(id="chips")
         self._first = asked
         self._facets_wanted: bool | None = None
-        self.results.with_pictures = self.preview.with_pictures = pictures
 
     def compose(self) -> ComposeResult:
         """Put the panes in their places."""
@@ -117,6 +119,11 @@ class Desk(Screen[None]):
         self.set_focus(self.typed)
         self.typed.cursor_position = len(self.typed.value)
 
+    def leave_query(self) -> None:
+        """Give the keys to the results. The query line tells when all that was typed before has come."""
+        self.set_focus(self.results)
+        self.typed.post_message(QueryLine.Left())
+
     def back(self) -> None:
         """Close what was opened; the results get the keys."""
         self.prompt.remove_class("open")
@@ -141,6 +148,12 @@ class Desk(Screen[None]):
         self.fit()
         self.set_focus(self.results if away else self.facets)
         self.show_keys()
+
+    def clear_pictures(self) -> None:
+        """Take all pictures out of the terminal, and draw none any more."""
+        self.results.easel.clear()
+        self.preview.easel.clear()
+        self.results.easel.graphics.how = "none"
 
     def tell(self, **words: Any) -> None:
         """Say something at the foot; see `Foot.tell`."""

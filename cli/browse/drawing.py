@@ -11,6 +11,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+from tsembed_search.cli.render.protocols import fit
 from tsembed_search.cli.render.text import shortened
 from tsembed_search.wording import shown
 
@@ -29,17 +30,15 @@ KIND_STYLES: Final = {"image": Style.parse("magenta"), "text": Style.parse("cyan
 _LONGEST: Final = 2000  # characters of a line that are looked at
 
 
-def half_block_rows(pixels: Pixels, columns: int, rows: int) -> list[list[Segment]]:
+def half_block_rows(pixels: Pixels, columns: int, rows: int, cell_shape: float = 2.0) -> list[list[Segment]]:
     """Draw RGB pixels `[H, W, 3]` into at most so many cells, two pixels in each; the shape stays.
 
-    Every row is `columns` wide, and the picture is at its left.
+    Every row is `columns` wide, and the picture is at its left. `cell_shape` is a cell's height over its width.
     """
     import numpy as np
     from PIL import Image
 
-    height, width = pixels.shape[:2]
-    scale = min(columns / width, 2 * rows / height)
-    across, down = max(1, min(columns, round(width * scale))), max(1, min(rows, round(height * scale / 2)))
+    across, down = fit(pixels.shape[1], pixels.shape[0], cell_shape, columns, rows)
     small = np.asarray(Image.fromarray(pixels).resize((across, 2 * down), Image.Resampling.BOX))
     rest = [Segment(" " * (columns - across))] if across < columns else []
     return [

@@ -57,6 +57,7 @@ _SHOWN: Final = (
     "end",
     "sha",
     "concepts",
+    "title",
 )
 
 
@@ -153,17 +154,21 @@ class InProcess:
             self._meanings = meanings
         return self._meanings
 
-    def picture(self, hit: Hit) -> NDArray[np.uint8] | None:
+    def picture(self, hit: Hit) -> NDArray[np.uint8] | str | None:
         if not has_picture(hit):
             return None
         from tsembed_search.documents.decoders import Decoder, Watch
 
-        with self._drawing, suppress(LoadError, OSError):
+        with self._drawing:
             if self._decoder is None:
                 self._decoder = Decoder(None, memory=_PICTURE_MEMORY, time_limit=_PICTURE_SECONDS)
                 self._watch = Watch([self._decoder])
-            return self._decoder.preview(file_path(hit.path), hit.page or 1)
-        return None
+            try:
+                return self._decoder.preview(file_path(hit.path), hit.page or 1)
+            except LoadError as error:
+                return shown(error.message)
+            except OSError as error:
+                return shown(error.strerror or str(error))
 
     def stamp(self) -> object:
         address = self._index.address
@@ -317,6 +322,8 @@ def _facts(hit: Hit, payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "changed", datetime.fromtimestamp(place["mtime"]).astimezone().strftime("%Y-%m-%d %H:%M")
     if payload.get("concepts"):
         yield "shows", shown(", ".join(payload["concepts"][:_MOST_CONCEPTS]))
+    if payload.get("title"):
+        yield "title", shown(payload["title"])
     if hit.also_at:
         more = f" and {count_words(len(hit.also_at) - 1, 'more place')}" if len(hit.also_at) > 1 else ""
         yield "also at", shown(hit.also_at[0]) + more

@@ -45,11 +45,12 @@ def bindings() -> list[BindingType]:
     """The keys that act wherever nothing is typed. Arrows and paging belong to the panes."""
     acts = {
         "slash": "type", "enter": "whole", "escape": "leave", "l": "like", "a": "add", "w": "where", "f": "facets",
-        "x": "drop", "e": "explain", "v": "lay_out", "o": "open", "O": "reveal", "y": "copy", "space": "mark",
-        "p": "print", "u": "undo", "question_mark": "help", "q": "quit",
+        "x": "drop", "e": "explain", "v": "lay_out", "o": "outside('open_file')", "O": "outside('reveal')", "y": "copy",
+        "space": "mark", "p": "print", "u": "undo", "question_mark": "help", "q": "quit",
     }  # fmt: skip
     return [
         *(Binding(key, act, show=False, priority=act in OPENING) for key, act in acts.items()),
+        *(Binding(key, "done_typing", show=False, priority=True) for key in ("enter", "escape")),
         Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 

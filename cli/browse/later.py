@@ -49,7 +49,7 @@ class Later:
     def reason(self, asked: Wish, hit: Hit) -> Reason:
         return self._source().reason(asked, hit)
 
-    def picture(self, hit: Hit) -> NDArray[np.uint8] | None:
+    def picture(self, hit: Hit) -> NDArray[np.uint8] | str | None:
         return self._source().picture(hit)
 
     def stamp(self) -> object:

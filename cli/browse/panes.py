@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rich.text import Text
 from textual.binding import Binding
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -14,8 +15,10 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from tsembed_search.cli.browse import drawing
-from tsembed_search.cli.browse.drawing import BOLD, DIM, KIND_STYLES, half_block_rows, marked_text
+from tsembed_search.cli.browse.drawing import BOLD, DIM, KIND_STYLES, marked_text
+from tsembed_search.cli.browse.easel import Easel, Graphics, Overlay, SixelDrawn
 from tsembed_search.cli.browse.source import FACETS, Detail, Facets, Reason, Wish
+from tsembed_search.cli.render.protocols import fit
 from tsembed_search.cli.render.text import bar
 from tsembed_search.wording import shown
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _BAR: Final = 10
 _LEAD: Final = 3  # lines before the passage that was found
+_SENT: Final = 16  # pictures that the terminal has
 _MOST_PICTURE: Final = 0.6  # of the height, where a text follows
 
 
@@ -38,11 +42,10 @@ class QueryLine(Input):
     BINDINGS: ClassVar[list[Any]] = [
         Binding("up", "earlier(1)", show=False),
         Binding("down", "earlier(-1)", show=False),
-        Binding("escape", "leave", show=False),
     ]
 
     class Left(Message):
-        """The keys shall act on the results again."""
+        """The keys act on the results again; all that was typed has come."""
 
     def __init__(self, **widget: Any) -> None:
         super().__init__(placeholder="type what to look for", **widget)
@@ -65,10 +68,6 @@ class QueryLine(Input):
             self._back = back
             self.value = self.past[-back] if back else ""
             self.cursor_position = len(self.value)
-
-    def action_leave(self) -> None:
-        """Go back to the results."""
-        self.post_message(self.Left())
 
 
 class PromptLine(Input):
@@ -170,13 +169,15 @@ class Preview(ScrollView, can_focus=True):
         Binding("left", "app.beside(-1)", show=False),
     ]
 
-    def __init__(self, **widget: Any) -> None:
+    def __init__(self, graphics: Graphics, **widget: Any) -> None:
         super().__init__(**widget)
+        self.easel = Easel(graphics, _SENT)
+        self.overlay = Overlay(self, graphics, self._placed)
+        self._picture: tuple[Pixels, Region] | None = None
         self.hit: Hit | None = None
         self.pixels: Pixels | None = None
         self.more: Detail | None = None
         self.reason: Reason | str | None = None
-        self.with_pictures = True
         self._lines: list[Strip] = []
         self._own_line = 0
 
@@ -193,8 +194,31 @@ class Preview(ScrollView, can_focus=True):
             self.scroll_to(y=self._own_line - _LEAD, animate=False, immediate=True)
 
     def on_resize(self) -> None:
-        """Lay out anew."""
+        """Lay out anew; the characters may have another size, too."""
+        self.easel.graphics.measure()
         self._lay_out()
+
+    def on_sixel_drawn(self, message: SixelDrawn) -> None:
+        """Draw the picture sharply."""
+        self.overlay.take(message)
+
+    def on_unmount(self) -> None:
+        """End the thread."""
+        self.overlay.close()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Draw some lines, and the picture sharply once they rest."""
+        self.overlay.touched()
+        return super().render_lines(crop)
+
+    def _placed(self) -> tuple[Pixels, Region] | None:
+        """The whole picture's pixels, and where it is on the screen, if all of it can be seen."""
+        if self._picture is None or not self.is_on_screen:
+            return None
+        pixels, lines = self._picture
+        inside = self.scrollable_content_region
+        region = lines.translate(inside.offset - self.scroll_offset)
+        return (pixels, region) if inside.contains_region(region) else None
 
     def render_line(self, y: int) -> Strip:
         """Draw one line of the screen."""
@@ -203,22 +227,32 @@ class Preview(ScrollView, can_focus=True):
         return line.adjust_cell_length(self.size.width).apply_style(self.rich_style)
 
     def _lay_out(self) -> None:
-        width = max(1, self.size.width - 1)
+        """Draw the lines that differ from those before, and no others: a picture is much to send over a slow line."""
+        before, width = self._lines, max(1, self.size.width - 1)
         self._lines = [] if self.hit is None else list(self._drawn(self.hit, width))
         self.virtual_size = Size(self.size.width, len(self._lines))
-        self.refresh()
+        pairs = zip_longest(before, self._lines)
+        self.refresh(*(self._on_screen(at) for at, (old, new) in enumerate(pairs) if old != new))
+
+    def _on_screen(self, line: int) -> Region:
+        return Region(0, line - self.scroll_offset.y, self.size.width, 1)
 
     def _drawn(self, hit: Hit, width: int) -> list[Strip]:
         lines: list[Strip] = []
         self._own_line = 0
+        self._picture = None
         more = self.more or Detail()
         if self.reason is not None:
             lines += self._wrapped(_reason_text(hit, self.reason), width)
             lines.append(Strip([]))
-        if self.with_pictures and self.pixels is not None:
+        graphics = self.easel.graphics
+        if graphics.how != "none" and self.pixels is not None:
             height = max(4, self.size.height - 5)
             rows = int(height * _MOST_PICTURE) if more.passage.lines or self.reason is not None else height
-            lines += [Strip(row) for row in half_block_rows(self.pixels, width, rows)]
+            drawn = self.easel.rows(hit.id, self.pixels, width, rows)
+            across = fit(self.pixels.shape[1], self.pixels.shape[0], graphics.cell_shape, width, rows)[0]
+            self._picture = self.pixels, Region(0, len(lines), across, len(drawn))
+            lines += map(Strip, drawn)
             lines.append(Strip([]))
         name, folder = drawing.name_and_folder(hit.path)
         head = Text().append(name + "\n", style=BOLD).append(hit.kind + " ", style=KIND_STYLES[hit.kind])
@@ -284,7 +318,7 @@ class Foot(Static):
         last = Text(self.keys, style="dim")
         for line in (first, last):
             line.truncate(max(10, self.size.width - 2), overflow="ellipsis")
-        self.update(first.append("\n").append(last))
+        self.update(first.append("\n").append(last), layout=False)
 
     def on_resize(self) -> None:
         """Cut the words anew."""

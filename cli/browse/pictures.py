@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 MOST_SMALL: Final = 1000
+MOST_SHARP: Final = 300
 MOST_WHOLE: Final = 12
-_SIDE: Final = 40  # the longer side of a small one, in pixels
+_SIDE: Final = 40  # the longer side of a small one, in pixels: two in a character
+_SHARP_SIDE: Final = 180  # where a terminal draws pixels
 
 
 class Pictures:
@@ -35,8 +37,10 @@ class Pictures:
     def __init__(self, source: Source, told: Callable[[str], object]) -> None:
         self._source = source
         self._told = told
+        self._side, self._most_small = _SIDE, MOST_SMALL
         self._small: OrderedDict[str, Pixels | None] = OrderedDict()
         self._whole: OrderedDict[str, Pixels | None] = OrderedDict()
+        self._refused: dict[str, str] = {}
         self._wanted: list[Hit] = []
         self._foremost: Hit | None = None
         self._there = threading.Condition()
@@ -55,6 +59,11 @@ class Pictures:
         with self._there:
             return self._whole.get(hit.id)
 
+    def refusal(self, hit: Hit) -> str:
+        """Return why the picture of a hit cannot be drawn, or nothing."""
+        with self._there:
+            return self._refused.get(hit.id, "") if self._whole.get(hit.id) is None else ""
+
     def want(self, hits: Sequence[Hit]) -> None:
         """Draw small pictures of these, and of none that were wanted before."""
         with self._there:
@@ -67,11 +76,18 @@ class Pictures:
             self._foremost = hit if hit is not None and hit.id not in self._whole and has_picture(hit) else None
             self._begin()
 
+    def sharpen(self) -> None:
+        """Keep small ones with all the pixels that a terminal can show, but fewer of them."""
+        with self._there:
+            self._side, self._most_small = _SHARP_SIDE, MOST_SHARP
+            self._small.clear()
+
     def clear(self) -> None:
         """Forget all: the files may have changed."""
         with self._there:
             self._small.clear()
             self._whole.clear()
+            self._refused.clear()
 
     def close(self) -> None:
         """End the thread, after the picture that it is at."""
@@ -97,10 +113,13 @@ class Pictures:
                     hit, whole = self._wanted.pop(0), False
                 if hit.id in (self._whole if whole else self._small):
                     continue
-            pixels = self._source.picture(hit)
+            drawn = self._source.picture(hit)
+            pixels = None if isinstance(drawn, str) else drawn
             with self._there:
+                if isinstance(drawn, str):
+                    self._refused[hit.id] = drawn
                 _keep(self._whole, hit.id, pixels, MOST_WHOLE)
-                _keep(self._small, hit.id, None if pixels is None else _reduced(pixels), MOST_SMALL)
+                _keep(self._small, hit.id, None if pixels is None else _reduced(pixels, self._side), self._most_small)
                 closed = self._closed
             if not closed:
                 self._told(hit.id)
@@ -113,11 +132,11 @@ def _keep(kept: OrderedDict[str, Pixels | None], id: str, pixels: Pixels | None,
         kept.popitem(last=False)
 
 
-def _reduced(pixels: Pixels) -> Pixels:
+def _reduced(pixels: Pixels, side: int) -> Pixels:
     """The same picture with a longer side of a few pixels: what a list shows of it, and no more."""
     import numpy as np
     from PIL import Image
 
     picture = Image.fromarray(pixels)
-    picture.thumbnail((_SIDE, _SIDE))
+    picture.thumbnail((side, side))
     return np.asarray(picture)

@@ -15,8 +15,10 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from tsembed_search.cli.browse import drawing
-from tsembed_search.cli.browse.drawing import BOLD, DIM, KIND_STYLES, fitted, half_block_rows
+from tsembed_search.cli.browse.drawing import BOLD, DIM, KIND_STYLES, fitted
+from tsembed_search.cli.browse.easel import Easel, Graphics
 from tsembed_search.cli.browse.source import has_picture
+from tsembed_search.cli.render.protocols import PLACEHOLDER
 from tsembed_search.cli.render.text import bar
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ _THUMBS: Final = ((46, 12), (28, 8))
 _CELL, _CELL_LINES = 20, 8  # of the grid
 _BAR: Final = 6
 _KEPT: Final = 400  # drawn hits
+_SENT: Final = 240  # of their pictures that the terminal has: more than are seen at once
 _SOON: Final = 2  # screens before the end, more hits are wanted
 
 
@@ -69,14 +72,14 @@ class Results(ScrollView, can_focus=True):
     class Chosen(Message):
         """The current hit was clicked once more."""
 
-    def __init__(self, picture: Callable[[Hit], Pixels | None], **widget: Any) -> None:
+    def __init__(self, picture: Callable[[Hit], Pixels | None], graphics: Graphics, **widget: Any) -> None:
         super().__init__(**widget)
+        self.easel = Easel(graphics, _SENT)
         self._picture = picture
         self.hits: Sequence[Hit] = ()
         self.marked: Collection[str] = ()
         self.cursor = 0
         self.laid_out: Layout = "list"
-        self.with_pictures = True
         self.empty = ""
         self._drawn: OrderedDict[int, list[Strip]] = OrderedDict()
 
@@ -115,6 +118,11 @@ class Results(ScrollView, can_focus=True):
             if self.hits[row].id == id:
                 self._drawn.pop(row, None)
                 self._refresh_row(row)
+
+    def draw_anew(self) -> None:
+        """Draw everything anew, with pictures that are to be made anew, too."""
+        self.redraw()
+        self._tell_shown()
 
     # Where things are
 
@@ -235,10 +243,10 @@ class Results(ScrollView, can_focus=True):
         return range(first, min(first + self._across, len(self.hits)))
 
     def _lines(self, row: int) -> list[Strip]:
-        if row in self._drawn:
+        hit = self.hits[row]
+        if row in self._drawn and self.easel.has(hit.id):
             self._drawn.move_to_end(row)
             return self._drawn[row]
-        hit = self.hits[row]
         drawn = self._cell(hit, row) if self.laid_out == "grid" else self._entry(hit, row)
         if row == self.cursor:
             style = self.get_component_rich_style("results--current", partial=True)
@@ -263,7 +271,7 @@ class Results(ScrollView, can_focus=True):
         width = self.size.width
         name, folder = drawing.name_and_folder(hit.path)
         sizes = (columns for least, columns in _THUMBS if width >= least)
-        thumb = next(sizes, 0) if self.with_pictures and has_picture(hit) else 0
+        thumb = next(sizes, 0) if self.easel.graphics.how != "none" and has_picture(hit) else 0
         room = max(4, width - (thumb + 1 if thumb else 0) - 2)
         score = f"{hit.score:.2f} " if hit.rank else ""
         bar_width = _BAR if hit.rank and width >= _THUMBS[0][0] else 0
@@ -309,7 +317,7 @@ class Results(ScrollView, can_focus=True):
         """A hit of the grid: its picture, or the beginning of its text, above its name."""
         width = min(_CELL, self.size.width)
         inner = width - 2
-        picture = self._thumb(hit, inner, _CELL_LINES - 2) if self.with_pictures else []
+        picture = self._thumb(hit, inner, _CELL_LINES - 2)
         if not picture and hit.snippet:
             picture = self._wrapped(drawing.marked_text(hit.snippet, hit.marks), inner, _CELL_LINES - 2)
         name = drawing.name_and_folder(hit.path)[0] + (f" p. {hit.page}" if hit.page is not None else "")
@@ -321,15 +329,15 @@ class Results(ScrollView, can_focus=True):
         return [*lines, Strip.blank(width)]
 
     def _thumb(self, hit: Hit, columns: int, rows: int) -> list[list[Segment]]:
-        pixels = self._picture(hit)
-        return [] if pixels is None else half_block_rows(pixels, columns, rows)
+        pixels = self._picture(hit) if self.easel.graphics.how != "none" else None
+        return [] if pixels is None else self.easel.rows(hit.id, pixels, columns, rows)
 
 
 def _over(line: list[Segment], style: Style) -> list[Segment]:
-    """A line on another ground; pictures keep their own."""
+    """A line on another ground; pictures keep their own, and the colour that says which one it is."""
     return [
         one
-        if one.style is not None and one.style.bgcolor is not None
+        if one.text[:1] == PLACEHOLDER or (one.style is not None and one.style.bgcolor is not None)
         else Segment(one.text, (one.style or Style()) + style)
         for one in line
     ]

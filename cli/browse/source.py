@@ -51,6 +51,13 @@ class Wish:
         """Tell whether there is nothing to look for, so that the newest are wanted."""
         return not self.text.strip() and self.image is None and self.like is None
 
+    def check(self) -> None:
+        """Raise `UsageError` for a filter that means nothing."""
+        from tsembed_search.search.where import parse_where
+
+        if self.where:
+            parse_where(self.where)
+
     def toggled(self, facet: str, value: str) -> Wish:
         """Return the same with that value of a facet, or without if it was chosen. A facet has one value at a time."""
         others = tuple(one for one in self.chosen if one[0] != facet)
@@ -160,8 +167,8 @@ class Source(Protocol):
     def reason(self, asked: Wish, hit: Hit) -> Reason:
         """Say why a hit was found."""
 
-    def picture(self, hit: Hit) -> NDArray[np.uint8] | None:
-        """Draw a hit, small, as RGB pixels `[H, W, 3]`; None for a text, and for what cannot be drawn now."""
+    def picture(self, hit: Hit) -> NDArray[np.uint8] | str | None:
+        """Draw a hit, small, as RGB pixels `[H, W, 3]`; None for a text, and why not for what cannot be drawn now."""
 
     def stamp(self) -> object:
         """Return what differs once the index has changed. It costs next to nothing."""

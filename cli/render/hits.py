@@ -6,17 +6,20 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import count
+from random import randint
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.color import Color
 from rich.console import Console, Group, RenderableType
 from rich.control import Control
 from rich.padding import Padding
-from rich.segment import SegmentLines, Segments
+from rich.segment import ControlType, Segment, SegmentLines, Segments
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from tsembed_search.cli.render import protocols, terminal
 from tsembed_search.cli.render.text import bar, console, path_text
 from tsembed_search.errors import UsageError
 from tsembed_search.paths import file_path
@@ -25,6 +28,7 @@ from tsembed_search.wording import count_words, shown
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image as PILImage
 
     from tsembed_search.search.results import Hit
 
@@ -35,6 +39,7 @@ COLUMNS, ROWS = 16, 6
 _GAP = 2
 _LEAST_WIDTH = 50  # of a terminal, for thumbnails
 _BAR = 10
+_MOST_NUMBER: Final = 1 << 23  # of the first picture for kitty: more than any other program is likely to count up to
 _KIND_STYLES = {"image": "magenta", "text": "cyan", "page": "yellow"}
 
 
@@ -175,11 +180,12 @@ def drawer(wanted: bool | None) -> Drawer | None:
             raise UsageError("--images needs a terminal that shows colours.", "Leave it out, or do not redirect.")
         return None
     if _can_ask():
-        # Importing the package asks the terminal, with a time limit of a tenth of a second per question.
-        from textual_image.renderable import Image, SixelImage, TGPImage
-
-        if Image in (SixelImage, TGPImage):
-            return Drawer(partial(_pixels, Image), overlays=Image is SixelImage)
+        able = terminal.ask()
+        shape = _cell_size(able)
+        if able.best == "sixel":
+            return Drawer(partial(_sixel, cell=shape), overlays=True)
+        if able.best == "kitty" and console().color_system == "truecolor":  # a colour says which picture it is
+            return Drawer(partial(_placeholders, cell=shape, numbers=count(randint(1, _MOST_NUMBER))))
     if os.environ.get("NO_COLOR") and not wanted:
         return None
     return Drawer(half_blocks)
@@ -197,27 +203,31 @@ def _can_ask() -> bool:
         return False
 
 
-def _pixels(image: Any, pixels: Pixels) -> RenderableType:
-    from PIL import Image
-
-    columns, rows = fit(pixels.shape[1], pixels.shape[0], _cell_shape())
-    drawn: RenderableType = image(Image.fromarray(pixels), width=columns, height=rows)
-    return drawn
+def _cell_size(able: terminal.Abilities) -> tuple[int, int]:
+    return terminal.cell_size(1) or able.cell or terminal.DEFAULT_CELL
 
 
-def _cell_shape() -> float:
-    """The height of this terminal's character cells over their width; 2 where it does not say."""
-    if sys.platform == "win32":
-        return 2.0
-    import fcntl
-    import struct
-    import termios
+def _placeholders(pixels: Pixels, cell: tuple[int, int], numbers: Iterator[int]) -> RenderableType:
+    """Send a picture to a terminal that knows kitty's protocol; return the text in whose place it is drawn."""
+    (columns, rows), picture = _fitted(pixels, cell)
+    number = next(numbers)
+    sys.stdout.write(protocols.kitty_picture(number, picture, columns, rows))
+    sys.stdout.flush()
+    style = Style(color=Color.from_rgb(*protocols.kitty_colour(number)))
+    lines = "\n".join(protocols.kitty_row(row, columns) for row in range(rows))
+    return Text(lines, style, no_wrap=True)
 
-    try:
-        rows, columns, width, height = struct.unpack("HHHH", fcntl.ioctl(1, termios.TIOCGWINSZ, bytes(8)))
-    except OSError:
-        return 2.0
-    return height / rows * columns / width if rows and width and height else 2.0
+
+def _sixel(pixels: Pixels, cell: tuple[int, int]) -> RenderableType:
+    """Sixel from the cursor on, which stays where it is."""
+    _, picture = _fitted(pixels, cell)
+    return Segments([Segment(f"\x1b7{protocols.sixel(picture)}\x1b8", control=[(ControlType.CURSOR_FORWARD, 0)])])
+
+
+def _fitted(pixels: Pixels, cell: tuple[int, int]) -> tuple[tuple[int, int], PILImage]:
+    """The columns and rows that a picture takes, and the picture in the pixels of these."""
+    columns, rows = protocols.fit(pixels.shape[1], pixels.shape[0], cell[1] / cell[0], COLUMNS, ROWS)
+    return (columns, rows), protocols.scaled(pixels, columns * cell[0], rows * cell[1])
 
 
 def half_blocks(pixels: Pixels) -> Text:
@@ -225,16 +235,13 @@ def half_blocks(pixels: Pixels) -> Text:
     import numpy as np
     from PIL import Image
 
-    columns, rows = fit(pixels.shape[1], pixels.shape[0], 2.0)
+    columns, rows = protocols.fit(pixels.shape[1], pixels.shape[0], 2.0, COLUMNS, ROWS)
     small = Image.fromarray(pixels).resize((columns, 2 * rows), Image.Resampling.LANCZOS)
     return cells(np.asarray(small))
 
 
 def cells(pixels: Pixels) -> Text:
-    """Draw RGB pixels `[2 · rows, columns, 3]`, two in a cell: the upper as its foreground, the lower behind it.
-
-    textual-image can draw this, too, but asks the terminal first, which stops a process in the background.
-    """
+    """Draw RGB pixels `[2 · rows, columns, 3]`, two in a cell: the upper as its foreground, the lower behind it."""
     drawn = Text(no_wrap=True)
     for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
         for above, below in zip(upper, lower, strict=True):
@@ -242,15 +249,6 @@ def cells(pixels: Pixels) -> Text:
         drawn.append("\n")
     drawn.right_crop(1)
     return drawn
-
-
-def fit(width: int, height: int, cell_shape: float) -> tuple[int, int]:
-    """The columns and rows, at most `COLUMNS` and `ROWS`, that a picture of that shape fills.
-
-    `cell_shape` is a character cell's height over its width.
-    """
-    scale = min(COLUMNS / width, ROWS * cell_shape / height)
-    return max(1, min(COLUMNS, round(width * scale))), max(1, min(ROWS, round(height * scale / cell_shape)))
 
 
 def thumbnails(hits: Sequence[Hit]) -> dict[int, Pixels]:

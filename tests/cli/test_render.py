@@ -21,6 +21,7 @@ from tsembed_search import wording
 from tsembed_search.cli.render import hits as pictures
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.render.hits import hit_text, print_hits
+from tsembed_search.cli.render.protocols import fit
 from tsembed_search.cli.search import plain_lines
 from tsembed_search.errors import UsageError
 from tsembed_search.search.results import Hit
@@ -178,7 +179,7 @@ def test_sizes_for_people(value: float, words: str) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (4000, 10), (10, 4000), (300, 200), (200, 300)])
 def test_thumbnails_fit_and_keep_their_shape(width: int, height: int) -> None:
-    columns, rows = pictures.fit(width, height, 2.0)
+    columns, rows = fit(width, height, 2.0, pictures.COLUMNS, pictures.ROWS)
     assert 1 <= columns <= pictures.COLUMNS and 1 <= rows <= pictures.ROWS
     if min(width, height) > 100:
         assert columns / (rows * 2) == pytest.approx(width / height, rel=0.2)

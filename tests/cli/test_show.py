@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from typer.testing import Result
 
@@ -33,7 +34,9 @@ def made(run: Run, files: Path) -> None:
     (files / "manual.md").write_text(MANUAL)
     (files / "page.html").write_text("<h1>Hens</h1><p>What hens eat.</p><h2>Eggs</h2><p>" + "Eggs are white. " * 40)
     (files / "two.pdf").write_bytes(pdf([Page(["first page", "of two"]), Page(["second page"])]))
-    Image.new("RGB", (30, 20), "red").save(files / "red.png")
+    said = PngInfo()
+    said.add_text("Title", "A red [/] field")
+    Image.new("RGB", (30, 20), "red").save(files / "red.png", pnginfo=said)
     (files / HOSTILE).write_text("all about blue\n")
     done = run("index", ".", "--model", "colours", "--workers", "1", "--quiet")
     assert done.exit_code == 0, done.stderr
@@ -66,7 +69,7 @@ class TestByPath:
             "path": str(indexed / "notes.txt"), "id": None, "kind": "text", "page": None, "page_label": None,
             "headings": [], "lines": [1, 12], "total_lines": 12, "text": NOTES, "before": "", "after": "",
             "source": "file", "state": "same", "marks": [], "also_at": [], "width": None, "height": None, "bytes": 0,
-            "modified": 0, "taken": None, "concepts": [],
+            "modified": 0, "taken": None, "concepts": [], "title": None,
         }  # fmt: skip
         assert run("show", indexed / "manual.md").stdout.endswith("The end.\n")
 
@@ -102,7 +105,8 @@ class TestByPath:
         found = told(run, "red.png")
         assert (found["kind"], found["width"], found["height"], found["text"]) == ("image", 30, 20, "")
         assert found["id"] == ids("red.png")[0]
-        assert run("show", "red.png").stdout.splitlines()[:2] == ["red.png", "30 × 20 pixels"]
+        assert "A red [/] field" in found["title"]
+        assert run("show", "red.png").stdout.splitlines()[:3] == ["red.png", found["title"], "30 × 20 pixels"]
 
     def test_a_name_with_a_colon_and_a_number(self, run: Run, indexed: Path) -> None:
         """It is the file of that name. Nothing in it reaches a terminal."""

@@ -106,7 +106,7 @@ def test_sixel_pictures_leave_a_line_between_hits(palette: Path) -> None:
 
 def test_kitty_gets_its_protocol(palette: Path) -> None:
     output = screen_of(palette, kitty)
-    assert len(re.findall(rb"\x1b_Ga=p", output)) == 3
+    assert len(re.findall(rb"\x1b_Ga=T,U=1,", output)) == 3
     assert "\U0010eeee".encode() in output and b"\x1bP" not in output
 
 

@@ -34,7 +34,7 @@ AROUND: Final = 3
 
 _FACTS: Final = (
     *("kind", "path", "root", "places", "page", "page_label", "chunk", "start", "end", "headings", "lines"),
-    *("width", "height", "bytes", "mtime", "taken", "sha", PACKED_CLASSES),
+    *("width", "height", "bytes", "mtime", "taken", "title", "sha", PACKED_CLASSES),
 )
 _PLACE: Final = re.compile(r"(.+?):(\d+)(?:-(\d+))?", re.DOTALL)
 _MOST_LOOKED_THROUGH: Final = 64 << 20  # bytes of a file that has changed
@@ -59,7 +59,7 @@ class Excerpt:
     last of `text` from 1, in the file or, for a PDF, in the page. `marks` are the (start, end) of the query's words in
     `text`. `source` says where the text comes from, `state` what has become of the file since it was indexed. Pictures
     have no text; `concepts` is what they most likely show. `taken` is when a picture was taken, `modified` when the
-    file was changed, in seconds since 1970.
+    file was changed, in seconds since 1970. `title` is what the file says about itself.
     """
 
     path: str
@@ -83,6 +83,7 @@ class Excerpt:
     modified: float | None = None
     taken: Any = None
     concepts: list[Sighting] = field(default_factory=list)
+    title: str | None = None
 
     @property
     def place(self) -> list[str]:
@@ -163,6 +164,7 @@ def passage_of(
         modified=place.get("mtime"),
         taken=payload.get("taken"),
         concepts=sightings(payload),
+        title=payload.get("title"),
     )
 
 

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 
 from helpers.browsing import MadeUp, made_hit, played, screen_lines, until
@@ -78,6 +79,23 @@ def test_the_key_after_one_that_opens_a_line_is_typed_there() -> None:
         assert app.desk.typed.value == "catex" and not app.current.is_explained
         await pilot.press("escape", "w", "a", "f")
         assert app.desk.prompt.value == "af"
+
+    played(play, asked=CAT)
+
+
+def test_the_key_after_one_that_leaves_the_query_line_is_for_the_results() -> None:
+    """They come in one piece over a slow line."""
+
+    async def play(app: Browser, pilot: P) -> None:
+        for leave in ("enter", "escape"):
+            await pilot.press("slash")
+            before = app.desk.typed.value
+            for key in ("d", "o", "g", leave, "j"):
+                app.post_message(events.Key(key, key if len(key) == 1 else None))
+            await until(pilot, lambda: app.desk.results.has_focus)
+            await answered(app, pilot, before + "dog")
+            await until(pilot, lambda: app.past[-1:] == [app.desk.typed.value])
+            assert app.desk.typed.value == before + "dog"
 
     played(play, asked=CAT)
 
