@@ -89,11 +89,13 @@ def same(index: Index, pictures: Sequence[Labelled], folder: Path, copied: int) 
     near = [(file, Item(image=np.asarray(copy.convert("RGB")))) for file in files[:copied] for copy in copies(file)]
     result: dict[str, Any] = {}
     for name, queries in (("the picture itself", asked), ("a near copy", near)):
-        first = []
+        first, good = [], []
         for (file, _), hits in zip(queries, index.search_many([item for _, item in queries], k=1), strict=True):
-            places = [place for hit in hits for place in (hit.path, *hit.also_at) if hit.good]
-            first.append(str(file) in places)
-        result[name] = {"queries": len(first), "first, as a good match": interval(first)}
+            first.append(any(str(file) in (hit.path, *hit.also_at) for hit in hits))
+            good.append(first[-1] and hits[0].good)
+        result[name] = {
+            "queries": len(first), "first": interval(first), "first, as a good match": interval(good)
+        }  # fmt: skip
     return result
 
 
