@@ -71,6 +71,20 @@ def graphs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(engine, "_folder", lambda: kept)
 
 
+@pytest.fixture
+def plots() -> None:
+    """Asks for the plots of a run's report."""
+
+
+@pytest.fixture(autouse=True)
+def no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes many times as long as a tiny run."""
+    if "plots" not in request.fixturenames:
+        from tsembed_search.trainer import report
+
+        monkeypatch.setattr(report, "_plots", lambda kinds: None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _hashed_once() -> Iterator[None]:
     """An installed file of `mini` is hashed once, not each time that a test loads it: that is half of loading it."""

@@ -11,8 +11,6 @@ from typer.testing import CliRunner, Result
 
 from helpers.colour_index import Maker, solid
 from helpers.colours import COLOURS, FINGERPRINT, ColourBackbone
-from helpers.fixtures import no_plots as no_plots
-from helpers.fixtures import plots as plots
 from helpers.store_points import address_of
 from tsembed_search.items import Item
 from tsembed_search.model.backbone import BuiltIn

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from helpers.fixtures import model_folder as model_folder
-from helpers.fixtures import no_plots as no_plots
 from helpers.fixtures import one_thread as one_thread
 from helpers.fixtures import small_base as small_base
 

@@ -70,20 +70,6 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def plots() -> None:
-    """Asks for the plots of a run's report."""
-
-
-@pytest.fixture(autouse=True)
-def no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them takes many times as long as a tiny run."""
-    if "plots" not in request.fixturenames:
-        from tsembed_search.trainer import report
-
-        monkeypatch.setattr(report, "_plots", lambda kinds: None)
-
-
-@pytest.fixture
 def adapted() -> Callable[[AdapterSettings], Trainable]:
     """Makes mini with adapters that do something: B is not zero. Always with the same weights."""
     import torch

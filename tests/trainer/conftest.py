@@ -1,8 +1,6 @@
 """Mini with fresh adapters, on one thread."""
 
 from helpers.fixtures import adapted as adapted
-from helpers.fixtures import no_plots as no_plots
 from helpers.fixtures import one_thread as one_thread
 from helpers.fixtures import own_home as own_home
-from helpers.fixtures import plots as plots
 from helpers.fixtures import small_base as small_base
