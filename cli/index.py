@@ -13,7 +13,6 @@ from tsembed_search import wording
 from tsembed_search.cli import options
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.surroundings import Interrupts
-from tsembed_search.indexer.report import PageMode
 from tsembed_search.store.base import Quantize, StoreSettings
 
 if TYPE_CHECKING:
@@ -49,9 +48,7 @@ def index(
             help="Where the model runs: auto, cpu, cuda, cuda:0, or mps. Several, as in cuda:0,cuda:1, share the work.",
         ),
     ] = "auto",
-    pages: Annotated[
-        PageMode, Option("--pages", help="Index pages of documents as pictures, too. auto: if the model can read them.")
-    ] = "auto",
+    pages: options.Pages = "auto",
     include: options.Include = None,
     exclude: options.Exclude = None,
     hidden: options.Hidden = False,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from typer import Argument, Option
 
@@ -200,6 +200,10 @@ Exclude = Annotated[
 ]
 Hidden = Annotated[bool, Option("--hidden", help="Index hidden files and folders, too.")]
 FollowLinks = Annotated[bool, Option("--follow-links", help="Follow links to folders.")]
+Pages = Annotated[
+    Literal["auto", "always", "never"],
+    Option("--pages", help="Index pages of documents as pictures, too. auto: if the model can read them."),
+]
 NoPrune = Annotated[bool, Option("--no-prune", help="Keep files that are no longer on the disk.")]
 WordsOnly = Annotated[
     bool,

@@ -16,7 +16,6 @@ from tsembed_search.cli.index import counted, offline_lines, summary_lines
 from tsembed_search.cli.render import text as render
 from tsembed_search.cli.surroundings import Interrupts, UserInterrupt, explained
 from tsembed_search.errors import IndexBusyError, TsembedError
-from tsembed_search.indexer.report import PageMode
 from tsembed_search.store.base import StoreSettings
 
 if TYPE_CHECKING:
@@ -45,9 +44,7 @@ def watch(
     model: options.Model = None,
     dim: options.Dimensions = None,
     device: options.Device = "auto",
-    pages: Annotated[
-        PageMode, Option("--pages", help="Index pages of documents as pictures, too. auto: if the model can read them.")
-    ] = "auto",
+    pages: options.Pages = "auto",
     include: options.Include = None,
     exclude: options.Exclude = None,
     hidden: options.Hidden = False,

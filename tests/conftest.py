@@ -22,7 +22,11 @@ MEMORY, ROOM = Path("/dev/shm"), 4 << 30
 
 
 def pytest_configure() -> None:
-    """Temporary files lie in memory where there is room: the engine waits for a disk each time it makes a shard."""
+    """Temporary files lie in memory where there is room: the engine waits for a disk each time it makes a shard.
+
+    Garbage is not collected while tests are: all that they import stays.
+    """
+    gc.disable()
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
@@ -31,6 +35,8 @@ def pytest_collection_finish() -> None:
     """What is imported by now is no garbage: looking at all of torch each time takes a third of a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()
+    gc.set_threshold(5_000, 10, 30)  # models and graphs are large, and few of them are garbage
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -54,6 +60,47 @@ def _own_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     home = next(_homes)
     home.mkdir()
     monkeypatch.setenv("TSEMBED_HOME", str(home))
+
+
+@pytest.fixture(autouse=True)
+def graphs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's graph of a model is made once, not in the home of each test: that takes a second."""
+    from tsembed_search.model import engine
+
+    kept = tmp_path_factory.getbasetemp() / "graphs" / "cache" / "engine"
+    monkeypatch.setattr(engine, "_folder", lambda: kept)
+
+
+@pytest.fixture
+def plots() -> None:
+    """Asks for the plots of a run's report."""
+
+
+@pytest.fixture(autouse=True)
+def no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes many times as long as a tiny run."""
+    if "plots" not in request.fixturenames:
+        from tsembed_search.trainer import report
+
+        monkeypatch.setattr(report, "_plots", lambda kinds: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hashed_once() -> Iterator[None]:
+    """An installed file of `mini` is hashed once, not each time that a test loads it: that is half of loading it."""
+    from tsembed_search.model.backbones import mini_spec
+
+    hashed, verify = set(), mini_spec.verified
+
+    def verified(name: str) -> Path:
+        if (path := mini_spec.file_path(name)) not in hashed:
+            verify(name)
+            hashed.add(path)
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mini_spec, "verified", verified)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

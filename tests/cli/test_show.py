@@ -20,6 +20,7 @@ from helpers.tiny_pdf import Page, pdf
 from tsembed_search.cli.render.hits import Drawer, half_blocks
 from tsembed_search.cli.show import draw_passage
 from tsembed_search.index import Index
+from tsembed_search.model.embedder import Embedder
 
 Run = Callable[..., Result]
 NOTES = "".join(f"line {number} says red\n" if number == 7 else f"line {number}\n" for number in range(1, 13))
@@ -29,7 +30,10 @@ MANUAL = (
 HOSTILE = "a \x1b[31m[bold]\u202e:7.txt"
 
 
-def made(run: Run, files: Path) -> None:
+def made(folder: Path) -> Path:
+    """The folder of files; beside it a home in which they are indexed."""
+    files = folder / "files"
+    files.mkdir()
     (files / "notes.txt").write_text(NOTES)
     (files / "manual.md").write_text(MANUAL)
     (files / "page.html").write_text("<h1>Hens</h1><p>What hens eat.</p><h2>Eggs</h2><p>" + "Eggs are white. " * 40)
@@ -38,16 +42,41 @@ def made(run: Run, files: Path) -> None:
     said.add_text("Title", "A red [/] field")
     Image.new("RGB", (30, 20), "red").save(files / "red.png", pnginfo=said)
     (files / HOSTILE).write_text("all about blue\n")
-    done = run("index", ".", "--model", "colours", "--workers", "1", "--quiet")
-    assert done.exit_code == 0, done.stderr
+    store = f"edge:{folder / 'home' / 'indexes'}"
+    with Index.create(store=store, embedder=Embedder(colours.ColourBackbone())) as index:
+        assert index.add([files], workers=1).files.added == 6
+    return files
+
+
+def enter(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSEMBED_HOME", str(files.parent / "home"))
+    monkeypatch.chdir(files)
+
+
+def take_the_model_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, whatever loads it fails."""
+    monkeypatch.setattr(colours, "load", lambda device="auto": pytest.fail("the model was loaded"))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("shown"))
 
 
 @pytest.fixture
-def indexed(run: Run, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    made(run, fresh)
-    # From here on, whatever loads the model fails.
-    monkeypatch.setattr(colours, "load", lambda device="auto": pytest.fail("the model was loaded"))
-    return fresh
+def indexed(run: Run, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """For tests that only read."""
+    enter(shared, monkeypatch)
+    take_the_model_away(monkeypatch)
+    return shared
+
+
+@pytest.fixture
+def own(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """For those that change files."""
+    enter(files := made(tmp_path), monkeypatch)
+    take_the_model_away(monkeypatch)
+    return files
 
 
 def told(run: Run, *arguments: object) -> dict:
@@ -117,10 +146,10 @@ class TestByPath:
 
 
 class TestByNumberAndId:
-    def test_a_hit_of_the_last_search(self, run: Run, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        made(run, fresh)
+    def test_a_hit_of_the_last_search(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        enter(made(tmp_path), monkeypatch)
         hits = json.loads(run("search", "says red", "--json").stdout)["hits"]
-        monkeypatch.setattr(colours, "load", lambda device="auto": pytest.fail("the model was loaded"))
+        take_the_model_away(monkeypatch)
         number = next(hit["rank"] for hit in hits if hit["path"].endswith("notes.txt"))
         found = told(run, number)
         assert (found["id"], found["lines"]) == (hits[number - 1]["id"], hits[number - 1]["lines"])
@@ -146,7 +175,7 @@ class TestByNumberAndId:
         eggs = told(run, ids("page.html")[-1])
         assert eggs["headings"] == ["Hens", "Eggs"] and "Eggs are white." in eggs["text"]
 
-    def test_hits_that_are_gone_are_said_to_be(self, run: Run, indexed: Path) -> None:
+    def test_hits_that_are_gone_are_said_to_be(self, run: Run, own: Path) -> None:
         none = run("show", "1")
         assert none.exit_code == 2 and "no last search" in none.stderr
         kept = Path(os.environ["TSEMBED_HOME"]) / "last-search.json"
@@ -166,26 +195,26 @@ class TestByNumberAndId:
 
 
 class TestChangedFiles:
-    def test_a_passage_that_moved_is_found(self, run: Run, indexed: Path) -> None:
+    def test_a_passage_that_moved_is_found(self, run: Run, own: Path) -> None:
         (id,) = ids("notes.txt")
-        (indexed / "notes.txt").write_text("new\n" + NOTES)
+        (own / "notes.txt").write_text("new\n" + NOTES)
         found = told(run, id)
         assert (found["state"], found["source"], found["lines"]) == ("changed", "file", [2, 13])
         assert "changed since it was indexed" in run("show", id).stderr
         assert "tsembed index" in run("show", "notes.txt").stderr
         assert run("show", "notes.txt", "--quiet").stderr == ""
 
-    def test_one_that_only_has_another_time_is_the_same(self, run: Run, indexed: Path) -> None:
-        os.utime(indexed / "notes.txt", (1e9, 1e9))
+    def test_one_that_only_has_another_time_is_the_same(self, run: Run, own: Path) -> None:
+        os.utime(own / "notes.txt", (1e9, 1e9))
         assert told(run, "notes.txt")["state"] == "same"
 
     @pytest.mark.parametrize("gone", [True, False])
-    def test_what_is_no_more_in_the_file_comes_from_the_index(self, run: Run, indexed: Path, gone: bool) -> None:
+    def test_what_is_no_more_in_the_file_comes_from_the_index(self, run: Run, own: Path, gone: bool) -> None:
         *_, last = ids("manual.md")
         if gone:
-            (indexed / "manual.md").unlink()
+            (own / "manual.md").unlink()
         else:
-            (indexed / "manual.md").write_text("something else")
+            (own / "manual.md").write_text("something else")
         found = told(run, last)
         assert (found["state"], found["source"]) == ("gone" if gone else "changed", "index")
         assert found["text"].startswith("Of other saws.") and found["text"].endswith("The end.")
@@ -196,11 +225,11 @@ class TestChangedFiles:
             assert told(run, "manual.md:5")["text"].startswith("Tools")
             assert "no text of these lines" in run("show", "manual.md:999").stderr
 
-    def test_a_disk_that_is_away(self, run: Run, indexed: Path) -> None:
-        indexed.rename(indexed.with_name("elsewhere"))
-        indexed.mkdir()
-        assert told(run, indexed / "notes.txt")["state"] == "offline"
-        assert "its disk is away" in run("show", indexed / "notes.txt").stderr
+    def test_a_disk_that_is_away(self, run: Run, own: Path) -> None:
+        own.rename(own.with_name("elsewhere"))
+        own.mkdir()
+        assert told(run, own / "notes.txt")["state"] == "offline"
+        assert "its disk is away" in run("show", own / "notes.txt").stderr
 
 
 @pytest.mark.parametrize(
@@ -227,8 +256,8 @@ def test_what_cannot_be_shown_says_why(
         assert word in done.stderr
 
 
-def test_a_broken_file_is_said_to_be(run: Run, indexed: Path) -> None:
-    (indexed / "two.pdf").write_bytes(b"%PDF-1.7 no")
+def test_a_broken_file_is_said_to_be(run: Run, own: Path) -> None:
+    (own / "two.pdf").write_bytes(b"%PDF-1.7 no")
     done = run("show", "two.pdf")
     assert done.exit_code == 1 and "two.pdf: The PDF is damaged" in done.stderr
 

@@ -26,7 +26,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_document(run: Run, rows: Path, tmp_path: Path) -> None:
+def test_document(run: Run, rows: Path, tmp_path: Path, plots: None) -> None:
     """Whatever else it says goes to stderr."""
     result = run(
         "train", rows, "--recipe", "tsembed", "--out", tmp_path / "run", "--max-steps", 2, "--seed", 7, "--json", *SMALL
@@ -35,6 +35,7 @@ def test_document(run: Run, rows: Path, tmp_path: Path) -> None:
     said = json.loads(result.stdout)
     assert (said["steps"], said["checkpoint"]) == (2, str(tmp_path / "run" / "model"))
     assert {"stage_switch", "loss", "validation", "seconds", "items_per_second"} <= said.keys()
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()
     kept = json.loads((tmp_path / "run" / "run.json").read_text())
     assert kept["recipe"]["run"]["seed"] == 7 and kept["recipe"]["batch"]["size"] == 8
     shown = run("search", "red", "--model", tmp_path / "run" / "model", "--index", "none")

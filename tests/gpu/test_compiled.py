@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo
-from torch._dynamo.utils import counters
 
 from tsembed_search.items import Item
 from tsembed_search.model import loading, registry
@@ -19,6 +17,9 @@ from tsembed_search.trainer.settings import Recipe
 @pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.filterwarnings("ignore")
 def test_few_programs_for_all_lengths(checkpointing: bool, tiny: Callable[[str], str]) -> None:
+    import torch._dynamo  # takes seconds
+    from torch._dynamo.utils import counters
+
     torch._dynamo.reset()
     counters.clear()
     backbone: Any = loading.load(registry.resolve(tiny("qwen2-vl")), "cpu")

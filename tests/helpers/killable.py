@@ -10,6 +10,7 @@ decoder had.
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import resource
@@ -90,6 +91,8 @@ def main() -> None:
     from helpers.indexing import Indexing
 
     assert torch is not None and qdrant_edge is not None
+    gc.collect()
+    gc.freeze()  # else each child looks at all of torch, and so copies it
     for line in sys.stdin:
         request = json.loads(line)
         reading, writing = os.pipe()

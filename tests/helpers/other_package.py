@@ -14,6 +14,7 @@ from typing import Any, Self
 NAME = "other_people"
 _SERVER = """
 import json, os, sys
+sys.modules["matplotlib"] = None  # drawing the plots of a report takes many times as long as a tiny run
 from typer.testing import CliRunner
 from tsembed_search.cli.main import app
 for line in sys.stdin:

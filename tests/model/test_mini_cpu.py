@@ -48,6 +48,11 @@ _SETTINGS = [
 
 
 @pytest.fixture(autouse=True)
+def graphs() -> None:
+    """Here each home has its own."""
+
+
+@pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path_factory.getbasetemp() / "graphs"
     monkeypatch.setenv("TSEMBED_HOME", str(folder))
@@ -87,7 +92,7 @@ def agree(found: Embeddings, expected: Embeddings) -> None:
 
 
 @pytest.mark.parametrize("name", ["mini", "mini-base"])
-@pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [24, pytest.param(3000, marks=pytest.mark.slow)])
 def test_vectors_and_routes_are_those_of_torch(name: str, count: int) -> None:
     items = [Item(text) for text in odd_texts(count)]
     quick = Embedder.load(name, "cpu")
@@ -145,7 +150,7 @@ def test_whatever_the_settings_of_a_checkpoint(settings: AdapterSettings, tmp_pa
     for layer in adapters.layers.values():
         torch.nn.init.normal_(layer.up.weight, std=0.05)
     folder = save(tmp_path / "trained", trained, base)
-    items = [Item(text) for text in odd_texts(12)]
+    items = [Item(text) for text in odd_texts(6)]
     quick = Embedder.load(folder, "cpu")
     assert isinstance(quick.backbone, MiniOnCpu)
     assert quick.info.routes == trained.info.routes
@@ -165,7 +170,7 @@ def test_a_path_that_is_a_suffix(paths: PathSettings, tokens: Tokens, tmp_path: 
     trained.add_paths(paths)
     torch.nn.init.normal_(trained.adapters.paths.tokens, std=0.1)
     folder = save(tmp_path / "trained", trained, base)
-    items = [Item(text) for text in odd_texts(12)]
+    items = [Item(text) for text in odd_texts(6)]
     quick = Embedder.load(folder, "cpu")
     assert isinstance(quick.backbone, MiniOnCpu)
     agree(quick.embed(items, "query"), in_torch(folder).embed(items))

@@ -15,6 +15,7 @@ from tsembed_search.trainer import report
 from tsembed_search.trainer.plots import COLOURS, Line, Mark, heat_map, installed, lines
 
 SVG = "{http://www.w3.org/2000/svg}"
+pytestmark = pytest.mark.usefixtures("plots")
 needs_matplotlib = pytest.mark.skipif(not installed(), reason="needs matplotlib")
 
 
