@@ -1,7 +1,7 @@
 """What computes `mini` on a CPU, and what it could be: `python benchmarks/engines.py --json`.
 
 The same texts pass through sentence-transformers (MiniLM, in PyTorch), `mini` in PyTorch, and `mini` in OpenVINO in
-float32 and in the precision that is chosen for indexing. With `--onnx`, MiniLM passes through ONNX Runtime, too: it
+float32 and, where the CPU has it, in bfloat16. With `--onnx`, MiniLM passes through ONNX Runtime, too: it
 needs the packages onnxruntime, onnx and onnxscript. Rounds alternate, and figures are medians of ratios within a round,
 so that a busy machine slows all alike; seconds of the processor are disturbed less. An older CPU is imitated by the
 variables ONEDNN_MAX_CPU_ISA=AVX2, MKL_ENABLE_INSTRUCTIONS=AVX2 and ATEN_CPU_CAPABILITY=avx2.
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -108,14 +108,17 @@ def speed(torch: Embedder, quick: Embedder, texts: list[str], rounds: int, onnx:
 
     peer = SentenceTransformer(str(mini_spec.file_path("encoder").parent), device="cpu")
     items = [Item(text) for text in texts]
-    exact = Embedder.load("mini", "cpu")
-    setattr(exact.backbone, "_many", engine.Runner(getattr(exact.backbone, "_graph"), "f32", many=True))  # noqa: B009, B010
     sides: dict[str, Callable[[], object]] = {
         "sentence-transformers": lambda: peer.encode(texts),
         "mini, PyTorch": lambda: torch.embed(items),
-        "mini, OpenVINO, f32": lambda: exact.embed(items),
         f"mini, OpenVINO, {engine.fast_precision()}": lambda: quick.embed(items),
     }
+    if other := {"bf16": "f32", "f32": "bf16" if engine.has_bfloat16() else ""}[engine.fast_precision()]:
+        known, precision = engine.facts, cast(engine.Precision, other)
+        engine.facts = lambda: engine.Facts(engine.name(), precision)
+        slower = Embedder.load("mini", "cpu")
+        engine.facts = known
+        sides[f"mini, OpenVINO, {other}"] = lambda: slower.embed(items)
     if onnx:
         sides["MiniLM, ONNX Runtime"] = onnx_runtime(torch, texts)
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}

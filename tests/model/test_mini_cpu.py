@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -261,6 +261,31 @@ class TestKept:
     def test_it_works_where_nothing_can_be_written(self, home: Path) -> None:
         (home / "cache").write_text("no folder")
         assert self.vector().shape == (2, 384)
+
+
+def test_vectors_in_bfloat16_are_near_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a CPU that is slower in it."""
+    if not engine.has_bfloat16():
+        pytest.skip("the CPU has no bfloat16")
+    monkeypatch.setattr(engine, "facts", lambda: engine.Facts("OpenVINO", "bf16"))
+    items = [Item(text) for text in odd_texts(60)]
+    quick = Embedder.load("mini", "cpu")
+    assert quick.info.dtype == "bfloat16"
+    cosines = (quick.embed(items).vectors * in_torch("mini").embed(items).vectors).sum(1)
+    assert 0.9997 < cosines.min() < 0.99999 and np.median(cosines) > 0.9999
+    assert (quick.embed(items, "query").vectors * in_torch("mini").embed(items).vectors).sum(1).min() > 0.999999
+
+
+@pytest.mark.parametrize(("f32", "bf16", "faster"), [(2, 1, "bf16"), (1, 1, "f32"), (1, 2, "f32")])
+def test_bfloat16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, f32: int, bf16: int, faster: str) -> None:
+    def product(precision: engine.Precision) -> Callable[[], object]:
+        return lambda: sum(range({"f32": f32, "bf16": bf16}[precision] * 100_000))
+
+    monkeypatch.setattr(engine, "_product", product)
+    monkeypatch.setattr(engine, "has_bfloat16", lambda: True)
+    assert engine.fast_precision.__wrapped__() == faster
+    monkeypatch.setattr(engine, "has_bfloat16", lambda: False)
+    assert engine.fast_precision.__wrapped__() == "f32"
 
 
 class TestFacts:

@@ -107,7 +107,9 @@ class Embedder:
     def embed(self, items: Sequence[Item], role: Role = "document") -> Embeddings:
         """Embed `N` items: `vectors [N, D]`, `routes [N, L·E]`, in their order."""
         prepared = ((row, self.prepare(item, role)) for row, item in enumerate(items))
-        order, found = self._all(batches(prepared, self.batch_tokens))
+        order, found = self._all([list(prepared)] if len(items) == 1 else batches(prepared, self.batch_tokens))
+        if len(order) == 1:
+            return found
         back = np.argsort(order)
         classes = None if found.classes is None else found.classes[back]
         return Embeddings(found.vectors[back], found.routes[back], classes)
@@ -139,6 +141,8 @@ class Embedder:
         if not parts:
             none = np.zeros((0, self.info.dim), np.float32), np.zeros((0, prod(self.info.routes or (0,))), np.float32)
             return order, Embeddings(*none)
+        if len(parts) == 1:
+            return order, parts[0]
         classes = [part.classes for part in parts if part.classes is not None]
         return order, Embeddings(
             np.concatenate([part.vectors for part in parts]),

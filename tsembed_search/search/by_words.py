@@ -50,6 +50,7 @@ class ByWords:
             for query, words in zip(queries, self._all, strict=True)
         ]
         self._best = [self._best_of(query, own) for query, own in zip(queries, self.respelled, strict=True)]
+        self._scores: list[dict[str, float]] = [{} for _ in queries]
 
     def _ask(self, terms: Iterable[str]) -> None:
         """Learn the most that BM25 can give for each of these terms, 0 for one that no item has."""
@@ -91,16 +92,23 @@ class ByWords:
         asking = [row for row in rows if self.asks(row)]
         found = self._store.search_words([self._leading[row] for row in asking], limit, where, offset=offset)
         answers = dict(zip(asking, found, strict=True))
+        for row, own in answers.items():
+            if self._leading[row] is self._all[row]:
+                self._scores[row].update((one.id, one.score) for one in own)
         return [answers.get(row, []) for row in rows]
 
     def shares(self, rows: Sequence[int], ids: Sequence[Sequence[str]]) -> list[dict[str, float]]:
         """Return the shares of given items, for each of the queries; 0 for those that have none of its words."""
         asked: list[Words] = [self._all[row] for row in rows]
-        wanted = [own if self.asks(row) else () for row, own in zip(rows, ids, strict=True)]
-        scores = self._store.scores(wanted, asked)
+        wanted = [
+            [id for id in own if id not in self._scores[row]] if self.asks(row) else []
+            for row, own in zip(rows, ids, strict=True)
+        ]
+        for row, more in zip(rows, self._store.scores(wanted, asked), strict=True):
+            self._scores[row].update(more)
         return [
-            {id: min(1.0, found.get(id, 0.0) / self._best[row]) if self.asks(row) else 0.0 for id in own}
-            for row, own, found in zip(rows, ids, scores, strict=True)
+            {id: min(1.0, self._scores[row].get(id, 0.0) / self._best[row]) if self.asks(row) else 0.0 for id in own}
+            for row, own in zip(rows, ids, strict=True)
         ]
 
     def parts(self, row: int, id: str) -> list[WordPart]:

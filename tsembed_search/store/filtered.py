@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -90,7 +91,7 @@ class FilteredStore(ABC):
                 "Its model tells no concepts, or it was made before they were kept. Index the files again under "
                 "another name: {index}.",
             )
-        return translate(where, self._dialect)
+        return _translated(where, self._dialect)
 
     @abstractmethod
     def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
@@ -222,6 +223,9 @@ class FilteredStore(ABC):
                 found = [entry.get(inner) for entry in found or ()]
             counts.update({value for value in (found if isinstance(found, list) else [found]) if value is not None})
         return counts
+
+
+_translated = lru_cache(maxsize=256)(translate)  # a search asks for the same few again and again
 
 
 def wanted_payload(fields: Sequence[str] | None) -> bool | list[str]:

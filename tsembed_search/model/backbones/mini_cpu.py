@@ -28,11 +28,12 @@ from tsembed_search.model.path_settings import PathSettings
 # A batch this large suits the engine, on each core.
 _TOKENS = 1024
 _MOST_THREADS = 16
-# Lengths are rounded up: each new shape of an input costs the engine as much as a short text.
-_STEP = 8
+# Lengths are rounded up: each new shape of an input costs the engine a few milliseconds.
+_STEP = 4
 _WASTE = 64
 # bfloat16 rounds every token differently, and the mean over an item's tokens evens that out; over few it does not.
 _FEW_TOKENS = 32
+_PRECISIONS: dict[str, engine.Precision] = {"bfloat16": "bf16", "float32": "f32"}
 
 Array = NDArray[np.float32]
 
@@ -63,8 +64,8 @@ class _Routing:
 class MiniOnCpu:
     """The backbone behind `mini`, `mini-base` and checkpoints of them where items are embedded on a CPU.
 
-    Queries are computed in float32, documents in bfloat16 where the CPU has that. `first` computes the first query,
-    where that is quicker than to ask `graph` for the engine's.
+    Queries are computed in float32, documents in bfloat16 where the CPU is faster in that. `first` computes the first
+    query, where that is quicker than to ask `graph` for the engine's.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class MiniOnCpu:
         self._first = first
         self._routing = routing
         self._load_whole = whole
+        self._same = info.dtype == "float32"  # exact or not
         self._loading = threading.Lock()
         self._loaded: Backbone | None = None
 
@@ -137,16 +139,16 @@ class MiniOnCpu:
     def _read(self, batch: Sequence[Prepared]) -> Iterator[tuple[list[int], engine.Arrays]]:
         """Rows with texts alone, and their vectors and routes."""
         texts = {row: one.data for row, one in enumerate(batch) if isinstance(one.data, _Text)}
+        after = 0 if self._suffix is None else len(self._suffix)
         for exact in (True, False):
-            after = 0 if self._suffix is None else len(self._suffix)
-            groups = list(_alike({row: len(one.ids) + after for row, one in texts.items() if one.exact is exact}))
-            if not groups:
+            own = {row: len(one.ids) + after for row, one in texts.items() if (one.exact or self._same) is exact}
+            if not (groups := list(_alike(own))):
                 continue
             first, self._first = self._first, None
-            if first is not None and exact and len(texts) == 1:
-                yield groups[0], self._alone(first, texts[groups[0][0]].ids)
+            if first is not None and len(texts) == 1 and (text := texts[groups[0][0]]).exact:
+                yield groups[0], self._alone(first, text.ids)
                 continue
-            runner = self._exact if exact else self._many
+            runner = self._exact if exact and (len(groups) == 1 or not self._same) else self._many
             inputs = (self._inputs([texts[row].ids for row in rows]) for rows in groups)
             for rows, (vectors, *routes) in zip(groups, runner.run(inputs), strict=True):
                 yield rows, [vectors, *(self._centred(one) for one in routes)]
@@ -199,7 +201,7 @@ class MiniOnCpu:
 
     @cached_property
     def _many(self) -> engine.Runner:
-        return engine.Runner(self._graph, engine.fast_precision(), many=True)
+        return engine.Runner(self._graph, _PRECISIONS[self.info.dtype], many=True)
 
     def _whole(self) -> Backbone:
         """All of `mini`, in torch."""
@@ -246,7 +248,7 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         dim=mini_spec.DIM,
         parameters=mini_spec.PARAMETERS,
         device="cpu",
-        dtype={"bf16": "bfloat16", "f32": "float32"}[facts.precision],
+        dtype=next(name for name, precision in _PRECISIONS.items() if precision == facts.precision),
         calibration=mini_spec.CALIBRATION,
         classes=mini_spec.CLASSES,
         engine=facts.name,
@@ -274,7 +276,7 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
             notes={"base": said.base.name},
         )
     file = mini_spec.file_path("encoder").stat()
-    name, state = f"mini-{ref.fingerprint}", f"1 {file.st_size} {file.st_mtime_ns}"  # raise the number with the graph
+    name, state = f"mini-{ref.fingerprint}", f"2 {file.st_size} {file.st_mtime_ns}"  # raise the number with the graph
 
     def graph() -> engine.Graph:
         return engine.Graph(

@@ -78,9 +78,12 @@ def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -
     """Search an open shard for the hits of each query, best first."""
     if ask.exact:
         return _asked(shard, ask, quantize, limit, offset, Walk.SCAN)
+    passing = _passing(shard, ask.condition)
+    if ask.condition is not None and not passing and not _passing(shard, ask.condition, exact=True):
+        return [[] for _ in ask.queries]
     if ask.condition is None or ask.using != VECTOR_NAME:
         return _asked(shard, ask, quantize, limit, offset, Walk.GRAPH)
-    passing, total = _passing(shard, ask.condition), int(shard.info().points_count)
+    total = int(shard.info().points_count)
     way = walk(passing, total, quantize)
     through, more = (None, total) if way is Walk.SIEVE else (ask.loose, _passing(shard, ask.loose))
     if passing and (way is Walk.SIEVE or ask.loose is not None):
@@ -90,13 +93,13 @@ def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -
     return _asked(shard, ask, quantize, limit, offset, Walk.DETOUR if way is Walk.SIEVE else way)
 
 
-def _passing(shard: Any, condition: Any) -> int:
-    """About how many points pass; 0 without a condition."""
+def _passing(shard: Any, condition: Any, exact: bool = False) -> int:
+    """The number of points that pass, or about that; 0 without a condition."""
     import qdrant_edge as engine
 
     if condition is None:
         return 0
-    return int(shard.count(engine.CountRequest(exact=False, filter=dialect().as_filter(condition))))
+    return int(shard.count(engine.CountRequest(exact=exact, filter=dialect().as_filter(condition))))
 
 
 def _sieved(
