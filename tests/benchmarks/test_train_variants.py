@@ -1,4 +1,4 @@
-"""The figures of `benchmarks/variants.py`, from vectors and runs that are made up."""
+"""The figures of `benchmarks/train_variants.py`, from vectors and runs that are made up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import variants
+import train_variants as variants
 from typer.testing import CliRunner
 
 from tsembed_search.data.rows import RankingTask, Row, content

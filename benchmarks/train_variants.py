@@ -1,10 +1,10 @@
 """What parallel paths and mined negatives bring, beside their controls, at the same number of steps and seeds.
 
     python examples/mini/data.py --public --out mini-mmeb
-    python benchmarks/variants.py train paths --data mini-mmeb --out runs
-    python benchmarks/variants.py report paths --data mini-mmeb --out runs
-    python benchmarks/variants.py start --data mini-mmeb
-    python benchmarks/variants.py rates --data mini-mmeb
+    python benchmarks/train_variants.py train paths --data mini-mmeb --out runs
+    python benchmarks/train_variants.py report paths --data mini-mmeb --out runs
+    python benchmarks/train_variants.py start --data mini-mmeb
+    python benchmarks/train_variants.py rates --data mini-mmeb
 
 Two tasks: the word for a gloss (`gloss`, texts alone) and the drawing for a title (`clipart_t2i`). 15% of their
 training rows are held out, by identity, and asked for after training: each query over all held-out targets of its task.
