@@ -164,8 +164,6 @@ def _state(found: Excerpt) -> str:
 
 def _facts(found: Excerpt) -> Iterator[str]:
     """The known facts of a picture."""
-    if found.title:
-        yield wording.shown(found.title)
     if found.width and found.height:
         yield f"{found.width} × {found.height} pixels"
     if found.bytes is not None:
@@ -178,6 +176,8 @@ def _facts(found: Excerpt) -> Iterator[str]:
         yield "may show " + ", ".join(wording.shown(one["name"]) for one in found.concepts[:3])
     if found.modified:
         yield f"changed {time.strftime('%Y-%m-%d %H:%M', time.localtime(found.modified))}"
+    if found.title:
+        yield wording.shown(found.title)
 
 
 def _print_plain(found: Excerpt) -> None:
