@@ -324,11 +324,11 @@ def _add_first(report: IndexReport, first: IndexReport) -> None:
         files.skipped += len(missed)
         report.offline = report.offline or first.offline
         files.seen = before.seen
+    gone = max(0, files.skipped - before.skipped)  # stored by their words, but without a vector they cannot stay
+    told = 0
     for name in ("added", "updated", "renamed"):
-        setattr(files, name, getattr(files, name) + getattr(before, name))
-    changed = ("added", "updated", "renamed")
-    files.unchanged = files.seen - files.skipped - sum(getattr(files, name) for name in changed)
-    for name in changed:  # of what was new, some could not be embedded, and were counted as skipped
-        less = min(int(getattr(files, name)), max(0, -files.unchanged))
-        setattr(files, name, getattr(files, name) - less)
-        files.unchanged += less
+        less = min(gone, int(getattr(before, name)))
+        gone -= less
+        setattr(files, name, getattr(files, name) + getattr(before, name) - less)
+        told += getattr(files, name)
+    files.unchanged = max(0, files.seen - files.skipped - told)

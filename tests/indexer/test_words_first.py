@@ -43,11 +43,18 @@ def opened(indexing: Indexing) -> Store:
     return store
 
 
+def make_old(indexing: Indexing) -> None:
+    """What was changed just now is looked into again."""
+    for path in filter(Path.is_file, indexing.files.rglob("*")):
+        os.utime(path, (1.7e9, 1.7e9))
+
+
 def test_a_run_stores_all_words_before_the_first_vector(indexing: Indexing) -> None:
     fill(indexing)
     indexing.write("broken.pdf", "%PDF-1.4 no more")
     whole = indexing.picture("sub/green.jpg", "green", (200, 200)).read_bytes()
     indexing.write("sub/green.jpg", whole[: len(whole) - 200])  # by its words it can be stored
+    make_old(indexing)
     expected = indexing.scratch()
     once = indexing.run()
     shutil.rmtree(indexing.home)
@@ -64,10 +71,20 @@ def test_a_run_stores_all_words_before_the_first_vector(indexing: Indexing) -> N
     assert again.items.stored == again.items.embedded == 0 and again.files.unchanged == once.files.added
 
 
+def test_a_picture_that_cannot_be_embedded_was_not_added(indexing: Indexing) -> None:
+    fill(indexing)
+    make_old(indexing)
+    good = indexing.run().files.added
+    whole = indexing.picture("sub/green.jpg", "green", (200, 200)).read_bytes()
+    indexing.write("sub/green.jpg", whole[: len(whole) - 200])
+    indexing.write("late.txt", "A late word.")
+    files = indexing.run(words_first=1).files
+    assert (files.added, files.updated, files.skipped, files.unchanged) == (1, 0, 1, good)
+
+
 def test_few_new_files_are_embedded_at_once(indexing: Indexing) -> None:
     fill(indexing)
-    for path in filter(Path.is_file, indexing.files.rglob("*")):
-        os.utime(path, (1.7e9, 1.7e9))  # what was changed just now is looked into again
+    make_old(indexing)
     assert indexing.run(words_first=6).items.stored == 0
     indexing.write("late.txt", "A late word.")
     assert indexing.run(words_first=2).items.stored == 0
