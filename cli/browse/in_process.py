@@ -177,6 +177,7 @@ class InProcess:
             with self._store() as store:
                 return store.count()
         if owner := owner_of(address.folder):
+            self._let_go()  # that is what it may be waiting for
             raise IndexBusyError(f"The index {address.name!r} is in use by {owner}.", "Its results come when it ends.")
         if found := stamp_of(address.folder):
             return found
