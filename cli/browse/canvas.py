@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from unicodedata import bidirectional
 
 from rich.cells import cell_len
@@ -41,8 +41,8 @@ class Canvas:
             for x in region.column_range:
                 self._lines.get(y, {}).pop(x, None)
 
-    def changed(self, update: CompositorUpdate) -> CompositorUpdate:
-        """Return as much of an update as is needed when it is written."""
+    def changed(self, update: object) -> Any:
+        """Return as much of an update of the screen as is needed when it is written; anything else as it is."""
         return _Changes(self, update) if isinstance(update, ChopsUpdate | LayoutUpdate) else update
 
     def send(self, x: int, y: int, strip: Strip) -> Iterator[tuple[int, Strip]]:
