@@ -321,8 +321,13 @@ class Foot(Static):
         self.keys = self.keys if keys is None else keys
         first = Text(self.error, style="bold red") if self.error else Text(self.status)
         last = Text(self.keys, style="dim")
+        width = max(10, self.size.width - 2)
+        if self.error and first.cell_len > width:
+            # What went wrong matters more than the keys.
+            first = first.wrap(self.app.console, width)[0]
+            last = Text(self.error[len(first) :].strip(), style="bold red")
         for line in (first, last):
-            line.truncate(max(10, self.size.width - 2), overflow="ellipsis")
+            line.truncate(width, overflow="ellipsis")
         self.update(first.append("\n").append(last), layout=False)
 
     def on_resize(self) -> None:

@@ -345,6 +345,22 @@ def test_errors_are_said_and_nothing_is_lost() -> None:
     played(play, source, CAT)
 
 
+def test_a_long_error_takes_the_line_of_the_keys() -> None:
+    source = MadeUp()
+
+    async def play(app: Browser, pilot: P) -> None:
+        await answered(app, pilot)
+        await pilot.press("w", *"wid", "equals_sign", "3", "enter")
+        await until(pilot, lambda: app.desk.foot.error)
+        await until(pilot, lambda: "Cannot read the filter" in screen_lines(app)[-2])
+        assert "'wid' is not a field" in "".join(screen_lines(app)[-2:]) and "Esc" not in screen_lines(app)[-1]
+        await pilot.press("escape")
+        await until(pilot, lambda: "made up" in screen_lines(app)[-2])
+        assert screen_lines(app)[-1].startswith(" ? keys")
+
+    played(play, source, CAT, size=(60, 20))
+
+
 def test_a_changed_index_is_looked_through_again_and_a_lost_one_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tsembed_search.cli.browse.app._LOOKING", 0.05)
     source = MadeUp()
