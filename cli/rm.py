@@ -38,8 +38,9 @@ def rm(
 ) -> None:
     """Remove files from the index. The files themselves stay on the disk.
 
-    The next `tsembed index` of their folder brings them back. To keep them out, use --exclude there, or a file called
-    .tsembedignore. Asks before more than half of an index goes. Exits with 1 when nothing matches.
+    The next `tsembed index` of their folder brings them back; a `tsembed watch` of it does so at once. To keep them
+    out, use --exclude there, or a file called .tsembedignore. Asks before more than half of an index goes. Exits with 1
+    when nothing matches.
     """
     from tsembed_search.indexer.report import Amount
     from tsembed_search.search.where import selection

@@ -217,6 +217,12 @@ class _Runs:
         if not self._quiet:
             render.remark(f"{_clock()}  The system tells of all changes again in {', '.join(roots)}.")
 
+    def gone(self) -> None:
+        self.rest()  # what is made anew may be of another model
+        self._skipped.clear()
+        if not self._quiet:
+            render.remark(f"{_clock()}  The index {self._name} was deleted. It is made again from the files.")
+
     def rest(self) -> None:
         if self._index is not None:
             self._index.close()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 
 _BETWEEN_TRIES: Final = 0.1
+_READERS_LEAVE: Final = 10.0
+"""Seconds in which whoever only searches or browses is done with an index, or lets go of it."""
 _HOLDING: Final = "holding it open"
 
 
@@ -48,7 +50,7 @@ class Access:
         self._owned = self._owning(_HOLDING)
         self._held = True
         try:
-            self._for_change(None)
+            self._for_change(lambda message: None, rescue=False)
         except BaseException:
             self.close()
             raise
@@ -60,7 +62,7 @@ class Access:
         Raises `IndexBusyError` while another process has it open, `DamagedIndexError` and `StoreError`.
         """
         with self._open:
-            self._store = store = self._store or self._patiently(None, writing=False)
+            self._store = store = self._store or self._patiently()
             self._readers += 1
         try:
             yield store
@@ -102,11 +104,11 @@ class Access:
     def change(self, doing: str, note: Note | None = None, *, rescue: bool = True) -> Iterator[Store | None]:
         """Own the index and open its store while the block runs; None if there is none yet (see `made`).
 
-        With `rescue`, a store that is damaged is replaced by one of all that can be read, and `note` is told of it.
-        Raises what `own` and `read` do.
+        Waits a few seconds for others who only read it; `note` is told so. With `rescue`, a store that is damaged is
+        replaced by one of all that can be read, and `note` is told of that. Raises what `own` and `read` do.
         """
         with self.own(doing, note):
-            yield self._for_change((note or (lambda message: None)) if rescue else None)
+            yield self._for_change(note or (lambda message: None), rescue=rescue)
 
     def made(self, store: Store) -> None:
         """Take over the store that whoever changes the index has made."""
@@ -133,28 +135,32 @@ class Access:
         """Open the store, without waiting."""
         return opening.open(self.address, writing=writing)
 
-    def _for_change(self, rescue: Note | None) -> Store | None:
+    def _for_change(self, note: Note, *, rescue: bool) -> Store | None:
         with self._open:
             # A creation that was cut short has left no metadata.
             if self._store is None and opening.metadata(self.address):
-                self._store = self._patiently(rescue, writing=True)
+                self._store = self._patiently(note, rescue=rescue, writing=True)
             return self._store
 
-    def _patiently(self, rescue: Note | None, *, writing: bool) -> Store:
+    def _patiently(self, note: Note = lambda message: None, *, rescue: bool = False, writing: bool = False) -> Store:
+        deadline, told = time.monotonic() + (_READERS_LEAVE if writing else 0.0), False
         while True:
             try:
                 return self.open_store(writing=writing)
             except DamagedIndexError as error:
-                if rescue is None:
+                if not rescue:
                     raise
                 from tsembed_search.indexer import mending  # a search needs none of it
 
-                mending.salvage(self.address, error, rescue)
-                rescue = None
+                mending.salvage(self.address, error, note)
+                rescue = False
             except IndexBusyError as error:
-                if not self.wait:
+                if not self.wait and time.monotonic() >= deadline:
                     other = None if self._owned is not None else owner_of(self.address.folder)
                     raise self._busy(f"by {other or 'another process'}") from error
+                if writing and not told:
+                    note("Waiting for another process that searches or browses this index.")
+                told = True
                 time.sleep(_BETWEEN_TRIES)
 
     def _owning(self, doing: str, note: Note | None = None) -> owned:

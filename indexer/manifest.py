@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -264,6 +264,15 @@ def remembered(folder: Path) -> Remembered:
         roots = manifest.roots()
         lost = [path for path, _, missing in manifest.places() if missing]
         return Remembered(manifest.counts()[0], roots, offline_folders(roots, lost), manifest.skipped())
+
+
+def stamp_of(folder: Path) -> tuple[int, ...]:
+    """Return what is another whenever a process of this machine has changed the index in `folder`; empty for none."""
+    found = []
+    for name in ("index.json", NAME):
+        with suppress(OSError):
+            found.append((folder / name).stat().st_mtime_ns)
+    return tuple(found)
 
 
 @contextmanager

@@ -11,16 +11,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 from textual.app import App
-from textual.timer import Timer
 from textual.widgets import Input
 
 from tsembed_search.cli import desktop
+from tsembed_search.cli.browse.canvas import Canvas
 from tsembed_search.cli.browse.current import Current
 from tsembed_search.cli.browse.desk import NARROW, Desk
 from tsembed_search.cli.browse.driver import TerminalAnswered, asking_driver
 from tsembed_search.cli.browse.easel import Graphics
 from tsembed_search.cli.browse.keys import HELP, OPENING, Help, bindings
-from tsembed_search.cli.browse.panes import Chip, FacetPane
+from tsembed_search.cli.browse.panes import Chip, FacetPane, PromptLine
 from tsembed_search.cli.browse.pictures import Pictures
 from tsembed_search.cli.browse.questions import ModelLoaded, PictureDrawn, Questions, Reply
 from tsembed_search.cli.browse.remarks import error_words, nothing_words, status_words
@@ -57,7 +57,10 @@ class Browser(App[list[str]]):
     def __init__(
         self, source: Source, asked: Wish = _NOTHING, *, images: str = "blocks", past: Sequence[str] = ()
     ) -> None:
-        self.graphics = Graphics(images, lambda text: self._driver is not None and self._driver.write(text))
+        self.canvas = Canvas()
+        self.graphics = Graphics(
+            images, lambda text: self._driver is not None and self._driver.write(text), self.canvas.forget
+        )
         super().__init__(driver_class=asking_driver() if self.graphics.asks else None)
         self.source = source
         self.session = Session(asked)
@@ -68,7 +71,6 @@ class Browser(App[list[str]]):
         self._model = _LOADING
         self._counted: object = None
         self._changes, self._stamp, self._lost = 0, cast("object", None), False
-        self._waits: dict[str, Timer] = {}
         self.pictures = Pictures(source, lambda id: self.post_message(PictureDrawn(id)))
         takers: dict[str, Callable[[Any], None]] = {
             "search": self._take_found, "facets": self._take_facets, "stamp": self._take_stamp,
@@ -92,7 +94,7 @@ class Browser(App[list[str]]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Let through what opens a pane, unless somebody types, or reads the help; and what leaves the query line."""
         if action == "done_typing":
-            return self.focused is self.desk.typed
+            return self.focused in (self.desk.typed, self.desk.prompt)
         return action not in OPENING or not (self.screen is not self.desk or isinstance(self.focused, Input))
 
     def on_mount(self) -> None:
@@ -115,6 +117,14 @@ class Browser(App[list[str]]):
         self.desk.results.draw_anew()
         self.current.show()
 
+    def _display(self, screen: Any, renderable: Any) -> None:
+        """Send what is another than before, and no more."""
+        super()._display(screen, self.canvas.changed(renderable))
+
+    def on_resize(self) -> None:
+        """Send all: terminals move characters about when they get another size."""
+        self.canvas.forget()
+
     def exit(self, *result: Any, **how: Any) -> None:
         """Leave nothing of our pictures in the terminal."""
         self.desk.clear_pictures()
@@ -124,12 +134,6 @@ class Browser(App[list[str]]):
         """End the threads."""
         self.questions.close()
         self.pictures.close()
-
-    def _later(self, what: str, seconds: float, act: Callable[[], None]) -> None:
-        """Do something after a rest: once, however often it is asked for until then."""
-        if what in self._waits:
-            self._waits[what].stop()
-        self._waits[what] = self.set_timer(seconds, act)
 
     # Asking, and what comes of it
 
@@ -154,7 +158,7 @@ class Browser(App[list[str]]):
                 self.exit([])
             self._complain(answer)
             if isinstance(answer, IndexBusyError):
-                self._later("again", _AGAIN, partial(self.search, keep=True, count=self._count))
+                self.desk.later("again", _AGAIN, partial(self.search, keep=True, count=self._count))
             return
         self.found, keep = answer
         self.desk.results.empty = nothing_words(self.session.asked, is_warm=self.source.is_warm)
@@ -205,7 +209,7 @@ class Browser(App[list[str]]):
         """Look for what is typed once the keys rest."""
         if event.input is self.desk.typed:
             self.questions.wake()
-            self._later("typing", _TYPING, self._take_typed)
+            self.desk.later("typing", _TYPING, self._take_typed)
 
     def _take_typed(self) -> None:
         asked, text = self.session.asked, self.desk.typed.value
@@ -215,30 +219,22 @@ class Browser(App[list[str]]):
             self.desk.show_chips(self.session.asked)
             self.search()
 
-    def on_query_line_left(self) -> None:
+    def on_line_left(self) -> None:
         """Take what was typed."""
         self._take_typed()
         self.desk.typed.remember(self.session.asked.text)
         self.session.settle()
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Take what was typed: a filter, or words for a picture."""
-        asked, text = self.session.asked, event.value.strip()
-        if self.desk.prompt.purpose == "where":
-            asked = replace(asked, where=text)
-        elif self.hit is not None:
-            asked = replace(asked, text=text, image=file_path(self.hit.path), like=None, like_name="")
+    def on_prompt_line_entered(self, message: PromptLine.Entered) -> None:
+        """Ask for what was typed: a filter, or words for a picture."""
         try:
-            asked.check()
+            message.asked.check()
         except TsembedError as error:
             self._complain(error)
+            self.set_focus(self.desk.prompt)
             return
         self.desk.back()
-        self.step(asked)
-
-    def on_prompt_line_given_up(self) -> None:
-        """Leave all as it was."""
-        self.action_leave()
+        self.step(message.asked)
 
     # Steps
 
@@ -264,7 +260,7 @@ class Browser(App[list[str]]):
     def on_results_moved(self) -> None:
         """Show the current hit, and ask for more about it when the keys rest."""
         self.current.changed()
-        self._later("resting", _RESTING, lambda: self.current.ask(self.session.asked))
+        self.desk.later("resting", _RESTING, lambda: self.current.ask(self.session.asked))
 
     def on_picture_drawn(self, message: PictureDrawn) -> None:
         """Show a picture that has come."""
@@ -277,19 +273,18 @@ class Browser(App[list[str]]):
         if message.near_end and self.found.has_more and len(self.found.hits) == self._count < _MOST:
             self.search(keep=True, count=min(_MOST, self._count * _MORE))
 
-    def on_results_chosen(self) -> None:
-        """Show the hit whole."""
-        self.action_whole()
-
     # What the keys do
 
     def action_type(self) -> None:
         """Type a query."""
         self.desk.type()
 
-    def action_done_typing(self) -> None:
-        """Give the keys to the results, the next one already; what was typed until now is taken."""
-        self.desk.leave_query()
+    def action_done_typing(self, key: Literal["enter", "escape"]) -> None:
+        """Give the keys to the results, the next one already; what was typed until now is taken, if it shall be."""
+        if self.focused is self.desk.prompt and key == "escape":
+            self.action_leave()
+        else:
+            self.desk.leave_line()
 
     def action_whole(self) -> None:
         """Give the whole screen to the current hit, or no longer."""
@@ -319,11 +314,17 @@ class Browser(App[list[str]]):
         if hit is None or hit.kind != "image" or hit.chunk is not None or hit.page is not None:
             self._tell(error="Words can be added to a picture file only.")
             return
-        self.desk.ask_for("add", self.session.asked.text, "words to look for together with this picture")
+        self.desk.ask_for(
+            "words to look for together with this picture", self.session.asked.text,
+            lambda text: replace(self.session.asked, text=text, image=file_path(hit.path), like=None, like_name=""),
+        )  # fmt: skip
 
     def action_where(self) -> None:
         """Narrow down by a filter as text."""
-        self.desk.ask_for("where", self.session.asked.where, "filter, such as: ext=pdf and modified>=30d")
+        self.desk.ask_for(
+            "filter, such as: ext=pdf and modified>=30d", self.session.asked.where,
+            lambda text: replace(self.session.asked, where=text),
+        )  # fmt: skip
 
     def action_facets(self) -> None:
         """Go to the facets, or put them away."""

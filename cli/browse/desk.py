@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import Input
 
 from tsembed_search.cli.browse.easel import Graphics
 from tsembed_search.cli.browse.keys import keys_for
-from tsembed_search.cli.browse.panes import Chip, FacetPane, Foot, Preview, PromptLine, QueryLine
+from tsembed_search.cli.browse.panes import Chip, FacetPane, Foot, LineLeft, Preview, PromptLine, QueryLine
 from tsembed_search.cli.browse.results import Results
 from tsembed_search.cli.browse.source import Wish
 
@@ -45,6 +46,7 @@ class Desk(Screen[None]):
         self._chips = Horizontal(id="chips")
         self._first = asked
         self._facets_wanted: bool | None = None
+        self._waits: dict[str, Timer] = {}
 
     def compose(self) -> ComposeResult:
         """Put the panes in their places."""
@@ -106,9 +108,9 @@ class Desk(Screen[None]):
         self._chips.mount_all(chips)
         self._chips.set_class(bool(chips), "some")
 
-    def ask_for(self, purpose: str, value: str, placeholder: str) -> None:
-        """Open the prompt."""
-        self.prompt.purpose, self.prompt.value, self.prompt.placeholder = purpose, value, placeholder
+    def ask_for(self, placeholder: str, value: str, wish: Callable[[str], Wish]) -> None:
+        """Open the prompt; `wish` makes something to ask for of what is typed."""
+        self.prompt.placeholder, self.prompt.value, self.prompt.wish = placeholder, value, wish
         self.prompt.cursor_position = len(value)
         self.prompt.add_class("open")
         self.set_focus(self.prompt)
@@ -119,10 +121,11 @@ class Desk(Screen[None]):
         self.set_focus(self.typed)
         self.typed.cursor_position = len(self.typed.value)
 
-    def leave_query(self) -> None:
-        """Give the keys to the results. The query line tells when all that was typed before has come."""
+    def leave_line(self) -> None:
+        """Give the keys to the results. The line that had them tells when all that was typed before has come."""
+        line = self.prompt if self.focused is self.prompt else self.typed
         self.set_focus(self.results)
-        self.typed.post_message(QueryLine.Left())
+        line.post_message(LineLeft())
 
     def back(self) -> None:
         """Close what was opened; the results get the keys."""
@@ -154,6 +157,12 @@ class Desk(Screen[None]):
         self.results.easel.clear()
         self.preview.easel.clear()
         self.results.easel.graphics.how = "none"
+
+    def later(self, what: str, seconds: float, act: Callable[[], None]) -> None:
+        """Do something after a rest: once, however often it is asked for until then."""
+        if what in self._waits:
+            self._waits[what].stop()
+        self._waits[what] = self.set_timer(seconds, act)
 
     def tell(self, **words: Any) -> None:
         """Say something at the foot; see `Foot.tell`."""

@@ -37,13 +37,20 @@ _STILL: Final = 0.15  # seconds without a change before sixel is drawn
 
 
 class Graphics:
-    """The way in which pictures are drawn now, and the way to the terminal: `write` takes what is no text.
+    """The way in which pictures are drawn now, and the way to the terminal: `write` takes what is no text, and
+    `drawn_over` is told where that hides the text.
 
     `wanted` is one of `WAYS`. Until the terminal has said what it can, and where it cannot, pictures are half blocks.
     `is_far`: it is reached over SSH.
     """
 
-    def __init__(self, wanted: str, write: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        wanted: str,
+        write: Callable[[str], object],
+        drawn_over: Callable[[Region], object] = lambda region: None,
+    ) -> None:
+        self._drawn_over = drawn_over
         self.wanted = wanted
         self.how = "none" if wanted == "none" else "blocks"
         self.is_far = over_ssh()
@@ -81,6 +88,7 @@ class Graphics:
 
     def draw_over(self, region: Region, sixel: str) -> None:
         """Write sixel into a place on the screen. The cursor stays."""
+        self._drawn_over(region)
         self._write(f"\x1b7\x1b[{region.y + 1};{region.x + 1}H{sixel}\x1b8")
 
 

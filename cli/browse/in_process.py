@@ -17,6 +17,7 @@ from tsembed_search.cli.browse.newest import newest
 from tsembed_search.cli.browse.source import Detail, FacetCount, Facets, HitList, Passage, Reason, Wish, has_picture
 from tsembed_search.cli.render.text import share_words
 from tsembed_search.errors import IndexBusyError, LoadError, MissingIndexError, TsembedError
+from tsembed_search.indexer.manifest import stamp_of
 from tsembed_search.items import Item
 from tsembed_search.ownership import owner_of
 from tsembed_search.paths import file_path, is_within
@@ -176,13 +177,13 @@ class InProcess:
             with self._store() as store:
                 return store.count()
         if owner := owner_of(address.folder):
+            self._let_go()  # that is what it may be waiting for
             raise IndexBusyError(f"The index {address.name!r} is in use by {owner}.", "Its results come when it ends.")
-        try:
-            return tuple((address.folder / name).stat().st_mtime_ns for name in ("index.json", "manifest.sqlite"))
-        except OSError as error:
-            raise MissingIndexError(
-                f"The index {address.name!r} is gone.", "What was found stays here.", address.name, address.store
-            ) from error
+        if found := stamp_of(address.folder):
+            return found
+        raise MissingIndexError(
+            f"The index {address.name!r} is gone.", "What was found stays here.", address.name, address.store
+        )
 
     def close(self) -> None:
         with self._lock:

@@ -50,7 +50,7 @@ def bindings() -> list[BindingType]:
     }  # fmt: skip
     return [
         *(Binding(key, act, show=False, priority=act in OPENING) for key, act in acts.items()),
-        *(Binding(key, "done_typing", show=False, priority=True) for key in ("enter", "escape")),
+        *(Binding(key, f"done_typing({key!r})", show=False, priority=True) for key in ("enter", "escape")),
         Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 

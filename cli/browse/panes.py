@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -36,6 +37,10 @@ _SENT: Final = 16  # pictures that the terminal has
 _MOST_PICTURE: Final = 0.6  # of the height, where a text follows
 
 
+class LineLeft(Message):
+    """The keys act on the results again, and all that was typed into a line has come."""
+
+
 class QueryLine(Input):
     """The line in which one types what to look for. Up and down go through what was looked for before."""
 
@@ -43,9 +48,6 @@ class QueryLine(Input):
         Binding("up", "earlier(1)", show=False),
         Binding("down", "earlier(-1)", show=False),
     ]
-
-    class Left(Message):
-        """The keys act on the results again; all that was typed has come."""
 
     def __init__(self, **widget: Any) -> None:
         super().__init__(placeholder="type what to look for", **widget)
@@ -71,18 +73,21 @@ class QueryLine(Input):
 
 
 class PromptLine(Input):
-    """A line for one thing, such as a filter. `purpose` says which; Esc leaves all as it was."""
+    """A line for one thing, such as a filter. `wish` makes something to ask for of what is typed."""
 
-    BINDINGS: ClassVar[list[Any]] = [Binding("escape", "give_up", show=False)]
+    class Entered(Message):
+        """Ask for what was typed."""
 
-    class GivenUp(Message):
-        """Nothing was given."""
+        def __init__(self, asked: Wish) -> None:
+            super().__init__()
+            self.asked = asked
 
-    purpose = ""
+    wish: Callable[[str], Wish]
 
-    def action_give_up(self) -> None:
-        """Leave all as it was."""
-        self.post_message(self.GivenUp())
+    def on_line_left(self, message: LineLeft) -> None:
+        """Tell what was typed."""
+        message.stop()
+        self.post_message(self.Entered(self.wish(self.value.strip())))
 
 
 class Chip(Static):
@@ -316,8 +321,13 @@ class Foot(Static):
         self.keys = self.keys if keys is None else keys
         first = Text(self.error, style="bold red") if self.error else Text(self.status)
         last = Text(self.keys, style="dim")
+        width = max(10, self.size.width - 2)
+        if self.error and first.cell_len > width:
+            # What went wrong matters more than the keys.
+            first = first.wrap(self.app.console, width)[0]
+            last = Text(self.error[len(first) :].strip(), style="bold red")
         for line in (first, last):
-            line.truncate(max(10, self.size.width - 2), overflow="ellipsis")
+            line.truncate(width, overflow="ellipsis")
         self.update(first.append("\n").append(last), layout=False)
 
     def on_resize(self) -> None:

@@ -69,9 +69,6 @@ class Results(ScrollView, can_focus=True):
             super().__init__()
             self.hits, self.near_end = hits, near_end
 
-    class Chosen(Message):
-        """The current hit was clicked once more."""
-
     def __init__(self, picture: Callable[[Hit], Pixels | None], graphics: Graphics, **widget: Any) -> None:
         super().__init__(**widget)
         self.easel = Easel(graphics, _SENT)
@@ -214,14 +211,14 @@ class Results(ScrollView, can_focus=True):
         """Go to the first or the last hit."""
         self.move_to(row if row >= 0 else len(self.hits) - 1)
 
-    def on_click(self, event: events.Click) -> None:
+    async def on_click(self, event: events.Click) -> None:
         """Make the clicked hit the current one; if it was, show it whole."""
         line = (event.y + self.scroll_offset.y) // self._height
         row = line * self._across + (min(event.x // _CELL, self._across - 1) if self.laid_out == "grid" else 0)
         if row >= len(self.hits):
             return
         if row == self.cursor:
-            self.post_message(self.Chosen())
+            await self.run_action("app.whole")
         self.move_to(row)
 
     # Drawing
@@ -249,10 +246,7 @@ class Results(ScrollView, can_focus=True):
             return self._drawn[row]
         drawn = self._cell(hit, row) if self.laid_out == "grid" else self._entry(hit, row)
         if row == self.cursor:
-            style = self.get_component_rich_style("results--current", partial=True)
-            if not self.has_focus:
-                style = Style(bgcolor=style.bgcolor)
-            drawn = [Strip(_over(list(strip), style), strip.cell_length) for strip in drawn]
+            drawn = [Strip(_over(list(strip), self._ground), strip.cell_length) for strip in drawn]
         self._drawn[row] = drawn
         while len(self._drawn) > _KEPT:
             self._drawn.popitem(last=False)
@@ -261,6 +255,15 @@ class Results(ScrollView, can_focus=True):
     def _sign(self, hit: Hit, row: int) -> Segment:
         marked = hit.path in self.marked
         return Segment("●" if marked else "▌" if row == self.cursor else " ", self._accent)
+
+    @property
+    def _ground(self) -> Style:
+        """The style that shows which hit is the current one."""
+        if self.app.console.color_system in ("standard", "windows"):
+            # Of so few colours, the nearest may be that of the text.
+            return Style(reverse=self.has_focus)
+        style = self.get_component_rich_style("results--current", partial=True)
+        return style if self.has_focus else Style(bgcolor=style.bgcolor)
 
     @property
     def _accent(self) -> Style:

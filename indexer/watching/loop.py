@@ -12,9 +12,11 @@ from typing import Final, Protocol
 
 from tsembed_search.documents.crawl import Selection
 from tsembed_search.errors import IndexBusyError, IndexMismatchError, ModelError, TsembedError, UsageError
+from tsembed_search.indexer.manifest import stamp_of
 from tsembed_search.indexer.report import IndexOptions, IndexReport, Interrupted, StopSignal
 from tsembed_search.indexer.watching import disks
 from tsembed_search.indexer.watching.events import Deaf, FolderEvents
+from tsembed_search.ownership import owner_of
 from tsembed_search.paths import typed
 
 _TICK: Final = 0.2
@@ -31,7 +33,8 @@ class Pace:
 
     A run begins after `quiet` without an event, and after `longest` at the latest; sooner if many files wait. `every`:
     between two looks at what the system does not tell of. `whole`: between two looks at everything, in case that an
-    event was lost. `disks`: between two looks at which disks are there. `rest`: without a run, until the model may go.
+    event was lost. `disks`: between two looks at which disks are there, and whether others changed the index. `rest`:
+    without a run, until the model may go.
     """
 
     quiet: float = 2.0
@@ -65,19 +68,23 @@ class WatchRunner(Protocol):
         """Take note of roots that the system tells of everything again."""
         ...
 
+    def gone(self) -> None:
+        """Take note that others have deleted the index. A run that makes it again follows."""
+        ...
+
     def rest(self) -> None:
         """Give back what the next run can get again, such as the memory of the model."""
         ...
 
 
 class Watcher:
-    """Keeps an index equal to its files. `skip`: the index's own folder."""
+    """Keeps an index equal to its files. `folder`: the index's own."""
 
     def __init__(
         self,
         paths: Sequence[str | Path],
         options: IndexOptions,
-        skip: Path,
+        folder: Path,
         runner: WatchRunner,
         stop: StopSignal,
         pace: Pace | None = None,
@@ -87,7 +94,9 @@ class Watcher:
         self._runner = runner
         self._stop = stop
         self._pace = pace or Pace()
-        self._events = FolderEvents(self._roots, options, skip)
+        self._events = FolderEvents(self._roots, options, folder)
+        self._folder = folder
+        self._stamp: tuple[int, ...] = ()
         self._begun = False
         self._marked: set[str] = set()
         self._waiting: set[str] = set()
@@ -134,6 +143,7 @@ class Watcher:
             before, self._disks = self._disks, disks.state_of(heard)
             if before and before != self._disks:
                 self._mark(heard, now)
+            self._look_at_index()
             self._looked_at_disks = time.monotonic()
         if now - self._polled >= pace.every and self._events.deaf:
             self._mark(self._events.deaf, now - pace.quiet)
@@ -143,6 +153,15 @@ class Watcher:
         if now - self._ran >= pace.rest and not self._rested:
             self._runner.rest()
             self._rested = True
+
+    def _look_at_index(self) -> None:
+        """Mark everything when others have changed the index: what they took out of it is in the files still."""
+        if not self._begun or (now := stamp_of(self._folder)) == self._stamp or owner_of(self._folder):
+            return
+        self._stamp = now
+        self._mark(self._roots, time.monotonic())
+        if not now:
+            self._runner.gone()
 
     def _is_time(self) -> bool:
         now, pace = time.monotonic(), self._pace
@@ -160,7 +179,10 @@ class Watcher:
             if self._events.listen(anew=whole or (self._events.refused and not roots.isdisjoint(self._events.deaf))):
                 roots |= self._events.heard
             self._tell_deaf()
-            report = self._run([root for root in self._roots if root in roots])
+            try:
+                report = self._run([root for root in self._roots if root in roots])
+            finally:
+                self._stamp = stamp_of(self._folder)
         except Interrupted:
             raise
         except (TsembedError, OSError) as error:

@@ -64,6 +64,26 @@ def test_a_line_for_each_run(tmp_path: Path) -> None:
     assert first["files"]["seen"] == 1 and second["items"]["stored"] == 1
 
 
+def test_what_others_remove_comes_back_while_the_files_are_there(tmp_path: Path) -> None:
+    """All of it, whichever folder it is in, and without another change of a file."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            (tmp_path / name / f"{number}.txt").write_text(f"a zebra in {name}, number {number}")
+
+    def remove(*arguments: str | Path) -> None:
+        environment = {**os.environ, "TSEMBED_HOME": str(tmp_path / "home"), "PYTHONUTF8": "1"}
+        subprocess.run([*TSEMBED, "rm", *map(str, arguments), "--yes", "--quiet"], env=environment, check=True)
+
+    with watching(tmp_path, tmp_path / "one", tmp_path / "two") as wait:
+        wait("err", "Ctrl-C ends it")
+        remove("--all")
+        wait("err", "The index default was deleted. It is made again from the files.")
+        assert "  6 added in" in wait("out", "The index has 6 items.")
+        remove(tmp_path / "one/1.txt")
+        assert "  1 added in" in wait("out", "  1 added in")
+
+
 def test_wrong_usage_ends_it(run: Run, tmp_path: Path) -> None:
     for arguments in ((tmp_path / "nowhere",), (tmp_path, "--model", "no-such-model"), (tmp_path, "--exclude", "../x")):
         done = run("watch", *arguments)

@@ -33,7 +33,7 @@ class Following:
         self.told_deaf: list[Deaf] = []
         self.told_hearing: list[str] = []
         self.began_with: int | None = None
-        self.rests = 0
+        self.rests = self.told_gone = 0
         self.begun = 0
         self.running = False
         self.ended: BaseException | None = None
@@ -65,6 +65,9 @@ class Following:
 
     def hears_again(self, roots: Sequence[str]) -> None:
         self.told_hearing += roots
+
+    def gone(self) -> None:
+        self.told_gone += 1
 
     def rest(self) -> None:
         self.rests += 1

@@ -15,6 +15,7 @@ import pytest
 from helpers.following import Following, Looking, following
 from helpers.indexing import Indexing
 from tsembed_search.errors import IndexBusyError, StoreError, UsageError
+from tsembed_search.indexer.manifest import NAME
 from tsembed_search.indexer.report import IndexOptions
 from tsembed_search.indexer.watching import disks, events, loop
 from tsembed_search.indexer.watching.disks import Mount, mount_of, remote_kind
@@ -322,6 +323,18 @@ def test_another_owner_has_its_turn(indexing: Indexing) -> None:
             assert len(follower.failures) == len(follower.reports) == 1, "said once, and tried more than once"
             assert follower.begun > 2
         follower.until(lambda: follower.reports[-1].files.added == 1)
+
+
+def test_others_who_change_the_index(indexing: Indexing) -> None:
+    """Their runs start one that looks at everything, once, and not while they go on; one's own start none."""
+    stay(indexing)
+    with following(Following, indexing) as follower:
+        assert follower.idle(0.4)
+        with owned(indexing.home, "indexing"):
+            os.utime(indexing.home / NAME)
+            assert follower.idle(0.4) and not follower.failures
+        follower.until(lambda: len(follower.reports) == 2)
+        assert follower.idle(0.4) and not follower.told_gone
 
 
 def test_errors_are_said_and_it_goes_on(indexing: Indexing) -> None:

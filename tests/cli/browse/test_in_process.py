@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,14 @@ from textual.pilot import Pilot
 
 from helpers.browsing import played, screen_lines, until
 from helpers.colours import COLOURS, ColourBackbone
+from helpers.indexing import Sink
 from tsembed_search.cli.browse import in_process
 from tsembed_search.cli.browse.app import Browser
 from tsembed_search.cli.browse.in_process import InProcess
 from tsembed_search.cli.browse.source import Wish
 from tsembed_search.errors import IndexBusyError, StoreError
 from tsembed_search.index import Index
+from tsembed_search.indexer import access
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.ownership import owned
 from tsembed_search.store.base import StoreSettings
@@ -133,6 +136,36 @@ def test_files_can_be_indexed_while_it_is_browsed(
         assert other.add(files).files.added == 1
     assert source.stamp() != before
     assert names(source.search(Wish("radishes"), 60, words_only=True).hits) == ["new.txt"]
+
+
+def test_a_run_waits_until_a_browser_lets_go_and_it_does(
+    source: InProcess, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.search(Wish(), 60, words_only=True)
+    folder = source._index.address.folder
+    lets_go = threading.Thread(target=until_owned, args=(source, folder))
+    (files / "new.txt").write_text("radishes")
+    told = Sink()
+    with opened() as other:
+        lets_go.start()
+        assert other.add(files, progress=told).files.added == 1
+    lets_go.join()
+    assert told.notes == ["Waiting for another process that searches or browses this index."]
+    source.search(Wish(), 60, words_only=True)
+    monkeypatch.setattr(access, "_READERS_LEAVE", 0.3)
+    with opened() as other, pytest.raises(IndexBusyError, match="in use by another process"):
+        other.add(files)
+
+
+def until_owned(source: InProcess, folder: Path) -> None:
+    """The look of the browser at whether the index has changed, until another owns it."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        try:
+            source.stamp()
+        except IndexBusyError:
+            return
 
 
 def test_an_owner_is_named_and_a_lost_index_is_said(source: InProcess, files: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from rich.color import ColorSystem
 from textual import events
 from textual.pilot import Pilot
 
@@ -98,6 +99,31 @@ def test_the_key_after_one_that_leaves_the_query_line_is_for_the_results() -> No
             assert app.desk.typed.value == before + "dog"
 
     played(play, asked=CAT)
+
+
+def test_the_key_after_one_that_leaves_the_prompt_is_for_the_results() -> None:
+    source = MadeUp(8)
+
+    async def play(app: Browser, pilot: P) -> None:
+        def piece(*keys: str) -> None:
+            for key in keys:
+                app.post_message(events.Key(key, "=" if key == "equals_sign" else key if len(key) == 1 else None))
+
+        await answered(app, pilot)
+        before = app.found
+        piece("w", *"ext", "equals_sign", *"png", "enter", "e")
+        await until(pilot, lambda: last(source).where == "ext=png" and app.found is not before)
+        await until(pilot, lambda: app.current.is_explained)
+        assert not app.desk.prompt.display and app.desk.results.has_focus
+        piece("a", *"red", "escape", "j")
+        await until(pilot, lambda: app.desk.results.cursor == 1)
+        assert not app.desk.prompt.display and last(source).image is None
+        await pilot.press("k")
+        piece("a", *"red", "enter", "j")
+        await until(pilot, lambda: last(source).image is not None)
+        assert last(source).text == "catred" and str(last(source).image) == "/pics/summer/cat-0000.png"
+
+    played(play, source, asked=CAT)
 
 
 def test_enter_shows_a_hit_whole() -> None:
@@ -319,6 +345,22 @@ def test_errors_are_said_and_nothing_is_lost() -> None:
     played(play, source, CAT)
 
 
+def test_a_long_error_takes_the_line_of_the_keys() -> None:
+    source = MadeUp()
+
+    async def play(app: Browser, pilot: P) -> None:
+        await answered(app, pilot)
+        await pilot.press("w", *"wid", "equals_sign", "3", "enter")
+        await until(pilot, lambda: app.desk.foot.error)
+        await until(pilot, lambda: "Cannot read the filter" in screen_lines(app)[-2])
+        assert "'wid' is not a field" in "".join(screen_lines(app)[-2:]) and "Esc" not in screen_lines(app)[-1]
+        await pilot.press("escape")
+        await until(pilot, lambda: "made up" in screen_lines(app)[-2])
+        assert screen_lines(app)[-1].startswith(" ? keys")
+
+    played(play, source, CAT, size=(60, 20))
+
+
 def test_a_changed_index_is_looked_through_again_and_a_lost_one_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tsembed_search.cli.browse.app._LOOKING", 0.05)
     source = MadeUp()
@@ -378,6 +420,22 @@ def test_hostile_names_and_texts_cannot_act_on_the_terminal() -> None:
         assert "\\x1b[31mred\\x07" in text and "[bold]" not in app.desk.foot.error
 
     played(play, MadeUp(hits=hits), CAT)
+
+
+@pytest.mark.parametrize("system", [ColorSystem.TRUECOLOR, ColorSystem.EIGHT_BIT, ColorSystem.STANDARD])
+def test_the_current_hit_can_be_read_in_few_colours(system: ColorSystem) -> None:
+    async def play(app: Browser, pilot: P) -> None:
+        app.console._color_system = system
+        await answered(app, pilot)
+        app.desk.results.redraw()
+        await pilot.pause()
+        segments = [one for one in app.desk.results.render_line(0) if "cat-0000" in one.text]
+        assert segments and app.desk.results.has_focus
+        for _, style, _ in segments:
+            assert style is not None and style.color is not None and style.bgcolor is not None
+            assert style.color.downgrade(system) != style.bgcolor.downgrade(system)
+
+    played(play, asked=CAT)
 
 
 def test_sizes_choose_the_panes() -> None:
