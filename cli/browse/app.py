@@ -355,7 +355,7 @@ class Browser(App[list[str]]):
         """Copy the current hit's path, by the terminal's own sequence for it."""
         if (hit := self.hit) is not None:
             self.copy_to_clipboard(str(file_path(hit.path)).encode("utf-8", "replace").decode())
-            self.desk.tell(status=f"Copied {shown(shortened(hit.path))}, if the terminal lets programs copy.")
+            self.desk.tell(status=f"Copied {shown(shortened(hit.path))}, if the terminal lets programs copy.", error="")
 
     def action_mark(self) -> None:
         """Mark the current hit's file, or no longer, and go on."""

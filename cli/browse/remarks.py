@@ -16,7 +16,7 @@ def status_words(title: str, asked: Wish, found: HitList, marked: int, *, is_war
     elif found.by:
         first = "first " if found.has_more else ""
         good = sum(hit.good for hit in found.hits)
-        count = first + count_words(len(found.hits), "hit") + (f", {good} good" if good else "")
+        count = first + count_words(len(found.hits), "hit") + (f", {good:,} good" if good else "")
         parts += [count, found.by, time_words(found.seconds), found.remark]
     parts += [f"{marked} marked" if marked else "", model]
     return " · ".join(filter(None, parts))

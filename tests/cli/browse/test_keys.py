@@ -248,7 +248,7 @@ def test_files_are_opened_shown_and_copied(monkeypatch: pytest.MonkeyPatch) -> N
         written: list[str] = []
         monkeypatch.setattr(app._driver, "write", written.append)
         await pilot.press("y")
-        assert "Copied" in app.desk.foot.status
+        assert "Copied" in app.desk.foot.status and not app.desk.foot.error
         (sequence,) = (one for one in written if one.startswith("\x1b]52;c;"))
         assert base64.b64decode(sequence[7:-1]).decode() == "/pics/summer/cat-0000.png"
 

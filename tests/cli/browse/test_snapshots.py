@@ -65,3 +65,5 @@ def test_good_matches_are_counted() -> None:
     found = [HitList([made_hit(n, "cat", good=n < good) for n in range(5)], "by meaning") for good in (2, 0)]
     said = [status_words("made up", Wish("cat"), own, 0, is_warm=True, model="") for own in found]
     assert "5 hits, 2 good" in said[0] and "good" not in said[1]
+    many = HitList([made_hit(0, "cat", good=True)] * 1200, "by words")
+    assert "1,200 hits, 1,200 good" in status_words("made up", Wish("cat"), many, 0, is_warm=True, model="")
