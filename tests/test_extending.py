@@ -119,7 +119,7 @@ class Shelf:
     def count_vectors(self):
         return self.count()
 
-    def facet(self, key, where=None, limit=1000):
+    def facet(self, key, where=None, limit=1000, exact=True):
         counts = {}
         parent, _, inner = key.partition("[].")
         for record in self.scroll(where):

@@ -249,20 +249,23 @@ def _values(store: Store, asked: Wish, facet: str) -> list[FacetCount]:
 
 def _folders(store: Store, asked: Wish) -> list[FacetCount]:
     """The folders right in the one that is chosen, or in the deepest that holds everything."""
-    chosen = dict(asked.chosen).get("folder")
-    keys = store.facet(PATH_KEYS, filter_of(asked))
-    folders = {key: count for key, count in keys.items() if key.endswith("/") and _is_absolute(key)}
-    total = store.count(filter_of(asked))
-    holding = [key for key, count in folders.items() if count == total] if chosen is None else [chosen]
-    base = max(holding, key=len, default="/")
-    inside = {key: count for key, count in folders.items() if key != base and is_within(key, base.rstrip("/"))}
-    found = [
-        FacetCount(key, shown(key[len(base) : -1]), count)
-        for key, count in inside.items()
-        if "/" not in key[len(base) : -1]
-    ]
+    where, chosen = filter_of(asked), dict(asked.chosen).get("folder")
+    # Every file's name is among these values. To count them all exactly takes seconds, and a dozen are shown.
+    keys = store.facet(PATH_KEYS, where, exact=False)
+    folders = [key for key in keys if key.endswith("/") and _is_absolute(key)]
+    total = store.count(where)
+
+    def count(folder: str) -> int:
+        return store.count(all_of([where, selection([folder])]))
+
+    holding = (key for key in sorted(folders, key=len, reverse=True) if keys[key] >= total and count(key) == total)
+    base = chosen or next(holding, "/")
+    inside = [key for key in folders if key != base and is_within(key, base.rstrip("/"))]
+    nearest = [key for key in inside if "/" not in key[len(base) : -1]][:_MOST_VALUES]
+    found = [FacetCount(key, shown(key[len(base) : -1]), items) for key in nearest if (items := count(key))]
+    found.sort(key=lambda one: -one.count)
     own = [FacetCount(chosen, shown(chosen.rstrip("/").rpartition("/")[2]), total)] if chosen else []
-    return [*own, *found[:_MOST_VALUES]]
+    return [*own, *found]
 
 
 def _years(store: Store, asked: Wish) -> list[FacetCount]:

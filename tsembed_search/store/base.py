@@ -184,8 +184,11 @@ class Store(Protocol):
     def count_vectors(self) -> int:
         """Count the points that have a vector."""
 
-    def facet(self, key: str, where: Filter | None = None, limit: int = 1000) -> dict[str, int]:
-        """Count the points that have each value of a payload field with a keyword index, most frequent first."""
+    def facet(self, key: str, where: Filter | None = None, limit: int = 1000, exact: bool = True) -> dict[str, int]:
+        """Count the points that have each value of a payload field with a keyword index, most frequent first.
+
+        Not `exact`: at once, even where there are very many values, but removed points may still be counted.
+        """
 
     def optimize(self, tell: Callable[[float | None], None] = unheard) -> None:
         """Build the search graph where it is worth it, when a run ends; searches go on. May take long.

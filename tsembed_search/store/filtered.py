@@ -106,7 +106,7 @@ class FilteredStore(ABC):
         """The number of points that pass the condition."""
 
     @abstractmethod
-    def _values(self, key: str, condition: Any, limit: int) -> Mapping[str, int]:
+    def _values(self, key: str, condition: Any, limit: int, exact: bool) -> Mapping[str, int]:
         """Count the points that pass the condition by the values of a field."""
 
     def search(
@@ -203,13 +203,13 @@ class FilteredStore(ABC):
         """See `Store.count_vectors`."""
         return self._counted(self._dialect.has_vector)
 
-    def facet(self, key: str, where: Filter | None = None, limit: int = 1000) -> dict[str, int]:
+    def facet(self, key: str, where: Filter | None = None, limit: int = 1000, exact: bool = True) -> dict[str, int]:
         """See `Store.facet`."""
         if PAYLOAD_INDEXES.get(key) != "keyword":
             raise StoreError(f"Values of {key!r} cannot be counted.")
         native = self._native(where)
         if native.exact:
-            counts = self._values(key, native.condition, min(limit, MAX_LIMIT))
+            counts = self._values(key, native.condition, min(limit, MAX_LIMIT), exact)
         else:
             counts = self._values_checked(key, where)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit])

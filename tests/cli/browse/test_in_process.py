@@ -95,6 +95,16 @@ def test_facets_count_what_the_filters_let_through(source: InProcess, files: Pat
     assert names(source.search(inside, 60, words_only=True).hits) == ["blue.png"]
 
 
+def test_folders_count_what_is_there_after_files_were_taken_out(source: InProcess, files: Path) -> None:
+    assert source.facets(Wish())["folder"][0].count == 6
+    with opened() as index:
+        index.remove([files / "pictures" / "blue.png"])
+    assert [(one.name, one.count) for one in source.facets(Wish())["folder"]] == [("pictures", 5)]
+    with opened() as index:
+        index.remove([files / "pictures"])
+    assert source.facets(Wish())["folder"] == []
+
+
 def test_a_passage_comes_in_its_context_with_marks(source: InProcess) -> None:
     (hit,) = source.search(Wish("turnips"), 1, words_only=True).hits
     passage = source.detail(hit, "turnips").passage

@@ -172,10 +172,10 @@ class EdgeStore(FilteredStore):
         with self._engine("read") as opened:
             return int(opened.count(engine.CountRequest(exact=True, filter=self._dialect.as_filter(condition))))
 
-    def _values(self, key: str, condition: Any, limit: int) -> dict[str, int]:
+    def _values(self, key: str, condition: Any, limit: int, exact: bool) -> dict[str, int]:
         import qdrant_edge as engine
 
-        request = engine.FacetRequest(key, limit=limit, exact=True, filter=self._dialect.as_filter(condition))
+        request = engine.FacetRequest(key, limit=limit, exact=exact, filter=self._dialect.as_filter(condition))
         with self._engine("read") as opened:
             return {str(hit.value): int(hit.count) for hit in opened.facet(request).hits}
 

@@ -221,9 +221,9 @@ class ServerStore(FilteredStore):
         count = partial(self._client.count, self._collection, count_filter=chosen, exact=True)
         return int(self._read("count items", count).count)
 
-    def _values(self, key: str, condition: Any, limit: int) -> dict[str, int]:
+    def _values(self, key: str, condition: Any, limit: int, exact: bool) -> dict[str, int]:
         chosen = self._dialect.as_filter(condition)
-        count = partial(self._client.facet, self._collection, key, facet_filter=chosen, limit=limit, exact=True)
+        count = partial(self._client.facet, self._collection, key, facet_filter=chosen, limit=limit, exact=exact)
         return {str(hit.value): int(hit.count) for hit in self._read("count items", count).hits}
 
     def optimize(self, tell: Callable[[float | None], None] = unheard) -> None:
