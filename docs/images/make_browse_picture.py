@@ -45,6 +45,7 @@ async def drawn() -> str:
 def main() -> None:
     """Saves the picture, beside this file."""
     os.environ["TSEMBED_HOME"] = os.environ.get("TSEMBED_HOME") or str(ROOT / ".cache" / "demo")
+    os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}  # whatever the terminal of whoever runs this
     os.chdir(ROOT / "examples")
     svg = asyncio.run(drawn())
     # A page that shows the picture must not have to fetch a font from anywhere.
