@@ -3,7 +3,6 @@
     python examples/mini/data.py --public --out mini-mmeb
     python benchmarks/train_variants.py train paths --data mini-mmeb --out runs
     python benchmarks/train_variants.py report paths --data mini-mmeb --out runs
-    python benchmarks/train_variants.py start --data mini-mmeb
     python benchmarks/train_variants.py rates --data mini-mmeb
 
 Two tasks: the word for a gloss (`gloss`, texts alone) and the drawing for a title (`clipart_t2i`). 15% of their
@@ -11,9 +10,8 @@ training rows are held out, by identity, and asked for after training: each quer
 
 `train` makes the runs that are missing, seed by seed; it can be stopped and started again. `report` says what is there,
 in two tables of Markdown: hit@1 and MRR, and what each variant is ahead of others, on the same queries, a mean over
-seeds, with 95% intervals bootstrapped over queries, and the difference of each seed beside them. `start` says how alike
-paths are before training. `rates` counts the mined negatives that are right after all: a variant of the same thing, or
-asked for by the same words in another row.
+seeds, with 95% intervals bootstrapped over queries, and the difference of each seed beside them. `rates` counts the
+mined negatives that are right after all: a variant of the same thing, or asked for by the same words in another row.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 
@@ -37,11 +34,9 @@ from tsembed_search.data.rows import RankingTask, Row, Task, content, ranking_ta
 from tsembed_search.evaluation.diversity import likeness, parted, unit
 from tsembed_search.evaluation.evaluate import Distinct, Embedded, EmbeddedTasks, embed_tasks, ranked_tasks
 from tsembed_search.evaluation.mining import EmbeddedTask, Mined, Mining, TaskTally, choose, embedded, written
-from tsembed_search.model import loading, registry
+from tsembed_search.model import registry
 from tsembed_search.model.backbone import ModelRef
-from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.loading import side_by_side
-from tsembed_search.model.path_settings import PathSettings
 from tsembed_search.ranking.metrics import Ranks, over_tasks
 from tsembed_search.ranking.reranking import DEPTH, Kappas, reranked
 from tsembed_search.ranking.similarity import Ranked, best_pairs
@@ -60,7 +55,6 @@ TOGETHER: Final = -1
 COMMON: Final = (
     *(f"model.base={BASE}", "adapter.rank=4", "adapter.alpha=8", "adapter.dropout=0"),
     *("batch.size=32", "sub_batch=16", "hard_negatives=0", "separation_warmup=10"),
-    "paths.spread=4",
     *("validate_every=0", "checkpoint_every=0"),
 )
 Floats = NDArray[np.float64]
@@ -98,18 +92,16 @@ TABLES: Final = {
         {
             UNTRAINED: Variant("the base as it is"),
             "lora": Variant("no paths", ("paths.count=0",)),
-            "one path": Variant(
-                "equal parameters and compute: one suffix of four tokens", ("paths.count=1", "paths.length=4")
-            ),
+            "long": Variant("as `lora`, for half again as many steps", ("paths.count=0",)),
             "no MIM": Variant("four suffixes, not kept apart", ("separation=none",)),
             "vclub": Variant("four suffixes, kept apart by vCLUB"),
-            "middle": Variant("as `vclub`, tokens begin half as far apart", ("paths.spread=2",)),
-            "near": Variant("as `vclub`, tokens begin near one another", ("paths.spread=0.3",)),
-            "orthogonal": Variant("kept apart by their cosines", ("separation=orthogonal",)),
-            "frozen": Variant("as `vclub`, tokens do not learn", ("paths_learning_rate=0",)),
+            "orthogonal": Variant("kept apart by their cosines", ("separation=orthogonal", "separation_weight=1")),
             "shuffled": Variant("control: vCLUB on paths of different items", ("separation=vclub-shuffled",)),
-            "strong": Variant("as `vclub`, with a lambda that counts", ("separation_weight=30",)),
-            "long": Variant("as `lora`, for half again as many steps", ("paths.count=0",)),
+            "prefix": Variant("four prefixes of four keys and values", ("paths.kind=prefix", "paths.length=4")),
+            "one prefix": Variant(
+                "control: one of sixteen, equal parameters",
+                ("paths.kind=prefix", "paths.count=1", "paths.length=16"),
+            ),
             "experts": Variant(
                 "four experts of rank 1, no paths", ("paths.count=0", "adapter.experts=4", "adapter.rank=1")
             ),
@@ -117,7 +109,7 @@ TABLES: Final = {
                 "path p forces expert p", ("paths.kind=expert", "adapter.experts=4", "adapter.rank=1")
             ),
         },
-        ("lora", "one path", "no MIM"),
+        ("lora", "long", "no MIM"),
     ),
     "mining": Table(
         "lora",
@@ -423,23 +415,6 @@ def difference(own: Seeds, other: Seeds) -> str:
         said.append(f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})")
     each = ", ".join(f"{100 * (mean_of(own[seed]['hit@1']) - mean_of(other[seed]['hit@1'])):+.1f}" for seed in seeds)
     return f"{said[0]}; {each or 'together'}; MRR {said[1]}"
-
-
-@app.command()
-def start(data: Data, rows: Annotated[int, typer.Option(help="Glosses to embed.")] = 100) -> None:
-    """Print how alike four suffixes are before training, by how far apart their tokens begin."""
-    (task,) = training_data.load([data / "train" / "gloss.jsonl"], validation=0).train
-    print("| spread | cosine | CKA | effective rank | cosine to the base |\n|---|---|---|---|---|")
-    for spread in (0.3, 1.0, 2.0, 4.0):
-        backbone: Any = loading.load(registry.resolve(BASE), "cpu")
-        torch.manual_seed(0)
-        backbone.adapt(AdapterSettings(experts=1, rank=4))
-        backbone.add_paths(PathSettings("suffix", 4, 1, spread=spread))
-        with torch.inference_mode():
-            items = [backbone.prepare(task[row].query) for row in range(min(rows, len(task)))]
-            paths, base = backbone.trace(items).paths, backbone.without_adapters(items)
-        like, near = likeness(paths.numpy()), float((paths * base[:, None]).sum(-1).mean())
-        print(f"| {spread:g} | {like.cosine:.3f} | {like.alignment:.3f} | {like.rank:.2f} | {near:.3f} |", flush=True)
 
 
 @app.command()

@@ -168,7 +168,7 @@ def test_a_path_that_is_a_suffix(paths: PathSettings, tokens: Tokens, tmp_path: 
     for layer in trained.adapt(AdapterSettings(experts=3, rank=2, tokens=tokens)).layers.values():
         torch.nn.init.normal_(layer.up.weight, std=0.05)
     trained.add_paths(paths)
-    torch.nn.init.normal_(trained.adapters.paths.tokens, std=0.1)
+    torch.nn.init.normal_(trained.adapters.paths.gates)
     folder = save(tmp_path / "trained", trained, base)
     items = [Item(text) for text in odd_texts(6)]
     quick = Embedder.load(folder, "cpu")

@@ -72,8 +72,9 @@ class VClub(Separation):
     paths as they are, `fits` times, then frozen while the bound is taken. The mean over y' is that over the whole
     batch, not one shuffled draw. `fixed`: with a variance of 1, which is steadier. `shuffled`: a control, where y is of
     another item than x, so that one tells nothing of the other. Vectors are scaled by sqrt(`dim`), so that numbers have
-    a variance near 1 and logvar needs no Tanh. The loss is in nats per number of a vector. It is not negative: an
-    estimate below 0 says that q lags behind, and nothing is to be gained by making that worse.
+    a variance near 1 and logvar needs no Tanh. The loss is in nats, the sum over numbers of a vector, as in the paper's
+    code. It is not negative: an estimate below 0 says that q lags behind, and nothing is to be gained by making that
+    worse.
 
     All that q has learned is in buffers, so that it is saved with a run and goes back with a step that is begun anew.
     """
@@ -104,13 +105,13 @@ class VClub(Separation):
         self.register_buffer("fitted", torch.zeros(()))
 
     def between(self, paths: Tensor) -> Tensor:
-        """Fit q, and return the mean over pairs of the bound, in nats per number."""
+        """Fit q, and return the mean over pairs of the bound, in nats."""
         first, second = (part * self._dim**0.5 for part in pairs_of(paths))
         if self._shuffled:
             second = second.roll(1, 1)
         for _ in range(self._fits):
             self.fit(first, second)
-        return self.information(first, second).clamp(min=0).mean() / self._dim
+        return self.information(first, second).clamp(min=0).mean()
 
     def information(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the bound for pairs of samples `[K, N, D]`, in nats: `[K]`. q is frozen, gradients flow to x and y."""

@@ -2,9 +2,11 @@
 
 That one model gives several embeddings of one input, each conditioned on learned prefixes and trained by its own
 contrastive loss, and that one path is enough at inference, is the paper's (PDF, *Explore More, Learn Better*, arXiv
-2511.01588). The tokens after the input, and paths that are experts, are ours; so are all numbers.
+2511.01588). The tokens after the input and their gates, and paths that are experts, are ours; so are all numbers.
 
-    suffix   P groups of n learned tokens after the input. They see the input, and the input does not see them
+    suffix   path 0 is the input's own vector. Behind the input stand n learned tokens for each other path; they see the
+             input, and it does not see them. Such a path is the input's own vector plus what its tokens saw, by a gate
+             for each number, which is 0 at first: then all paths are the model's own vector, and training parts them
     prefix   n learned keys and values before the input, at every layer, for each path
     expert   path p uses expert p alone; there is nothing to learn but the experts
 """
@@ -23,9 +25,18 @@ from tsembed_search.errors import ModelError
 from tsembed_search.model.path_settings import Combine, PathSettings
 from tsembed_search.model.routing import Routing, Traced
 
+_SPREAD = 2.0
+"""Tokens of a suffix begin with noise of so many deviations of a token: they see different things, and while gates are
+0, that costs nothing."""
+
+_GATE = 10.0
+"""What a gate is multiplied by: so it learns as fast as tokens do, whose numbers are that much smaller."""
+
 
 class ParallelPaths(nn.Module):
-    """The learned part of P paths. `tokens` `[P, n, d]` of a suffix; `keys` and `values` `[P, L, n, d]` of prefixes."""
+    """The learned part of P paths. `tokens` `[P - 1, n, d]` and `gates` `[P - 1, d]` of a suffix; `keys` and `values`
+    `[P, L, n, d]` of prefixes.
+    """
 
     def __init__(self, settings: PathSettings, routing: Routing) -> None:
         super().__init__()
@@ -34,10 +45,11 @@ class ParallelPaths(nn.Module):
 
     def add_tokens(self, like: Tensor) -> None:
         """Make a suffix: tokens like one `[d]` that the model knows, each with noise of its own."""
-        shape = self.settings.count, self.settings.length, len(like)
+        shape = self.settings.count - 1, self.settings.length, len(like)
         like = like.detach().float()
-        noise = torch.randn(shape) * (self.settings.spread * float(like.std()))  # drawn on the CPU: see GatedLinear
+        noise = torch.randn(shape) * (_SPREAD * float(like.std()))  # drawn on the CPU: see GatedLinear
         self.tokens = nn.Parameter(like + noise.to(like.device))
+        self.gates = nn.Parameter(torch.zeros(self.settings.count - 1, len(like), device=like.device))
 
     def add_prefixes(self, layers: int, width: int, like: Tensor) -> None:
         """Make prefixes for layers whose keys are `width` wide. Keys are small, so that at first all count alike."""
@@ -59,8 +71,11 @@ class ParallelPaths(nn.Module):
         return self.finished(replace(found[0], vectors=torch.stack([one.vectors for one in found], 1)))
 
     def finished(self, traced: Traced) -> Traced:
-        """Return what was traced, with `vectors` `[B, P, D]` as its paths, and combined as its vectors."""
-        return replace(traced, vectors=combined(traced.vectors, self.settings.combine), paths=traced.vectors)
+        """Return what was traced, with `vectors` `[B, P, D]`, or `[B, D]` of the first path alone, as its paths, and
+        combined as its vectors.
+        """
+        paths = traced.vectors if traced.vectors.ndim == 3 else traced.vectors.unsqueeze(1)
+        return replace(traced, vectors=combined(paths, self.settings.combine), paths=paths)
 
     def without(self, vectors: Tensor) -> Tensor:
         """Return vectors `[B, D]` that have no paths as if all paths were these."""
@@ -71,8 +86,17 @@ class ParallelPaths(nn.Module):
         return self.settings.count if every else self.settings.used
 
     def suffix(self, paths: int) -> Tensor | None:
-        """Return the tokens of the first paths, one after the other, `[paths · n, d]`; None for other kinds."""
-        return self.tokens[:paths].flatten(0, 1) if self.settings.kind == "suffix" else None
+        """Return the tokens of the first paths, one after the other, `[(paths - 1) · n, d]`; None where there are none:
+        for the first path alone, and for other kinds.
+        """
+        return self.tokens[: paths - 1].flatten(0, 1) if self.settings.kind == "suffix" and paths > 1 else None
+
+    def beside(self, own: Tensor, seen: Tensor) -> Tensor:
+        """Return unit paths `[B, P, D]`, from the input's own vector `[B, D]`, of any length, and what the tokens of
+        the other paths saw `[B, P - 1, D]`.
+        """
+        others = own.unsqueeze(1) + _GATE * self.gates[: seen.shape[1]].to(seen.dtype) * seen
+        return functional.normalize(torch.cat([own.unsqueeze(1), others], 1), dim=-1)
 
     @contextmanager
     def on(self, path: int) -> Iterator[None]:

@@ -18,12 +18,11 @@ Combine = Literal["first", "mean", "concat"]
 
 @dataclass(frozen=True)
 class PathSettings:
-    """`count` P: how many paths, 0 for none. `kind`: `suffix` appends learned tokens to the input, one pass for all
-    paths; `prefix` puts learned keys and values before the input at every layer, a pass for each path; `expert` lets
-    path p use expert p alone, a pass for each path. `length`: learned tokens of each path; `expert` has none.
-    `combine`: the model's vector is the `first` path, the `mean` of all, or all of them side by side (`concat`).
-    `spread`: the tokens of a suffix begin as one token with noise of so many of its deviations, so that no two paths
-    are the same; it counts before training alone.
+    """`count` P: how many paths, 0 for none. `kind`: `suffix` appends learned tokens to the input for all paths but the
+    first, one pass for all; `prefix` puts learned keys and values before the input at every layer, a pass for each
+    path; `expert` lets path p use expert p alone, a pass for each path. `length`: learned tokens of each path; `expert`
+    has none. `combine`: the model's vector is the `first` path, the `mean` of all, or all of them side by side
+    (`concat`).
 
     Raises `ModelError` for values that make no sense.
     """
@@ -32,7 +31,6 @@ class PathSettings:
     count: Annotated[int, Interval(ge=0, le=64)] = 0
     length: Annotated[int, Interval(ge=1, le=256)] = 1
     combine: Combine = "first"
-    spread: Annotated[float, Interval(ge=0, le=100)] = 0.3
 
     def __post_init__(self) -> None:
         for name, known in (("kind", ("suffix", "prefix", "expert")), ("combine", ("first", "mean", "concat"))):
@@ -42,8 +40,6 @@ class PathSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise ModelError(f"Paths cannot have {name} {value}.", f"Use a whole number from {least} to {most}.")
-        if isinstance(self.spread, bool) or not isinstance(self.spread, (int, float)) or not 0 <= self.spread <= 100:
-            raise ModelError(f"Paths cannot have spread {self.spread}.", "Use a number from 0 to 100.")
 
     @property
     def used(self) -> int:
@@ -55,8 +51,8 @@ class PathSettings:
         return one * self.count if self.count and self.combine == "concat" else one
 
     def to_json(self) -> dict[str, Any]:
-        """The form in `tsembed.json`: the model's own settings, not those of its training, nor `spread`."""
-        mine = {field.name for field in fields(PathSettings)} - {"spread"}
+        """The form in `tsembed.json`: the model's own settings, not those of its training."""
+        mine = {field.name for field in fields(PathSettings)}
         return {name: value for name, value in asdict(self).items() if name in mine}
 
     @classmethod

@@ -179,7 +179,7 @@ class TransformersBackbone:
         return found if self.adapters.paths is None else self.adapters.paths.without(found)
 
     def _vectors(self, batch: Sequence[Prepared], suffix: Tensor | None = None, paths: int = 1) -> Tensor:
-        """`[B, D]`, or with the tokens `suffix` `[paths · n, d]` after each item `[B, paths, D]`."""
+        """`[B, D]`, or with the tokens `suffix` `[(paths - 1) · n, d]` after each item `[B, paths, D]`."""
         items = [cast(Inputs, one.data) for one in batch]
         lengths = torch.tensor([one.tokens for one in batch])
         after = 0 if suffix is None else len(suffix)
@@ -210,12 +210,13 @@ class TransformersBackbone:
             ) from error
         rows = torch.arange(len(hidden), device=hidden.device)
         ends = lengths - 1
+        own = hidden[rows, ends].float()
         if suffix is None:
-            last = hidden[rows, ends]
-        else:  # the last token of each path
-            own = len(suffix) // paths * torch.arange(1, paths + 1)
-            last = hidden[rows[:, None], ends[:, None] + self._move(own)]
-        return functional.normalize(last.float(), dim=-1)
+            return functional.normalize(own, dim=-1)
+        assert self.adapters is not None and self.adapters.paths is not None
+        last = len(suffix) // (paths - 1) * torch.arange(1, paths)  # the last token of each other path
+        seen = hidden[rows[:, None], ends[:, None] + self._move(last)].float()
+        return self.adapters.paths.beside(own, seen)
 
     def _move(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda":

@@ -128,7 +128,7 @@ class Mini:
         like = self.encoder.words(torch.tensor(self.ends[-1:], device=self._device))[0]
         if settings.kind == "suffix":
             paths.add_tokens(like)
-            most = self._spec.text.max_tokens + 2 + CAPTION_TOKENS + settings.count * settings.length
+            most = self._spec.text.max_tokens + 2 + CAPTION_TOKENS + (settings.count - 1) * settings.length
             if most > (places := self.encoder.places):
                 raise ModelError(
                     f"A text with its paths would have {most} tokens, and mini has places for {places}.",
@@ -289,8 +289,8 @@ class Mini:
         held = self.adapters.paths if paths and self.adapters is not None else None
         count = 0 if held is None else held.wanted(losses)
         tokens = None if held is None else held.suffix(count)
-        length = 0 if tokens is None else len(tokens) // count
-        plan = Plan([one.ids for one in inputs], [one.pictured for one in inputs], self.ends, count, length)
+        after = (0, 0) if tokens is None else (count - 1, len(tokens) // (count - 1))
+        plan = Plan([one.ids for one in inputs], [one.pictured for one in inputs], self.ends, *after)
         moved = self._move(torch.from_numpy(plan.numbers))
         source, order = self.encoder.words(moved[: plan.sources]), moved[plan.sources : plan.sources + len(batch)]
         if captions is not None:
@@ -302,7 +302,7 @@ class Mini:
             shape, start, size = (len(part.rows), part.longest), part.start, len(part.rows) * part.longest
             kinds = moved[start : start + plan.kinds * size].view(plan.kinds, *shape)
             words = functional.embedding(kinds[0], source)
-            suffix = Suffix(kinds[3], count) if tokens is not None else None
+            suffix = None if tokens is None or held is None else Suffix(kinds[3], held)
             groups.append(_Group(part.rows, words, None if part.full else kinds[1].bool(), kinds[2].bool(), suffix))
         return _Groups(groups, order, classes)
 

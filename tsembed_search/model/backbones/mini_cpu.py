@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,6 @@ from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import Backbone, Encoded, ModelInfo, ModelRef, Prepared
 from tsembed_search.model.backbones import mini_arrays, mini_graph, mini_spec
 from tsembed_search.model.expert_settings import AdapterSettings
-from tsembed_search.model.path_settings import PathSettings
 
 # A batch this large suits the engine, on each core.
 _TOKENS = 1024
@@ -75,12 +73,10 @@ class MiniOnCpu:
         first: mini_arrays.Encoder | None,
         routing: _Routing | None,
         whole: Callable[[], Backbone],
-        suffix: Array | None = None,
     ) -> None:
         from tokenizers import Tokenizer
 
         self.info = info
-        self._suffix = suffix
         self._spec = mini_spec.inputs()
         self._tokenizer = Tokenizer.from_file(str(mini_spec.verified("tokenizer")))
         self._tokenizer.no_padding()
@@ -139,9 +135,8 @@ class MiniOnCpu:
     def _read(self, batch: Sequence[Prepared]) -> Iterator[tuple[list[int], engine.Arrays]]:
         """Rows with texts alone, and their vectors and routes."""
         texts = {row: one.data for row, one in enumerate(batch) if isinstance(one.data, _Text)}
-        after = 0 if self._suffix is None else len(self._suffix)
         for exact in (True, False):
-            own = {row: len(one.ids) + after for row, one in texts.items() if (one.exact or self._same) is exact}
+            own = {row: len(one.ids) for row, one in texts.items() if (one.exact or self._same) is exact}
             if not (groups := list(_alike(own))):
                 continue
             first, self._first = self._first, None
@@ -155,19 +150,12 @@ class MiniOnCpu:
 
     def _inputs(self, texts: Sequence[list[int]]) -> engine.Arrays:
         """Texts padded to the same length, as `mini_graph.encoder` takes them."""
-        after = 0 if self._suffix is None else len(self._suffix)
-        longest = _rounded(max(map(len, texts)) + after)
+        longest = _rounded(max(map(len, texts)))
         places, real = np.zeros((len(texts), longest), np.int64), np.zeros((len(texts), longest), np.float32)
         for row, ids in enumerate(texts):
             places[row, : len(ids)] = ids
             real[row, : len(ids)] = 1 / len(ids)
         inputs = [self._table[places], real]
-        if self._suffix is not None:
-            learned = np.zeros_like(real)
-            for row, ids in enumerate(texts):
-                inputs[0][row, len(ids) : len(ids) + after] = self._suffix
-                learned[row, len(ids) : len(ids) + after] = 1 / after
-            inputs.append(learned)
         if self._routing is None:
             return inputs
         if not self._routing.last:
@@ -253,12 +241,12 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         classes=mini_spec.CLASSES,
         engine=facts.name,
     )
-    experts = routing = suffix = None
+    experts = routing = None
     if ref.folder is not None:
         said = checkpoint.read(ref.folder)
         paths = path_settings.of_method(said.method, ref.folder / checkpoint.MARKER)
-        if paths is not None and (suffix := _suffix(paths, ref.folder)) is None:
-            return None
+        if paths is not None and (paths.kind != "suffix" or paths.used != 1):
+            return None  # the first path of a suffix is the model itself
         try:
             settings = AdapterSettings.from_json(said.method)
         except (KeyError, TypeError, ValueError, AttributeError, ModelError):
@@ -282,11 +270,11 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         return engine.Graph(
             name,
             state,
-            lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts, suffix is not None),
+            lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts),
         )
 
-    # One that is kept was made of weights that were verified then. NumPy has no paths.
-    if suffix is None and engine.is_kept(name, state) and _one_thread():
+    # One that is kept was made of weights that were verified then.
+    if engine.is_kept(name, state) and _one_thread():
         first = mini_arrays.Encoder(weights.arrays(mini_spec.file_path("encoder")), experts)
         return MiniOnCpu(info, graph, first, routing, whole)
     try:
@@ -296,18 +284,7 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
 
         logging.getLogger(__name__).warning("The engine does not take %s, PyTorch does instead: %s", ref.name, error)
         return None
-    return MiniOnCpu(info, lambda: made, None, routing, whole, suffix)
-
-
-def _suffix(paths: PathSettings, folder: Path) -> Array | None:
-    """The learned tokens `[n, 384]` of the one path that makes the vector; None for paths that the graph has not."""
-    if paths.kind != "suffix" or paths.used != 1:
-        return None
-    tokens = weights.arrays(folder / checkpoint.PATHS).get("tokens")
-    if tokens is None or tokens.shape != (paths.count, paths.length, mini_spec.DIM) or not np.isfinite(tokens).all():
-        return None  # in torch it is refused, with the reason
-    own: Array = tokens[0]
-    return own
+    return MiniOnCpu(info, lambda: made, None, routing, whole)
 
 
 def _one_thread() -> bool:

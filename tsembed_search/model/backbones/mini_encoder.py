@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from tsembed_search.model.parallel import ParallelPaths
 
 HIDDEN = 384
 _HEADS = 12
@@ -30,11 +33,11 @@ Prefix = tuple[Tensor, Tensor] | None
 @dataclass(frozen=True)
 class Suffix:
     """Learned tokens after the input. `place` `[B, T]` int64: 0 on the input, p on the tokens of path p, from 1 to
-    `paths`. They see the input and their own path; the input sees only itself, so it is what it is without them.
+    P - 1. They see the input and their own path; the input sees only itself, so it is what it is without them.
     """
 
     place: Tensor
-    paths: int
+    paths: ParallelPaths
 
     def mask(self, real: Tensor | None) -> Tensor:
         """Return the tokens that each token sees: `[B, 1, T, T]` bool."""
@@ -42,14 +45,12 @@ class Suffix:
         return (seen if real is None else seen & real[:, None, :]).unsqueeze(1)
 
     def pooled(self, hidden: Tensor, real: Tensor | None) -> Tensor:
-        """The unit vector of each path `[B, P, 384]`: the mean over the input plus that over the path's tokens, so that
-        one that is not trained yet is near the model's own.
-        """
+        """The unit vector of each path `[B, P, 384]`, from means over the input and over each path's tokens."""
         own = self.place == 0 if real is None else real & (self.place == 0)
-        parts = torch.arange(1, self.paths + 1, device=hidden.device)
-        members = torch.cat([own.unsqueeze(1), self.place[:, None, :] == parts[:, None]], 1).to(hidden.dtype)
+        others = torch.arange(1, 1 + len(self.paths.tokens), device=hidden.device)
+        members = torch.cat([own.unsqueeze(1), self.place[:, None, :] == others[:, None]], 1).to(hidden.dtype)
         means = members @ hidden / members.sum(-1, keepdim=True)
-        return F.normalize(means[:, :1] + means[:, 1:], dim=-1)
+        return self.paths.beside(means[:, 0], means[:, 1:])
 
 
 def _table(rows: int) -> nn.Embedding:

@@ -66,17 +66,14 @@ def _shape(projection: str) -> tuple[int, int]:
     return (wide if projection == "output.dense" else HIDDEN), (wide if projection == "intermediate.dense" else HIDDEN)
 
 
-def encoder(weights: Mapping[str, Array], experts: Experts | None, suffix: bool = False) -> Any:
+def encoder(weights: Mapping[str, Array], experts: Experts | None) -> Any:
     """Return the graph: from input vectors `words` `[B, T, 384]`, each token's share `real` `[B, T]` of its item, and
     `counted` `[B, T]` of its item's route (0 on padding, rows sum to 1), to unit vectors `[B, 384]`, and with experts
     to raw routes `[B, L·E]`.
-
-    `suffix`: for one parallel path, with an input `after` `[B, T]` between the last two: the share of each token in the
-    learned ones that stand after the item. They see all, the item sees itself, and the vector is the sum of both means.
     """
     if experts is not None:
         experts = replace(experts, tensors=_around_gelu(experts.tensors))
-    return _Graph(_around_gelu(weights), experts, suffix).model()
+    return _Graph(_around_gelu(weights), experts).model()
 
 
 def _around_gelu(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -84,13 +81,12 @@ def _around_gelu(tensors: Mapping[str, Array]) -> dict[str, Array]:
 
 
 class _Graph:
-    def __init__(self, weights: Mapping[str, Array], experts: Experts | None, suffix: bool) -> None:
+    def __init__(self, weights: Mapping[str, Array], experts: Experts | None) -> None:
         import openvino.opset13 as operations
 
         self._op = operations
         self._weights = weights
         self._experts = experts
-        self._after = operations.parameter([-1, -1], np.float32, name="after") if suffix else None
         self._counted: Any = operations.parameter([-1, -1], np.float32, name="counted")
         self._scale: Any = None
         self._routes: list[Any] = []
@@ -104,18 +100,13 @@ class _Graph:
         places = places + self._weights["embeddings.token_type_embeddings.weight"][0]
         placed = op.add(words, op.slice(_real(places), _whole(0), length, _whole(1), _whole(0)))
         hidden = self._normed(placed, "embeddings.LayerNorm")
-        there = real if self._after is None else op.add(real, self._after)
-        absent = op.multiply(op.convert(op.equal(there, _real(0)), np.float32), _real(-1e9))
+        absent = op.multiply(op.convert(op.equal(real, _real(0)), np.float32), _real(-1e9))
         mask = op.unsqueeze(absent, _whole(1, 2))
-        if self._after is not None:
-            own = op.convert(op.equal(self._after, _real(0)), np.float32)
-            learned = op.multiply(op.subtract(_real(1), own), _real(-1e9))
-            mask = op.add(mask, op.multiply(op.unsqueeze(own, _whole(1, 3)), op.unsqueeze(learned, _whole(1, 2))))
         for block in range(LAYERS):
             hidden = self._block(f"encoder.layer.{block}", hidden, mask)
-        pooled = op.squeeze(op.matmul(op.unsqueeze(there, _whole(1)), hidden, False, False), _whole(1))
+        pooled = op.squeeze(op.matmul(op.unsqueeze(real, _whole(1)), hidden, False, False), _whole(1))
         results = [self._unit(pooled, 1, EPSILON)]
-        inputs = [words, real] if self._after is None else [words, real, self._after]
+        inputs = [words, real]
         if self._experts is not None:
             results.append(op.concat(self._routes, 1))
             inputs.append(self._counted)
