@@ -53,14 +53,14 @@ def texts(embedder: Embedder, lines: Sequence[str]) -> Tensor:
     return torch.from_numpy(embedder.embed([Item(text=line) for line in lines]).vectors)
 
 
-def class_targets(embedder: Embedder) -> Tensor:
-    """What each class means: all its names and, for half as much, its gloss. `[1000, 384]`, unit length."""
+def class_targets(embedder: Embedder, gloss: float) -> Tensor:
+    """What each class means: all its names, which count 2 together, and its gloss. `[1000, 384]`, unit length."""
     classes = class_names()
     flat = [(index, name) for index, (names, _) in enumerate(classes) for name in names]
     sums = torch.zeros(len(classes), 384)
     sums.index_add_(0, torch.tensor([index for index, _ in flat]), texts(embedder, [name for _, name in flat]))
     glosses = texts(embedder, [f"{names[0]}: {gloss}" for names, gloss in classes])
-    return F.normalize(2 * F.normalize(sums, dim=-1) + glosses, dim=-1)
+    return F.normalize(2 * F.normalize(sums, dim=-1) + gloss * glosses, dim=-1)
 
 
 def joint_targets(embedder: Embedder) -> tuple[list[str], Tensor]:
@@ -96,11 +96,11 @@ def first_table(mini: Mini) -> Tensor:
     return torch.stack(rows)
 
 
-def fit(mini: Mini, steps: int, seed: int) -> Tensor:
+def fit(mini: Mini, steps: int, seed: int, gloss: float = 1.0) -> Tensor:
     """Fits the table by Adam with a cosine schedule. Returns `[1000, 4, 384]` float32."""
     generator = torch.Generator().manual_seed(seed)
     embedder = Embedder(mini)
-    meaning = class_targets(embedder)
+    meaning = class_targets(embedder, gloss)
     words, joint = joint_targets(embedder)
     word_ids = [torch.tensor(mini.prepare(Item(text=word)).data.ids) for word in words]
     first, last = mini.encoder.words(torch.tensor(mini.ends)).unbind()
@@ -133,11 +133,12 @@ def main(
     out: Annotated[Path, typer.Argument(help="Where to write the table, a .safetensors file.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1500,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    gloss: Annotated[float, typer.Option(help="Weight of a class's gloss; its names have 2.")] = 1.0,
 ) -> None:
     """Fits the table and writes it in float16 (3 MB)."""
     from safetensors.torch import save_file
 
-    table = fit(load_mini("cpu"), steps, seed)
+    table = fit(load_mini("cpu"), steps, seed, gloss)
     save_file({"table": table.half().contiguous()}, out)
 
 

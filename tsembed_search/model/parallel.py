@@ -30,7 +30,7 @@ _SPREAD = 2.0
 0, that costs nothing."""
 
 _GATE = 10.0
-"""What a gate is multiplied by: so it learns as fast as tokens do, whose numbers are that much smaller."""
+"""Gates are multiplied by this, so that they learn as fast as tokens do, whose numbers are that much smaller."""
 
 
 class ParallelPaths(nn.Module):
