@@ -175,38 +175,52 @@ def threads() -> int:
 class Graph:
     """A graph as the engine takes it: from the last time, or else as `make` gives it now, and kept for the next time.
 
-    `name` says which model it is of, and `state` in which state its files are: of one name only the newest is kept. One
-    that is damaged, or was made for another CPU, is made again. Two processes may do that at once. Where nothing can be
-    written, it is made each time. Raises `RuntimeError` when the engine does not take it.
+    `name` says which model it is of, and `state` in which state its files are: of one name only the newest is kept,
+    once for each precision. One that is damaged, or was made for another CPU, is made again. Two processes may do that
+    at once. Where nothing can be written, it is made each time. Raises `RuntimeError` when the engine does not take it.
     """
 
     def __init__(self, name: str, state: str, make: Callable[[], Any]) -> None:
         cpu = core().get_property("CPU", "FULL_DEVICE_NAME")
         version = hashlib.sha256(f"{openvino().__version__} {cpu}".encode()).hexdigest()[:16]
         self._name = name
-        self._file = _folder() / f"{name}-{_short(state)}-{version}.graph"
+        self._kept_as = f"{name}-{_short(state)}-{version}"
         self._make = make
-        found = _read(self._file)
-        self._bytes = self._made() if found is None else found
+        self._bytes: dict[Precision, NDArray[np.uint8]] = {}
+        self._in("f32")
 
-    def compiled(self, settings: dict[str, Any]) -> Any:
-        """Return the graph, ready to run."""
+    def compiled(self, precision: Precision, settings: dict[str, Any]) -> Any:
+        """Return the graph, ready to run in a precision."""
+        settings = {**settings, "INFERENCE_PRECISION_HINT": precision}
         try:
-            return self._imported(settings)
+            return self._imported(precision, settings)
         except RuntimeError:  # kept by another CPU of the same name
-            self._bytes = self._made()
-            return self._imported(settings)
+            self._bytes[precision] = self._made(precision)
+            return self._imported(precision, settings)
 
-    def _imported(self, settings: dict[str, Any]) -> Any:
-        return core().import_model(openvino().Tensor(self._bytes, shared_memory=True), "CPU", settings)
+    def _imported(self, precision: Precision, settings: dict[str, Any]) -> Any:
+        return core().import_model(openvino().Tensor(self._in(precision), shared_memory=True), "CPU", settings)
 
-    def _made(self) -> NDArray[np.uint8]:
-        compiled = core().compile_model(self._make(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    def _in(self, precision: Precision) -> NDArray[np.uint8]:
+        """The graph's bytes. Those of one precision must not run in the other: with AMX the engine then writes beyond
+        its memory, from 33 tokens on.
+        """
+        if precision not in self._bytes:
+            found = _read(self._file(precision))
+            self._bytes[precision] = self._made(precision) if found is None else found
+        return self._bytes[precision]
+
+    def _file(self, precision: Precision) -> Path:
+        return _folder() / f"{self._kept_as}-{precision}.graph"
+
+    def _made(self, precision: Precision) -> NDArray[np.uint8]:
+        compiled = core().compile_model(self._make(), "CPU", {"INFERENCE_PRECISION_HINT": precision})
         made = compiled.export_model().getvalue()
-        _keep(self._file, [made, hashlib.sha256(made).digest()])
+        file = self._file(precision)
+        _keep(file, [made, hashlib.sha256(made).digest()])
         with suppress(OSError):
-            for old in self._file.parent.glob(f"{self._name}-*.graph"):
-                if old != self._file:
+            for old in file.parent.glob(f"{self._name}-*.graph"):
+                if not old.name.startswith(f"{self._kept_as}-"):
                     old.unlink()
         return np.frombuffer(bytearray(made), np.uint8)
 
@@ -235,13 +249,12 @@ class Runner:
 
     def __init__(self, graph: Graph, precision: Precision, many: bool = False) -> None:
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY",
             "ENABLE_CPU_PINNING": False,  # other processes use the cores as well
             "INFERENCE_NUM_THREADS": threads(),
         }
         self._graph = graph  # its bytes are read in place
-        compiled = graph.compiled(settings)
+        compiled = graph.compiled(precision, settings)
         self._width = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) if many else 1
         self._outputs = len(compiled.outputs)
         self._tensor = openvino().Tensor
