@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
 from tsembed_search import Embedder, Index, Item
 from tsembed_search.errors import IndexMismatchError, ModelError, UsageError
@@ -150,14 +151,14 @@ def test_depths_that_there_are_not_are_refused(tmp_path: Path) -> None:
     for load in (Embedder.load, in_torch, lambda name: unloaded(registry.resolve(name))):
         with pytest.raises(ModelError, match="mini has 6 blocks, not 7") as caught:
             load("mini:7blocks")  # type: ignore[operator]
-        assert caught.value.hint == "Give {depth} at most 6."
+        assert caught.value.hint == "Use a depth of 6 or less."
     with pytest.raises(UsageError, match="cannot stop after 0 blocks"):
         registry.resolve("mini:0blocks")
     late = trained(tmp_path / "late", AdapterSettings(experts=2, rank=2, blocks=(3, 4)))
     for load in (Embedder.load, in_torch, lambda name: unloaded(registry.resolve(name))):
         with pytest.raises(ModelError, match="no experts in its first 3 blocks") as caught:
             load(f"{late}:3blocks")  # type: ignore[operator]
-        assert caught.value.hint == "Give {depth} at least 4."
+        assert caught.value.hint == "Use a depth of 4 or more."
         load(f"{late}:4blocks")  # type: ignore[operator]
     with pytest.raises(ModelError, match="cannot carry adapters"):
         loading.create_checkpoint(tmp_path / "made", "mini-base:3blocks")
@@ -183,6 +184,25 @@ def test_an_index_remembers_its_depth(tmp_path: Path) -> None:
     for other in ({"depth": 2}, {"depth": 6}, {"model": "mini:64"}, {"model": "mini"}):
         with pytest.raises(IndexMismatchError, match="mini:3blocks:64"):
             Index.open("stopped", device="cpu", **other)  # type: ignore[arg-type]
+
+
+def test_the_commands_say_the_depth(tmp_path: Path) -> None:
+    from tsembed_search.cli.main import app
+
+    (tmp_path / "bike.txt").write_text("A red bicycle in the snow.")
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [*map(str, arguments), "--index", "shallow"])
+
+    made = run("index", tmp_path, "--model", "mini-base", "--depth", 3, "--dim", 128, "--device", "cpu")
+    assert made.exit_code == 0, made.stderr
+    assert "mini-base:3blocks:128 (128 dimensions)" in run("status").stdout
+    assert "bike.txt" in run("search", "a bicycle", "--device", "cpu").stdout
+    for depth, words in ((4, "mini-base:3blocks:128"), (0, "0")):
+        refused = run("index", tmp_path, "--depth", depth)
+        assert refused.exit_code != 0 and words in refused.stderr
+    too_many = CliRunner().invoke(app, ["index", str(tmp_path), "--index", "other", "--depth", "7"])
+    assert too_many.exit_code != 0 and "mini has 6 blocks, not 7.\nUse a depth of 6 or less." in too_many.stderr
 
 
 @pytest.mark.parametrize("family", sorted(MAKERS))

@@ -109,7 +109,7 @@ def _split(name: str, unit: str) -> tuple[str, int | None]:
 def stopped(ref: ModelRef, depth: int) -> ModelRef:
     """Return a model that stops after its first `depth` blocks, which is another model. Raises `UsageError`."""
     if not depth:
-        raise UsageError("A model cannot stop after 0 blocks.", "Give {depth} a number from 1 on, such as 3.")
+        raise UsageError("A model cannot stop after 0 blocks.", "Use a depth from 1 on, such as 3.")
     identity = weights.fingerprint("stopped", depth, ref.fingerprint)
     return replace(ref, name=f"{ref.name}:{depth}blocks", fingerprint=identity, whole=ref, depth=depth)
 

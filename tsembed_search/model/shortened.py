@@ -100,7 +100,7 @@ def stop_after(backbone: Any, depth: int) -> None:
     info, blocks = backbone.info, getattr(backbone, "blocks", None)
     if blocks is None:
         raise ModelError(
-            f"{info.name} cannot stop early.", "Leave out {depth}, or use mini, a transformers model or a checkpoint."
+            f"{info.name} cannot stop early.", "Use all of its blocks; or mini, a transformers model, or a checkpoint."
         )
     adapters = getattr(backbone, "adapters", None)
     check_depth(info.name, depth, len(blocks), None if adapters is None else adapters.blocks)
@@ -117,12 +117,12 @@ def check_depth(name: str, depth: int, blocks: int, adapted: Sequence[int] | Non
     `blocks`; 0 if it has no experts at all. Raises `ModelError` for more blocks than there are, and for too few.
     """
     if depth > blocks:
-        raise ModelError(f"{name} has {blocks} blocks, not {depth}.", f"Give {{depth}} at most {blocks}.")
+        raise ModelError(f"{name} has {blocks} blocks, not {depth}.", f"Use a depth of {blocks} or less.")
     if adapted is None:
         return 0
     if not (kept := sum(number < depth for number in adapted)):
         raise ModelError(
-            f"{name} has no experts in its first {depth} blocks.", f"Give {{depth}} at least {min(adapted) + 1}."
+            f"{name} has no experts in its first {depth} blocks.", f"Use a depth of {min(adapted) + 1} or more."
         )
     return kept
 
