@@ -78,6 +78,10 @@ def evaluate(
         str | None,
         Option("--dims", metavar="N,N", help="Also measure vectors that are cut to N numbers, such as 64,128,256."),
     ] = None,
+    depths: Annotated[
+        str | None,
+        Option("--depths", metavar="N,N", help="Also measure the model after N of its blocks, such as 3,4."),
+    ] = None,
     paths: Annotated[
         bool, Option("--paths", help="Compare a model's parallel paths: how good each is, and how different they are.")
     ] = False,
@@ -109,10 +113,11 @@ def evaluate(
     from tsembed_search.ranking.metrics import METRICS
 
     reranking = _reranking(rerank, route_weight, sweep)
-    sizes = _sizes(dims)
-    diversity.check(paths, plot, compare or rerank != "none" or sizes or csv_file or at)
+    sizes, blocks = _numbers("--dims", dims, "64,128"), _numbers("--depths", depths, "3,4")
+    diversity.check(paths, plot, compare or rerank != "none" or sizes or blocks or csv_file or at)
     model = model or DEFAULT_MODEL
-    for name in (model, *([compare] if compare else [])):
+    stopped = {depth: registry.named(model, depth) for depth in reversed(blocks)}  # one too many is told at once
+    for name in (*stopped.values(), model, *([compare] if compare else [])):
         registry.resolve(name)  # better now than after the first model's work
     if csv_file is not None and not csv_file.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {csv_file.absolute().parent}.", "Give --csv a file in a folder.")
@@ -140,7 +145,8 @@ def evaluate(
         return
     metrics = [*METRICS, *(f"{kind}@{k}" for k in at or () for kind in ("recall", "ndcg"))]
     measured = partial(_measured, found=found, metrics=metrics, dims=sizes, device=device, quiet=quiet)
-    first = measured(model, reranking=reranking)
+    shallow = {depth: measured(name, reranking=None) for depth, name in stopped.items()}
+    first = replace(measured(model, reranking=reranking), depths=dict(sorted(shallow.items())))
     second = measured(compare, reranking=reranking, where_it_can=True, dims=()) if compare else None
     difference = compared(second.tasks, first.tasks) if second else []
     if csv_file is not None:
@@ -160,12 +166,13 @@ def evaluate(
         render.remark(*_remarks(first, second, limit is not None or candidates is not None))
 
 
-def _sizes(dims: str | None) -> list[int]:
-    """The numbers in a list with commas. Raises `UsageError` for anything else."""
+def _numbers(option: str, given: str | None, such_as: str) -> list[int]:
+    """The numbers in a list with commas, in their order. Raises `UsageError` for anything else."""
     try:
-        return sorted({int(one) for one in (dims or "").split(",") if one.strip()})
+        return sorted({int(one) for one in (given or "").split(",") if one.strip()})
     except ValueError:
-        raise UsageError(f"--dims cannot be {dims!r}.", "Give numbers with commas between: --dims 64,128") from None
+        advice = f"Give numbers with commas between: {option} {such_as}"
+        raise UsageError(f"{option} cannot be {given!r}.", advice) from None
 
 
 def _reranking(rerank: str, weight: float | None, sweep: bool) -> Reranking | None:
@@ -246,8 +253,8 @@ def _show(first: Evaluation, second: Evaluation | None, difference: Sequence[Tas
     if second is not None:
         names = " less ".join(wording.shown(str(one.model.get("name", ""))) for one in (first, second))
         console.print(_table(names, first.metrics if wide else first.metrics[:1], difference, changes, wide))
-    for dim, tasks in first.cut.items():
-        console.print(Text(f"Cut to {dim} numbers: ") + _cut_to(first, tasks))
+    for depth, dim, tasks in first.shorter():
+        console.print(Text(f"{_cut_words(first, depth, dim)}: ") + _cut_to(first, tasks))
     if first.gain is not None:
         chosen = f", chosen on {first.sweep.queries:,} other queries" if first.sweep is not None else ""
         text = Text(f"Re-ranked by experts with weight {first.weight:g}{chosen}. Against no re-ranking: ")
@@ -289,8 +296,19 @@ def _table(
     return table
 
 
+def _cut_words(whole: Evaluation, depth: int | None, dim: int | None) -> str:
+    """Words for a depth, a number of numbers, or both; with the time of an item, where all of it differs."""
+    if depth is None:
+        return f"Cut to {dim} numbers"
+    stopped = f"After {wording.count_words(depth, 'block')}"
+    if dim is not None:
+        return f"{stopped}, cut to {dim} numbers"
+    times = (one.milliseconds() for one in (whole.depths[depth], whole))
+    return f"{stopped} ({{:.1f}} ms an item instead of {{:.1f}})".format(*times)
+
+
 def _cut_to(whole: Evaluation, cut: Sequence[TaskScores]) -> Text:
-    """The figures of cut vectors over all tasks, each with what it differs by from that of whole ones."""
+    """The figures of a cut model over all tasks, each with what it differs by from that of whole ones."""
     from rich.text import Text
 
     from tsembed_search.evaluation.results import Group, compared
@@ -325,7 +343,10 @@ def _print_fields(first: Evaluation, difference: Sequence[TaskScores]) -> None:
     """Print lines of fields, for programs: of each figure its mean and the bounds of its interval."""
     names = (f"{name}{side}" for name in first.metrics for side in ("", " low", " high"))
     render.print_fields("task", "queries", *names)
-    cut = ((f"dim {dim} ", "", tasks) for dim, tasks in first.cut.items())
+    cut = (
+        (f"{f'depth {depth} ' if depth else ''}{f'dim {dim} ' if dim else ''}", "", tasks)
+        for depth, dim, tasks in first.shorter()
+    )
     for label, sign, tasks in (("", "", first.tasks), ("difference ", "+", difference), *cut):
         for group, _ in _rows(tasks) if tasks else ():
             figures = [value for one in group.estimates() for value in (one.mean, one.low, one.high)]

@@ -40,6 +40,7 @@ def index(
     url: options.Url = None,
     model: options.Model = None,
     dim: options.Dimensions = None,
+    depth: options.Depth = None,
     device: Annotated[
         str,
         options.of_model(
@@ -100,7 +101,8 @@ def index(
         time_limit=time_limit,
     )
     settings = StoreSettings(0, quantize, shards, replicas)
-    opened = options.open_index(name, url, model=model, device=device, wait=wait, create=settings, dim=dim)
+    cut = {"dim": dim, "depth": depth}
+    opened = options.open_index(name, url, model=model, device=device, wait=wait, create=settings, **cut)
     try:
         with opened, IndexDisplay(quiet=quiet) as display, Interrupts(attentive=1.0) as stop:
             report = opened.add(paths, chosen, progress=display, stop=stop)

@@ -191,6 +191,16 @@ Dimensions = Annotated[
     int | None,
     of_model("--dim", metavar="N", min=1, help="Cut vectors to N numbers: smaller and less exact.", show_default="all"),
 ]
+Depth = Annotated[
+    int | None,
+    of_model(
+        "--depth",
+        metavar="N",
+        min=1,
+        help="Stop after N of the model's blocks: faster and less exact.",
+        show_default="all",
+    ),
+]
 Include = Annotated[
     list[str] | None, Option("--include", metavar="GLOB", help="Only files that match, whatever their extension.")
 ]

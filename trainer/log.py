@@ -10,10 +10,10 @@ Whoever shows a run (the live display, the report, TensorBoard) reads these reco
     data {sources, tasks [{name, meta, rows, identities, weight}], validation [{name, meta, rows}], problems}
 `step` (every step)
     step (from 1), stage (1 or 2), loss (what was minimised), parts {contrastive, balance, z, distillation,
-    query_distillation, paths, vclub, orthogonal} (unweighted; those that are used; what keeps paths apart with its
-    warm-up), rates {experts, router, projector, paths}, temperature, gradient_norm, rows, items (embedded), tokens,
-    tasks {name: rows}, seconds (in training since the run began, over resumes), items_per_second (a moving mean),
-    seconds_left,
+    query_distillation, shallow_distillation, paths, vclub, orthogonal} (unweighted; those that are used; what keeps
+    paths apart with its warm-up), rates {experts, router, projector, paths}, temperature, gradient_norm, rows, items
+    (embedded), tokens, tasks {name: rows}, seconds (in training since the run began, over resumes), items_per_second (a
+    moving mean), seconds_left,
     expert_load [L][E] (mean gates), routing_entropy (0..1: 1 is uniform, the mean over items and blocks),
     mask_rate (share of in-batch pairs left out as false negatives), hardness (mean over queries of the hardest
     negative's cosine), positive (mean cosine of query and positive), kappa_deviation (of negatives, within tasks),

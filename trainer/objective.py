@@ -106,8 +106,10 @@ class Objective(nn.Module):
         Remembers the batch: call it once a step.
         """
         traced = unpack(packed, self.shape)
-        pairs, paths, figures = self._pairs(traced, labels, stage, step)
-        inputs = LossInputs(pairs, traced, labels, traced.vectors if own is None else own, paths=paths)
+        pairs, others, figures = self._pairs(traced, labels, stage, step)
+        paths, shallow = (others, ()) if self.shape.paths else ((), others)
+        own = traced.vectors if own is None else own
+        inputs = LossInputs(pairs, traced, labels, own, paths=paths, shallow=shallow)
         parts = {name: one(replace(inputs, held=(held or {}).get(name))) for name, one in self.losses.items()}
         total = sum((self.weights[name] * part for name, part in parts.items()), torch.zeros((), device=packed.device))
         places = labels.of(POSITIVE, NEGATIVE).to(packed.device)
@@ -117,20 +119,20 @@ class Objective(nn.Module):
     def _pairs(
         self, traced: Traced, labels: Labels, stage: int, step: int
     ) -> tuple[Pairs, list[Pairs], dict[str, Tensor]]:
-        """Return the pairs with their masks and weights, those of each path, and the figures on them."""
+        """Return the pairs with their masks and weights, those of each path or depth, and the figures on them."""
         device = traced.vectors.device
         self._follow(traced.routes.detach())
         routes = centred(traced.routes.detach(), self.mean)
         queries, documents = labels.of(QUERY).to(device), labels.of(POSITIVE, NEGATIVE).to(device)
         table, count = labels.table.to(device), len(queries)
         whole, document_routes, document_labels = together(traced), routes[documents], table[documents]
-        asked, vectors, paths = whole[queries], whole[documents], traced.paths
-        path_vectors = None if paths is None else paths[documents]
+        asked, vectors, others = whole[queries], whole[documents], _others(traced)
+        other_vectors = None if others is None else others[documents]
         if self.queue.packed is not None and self.queue.labels is not None:
             old = unpack(self.queue.packed, self.shape)
             vectors = torch.cat([vectors, together(old)])
-            if path_vectors is not None and old.paths is not None:
-                path_vectors = torch.cat([path_vectors, old.paths])
+            if other_vectors is not None and (old_others := _others(old)) is not None:
+                other_vectors = torch.cat([other_vectors, old_others])
             document_routes = torch.cat([document_routes, centred(old.routes, self.mean)])
             document_labels = torch.cat([document_labels, self.queue.labels])
         possible = candidates(table[queries], document_labels, self.settings.scope, labels.answers.to(device))
@@ -149,8 +151,8 @@ class Objective(nn.Module):
             backward = side(possible[:, :count].T, cosine[:, :count].T, kappa_back, asked, asked)
         pairs = Pairs(asked, vectors, side(possible, cosine, kappa, vectors[:count], vectors), backward)
         alone: list[Pairs] = []
-        if paths is not None and path_vectors is not None:
-            each = zip(paths[queries].unbind(1), path_vectors.unbind(1), strict=True)
+        if others is not None and other_vectors is not None:
+            each = zip(others[queries].unbind(1), other_vectors.unbind(1), strict=True)
             alone = [replace(pairs, queries=of_query, documents=of_document) for of_query, of_document in each]
         own = document_labels[:count, 3][:, None] == document_labels[None, :, 3]
         figures = _figures(pairs.forward.valid, cosine, kappa, own) | _routing_figures(traced.routes, self.shape)
@@ -191,6 +193,11 @@ def together(traced: Traced) -> Tensor:
     if traced.paths is None or traced.vectors.shape[1] != traced.paths.shape[2]:
         return traced.vectors
     return combined(traced.paths, "mean")
+
+
+def _others(traced: Traced) -> Tensor | None:
+    """The vectors `[N, P or K, D]` of each path, or after each of some depths; no model has both."""
+    return traced.shallow if traced.paths is None else traced.paths
 
 
 @torch.no_grad()

@@ -130,6 +130,8 @@ def dry_run(recipe: Recipe, tasks: Sequence[Task] = (), device: str = "cpu") -> 
             small = replace(small, model=replace(small.model, base=str(tiny.make(family, Path(folder) / "tiny"))))
             if small.loss.dimensions:  # the tiny model has fewer
                 small = recipes.apply(small, {"loss": {"dimensions": (_DRY_DIMENSIONS,)}})
+            if small.loss.depths:
+                small = recipes.apply(small, {"loss": {"depths": (1,)}})
         made: Sequence[Task] = [_MadeUp("words", 0), _MadeUp("pictures", 1)]
         return small, train(Job(small, tasks or made, made, Path(folder) / "run", device))
 

@@ -62,19 +62,21 @@ class ModelSettings:
 @dataclass(frozen=True)
 class LossSettings:
     """`temperature` tau of InfoNCE, `learn_temperature`: where it starts from. `symmetric`: queries compete for a
-    document, too. `dimensions`: Matryoshka prefixes that are trained besides the whole vector. `margin`: a
-    candidate whose cosine is above the positive's by more than that is taken for a false negative (None: never),
-    and so is one above the share `margin_relative` of it (NV-Retriever: 0.95), and one whose cosine to the positive
-    itself is `duplicates` or more. `scope`: negatives come from the whole batch, or from the query's own task.
-    `balance`, `z`: weights of the routing losses. `distillation_weight`, `query_distillation_weight`: how much
-    documents, and queries that are texts without an instruction, are held to what they are without experts. `more`:
-    losses of other names, each with its settings.
+    document, too. `dimensions`: Matryoshka prefixes that are trained besides the whole vector. `depths`: numbers of
+    blocks after which the vector is trained as well, and `shallow_distillation_weight`: how much it is then held to
+    that of the whole model. `margin`: a candidate whose cosine is above the positive's by more than that is taken for a
+    false negative (None: never), and so is one above the share `margin_relative` of it (NV-Retriever: 0.95), and one
+    whose cosine to the positive itself is `duplicates` or more. `scope`: negatives come from the whole batch, or from
+    the query's own task. `balance`, `z`: weights of the routing losses. `distillation_weight`,
+    `query_distillation_weight`: how much documents, and queries that are texts without an instruction, are held to what
+    they are without experts. `more`: losses of other names, each with its settings.
     """
 
     temperature: Annotated[float, Interval(ge=1e-4, le=1e4)] = 0.05
     learn_temperature: bool = False
     symmetric: bool = True
     dimensions: tuple[Number, ...] = ()
+    depths: tuple[Number, ...] = ()
     margin: Annotated[float, Interval(ge=0, le=2)] | None = 0.3
     margin_relative: Share | None = None
     duplicates: Share | None = None
@@ -83,11 +85,14 @@ class LossSettings:
     z: Weight = 0.0001
     distillation_weight: Weight = 0.0
     query_distillation_weight: Weight = 0.0
+    shallow_distillation_weight: Weight = 1.0
     more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def terms(self) -> dict[str, dict[str, Any]]:
         """The losses that are summed, by their names in `LOSSES`, each with its weight and its own settings."""
         held = {"distillation": self.distillation_weight, "query_distillation": self.query_distillation_weight}
+        if self.depths:
+            held["shallow_distillation"] = self.shallow_distillation_weight
         return {
             "contrastive": {
                 "temperature": self.temperature,
@@ -227,6 +232,9 @@ def _together(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
         rows = "rows" if key == "data.validation" else "steps"
         yield value >= 1 and value != int(value), key, f"Use a share below 1, or a whole number of {rows}."
     yield len(set(loss.dimensions)) < len(loss.dimensions), "loss.dimensions", "Name each of them once."
+    yield len(set(loss.depths)) < len(loss.depths), "loss.depths", "Name each of them once."
+    both = bool(loss.depths) and recipe.paths.count > 0
+    yield both, "loss.depths with paths.count", "Use one of the two: what paths are after fewer blocks is not trained."
     alone = loss.scope == "task" and recipe.batch.sub_batch < 2
     yield alone, "batch.sub_batch with loss.scope = task", "Use 2 or more."
     many = recipe.paths.kind == "expert" and recipe.paths.count > recipe.adapter.experts
@@ -355,6 +363,8 @@ def _idle(recipe: Recipe, met: Situation) -> Iterator[tuple[tuple[str, ...], str
         yield mine, "there are no paths, see paths.count"
     if not met.projector:
         yield ("optimizer.projector_learning_rate",), "the projector is not trained, see adapter.projector"
+    if not recipe.loss.depths:
+        yield ("loss.shallow_distillation_weight",), "no vector after fewer blocks is trained, see loss.depths"
     if met.dim in recipe.loss.dimensions:
         yield ("loss.dimensions",), f"{met.dim} is the whole vector, which is trained anyway"
     if recipe.batch.sub_batch > recipe.batch.size:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.model import loading, registry
 from tsembed_search.model.backbone import ModelRef, Trainable
+from tsembed_search.model.moe_lora import Adapters
 from tsembed_search.trainer import recipe as recipes
 from tsembed_search.trainer.batches.sampler import Sampler
 from tsembed_search.trainer.distributed import Processes
@@ -46,9 +47,9 @@ class Model:
     def shape(self) -> Shape:
         """The numbers of a vector, of adapted blocks, and of experts."""
         dim, paths = self.backbone.info.dim, self.adapters.paths
-        if paths is None:
-            return Shape(dim, *self.adapters.shape)
         blocks, experts = self.adapters.shape
+        if paths is None:
+            return Shape(dim, blocks, experts, depths=len(self.adapters.depths))
         return Shape(dim, blocks, experts, paths.settings.count, dim // paths.settings.dim(1))
 
 
@@ -94,7 +95,24 @@ def adapted(backbone: Any, recipe: Recipe) -> Trainable:
             f"loss.dimensions cannot have {beyond[0]}: vectors of {base} have {dim} numbers.",
             f"Use numbers below {dim}.",
         )
+    if recipe.loss.depths and trainable.adapters is not None:
+        trainable.adapters.depths = _depths(recipe, trainable, trainable.adapters)
     return trainable
+
+
+def _depths(recipe: Recipe, trainable: Trainable, adapters: Adapters) -> tuple[int, ...]:
+    """The recipe's depths, ascending. Raises `UsageError`."""
+    base, depths = recipe.model.base, sorted(recipe.loss.depths)
+    if adapters.paths is not None:
+        raise UsageError(f"loss.depths does not go with the parallel paths of {base}.", "Leave it out: [].")
+    least, most = adapters.blocks[0] + 1, len(trainable.blocks) - 1
+    if wrong := [one for one in depths if not least <= one <= most]:
+        raise UsageError(
+            f"loss.depths cannot have {wrong[0]}: {base} has {most + 1} blocks, and block {least} is the first with "
+            "experts.",
+            f"Use numbers from {least} to {most}." if least <= most else "Leave it out: [].",
+        )
+    return tuple(depths)
 
 
 def begun(job: Job, processes: Processes, facts: Mapping[str, Any]) -> Log:

@@ -84,6 +84,7 @@ class Index(AbstractContextManager["Index"]):
         hold: bool = False,
         create: StoreSettings | None = None,
         dim: int | None = None,
+        depth: int | None = None,
     ) -> Index:
         """Open an index.
 
@@ -92,7 +93,7 @@ class Index(AbstractContextManager["Index"]):
         already. `device`: `auto`, `cpu`, `cuda`, `cuda:i` or `mps`; several, with commas between, share the work of
         `add`. `wait`: wait for others who use the index. `hold`: own it and keep its store open until `close`. With
         `create`, a missing index is no error: the first `add` that finds something makes it, with these settings. `dim`
-        cuts the model's vectors to as many numbers.
+        cuts the model's vectors to as many numbers, `depth` lets it stop after as many blocks.
 
         Raises `MissingIndexError`, `IndexMismatchError` when another model made it, and, with `hold`, `IndexBusyError`.
         """
@@ -103,11 +104,11 @@ class Index(AbstractContextManager["Index"]):
             there = f"\nThere are: {', '.join(one.parent.name for one in folders[:10])}" if folders else ""
             raise MissingIndexError(f"There is no index called {name!r}.", "Make it with: {add()}" + there, name, store)
         metadata = IndexMetadata.from_json(raw) if raw else None
-        if dim is not None:
-            from tsembed_search.model.registry import parted
+        if dim is not None or depth is not None:
+            from tsembed_search.model.registry import named
 
             made_by = metadata.model if metadata else DEFAULT_MODEL
-            model = f"{parted(model or made_by)[0]}:{dim}"
+            model = named(model or made_by, depth, dim)
         index = cls(address, metadata, model=model, device=device, embedder=embedder, wait=wait, settings=create)
         if hold:
             index._access.hold()

@@ -32,7 +32,8 @@ def check(paths: bool, plot: Path | None, others: object) -> None:
         raise UsageError("--plot draws the report of --paths.", "Add --paths, or leave out --plot.")
     if paths and others:
         raise UsageError(
-            "--paths makes a report of its own.", "Leave out --compare, --rerank, --dims, --at and --csv, or --paths."
+            "--paths makes a report of its own.",
+            "Leave out --compare, --rerank, --dims, --depths, --at and --csv, or --paths.",
         )
     if plot is not None and not plot.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {plot.absolute().parent}.", "Give --plot a file in a folder.")

@@ -184,3 +184,29 @@ def test_reading_and_measuring_import_no_torch(modules: str, without: tuple[str,
     code = f"import sys, {modules}; print([name for name in {without} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_depths_stand_beside_the_whole_model(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (data, "--model", "mini-base", "--task", "MSCOCO_t2i", "--depths", "6,2", "--dims", "64")
+    said = json.loads(run(*asked, "--json").stdout)
+    assert list(said["depths"]) == ["2", "6"]
+    assert said["depths"]["6"]["overall"]["mrr"] == said["overall"]["mrr"]
+    assert said["depths"]["6"]["dims"]["64"]["overall"] == said["dims"]["64"]["overall"]
+    assert said["depths"]["6"]["difference"]["overall"]["mrr"] == 0
+    assert said["depths"]["2"]["parameters"] < said["depths"]["6"]["parameters"] == said["model"]["parameters"]
+    lines = [line.split("\t") for line in run(*asked, "-q").stdout.splitlines()]
+    names = [line[0].removesuffix("overall") for line in lines if line[0].endswith("overall")]
+    assert names == ["", "dim 64 ", "depth 2 ", "depth 2 dim 64 ", "depth 6 ", "depth 6 dim 64 "]
+    monkeypatch.setattr(render, "is_terminal", lambda *, stderr=False: not stderr)
+    shown = " ".join(run(*asked, "-q").stdout.split())
+    assert re.search(r"After 2 blocks \([\d.]+ ms an item instead of [\d.]+\): hit@1 ", shown)
+    assert "After 6 blocks, cut to 64 numbers: hit@1" in shown
+
+
+@pytest.mark.parametrize(
+    ("depths", "words"),
+    [("7", "mini has 6 blocks, not 7"), ("0", "cannot stop after 0 blocks"), ("three", "--depths cannot be 'three'")],
+)
+def test_depths_that_there_are_not_are_refused(run: Run, data: Path, depths: str, words: str) -> None:
+    done = run(data, "--depths", depths)
+    assert done.exit_code != 0 and words in " ".join(done.stderr.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,17 @@ def test_cut_vectors_are_measured_from_the_same_embeddings(pictures: dict[str, P
 def test_vectors_are_not_cut_to_more_numbers_than_they_have(pictures: dict[str, Path], dim: int) -> None:
     with pytest.raises(UsageError, match=f"cannot be cut to {dim}"):
         evaluate(Embedder(ColourBackbone()), [naming(pictures)], dims=[dim])
+
+
+def test_figures_of_a_model_that_stops_early_stand_beside_those_of_the_whole(pictures: dict[str, Path]) -> None:
+    whole = evaluate(Embedder(ColourBackbone()), [naming(pictures)], dims=[2])
+    other = evaluate(Embedder(ColourBackbone()), [naming(pictures)], dims=[1, 2])
+    both = replace(whole, depths={3: other})
+    assert [(depth, dim) for depth, dim, _ in both.shorter()] == [(None, 2), (3, None), (3, 1), (3, 2)]
+    said = both.to_json()
+    assert said["items"] == 12 and both.milliseconds() == 1000 * said["seconds"]["embed"] / 12 > 0
+    assert said["depths"]["3"]["overall"]["hit@1"] == said["overall"]["hit@1"]
+    assert said["depths"]["3"]["difference"]["overall"]["hit@1"] == 0
+    shortest = said["depths"]["3"]["dims"]["1"]
+    assert shortest["overall"]["hit@1"] == 0 and shortest["difference"]["overall"]["hit@1"] == -said["overall"]["hit@1"]
+    assert "depths" not in whole.to_json()

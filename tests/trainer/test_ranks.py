@@ -63,10 +63,11 @@ def steps(out: Path) -> list[dict[str, Any]]:
     return [record for record in read(out / "log.jsonl") if record["kind"] == "step"]
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("depths=[1]", "dimensions=[64]")], ids=["whole", "shorter"])
+def test_two_processes_equal_one(more: tuple[str, ...], tmp_path: Path) -> None:
     """Hard negatives make the parts uneven, the queue and the temperature are shared, and GradCache cuts them anew."""
-    train(job(tmp_path / "one", *EXACT))
-    in_processes(2, tmp_path / "two", *EXACT, "batch.tokens=24")
+    train(job(tmp_path / "one", *EXACT, *more))
+    in_processes(2, tmp_path / "two", *EXACT, *more, "batch.tokens=24")
     one, two = weights(tmp_path / "one/model"), weights(tmp_path / "two/model")
     assert one.keys() == two.keys()
     for name in one:  # B began at 0, so its size is how far it moved; Adam makes much of gradients that are next to 0

@@ -6,7 +6,7 @@ and its settings by its name: `[loss.more.NAME]`; those that come with the packa
 A batch is one tensor with a row for each item, so that it can be cached in pieces (`gradcache`) and gathered from
 several processes (`distributed`) without knowing what is in it:
 
-    [vector D | route L·E | probabilities L·E | choices L·E | z | paths P·D' ]
+    [vector D | route L·E | probabilities L·E | choices L·E | z | paths P·D' | shallow K·D ]
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ QUERY, POSITIVE, NEGATIVE = 0, 1, 2
 
 
 class Shape(NamedTuple):
-    """D numbers of a vector, L adapted blocks, E experts, P paths, each with `path` numbers."""
+    """D numbers of a vector, L adapted blocks, E experts, P paths, each with `path` numbers, and K `depths` after which
+    there is a vector as well.
+    """
 
     dim: int
     blocks: int
     experts: int
     paths: int = 0
     path: int = 0
+    depths: int = 0
 
     @property
     def width(self) -> int:
         """W, the numbers that `pack` makes of an item."""
-        return self.dim + 3 * self.blocks * self.experts + 1 + self.paths * self.path
+        return self.dim + 3 * self.blocks * self.experts + 1 + self.paths * self.path + self.depths * self.dim
 
 
 def pack(traced: Traced) -> Tensor:
@@ -53,17 +56,17 @@ def pack(traced: Traced) -> Tensor:
         traced.probabilities.flatten(1),
         traced.choices.flatten(1),
         traced.z.expand(rows, 1),
-        *([] if traced.paths is None else [traced.paths.flatten(1)]),
+        *(more.flatten(1) for more in (traced.paths, traced.shallow) if more is not None),
     )
     return torch.cat([part.float() for part in parts], dim=1)
 
 
 def unpack(packed: Tensor, shape: Shape) -> Traced:
     """The inverse of `pack`, over however many batches; `z` is the mean."""
-    dim, blocks, experts, count, one = shape
+    dim, blocks, experts, count, one, depths = shape
     width = blocks * experts
-    sizes = [dim, width, width, width, 1, count * one]
-    vectors, routes, probabilities, choices, z, paths = torch.split_with_sizes(packed, sizes, dim=1)
+    sizes = [dim, width, width, width, 1, count * one, depths * dim]
+    vectors, routes, probabilities, choices, z, paths, shallow = torch.split_with_sizes(packed, sizes, dim=1)
     matrix = (len(packed), blocks, experts)
     return Traced(
         vectors,
@@ -72,6 +75,7 @@ def unpack(packed: Tensor, shape: Shape) -> Traced:
         choices.detach().reshape(matrix),
         z.mean(),
         paths.reshape(len(packed), count, one) if count else None,
+        shallow.reshape(len(packed), depths, dim) if depths else None,
     )
 
 
@@ -156,7 +160,8 @@ class Held:
 class LossInputs:
     """All that a loss may look at: the `pairs` of the whole batch, `traced` of all its items with their `labels`, and
     of this process's own items the vectors `own` `[n, D]`, with those that are `held` for this loss. `paths`: the same
-    pairs in each parallel path; then `pairs` are of what the paths are together.
+    pairs in each parallel path; then `pairs` are of what the paths are together. `shallow`: the same pairs after fewer
+    blocks.
     """
 
     pairs: Pairs
@@ -165,6 +170,7 @@ class LossInputs:
     own: Tensor
     held: Held | None = None
     paths: Sequence[Pairs] = ()
+    shallow: Sequence[Pairs] = ()
 
 
 class Loss(Protocol):
@@ -193,6 +199,7 @@ LOSSES: Final[Registry[Callable[..., Loss]]] = Registry(
         "z": "tsembed_search.trainer.losses.routing:RouterZ",
         "distillation": "tsembed_search.trainer.losses.distillation:Distillation",
         "query_distillation": "tsembed_search.trainer.losses.distillation:QueryDistillation",
+        "shallow_distillation": "tsembed_search.trainer.losses.distillation:ShallowDistillation",
         "paths": "tsembed_search.trainer.losses.paths:PathContrastive",
         "vclub": "tsembed_search.trainer.losses.paths:VClub",
         "orthogonal": "tsembed_search.trainer.losses.paths:Orthogonal",

@@ -21,7 +21,8 @@ class InfoNCE(nn.Module):
     Both directions, where pairs have both, count half. Weights of 1 make it van den Oord et al., arXiv 1807.03748.
     `learn`: 1/tau is trained, by its logarithm, up to 100 (Radford et al., arXiv 2103.00020): call `bound` after every
     step of the optimizer. `dimensions`: the loss is a mean over the whole vectors and these prefixes (Kusupati et al.,
-    arXiv 2205.13147), with the masks and weights of the whole; one as long as the vector counts once.
+    arXiv 2205.13147), with the masks and weights of the whole; one as long as the vector counts once. So do vectors
+    after fewer blocks, where a batch has them, with their prefixes.
     """
 
     def __init__(self, temperature: float = 0.05, learn: bool = False, dimensions: Sequence[int] = ()) -> None:
@@ -43,8 +44,10 @@ class InfoNCE(nn.Module):
     def forward(self, batch: LossInputs | Pairs) -> Tensor:
         """Return a scalar."""
         pairs = batch.pairs if isinstance(batch, LossInputs) else batch
+        every = [pairs, *(batch.shallow if isinstance(batch, LossInputs) else ())]
         prefixes = [one for one in self.dimensions if one < pairs.queries.shape[1]]
-        return torch.stack([self._loss(pairs), *(self._loss(pairs.cut(length)) for length in prefixes)]).mean()
+        cut = [one.cut(length) for one in every for length in prefixes]
+        return torch.stack([self._loss(one) for one in (*every, *cut)]).mean()
 
     def _loss(self, pairs: Pairs) -> Tensor:
         logits = similarity(pairs.queries, pairs.documents) * self.log_scale.exp()

@@ -2,6 +2,10 @@
 
 Documents can be held, and queries that are texts without an instruction. Queries with an instruction or a picture are
 free to learn: of those the base knows little.
+
+Vectors after fewer blocks are held to something else: to what the whole model gives in the same step. That such vectors
+follow the whole one's is Starbucks' (Zhuang et al., arXiv 2410.13230) and 2DMSE's (Li et al., arXiv 2402.14776); the
+cosine as the measure is ours.
 """
 
 from __future__ import annotations
@@ -35,3 +39,13 @@ class QueryDistillation(Distillation):
     def held(self, labels: Labels, bare: Sequence[int]) -> Sequence[int]:
         """Return the places of those queries."""
         return bare
+
+
+class ShallowDistillation:
+    """The mean over items and depths of one less the cosine of the vector there to the whole model's own."""
+
+    def __call__(self, batch: LossInputs) -> Tensor:
+        """Return a scalar; no gradients flow to the whole model's vectors."""
+        traced = batch.traced
+        assert traced.shallow is not None
+        return 1 - (traced.shallow * traced.vectors.detach().unsqueeze(1)).sum(-1).mean()

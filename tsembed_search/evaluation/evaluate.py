@@ -127,7 +127,8 @@ def evaluate(
     facts = {name: getattr(info, name) for name in ("name", "fingerprint", "dim", "parameters")}
     experts = None if info.routes is None else list(info.routes)
     described = {**facts, "experts": experts, "device": info.device, "dtype": info.dtype}
-    return Evaluation(described, tuple(metrics), scores, weight, gain, swept, unread, seconds, cut)
+    items = len(distinct.queries.vectors) + len(distinct.documents.vectors)
+    return Evaluation(described, tuple(metrics), scores, weight, gain, swept, unread, seconds, cut, items=items)
 
 
 def ranked_tasks(

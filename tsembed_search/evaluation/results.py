@@ -60,7 +60,8 @@ class Unread:
 class Evaluation:
     """A model's figures. `weight`: that of reranking by experts, None without; `gain`: what reranking changed in the
     mean over all tasks, per metric; `sweep`: how the weight was chosen on the other half of the queries; `cut`: the
-    figures, without reranking, of vectors that are cut to as many numbers.
+    figures, without reranking, of vectors that are cut to as many numbers; `depths`: those of the model after as many
+    blocks; `items`: how many distinct ones were embedded.
     """
 
     model: Mapping[str, Any]
@@ -72,6 +73,19 @@ class Evaluation:
     unread: Unread = field(default_factory=Unread)
     seconds: Mapping[str, float] = field(default_factory=dict)
     cut: Mapping[int, list[TaskScores]] = field(default_factory=dict)
+    depths: Mapping[int, Evaluation] = field(default_factory=dict)
+    items: int = 0
+
+    def shorter(self) -> Iterator[tuple[int | None, int | None, list[TaskScores]]]:
+        """Give depth, numbers and figures of all that is cut; None for all blocks, or all numbers."""
+        yield from ((None, dim, tasks) for dim, tasks in self.cut.items())
+        for depth, one in self.depths.items():
+            yield depth, None, one.tasks
+            yield from ((depth, dim, tasks) for dim, tasks in one.cut.items())
+
+    def milliseconds(self) -> float:
+        """Return how long one item took to embed, among all."""
+        return 1000 * self.seconds["embed"] / max(1, self.items)
 
     def to_json(self) -> dict[str, Any]:
         """Return model, tasks, groups, reranking and times, ready for JSON."""
@@ -86,7 +100,14 @@ class Evaluation:
                 said["rerank"]["sweep"] = sweep
         if self.cut:
             said["dims"] = {str(dim): self._cut_json(tasks) for dim, tasks in self.cut.items()}
-        return said | {"unread": asdict(self.unread), "seconds": dict(self.seconds)}
+        if self.depths:
+            said["depths"] = {
+                str(depth): self._cut_json(one.tasks)
+                | {"dims": {str(dim): self._cut_json(tasks) for dim, tasks in one.cut.items()}}
+                | {"parameters": one.model["parameters"], "seconds": dict(one.seconds)}
+                for depth, one in self.depths.items()
+            }
+        return said | {"unread": asdict(self.unread), "items": self.items, "seconds": dict(self.seconds)}
 
     def _cut_json(self, tasks: Sequence[TaskScores]) -> dict[str, Any]:
         difference = groups_json(compared(self.tasks, tasks), self.metrics)

@@ -63,8 +63,8 @@ class ModelInfo:
 class ModelRef:
     """A model that exists on this machine. `folder` is None for a built-in one.
 
-    `warning`: what a person who chooses it should know, or nothing. `whole` and `dim`: of a model whose vectors are
-    cut, the one that it is otherwise, and how many numbers are left.
+    `warning`: what a person who chooses it should know, or nothing. `whole`: of a model that is cut, the one that it is
+    otherwise; then either `dim` says how many numbers are left of its vectors, or `depth` how many of its blocks.
     """
 
     name: str
@@ -74,6 +74,12 @@ class ModelRef:
     warning: str = field(default="", compare=False)
     whole: ModelRef | None = None
     dim: int | None = None
+    depth: int | None = None
+
+    @property
+    def uncut(self) -> ModelRef:
+        """The model that it is without any cut."""
+        return self if self.whole is None else self.whole.uncut
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def load_to_embed(ref: ModelRef, device: str = "auto") -> Backbone:
 
     Raises what `load` raises.
     """
-    if ref.whole is not None:
+    if ref.whole is not None and ref.depth is None:
         return Shortened(load_to_embed(ref.whole, device), ref)
     if suits_engine(ref, device):
         from tsembed_search.model.backbones import mini_cpu
@@ -150,7 +150,7 @@ def base_of(said: Checkpoint, name: str) -> ModelRef:
 
 def base_behind(ref: ModelRef) -> ModelRef:
     """The base of a checkpoint; any other model is its own. Raises `ModelError`: see `base_of`."""
-    ref = ref.whole or ref
+    ref = ref.uncut
     if ref.folder is None or not (ref.folder / MARKER).is_file():
         return ref
     return base_of(read(ref.folder), ref.name)
@@ -180,7 +180,7 @@ def checked_weights(ref: ModelRef) -> list[Path]:
     """
     from tsembed_search.model.backbones import mini_spec
 
-    ref = ref.whole or ref
+    ref = ref.uncut
     if ref.folder is None:
         return [mini_spec.verified(name) for name in mini_spec.FILES]
     base = base_behind(ref)

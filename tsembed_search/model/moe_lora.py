@@ -124,6 +124,8 @@ class Adapters:
         """From pictures to the model's tokens, where that is trained as well; the backbone puts it here."""
         self.paths: ParallelPaths | None = None
         """Parallel paths, where the model has some; the backbone puts them here."""
+        self.depths: tuple[int, ...] = ()
+        """After so many blocks training takes the vector as well; they ascend."""
         self.mean = torch.full((len(routers) * settings.experts,), 1 / settings.experts)
         """The mean raw routing vector `[L·E]` of the training data; uniform until it is measured."""
 
@@ -131,6 +133,18 @@ class Adapters:
     def shape(self) -> tuple[int, int]:
         """(L adapted blocks, E experts)."""
         return len(self.routers), self.settings.experts
+
+    @property
+    def blocks(self) -> list[int]:
+        """The numbers of the adapted blocks, from 0."""
+        return [int(path.rpartition(".")[2]) for path in self.routers]
+
+    def keep(self, depth: int) -> None:
+        """Forget the experts beyond the model's first `depth` blocks."""
+        kept = [path for path, number in zip(self.routers, self.blocks, strict=True) if number < depth]
+        self.layers = {path: one for path, one in self.layers.items() if path.startswith(tuple(f"{b}." for b in kept))}
+        self.routers = {path: self.routers[path] for path in kept}
+        self.mean = self.mean[: len(kept) * self.settings.experts]
 
     def compile(self, blocks: nn.ModuleList, **options: Any) -> None:
         """Runs the parts of the blocks, attention and what follows it, through torch.compile from now on.

@@ -2,7 +2,8 @@
 
 A name is a built-in model (`mini`, `mini-base`), a folder, the name of a folder in `$TSEMBED_HOME/models`, or a hub
 name (`owner/name`, or `owner/name@revision`). A folder holds a transformers model, or a checkpoint: adapters for a
-model. `:128` after any of them cuts its vectors to 128 numbers.
+model. After any of them, `:3blocks` lets it stop after its first 3 blocks, and `:128` cuts its vectors to 128 numbers;
+`:3blocks:128` does both.
 """
 
 from __future__ import annotations
@@ -72,8 +73,10 @@ def resolve(name_or_path: str | Path, *, known: bool = False) -> ModelRef:
     Raises `ModelError` that says what to do: no such model (with near matches), not on this machine and no network,
     files missing, or pickled weights; and `UnsupportedModelError` for a kind of model that cannot be used.
     """
-    name, dim = parted(str(name_or_path))
+    name, depth, dim = _parted(str(name_or_path))
     ref = _find(name)
+    if depth is not None:
+        ref = stopped(ref, depth)
     if dim is not None:
         ref = cut(ref, dim)
     if ref.warning and not known:
@@ -81,12 +84,34 @@ def resolve(name_or_path: str | Path, *, known: bool = False) -> ModelRef:
     return ref
 
 
-def parted(name: str) -> tuple[str, int | None]:
-    """Return a model's name without its `:128`, and that number; None for a name that has none."""
-    head, colon, digits = name.rpartition(":")
-    if not (head and colon and digits.isascii() and digits.isdecimal()) or existing(Path(name)).exists():
+def named(name: str, depth: int | None = None, dim: int | None = None) -> str:
+    """Return a model's name with another `:3blocks` or `:128`, where these are given."""
+    head, own_depth, own_dim = _parted(name)
+    depth, dim = own_depth if depth is None else depth, own_dim if dim is None else dim
+    return head + ("" if depth is None else f":{depth}blocks") + ("" if dim is None else f":{dim}")
+
+
+def _parted(name: str) -> tuple[str, int | None, int | None]:
+    """A model's name without its `:3blocks` and `:128`, and those numbers; None for what it does not have."""
+    head, dim = _split(name, "")
+    head, depth = _split(head, "blocks")
+    return head, depth, dim
+
+
+def _split(name: str, unit: str) -> tuple[str, int | None]:
+    head, _, last = name.rpartition(":")
+    digits = last.removesuffix(unit)
+    if not (head and digits + unit == last and digits.isascii() and digits.isdecimal()):
         return name, None
-    return head, int(digits)
+    return (name, None) if existing(Path(name)).exists() else (head, int(digits))
+
+
+def stopped(ref: ModelRef, depth: int) -> ModelRef:
+    """Return a model that stops after its first `depth` blocks, which is another model. Raises `UsageError`."""
+    if not depth:
+        raise UsageError("A model cannot stop after 0 blocks.", "Use a depth from 1 on, such as 3.")
+    identity = weights.fingerprint("stopped", depth, ref.fingerprint)
+    return replace(ref, name=f"{ref.name}:{depth}blocks", fingerprint=identity, whole=ref, depth=depth)
 
 
 def cut(ref: ModelRef, dim: int) -> ModelRef:
@@ -94,7 +119,7 @@ def cut(ref: ModelRef, dim: int) -> ModelRef:
     if not dim:
         raise UsageError("Vectors cannot be cut to 0 numbers.", "Give {dim} a number from 1 on, such as 128.")
     identity = weights.fingerprint("cut", dim, ref.fingerprint)
-    return replace(ref, name=f"{ref.name}:{dim}", fingerprint=identity, whole=ref, dim=dim)
+    return replace(ref, name=f"{ref.name}:{dim}", fingerprint=identity, whole=ref, dim=dim, depth=None)
 
 
 def _find(name: str) -> ModelRef:

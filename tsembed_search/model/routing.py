@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -81,7 +81,8 @@ class Traced:
     tokens that liked each expert best, without gradient. `z`: the mean square of the logits' log-sum-exp, which keeps
     logits small (Zoph et al., arXiv 2202.08906). Together the last three make the routing losses (`load_balance`, and
     `z` itself); without `losses` they are empty and 0. `paths` `[B, P, D]`: the unit vectors of a model's parallel
-    paths, of all of them with `losses`, else of those that `vectors` are made of; None without paths.
+    paths, of all of them with `losses`, else of those that `vectors` are made of; None without paths. `shallow`
+    `[B, K, D]`: the unit vectors after `Adapters.depths`, with `losses`; None where there are none.
     """
 
     vectors: Tensor
@@ -90,6 +91,11 @@ class Traced:
     choices: Tensor
     z: Tensor
     paths: Tensor | None = None
+    shallow: Tensor | None = None
+
+    def with_shallow(self) -> Traced:
+        """Return it with its vectors `[B, 1 + K, D]` taken for the model's own and the `shallow` ones."""
+        return replace(self, vectors=self.vectors[:, 0], shallow=self.vectors[:, 1:])
 
 
 @dataclass

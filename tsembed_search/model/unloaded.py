@@ -15,6 +15,7 @@ import numpy as np
 from tsembed_search.errors import UsageError
 from tsembed_search.items import Embeddings, InputSpec, Item, Role
 from tsembed_search.model.backbone import ModelInfo, Prepared
+from tsembed_search.model.shortened import check_depth, cut_facts
 
 if TYPE_CHECKING:
     from tsembed_search.model.backbone import ModelRef
@@ -56,12 +57,12 @@ def unloaded(ref: ModelRef) -> Unloaded:
     from tsembed_search.model.backbones import mini_spec
     from tsembed_search.model.loading import base_behind
 
-    whole = ref.whole or ref
-    if base_behind(whole).fingerprint != mini_spec.FINGERPRINT:
+    if base_behind(ref).fingerprint != mini_spec.FINGERPRINT:
         raise UsageError(
             f"Words cannot be stored before the vectors of {ref.name}: how it cuts texts is known once it is loaded.",
             "Index with the model at once, without {words}, or use mini.",
         )
+    whole = ref.uncut
     info = ModelInfo(
         name=whole.name,
         fingerprint=whole.fingerprint,
@@ -72,10 +73,24 @@ def unloaded(ref: ModelRef) -> Unloaded:
         calibration=mini_spec.CALIBRATION,
         classes=mini_spec.CLASSES,
     )
-    info = _with_experts(info, whole)
-    if ref.dim is not None:
-        info = replace(info, name=ref.name, fingerprint=ref.fingerprint, dim=ref.dim, calibration=None)
-    return Unloaded(info, mini_spec.inputs())
+    return Unloaded(_cut(_with_experts(info, whole), ref), mini_spec.inputs())
+
+
+def _cut(info: ModelInfo, ref: ModelRef) -> ModelInfo:
+    """The facts of a model that may be cut, by those of the uncut one. Raises `ModelError`."""
+    from tsembed_search.model import checkpoint
+    from tsembed_search.model.backbones.mini_graph import LAYERS
+
+    if ref.whole is None:
+        return info
+    info = _cut(info, ref.whole)
+    if ref.depth is not None:
+        adapted = None
+        if info.routes is not None and ref.folder is not None:
+            adapted = checkpoint.read(ref.folder).method.get("blocks") or range(LAYERS)
+        blocks = check_depth(ref.whole.name, ref.depth, LAYERS, adapted)
+        info = replace(info, routes=info.routes and (blocks, info.routes[1]))
+    return cut_facts(info, ref)
 
 
 def _with_experts(info: ModelInfo, ref: ModelRef) -> ModelInfo:

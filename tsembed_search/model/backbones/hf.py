@@ -30,6 +30,7 @@ from tsembed_search.model.expert_settings import AdapterSettings
 from tsembed_search.model.moe_lora import Adapters, attach
 from tsembed_search.model.parallel import ParallelPaths, checked
 from tsembed_search.model.routing import Traced, centred, counted_tokens
+from tsembed_search.model.shortened import noted
 from tsembed_search.wording import brief
 
 if TYPE_CHECKING:
@@ -168,8 +169,10 @@ class TransformersBackbone:
             image = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
             image = functional.pad(image, (0, longest - image.shape[1]))
             counted = counted_tokens(tokens, real, self._move(image))
+        depths = self.adapters.depths if losses else ()
         with self.adapters.tracing(real, counted, losses) as trace:
-            return trace.finished(self._vectors(batch, suffix, paths))
+            traced = trace.finished(self._vectors(batch, suffix, paths, depths))
+        return traced.with_shallow() if depths else traced
 
     @torch.no_grad()
     def without_adapters(self, batch: Sequence[Prepared]) -> Tensor:
@@ -178,8 +181,12 @@ class TransformersBackbone:
             found = self._vectors(batch)
         return found if self.adapters.paths is None else self.adapters.paths.without(found)
 
-    def _vectors(self, batch: Sequence[Prepared], suffix: Tensor | None = None, paths: int = 1) -> Tensor:
-        """`[B, D]`, or with the tokens `suffix` `[(paths - 1) · n, d]` after each item `[B, paths, D]`."""
+    def _vectors(
+        self, batch: Sequence[Prepared], suffix: Tensor | None = None, paths: int = 1, depths: Sequence[int] = ()
+    ) -> Tensor:
+        """`[B, D]`; with tokens `suffix` `[(paths - 1) · n, d]` after each item `[B, paths, D]`; with `depths`
+        `[B, 1 + K, D]`.
+        """
         items = [cast(Inputs, one.data) for one in batch]
         lengths = torch.tensor([one.tokens for one in batch])
         after = 0 if suffix is None else len(suffix)
@@ -199,7 +206,7 @@ class TransformersBackbone:
         if pictures := [item.picture for item in items if item.picture is not None]:
             arguments |= self._vision.collate(pictures, self._device, self._dtype)
         try:
-            with hf_paths.after(self.model, suffix, lengths):
+            with hf_paths.after(self.model, suffix, lengths), noted(self.blocks, depths) as shallow:
                 hidden = self.model(**arguments, use_cache=False, return_dict=True).last_hidden_state
         except torch.OutOfMemoryError:
             raise
@@ -211,6 +218,9 @@ class TransformersBackbone:
         rows = torch.arange(len(hidden), device=hidden.device)
         ends = lengths - 1
         own = hidden[rows, ends].float()
+        if depths:
+            norm = self.model.get_submodule(f"{self.family.blocks.rpartition('.')[0]}.norm")
+            own = torch.stack([own, *(norm(one[rows, ends]).float() for one in shallow)], 1)
         if suffix is None:
             return functional.normalize(own, dim=-1)
         assert self.adapters is not None and self.adapters.paths is not None

@@ -219,7 +219,7 @@ class Mini:
 
         assert self.adapters is not None
         parts: list[tuple[list[int], Traced]] = []
-        tokens = self.adapters.settings.tokens
+        tokens, depths = self.adapters.settings.tokens, self.adapters.depths if losses else ()
         for rows, words, real, image, suffix in batch.groups:
             own, counted = real, None
             if suffix is not None:  # what stands after the input is no part of its route
@@ -227,15 +227,16 @@ class Mini:
             if tokens != "all":
                 counted = counted_tokens(tokens, torch.ones_like(image) if own is None else own, image)
             with self.adapters.tracing(own, counted, losses) as trace:
-                vectors = self.encoder(words, real, suffix, self.adapters.routing.prefix)
+                vectors = self.encoder(words, real, suffix, self.adapters.routing.prefix, depths)
                 parts.append((rows, trace.finished(vectors)))
-        return Traced(
+        traced = Traced(
             vectors=self._in_order([part.vectors for _, part in parts], batch.order),
             routes=self._in_order([part.routes for _, part in parts], batch.order),
             probabilities=self._in_order([part.probabilities for _, part in parts], batch.order),
             choices=self._in_order([part.choices for _, part in parts], batch.order),
             z=torch.stack([part.z * (len(rows) / len(batch.order)) for rows, part in parts]).sum(),
         )
+        return traced.with_shallow() if depths else traced
 
     @property
     def look_width(self) -> int:

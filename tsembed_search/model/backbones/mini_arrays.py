@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tsembed_search.model.backbones.mini_graph import ATTENTION, EPSILON, HEADS, HIDDEN, LAYERS, Experts
+from tsembed_search.model.backbones.mini_graph import ATTENTION, EPSILON, HEADS, HIDDEN, Experts
 
 _LEAST = np.float32(1e-12)
 # erf by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: off by 1.5e-7 at most.
@@ -21,11 +21,14 @@ Array = NDArray[np.float32]
 
 
 class Encoder:
-    """The encoder, with experts or without. Its arrays stay where they are: in files that the system maps."""
+    """The first `depth` blocks of the encoder, with experts or without. Its arrays stay where they are: in files that
+    the system maps.
+    """
 
-    def __init__(self, weights: Mapping[str, Array], experts: Experts | None) -> None:
+    def __init__(self, weights: Mapping[str, Array], experts: Experts | None, depth: int) -> None:
         self._weights = weights
         self._experts = experts
+        self._depth = depth
 
     def run(self, words: Array, counted: Array) -> tuple[Array, Array]:
         """Embed one text without padding: from input vectors `[T, 384]`, and each token's share `[T]` of the route, to
@@ -35,7 +38,7 @@ class Encoder:
         kind = self._weights["embeddings.token_type_embeddings.weight"][0]
         x = self._normed(words + (places + kind), "embeddings.LayerNorm")
         routes: list[Array] = []
-        for block in range(LAYERS):
+        for block in range(self._depth):
             x = self._block(f"encoder.layer.{block}", x, counted, routes)
         pooled = x.mean(0, keepdims=True)
         return _unit(pooled, _LEAST), np.concatenate(routes, 1) if routes else np.zeros((1, 0), np.float32)

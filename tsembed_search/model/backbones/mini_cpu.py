@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from tsembed_search.model import files as weights
 from tsembed_search.model.backbone import Backbone, Encoded, ModelInfo, ModelRef, Prepared
 from tsembed_search.model.backbones import mini_arrays, mini_graph, mini_spec
 from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.model.shortened import cut_facts
 
 # A batch this large suits the engine, on each core.
 _TOKENS = 1024
@@ -123,7 +124,9 @@ class MiniOnCpu:
             with torch.inference_mode():
                 seen = self._whole().forward(list(pictured.values()))
             rows = list(pictured)
-            vectors[rows], classes[rows] = np.asarray(seen.vectors), np.asarray(seen.classes)
+            vectors[rows] = np.asarray(seen.vectors)
+            if self.info.classes:
+                classes[rows] = np.asarray(seen.classes)
             if routes is not None:
                 routes[rows] = np.asarray(seen.routes)
         for rows, found in self._read(batch):
@@ -223,8 +226,8 @@ def _alike(lengths: dict[int, int]) -> Iterator[list[int]]:
 
 
 def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
-    """Load `mini-base`, or a checkpoint on it; None where the engine is not installed, or cannot take it. `whole`
-    loads it in torch.
+    """Load `mini-base`, or a checkpoint on it, all of its blocks or the first; None where the engine is not installed,
+    or cannot take it. `whole` loads it in torch.
 
     Raises `ModelError` for files that are missing or damaged.
     """
@@ -242,6 +245,8 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         engine=facts.name,
     )
     experts = routing = None
+    encoder, depth = weights.arrays(mini_spec.file_path("encoder")), ref.depth or mini_graph.LAYERS
+    gone = _beyond(encoder, depth)
     if ref.folder is not None:
         said = checkpoint.read(ref.folder)
         paths = path_settings.of_method(said.method, ref.folder / checkpoint.MARKER)
@@ -252,17 +257,24 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         except (KeyError, TypeError, ValueError, AttributeError, ModelError):
             return None  # in torch it is refused, with the reason
         experts = mini_graph.Experts(settings, *checkpoint.arrays(ref.folder))
-        if not experts.fit():
+        blocks = sum(mini_graph.within(name, depth) for name in experts.routers)
+        if not experts.fit() or not blocks:
             return None
-        routing = _Routing(np.array(said.mean, np.float32), settings.tokens == "last")
+        gone += _beyond(experts.tensors, depth) + _beyond(experts.routers, depth)
+        mean = np.array(said.mean[: blocks * settings.experts], np.float32)
+        routing = _Routing(mean, settings.tokens == "last")
         info = replace(
             info,
             parameters=info.parameters + weights.numbers(ref.folder.glob("*.safetensors")),
-            routes=(len(experts.routers), settings.experts),
+            routes=(blocks, settings.experts),
             calibration=said.calibration,
             route_weight=said.route_weight,
             notes={"base": said.base.name},
         )
+    if depth > mini_graph.LAYERS:
+        return None
+    if ref.depth is not None:
+        info = replace(cut_facts(info, ref), parameters=info.parameters - gone)
     file = mini_spec.file_path("encoder").stat()
     name, state = f"mini-{ref.fingerprint}", f"2 {file.st_size} {file.st_mtime_ns}"  # raise the number with the graph
 
@@ -270,12 +282,12 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         return engine.Graph(
             name,
             state,
-            lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts),
+            lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts, depth),
         )
 
     # One that is kept was made of weights that were verified then.
     if engine.is_kept(name, state) and _one_thread():
-        first = mini_arrays.Encoder(weights.arrays(mini_spec.file_path("encoder")), experts)
+        first = mini_arrays.Encoder(encoder, experts, depth)
         return MiniOnCpu(info, graph, first, routing, whole)
     try:
         made = graph()
@@ -285,6 +297,11 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         logging.getLogger(__name__).warning("The engine does not take %s, PyTorch does instead: %s", ref.name, error)
         return None
     return MiniOnCpu(info, lambda: made, None, routing, whole)
+
+
+def _beyond(tensors: Mapping[str, Array], depth: int) -> int:
+    """Numbers in the blocks beyond the first `depth`."""
+    return sum(one.size for name, one in tensors.items() if not mini_graph.within(name, depth))
 
 
 def _one_thread() -> bool:

@@ -6,7 +6,7 @@ made for it, fit. Its input is vectors, not ids, so that tokens of another origi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -180,11 +180,13 @@ class MiniEncoder(nn.Module):
         real: Tensor | None = None,
         suffix: Suffix | None = None,
         prefix: tuple[Tensor, Tensor] | None = None,
+        depths: Sequence[int] = (),
     ) -> Tensor:
         """Mean-pools a batch: input vectors `words [B, T, 384]` to unit vectors `[B, 384]`.
 
         `real [B, T]` bool is false on padding; None when there is none. With a `suffix`, vectors are `[B, P, 384]`, one
-        of each path. `prefix`: keys and values `[L, n, 384]` that all tokens see, at each layer.
+        of each path. `prefix`: keys and values `[L, n, 384]` that all tokens see, at each layer. With `depths`, which
+        ascend, they are `[B, 1 + K, 384]`: behind the vector itself those after so many layers.
         """
         hidden = self.embeddings(words)
         mask = None if real is None else real[:, None, None, :]
@@ -192,6 +194,7 @@ class MiniEncoder(nn.Module):
             mask = suffix.mask(real)
         if prefix is not None and mask is not None:
             mask = F.pad(mask, (prefix[0].shape[1], 0), value=True)
+        shallow: list[Tensor] = []
         for number, layer in enumerate(self.encoder.layer):
             own = None if prefix is None else (prefix[0][number], prefix[1][number])
             if self.context_fn is not None and self.training:
@@ -200,8 +203,16 @@ class MiniEncoder(nn.Module):
                 hidden = checkpoint(layer, hidden, mask, own, use_reentrant=False, context_fn=self.context_fn)
             else:
                 hidden = layer(hidden, mask, own)
+            if number + 1 in depths:
+                shallow.append(_mean(hidden, real))
         if suffix is not None:
             return suffix.pooled(hidden, real)
-        if real is None:
-            return F.normalize(hidden.mean(dim=1), dim=-1)
-        return F.normalize((hidden * real.unsqueeze(-1)).sum(dim=1), dim=-1)
+        vectors = _mean(hidden, real)
+        return torch.stack([vectors, *shallow], 1) if shallow else vectors
+
+
+def _mean(hidden: Tensor, real: Tensor | None) -> Tensor:
+    """The mean over real tokens of `[B, T, 384]`, of unit length."""
+    if real is None:
+        return F.normalize(hidden.mean(dim=1), dim=-1)
+    return F.normalize((hidden * real.unsqueeze(-1)).sum(dim=1), dim=-1)

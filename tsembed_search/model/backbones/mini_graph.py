@@ -21,6 +21,7 @@ from tsembed_search.model.expert_settings import PROJECTIONS, AdapterSettings
 HIDDEN = 384
 HEADS = 12
 LAYERS = 6
+_BLOCK = re.compile(r"encoder\.layer\.(\d+)\.")
 EPSILON = 1e-12
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value")
 _PROJECTIONS = (*ATTENTION, "attention.output.dense", "intermediate.dense", "output.dense")
@@ -66,14 +67,20 @@ def _shape(projection: str) -> tuple[int, int]:
     return (wide if projection == "output.dense" else HIDDEN), (wide if projection == "intermediate.dense" else HIDDEN)
 
 
-def encoder(weights: Mapping[str, Array], experts: Experts | None) -> Any:
+def within(name: str, depth: int) -> bool:
+    """Tell whether a tensor of the encoder belongs to no block beyond the first `depth`."""
+    block = _BLOCK.match(name)
+    return block is None or int(block[1]) < depth
+
+
+def encoder(weights: Mapping[str, Array], experts: Experts | None, depth: int = LAYERS) -> Any:
     """Return the graph: from input vectors `words` `[B, T, 384]`, each token's share `real` `[B, T]` of its item, and
     `counted` `[B, T]` of its item's route (0 on padding, rows sum to 1), to unit vectors `[B, 384]`, and with experts
-    to raw routes `[B, L·E]`.
+    to raw routes `[B, L·E]`. It stops after `depth` blocks.
     """
     if experts is not None:
         experts = replace(experts, tensors=_around_gelu(experts.tensors))
-    return _Graph(_around_gelu(weights), experts).model()
+    return _Graph(_around_gelu(weights), experts).model(depth)
 
 
 def _around_gelu(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -91,7 +98,7 @@ class _Graph:
         self._scale: Any = None
         self._routes: list[Any] = []
 
-    def model(self) -> Any:
+    def model(self, depth: int) -> Any:
         op = self._op
         words = op.parameter([-1, -1, HIDDEN], np.float32, name="words")
         real = op.parameter([-1, -1], np.float32, name="real")
@@ -102,7 +109,7 @@ class _Graph:
         hidden = self._normed(placed, "embeddings.LayerNorm")
         absent = op.multiply(op.convert(op.equal(real, _real(0)), np.float32), _real(-1e9))
         mask = op.unsqueeze(absent, _whole(1, 2))
-        for block in range(LAYERS):
+        for block in range(depth):
             hidden = self._block(f"encoder.layer.{block}", hidden, mask)
         pooled = op.squeeze(op.matmul(op.unsqueeze(real, _whole(1)), hidden, False, False), _whole(1))
         results = [self._unit(pooled, 1, EPSILON)]
