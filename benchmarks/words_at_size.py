@@ -1,8 +1,8 @@
 """What words and concepts add to a search, at size: `python benchmarks/words_at_size.py --leads-package FOLDER`.
 
 An index of made-up items: passages, each of four sentences of encyclopaedia leads (see `queries.py`) and a number of
-its own, and, every fifth, a picture with a name and classes by chance. Vectors are by chance, and there is no search
-graph; the time that words add hangs on neither. Queries are pieces of sentences. Two things are timed:
+its own, and, every fifth, a picture with a name and classes by chance. Vectors are by chance. Queries are pieces of
+sentences. Two things are timed:
 
 - a whole search for ten hits, from the query's vector to hits with snippets: by meaning, by meaning and concepts, by
   all three, and the same with one slip in a word;
@@ -93,6 +93,7 @@ def built(leads: Path, items: int) -> Any:
             vector = chance.standard_normal(_DIM).astype(np.float32)
             points.append(Point(point_id(f"{number:064x}", None, 0, ""), vector / np.linalg.norm(vector), payload))
         store.upsert(points)
+    store.optimize()
     return store
 
 
