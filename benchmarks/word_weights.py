@@ -4,6 +4,9 @@ FOLDER holds HTML pages with headings, such as `usr/share/gimp/2.0/help/en` of D
 section is a text of its own, asked for by its heading, of two words or more, that no other section has. For each pair
 of weights it prints the share of sections that come first, and that are among the first ten: the logit of an item is
 `slope · cosine + a · share + b · share⁶` (see `ranking/scores.py`).
+
+Then, with the weights that are used and headings of one word, too: from how many words on do words count fully, where
+the model knows all of them?
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import numpy as np
 import typer
 
 from tsembed_search.index import Index
+from tsembed_search.ranking.reranking import Query
+from tsembed_search.ranking.scores import LOGIT_OF_ALL_WORDS, LOGIT_OF_WORDS, TELLING_WORDS
 from tsembed_search.search.by_words import ByWords
 from tsembed_search.search.index_model import SLOPE
 from tsembed_search.search.results import Clock
@@ -36,7 +41,26 @@ def main(
     most: Annotated[int, typer.Option(help="Sections to take.")] = 450,
 ) -> None:
     """Measure, and print the table."""
-    texts = sections(folder, most)
+    cosines, shares, right, queries = compared(sections(folder, most))
+    print(f"{len(queries)} sections; by words alone: {measured(shares, right)}")
+    for a, b in product((0, 3, 4.5, 6, 7.5, 10), (0, 4.5, 7.5)):
+        print(f"a={a:<4} b={b:<4} {measured(SLOPE * cosines + a * shares + b * shares**6, right)}")
+    cosines, shares, right, queries = compared(sections(folder, 2 * most, shortest=1))
+    lengths = np.array([query.asked.plain for query in queries])
+    known = np.array([query.telling < 1 for query in queries])
+    evidence = LOGIT_OF_WORDS * shares + LOGIT_OF_ALL_WORDS * shares**6
+    groups = {"all": lengths > 0} | {f"{n} known": known & (lengths == n) for n in range(1, TELLING_WORDS)}
+    for enough in range(1, TELLING_WORDS + 1):
+        telling = np.where(known, np.minimum(1, lengths / enough), 1.0)
+        scores = SLOPE * cosines + telling[:, None] * evidence
+        for name, own in groups.items():
+            print(f"{name:8} {own.sum():4}  fully from {enough} words: {measured(scores[own], right[own])}")
+
+
+def compared(texts: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Query]]:
+    """The cosines of headings and sections `[Q, N]`, the shares of words, whether a section is the right one, and the
+    queries.
+    """
     with tempfile.TemporaryDirectory() as work:
         os.environ["TSEMBED_HOME"] = f"{work}/home"
         files = Path(work) / "sections"
@@ -49,23 +73,20 @@ def main(
             records = list(index.store.scroll(fields=["rel"], with_vectors=True))
             places = np.array([int(record.payload["rel"].partition(".")[0]) for record in records])
             vectors = np.stack([record.vector for record in records if record.vector is not None])
-            cosines = np.stack([query.vector for query in queries]) @ vectors.T
             ids = [record.id for record in records]
             found = ByWords(index.store, queries).shares(range(len(queries)), [ids] * len(queries))
-    shares = np.array([[own[id] for id in ids] for own in found])
+    cosines = np.stack([query.vector for query in queries]) @ vectors.T
     right = places[None] == np.arange(len(texts))[:, None]
-    print(f"{len(texts)} sections; by words alone: {measured(shares, right)}")
-    for a, b in product((0, 3, 4.5, 6, 7.5, 10), (0, 4.5, 7.5)):
-        print(f"a={a:<4} b={b:<4} {measured(SLOPE * cosines + a * shares + b * shares**6, right)}")
+    return cosines, np.array([[own[id] for id in ids] for own in found]), right, list(queries)
 
 
-def sections(folder: Path, most: int) -> list[tuple[str, str]]:
-    """Headings, each with its section's beginning."""
+def sections(folder: Path, most: int, shortest: int = 2) -> list[tuple[str, str]]:
+    """Headings of at least so many words, each with its section's beginning."""
     found = []
     for page in sorted(folder.rglob("*.html")):
         for heading, body in _SECTION.findall(page.read_text("utf-8", "replace")):
             title, text = re.sub(r"^[\d.]+\s*", "", plain(heading)), plain(body)[:_LONGEST]
-            if len(title.split()) >= 2 and len(text) > _SHORTEST:
+            if len(title.split()) >= shortest and len(text) > _SHORTEST:
                 found.append((title, text))
     uses = Counter(title for title, _ in found)
     found = [one for one in found if uses[one[0]] == 1]

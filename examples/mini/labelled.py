@@ -163,6 +163,7 @@ class Found:
     rank: int
     score: float
     similarity: float
+    words: float
     good: bool
     by_words: bool
 
@@ -209,7 +210,8 @@ class Asking:
                 if one is not None and not (pictures and one is query):
                     yield Found(
                         self._queries, "image" if pictures else "text", query.source, hit.kind, len(there), present,
-                        right(query, one, pictures), hit.rank, hit.score, hit.similarity, hit.good, words == "only",
+                        right(query, one, pictures), hit.rank, hit.score, hit.similarity, hit.words, hit.good,
+                        words == "only",
                     )  # fmt: skip
 
 

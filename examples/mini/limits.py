@@ -73,7 +73,7 @@ def limits(found: Iterable[Found], share: float) -> dict[tuple[Modality, Kind], 
 
 def main(
     model: Annotated[str, typer.Option(help="A built-in model, or a checkpoint's folder.")] = "mini",
-    right: Annotated[float, typer.Option(help="The share of good matches that are right.")] = 0.9,
+    right: Annotated[float, typer.Option(help="The share of good matches that are right.")] = 0.89,
     most: Annotated[int, typer.Option(help="Queries of a kind.")] = 100,
     write: Annotated[bool, typer.Option("--write", help="Keep the limits in the checkpoint.")] = False,
 ) -> None:
@@ -88,8 +88,17 @@ def main(
             index.add(written(items, folder))
             found = list(collected(Asking(index, folder, items, FIT), most))
     typer.echo(f"by words alone: {limit([one for one in found if one.by_words], right)}", err=True)
-    chosen = limits((one for one in found if not one.by_words), right)
-    calibration = replace(embedder.info.calibration, limits=chosen)
+    calibration = embedder.info.calibration
+    # However few words a query has, all of them count when good texts are told from others.
+    scored = [
+        replace(one, score=calibration.score(one.similarity, one.modality, one.kind, one.words))
+        if one.kind == "text"
+        else one
+        for one in found
+        if not one.by_words
+    ]
+    chosen = limits(scored, right)
+    calibration = replace(calibration, limits=chosen)
     typer.echo(json.dumps(calibration.to_json()["limits"], indent=1))
     if write:
         checkpoint.calibrate(Path(model), calibration)

@@ -12,7 +12,9 @@ from helpers.colours import COLOURS, ColourBackbone
 from tsembed_search.errors import UsageError
 from tsembed_search.index import Index
 from tsembed_search.items import Item
+from tsembed_search.model.embedder import Embedder
 from tsembed_search.paths import IndexAddress
+from tsembed_search.search.queries import embedded_queries
 from tsembed_search.store.schema import IndexMetadata
 
 
@@ -39,6 +41,32 @@ def test_a_code_or_a_name_comes_first(letters: Maker, index: Index, query: str, 
 def test_a_picture_is_found_by_its_name(letters: Maker, index: Index) -> None:
     assert names(index, "harbour night")[0] == "harbour at night.png"
     assert names(index, "harbour", words="only") == ["harbour at night.png"]
+
+
+def test_a_text_with_a_word_that_a_model_knows_does_not_hide_a_picture_of_it(maker: Maker, index: Index) -> None:
+    maker.add(Item(image=solid(*COLOURS["red"])), "1.png")
+    maker.add(Item("a house of red bricks by Kowalczyk, at the end of a long and quiet street"), "2.txt", chunk=0)
+    assert names(index, "red")[:2] == ["1.png", "2.txt"]
+    assert names(index, "Kowalczyk red") == ["2.txt", "1.png"]
+
+
+@pytest.mark.parametrize(
+    ("query", "telling"),
+    [
+        ("fish", 0.25),
+        ("red bicycles", 0.5),
+        ("the end of a street", 0.5),
+        ("what is a red bicycle for", 0.5),
+        ("a red bicycle at the end of a quiet street", 1.0),
+        ("Kowalczyk", 1.0),
+        ("invoice 1998", 1.0),
+        ("x-ray", 1.0),
+        ('"fish"', 1.0),
+        ("рыба", 1.0),
+    ],
+)
+def test_few_words_that_a_model_knows_say_little_beside_their_meaning(query: str, telling: float) -> None:
+    assert embedded_queries(Embedder(ColourBackbone()), [Item(query)], words=True)[0].telling == telling
 
 
 def test_an_accent_does_not_matter(letters: Maker, index: Index) -> None:

@@ -41,7 +41,7 @@ class Query:
 
     `words` is the query's text, `asked` what it says of words; contents whose hash is in `without` are left out.
     `unread`: the model can read nothing of it, so its vector is left out. `same`: the id of the very picture that is
-    looked for, if it is indexed.
+    looked for, if it is indexed. `telling`, 0..1: how much its words say beside its meaning.
     """
 
     vector: NDArray[np.float32]
@@ -52,6 +52,7 @@ class Query:
     asked: Asked = field(default_factory=Asked)
     unread: bool = False
     same: str = ""
+    telling: float = 1.0
 
 
 class Candidate(NamedTuple):

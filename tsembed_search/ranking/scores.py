@@ -20,6 +20,10 @@ mini's, 15. Chosen by `benchmarks/word_weights.py`, where 4.5 to 10 are as good.
 """
 LOGIT_OF_ALL_WORDS: Final = 7.5
 """More of it for an item that has nearly all, times the sixth power: a name or a code is all there or not at all."""
+TELLING_WORDS: Final = 4
+"""So many words of a query, all of which a model knows, count fully; fewer count for less in texts, which the model has
+read: their meaning says it already. Chosen by `benchmarks/word_weights.py`.
+"""
 COSINE_OF_EVIDENCE: Final = 0.4
 """The cosine that evidence of 1 is worth that a picture shows what a text means; see `benchmarks/concepts.py`."""
 WITH_EVIDENCE: Final = (0.5, -1.5)
@@ -78,16 +82,24 @@ class Calibration:
     limits: Mapping[tuple[Modality, Kind], float] = field(default_factory=dict)
 
     def score(
-        self, similarity: float, modality: Modality, kind: Kind, words: float = 0.0, shown: float | None = None
+        self,
+        similarity: float,
+        modality: Modality,
+        kind: Kind,
+        words: float = 0.0,
+        shown: float | None = None,
+        telling: float = 1.0,
     ) -> float:
         """Return the calibrated score of one hit; without a line for the pair, (1 + cosine) / 2.
 
-        `words` is the share of the query's words that the item has, 0..1 (see `search/by_words.py`); `shown` the
-        evidence that a picture shows what the query means (see `ranking/concepts.py`), None where it is not known.
+        `words` is the share of the query's words that the item has, 0..1 (see `search/by_words.py`); `telling`, 0..1,
+        how much of that a text does not say by its meaning already; `shown` the evidence that a picture shows what the
+        query means (see `ranking/concepts.py`), None where it is not known.
         """
         line = self.lines.get((modality, kind))
+        counted = telling if kind == "text" else 1.0
         if line:
-            evidence = LOGIT_OF_WORDS * words + LOGIT_OF_ALL_WORDS * words**6
+            evidence = counted * (LOGIT_OF_WORDS * words + LOGIT_OF_ALL_WORDS * words**6)
             if modality == "image" and kind != "text" and similarity >= SAME_PICTURE:
                 evidence += LOGIT_OF_SAME_PICTURE
             if shown is not None:
@@ -95,7 +107,7 @@ class Calibration:
                 line = Logistic(factor * line.slope, factor * line.offset + more)
             return line.score(similarity + COSINE_OF_EVIDENCE * (shown or 0.0), evidence)
         plain = min(1.0, max(0.0, (similarity + COSINE_OF_EVIDENCE * (shown or 0.0) + 1.0) / 2.0))
-        return plain + (1.0 - plain) * words / 2.0
+        return plain + (1.0 - plain) * counted * words / 2.0
 
     def good(self, score: float, similarity: float, modality: Modality, kind: Kind) -> bool:
         """Tell whether a hit is a good match: the same picture, or one whose score reaches the limit of the pair."""

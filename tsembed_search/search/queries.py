@@ -21,7 +21,9 @@ from tsembed_search.errors import LoadError, TsembedError, UsageError
 from tsembed_search.items import Item, Role
 from tsembed_search.paths import NoCurrentFolderError, absolute, current_folder_is_gone, existing, indexed_form, typed
 from tsembed_search.ranking.reranking import Query
+from tsembed_search.ranking.scores import TELLING_WORDS
 from tsembed_search.ranking.words import Asked
+from tsembed_search.search.respelling import is_english
 from tsembed_search.store.filters import Condition
 from tsembed_search.store.schema import point_id
 from tsembed_search.wording import encoding_by_mark
@@ -188,7 +190,15 @@ def _query(
     sha = "" if item.modality == "text" else _hash_of(item.image)
     same = point_id(sha, None, None, fingerprint) if sha and item.modality == "image" else ""
     without = frozenset({sha} if sha and item.modality == "joint" else ())
-    return Query(vector, route, item.modality, item.text or "", without, asked, same=same)
+    return Query(vector, route, item.modality, item.text or "", without, asked, same=same, telling=_telling(asked))
+
+
+def _telling(asked: Asked) -> float:
+    """The part (0..1) of its words' evidence that a query's meaning does not have already: all, where they are many, or
+    one is a name, a number or a code that no model knows.
+    """
+    few = asked.plain < TELLING_WORDS and len(asked.terms) == asked.plain and not asked.required
+    return asked.plain / TELLING_WORDS if few and asked.plain and all(map(is_english, asked.forms)) else 1.0
 
 
 def _hash_of(image: object) -> str:

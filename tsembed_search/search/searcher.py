@@ -250,7 +250,7 @@ class Searcher:
             return Scored(id, kind, share, 0.0, share, channels)
         if id == query.same:
             return Scored(id, kind, 1.0, 1.0, share, channels)
-        score = self.calibration.score(cosine, query.modality, kind, share, shown)
+        score = self.calibration.score(cosine, query.modality, kind, share, shown, query.telling)
         # What only looks the same stays below the very picture.
         return Scored(id, kind, min(score, _ALL_BUT_SAME) if query.same else score, cosine, share, channels)
 
@@ -259,12 +259,17 @@ class Searcher:
         return bool(query.asked.required) or not len(query.vector) or self.calibration.tells(query.modality)
 
     def _good(self, query: Query, one: Candidate) -> bool:
-        """Tell whether a candidate is a good match. What must occur in an item was found in it, word for word."""
+        """Tell whether a candidate is a good match. What must occur in an item was found there, as it stands. Few words
+        put a text below pictures of the same, and make it no worse a match.
+        """
         if query.asked.required:
             return True
         if not one.similarity:
             return one.words >= SHARE_OF_GOOD
-        return self.calibration.good(one.score, one.similarity, query.modality, one.kind)
+        score = one.score
+        if one.kind == "text" and one.words and query.telling < 1:
+            score = self.calibration.score(one.similarity, query.modality, one.kind, one.words)
+        return self.calibration.good(score, one.similarity, query.modality, one.kind)
 
     def _hits(
         self,

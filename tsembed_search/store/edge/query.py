@@ -78,11 +78,11 @@ def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -
     """Search an open shard for the hits of each query, best first."""
     if ask.exact:
         return _asked(shard, ask, quantize, limit, offset, Walk.SCAN)
-    passing = _passing(shard, ask.condition)
-    if ask.condition is not None and not passing and not _passing(shard, ask.condition, exact=True):
-        return [[] for _ in ask.queries]
     if ask.condition is None or ask.using != VECTOR_NAME:
         return _asked(shard, ask, quantize, limit, offset, Walk.GRAPH)
+    passing = _passing(shard, ask.condition)
+    if not passing and not _passing(shard, ask.condition, exact=True):
+        return [[] for _ in ask.queries]
     total = int(shard.info().points_count)
     way = walk(passing, total, quantize)
     through, more = (None, total) if way is Walk.SIEVE else (ask.loose, _passing(shard, ask.loose))
