@@ -6,10 +6,11 @@
     python benchmarks/train_variants.py rates --data mini-mmeb
 
 Two tasks: the word for a gloss (`gloss`, texts alone) and the drawing for a title (`clipart_t2i`). 15% of their
-training rows are held out, by identity, and asked for after training: each query over all held-out targets of its task.
+training rows are held out, by identity, and asked for after training: each query over all held-out targets of its
+task. The test split of both tasks is asked for as well, and told apart: it chooses nothing.
 
 `train` makes the runs that are missing, seed by seed; it can be stopped and started again. `report` says what is there,
-in two tables of Markdown: hit@1 and MRR, and what each variant is ahead of others, on the same queries, a mean over
+in tables of Markdown: hit@1 and MRR, and what each variant is ahead of others, on the same queries, a mean over
 seeds, with 95% intervals bootstrapped over queries, and the difference of each seed beside them. `rates` counts the
 mined negatives that are right after all: a variant of the same thing, or asked for by the same words in another row.
 """
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from tsembed_search.data import training as training_data
 from tsembed_search.data.rows import RankingTask, Row, Task, content, ranking_task
+from tsembed_search.data.tasks import load as load_tasks
 from tsembed_search.evaluation.diversity import likeness, parted, unit
 from tsembed_search.evaluation.evaluate import Distinct, Embedded, EmbeddedTasks, embed_tasks, ranked_tasks
 from tsembed_search.evaluation.mining import EmbeddedTask, Mined, Mining, TaskTally, choose, embedded, written
@@ -50,6 +52,7 @@ TASKS: Final = ("gloss", "clipart_t2i")
 BASE: Final = "mini-base"
 HELD_OUT: Final = 0.15
 METRICS: Final = ("hit@1", "mrr")
+HELD, TEST = "values.json", "values-test.json"
 TOGETHER: Final = -1
 """In place of a seed: all of them together."""
 COMMON: Final = (
@@ -153,15 +156,16 @@ def train(
     """Make the runs that are missing, and measure each on the rows that are held out."""
     table = TABLES[which]
     rows, asked = parts(data)
+    last = tests(data)
     bare = [Bare(task) for task in rows]
     for seed in range(seeds):
         for name, one in table.variants.items():
             folder = out / which / f"{name.replace(' ', '-')}-{seed}"
-            if (variant and name not in variant) or (folder / "values.json").is_file():
+            if (variant and name not in variant) or (folder / TEST).is_file() or (name == UNTRAINED and seed):
                 continue
             if name == UNTRAINED:
-                if not seed:
-                    measure(registry.resolve(BASE), asked, folder)
+                measure(registry.resolve(BASE), asked, folder)
+                measure(registry.resolve(BASE), last, folder, TEST)
                 continue
             settings = (f"steps={round(steps * LONGER.get(name, 1))}", f"seed={seed}")
             chosen = recipe.load(table.recipe, (*COMMON, *one.settings, *settings))
@@ -169,6 +173,13 @@ def train(
                 own = mined(one.rows, bare, out / which) if one.rows else rows
                 make_model(Job(chosen, own, [], folder, "cpu", resume=(folder / "run.json").is_file()))
             measure(registry.resolve(folder / "model"), asked, folder)
+            measure(registry.resolve(folder / "model"), last, folder, TEST)
+
+
+def tests(data: Path) -> list[RankingTask]:
+    """Return the test split of the tasks."""
+    found = {task.name: task for task in load_tasks([data], splits=["test"], only=TASKS).tasks}
+    return [found[name] for name in TASKS]
 
 
 def parts(data: Path) -> tuple[Sequence[Task], list[RankingTask]]:
@@ -242,8 +253,8 @@ def by_base(task: Bare) -> EmbeddedTask:
     return embedded(remembering(registry.resolve(BASE)), task)
 
 
-def measure(ref: ModelRef, tasks: Sequence[RankingTask], folder: Path) -> None:
-    """Write a model's figures, query by query, and its vectors."""
+def measure(ref: ModelRef, tasks: Sequence[RankingTask], folder: Path, file: str = HELD) -> None:
+    """Write a model's figures, query by query, and its vectors for what was held out."""
     embedder, count = remembering(ref), 1
     folder.mkdir(parents=True, exist_ok=True)
     if getattr(embedder.backbone.adapters, "paths", None) is not None:  # type: ignore[attr-defined]
@@ -253,14 +264,15 @@ def measure(ref: ModelRef, tasks: Sequence[RankingTask], folder: Path) -> None:
     values = figures(tasks, every, count)
     like = likeness(parted(np.asarray(every.documents.vectors), count)) if count > 1 else None
     said = {"values": values, "likeness": like and {"cosine": like.cosine, "cka": like.alignment, "rank": like.rank}}
-    np.savez(
-        folder / "vectors.npz",
-        queries=np.asarray(every.queries.vectors).astype(np.float16),
-        documents=np.asarray(every.documents.vectors).astype(np.float16),
-    )
-    (folder / "values.json").write_text(json.dumps(said), encoding="utf-8")
+    if file == HELD:
+        np.savez(
+            folder / "vectors.npz",
+            queries=np.asarray(every.queries.vectors).astype(np.float16),
+            documents=np.asarray(every.documents.vectors).astype(np.float16),
+        )
+    (folder / file).write_text(json.dumps(said), encoding="utf-8")
     means = ", ".join(f"{label} {100 * mean_of(found['hit@1']):.1f}" for label, found in values.items())
-    print(f"{folder.name}: {means}", flush=True)
+    print(f"{folder.name}, {file}: {means}", flush=True)
 
 
 def figures(tasks: Sequence[RankingTask], every: EmbeddedTasks, count: int) -> Values:
@@ -322,18 +334,7 @@ def report(which: Which, data: Data, out: Out) -> None:
     _, tasks = parts(data)
     if together := ensemble([out / which / f"lora-{seed}" for seed in runs.get("lora", {})], tasks):
         runs["ensemble of seeds"] = {TOGETHER: {"values": together, "likeness": None}}
-    columns = ["variant", "seeds", "hit@1", "over seeds", "MRR", *(f"less {name}" for name in table.against)]
-    columns += ["less its path 0"] if which == "paths" else []
-    print("|", " | ".join(columns), "|")
-    print("|" + "---|" * len(columns))
-    for name, own in runs.items():
-        every = {label for run in own.values() for label in run["values"]}
-        order = ("path 0", "mean", "concat", "maxsim", "oracle")
-        for label in [*(one for one in order if one in every), *sorted(one for one in every if " hits " in one)]:
-            called = name if label == "path 0" else f"{name}, {label}"
-            others = [of_label(runs.get(other, {})) if other != called else {} for other in table.against]
-            others += [of_label(own) if label != "path 0" else {}] if which == "paths" else []
-            print(line(called, of_label(own, label), others))
+    compare(table, runs)
     print("\n| variant | cosine | CKA | effective rank | oracle less best path | less the same of seeds |")
     print("|---|---|---|---|---|---|")
     chance = None
@@ -347,13 +348,33 @@ def report(which: Which, data: Data, out: Out) -> None:
             shown = [f"{np.mean([like[key] for like in likes]):.3f}" for key in ("cosine", "cka", "rank")]
             beyond = "" if chance is None else f"{100 * (np.mean(gaps) - chance):+.1f}"
             print("|", " | ".join([name, *shown, f"{100 * np.mean(gaps):+.1f}", beyond]), "|")
+    if last := read(out / which, table, TEST):
+        print("\nThe test split\n")
+        compare(table, last)
 
 
-def read(folder: Path, table: Table) -> dict[str, dict[int, Any]]:
+def compare(table: Table, runs: dict[str, dict[int, Any]]) -> None:
+    """Print the figures of runs, and their differences."""
+    paths = table is TABLES["paths"]
+    columns = ["variant", "seeds", "hit@1", "over seeds", "MRR", *(f"less {name}" for name in table.against)]
+    columns += ["less its path 0"] if paths else []
+    print("|", " | ".join(columns), "|")
+    print("|" + "---|" * len(columns))
+    for name, own in runs.items():
+        every = {label for run in own.values() for label in run["values"]}
+        order = ("path 0", "mean", "concat", "maxsim", "oracle")
+        for label in [*(one for one in order if one in every), *sorted(one for one in every if " hits " in one)]:
+            called = name if label == "path 0" else f"{name}, {label}"
+            others = [of_label(runs.get(other, {})) if other != called else {} for other in table.against]
+            others += [of_label(own) if label != "path 0" else {}] if paths else []
+            print(line(called, of_label(own, label), others))
+
+
+def read(folder: Path, table: Table, file: str = HELD) -> dict[str, dict[int, Any]]:
     """Return the runs that are there: variant, then seed."""
     found: dict[str, dict[int, Any]] = {}
     for name in table.variants:
-        for path in sorted(folder.glob(f"{name.replace(' ', '-')}-[0-9]/values.json")):
+        for path in sorted(folder.glob(f"{name.replace(' ', '-')}-[0-9]/{file}")):
             seed = int(path.parent.name.rpartition("-")[2])
             found.setdefault(name, {})[seed] = json.loads(path.read_text("utf-8"))
     return found

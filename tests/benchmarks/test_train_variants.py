@@ -82,11 +82,13 @@ def test_the_report_compares_runs_of_the_same_seed(tmp_path: Path, monkeypatch: 
             folder.mkdir(parents=True)
             said = {"values": dict.fromkeys(labels, own), "likeness": like}
             (folder / "values.json").write_text(json.dumps(said))
+            none = {"hit@1": [[0.0] * QUERIES] * 2, "mrr": [[0.5] * QUERIES] * 2}
+            (folder / "values-test.json").write_text(json.dumps(said | {"values": dict.fromkeys(labels, none)}))
             side = vectors(1)
             np.savez(folder / "vectors.npz", queries=side.queries.vectors, documents=side.documents.vectors)
     asked = ["report", "paths", "--data", str(tmp_path), "--out", str(tmp_path)]
     done = CliRunner().invoke(variants.app, asked, catch_exceptions=False)
-    first, _ = done.output.split("\n\n")
+    first, _, last = done.output.split("\n\n")[:3]
     rows = [[cell.strip() for cell in line.split("|")] for line in first.splitlines()]
     cells = {row[1]: row for row in rows}
     assert cells["lora"][2:4] == ["2", "41.7"] and not cells["lora"][6]
@@ -95,4 +97,5 @@ def test_the_report_compares_runs_of_the_same_seed(tmp_path: Path, monkeypatch: 
     assert gain.startswith("+20.8 (") and "; +16.7, +25.0; MRR +20.8" in gain
     assert cells["vclub, mean"][-2].startswith("+0.0")
     assert cells["ensemble of seeds"][2] == "1"
+    assert "| vclub | 2 | 0.0 | 0.0 | 50.0 |" in done.output and last == "The test split"
     assert "| vclub | 0.500 | 0.250 | 2.000 | +0.0 |" in done.output
