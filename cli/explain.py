@@ -127,7 +127,8 @@ def _words(found: Explanation) -> list[str]:
         f"{wording.shown(one.word)} {one.share:.2f}" + (f" (for {wording.shown(one.as_asked)})" if one.as_asked else "")
         for one in found.why.words
     ]
-    return [f"words {found.hit.words:.2f}: " + "  ".join(parts)] if parts else []
+    less = f"  (they count for {found.why.telling:.0%}: their meaning says it already)" if found.why.telling < 1 else ""
+    return [f"words {found.hit.words:.2f}: " + "  ".join(parts) + less] if parts else []
 
 
 def _widths(width: int, experts: int) -> tuple[int, int]:

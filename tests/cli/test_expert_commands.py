@@ -144,9 +144,16 @@ class TestExplain:
         assert lines[0].endswith("red.png")
         assert [line.split()[:2] for line in lines[2:4]] == [["block", "0"], ["block", "1"]]
         (words,) = (line for line in lines if line.startswith("words 0."))
-        assert "red 0." in words and "all 0.00" in words
+        assert "red 0." in words and "all 0.00" in words and "they count" not in words
         assert re.fullmatch(r"b(\d)e(\d) is expert \2 of block \1\.", lines[-1])
         assert "\x1b" not in run_routed("explain", "red", "1").stdout
+
+    def test_few_words_say_that_they_count_for_less(self, run_routed: Run, routed: Path) -> None:
+        done = run_routed("explain", "red", routed / "files/notes \x1b[31m[bold]/red.txt")
+        (words,) = (line for line in done.stdout.splitlines() if line.startswith("words "))
+        assert words.startswith("words 1.00: red 1.00  (they count for 25%: ")
+        told = json.loads(run_routed("explain", "red", routed / "files/notes \x1b[31m[bold]/red.txt", "--json").stdout)
+        assert told["words_count"] == 0.25
 
     def test_a_picture(self, run_routed: Run, palette: Path) -> None:
         done = run_routed("explain", "--image", palette / "red.png", "1", "--json")

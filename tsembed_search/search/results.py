@@ -212,10 +212,13 @@ class WordPart(NamedTuple):
 class Why(NamedTuple):
     """The reasons of a score: the part that each word of the query has in the share of words, and the line (slope,
     offset) that maps the cosine to a logit, None for a model without calibration (see `ranking/scores.py`).
+
+    `telling`, 0..1: how much words count here beside meaning.
     """
 
     words: list[WordPart]
     line: tuple[float, float] | None
+    telling: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,7 @@ class Explanation:
         asked = {"text": self.query.text, "image": image}
         more = {
             "words": [one._asdict() for one in self.why.words],
+            "words_count": self.why.telling,
             "calibration": self.why.line and dict(zip(("slope", "offset"), self.why.line, strict=True)),
         }
         agreement = self.agreement.to_json() if self.agreement else {}

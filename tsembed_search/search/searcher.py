@@ -129,7 +129,8 @@ class Searcher:
         one = self._scored(query, record.id, kind, cosine, shares[record.id], shown.get(record.id), channels)
         found = Candidate(one.id, kind, one.score, one.similarity, record.payload, words=one.words, channels=channels)
         line = self.calibration.lines.get((query.modality, kind))
-        why = Why(by_words.parts(0, record.id), (line.slope, line.offset) if line else None)
+        telling = query.telling if kind == "text" else 1.0
+        why = Why(by_words.parts(0, record.id), (line.slope, line.offset) if line else None, telling)
         return self._hits(query, [found], None, True)[0], record, why
 
     def _best(
