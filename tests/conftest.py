@@ -104,6 +104,20 @@ def _hashed_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _read_once() -> Iterator[None]:
+    """The tokenizer of `mini` is read once: models and chunkers share one, and none of them changes it."""
+    from tokenizers import Tokenizer
+
+    from tsembed_search.model.backbones import mini_spec
+
+    read, known = Tokenizer.from_file, str(mini_spec.file_path("tokenizer"))
+    shared = functools.cache(read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tokenizer, "from_file", lambda path: shared(path) if path == known else read(path))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_command() -> Iterator[None]:
     """Typer's runner builds all commands anew for each call, which takes longer than most of them run."""
     from typer.main import get_command
