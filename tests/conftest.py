@@ -118,6 +118,26 @@ def _read_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _warm_decoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoding processes are forked from a warm one: a run of a few files spends most of its time on starting one."""
+    from helpers.warm_decoders import serving
+
+    with serving(tmp_path_factory.mktemp("decoders")):
+        yield
+
+
+@pytest.fixture
+def cold_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding processes start as they do for a user."""
+    import subprocess
+
+    from helpers import warm_decoders
+
+    monkeypatch.delenv(warm_decoders.ADDRESS, raising=False)
+    monkeypatch.setattr(warm_decoders.decoders, "subprocess", subprocess)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_command() -> Iterator[None]:
     """Typer's runner builds all commands anew for each call, which takes longer than most of them run."""
     from typer.main import get_command
