@@ -274,6 +274,7 @@ def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint)
 
 
+@cache
 def hints_of(table: type) -> dict[str, Any]:
     """Return the types of a table's keys, with their bounds."""
     return get_type_hints(table, include_extras=True)
