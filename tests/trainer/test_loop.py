@@ -18,8 +18,7 @@ from tsembed_search.data.rows import Row
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint
-from tsembed_search.model.backbones import mini
-from tsembed_search.model.backbones import mini_spec
+from tsembed_search.model.backbones import mini, mini_spec
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
