@@ -21,6 +21,11 @@ MEMORY, ROOM = Path("/dev/shm"), 4 << 30
 """A file system in memory, and the bytes that must be free there."""
 
 
+MANY = 100
+"""So many modules more are worth another look at what is garbage."""
+_modules = 0
+
+
 def pytest_configure() -> None:
     """Temporary files lie in memory where there is room: the engine waits for a disk each time it makes a shard.
 
@@ -37,6 +42,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
     gc.set_threshold(5_000, 10, 30)  # models and graphs are large, and few of them are garbage
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """Nor is what a test has imported. Each look at torch and transformers takes a third of a second."""
+    global _modules
+    if len(sys.modules) > _modules + MANY:
+        _modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
