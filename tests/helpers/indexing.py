@@ -70,7 +70,7 @@ def new_store() -> Path:
     """An empty store to copy: making one takes a second. Processes that tests start are told where it is."""
     if made := os.environ.get(_MADE):
         return Path(made)
-    folder = Path(tempfile.mkdtemp(prefix="tsembed-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="tsembed-test-", dir=_memory()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     opening.open_or_create(address_of(folder), StoreSettings(DIM)).close()
     os.environ[_MADE] = str(folder)
@@ -102,9 +102,13 @@ def _copy_parts(source: str, target: str) -> None:
 @contextmanager
 def fast_folder() -> Iterator[Path]:
     """A folder in memory where the system has one: the engine waits for the disk at each opening."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=_memory()) as folder:
         yield Path(folder)
+
+
+def _memory() -> Path | None:
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else None
 
 
 class _Access(Access):
