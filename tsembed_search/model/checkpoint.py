@@ -291,7 +291,7 @@ def card(name: str, said: Checkpoint, *, before: Mapping[str, Any] | None = None
     base, recipe, router = said.base, said.recipe, said.method["router"]
     if name == "model" and recipe.get("name"):  # the folder of a run
         name = f"{recipe['name']} on {Path(base.name).name}"
-    return _card_template().render(
+    text: str = _card_template().render(
         name=name,
         base=base,
         published=json.dumps(base.name) if _HUB_NAME.fullmatch(base.name) else "",
@@ -305,6 +305,7 @@ def card(name: str, said: Checkpoint, *, before: Mapping[str, Any] | None = None
         metrics=said.metrics,
         exported=exported,
     )
+    return text
 
 
 @cache
