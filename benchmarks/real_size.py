@@ -73,12 +73,13 @@ def config(name: str, blocks: int | None = None, depth: int | None = None, token
 def model(name: str, device: str = "cpu", **changes: Any) -> Any:
     """The whole model in bfloat16, frozen, with weights that are small enough for finite vectors."""
     import transformers
+    from transformers.initialization import no_init_weights
 
     settings = config(name, **changes)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device(device):
+        with torch.device(device), no_init_weights():  # all of them are drawn below
             made = getattr(transformers, f"{SIZES[name]['class']}ForConditionalGeneration")(settings)
     finally:
         torch.set_default_dtype(before)

@@ -21,6 +21,11 @@ MEMORY, ROOM = Path("/dev/shm"), 4 << 30
 """A file system in memory, and the bytes that must be free there."""
 
 
+MANY = 100
+"""So many modules more are worth another look at what is garbage."""
+_modules = 0
+
+
 def pytest_configure() -> None:
     """Temporary files lie in memory where there is room: the engine waits for a disk each time it makes a shard.
 
@@ -37,6 +42,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
     gc.set_threshold(5_000, 10, 30)  # models and graphs are large, and few of them are garbage
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """Nor is what a test has imported. Each look at torch and transformers takes a third of a second."""
+    global _modules
+    if len(sys.modules) > _modules + MANY:
+        _modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -101,6 +116,40 @@ def _hashed_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mini_spec, "verified", verified)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_once() -> Iterator[None]:
+    """The tokenizer of `mini` is read once: models and chunkers share one, and none of them changes it."""
+    from tokenizers import Tokenizer
+
+    from tsembed_search.model.backbones import mini_spec
+
+    read, known = Tokenizer.from_file, str(mini_spec.file_path("tokenizer"))
+    shared = functools.cache(read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tokenizer, "from_file", lambda path: shared(path) if path == known else read(path))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_decoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoding processes are forked from a warm one: a run of a few files spends most of its time on starting one."""
+    from helpers.warm_decoders import serving
+
+    with serving(tmp_path_factory.mktemp("decoders")):
+        yield
+
+
+@pytest.fixture
+def cold_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding processes start as they do for a user."""
+    import subprocess
+
+    from helpers import warm_decoders
+
+    monkeypatch.delenv(warm_decoders.ADDRESS, raising=False)
+    monkeypatch.setattr(warm_decoders.decoders, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,7 +26,7 @@ _FEW_TASKS: Final = 3  # with fewer, experts have no tasks to part
 _FEW_ROWS: Final = 1000
 _PASSES_OF_FEW, _PASSES_OF_MANY = 10, 3
 _STEPS_ON_CPU, _STEPS_ON_GPU = (30, 600), (100, 5000)
-_DRY_STEPS, _DRY_ROWS, _DRY_DIMENSIONS = 4, 16, 8
+_DRY_STEPS, _DRY_ROWS, _DRY_DIMENSIONS = 4, 8, 8
 
 
 class ReadyRun(NamedTuple):

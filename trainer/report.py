@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,15 +27,11 @@ def write(run_folder: Path) -> Path:
 
     Without matplotlib it has the tables only, and says so. Raises `OSError` when there is no log, or no room.
     """
-    import jinja2
-
     kinds: dict[str, list[Record]] = {}
     for record in log.read(run_folder / log.NAME):
         kinds.setdefault(str(record.get("kind")), []).append(record)
-    environment = jinja2.Environment(autoescape=True, finalize=_said)
-    environment.filters["words"] = count_words
     recipe, data = _last(kinds, "run").get("recipe"), _last(kinds, "run").get("data") or {}
-    page = environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+    page = _template().render(
         name=run_folder.name,
         facts=_facts(kinds),
         plots=_plots(kinds) if plots.installed() else None,
@@ -48,6 +45,15 @@ def write(run_folder: Path) -> Path:
     partial = path.with_name(f".{NAME}.partial")
     partial.write_text(page, "utf-8")
     return partial.replace(path)
+
+
+@cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, finalize=_said)
+    environment.filters["words"] = count_words
+    return environment.from_string(_TEMPLATE.read_text("utf-8"))
 
 
 def _said(value: object) -> object:

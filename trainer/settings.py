@@ -274,8 +274,13 @@ def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint)
 
 
-def hints_of(table: type) -> dict[str, Any]:
-    """Return the types of a table's keys, with their bounds."""
+def hints_of(table: Any) -> dict[str, Any]:
+    """Return the types of the keys of a table's class, with their bounds."""
+    return _hints(table)
+
+
+@cache
+def _hints(table: Any) -> dict[str, Any]:
     return get_type_hints(table, include_extras=True)
 
 

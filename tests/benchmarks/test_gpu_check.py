@@ -11,6 +11,8 @@ import gpu_checks
 import pytest
 from gpu_check import Line, Setting
 
+from helpers.fixtures import small_base as small_base
+
 
 def fine(setting: Setting) -> Iterator[Line]:
     yield Line("fine", "a figure", "3 GB", "at most 4 GB", True, {"bytes": 3e9})
@@ -56,6 +58,7 @@ def test_unknown_checks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no check called cards; there are card, vectors," in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("small_base")
 @pytest.mark.parametrize("name", ["card", "pieces"])
 def test_runs_on_a_cpu(name: str, tmp_path: Path) -> None:
     lines = gpu_check.run({name: gpu_checks.CHECKS[name]}, Setting("cpu", tmp_path, quick=True), lambda line: None)

@@ -18,6 +18,16 @@ Run = Callable[..., Result]
 SMALL = ("--set", "batch.size=8", "--set", "sub_batch=8", "--set", "rank=2", "--set", "workers=1", "--device", "cpu")
 
 
+@pytest.fixture
+def small_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mini with two of its six layers."""
+    from tsembed_search.model import engine
+    from tsembed_search.model.backbones import mini_encoder
+
+    monkeypatch.setattr(mini_encoder, "_LAYERS", 2)
+    monkeypatch.setattr(engine, "facts", lambda: None)
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("data") / "rows.jsonl"
@@ -26,6 +36,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.usefixtures("small_base")
 def test_document(run: Run, rows: Path, tmp_path: Path, plots: None) -> None:
     """Whatever else it says goes to stderr."""
     result = run(
@@ -42,6 +53,7 @@ def test_document(run: Run, rows: Path, tmp_path: Path, plots: None) -> None:
     assert "none" in shown.stderr, "the model is found; the index is not there"
 
 
+@pytest.mark.usefixtures("small_base")
 def test_for_people(run: Run, rows: Path, tmp_path: Path) -> None:
     """Without a recipe it finds one, and says which."""
     result = run("train", rows, "--out", tmp_path / "run", "--max-steps", 1, *SMALL)
@@ -53,7 +65,8 @@ def test_for_people(run: Run, rows: Path, tmp_path: Path) -> None:
 def test_ctrl_c_and_resume(run: Run, rows: Path, tmp_path: Path) -> None:
     """In a process of its own: the signal ends it with 130 and a way to go on, which is then gone."""
     out = tmp_path / "run"
-    command = [sys.executable, "-c", "from tsembed_search.cli.main import run; run()", "train"]
+    code = "import sys; sys.modules['matplotlib'] = None; from tsembed_search.cli.main import run; run()"  # no plots
+    command = [sys.executable, "-c", code, "train"]
     fresh = [str(rows), "--recipe", "tsembed", "--out", str(out), "--max-steps", "400", "--json", *SMALL]
     environment = os.environ | {"TSEMBED_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -123,6 +136,7 @@ def test_refusals(arguments: tuple[str, ...], code: int, words: str, run: Run, r
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("small_base")
 def test_a_setting_in_vain_is_said(run: Run, rows: Path, tmp_path: Path) -> None:
     """On stderr, of what was asked for, and of nothing else."""
     vain = ("--set", "negatives.beta=7", "--set", "patience=2", "--set", "data.validation=0")

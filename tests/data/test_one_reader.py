@@ -20,7 +20,7 @@ from tsembed_search.data.tasks import EvaluationData
 from tsembed_search.data.tasks import load as load_evaluation
 from tsembed_search.data.training import DataSet, load
 
-pytestmark = pytest.mark.usefixtures("small_base")
+pytestmark = pytest.mark.usefixtures("one_block")
 
 COLOURS = ("red", "green", "blue", "grey")
 GOOD: list[dict[str, Any]] = [{"query": f"question {at}", "positive": f"answer {at}"} for at in range(12)]

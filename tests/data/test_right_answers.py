@@ -29,7 +29,7 @@ from tsembed_search.trainer.losses import negatives as masks
 from tsembed_search.trainer.losses.base import NEGATIVE, POSITIVE, QUERY, Labels
 from tsembed_search.trainer.validation import Embedding, Ranking, rank_tasks, score
 
-pytestmark = pytest.mark.usefixtures("small_base")
+pytestmark = pytest.mark.usefixtures("one_block")
 
 
 @pytest.fixture

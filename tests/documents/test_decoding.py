@@ -29,7 +29,7 @@ def ill_worker_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def decoder(request: pytest.FixtureRequest) -> Iterator[Decoder]:
     # Only what never ends may meet its limit, however busy the machine is.
     endless = getattr(request.node, "callspec", None) and request.node.callspec.params.get("illness") in ENDLESS
-    limit = 2.0 if endless else 60.0
+    limit = 1.0 if endless else 60.0
     decoder = Decoder(INPUTS, memory=256 << 20, time_limit=limit, on_note=lambda path, text: None)
     watch = Watch([decoder])
     yield decoder
@@ -47,8 +47,8 @@ REASONS = {
     "abort": "crashed over it \\(SIGABRT\\)",
     "leave": "crashed over it \\(exit code 3\\)",
     "killed": "was killed, perhaps because memory ran out",
-    "hang": "more than 2 seconds.*time limit",
-    "spin": "more than 2 seconds",
+    "hang": "more than 1 seconds.*time limit",
+    "spin": "more than 1 seconds",
     "leak": "more memory",
     "recurse": "RecursionError",
 }
@@ -117,7 +117,7 @@ def test_a_run_with_all_illnesses_indexes_the_good_neighbours(indexing: Indexing
         os.utime(indexing.write(f"{illness}-{when}.ill", f"{illness} {when}"), (1e9, 1e9))
     for number in range(10):
         indexing.write(f"good{number}.txt", f"good text {number}")
-    limits = {"time_limit": 3.0, "memory": 256 << 20}
+    limits = {"time_limit": 2.0, "memory": 256 << 20}
     report = indexing.run(workers=4, **limits)
     assert report.files.added == 10 and report.files.skipped == len(report.skipped) == len(bad)
     assert indexing.paths() == [f"good{number}.txt" for number in range(10)], "nothing of a half-read file is left"
@@ -138,7 +138,7 @@ def test_what_could_not_be_read_is_read_again_on_demand(indexing: Indexing) -> N
 
 def test_drawing_pages_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that hangs costs some seconds, and what was drawn before is shown; one that crashes costs itself."""
-    monkeypatch.setattr(decoding, "_PREVIEW_SECONDS", 5.0)
+    monkeypatch.setattr(decoding, "_PREVIEW_SECONDS", 2.0)
     crashes, hangs = tmp_path / "crashes.ill", tmp_path / "hangs.ill"
     crashes.write_text("crash first")
     hangs.write_text("hang first")

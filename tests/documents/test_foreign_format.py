@@ -59,7 +59,7 @@ def book(path: Path) -> None:
             file.writestr(f"{number}.xhtml", f"<html><title>{title}</title><body><p>{LONG * 2}</p></body></html>")
 
 
-@pytest.mark.usefixtures("foreign")
+@pytest.mark.usefixtures("foreign", "cold_decoders")
 def test_a_format_from_another_package(indexing: Indexing) -> None:
     assert FORMATS.names() == ["image", "pdf", "html", "markdown", "text", "epub"]
     assert "epub" in extensions() and format_of("txt", b"PK\x03\x04").name == "epub"

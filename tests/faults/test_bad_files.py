@@ -14,6 +14,7 @@ from helpers.killable import Killable
 MOST_MEMORY = 1500 << 20
 
 
+@pytest.mark.usefixtures("cold_decoders")
 def test_every_bad_file_has_its_reason_and_no_good_one_suffers(indexing: Indexing) -> None:
     expected = write_corpus(indexing.files)
     assert len(expected) >= 60

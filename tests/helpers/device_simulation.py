@@ -33,6 +33,7 @@ _aten = torch.ops.aten
 # Operations whose result's shape, or whose caller, needs a number from the GPU.
 _WAITING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2"}
 _DRAWING = {"rand", "randn", "randint", "randperm", "uniform_", "normal_", "bernoulli_", "random_", "native_dropout"}
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 _MAY_MIX = {"copy_", "index", "index_put", "index_put_", "_index_put_impl_", "set_"}  # what PyTorch allows to mix
 _DEVICE_GETTER, _IS_CUDA_GETTER = torch.Tensor.device.__get__, torch.Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 
@@ -264,13 +265,20 @@ class _Operations(TorchDispatchMode):
             raise _mixed(name)
         gpu.drawn += name in _DRAWING
         gpu.waits += name in _WAITING or (name == "repeat_interleave" and kwargs.get("output_size") is None)
-        out = func(*args, **kwargs)
+        out = _multiplied(func, args, kwargs) if name in _PRODUCTS else func(*args, **kwargs)
         return out if name == "copy_" else self._taken(out)
 
     def _taken(self, out: Any) -> Any:
         for tensor in _tensors(out):
             self.gpu.take(tensor)
         return out
+
+
+def _multiplied(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A product, of bfloat16 by way of float32: many CPUs take a hundred times as long for it as it is."""
+    if kwargs or not all(tensor.dtype == torch.bfloat16 for tensor in _tensors(args)):
+        return func(*args, **kwargs)
+    return func(*(value.float() if isinstance(value, Tensor) else value for value in args)).bfloat16()
 
 
 def _mixed(name: str) -> RuntimeError:

@@ -52,14 +52,27 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
 @pytest.fixture(scope="module")
 def small_base() -> Iterator[None]:
-    """Mini with two of its six layers: how a run begins, goes on and ends does not depend on how deep a model is."""
+    """Mini with two of its six layers, and small pictures: how a run begins, goes on and ends depends neither on how
+    deep a model is nor on how much it sees.
+    """
     from tsembed_search.model import engine
-    from tsembed_search.model.backbones import mini_encoder
+    from tsembed_search.model.backbones import mini_encoder, mini_spec
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mini_encoder, "_LAYERS", 2)
+        patch.setattr(mini_spec, "IMAGE_SIZE", 96)
         for asked in ("openvino", "facts"):
             patch.setattr(engine, asked, lambda: None)  # the engine's graph has all layers
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_block(small_base: None) -> Iterator[None]:
+    """One layer alone, where a run's files, words and end are all that is asked for."""
+    from tsembed_search.model.backbones import mini_encoder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mini_encoder, "_LAYERS", 1)
         yield
 
 

@@ -89,6 +89,11 @@ def preview(file: BinaryIO, page: int) -> NDArray[np.uint8]:
 ILL = Format("ill", 1, frozenset({"ill"}), units, pages=True, preview=preview)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Decodes what is ill beside what a decoder decodes."""
     FORMATS.add("ill", ILL)
     worker.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -62,12 +62,18 @@ class Sink:
         self.notes.append(message)
 
 
+_MADE = "TSEMBED_TEST_STORE"
+
+
 @functools.cache
-def _new_store() -> Path:
-    """An empty store to copy: making one takes a second."""
-    folder = Path(tempfile.mkdtemp(prefix="tsembed-test-"))
+def new_store() -> Path:
+    """An empty store to copy: making one takes a second. Processes that tests start are told where it is."""
+    if made := os.environ.get(_MADE):
+        return Path(made)
+    folder = Path(tempfile.mkdtemp(prefix="tsembed-test-", dir=_memory()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     opening.open_or_create(address_of(folder), StoreSettings(DIM)).close()
+    os.environ[_MADE] = str(folder)
     return folder
 
 
@@ -96,9 +102,13 @@ def _copy_parts(source: str, target: str) -> None:
 @contextmanager
 def fast_folder() -> Iterator[Path]:
     """A folder in memory where the system has one: the engine waits for the disk at each opening."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=_memory()) as folder:
         yield Path(folder)
+
+
+def _memory() -> Path | None:
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else None
 
 
 class _Access(Access):
@@ -186,9 +196,9 @@ class Indexing:
         copy = self.home / "points.copy"
         for left in (copy, self.home / "points"):
             shutil.rmtree(left, ignore_errors=True)
-        copy_index(_new_store() / "points", copy)
+        copy_index(new_store() / "points", copy)
         copy.rename(self.home / "points")
-        shutil.copy(_new_store() / "index.json", self.home / "index.json.copy")
+        shutil.copy(new_store() / "index.json", self.home / "index.json.copy")
         (self.home / "index.json.copy").rename(self.home / "index.json")
 
     def records(self) -> list[Record]:

@@ -23,6 +23,9 @@ import traceback
 from pathlib import Path
 from typing import Any, Self
 
+from helpers.indexing import Indexing, new_store
+from helpers.warm_decoders import forked
+
 SPOTS = {
     "crawl": ("tsembed_search.indexer.changes", "Changes", "compare"),
     "vanished": ("tsembed_search.indexer.changes", "Changes", "find_vanished"),
@@ -48,6 +51,7 @@ class Killable:
     """The process of runs, from the test's side."""
 
     def __init__(self) -> None:
+        new_store()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "helpers.killable"],
             stdin=subprocess.PIPE,
@@ -88,9 +92,9 @@ def main() -> None:
     import qdrant_edge
     import torch
 
-    from helpers.indexing import Indexing
+    from tsembed_search.documents.document import formats
 
-    assert torch is not None and qdrant_edge is not None
+    assert torch is not None and qdrant_edge is not None and formats()
     gc.collect()
     gc.freeze()  # else each child looks at all of torch, and so copies it
     for line in sys.stdin:
@@ -101,7 +105,7 @@ def main() -> None:
             os.close(reading)
             status = 1
             try:
-                _run(Indexing, request, writing)
+                _run(request, writing)
                 status = 0
             finally:
                 traceback.print_exc()
@@ -113,7 +117,7 @@ def main() -> None:
         print(json.dumps(answer | {"status": os.waitstatus_to_exitcode(code)}), flush=True)
 
 
-def _run(indexing: Any, request: dict[str, Any], writing: int) -> None:
+def _run(request: dict[str, Any], writing: int) -> None:
     calls: dict[str, int] = dict.fromkeys(SPOTS, 0)
     kill = request["kill"] or {}
     for spot in SPOTS:
@@ -126,10 +130,11 @@ def _run(indexing: Any, request: dict[str, Any], writing: int) -> None:
     if disk := request["disk"]:
         crawl.disk_of = changes.disk_of = lambda folder: disk  # type: ignore[assignment]
     home = Path(request["home"])
-    run = indexing(home.parent, home.name)
+    run = Indexing(home.parent, home.name)
     run.optimizes = True
     # Fewer files in a write make more moments to be killed at.
-    report = run.run(Path(request["files"]), **({"points_per_write": 3} | request["options"]))
+    with forked():
+        report = run.run(Path(request["files"]), **({"points_per_write": 3} | request["options"]))
     own, decoder = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     answer = {"calls": calls, "report": report.to_json(), "memory": (own + decoder) * 1024}
     with os.fdopen(writing, "w") as told:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tsembed_search.data.rows import Row
 from tsembed_search.items import Item
 from tsembed_search.model.backbones import mini_encoder
-from tsembed_search.trainer import recipe
+from tsembed_search.trainer import distributed, recipe, report
 from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.settings import Recipe
 
@@ -91,6 +91,8 @@ def run_code(code: str, environment: dict[str, str], errors: Path) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
     mini_encoder._LAYERS = 2
+    report._plots = lambda kinds: {}  # as the fixture `no_plots`
+    distributed._TIME_TO_SPEAK = 0.1  # nothing ends the other processes while the first one speaks
     file = os.open(errors, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, 2)
     sys.stderr = os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace")

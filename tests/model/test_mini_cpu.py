@@ -19,7 +19,7 @@ import torch
 
 from tsembed_search.items import Embeddings, Item
 from tsembed_search.model import engine, loading, registry
-from tsembed_search.model.backbones import mini_cpu
+from tsembed_search.model.backbones import mini_cpu, mini_encoder, mini_graph
 from tsembed_search.model.backbones.mini import Mini
 from tsembed_search.model.backbones.mini_cpu import MiniOnCpu
 from tsembed_search.model.checkpoint import save
@@ -43,7 +43,7 @@ _SETTINGS = [
     AdapterSettings(experts=3, rank=3, level="token", shared=True, temperature=0.7),
     AdapterSettings(experts=4, rank=2, top_k=2, tokens="last"),
     AdapterSettings(experts=2, rank=2, level="token", top_k=1, tokens="image", projections=("query", "value")),
-    AdapterSettings(experts=4, rank=2, blocks=(1, 4), projections=("*.dense",), tokens="text"),
+    AdapterSettings(experts=4, rank=2, blocks=(0, 2), projections=("*.dense",), tokens="text"),
 ]
 
 
@@ -57,6 +57,13 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.getbasetemp() / "graphs"
     monkeypatch.setenv("TSEMBED_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def three_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mini with half of its blocks, where each of them is treated alike."""
+    monkeypatch.setattr(mini_encoder, "_LAYERS", 3)
+    monkeypatch.setattr(mini_graph, "LAYERS", 3)
 
 
 def odd_texts(count: int) -> Iterator[str]:
@@ -141,6 +148,7 @@ def test_threads_of_numpy_compute_nothing(threads: str | None, monkeypatch: pyte
     assert "_exact" in vars(quick.backbone)
 
 
+@pytest.mark.usefixtures("three_blocks")
 @pytest.mark.parametrize("settings", _SETTINGS)
 def test_whatever_the_settings_of_a_checkpoint(settings: AdapterSettings, tmp_path: Path, one_thread: None) -> None:
     base = registry.resolve("mini-base")
@@ -159,6 +167,7 @@ def test_whatever_the_settings_of_a_checkpoint(settings: AdapterSettings, tmp_pa
     agree(each_first(folder, items[:6]), Embeddings(expected.vectors[:6], expected.routes[:6]))
 
 
+@pytest.mark.usefixtures("three_blocks")
 @pytest.mark.parametrize("tokens", ["all", "last"])
 @pytest.mark.parametrize("paths", [PathSettings("suffix", 3, 2), PathSettings("suffix", 1, 1, "mean")])
 def test_a_path_that_is_a_suffix(paths: PathSettings, tokens: Tokens, tmp_path: Path) -> None:
@@ -206,6 +215,7 @@ def test_texts_of_like_lengths_are_computed_together(longest: int) -> None:
     assert padded <= 1.125 * rounded + mini_cpu._WASTE * len(groups)
 
 
+@pytest.mark.usefixtures("three_blocks")
 class TestKept:
     def vector(self) -> Any:
         return Embedder.load("mini-base", "cpu").embed([Item("a red bicycle"), Item("a boat")], "query").vectors

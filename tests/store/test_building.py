@@ -258,7 +258,8 @@ def test_little_that_is_new_is_not_built(
 
 
 def test_a_long_build_tells_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = make_points(3000)
+    many = make_points(500)
+    monkeypatch.setattr(shard, "INDEXING_THRESHOLD_KB", 1)
     store = EDGE.create(address_of(tmp_path / "index"), StoreSettings(DIM))
     store.upsert(many)
     heard: list[float | None] = []
@@ -275,7 +276,7 @@ def test_a_long_build_tells_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyP
     told = [left for left in heard if left is not None]
     assert told and all(0 <= left < 600 for left in told) and told == sorted(told, reverse=True)
     assert np.isfinite(told).all()
-    assert store.info().indexed == 3000
+    assert store.info().indexed == 500
     store.close()
 
 

@@ -112,11 +112,11 @@ def check_hits(found: list[Record], expected: dict[str, float], limit: int, offs
 
 @pytest.mark.parametrize("where", WHERE, ids=[str(where) for where in WHERE])
 def test_searches_agree(store: Store, points: list[Point], where: Filter | None) -> None:
-    queries = make_queries(4)
+    queries, graph = make_queries(2), has_graph(store)
     payloads = {point.id: point.payload for point in points}
     chosen = [point for point in points if matches(where, point.payload)]
     for limit, offset in [(1, 0), (10, 0), (10, 5), (1000, 0)]:
-        results = store.search(queries, limit, where, offset=offset, exact=limit == 1000 or has_graph(store))
+        results = store.search(queries, limit, where, offset=offset, exact=limit == 1000 or graph)
         assert len(results) == len(queries)
         for query, found in zip(queries, results, strict=True):
             check_hits(found, nearest(chosen, query), limit, offset)

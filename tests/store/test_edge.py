@@ -164,8 +164,8 @@ def test_a_folder_of_few_points_is_searched_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compared: int, quantize: str
 ) -> None:
     """Most of their neighbours in the graph are in another folder."""
-    made = make_points(3050, dim=32)
-    many, queries = made[:3000], np.stack([point.vector for point in made[3000:]])
+    made = make_points(1550, dim=32)
+    many, queries = made[:1500], np.stack([point.vector for point in made[1500:]])
     for number, point in enumerate(many):
         folder = "few" if number % 8 == 0 else "many"
         path = f"/pictures/{folder}/{number}.jpg"

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -377,3 +378,25 @@ def test_a_real_server(points: list[Point]) -> None:
             connection.client.delete_collection(f"tsembed-{name}")
     finally:
         connection.client.delete_collection(f"tsembed-{name}")
+
+
+@pytest.mark.parametrize(("scheme", "checked"), [("http", False), ("https", True)])
+def test_certificates_are_read_where_there_are_any(scheme: str, checked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody is trusted without one."""
+    import ssl
+
+    import httpx
+
+    contexts: list[ssl.SSLContext] = []
+    plain = httpx.Client.__init__
+
+    def made(self: httpx.Client, **named: Any) -> None:
+        contexts.append(named["verify"])
+        plain(self, **named)
+
+    monkeypatch.setattr(httpx.Client, "__init__", made)
+    Connection(f"{scheme}://example.org:6333")
+    assert len(contexts) >= 2
+    for context in contexts:
+        assert context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname
+        assert bool(context.cert_store_stats()["x509_ca"]) == checked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,20 +20,21 @@ from tsembed_search.store.qdrant.store import ServerStore
 from tsembed_search.store.schema import words_of
 
 
-@pytest.fixture(params=["edge", "server"])
-def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture(scope="module", params=["edge", "server"])
+def empty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     if request.param == "server":
         connection = Connection(MEMORY)
         collection.create(connection, "test", StoreSettings(DIM))
         made: Store = ServerStore(connection, "test")
     else:
-        made = EDGE.create(address_of(tmp_path), StoreSettings(DIM))
+        made = EDGE.create(address_of(tmp_path_factory.mktemp("edge")), StoreSettings(DIM))
     yield made
     made.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def store(empty: Store, points: list[Point]) -> Store:
+    """For tests that change nothing."""
     empty.upsert(points)
     empty.optimize()
     return empty
@@ -51,9 +51,16 @@ def check_hits(found: list[Record], expected: dict[str, float], limit: int, offs
 QUERIES_BY_WORDS = ["holiday", "item11", "item12 pdf", "Zürich", "zurich MULLER", "2019 holiday jpg", "nowhere", "docs"]
 
 
-def by_words(points: list[Point], query: Words, where: Filter | None) -> dict[str, float]:
+@pytest.fixture(scope="module")
+def words(points: list[Point]) -> dict[str, dict[int, float]]:
+    """What each point has of each word."""
+    return {point.id: dict(zip(*map(list, words_of(point.payload)), strict=True)) for point in points}
+
+
+def by_words(
+    points: list[Point], words: dict[str, dict[int, float]], query: Words, where: Filter | None
+) -> dict[str, float]:
     """BM25 as the module of words gives it: what the engines are to find."""
-    words = {point.id: dict(zip(*map(list, words_of(point.payload)), strict=True)) for point in points}
     scores: Counter[str] = Counter()
     for term in query.terms:
         holding = [id for id, own in words.items() if term in own]
@@ -65,23 +72,26 @@ def by_words(points: list[Point], query: Words, where: Filter | None) -> dict[st
 
 
 @pytest.mark.parametrize("where", [None, "kind=image", "path~holiday", "path~'*ürich*'", "not page<4"])
-def test_search_by_words(store: Store, points: list[Point], where: str | None) -> None:
+def test_search_by_words(
+    store: Store, points: list[Point], words: dict[str, dict[int, float]], where: str | None
+) -> None:
     chosen = None if where is None else parse_where(where)
     queries = [query_words(Asked.of(text).terms) for text in QUERIES_BY_WORDS]
+    expected = [by_words(points, words, query, chosen) for query in queries]
     for limit, offset in ((5, 0), (1000, 0), (4, 3)):
         answers = store.search_words(queries, limit, chosen, offset=offset)
-        for query, found in zip(queries, answers, strict=True):
-            check_hits(found, by_words(points, query, chosen), limit, offset)
+        for best, found in zip(expected, answers, strict=True):
+            check_hits(found, best, limit, offset)
     assert any(store.search_words(queries, 5, None))
 
 
-def test_scores_of_given_points(store: Store, points: list[Point]) -> None:
+def test_scores_of_given_points(store: Store, points: list[Point], words: dict[str, dict[int, float]]) -> None:
     queries = [query_words(Asked.of(text).terms) for text in QUERIES_BY_WORDS]
     ids = [[point.id for point in points[at :: 7 + at]] for at in range(len(queries))]
     ids[2] = []
     for query, own, scores in zip(queries, ids, store.scores(ids, queries), strict=True):
         assert scores == pytest.approx(
-            {id: n for id, n in by_words(points, query, None).items() if id in own}, abs=1e-5
+            {id: n for id, n in by_words(points, words, query, None).items() if id in own}, abs=1e-5
         )
     vectors = make_queries(3)
     for vector, own, scores in zip(vectors, ids, store.scores(ids[:3], vectors), strict=False):

@@ -19,7 +19,7 @@ from tsembed_search.trainer.optimizer import Optimizer
 from tsembed_search.trainer.schedule import DivergedError
 from tsembed_search.trainer.validation import Validation
 
-pytestmark = pytest.mark.usefixtures("small_base")
+pytestmark = pytest.mark.usefixtures("one_block")
 
 FAST = ("optimizer.learning_rate=1e30", "warmup=0")
 

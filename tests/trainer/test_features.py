@@ -29,7 +29,7 @@ from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.settings import Recipe
 
-pytestmark = pytest.mark.usefixtures("small_base")
+pytestmark = pytest.mark.usefixtures("one_block")
 
 Make = Callable[[AdapterSettings], Trainable]
 

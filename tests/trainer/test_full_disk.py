@@ -17,7 +17,7 @@ from tsembed_search.trainer.job import DiskError, in_words
 from tsembed_search.trainer.log import Log
 from tsembed_search.trainer.loop import train
 
-pytestmark = pytest.mark.usefixtures("small_base")
+pytestmark = pytest.mark.usefixtures("one_block")
 
 SETTINGS = ("steps=3", "validate_every=1", "checkpoint_every=1")
 

@@ -18,7 +18,7 @@ from tsembed_search.data.rows import Row
 from tsembed_search.errors import ModelError, UsageError
 from tsembed_search.items import Item
 from tsembed_search.model import checkpoint
-from tsembed_search.model.backbones import mini
+from tsembed_search.model.backbones import mini, mini_spec
 from tsembed_search.model.embedder import Embedder
 from tsembed_search.trainer.job import Job, Stopped, TrainReport
 from tsembed_search.trainer.log import read
@@ -259,6 +259,11 @@ class TestGoingOnFromACheckpoint:
 
 
 class TestTheProjector:
+    @pytest.fixture(autouse=True)
+    def whole_pictures(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It sees four quarters of what the tower's last layer gives."""
+        monkeypatch.setattr(mini_spec, "IMAGE_SIZE", 260)
+
     def pictures(self, folder: Path) -> list[Listed]:
         colours = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
         rows = []

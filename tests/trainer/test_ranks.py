@@ -22,7 +22,8 @@ from tsembed_search.trainer.losses.base import Labels
 pytestmark = pytest.mark.usefixtures("small_base")
 
 SERVER = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-SERVER.set_forkserver_preload([run_code.__module__, train.__module__])
+# The last one every optimizer imports; with jinja2 every report is made.
+SERVER.set_forkserver_preload([run_code.__module__, train.__module__, "jinja2", "torch._dynamo"])
 HELD = ("loss.distillation_weight=1", "query_distillation_weight=2")
 EXACT = ("steps=5", "dropout=0", "noise=0", "learn_temperature=true", "queue=5", *HELD, "validate_every=5")
 

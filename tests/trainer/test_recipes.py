@@ -108,7 +108,7 @@ def test_every_key_is_documented() -> None:
             assert f"| `{table}.{key}` | {shown} |" in page
 
 
-@pytest.mark.usefixtures("small_base")
+@pytest.mark.usefixtures("one_block")
 def test_walking_through_a_recipe() -> None:
     """On mini; a test of the command walks through a full-scale one."""
     walked, report = dry_run(recipe.load("tsembed"))

@@ -40,11 +40,16 @@ def drawings(html: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring("<svg" + part.split("</svg>")[0] + "</svg>") for part in html.split("<svg")[1:]]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run with all that can be drawn."""
+    return report.write(write_log(tmp_path_factory.mktemp("runs") / "run", records()))
+
+
 @needs_matplotlib
-def test_report_has_every_plot_and_table(tmp_path: Path) -> None:
-    path = report.write(write_log(tmp_path / "run", records()))
-    assert path == tmp_path / "run/report.html"
-    html = path.read_text("utf-8")
+def test_report_has_every_plot_and_table(whole: Path) -> None:
+    assert whole.parts[-2:] == ("run", "report.html")
+    html = whole.read_text("utf-8")
     titles = [svg.attrib["aria-label"] for svg in drawings(html)]
     for title in (
         "Loss",
@@ -73,8 +78,8 @@ def test_report_has_every_plot_and_table(tmp_path: Path) -> None:
         assert words in text, words
 
 
-def test_report_needs_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    html = report.write(write_log(tmp_path, records())).read_text("utf-8")
+def test_report_needs_nothing_and_runs_nothing(whole: Path) -> None:
+    html = whole.read_text("utf-8")
     page = Page(html)
     assert {"script", "link", "img", "iframe", "object", "image", "foreignobject"}.isdisjoint(
         tag for tag, _ in page.tags
@@ -102,7 +107,7 @@ def test_a_run_that_has_hardly_begun_has_a_report(tmp_path: Path) -> None:
 
 
 def test_a_last_line_cut_short_is_left_out(tmp_path: Path) -> None:
-    write_log(tmp_path, records())
+    write_log(tmp_path, records()[:4])
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "note", "mess')
     assert "</html>" in report.write(tmp_path).read_text("utf-8")
@@ -120,12 +125,11 @@ def test_without_matplotlib_the_page_has_its_tables_and_says_what_to_install(
     assert "Negatives" not in text  # would be plots only
 
 
-def test_a_page_is_the_same_each_time_whatever_the_user_set(tmp_path: Path) -> None:
+def test_a_page_is_the_same_each_time_whatever_the_user_set(whole: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib")
-    write_log(tmp_path, records())
-    first = report.write(tmp_path).read_bytes()
+    first = whole.read_bytes()
     with matplotlib.rc_context({"svg.hashsalt": None, "svg.fonttype": "path", "font.size": 30, "lines.linewidth": 9}):
-        assert report.write(tmp_path).read_bytes() == first
+        assert report.write(whole.parent).read_bytes() == first
         assert matplotlib.rcParams["font.size"] == 30
 
 

@@ -20,7 +20,7 @@ from tsembed_search.trainer.log import Log, read
 from tsembed_search.trainer.loop import train
 from tsembed_search.trainer.validation import Validation
 
-pytestmark = pytest.mark.usefixtures("small_base")
+pytestmark = pytest.mark.usefixtures("one_block")
 
 LONG = ("steps=8", "switch=0.5", "queue=6", "learn_temperature=true", "dimensions=[64]", "noise=0.5", "dropout=0.2")
 

@@ -21,7 +21,7 @@ from tsembed_search.trainer import job as folder
 from tsembed_search.trainer import recipe
 from tsembed_search.trainer.preparation import placed as placed_in
 
-pytestmark = pytest.mark.usefixtures("small_base")
+pytestmark = pytest.mark.usefixtures("one_block")
 
 Change = Callable[[Path], object]
 

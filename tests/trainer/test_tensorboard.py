@@ -15,7 +15,7 @@ from tsembed_search.trainer.job import Job, Stopped
 from tsembed_search.trainer.log import TensorBoard, packages, read
 from tsembed_search.trainer.loop import train
 
-pytestmark = pytest.mark.usefixtures("small_base")
+pytestmark = pytest.mark.usefixtures("one_block")
 
 SHORT = ("steps=4", "validate_every=2")
 

@@ -14,7 +14,7 @@ from tsembed_search.trainer.job import Job
 from tsembed_search.trainer.log import read
 from tsembed_search.trainer.loop import train
 
-pytestmark = pytest.mark.usefixtures("small_base")
+pytestmark = pytest.mark.usefixtures("one_block")
 
 
 def rows(folder: Path, name: str, targets: list[str], split: str = "") -> Path:

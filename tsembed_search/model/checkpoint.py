@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,15 +288,10 @@ def card(name: str, said: Checkpoint, *, before: Mapping[str, Any] | None = None
     `before`: what validation measured before training, by task. `exported`: what was made of the checkpoint, for the
     card of an export.
     """
-    import jinja2
-
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
-    environment.filters |= {"md": escaped, "json": lambda value: json.dumps(value, indent=2), "place": _place}
     base, recipe, router = said.base, said.recipe, said.method["router"]
     if name == "model" and recipe.get("name"):  # the folder of a run
         name = f"{recipe['name']} on {Path(base.name).name}"
-    template = Path(__file__).parent / "data" / "card.md"
-    return environment.from_string(template.read_text("utf-8")).render(
+    text: str = _card_template().render(
         name=name,
         base=base,
         published=json.dumps(base.name) if _HUB_NAME.fullmatch(base.name) else "",
@@ -309,6 +305,16 @@ def card(name: str, said: Checkpoint, *, before: Mapping[str, Any] | None = None
         metrics=said.metrics,
         exported=exported,
     )
+    return text
+
+
+@cache
+def _card_template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
+    environment.filters |= {"md": escaped, "json": lambda value: json.dumps(value, indent=2), "place": _place}
+    return environment.from_string((Path(__file__).parent / "data" / "card.md").read_text("utf-8"))
 
 
 def escaped(value: object) -> str:

@@ -126,6 +126,8 @@ class Connection:
             self.place = "the in-memory engine"
             self.client = QdrantClient(MEMORY)
             return
+        from ssl import PROTOCOL_TLS_CLIENT, SSLContext
+
         import httpx
 
         key = _key()
@@ -137,9 +139,17 @@ class Connection:
                 raise ValueError(address)
             self.place = f"{parts.scheme}://{_without_user(parts)}"
             headers = {"api-key": key} if key else {}
-            self._asker = httpx.Client(base_url=address.rstrip("/"), headers=headers, timeout=TIMEOUT)
+            # Reading the certificates takes longer than most requests: once for both clients, and never for http,
+            # where a context that trusts nobody stands in their place.
+            trusted = httpx.create_ssl_context() if parts.scheme == "https" else SSLContext(PROTOCOL_TLS_CLIENT)
+            self._asker = httpx.Client(base_url=address.rstrip("/"), headers=headers, timeout=TIMEOUT, verify=trusted)
             self.client = QdrantClient(
-                url=address, api_key=key, https=None, timeout=REQUEST_SECONDS, check_compatibility=False
+                url=address,
+                api_key=key,
+                https=None,
+                timeout=REQUEST_SECONDS,
+                check_compatibility=False,
+                verify=trusted,
             )
         except (ValueError, httpx.InvalidURL) as error:
             told = url.rpartition("@")[2]
