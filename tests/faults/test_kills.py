@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,13 @@ def changed_files(indexing: Indexing) -> None:
     indexing.picture("bad.png", "black")
 
 
+def knew_what_was_begun(run: dict[str, Any]) -> bool:
+    """Whether only what the killed run had begun was looked at again, and not the whole index: a last resort, which
+    mends the rest as well.
+    """
+    return not any("do not agree" in note for note in run["notes"])
+
+
 @pytest.fixture
 def prepared(indexing: Indexing, killable: Killable) -> Indexing:
     """An index of the first files, whose files have changed since."""
@@ -79,7 +87,7 @@ def test_kills_at_every_stage(prepared: Indexing, killable: Killable, tmp_path: 
             spot = spots[number % len(spots)]
             kill = {"spot": spot, "call": chance.randint(1, calls[spot]), "after": chance.random() < 0.5}
         killed += killable.run(prepared.files, prepared.home, kill)["status"] != 0
-        killable.run(prepared.files, prepared.home)
+        assert knew_what_was_begun(killable.run(prepared.files, prepared.home)), kill
         assert prepared.points() == expected, kill
         assert killable.run(prepared.files, prepared.home)["calls"]["embed"] == 0, "and now there is nothing to do"
     assert killed >= KILLS * 0.6

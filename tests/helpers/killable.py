@@ -3,8 +3,8 @@
 `python -m helpers.killable` imports everything once and then forks a process for each request, a JSON object per line:
 `files`, `home`, `options` of the run, the `disk` that the files seem to be on (null: as it is), and how to `kill` it
 (null, `{"spot", "call", "after"}` or `{"seconds"}`). It answers with the exit `status` (negative: the signal) and, if
-it was not killed, how often each spot was passed (`calls`), the `report`, and the most `memory` that the run and its
-decoder had.
+it was not killed, how often each spot was passed (`calls`), the `report`, the `notes` that it told, and the most
+`memory` that the run and its decoder had.
 """
 
 from __future__ import annotations
@@ -136,7 +136,12 @@ def _run(request: dict[str, Any], writing: int) -> None:
     with forked():
         report = run.run(Path(request["files"]), **({"points_per_write": 3} | request["options"]))
     own, decoder = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    answer = {"calls": calls, "report": report.to_json(), "memory": (own + decoder) * 1024}
+    answer = {
+        "calls": calls,
+        "report": report.to_json(),
+        "notes": run.sink.notes,
+        "memory": (own + decoder) * 1024,
+    }
     with os.fdopen(writing, "w") as told:
         json.dump(answer, told)
 
