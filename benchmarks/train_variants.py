@@ -153,7 +153,7 @@ def train(
     steps: Annotated[int, typer.Option(help="Steps of a run.")] = 25,
     variant: Annotated[list[str] | None, typer.Option("--variant", help="Only these variants.")] = None,
 ) -> None:
-    """Make the runs that are missing, and measure each on the rows that are held out."""
+    """Make the runs that are missing, and measure each on the rows that are held out, and on the test split."""
     table = TABLES[which]
     rows, asked = parts(data)
     last = tests(data)
@@ -164,16 +164,14 @@ def train(
             if (variant and name not in variant) or (folder / TEST).is_file() or (name == UNTRAINED and seed):
                 continue
             if name == UNTRAINED:
-                measure(registry.resolve(BASE), asked, folder)
-                measure(registry.resolve(BASE), last, folder, TEST)
+                measure(registry.resolve(BASE), asked, last, folder)
                 continue
             settings = (f"steps={round(steps * LONGER.get(name, 1))}", f"seed={seed}")
             chosen = recipe.load(table.recipe, (*COMMON, *one.settings, *settings))
             if not (folder / "model").is_dir():
                 own = mined(one.rows, bare, out / which) if one.rows else rows
                 make_model(Job(chosen, own, [], folder, "cpu", resume=(folder / "run.json").is_file()))
-            measure(registry.resolve(folder / "model"), asked, folder)
-            measure(registry.resolve(folder / "model"), last, folder, TEST)
+            measure(registry.resolve(folder / "model"), asked, last, folder)
 
 
 def tests(data: Path) -> list[RankingTask]:
@@ -253,26 +251,30 @@ def by_base(task: Bare) -> EmbeddedTask:
     return embedded(remembering(registry.resolve(BASE)), task)
 
 
-def measure(ref: ModelRef, tasks: Sequence[RankingTask], folder: Path, file: str = HELD) -> None:
+def measure(ref: ModelRef, held: Sequence[RankingTask], last: Sequence[RankingTask], folder: Path) -> None:
     """Write a model's figures, query by query, and its vectors for what was held out."""
     embedder, count = remembering(ref), 1
     folder.mkdir(parents=True, exist_ok=True)
     if getattr(embedder.backbone.adapters, "paths", None) is not None:  # type: ignore[attr-defined]
         count = side_by_side(embedder.backbone).count
-    every = embed_tasks(embedder, tasks, lambda done, total: None)
-    assert not every.queries.failed and not every.documents.failed
-    values = figures(tasks, every, count)
-    like = likeness(parted(np.asarray(every.documents.vectors), count)) if count > 1 else None
-    said = {"values": values, "likeness": like and {"cosine": like.cosine, "cka": like.alignment, "rank": like.rank}}
-    if file == HELD:
-        np.savez(
-            folder / "vectors.npz",
-            queries=np.asarray(every.queries.vectors).astype(np.float16),
-            documents=np.asarray(every.documents.vectors).astype(np.float16),
-        )
-    (folder / file).write_text(json.dumps(said), encoding="utf-8")
-    means = ", ".join(f"{label} {100 * mean_of(found['hit@1']):.1f}" for label, found in values.items())
-    print(f"{folder.name}, {file}: {means}", flush=True)
+    for file, tasks in ((HELD, held), (TEST, last)):
+        every = embed_tasks(embedder, tasks, lambda done, total: None)
+        assert not every.queries.failed and not every.documents.failed
+        values = figures(tasks, every, count)
+        like = likeness(parted(np.asarray(every.documents.vectors), count)) if count > 1 else None
+        said = {
+            "values": values,
+            "likeness": like and {"cosine": like.cosine, "cka": like.alignment, "rank": like.rank},
+        }
+        if file == HELD:
+            np.savez(
+                folder / "vectors.npz",
+                queries=np.asarray(every.queries.vectors).astype(np.float16),
+                documents=np.asarray(every.documents.vectors).astype(np.float16),
+            )
+        (folder / file).write_text(json.dumps(said), encoding="utf-8")
+        means = ", ".join(f"{label} {100 * mean_of(found['hit@1']):.1f}" for label, found in values.items())
+        print(f"{folder.name}, {file}: {means}", flush=True)
 
 
 def figures(tasks: Sequence[RankingTask], every: EmbeddedTasks, count: int) -> Values:

@@ -29,7 +29,7 @@ from tsembed_search.model import checkpoint
 from tsembed_search.model.embedder import Embedder
 
 PICTURES = ("photographs", "cartoons", "cut-outs")
-FEWEST = 20
+FEWEST = 50
 """A limit that fewer right hits reach is chance."""
 
 

@@ -20,7 +20,7 @@ SMALL = ("--set", "batch.size=8", "--set", "sub_batch=8", "--set", "rank=2", "--
 
 @pytest.fixture
 def small_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mini with two of its six layers."""
+    """Mini with two of its six layers, for one test alone: another goes on with the run of a real process."""
     from tsembed_search.model import engine
     from tsembed_search.model.backbones import mini_encoder
 

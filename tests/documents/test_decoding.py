@@ -47,8 +47,8 @@ REASONS = {
     "abort": "crashed over it \\(SIGABRT\\)",
     "leave": "crashed over it \\(exit code 3\\)",
     "killed": "was killed, perhaps because memory ran out",
-    "hang": "more than 1 seconds.*time limit",
-    "spin": "more than 1 seconds",
+    "hang": "more than 1 second\\..*time limit",
+    "spin": "more than 1 second\\.",
     "leak": "more memory",
     "recurse": "RecursionError",
 }

@@ -36,7 +36,8 @@ class TooSlow(LoadError):
 
     def __init__(self, limit: float) -> None:
         super().__init__(
-            f"Reading it took more than {limit:g} seconds.", "Raise the time limit, and try what was skipped again."
+            f"Reading it took more than {limit:g} second{'' if limit == 1 else 's'}.",
+            "Raise the time limit, and try what was skipped again.",
         )
 
 

@@ -41,7 +41,8 @@ class Query:
 
     `words` is the query's text, `asked` what it says of words; contents whose hash is in `without` are left out.
     `unread`: the model can read nothing of it, so its vector is left out. `same`: the id of the very picture that is
-    looked for, if it is indexed. `telling`, 0..1: how much its words say beside its meaning.
+    looked for, if it is indexed. `telling`, 0..1: how much its words say beside its meaning where the model has read
+    them in an item, too.
     """
 
     vector: NDArray[np.float32]
@@ -53,6 +54,10 @@ class Query:
     unread: bool = False
     same: str = ""
     telling: float = 1.0
+
+    def telling_in(self, kind: Kind) -> float:
+        """Return how much its words say in an item. No model reads the names of pictures, nor the text of a page."""
+        return self.telling if kind == "text" else 1.0
 
 
 class Candidate(NamedTuple):

@@ -93,13 +93,12 @@ class Calibration:
         """Return the calibrated score of one hit; without a line for the pair, (1 + cosine) / 2.
 
         `words` is the share of the query's words that the item has, 0..1 (see `search/by_words.py`); `telling`, 0..1,
-        how much of that a text does not say by its meaning already; `shown` the evidence that a picture shows what the
-        query means (see `ranking/concepts.py`), None where it is not known.
+        how much that says beside its meaning; `shown` the evidence that a picture shows what the query means (see
+        `ranking/concepts.py`), None where it is not known.
         """
         line = self.lines.get((modality, kind))
-        counted = telling if kind == "text" else 1.0
         if line:
-            evidence = counted * (LOGIT_OF_WORDS * words + LOGIT_OF_ALL_WORDS * words**6)
+            evidence = telling * (LOGIT_OF_WORDS * words + LOGIT_OF_ALL_WORDS * words**6)
             if modality == "image" and kind != "text" and similarity >= SAME_PICTURE:
                 evidence += LOGIT_OF_SAME_PICTURE
             if shown is not None:
@@ -107,7 +106,7 @@ class Calibration:
                 line = Logistic(factor * line.slope, factor * line.offset + more)
             return line.score(similarity + COSINE_OF_EVIDENCE * (shown or 0.0), evidence)
         plain = min(1.0, max(0.0, (similarity + COSINE_OF_EVIDENCE * (shown or 0.0) + 1.0) / 2.0))
-        return plain + (1.0 - plain) * counted * words / 2.0
+        return plain + (1.0 - plain) * telling * words / 2.0
 
     def good(self, score: float, similarity: float, modality: Modality, kind: Kind) -> bool:
         """Tell whether a hit is a good match: the same picture, or one whose score reaches the limit of the pair."""

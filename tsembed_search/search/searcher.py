@@ -129,8 +129,8 @@ class Searcher:
         one = self._scored(query, record.id, kind, cosine, shares[record.id], shown.get(record.id), channels)
         found = Candidate(one.id, kind, one.score, one.similarity, record.payload, words=one.words, channels=channels)
         line = self.calibration.lines.get((query.modality, kind))
-        telling = query.telling if kind == "text" else 1.0
-        why = Why(by_words.parts(0, record.id), (line.slope, line.offset) if line else None, telling)
+        parts = by_words.parts(0, record.id)
+        why = Why(parts, (line.slope, line.offset) if line else None, query.telling_in(kind))
         return self._hits(query, [found], None, True)[0], record, why
 
     def _best(
@@ -251,7 +251,7 @@ class Searcher:
             return Scored(id, kind, share, 0.0, share, channels)
         if id == query.same:
             return Scored(id, kind, 1.0, 1.0, share, channels)
-        score = self.calibration.score(cosine, query.modality, kind, share, shown, query.telling)
+        score = self.calibration.score(cosine, query.modality, kind, share, shown, query.telling_in(kind))
         # What only looks the same stays below the very picture.
         return Scored(id, kind, min(score, _ALL_BUT_SAME) if query.same else score, cosine, share, channels)
 
@@ -268,7 +268,7 @@ class Searcher:
         if not one.similarity:
             return one.words >= SHARE_OF_GOOD
         score = one.score
-        if one.kind == "text" and one.words and query.telling < 1:
+        if one.words and query.telling_in(one.kind) < 1:
             score = self.calibration.score(one.similarity, query.modality, one.kind, one.words)
         return self.calibration.good(score, one.similarity, query.modality, one.kind)
 
