@@ -131,6 +131,9 @@ def main(
     data: Annotated[Path, typer.Argument(help="The folder of `python examples/mini/data.py --public`.")],
     out: Annotated[Path, typer.Argument(help="Where runs and the model go.")],
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the second recipe, such as loss.depths=[3].")
+    ] = None,
 ) -> None:
     """Trains, chooses and saves OUT/mini. What is done already is not done again."""
     unseen = load_tasks([data], splits=["unseen_validation"]).tasks
@@ -138,7 +141,7 @@ def main(
     if not (out / "eyes").is_dir():
         with_share(eyes, unseen, out / "eyes")
     base = f"model.base={json.dumps(str(out / 'eyes'))}"
-    whole = run(recipes.load(str(HERE / "mini.toml"), [f"run.seed={seed}", base]), data, out / "run")
+    whole = run(recipes.load(str(HERE / "mini.toml"), [f"run.seed={seed}", base, *(changes or ())]), data, out / "run")
     named = {"before": BASE, "after": str(whole)}
     figures = {what: measured(remembering(registry.resolve(name)), unseen) for what, name in named.items()}
     typer.echo(f"of unseen kinds found: {figures['before']:.4f} before, {figures['after']:.4f} after", err=True)

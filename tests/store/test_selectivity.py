@@ -107,6 +107,25 @@ class TestSieve:
         assert [hit.payload["page"] > 150 and hit.payload["kind"] for hit in own] == ["image"] * 4
 
 
+    def test_what_passes_is_counted_anew_after_a_change(self, store: Store) -> None:
+        pages = parse_where("kind=page")
+        vectors = self.vectors()[-1:]
+
+        def found() -> list[str]:
+            return [hit.id for hit in store.search(vectors, 5, pages)[0]]
+
+        id = point_id("f" * 64, None, None, "m")
+        assert found() == []
+        store.upsert([Point(id, vectors[0], {"kind": "page", "sha": "f" * 64, "page": 1})])
+        assert found() == [id]
+        store.set_payload(id, {"kind": "text"})
+        assert found() == []
+        store.set_payload(id, {"kind": "page"})
+        assert found() == [id]
+        store.delete([id])
+        assert found() == []
+
+
 class TestTextsOfPaths:
     """A pattern of which the engine looks up a folder, and reads all paths in it for the rest."""
 

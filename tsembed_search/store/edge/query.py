@@ -36,6 +36,7 @@ LARGE: Final = 15_000
 
 _DETOUR_EF: Final = 64
 _SPARE: Final = 20
+_MOST_COUNTS: Final = 256
 
 
 @cache
@@ -74,40 +75,61 @@ def walk(passing: int, total: int, quantize: Quantize) -> Walk:
     return Walk.SCAN if quantize == "binary" and passing <= FEW else Walk.DETOUR
 
 
-def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int) -> list[list[Record]]:
+class Counts:
+    """About how many points of a shard pass a condition. Each is counted once, until points change: then `clear`."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, int] = {}
+
+    def clear(self) -> None:
+        """Forget all counts."""
+        self._known.clear()
+
+    def passing(self, shard: Any, condition: Any) -> int:
+        """Return about how many points pass, all without a condition; 0 only where none passes."""
+        if (known := self._known.get(condition)) is None:
+            if len(self._known) >= _MOST_COUNTS:
+                self.clear()
+            known = _counted(shard, condition) or _counted(shard, condition, exact=True)
+            self._known[condition] = known
+        return known
+
+
+def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, counts: Counts) -> list[list[Record]]:
     """Search an open shard for the hits of each query, best first."""
     if ask.exact:
         return _asked(shard, ask, quantize, limit, offset, Walk.SCAN)
-    if ask.condition is None or ask.using != VECTOR_NAME:
+    if ask.condition is None:
         return _asked(shard, ask, quantize, limit, offset, Walk.GRAPH)
-    passing = _passing(shard, ask.condition)
-    if not passing and not _passing(shard, ask.condition, exact=True):
+    passing = counts.passing(shard, ask.condition)
+    if not passing:
         return [[] for _ in ask.queries]
-    total = int(shard.info().points_count)
+    if ask.using != VECTOR_NAME:
+        return _asked(shard, ask, quantize, limit, offset, Walk.GRAPH)
+    total = counts.passing(shard, None)
     way = walk(passing, total, quantize)
-    through, more = (None, total) if way is Walk.SIEVE else (ask.loose, _passing(shard, ask.loose))
-    if passing and (way is Walk.SIEVE or ask.loose is not None):
-        some = int(1.5 * (limit + offset) * more / passing) + _SPARE
-        if some < more:
-            return _sieved(shard, ask, quantize, limit, offset, through, some)
+    through = None if way is Walk.SIEVE else ask.loose
+    if way is Walk.SIEVE or through is not None:
+        some = int(1.5 * (limit + offset) * counts.passing(shard, through) / passing) + _SPARE
+        if some < counts.passing(shard, through):
+            return _sieved(shard, ask, quantize, limit, offset, through, some, counts)
     return _asked(shard, ask, quantize, limit, offset, Walk.DETOUR if way is Walk.SIEVE else way)
 
 
-def _passing(shard: Any, condition: Any, exact: bool = False) -> int:
-    """The number of points that pass, or about that; 0 without a condition."""
+def _counted(shard: Any, condition: Any, exact: bool = False) -> int:
     import qdrant_edge as engine
 
     if condition is None:
-        return 0
+        return int(shard.info().points_count)
     return int(shard.count(engine.CountRequest(exact=exact, filter=dialect().as_filter(condition))))
 
 
 def _sieved(
-    shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, through: Any, some: int
+    shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, through: Any, some: int, counts: Counts
 ) -> list[list[Record]]:
     """The hits among `some` points that pass another condition, or none: so many that enough of them should be hits."""
     wide = replace(ask, condition=through, payload=False, with_vectors=False, loose=None)
-    among = nearest(shard, wide, quantize, some, 0)
+    among = nearest(shard, wide, quantize, some, 0, counts)
     within = [dialect().all_of([dialect().with_ids([hit.id for hit in own]), ask.condition]) for own in among]
     found = _asked(shard, replace(ask, conditions=within, exact=True), quantize, limit, offset, Walk.SCAN)
     if short := [row for row, own in enumerate(found) if len(own) < limit]:

@@ -66,6 +66,7 @@ class EdgeStore(FilteredStore):
         self._held = held
         self._copied = copied
         self._dialect = query.dialect()
+        self._counts = query.Counts()
         self._unflushed = 0
         self._written = self._noted = written
         self._build_at = BUILD_EVERY
@@ -146,7 +147,7 @@ class EdgeStore(FilteredStore):
 
     def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
         with self._engine("search") as opened:
-            return query.nearest(opened, ask, self.settings.quantize, limit, offset)
+            return query.nearest(opened, ask, self.settings.quantize, limit, offset, self._counts)
 
     def _pages(self, condition: Any, payload: bool | list[str], with_vectors: bool) -> Iterator[Record]:
         import qdrant_edge as engine
@@ -211,6 +212,7 @@ class EdgeStore(FilteredStore):
             failed.pop_all()
         with self._turn:
             before, self._shard, self._points = self._shard, opened, fresh
+            self._counts.clear()
             self._written, self._build_at = 0, BUILD_EVERY
         before.close()
         shutil.rmtree(old, ignore_errors=True)
@@ -276,7 +278,10 @@ class EdgeStore(FilteredStore):
                 "Make its disk or its folder writable, or set TSEMBED_HOME to another folder.",
             )
         with self._change, self._engine(doing) as opened:
-            yield opened
+            try:
+                yield opened
+            finally:
+                self._counts.clear()
 
     @contextmanager
     def _engine(self, doing: str) -> Iterator[Any]:
