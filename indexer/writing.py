@@ -48,6 +48,7 @@ class Writer:
         self._points: list[tuple[ContentJob, Point]] = []
         self._begun: set[bytes] = set()
         self._ended: list[ContentJob] = []
+        self._news = 0
 
     def start(self, flow: Flow) -> None:
         """Begin. It goes on after the flow has been stopped, until `end`: what is embedded is kept."""
@@ -76,24 +77,25 @@ class Writer:
                 message = self._line.get(timeout=_LONGEST_WAIT)
                 if message is None:
                     break
-                if not self._points and not self._ended:
+                if not self._points and not self._news:
                     oldest = time.monotonic()
                 if isinstance(message, ContentJob):
                     message.ended = True
                     self._ended.append(message)
+                    self._news += 1
                 else:
                     entries, found = message
                     points = map(self._point, entries, found.vectors, found.routes, self._classes(found))
                     self._points += [(entry.job, point) for entry, point in zip(entries, points, strict=True)]
             waited = time.monotonic() - oldest > _LONGEST_WAIT
-            if waited or max(len(self._points), len(self._ended)) >= self._group:
+            if waited or max(len(self._points), self._news) >= self._group:
                 self._write()
                 oldest = time.monotonic()
         self._write()
 
     def _write(self) -> None:
         """One group: mark what begins, write the points, then settle what is complete."""
-        points, self._points = self._points, []
+        points, self._points, self._news = self._points, [], 0
         if points:
             begun = {job.sha: job for job, _ in points if job.sha not in self._begun}
             if begun:
