@@ -2,11 +2,14 @@
 
 It indexes photographs, cartoons, cut-outs and clip art, beginnings of encyclopaedia articles, and docstrings: the half
 of `examples/mini/labelled.py` that no limit and no weight was fitted to. It asks for each text by its description or
-first line, and for each picture by its caption: by words and meaning and by meaning alone, in the whole index and among
-items of the kind alone. Files have names that say nothing.
+first line, and for each picture by its caption, less their quotation marks, for what is in quotes must occur: by words
+and meaning and by meaning alone, in the whole index and among items of the kind alone. Files have names that say
+nothing.
 
 With `--fit` it asks the other half, once within each kind, and merges the two lists with texts moved down by several
 amounts: how much less likely is a text without a query's words, in logits (`ranking/scores.py`)?
+
+`--without "clip art"` leaves out the pictures that have titles.
 
 Prints for each source the shares of queries whose own item came first, and was among the first ten; differences are
 paired, with 95% intervals bootstrapped over queries. One JSON object last.
@@ -47,6 +50,7 @@ _WAYS: tuple[tuple[str, WordsUse, bool], ...] = (
 _DEPTH = 10
 _FAR = _DEPTH + 1
 _SOURCES = (*TEXTS, *PICTURES)
+_QUOTES = dict.fromkeys(map(ord, '"“”„«»'))
 _MOVES = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 
 
@@ -54,13 +58,14 @@ def main(
     model: Annotated[str, typer.Option(help="A built-in model, or a checkpoint's folder.")] = "mini",
     most: Annotated[int, typer.Option(help="Queries of each source.")] = 500,
     fit: Annotated[bool, typer.Option("--fit", help="Try how far texts are to be moved down.")] = False,
+    without: Annotated[list[str] | None, typer.Option(help="Leave this source out, such as clip art.")] = None,
     work: Annotated[Path | None, typer.Option(help="Where files and index are kept.")] = None,
 ) -> None:
     """Measure, and print the table."""
     with nullcontext(str(work)) if work else tempfile.TemporaryDirectory() as scratch:
         os.environ["TSEMBED_HOME"] = f"{scratch}/home"
         folder, half = Path(scratch) / "items", FIT if fit else REPORT
-        items = [one for one in everything([half]) if one.source not in NOTES]
+        items = [one for one in everything([half]) if one.source not in {*NOTES, *(without or ())}]
         with Index.open("mixed", embedder=Embedder.load(model), create=_settings()) as index:
             index.add(written(items, folder))
             known = {file.path for file in index.files()}  # some clip art is larger than what is indexed
@@ -73,10 +78,11 @@ def main(
                 return
             ranks: dict[str, dict[str, NDArray[np.int64]]] = {}
             for source in _SOURCES:
-                own = [one for one in asked if one.source == source][:most]
-                ranks[source] = {way: _ranks(index, own, folder, words, kind) for way, words, kind in _WAYS}
+                if own := [one for one in asked if one.source == source][:most]:
+                    ranks[source] = {way: _ranks(index, own, folder, words, kind) for way, words, kind in _WAYS}
             for name, sources in (*((one, (one,)) for one in ranks), ("texts", TEXTS), ("pictures", PICTURES)):
-                result[name] = _told(name, {way: np.concatenate([ranks[s][way] for s in sources]) for way, *_ in _WAYS})
+                some = [ranks[source] for source in sources if source in ranks]
+                result[name] = _told(name, {way: np.concatenate([own[way] for own in some]) for way, *_ in _WAYS})
     print(json.dumps(result))
 
 
@@ -90,7 +96,7 @@ def _ranks(index: Index, asked: list[Labelled], folder: Path, words: WordsUse, k
     """For each query the place of its own item among the hits, from 1; `_FAR` for one that is not among the first."""
     where = f"kind={'image' if asked[0].picture else 'text'}" if kind else None
     started = time.perf_counter()
-    answers = index.search_many([one.query for one in asked], k=_DEPTH, words=words, where=where)
+    answers = index.search_many([_unquoted(one) for one in asked], k=_DEPTH, words=words, where=where)
     spent = (time.perf_counter() - started) / len(asked)
     typer.echo(f"{asked[0].source}, words {words}, {where or 'all'}: {1000 * spent:.0f} ms a query", err=True)
     found = []
@@ -104,7 +110,7 @@ def _tried(index: Index, asked: list[Labelled], folder: Path) -> dict[str, list[
     found: dict[str, list[int]] = {f"{move:g}": [] for move in _MOVES}
     if not asked:
         return {}
-    queries = [one.query for one in asked]
+    queries = [_unquoted(one) for one in asked]
     texts, pictures = (index.search_many(queries, k=_DEPTH, where=f"kind={kind}") for kind in ("text", "image"))
     meant = index.search_many(queries, k=_DEPTH, words="never")
     rows = zip(asked, texts, pictures, meant, strict=True)
@@ -117,6 +123,10 @@ def _tried(index: Index, asked: list[Labelled], folder: Path) -> dict[str, list[
             found[f"{move:g}"].append(_place(path, ordered))
         found["by meaning alone"].append(_place(path, alone))
     return found
+
+
+def _unquoted(one: Labelled) -> str:
+    return one.query.translate(_QUOTES)
 
 
 def _place(path: str, hits: Sequence[Hit]) -> int:
