@@ -34,6 +34,7 @@ _SALVAGED: Final = "salvaged"  # see `store/edge/salvage.py`
 _GENERATION: Final = "generation"
 _NEXT_GENERATION: Final = "next_generation"
 _GROUP: Final = 200
+_POINTS: Final = 500
 _PORTION: Final = 5000  # points that are taken over at once: each time, SQLite waits for the disk
 
 
@@ -126,13 +127,17 @@ def _told(records: Sequence[Record], bare: set[bytes]) -> tuple[list[Told], Iter
 def update_places(manifest: Manifest, store: Store, tick: Callable[[], None]) -> None:
     """Write into the store where contents are now, for those that have moved, been copied or lost a copy."""
     while contents := manifest.moved(_GROUP):
+        payloads: dict[str, dict[str, Any]] = {}
         for content in contents:
             places = [place_of(file.path, file.root, file.mtime_ns) for file in manifest.files(content.sha)]
             if places:
-                payload: dict[str, Any] = {**places[0], "places": places}
-                for id in content.ids:
-                    store.set_payload(id, payload)
+                payload = {**places[0], "places": places}
+                payloads.update((id, payload) for id in content.ids)
+            if len(payloads) >= _POINTS:
+                store.set_payloads(payloads)
+                payloads = {}
             tick()
+        store.set_payloads(payloads)
         manifest.settle_places(content.sha for content in contents)
 
 

@@ -17,12 +17,11 @@ from tsembed_search.indexer.intake import ContentJob, Entry, Flow
 from tsembed_search.indexer.report import IndexOptions, Meter
 from tsembed_search.indexer.writing import Writer
 from tsembed_search.items import Item
-from tsembed_search.model.backbone import Prepared
-from tsembed_search.model.embedder import batches
 from tsembed_search.store.schema import READS, point_id
 
 if TYPE_CHECKING:
     from tsembed_search.items import Embeddings
+    from tsembed_search.model.backbone import Prepared
     from tsembed_search.model.embedder import Embedder
     from tsembed_search.model.unloaded import Unloaded
     from tsembed_search.store.base import Payload, Store
@@ -37,7 +36,7 @@ _WAITING: Final = 6
 _BETWEEN_TICKS: Final = 0.1
 
 T = TypeVar("T")
-Ready = tuple[Entry, Prepared]
+Ready = tuple[Entry, "Prepared"]
 Batch = Sequence[Ready]
 
 
@@ -268,6 +267,8 @@ class Pool(Generic[T]):
         self._groups.clear()
         self._longest.clear()
         self._tokens = 0
+        from tsembed_search.model.embedder import batches  # a run that embeds nothing needs none of it
+
         yield from batches(waiting, self._budget, max(1, len(waiting)))
 
     def _take(self, key: int) -> list[tuple[T, Prepared]]:

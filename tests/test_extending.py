@@ -75,10 +75,11 @@ class Shelf:
             self.kept["points"][id] = [(vector / np.linalg.norm(vector)).tolist(), dict(point.payload)]
         self.save()
 
-    def set_payload(self, id, payload):
-        if id not in self.kept["points"]:
-            raise StoreError(f"There is no item {id}.")
-        self.kept["points"][id][1].update(payload)
+    def set_payloads(self, payloads):
+        if gone := [id for id in payloads if id not in self.kept["points"]]:
+            raise StoreError(f"There is no item {gone[0]}.")
+        for id, payload in payloads.items():
+            self.kept["points"][id][1].update(payload)
         self.save()
 
     def delete(self, ids):

@@ -150,7 +150,7 @@ class FaultServer:
         raise LookupError(path)
 
 
-_CHANGES = "^(PUT|PATCH|DELETE)|/points/(delete|payload|batch)$"
+_CHANGES = "^(PUT|PATCH|DELETE)|/points/(delete|batch)$"
 _NO_CONSENSUS = "Service internal error: Waiting for consensus operation commit failed. Timeout set at: 10 seconds"
 _NO_REPLICA = (
     "Service internal error: Some replica of shard 2 failed to apply operation and deactivation timed out after 30s. "
@@ -219,17 +219,9 @@ def _facet(server: FaultServer, name: str, body: Any) -> Any:
     return server.engine.facet(name, asked.key, facet_filter=asked.filter, limit=asked.limit or 10)
 
 
-def _set_payload(server: FaultServer, name: str, body: Any) -> Any:
-    asked = models.SetPayload(**body)
-    return server.engine.set_payload(name, asked.payload, asked.points or [])
-
-
-def _update_vectors(server: FaultServer, name: str, body: Any) -> Any:
-    return server.engine.update_vectors(name, models.UpdateVectors(**body).points)
-
-
 def _batch(server: FaultServer, name: str, body: Any) -> Any:
-    asked = [models.SetPayloadOperation.model_validate(each) for each in body["operations"]]
+    kinds = {"set_payload": models.SetPayloadOperation, "update_vectors": models.UpdateVectorsOperation}
+    asked = [kinds[kind].model_validate(each) for each in body["operations"] for kind in each]
     return server.engine.batch_update_points(name, asked)
 
 
@@ -241,7 +233,6 @@ ROUTES: dict[str, Callable[[FaultServer, str, Any], Any]] = {
     "GET /collections/([^/]+)/exists": lambda server, name, body: {"exists": server.engine.collection_exists(name)},
     "GET /collections/([^/]+)": _facts,
     "PUT /collections/([^/]+)": _create,
-    "PUT /collections/([^/]+)/points/vectors": _update_vectors,
     "PATCH /collections/([^/]+)": lambda server, name, body: server.engine.update_collection(
         name, metadata=body["metadata"]
     ),
@@ -249,7 +240,6 @@ ROUTES: dict[str, Callable[[FaultServer, str, Any], Any]] = {
     "PUT /collections/([^/]+)/points": _upsert,
     "POST /collections/([^/]+)/points": _retrieve,
     "POST /collections/([^/]+)/points/delete": lambda server, name, body: server.engine.delete(name, body["points"]),
-    "POST /collections/([^/]+)/points/payload": _set_payload,
     "POST /collections/([^/]+)/points/batch": _batch,
     "POST /collections/([^/]+)/points/scroll": _scroll,
     "POST /collections/([^/]+)/points/count": lambda server, name, body: server.engine.count(

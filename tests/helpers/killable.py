@@ -40,7 +40,7 @@ SPOTS = {
     "forget": ("tsembed_search.indexer.manifest", "Manifest", "forget"),
     "delete": ("tsembed_search.store.edge.store", "EdgeStore", "delete"),
     "drop": ("tsembed_search.indexer.manifest", "Manifest", "drop"),
-    "places": ("tsembed_search.store.edge.store", "EdgeStore", "set_payload"),
+    "places": ("tsembed_search.store.edge.store", "EdgeStore", "set_payloads"),
     "settle": ("tsembed_search.indexer.manifest", "Manifest", "settle_places"),
     "optimize": ("tsembed_search.store.edge.store", "EdgeStore", "optimize"),
     "close": ("tsembed_search.store.edge.store", "EdgeStore", "close"),

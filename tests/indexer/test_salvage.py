@@ -172,7 +172,7 @@ def test_places_that_only_the_lost_log_told_are_found_again(indexing: Indexing) 
     after = indexing.points()
     with open_and_close(indexing) as store:
         for id, payload in old.items():
-            store.set_payload(id, payload)
+            store.set_payloads({id: payload})
     DAMAGES["settings"][0](indexing.home)
     assert indexing.run().items.embedded == 0 and indexing.points() == after
 

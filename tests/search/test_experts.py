@@ -106,10 +106,10 @@ class TestIndex:
 
     def test_an_item_that_lost_its_route(self, index: Index) -> None:
         hit = index.search("red").hits[0]
-        index.store.set_payload(hit.id, {"route": [], "packed_route": None})
+        index.store.set_payloads({hit.id: {"route": [], "packed_route": None}})
         with pytest.raises(StoreError, match="has no routing vector"):
             index.explain("red", hit.id)
-        index.store.set_payload(hit.id, route_fields(np.array([1.0, 0.0])))
+        index.store.set_payloads({hit.id: route_fields(np.array([1.0, 0.0]))})
         with pytest.raises(StoreError, match="2 numbers, where the model has 6"):
             index.explain("red", hit.id)
 

@@ -85,7 +85,7 @@ class TestOptions:
 
     def test_a_route_of_another_size(self, routed: Index) -> None:
         record = next(iter(routed.store.scroll(fields=["kind"])))
-        routed.store.set_payload(record.id, route_fields(np.array([1.0, 0.0])))
+        routed.store.set_payloads({record.id: route_fields(np.array([1.0, 0.0]))})
         with pytest.raises(StoreError, match="routing vector of 2 numbers, where the model has 6"):
             routed.search("red", k=12)
 

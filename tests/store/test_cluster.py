@@ -48,7 +48,7 @@ def make_store(server: FaultServer, patience: Patience = SOON) -> ServerStore:
 
 CHANGES: dict[str, Callable[[ServerStore, list[Point]], object]] = {
     "add": lambda store, points: store.upsert(points),
-    "change": lambda store, points: store.set_payload(points[0].id, {"page": 9}),
+    "change": lambda store, points: store.set_payloads({points[0].id: {"page": 9}}),
     "remove": lambda store, points: store.delete([points[0].id]),
     "metadata": lambda store, points: store.write_metadata({"model": "mini"}),
 }

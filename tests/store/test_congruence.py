@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 
@@ -233,8 +234,10 @@ def test_extreme_arguments(store: Store, points: list[Point]) -> None:
         lambda store: store.upsert([Point(make_points(1)[0].id, make_queries(1)[0], {"mtime": float("nan")})]),
         lambda store: store.upsert([Point(make_points(1)[0].id, make_queries(1)[0], {"text": "\udc80"})]),
         lambda store: store.upsert([Point(make_points(1)[0].id, make_queries(1)[0], {"text": {1, 2}})]),
-        lambda store: store.set_payload("00000000-0000-5000-8000-000000000000", {"page": 1}),
-        lambda store: store.set_payload(make_points(1)[0].id, {"page": float("inf")}),
+        lambda store: store.set_payloads({"00000000-0000-5000-8000-000000000000": {"page": 1}}),
+        lambda store: store.set_payloads({make_points(1)[0].id: {"page": float("inf")}}),
+        lambda store: store.set_payloads({make_points(1)[0].id: {"page": 1}, make_points(2)[1].id: {"page": {1, 2}}}),
+        lambda store: store.set_payloads({make_points(1)[0].id: {"page": 1}, str(uuid.UUID(int=5)): {"page": 1}}),
         lambda store: store.facet("text"),
         lambda store: store.retrieve(["nonsense"]),
         lambda store: store.write_metadata({"a": float("nan")}),
@@ -250,9 +253,13 @@ def test_bad_input_is_refused_and_changes_nothing(store: Store, points: list[Poi
 def test_changes_agree(store: Store, points: list[Point]) -> None:
     """Last, for it changes the points, and puts them back."""
     first, second, third = points[:3]
-    store.set_payload(first.id, {"page": 77, "top_experts": ["b7e7"]})
+    store.set_payloads({first.id: {"page": 77, "top_experts": ["b7e7"]}})
     assert store.retrieve([first.id])[0].payload == {**first.payload, "page": 77, "top_experts": ["b7e7"]}
     assert [record.id for record in store.scroll(parse_where("page=77 and expert=b7e7"))] == [first.id]
+    store.set_payloads({second.id: {"page": 78}, third.id: {"page": 79}})
+    assert [one.payload for one in store.retrieve([second.id, third.id])] == [
+        {**second.payload, "page": 78}, {**third.payload, "page": 79}
+    ]  # fmt: skip
     store.upsert([Point(second.id, third.vector, {"kind": "page"}), Point(second.id, first.vector, {"kind": "text"})])
     again = store.retrieve([second.id], with_vectors=True)[0]
     assert again.payload == {"kind": "text"} and np.allclose(again.vector, first.vector, atol=1e-6)

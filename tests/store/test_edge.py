@@ -235,7 +235,7 @@ def test_a_full_disk_is_explained_before_the_engine_meets_it(
 ) -> None:
     store.upsert(points[:10])
     monkeypatch.setattr(edge_shard.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))  # type: ignore[attr-defined]
-    for write in (lambda: store.upsert(points), lambda: store.set_payload(points[0].id, {"page": 1})):
+    for write in (lambda: store.upsert(points), lambda: store.set_payloads({points[0].id: {"page": 1}})):
         with pytest.raises(StoreError, match=r"disk of .* is full: 1 MiB are free, \d+ MiB are needed"):
             write()
     assert store.count() == 10

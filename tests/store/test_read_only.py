@@ -100,7 +100,7 @@ def check_reading(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exceptio
         lambda: store.write_metadata({}),
         lambda: store.upsert(list(store_points.make_points(1))),
         lambda: store.delete([SOME_ID]),
-        lambda: store.set_payload(SOME_ID, {}),
+        lambda: store.set_payloads({SOME_ID: {}}),
         store.optimize,
     ]
     for write in writes:

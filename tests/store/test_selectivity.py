@@ -106,7 +106,6 @@ class TestSieve:
         (own,) = store.search(self.vectors()[-1:], 4, where)
         assert [hit.payload["page"] > 150 and hit.payload["kind"] for hit in own] == ["image"] * 4
 
-
     def test_what_passes_is_counted_anew_after_a_change(self, store: Store) -> None:
         pages = parse_where("kind=page")
         vectors = self.vectors()[-1:]
@@ -118,9 +117,9 @@ class TestSieve:
         assert found() == []
         store.upsert([Point(id, vectors[0], {"kind": "page", "sha": "f" * 64, "page": 1})])
         assert found() == [id]
-        store.set_payload(id, {"kind": "text"})
+        store.set_payloads({id: {"kind": "text"}})
         assert found() == []
-        store.set_payload(id, {"kind": "page"})
+        store.set_payloads({id: {"kind": "page"}})
         assert found() == [id]
         store.delete([id])
         assert found() == []

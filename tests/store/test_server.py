@@ -73,7 +73,7 @@ def test_everything_works_over_http(server: FaultServer, points: list[Point]) ->
         assert sum(store.facet("kind", where).values()) == len(chosen)
         for query, hits in zip(queries, store.search(queries, 7, where), strict=True):
             assert [hit.id for hit in hits] == list(nearest(points, query, where))[:7]
-    store.set_payload(points[0].id, {"page": 9})
+    store.set_payloads({points[0].id: {"page": 9}})
     assert store.retrieve([points[0].id])[0].payload["page"] == 9
     store.delete([point.id for point in points[10:]])
     store.write_metadata({"model": "mini", "old": 1})

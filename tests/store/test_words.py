@@ -105,8 +105,8 @@ def test_words_follow_names(empty: Store, points: list[Point]) -> None:
     empty.upsert(points[:20])
     point = points[3]
     place = {**point.payload["places"][0], "rel": "new/wombat.txt", "path": "/new/wombat.txt"}
-    empty.set_payload(point.id, {"places": [place]})
+    empty.set_payloads({point.id: {"places": [place]}})
     wombat = query_words(query_terms("wombat")[0])
     assert [hit.id for hit in empty.search_words([wombat], 5)[0]] == [point.id]
-    empty.set_payload(point.id, {"places": point.payload["places"]})
+    empty.set_payloads({point.id: {"places": point.payload["places"]}})
     assert empty.search_words([wombat], 5) == [[]]

@@ -122,8 +122,10 @@ class Store(Protocol):
     def upsert(self, points: Sequence[Point]) -> None:
         """Add or replace points. They are durable (acknowledged) when it returns."""
 
-    def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
-        """Overwrite the given keys of one point's payload. Raises `StoreError` when there is no such point."""
+    def set_payloads(self, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+        """Overwrite the given keys of the payloads of points, by their ids. Raises `StoreError`, and changes nothing,
+        when one of them is not there.
+        """
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points; ids that are not there do no harm."""

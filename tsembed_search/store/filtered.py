@@ -21,7 +21,14 @@ from tsembed_search.ranking.words import Words
 from tsembed_search.store.base import Record, StoreSettings, check_queries
 from tsembed_search.store.conditions import Dialect, Native, translate
 from tsembed_search.store.filters import CHECKED_KEYS, Filter, fields_of, matches
-from tsembed_search.store.schema import CONCEPTS_NAME, PAYLOAD_INDEXES, VECTOR_NAME, WORDS_NAME
+from tsembed_search.store.schema import (
+    CONCEPTS_NAME,
+    PAYLOAD_INDEXES,
+    VECTOR_NAME,
+    WORD_FIELDS,
+    WORDS_NAME,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -242,3 +249,22 @@ def named_vectors(dense: Any, words: Any, shown: Any = None) -> dict[str, Any]:
     """Return a point's vectors by their names; `dense` and `shown` are None where it has none."""
     named = {VECTOR_NAME: dense, WORDS_NAME: words, CONCEPTS_NAME: shown}
     return {name: vector for name, vector in named.items() if vector is not None}
+
+
+def changed_words(
+    payloads: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any] | None]
+) -> dict[str, Words]:
+    """Return the words of those points whose texts or names change, by their ids; `found` has what they are made of."""
+    return {
+        id: words_of({**(found[id] or {}), **payload})
+        for id, payload in payloads.items()
+        if payload.keys() & set(WORD_FIELDS)
+    }
+
+
+def alike(payloads: Mapping[str, Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """Return each payload with the ids of the points that get the same one: those of one file, say."""
+    groups: dict[int, tuple[Mapping[str, Any], list[str]]] = {}
+    for point, payload in payloads.items():
+        groups.setdefault(id(payload), (payload, []))[1].append(point)
+    return list(groups.values())

@@ -20,7 +20,15 @@ from tsembed_search.ownership import lock, owner_of
 from tsembed_search.store.base import Point, Record, StoreInfo, StoreSettings, check_id, check_some, unheard
 from tsembed_search.store.edge import query, shard
 from tsembed_search.store.edge.shard import FLUSH_BYTES, WRITE_RESERVE
-from tsembed_search.store.filtered import Ask, FilteredStore, named_vectors, wanted_payload, wanted_vectors
+from tsembed_search.store.filtered import (
+    Ask,
+    FilteredStore,
+    alike,
+    changed_words,
+    named_vectors,
+    wanted_payload,
+    wanted_vectors,
+)
 from tsembed_search.store.schema import WORD_FIELDS, WORDS_NAME, concepts_of, with_path_keys, words_of
 
 if TYPE_CHECKING:
@@ -109,21 +117,33 @@ class EdgeStore(FilteredStore):
         shown = concepts_of(payload) if self.settings.concepts else None
         return None if shown is None else query.sparse(shown)
 
-    def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
-        """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
+    def set_payloads(self, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+        """See `Store.set_payloads`."""
+        if not payloads:
+            return
         import qdrant_edge as engine
 
-        point = check_id(id)
+        points = {id: check_id(id) for id in payloads}
         with self._writing("write to") as opened:
-            found = opened.retrieve([point], list(WORD_FIELDS), False)
-            if not found:
-                raise StoreError(f"The index has no item {id}.")
-            shard.need_space(self._folder, WRITE_RESERVE)
-            if payload.keys() & set(WORD_FIELDS):
-                words = {WORDS_NAME: query.sparse(words_of({**found[0].payload, **payload}))}
-                opened.update(engine.UpdateOperation.update_vectors([engine.PointVectors(point, words)]))
-            opened.update(engine.UpdateOperation.set_payload([point], with_path_keys(payload)))
-            self._wrote(1024)
+            found = {
+                str(one.id): one.payload for one in opened.retrieve(list(points.values()), list(WORD_FIELDS), False)
+            }
+            if gone := points.keys() - found:
+                raise StoreError(f"The index has no item {min(gone)}.")
+            shard.need_space(self._folder, WRITE_RESERVE + 1024 * len(points))
+            changes = [
+                engine.UpdateOperation.set_payload([points[id] for id in ids], with_path_keys(payload))
+                for payload, ids in alike(payloads)
+            ]
+            words = [
+                engine.PointVectors(points[id], {WORDS_NAME: query.sparse(changed)})
+                for id, changed in changed_words(payloads, found).items()
+            ]
+            if words:
+                opened.update(engine.UpdateOperation.update_vectors(words))
+            for change in changes:
+                opened.update(change)
+            self._wrote(1024 * len(points), len(points))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points; ids that are not there do no harm."""

@@ -33,7 +33,15 @@ from tsembed_search.store.base import (
     unheard,
 )
 from tsembed_search.store.conditions import Dialect
-from tsembed_search.store.filtered import Ask, FilteredStore, named_vectors, wanted_payload, wanted_vectors
+from tsembed_search.store.filtered import (
+    Ask,
+    FilteredStore,
+    alike,
+    changed_words,
+    named_vectors,
+    wanted_payload,
+    wanted_vectors,
+)
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
@@ -122,20 +130,28 @@ class ServerStore(FilteredStore):
             finally:
                 self._connection.resume()
 
-    def set_payload(self, id: str, payload: Mapping[str, Any]) -> None:
-        """Overwrite these keys of one point's payload. Raises `StoreError` when there is no such point."""
-        point = check_id(id)
-        check_payload(f"the payload of item {id}", payload)
-        look = partial(self._client.retrieve, self._collection, [point], with_payload=list(WORD_FIELDS))
-        found = self._read("read an item", look)
-        if not found:
-            raise StoreError(f"The index has no item {id}.")
-        if payload.keys() & set(WORD_FIELDS):
-            words = {WORDS_NAME: _sparse(words_of({**(found[0].payload or {}), **payload}))}
-            vectors = [models.PointVectors(id=point, vector=words)]
-            self._write("change an item", partial(self._client.update_vectors, self._collection, vectors, wait=True))
-        change = partial(self._client.set_payload, self._collection, with_path_keys(payload), [point], wait=True)
-        self._write("change an item", change)
+    def set_payloads(self, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+        """See `Store.set_payloads`. Of very many, some are changed when the connection is lost."""
+        for id, payload in payloads.items():
+            check_payload(f"the payload of item {check_id(id)}", payload)
+        found = {record.id: record.payload for record in self.retrieve(list(payloads), fields=WORD_FIELDS)}
+        if gone := [id for id in payloads if check_id(id) not in found]:
+            raise StoreError(f"The index has no item {gone[0]}.")
+        entries = [(check_id(id), payload) for id, payload in payloads.items()]
+        for at in range(0, len(entries), _IDS):
+            some = dict(entries[at : at + _IDS])
+            words = [
+                models.PointVectors(id=point, vector={WORDS_NAME: _sparse(changed)})
+                for point, changed in changed_words(some, found).items()
+            ]
+            operations: list[Any] = [
+                models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=words)) for _ in words[:1]
+            ]
+            for payload, points in alike(some):
+                change = models.SetPayload(payload=with_path_keys(payload), points=[*points])
+                operations.append(models.SetPayloadOperation(set_payload=change))
+            call = partial(self._client.batch_update_points, self._collection, operations, wait=True)
+            self._write("change items", call)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points; ids that are not there do no harm."""
