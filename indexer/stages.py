@@ -263,12 +263,12 @@ class Pool(Generic[T]):
 
     def rest(self) -> Iterator[list[tuple[T, Prepared]]]:
         """Give everything that still waits, in as few batches as the budget allows."""
+        from tsembed_search.model.embedder import batches  # a run that embeds nothing needs none of it
+
         waiting = [each for group in self._groups.values() for each in group]
         self._groups.clear()
         self._longest.clear()
         self._tokens = 0
-        from tsembed_search.model.embedder import batches  # a run that embeds nothing needs none of it
-
         yield from batches(waiting, self._budget, max(1, len(waiting)))
 
     def _take(self, key: int) -> list[tuple[T, Prepared]]:
