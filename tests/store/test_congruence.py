@@ -256,7 +256,7 @@ def test_changes_agree(store: Store, points: list[Point]) -> None:
     store.set_payloads({first.id: {"page": 77, "top_experts": ["b7e7"]}})
     assert store.retrieve([first.id])[0].payload == {**first.payload, "page": 77, "top_experts": ["b7e7"]}
     assert [record.id for record in store.scroll(parse_where("page=77 and expert=b7e7"))] == [first.id]
-    store.set_payloads({second.id: {"page": 78}, third.id: {"page": 79}})
+    store.set_payloads({second.id.upper(): {"page": 78}, third.id: {"page": 79}})
     assert [one.payload for one in store.retrieve([second.id, third.id])] == [
         {**second.payload, "page": 78}, {**third.payload, "page": 79}
     ]  # fmt: skip

@@ -101,6 +101,12 @@ class FilteredStore(ABC):
         return _translated(where, self._dialect)
 
     @abstractmethod
+    def retrieve(
+        self, ids: Sequence[str], *, fields: Sequence[str] | None = None, with_vectors: bool = False
+    ) -> list[Record]:
+        """See `Store.retrieve`."""
+
+    @abstractmethod
     def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
         """The hits of each query that pass the condition, best first."""
 
@@ -185,6 +191,14 @@ class FilteredStore(ABC):
                 return [good[offset:wanted] for good in kept]
             some *= 4
 
+    def _changed_words(self, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, Words]:
+        """The words of those points whose texts or names change. Raises `StoreError` for one that is not there."""
+        found = {record.id: record.payload for record in self.retrieve(list(payloads), fields=WORD_FIELDS)}
+        if gone := [id for id in payloads if id not in found]:
+            raise StoreError(f"The index has no item {gone[0]}.")
+        changed = {id: own for id, own in payloads.items() if own.keys() & set(WORD_FIELDS)}
+        return {id: words_of({**found[id], **own}) for id, own in changed.items()}
+
     def scroll(
         self, where: Filter | None = None, *, fields: Sequence[str] | None = None, with_vectors: bool = False
     ) -> Iterator[Record]:
@@ -249,17 +263,6 @@ def named_vectors(dense: Any, words: Any, shown: Any = None) -> dict[str, Any]:
     """Return a point's vectors by their names; `dense` and `shown` are None where it has none."""
     named = {VECTOR_NAME: dense, WORDS_NAME: words, CONCEPTS_NAME: shown}
     return {name: vector for name, vector in named.items() if vector is not None}
-
-
-def changed_words(
-    payloads: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any] | None]
-) -> dict[str, Words]:
-    """Return the words of those points whose texts or names change, by their ids; `found` has what they are made of."""
-    return {
-        id: words_of({**(found[id] or {}), **payload})
-        for id, payload in payloads.items()
-        if payload.keys() & set(WORD_FIELDS)
-    }
 
 
 def alike(payloads: Mapping[str, Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], list[str]]]:

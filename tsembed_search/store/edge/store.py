@@ -24,12 +24,11 @@ from tsembed_search.store.filtered import (
     Ask,
     FilteredStore,
     alike,
-    changed_words,
     named_vectors,
     wanted_payload,
     wanted_vectors,
 )
-from tsembed_search.store.schema import WORD_FIELDS, WORDS_NAME, concepts_of, with_path_keys, words_of
+from tsembed_search.store.schema import WORDS_NAME, concepts_of, with_path_keys, words_of
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
@@ -123,27 +122,21 @@ class EdgeStore(FilteredStore):
             return
         import qdrant_edge as engine
 
-        points = {id: check_id(id) for id in payloads}
+        own = {check_id(id): payload for id, payload in payloads.items()}
         with self._writing("write to") as opened:
-            found = {
-                str(one.id): one.payload for one in opened.retrieve(list(points.values()), list(WORD_FIELDS), False)
-            }
-            if gone := points.keys() - found:
-                raise StoreError(f"The index has no item {min(gone)}.")
-            shard.need_space(self._folder, WRITE_RESERVE + 1024 * len(points))
-            changes = [
-                engine.UpdateOperation.set_payload([points[id] for id in ids], with_path_keys(payload))
-                for payload, ids in alike(payloads)
-            ]
             words = [
-                engine.PointVectors(points[id], {WORDS_NAME: query.sparse(changed)})
-                for id, changed in changed_words(payloads, found).items()
+                engine.PointVectors(id, {WORDS_NAME: query.sparse(changed)})
+                for id, changed in self._changed_words(own).items()
             ]
+            changes = [
+                engine.UpdateOperation.set_payload([*ids], with_path_keys(payload)) for payload, ids in alike(own)
+            ]
+            shard.need_space(self._folder, WRITE_RESERVE + 1024 * len(own))
             if words:
                 opened.update(engine.UpdateOperation.update_vectors(words))
             for change in changes:
                 opened.update(change)
-            self._wrote(1024 * len(points), len(points))
+            self._wrote(1024 * len(own), len(own))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points; ids that are not there do no harm."""

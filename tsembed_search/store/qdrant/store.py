@@ -37,7 +37,6 @@ from tsembed_search.store.filtered import (
     Ask,
     FilteredStore,
     alike,
-    changed_words,
     named_vectors,
     wanted_payload,
     wanted_vectors,
@@ -45,7 +44,7 @@ from tsembed_search.store.filtered import (
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant.connection import MEMORY as IN_MEMORY
 from tsembed_search.store.qdrant.connection import Connection
-from tsembed_search.store.schema import VECTOR_NAME, WORD_FIELDS, WORDS_NAME, concepts_of, with_path_keys, words_of
+from tsembed_search.store.schema import VECTOR_NAME, WORDS_NAME, concepts_of, with_path_keys, words_of
 
 if TYPE_CHECKING:
     from tsembed_search.paths import IndexAddress
@@ -132,23 +131,21 @@ class ServerStore(FilteredStore):
 
     def set_payloads(self, payloads: Mapping[str, Mapping[str, Any]]) -> None:
         """See `Store.set_payloads`. Of very many, some are changed when the connection is lost."""
-        for id, payload in payloads.items():
-            check_payload(f"the payload of item {check_id(id)}", payload)
-        found = {record.id: record.payload for record in self.retrieve(list(payloads), fields=WORD_FIELDS)}
-        if gone := [id for id in payloads if check_id(id) not in found]:
-            raise StoreError(f"The index has no item {gone[0]}.")
-        entries = [(check_id(id), payload) for id, payload in payloads.items()]
+        own = {check_id(id): payload for id, payload in payloads.items()}
+        for id, payload in own.items():
+            check_payload(f"the payload of item {id}", payload)
+        words = self._changed_words(own)
+        entries = list(own.items())
         for at in range(0, len(entries), _IDS):
             some = dict(entries[at : at + _IDS])
-            words = [
-                models.PointVectors(id=point, vector={WORDS_NAME: _sparse(changed)})
-                for point, changed in changed_words(some, found).items()
+            vectors = [
+                models.PointVectors(id=id, vector={WORDS_NAME: _sparse(words[id])}) for id in some if id in words
             ]
-            operations: list[Any] = [
-                models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=words)) for _ in words[:1]
-            ]
-            for payload, points in alike(some):
-                change = models.SetPayload(payload=with_path_keys(payload), points=[*points])
+            operations: list[Any] = []
+            if vectors:
+                operations.append(models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=vectors)))
+            for payload, ids in alike(some):
+                change = models.SetPayload(payload=with_path_keys(payload), points=[*ids])
                 operations.append(models.SetPayloadOperation(set_payload=change))
             call = partial(self._client.batch_update_points, self._collection, operations, wait=True)
             self._write("change items", call)
