@@ -19,6 +19,7 @@ import pytest
 from helpers.indexing import TEXT, Indexing, fill
 from tsembed_search.errors import IndexBusyError, IndexMismatchError, ModelError, StoreError, UsageError
 from tsembed_search.indexer.report import Interrupted
+from tsembed_search.indexer.writing import Writer
 from tsembed_search.items import Item, Role
 from tsembed_search.model.backbone import Prepared
 from tsembed_search.ownership import owned, owner_of
@@ -264,6 +265,19 @@ def test_errors_of_the_store_end_the_run_and_the_next_goes_on(indexing: Indexing
     report = indexing.run()
     assert report.items.embedded < report.items.total
     assert indexing.points() == indexing.scratch()
+
+
+def test_files_that_wait_for_their_vectors_cause_no_writes(indexing: Indexing, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, group = 60, 4
+    for number in range(files):
+        indexing.write(f"{number}.txt", f"{TEXT} number {number}")
+    written: list[int] = []
+    write = Writer._write
+    monkeypatch.setattr(Writer, "_write", lambda writer: (written.append(0), write(writer)))
+    report = indexing.run(points_per_write=group)
+    assert report.files.added == files
+    # Once for so many that have been read to their end, once for so many vectors, and at the end.
+    assert len(written) <= (files + report.items.embedded) // group + 1
 
 
 def test_an_item_that_the_model_cannot_take_fails_its_file_only(indexing: Indexing) -> None:
