@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does; NumPy looks at it once
+
 import numpy as np
 import typer
 from PIL import Image

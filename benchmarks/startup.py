@@ -1,4 +1,5 @@
-"""How long a person waits for the command line: help, and a search in a fresh process, without and with experts.
+"""How long a person waits for the command line: help, and a search in a fresh process, by a text, without and with
+experts, and by a picture.
 
 Floors: `python -c "import torch"` for the search (which does without it), bare `python -c pass` for the help. Each
 round times all of them one after another, and the figures are medians over rounds of ratios within a round, so that a
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from PIL import Image
 
 _TOPICS = ("a red bicycle in the snow", "the history of bread", "how to sail a boat", "cats that sleep all day")
 # The steps of a search, timed one by one inside one process. `start` is the interpreter's own start.
@@ -69,12 +72,15 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> dict[str, str]:
-    """Two indexes of a few hundred texts, made with mini and with experts on it, and the environment to find them."""
+    """Two indexes of a few hundred texts and a picture, made with mini and with experts on it, and the environment to
+    find them.
+    """
     environment = {**os.environ, "TSEMBED_HOME": str(folder / "home")}
     corpus = folder / "corpus"
     corpus.mkdir()
     for number in range(400):
         (corpus / f"{number}.txt").write_text(f"{_TOPICS[number % len(_TOPICS)]}, number {number}\n")
+    Image.linear_gradient("L").save(folder / "corpus" / "picture.png")
     make = "import sys; from tsembed_search.model import loading; loading.create_checkpoint(sys.argv[1])"
     subprocess.run([sys.executable, "-c", make, str(folder / "home/models/experts")], check=True)
     for name, model in (("default", "mini"), ("experts", "experts")):
@@ -90,11 +96,13 @@ def command() -> list[str]:
 
 def one_round(environment: dict[str, str]) -> dict[str, float]:
     """Seconds of each whole process, one after another."""
+    picture = str(Path(environment["TSEMBED_HOME"]).parent / "corpus" / "picture.png")
     commands = {
         "python": [sys.executable, "-c", "pass"],
         "help": [*command(), "--help"],
         "torch": [sys.executable, "-c", "import torch"],
         "search": [*command(), "search", "bicycle in winter", "-k", "3"],
+        "search by picture": [*command(), "search", "--image", picture, "-k", "3"],
         "search with experts": [
             *(*command(), "search", "bicycle in winter", "-k", "3", "--index", "experts"),
             *("--rerank", "expert", "--route-weight", "0.2"),
@@ -126,6 +134,7 @@ def summary(rounds: list[dict[str, float]], steps: list[dict[str, float]]) -> di
     return {
         "search_over_import_torch": median_ratio("search", "torch"),
         "search_with_experts_over_import_torch": median_ratio("search with experts", "torch"),
+        "search_by_picture_over_import_torch": median_ratio("search by picture", "torch"),
         "help_over_import_torch": median_ratio("help", "torch"),
         "help_over_python": median_ratio("help", "python"),
         "seconds": {name: statistics.median(one[name] for one in rounds) for name in rounds[0]},
@@ -146,6 +155,7 @@ def report(result: dict[str, object]) -> None:
         print(f"  {name:<32}{value * 1000:8.0f}")
     print(f"search / import torch: {result['search_over_import_torch']:.2f} (target: at most 0.35)")
     print(f"with experts: {result['search_with_experts_over_import_torch']:.2f} (target: at most 0.4)")
+    print(f"by a picture: {result['search_by_picture_over_import_torch']:.2f}")
 
 
 if __name__ == "__main__":

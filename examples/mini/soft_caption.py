@@ -22,8 +22,9 @@ import typer
 from torch import Tensor
 
 from tsembed_search.items import Item
-from tsembed_search.model.backbones.mini import TEMPERATURE, TOP_CLASSES, Mini
+from tsembed_search.model.backbones.mini import Mini
 from tsembed_search.model.backbones.mini import load as load_mini
+from tsembed_search.model.backbones.mini_spec import TEMPERATURE, TOP_CLASSES
 from tsembed_search.model.embedder import Embedder
 
 TOKENS = 4

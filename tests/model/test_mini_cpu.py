@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tsembed_search.errors import ModelError
 from tsembed_search.items import Embeddings, Item
 from tsembed_search.model import engine, loading, registry
-from tsembed_search.model.backbones import mini_cpu, mini_encoder, mini_graph
+from tsembed_search.model.backbones import mini_cpu, mini_encoder, mini_eye, mini_graph
 from tsembed_search.model.backbones.mini import Mini
 from tsembed_search.model.backbones.mini_cpu import MiniOnCpu
 from tsembed_search.model.checkpoint import save
@@ -43,7 +45,7 @@ _SETTINGS = [
     AdapterSettings(experts=3, rank=3, level="token", shared=True, temperature=0.7),
     AdapterSettings(experts=4, rank=2, top_k=2, tokens="last"),
     AdapterSettings(experts=2, rank=2, level="token", top_k=1, tokens="image", projections=("query", "value")),
-    AdapterSettings(experts=4, rank=2, blocks=(0, 2), projections=("*.dense",), tokens="text"),
+    AdapterSettings(experts=4, rank=2, blocks=(0, 2), projections=("*.dense",), tokens="text", projector=True),
 ]
 
 
@@ -74,6 +76,13 @@ def odd_texts(count: int) -> Iterator[str]:
         letters = chance.choice(_ALPHABETS)
         lengths = (chance.randint(1, 9) for _ in range(chance.choice((1, 3, 10, 40))))
         yield " ".join("".join(chance.choices(letters, k=length)) for length in lengths)
+
+
+def picture(seed: int = 0) -> Any:
+    """Shapes and some noise, uint8 `[90, 120, 3]`."""
+    numbers = np.random.default_rng(seed)
+    coarse = numbers.integers(0, 200, (9, 12, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    return coarse + numbers.integers(0, 56, coarse.shape, np.uint8)
 
 
 def in_torch(name: str | Path) -> Embedder:
@@ -157,14 +166,18 @@ def test_whatever_the_settings_of_a_checkpoint(settings: AdapterSettings, tmp_pa
     adapters = trained.adapt(settings)
     for layer in adapters.layers.values():
         torch.nn.init.normal_(layer.up.weight, std=0.05)
+    for tensor in adapters.projector_parameters():
+        torch.nn.init.normal_(tensor, std=0.02)
     folder = save(tmp_path / "trained", trained, base)
-    items = [Item(text) for text in odd_texts(6)]
+    items = [*(Item(text) for text in odd_texts(3)), Item(image=picture(0)), Item("a boat " * 40, picture(1))]
     quick = Embedder.load(folder, "cpu")
     assert isinstance(quick.backbone, MiniOnCpu)
     assert quick.info.routes == trained.info.routes
     expected = in_torch(folder).embed(items)
     agree(quick.embed(items, "query"), expected)
-    agree(each_first(folder, items[:6]), Embeddings(expected.vectors[:6], expected.routes[:6]))
+    agree(each_first(folder, items), expected)
+    seen = Embedder.load(folder, "cpu").embed(items).classes
+    assert seen is not None and expected.classes is not None and np.abs(seen - expected.classes).max() < 1e-5
 
 
 @pytest.mark.usefixtures("three_blocks")
@@ -188,10 +201,52 @@ def test_a_path_that_is_a_suffix(paths: PathSettings, tokens: Tokens, tmp_path: 
     assert isinstance(Embedder.load(several, "cpu").backbone, MiniOnCpu) == (paths.count == 1)
 
 
-def test_pictures_and_texts_in_one_batch() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-    items = [Item("dog"), Item(image=picture), Item("a cat", picture), Item("a long story " * 60), Item("cat")]
-    agree(Embedder.load("mini", "cpu").embed(items, "query"), in_torch("mini").embed(items))
+@pytest.mark.parametrize("name", ["mini", "mini-base"])
+@pytest.mark.parametrize("count", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_pictures_and_texts_in_one_batch(name: str, count: int) -> None:
+    pictures = [picture(seed) for seed in range(count)]
+    texts = [Item("dog"), Item("a long story " * 60), Item("cat")]
+    joint = [Item("a cat", pictures[0]), Item("a long story " * 60, pictures[1])]
+    items = [texts[0], *(Item(image=one) for one in pictures), *joint, *texts[1:]]
+    quick, expected = Embedder.load(name, "cpu"), in_torch(name).embed(items)
+    agree(quick.embed(items, "query"), expected)
+    found = quick.embed(items)
+    if quick.info.dtype == "float32":
+        agree(found, expected)
+    assert found.classes is not None and expected.classes is not None
+    assert np.abs(found.classes - expected.classes).max() < 1e-5
+    alone = quick.embed([items[1]])
+    assert np.abs(alone.vectors[0] - found.vectors[1]).max() < 1e-5, "others of its batch do not change a picture"
+
+
+@pytest.mark.usefixtures("three_blocks")
+@pytest.mark.parametrize("damage", ["missing", "shape", "not finite"])
+def test_a_projector_that_does_not_fit_is_refused(damage: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base = registry.resolve("mini-base")
+    trained: Any = loading.load(base, "cpu")
+    trained.adapt(AdapterSettings(experts=2, rank=2, projector=True))
+    folder = save(tmp_path / "trained", trained, base)
+    file = folder / "projector.safetensors"
+    state = load_file(file)
+    bias = state.pop("part.bias")
+    if damage != "missing":
+        state["part.bias"] = bias[:-1].clone() if damage == "shape" else torch.full_like(bias, torch.nan)
+    save_file(state, file)
+    with pytest.raises(ModelError):
+        Embedder.load(folder, "cpu").embed([Item(image=picture())])
+
+
+def test_a_tower_that_the_engine_does_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> None:
+        raise RuntimeError("no such operation")
+
+    quick = Embedder.load("mini", "cpu")
+    monkeypatch.setattr(mini_eye, "tower", refuse)
+    monkeypatch.setattr(engine, "_read", lambda file: None)
+    with pytest.raises(ModelError, match="pip uninstall openvino"):
+        quick.embed([Item(image=picture())])
 
 
 def test_what_it_says_is_what_torch_says() -> None:
@@ -351,11 +406,13 @@ class TestWithoutTheEngine:
 
 
 def test_neither_torch_nor_what_reports_over_the_network_is_imported(home: Path) -> None:
+    Embedder.load("mini", "cpu").embed([Item(image=picture())])  # torch reads the tower's weights, once
     program = (
         "import sys\n"
+        "import numpy as np\n"
         "from tsembed_search import Embedder, Item\n"
         "Embedder.load('mini').embed([Item('a red bicycle')], 'query')\n"
-        "Embedder.load('mini').embed([Item('a red bicycle ' * 40)])\n"
+        "Embedder.load('mini').embed([Item('a red bicycle ' * 40), Item('', np.zeros((9, 9, 3), np.uint8))])\n"
         "print(*sorted({'torch', 'transformers', 'openvino_telemetry', 'peft', 'openvino'} & set(sys.modules)))\n"
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -363,9 +420,10 @@ def test_neither_torch_nor_what_reports_over_the_network_is_imported(home: Path)
     assert done.stdout.split() == ["openvino"]
 
 
-def test_a_text_search_from_the_command_line_imports_neither_and_no_engine(tmp_path: Path) -> None:
+def test_a_search_from_the_command_line_imports_neither_and_by_text_no_engine(tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
+    Image.fromarray(picture()).save(files / "picture.png")
     for number, text in enumerate(("a red bicycle", "bread from an oven", "a boat at sea")):
         (files / f"{number}.txt").write_text(text)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TSEMBED_HOME": str(tmp_path / "home")}
@@ -380,7 +438,8 @@ def test_a_text_search_from_the_command_line_imports_neither_and_no_engine(tmp_p
     )
     environment.pop("OMP_NUM_THREADS", None)
     for arguments, needed in (
-        (["index", str(files), "--quiet"], ["openvino"]),
+        (["index", str(files), "--quiet"], ["openvino", "torch"]),
+        (["search", "--image", str(files / "picture.png"), "-k", "1", "--json"], ["openvino"]),
         (["search", "bicycle", "-k", "1", "--json"], []),
     ):
         command = [sys.executable, "-c", program, *arguments]

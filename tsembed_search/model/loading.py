@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
@@ -52,7 +51,7 @@ def load_to_embed(ref: ModelRef, device: str = "auto") -> Backbone:
         from tsembed_search.model.backbones import mini_cpu
 
         with registry.readable(ref.name):
-            if (found := mini_cpu.load(ref, partial(load, ref, "cpu"))) is not None:
+            if (found := mini_cpu.load(ref)) is not None:
                 return found
     return load(ref, device)
 

@@ -27,7 +27,7 @@ from tsembed_search.model.backbone import Encoded, ModelInfo, Needs, Prepared, f
 from tsembed_search.model.backbones import mini_spec
 from tsembed_search.model.backbones.mini_encoder import MiniEncoder, Suffix
 from tsembed_search.model.backbones.mini_plan import CAPTION_TOKENS, Plan
-from tsembed_search.model.backbones.mini_vision import FEATURES, SLICE, Projector, VisionTower, parts
+from tsembed_search.model.backbones.mini_vision import SLICE, Projector, VisionTower, parts
 
 if TYPE_CHECKING:
     from tsembed_search.model.expert_settings import AdapterSettings
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from tsembed_search.model.path_settings import PathSettings
     from tsembed_search.model.routing import Traced
 
-TEMPERATURE = 1.5
-TOP_CLASSES = 100
-# What one picture costs in the tower, in tokens of the encoder (both are about 21 MFLOP a token).
-_PICTURE_TOKENS = 86
 _CPU_TOKENS, _GPU_TOKENS = 4096, 65536
 _NEEDS = Needs(forward=110 * 1024, training=330 * 1024, checkpointed=160 * 1024)
 """Bytes per token: forward those of a picture in the tower, 9 MiB for its 86 tokens; a text's takes a seventh."""
@@ -175,7 +171,7 @@ class Mini:
             from tsembed_search.documents.pictures import open_image
 
             pixels = torch.from_numpy(open_image(item.image, self._spec.image).pixels)
-        return Prepared(len(ids) + 2 + (0 if pixels is None else _PICTURE_TOKENS), _Input(ids, pixels))
+        return Prepared(len(ids) + 2 + (0 if pixels is None else mini_spec.PICTURE_TOKENS), _Input(ids, pixels))
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `[B, 384]`, `[B, L·E]` routes with adapters, and probabilities `[B, 1000]` of what pictures show."""
@@ -241,7 +237,7 @@ class Mini:
     @property
     def look_width(self) -> int:
         """Numbers in each row of what `look` gives."""
-        return mini_spec.DIM + (0 if self.projector is None else FEATURES)
+        return mini_spec.DIM + (0 if self.projector is None else mini_spec.FEATURES)
 
     def look(self, batch: Sequence[Prepared]) -> list[Tensor | None]:
         """Return what the tower sees in each item's picture, None without one: the soft caption `[4, 384]`, or with a
@@ -251,7 +247,7 @@ class Mini:
         inputs: list[_Input] = [one.data for one in batch]
         found = [one.seen for one in inputs]
         rows = [row for row, one in enumerate(inputs) if one.pixels is not None]
-        at_once = max(SLICE, self.batch_tokens // _PICTURE_TOKENS // SLICE * SLICE)
+        at_once = max(SLICE, self.batch_tokens // mini_spec.PICTURE_TOKENS // SLICE * SLICE)
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
             pixels = [pixels for row in some if (pixels := inputs[row].pixels) is not None]
@@ -334,10 +330,10 @@ class Mini:
         batch = self._move(batch)
         with torch.autocast(self._device.type, enabled=False):  # what is seen is kept, and does not depend on the run
             if self.projector is None:
-                probabilities = torch.softmax(self.tower.logits(batch) / TEMPERATURE, dim=-1)
+                probabilities = torch.softmax(self.tower.logits(batch) / mini_spec.TEMPERATURE, dim=-1)
                 return self._soft_captions(probabilities), probabilities
             logits, features = self.tower.see(batch, parts)
-            probabilities = torch.softmax(logits / TEMPERATURE, dim=-1)
+            probabilities = torch.softmax(logits / mini_spec.TEMPERATURE, dim=-1)
             return torch.cat([self._soft_captions(probabilities), features], dim=-1).half(), probabilities
 
     def _move(self, tensor: Tensor) -> Tensor:
@@ -348,7 +344,7 @@ class Mini:
 
     def _soft_captions(self, probabilities: Tensor) -> Tensor:
         """`[P, 1000]` to `[P, 4, 384]`."""
-        likeliest, classes = probabilities.topk(TOP_CLASSES, dim=-1)
+        likeliest, classes = probabilities.topk(mini_spec.TOP_CLASSES, dim=-1)
         likeliest = likeliest / likeliest.sum(dim=-1, keepdim=True)
         return torch.einsum("pk,pkmd->pmd", likeliest, self.table[classes])
 

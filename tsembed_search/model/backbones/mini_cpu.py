@@ -1,5 +1,4 @@
-"""`mini` for embedding on a CPU: texts pass through the engine, without torch. The first picture loads all
-of `mini`.
+"""`mini` for embedding on a CPU: texts and pictures pass through the engine, without torch.
 
 The first query of a process is computed in NumPy, which takes a tenth of the time that the engine takes to load.
 """
@@ -7,10 +6,10 @@ The first query of a process is computed in NumPy, which takes a tenth of the ti
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,10 @@ from tsembed_search.errors import ModelError
 from tsembed_search.items import InputSpec, Item, Role
 from tsembed_search.model import checkpoint, engine, path_settings
 from tsembed_search.model import files as weights
-from tsembed_search.model.backbone import Backbone, Encoded, ModelInfo, ModelRef, Prepared
-from tsembed_search.model.backbones import mini_arrays, mini_graph, mini_spec
-from tsembed_search.model.expert_settings import AdapterSettings
+from tsembed_search.model.backbone import Encoded, ModelInfo, ModelRef, Prepared
+from tsembed_search.model.backbones import mini_arrays, mini_eye, mini_graph, mini_spec
+from tsembed_search.model.backbones.mini_plan import CAPTION_TOKENS
+from tsembed_search.model.expert_settings import AdapterSettings, Tokens
 from tsembed_search.model.shortened import cut_facts
 
 # A batch this large suits the engine, on each core.
@@ -32,39 +32,45 @@ _STEP = 4
 _WASTE = 64
 # bfloat16 rounds every token differently, and the mean over an item's tokens evens that out; over few it does not.
 _FEW_TOKENS = 32
+# With so many for a picture, sixteen of them for each core make a batch.
+_PICTURE_TOKENS = 62
 _PRECISIONS: dict[str, engine.Precision] = {"bfloat16": "bf16", "float32": "f32"}
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class _Text:
-    """Word pieces with the special tokens. `exact`: to be computed in float32."""
+class _Input:
+    """Word pieces without the special tokens, and pixels `[260, 260, 3]`. `exact`: to be computed in float32."""
 
     ids: list[int]
+    pixels: NDArray[np.uint8] | None
+    exact: bool
+
+
+class _Row(NamedTuple):
+    """What the encoder is given of an item: the vectors `[T, 384]` of its tokens, and each one's share `[T]` of its
+    route. `exact`: as above.
+    """
+
+    words: Array
+    counted: Array
     exact: bool
 
 
 @dataclass(frozen=True)
-class _Pictured:
-    """An item with a picture, as all of `mini` prepared it."""
-
-    prepared: Prepared
-
-
-@dataclass(frozen=True)
 class _Routing:
-    """The mean raw routing vector `[L·E]` of the training data, and whether a route is that of the last token."""
+    """The mean raw routing vector `[L·E]` of the training data, and the tokens that a route is made of."""
 
     mean: Array
-    last: bool
+    tokens: Tokens
 
 
 class MiniOnCpu:
     """The backbone behind `mini`, `mini-base` and checkpoints of them where items are embedded on a CPU.
 
-    Queries are computed in float32, documents in bfloat16 where the CPU is faster in that. `first` computes the first
-    query, where that is quicker than to ask `graph` for the engine's.
+    Queries and pictures are computed in float32, documents in bfloat16 where the CPU is faster in that. `first`
+    computes the first query, where that is quicker than to ask `graph` for the engine's.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class MiniOnCpu:
         graph: Callable[[], engine.Graph],
         first: mini_arrays.Encoder | None,
         routing: _Routing | None,
-        whole: Callable[[], Backbone],
+        eye: mini_eye.Eye,
     ) -> None:
         from tokenizers import Tokenizer
 
@@ -87,10 +93,8 @@ class MiniOnCpu:
         self._make_graph = graph
         self._first = first
         self._routing = routing
-        self._load_whole = whole
+        self._eye = eye
         self._same = info.dtype == "float32"  # exact or not
-        self._loading = threading.Lock()
-        self._loaded: Backbone | None = None
 
     @property
     def inputs(self) -> InputSpec:
@@ -103,76 +107,78 @@ class MiniOnCpu:
         return _TOKENS * min(engine.threads(), _MOST_THREADS)
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
-        """Word pieces, as `Mini.prepare` makes them; an item with a picture is prepared by that."""
-        if item.image is not None:
-            prepared = self._whole().prepare(item, role)
-            return Prepared(prepared.tokens, _Pictured(prepared))
-        words = " ".join(part for part in (item.instruction, item.text) if part)
-        ids = self._tokenizer.encode(words, add_special_tokens=False).ids[: self._spec.text.max_tokens]
-        first, last = self._ends
-        return Prepared(len(ids) + 2, _Text([first, *ids, last], role == "query" or len(ids) < _FEW_TOKENS))
+        """Word pieces and pixels, as `Mini.prepare` makes them."""
+        ids: list[int] = []
+        if words := " ".join(part for part in (item.instruction, item.text) if part):
+            ids = self._tokenizer.encode(words, add_special_tokens=False).ids[: self._spec.text.max_tokens]
+        if item.image is None:
+            return Prepared(len(ids) + 2, _Input(ids, None, role == "query" or len(ids) < _FEW_TOKENS))
+        from tsembed_search.documents.pictures import open_image
+
+        pixels = open_image(item.image, self._spec.image).pixels
+        return Prepared(len(ids) + 2 + _PICTURE_TOKENS, _Input(ids, pixels, exact=True))
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `[B, 384]`, `[B, L·E]` routes with adapters, and classes `[B, 1000]`; float32 arrays."""
+        inputs: list[_Input] = [one.data for one in batch]
         vectors = np.empty((len(batch), self.info.dim), np.float32)
         routes = None if self._routing is None else np.empty((len(batch), self._routing.mean.size), np.float32)
         classes = np.zeros((len(batch), self.info.classes), np.float32)
-        pictured = {row: one.data.prepared for row, one in enumerate(batch) if isinstance(one.data, _Pictured)}
-        if pictured:
-            import torch
-
-            with torch.inference_mode():
-                seen = self._whole().forward(list(pictured.values()))
-            rows = list(pictured)
-            vectors[rows] = np.asarray(seen.vectors)
-            if self.info.classes:
-                classes[rows] = np.asarray(seen.classes)
-            if routes is not None:
-                routes[rows] = np.asarray(seen.routes)
-        for rows, found in self._read(batch):
+        captions: dict[int, Array] = {}
+        if pixels := {row: one.pixels for row, one in enumerate(inputs) if one.pixels is not None}:
+            tokens, shown = self._eye.see(list(pixels.values()))
+            captions = dict(zip(pixels, tokens, strict=True))
+            classes[list(pixels)] = shown
+        for rows, found in self._read([self._row(one, captions.get(row)) for row, one in enumerate(inputs)]):
             vectors[rows] = found[0]
             if routes is not None:
                 routes[rows] = found[1]
         return Encoded(vectors, routes, classes)
 
-    def _read(self, batch: Sequence[Prepared]) -> Iterator[tuple[list[int], engine.Arrays]]:
-        """Rows with texts alone, and their vectors and routes."""
-        texts = {row: one.data for row, one in enumerate(batch) if isinstance(one.data, _Text)}
+    def _row(self, one: _Input, caption: Array | None) -> _Row:
+        first, last = self._ends
+        words = self._table[[first, *one.ids, last]]
+        if caption is not None:
+            words = np.concatenate([words[:1], caption, words[1:]])
+        return _Row(words, self._counted(len(words), caption is not None), one.exact)
+
+    def _counted(self, count: int, pictured: bool) -> Array:
+        """Each token's share of the item's route: see `routing.counted_tokens`."""
+        tokens, place = "all" if self._routing is None else self._routing.tokens, np.arange(count)
+        image = pictured & (place > 0) & (place <= CAPTION_TOKENS)
+        chosen = {"all": place >= 0, "last": place == count - 1, "image": image, "text": ~image}[tokens]
+        shares = chosen.astype(np.float32) if chosen.any() else np.ones(count, np.float32)
+        found: Array = shares / shares.sum()
+        return found
+
+    def _read(self, given: Sequence[_Row]) -> Iterator[tuple[list[int], engine.Arrays]]:
+        """Rows, and their vectors and routes."""
         for exact in (True, False):
-            own = {row: len(one.ids) for row, one in texts.items() if (one.exact or self._same) is exact}
+            own = {row: len(one.words) for row, one in enumerate(given) if (one.exact or self._same) is exact}
             if not (groups := list(_alike(own))):
                 continue
             first, self._first = self._first, None
-            if first is not None and len(texts) == 1 and (text := texts[groups[0][0]]).exact:
-                yield groups[0], self._alone(first, text.ids)
+            if first is not None and len(given) == 1 and given[0].exact:
+                yield groups[0], self._alone(first, given[0])
                 continue
             runner = self._exact if exact and (len(groups) == 1 or not self._same) else self._many
-            inputs = (self._inputs([texts[row].ids for row in rows]) for rows in groups)
+            inputs = (self._inputs([given[row] for row in rows]) for rows in groups)
             for rows, (vectors, *routes) in zip(groups, runner.run(inputs), strict=True):
                 yield rows, [vectors, *(self._centred(one) for one in routes)]
 
-    def _inputs(self, texts: Sequence[list[int]]) -> engine.Arrays:
-        """Texts padded to the same length, as `mini_graph.encoder` takes them."""
-        longest = _rounded(max(map(len, texts)))
-        places, real = np.zeros((len(texts), longest), np.int64), np.zeros((len(texts), longest), np.float32)
-        for row, ids in enumerate(texts):
-            places[row, : len(ids)] = ids
-            real[row, : len(ids)] = 1 / len(ids)
-        inputs = [self._table[places], real]
-        if self._routing is None:
-            return inputs
-        if not self._routing.last:
-            return [*inputs, real]
-        counted = np.zeros_like(real)
-        counted[np.arange(len(texts)), [len(ids) - 1 for ids in texts]] = 1
-        return [*inputs, counted]
+    def _inputs(self, given: Sequence[_Row]) -> engine.Arrays:
+        """Rows padded to the same length, as `mini_graph.encoder` takes them."""
+        shape = len(given), _rounded(max(len(one.words) for one in given))
+        words = np.zeros((*shape, mini_spec.DIM), np.float32)
+        real, counted = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for row, one in enumerate(given):
+            count = len(one.words)
+            words[row, :count], real[row, :count], counted[row, :count] = one.words, 1 / count, one.counted
+        return [words, real] if self._routing is None else [words, real, counted]
 
-    def _alone(self, encoder: mini_arrays.Encoder, ids: list[int]) -> engine.Arrays:
-        """The vector and the route of one text, without the engine."""
-        counted = np.full(len(ids), 1 / len(ids), np.float32)
-        if self._routing is not None and self._routing.last:
-            counted = np.eye(1, len(ids), len(ids) - 1, dtype=np.float32)[0]
-        vectors, routes = encoder.run(self._table[ids], counted)
+    def _alone(self, encoder: mini_arrays.Encoder, one: _Row) -> engine.Arrays:
+        """The vector and the route of one item, without the engine."""
+        vectors, routes = encoder.run(one.words, one.counted)
         return [vectors] if self._routing is None else [vectors, self._centred(routes)]
 
     def _centred(self, routes: Array) -> Array:
@@ -191,27 +197,26 @@ class MiniOnCpu:
         return engine.Runner(self._graph, "f32")
 
     @cached_property
+    def _exact_many(self) -> engine.Runner:
+        return self._many if self._same else engine.Runner(self._graph, "f32", many=True)
+
+    @cached_property
     def _many(self) -> engine.Runner:
         return engine.Runner(self._graph, _PRECISIONS[self.info.dtype], many=True)
-
-    def _whole(self) -> Backbone:
-        """All of `mini`, in torch."""
-        with self._loading:
-            if self._loaded is None:
-                self._loaded = self._load_whole()
-            return self._loaded
 
 
 def _rounded(length: int) -> int:
     return -(-length // _STEP) * _STEP
 
 
-def _alike(lengths: dict[int, int]) -> Iterator[list[int]]:
-    """Rows of similar lengths together, about as many as suit one core at once, in parts of equal size.
+def _alike(lengths: dict[int, int], threads: int = 1) -> Iterator[list[int]]:
+    """Rows of similar lengths together, about as many as suit one core at once, in parts of equal size; fewer where
+    other `threads` would have nothing to do.
 
     So many as add little padding: one more input costs the engine as much as `_WASTE` tokens.
     """
     rows = sorted(lengths, key=lambda row: lengths[row])
+    size = min(_TOKENS, max(_WASTE, sum(lengths.values()) / threads))
     while rows:
         tokens = count = 0
         for row in rows:
@@ -220,14 +225,14 @@ def _alike(lengths: dict[int, int]) -> Iterator[list[int]]:
                 break
             tokens, count = tokens + longest, count + 1
         alike, rows = rows[:count], rows[count:]
-        parts = max(1, round(len(alike) * _rounded(lengths[alike[-1]]) / _TOKENS))
+        parts = max(1, round(len(alike) * _rounded(lengths[alike[-1]]) / size))
         for part in range(parts):
             yield alike[part * len(alike) // parts : (part + 1) * len(alike) // parts]
 
 
-def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
+def load(ref: ModelRef) -> MiniOnCpu | None:
     """Load `mini-base`, or a checkpoint on it, all of its blocks or the first; None where the engine is not installed,
-    or cannot take it. `whole` loads it in torch.
+    or cannot take it.
 
     Raises `ModelError` for files that are missing or damaged.
     """
@@ -244,7 +249,7 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
         classes=mini_spec.CLASSES,
         engine=facts.name,
     )
-    experts = routing = None
+    experts = routing = projector = None
     encoder, depth = weights.arrays(mini_spec.file_path("encoder")), ref.depth or mini_graph.LAYERS
     gone = _beyond(encoder, depth)
     if ref.folder is not None:
@@ -258,11 +263,13 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
             return None  # in torch it is refused, with the reason
         experts = mini_graph.Experts(settings, *checkpoint.arrays(ref.folder))
         blocks = sum(mini_graph.within(name, depth) for name in experts.routers)
-        if not experts.fit() or not blocks:
+        if settings.projector:
+            projector = weights.arrays(ref.folder / checkpoint.PROJECTOR)
+        if not experts.fit() or not blocks or not (projector is None or mini_eye.fits(projector)):
             return None
         gone += _beyond(experts.tensors, depth) + _beyond(experts.routers, depth)
         mean = np.array(said.mean[: blocks * settings.experts], np.float32)
-        routing = _Routing(mean, settings.tokens == "last")
+        routing = _Routing(mean, settings.tokens)
         info = replace(
             info,
             parameters=info.parameters + weights.numbers(ref.folder.glob("*.safetensors")),
@@ -285,10 +292,11 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
             lambda: mini_graph.encoder(weights.arrays(mini_spec.verified("encoder")), experts, depth),
         )
 
+    eye = mini_eye.Eye(projector)
     # One that is kept was made of weights that were verified then.
     if engine.is_kept(name, state) and _one_thread():
         first = mini_arrays.Encoder(encoder, experts, depth)
-        return MiniOnCpu(info, graph, first, routing, whole)
+        return MiniOnCpu(info, graph, first, routing, eye)
     try:
         made = graph()
     except RuntimeError as error:
@@ -296,7 +304,7 @@ def load(ref: ModelRef, whole: Callable[[], Backbone]) -> MiniOnCpu | None:
 
         logging.getLogger(__name__).warning("The engine does not take %s, PyTorch does instead: %s", ref.name, error)
         return None
-    return MiniOnCpu(info, lambda: made, None, routing, whole)
+    return MiniOnCpu(info, lambda: made, None, routing, eye)
 
 
 def _beyond(tensors: Mapping[str, Array], depth: int) -> int:

@@ -21,6 +21,13 @@ CLASSES = 1000
 """The classes of ImageNet, which the vision tower tells apart."""
 IMAGE_SIZE = 260
 """Side of the vision tower's square input, in pixels."""
+FEATURES = 1280
+"""Channels of the vision tower's last layer."""
+PICTURE_TOKENS = 86
+"""What one picture costs in the tower, in tokens of the encoder (both are about 21 MFLOP a token)."""
+TEMPERATURE = 1.5
+TOP_CLASSES = 100
+"""A soft caption is made of the likeliest classes, their probabilities flattened."""
 
 FILES: dict[str, tuple[str, str, str]] = {
     "encoder": (

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tsembed_search.model.backbones.mini_encoder import HIDDEN
+from tsembed_search.model.backbones.mini_spec import FEATURES
 
 _BATCH_NORM_EPSILON = 1e-3
 
@@ -53,8 +54,8 @@ class VisionTower:
 
     def __init__(self, state: Mapping[str, Tensor], size: int, device: torch.device) -> None:
         """`state`: the published checkpoint's tensors; `size`: the input's side in pixels."""
-        self._steps = [_moved(step, device) for step in _fold(state, size)]
-        self._head = state["_fc.weight"].to(device), state["_fc.bias"].to(device)
+        self.steps = [_moved(step, device) for step in _fold(state, size)]
+        self.head = state["_fc.weight"].to(device), state["_fc.bias"].to(device)
         self.fused = device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
     def logits(self, pixels: Tensor) -> Tensor:
@@ -65,13 +66,13 @@ class VisionTower:
         """uint8 RGB `[B, H, W, 3]` to logits `[B, 1000]`, and what `pooled` makes of features `[b, 1280, h, w]`."""
         run = self._run_fused if self.fused else self._run
         seen = [run(_normalised(part)) for part in (torch.split(pixels, SLICE) if self.fused else (pixels,))]
-        logits = torch.cat([F.linear(features.mean((2, 3)), *self._head) for features in seen])
+        logits = torch.cat([F.linear(features.mean((2, 3)), *self.head) for features in seen])
         return logits, torch.cat([pooled(features) for features in seen])
 
     def _run_fused(self, x: Tensor) -> Tensor:
         convolution = torch.ops.mkldnn._convolution_pointwise
         kept = x
-        for step in self._steps:
+        for step in self.steps:
             kept = x if step.opens else kept
             geometry = [step.padding] * 2, [step.stride] * 2, [1, 1], step.groups
             if step.residual:
@@ -84,7 +85,7 @@ class VisionTower:
 
     def _run(self, x: Tensor) -> Tensor:
         kept = x
-        for step in self._steps:
+        for step in self.steps:
             kept = x if step.opens else kept
             x = F.conv2d(x, step.weight, step.bias, step.stride, step.padding, 1, step.groups)
             if step.relu6:
@@ -139,18 +140,18 @@ def _moved(step: _Step, device: torch.device) -> _Step:
     return replace(step, weight=weight, bias=step.bias.to(device))
 
 
-FEATURES = 1280
-
-"""Channels of the vision tower's last layer."""
-
 PARTS = 4
 
 """A picture's quarters, one for each token of the soft caption."""
 
+QUARTER = 6, 3
+
+"""The side of each in the last layer, which has nine rows and columns, and what lies between two of them."""
+
 
 def parts(features: Tensor) -> Tensor:
     """The tower's last layer `[P, 1280, 9, 9]`, averaged over quarters that overlap: `[P, 4, 1280]`, row by row."""
-    return functional.avg_pool2d(features, 6, 3).flatten(2).transpose(1, 2)
+    return functional.avg_pool2d(features, *QUARTER).flatten(2).transpose(1, 2)
 
 
 class Projector(nn.Module):
