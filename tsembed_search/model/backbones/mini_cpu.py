@@ -40,7 +40,7 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class _Input:
+class _Item:
     """Word pieces without the special tokens, and pixels `[260, 260, 3]`. `exact`: to be computed in float32."""
 
     ids: list[int]
@@ -49,8 +49,8 @@ class _Input:
 
 
 class _Row(NamedTuple):
-    """What the encoder is given of an item: the vectors `[T, 384]` of its tokens, and each one's share `[T]` of its
-    route. `exact`: as above.
+    """An item as the encoder takes it: the vectors `[T, 384]` of its tokens, and each one's share `[T]` of its route.
+    `exact`: as above.
     """
 
     words: Array
@@ -112,15 +112,15 @@ class MiniOnCpu:
         if words := " ".join(part for part in (item.instruction, item.text) if part):
             ids = self._tokenizer.encode(words, add_special_tokens=False).ids[: self._spec.text.max_tokens]
         if item.image is None:
-            return Prepared(len(ids) + 2, _Input(ids, None, role == "query" or len(ids) < _FEW_TOKENS))
+            return Prepared(len(ids) + 2, _Item(ids, None, role == "query" or len(ids) < _FEW_TOKENS))
         from tsembed_search.documents.pictures import open_image
 
         pixels = open_image(item.image, self._spec.image).pixels
-        return Prepared(len(ids) + 2 + _PICTURE_TOKENS, _Input(ids, pixels, exact=True))
+        return Prepared(len(ids) + 2 + _PICTURE_TOKENS, _Item(ids, pixels, exact=True))
 
     def forward(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `[B, 384]`, `[B, L·E]` routes with adapters, and classes `[B, 1000]`; float32 arrays."""
-        inputs: list[_Input] = [one.data for one in batch]
+        inputs: list[_Item] = [one.data for one in batch]
         vectors = np.empty((len(batch), self.info.dim), np.float32)
         routes = None if self._routing is None else np.empty((len(batch), self._routing.mean.size), np.float32)
         classes = np.zeros((len(batch), self.info.classes), np.float32)
@@ -135,7 +135,7 @@ class MiniOnCpu:
                 routes[rows] = found[1]
         return Encoded(vectors, routes, classes)
 
-    def _row(self, one: _Input, caption: Array | None) -> _Row:
+    def _row(self, one: _Item, caption: Array | None) -> _Row:
         first, last = self._ends
         words = self._table[[first, *one.ids, last]]
         if caption is not None:

@@ -38,8 +38,8 @@ def fits(projector: Mapping[str, Array]) -> bool:
 
 
 class Eye:
-    """What sees pictures for `mini-base`, and for checkpoints of it with the tensors of their projector, if they have
-    one. Each picture is seen by itself, so that the others of a batch do not change it.
+    """Sees pictures for `mini-base`, and for checkpoints of it with the tensors of their projector, if they have one.
+    Each picture is seen by itself, so that the others of a batch do not change it.
     """
 
     def __init__(self, projector: Mapping[str, Array] | None) -> None:

@@ -24,7 +24,7 @@ IMAGE_SIZE = 260
 FEATURES = 1280
 """Channels of the vision tower's last layer."""
 PICTURE_TOKENS = 86
-"""What one picture costs in the tower, in tokens of the encoder (both are about 21 MFLOP a token)."""
+"""The cost of one picture in the tower, in tokens of the encoder (both are about 21 MFLOP a token)."""
 TEMPERATURE = 1.5
 TOP_CLASSES = 100
 """A soft caption is made of the likeliest classes, their probabilities flattened."""
