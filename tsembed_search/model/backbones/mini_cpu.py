@@ -24,7 +24,7 @@ from tsembed_search.model.backbones.mini_plan import CAPTION_TOKENS
 from tsembed_search.model.expert_settings import AdapterSettings, Tokens
 from tsembed_search.model.shortened import cut_facts
 
-# A batch this large suits the engine, on each core.
+# An input this large suits the engine, on each core.
 _TOKENS = 1024
 _MOST_THREADS = 16
 # Lengths are rounded up: each new shape of an input costs the engine a few milliseconds.
@@ -32,7 +32,7 @@ _STEP = 4
 _WASTE = 64
 # bfloat16 rounds every token differently, and the mean over an item's tokens evens that out; over few it does not.
 _FEW_TOKENS = 32
-# With so many for a picture, sixteen of them for each core make a batch.
+# With so many for a picture, 32 of them for each core make a batch.
 _PICTURE_TOKENS = 62
 _PRECISIONS: dict[str, engine.Precision] = {"bfloat16": "bf16", "float32": "f32"}
 
@@ -103,8 +103,8 @@ class MiniOnCpu:
 
     @property
     def batch_tokens(self) -> int:
-        """As much as all cores compute beside each other."""
-        return _TOKENS * min(engine.threads(), _MOST_THREADS)
+        """Two inputs for each core: at the end of a batch, one core waits for the other."""
+        return 2 * _TOKENS * min(engine.threads(), _MOST_THREADS)
 
     def prepare(self, item: Item, role: Role = "document") -> Prepared:
         """Word pieces and pixels, as `Mini.prepare` makes them."""
