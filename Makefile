@@ -34,7 +34,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo
 
-# One process per core with one thread each: torch's own threads would wait for one another between tiny models.
+# One process more than there are cores (see tests/conftest.py), with one thread each: torch's own threads would wait for
+# one another between tiny models.
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal --durations=10 --durations-min=2 $(ARGS)
 

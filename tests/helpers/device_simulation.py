@@ -296,6 +296,8 @@ def _modes(gpu: SimulatedGPU) -> Iterator[None]:
 @contextmanager
 def _patched(gpu: SimulatedGPU) -> Iterator[None]:
     """Everything that PyTorch says of GPUs, as if there were one; threads that begin meanwhile know it as well."""
+    import torch._dynamo  # its tables name functions that are replaced here, and must not name what replaces them
+
     enabled, dtype, autocast, submit = (
         torch.is_autocast_enabled,
         torch.get_autocast_dtype,

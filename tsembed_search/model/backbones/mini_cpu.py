@@ -128,7 +128,8 @@ class MiniOnCpu:
         if pixels := {row: one.pixels for row, one in enumerate(inputs) if one.pixels is not None}:
             tokens, shown = self._eye.see(list(pixels.values()))
             captions = dict(zip(pixels, tokens, strict=True))
-            classes[list(pixels)] = shown
+            if self.info.classes:  # a model that is cut gives none
+                classes[list(pixels)] = shown
         for rows, found in self._read([self._row(one, captions.get(row)) for row, one in enumerate(inputs)]):
             vectors[rows] = found[0]
             if routes is not None:
