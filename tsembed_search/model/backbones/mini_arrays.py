@@ -60,7 +60,7 @@ class Encoder:
 
         size = HIDDEN // HEADS
         query, key, value = (projected(name, x).reshape(-1, HEADS, size).transpose(1, 0, 2) for name in ATTENTION)
-        mixed = _softmax(query @ key.transpose(0, 2, 1) * np.float32(size**-0.5)) @ value
+        mixed = softmax(query @ key.transpose(0, 2, 1) * np.float32(size**-0.5)) @ value
         attended = projected("attention.output.dense", mixed.transpose(1, 0, 2).reshape(-1, HIDDEN))
         x = self._normed(attended + x, f"{path}.attention.output.LayerNorm")
         inner = _gelu(projected("intermediate.dense", x))
@@ -80,10 +80,10 @@ def gates(path: str, x: Array, counted: Array, experts: Experts) -> tuple[Array,
     shares = counted[None]
     if settings.level == "sequence":
         lengths = np.maximum(np.linalg.norm(x, axis=1), np.float32(1e-6))
-        chosen = _best(_softmax(_unit((shares * size / lengths) @ x, _LEAST) @ logits), settings.top_k)
+        chosen = _best(softmax(_unit((shares * size / lengths) @ x, _LEAST) @ logits), settings.top_k)
         route = chosen
     else:
-        chosen = _best(_softmax(_unit(x, np.float32(1e-6)) @ logits), settings.top_k)
+        chosen = _best(softmax(_unit(x, np.float32(1e-6)) @ logits), settings.top_k)
         route = shares @ chosen
     factor = settings.alpha / settings.rank
     scale = np.repeat(chosen * np.float32(settings.experts * factor), settings.rank, 1)
@@ -103,7 +103,8 @@ def _best(found: Array, count: int | None) -> Array:
     return kept
 
 
-def _softmax(x: Array) -> Array:
+def softmax(x: Array) -> Array:
+    """Shares that sum to 1 along the last axis."""
     raised = np.exp(x - x.max(-1, keepdims=True))
     found: Array = raised / raised.sum(-1, keepdims=True)
     return found

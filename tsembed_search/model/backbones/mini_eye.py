@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tsembed_search.errors import ModelError
 from tsembed_search.model import engine
 from tsembed_search.model.backbones import mini_spec
+from tsembed_search.model.backbones.mini_arrays import softmax
 from tsembed_search.model.backbones.mini_graph import HIDDEN
 from tsembed_search.model.backbones.mini_plan import CAPTION_TOKENS
 
@@ -51,8 +52,8 @@ class Eye:
         """
         runner = self._one if len(pictures) == 1 else self._many
         found = runner.run([one[None]] for one in pictures)
-        logits, features = (np.concatenate(own) for own in zip(*found, strict=True))
-        probabilities = _softmax(logits / np.float32(mini_spec.TEMPERATURE))
+        logits, features = (np.concatenate(own, dtype=np.float32) for own in zip(*found, strict=True))
+        probabilities = softmax(logits / np.float32(mini_spec.TEMPERATURE))
         captions = self._captions(probabilities)
         return (captions if self._projector is None else self._projected(captions, features)), probabilities
 
@@ -140,12 +141,6 @@ def tower() -> Any:
     quarters = op.avg_pool(x, [stride] * 2, [0, 0], [0, 0], [kernel] * 2, True)
     quarters = op.transpose(op.reshape(quarters, np.array([0, 0, -1]), True), np.array([0, 2, 1]))
     return engine.openvino().Model([op.result(logits), op.result(quarters)], [pixels], "eye")
-
-
-def _softmax(x: NDArray[Any]) -> Array:
-    raised = np.exp(x - x.max(1, keepdims=True))
-    found: Array = raised / raised.sum(1, keepdims=True)
-    return found
 
 
 def _normed(x: Array) -> Array:
