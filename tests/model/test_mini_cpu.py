@@ -382,6 +382,14 @@ class TestFacts:
         monkeypatch.setattr(engine, "name", lambda: "OpenVINO 9")
         assert engine.facts() == ("OpenVINO 9", "f32")
 
+    def test_it_is_said_without_loading_the_engine(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        known = engine.facts()
+        assert known is not None
+        monkeypatch.setattr(engine, "openvino", lambda: pytest.fail("it was loaded"))
+        texts = {"bf16": "bfloat16", "f32": "float32"}[known.precision]
+        said = loading.computed_by(registry.resolve("mini"), "cpu")
+        assert said == f"{known.name}, queries and pictures in float32, texts in {texts}"
+
     def test_an_engine_that_does_not_run_is_asked_each_time(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TSEMBED_HOME", str(home / "none"))
         monkeypatch.setattr(engine, "openvino", lambda: None)
@@ -392,6 +400,7 @@ class TestWithoutTheEngine:
     def test_torch_does_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine, "facts", lambda: None)
         assert isinstance(Embedder.load("mini", "cpu").backbone, Mini)
+        assert loading.computed_by(registry.resolve("mini"), "cpu") == "PyTorch"
 
     def test_a_graph_that_it_does_not_take_is_said(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

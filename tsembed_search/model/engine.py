@@ -159,10 +159,12 @@ def name() -> str:
     return f"OpenVINO {str(openvino().__version__).partition('-')[0]}"
 
 
-def words() -> str:
-    """Say which engine it is, and in which precisions it computes."""
-    precision = found.precision if (found := facts()) else fast_precision()
-    return f"{name()}, queries in float32, indexing in {'bfloat16' if precision == 'bf16' else 'float32'}"
+def words() -> str | None:
+    """Say which engine it is, and in which precisions it computes; None where it does not run."""
+    if (found := facts()) is None:
+        return None
+    texts = "bfloat16" if found.precision == "bf16" else "float32"
+    return f"{found.name}, queries and pictures in float32, texts in {texts}"
 
 
 def threads() -> int:

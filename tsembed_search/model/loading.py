@@ -58,7 +58,7 @@ def load_to_embed(ref: ModelRef, device: str = "auto") -> Backbone:
 
 def computed_by(ref: ModelRef, device: str = "auto") -> str:
     """Say what computes a model when it embeds, and in which precision that is chosen by the engine. Loads no model."""
-    return engine.words() if suits_engine(ref, device) and engine.openvino() else "PyTorch"
+    return (engine.words() if suits_engine(ref, device) else None) or "PyTorch"
 
 
 def suits_engine(ref: ModelRef, device: str) -> bool:
