@@ -33,9 +33,8 @@ Array = NDArray[np.float32]
 
 
 def fits(projector: Mapping[str, Array]) -> bool:
-    """Tell whether these are the tensors of a `mini_vision.Projector`, and finite."""
-    shapes = {name: one.shape for name, one in projector.items()}
-    return shapes == _SHAPES and all(bool(np.isfinite(one).all()) for one in projector.values())
+    """Tell whether these are the tensors of a `mini_vision.Projector`. Their numbers are not read: texts need none."""
+    return {name: one.shape for name, one in projector.items()} == _SHAPES
 
 
 class Eye:

@@ -146,7 +146,7 @@ PARTS = 4
 
 QUARTER = 6, 3
 
-"""The side of each in the last layer, which has nine rows and columns, and what lies between two of them."""
+"""The side of each in the last layer, which has nine rows and columns, and the step from one to the next."""
 
 
 def parts(features: Tensor) -> Tensor:
