@@ -132,8 +132,10 @@ def main() -> None:
                 return
             if one is lines:
                 line, _ = lines.accept()
-                pid = _start(line, lines)
-                running[os.pidfd_open(pid)] = pid, line
+                if (pid := _start(line, lines)) is None:
+                    line.close()
+                else:
+                    running[os.pidfd_open(pid)] = pid, line
             else:
                 pid, line = running.pop(one)
                 os.close(one)
@@ -175,18 +177,24 @@ def _import_all() -> None:
             assert told == {"is": "done"}, told
 
 
-def _start(line: socket.socket, lines: socket.socket) -> int:
-    size, rights, *_ = line.recvmsg(8, socket.CMSG_SPACE(3 * 4))
-    files = array.array("i")
-    files.frombytes(rights[0][2])
-    given = b""
-    while len(given) < int(size):
-        given += line.recv(1 << 20)
-    pid = os.fork()
-    if pid:
+def _start(line: socket.socket, lines: socket.socket) -> int | None:
+    """Fork what a process asks for; None where that was killed while it asked."""
+    files, given = array.array("i"), b""
+    try:
+        size, rights, *_ = line.recvmsg(8, socket.CMSG_SPACE(3 * 4))
+        if rights:
+            files.frombytes(rights[0][2])
+        while rights and len(given) < int(size) and (more := line.recv(1 << 20)):
+            given += more
+        whole = bool(rights) and len(given) == int(size)
+    except OSError:
+        whole = False
+    pid = os.fork() if whole else None
+    if pid != 0:
         for file in files:
             os.close(file)
-        line.sendall(b"%8d" % pid)
+        with suppress(OSError):
+            line.sendall(b"%8d" % (pid or 0))
         return pid
     status = 1
     try:
