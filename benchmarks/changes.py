@@ -30,7 +30,7 @@ from tsembed_search.cli.main import run
 def told():
     used = resource.getrusage(resource.RUSAGE_SELF)
     # What `resource` calls the most is that of the process which started this one, where that is more.
-    peak = re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace("\\t", " "))
+    peak = re.search("VmHWM:[^0-9]*([0-9]+)", Path("/proc/self/status").read_text())
     imported = [name for name in {HEAVY} if name in sys.modules]
     facts = {{"cpu": used.ru_utime + used.ru_stime, "megabytes": int(peak[1]) / 1024, "imported": imported}}
     print("USED", json.dumps(facts), file=sys.stderr)

@@ -6,8 +6,8 @@ needs the packages onnxruntime, onnx and onnxscript. Rounds alternate, and figur
 so that a busy machine slows all alike; seconds of the processor are disturbed less. An older CPU is imitated by the
 variables ONEDNN_MAX_CPU_ISA=AVX2, MKL_ENABLE_INSTRUCTIONS=AVX2 and ATEN_CPU_CAPABILITY=avx2.
 
-Then vectors and routes are compared with those of PyTorch, and so are the hits of descriptions among the leads of an
-encyclopaedia (see `queries.py`).
+Then vectors and routes, of pictures as well, are compared with those of PyTorch, and so are the hits of descriptions
+among the leads of an encyclopaedia (see `queries.py`).
 """
 
 from __future__ import annotations
@@ -192,13 +192,25 @@ def agreement(torch: Embedder, quick: Embedder, read: list[str], asked: list[str
     items, questions = [Item(text) for text in read], [Item(text) for text in asked]
     expected, wanted = torch.embed(items), torch.embed(questions, "query")
     exact, found, query = quick.embed(items, "query"), quick.embed(items), quick.embed(questions, "query")
+    numbers = np.random.default_rng(0)
+    coarse = (numbers.integers(0, 256, (12, 16, 3), np.uint8) for _ in range(50))
+    pictures = [Item(image=one.repeat(40, 0).repeat(40, 1)) for one in coarse]
+    joint = [Item(text, one.image) for text, one in zip(read, pictures, strict=False)]
+    seen, before_seen = quick.embed([*pictures, *joint]), torch.embed([*pictures, *joint])
+    pairs = {
+        "queries": (query, wanted),
+        "texts, f32": (exact, expected),
+        "texts": (found, expected),
+        "pictures": (seen, before_seen),
+    }
     rows = {}
-    for name, one, of in (("queries", query, wanted), ("texts, f32", exact, expected), ("texts", found, expected)):
+    for name, (one, of) in pairs.items():
         cosines = (one.vectors * of.vectors).sum(1)
         rows[name] = {
             "most_difference": float(np.abs(one.vectors - of.vectors).max()),
             "least_cosine": float(cosines.min()),
             "median_cosine": float(np.median(cosines)),
+            "most_difference_of_routes": float(np.abs(one.routes - of.routes).max()),
             "least_route_cosine": float((one.routes * of.routes).sum(1).min()),
         }
     before, after = _first_ten(wanted.vectors, expected.vectors), _first_ten(query.vectors, found.vectors)

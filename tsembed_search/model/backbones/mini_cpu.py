@@ -198,10 +198,6 @@ class MiniOnCpu:
         return engine.Runner(self._graph, "f32")
 
     @cached_property
-    def _exact_many(self) -> engine.Runner:
-        return self._many if self._same else engine.Runner(self._graph, "f32", many=True)
-
-    @cached_property
     def _many(self) -> engine.Runner:
         return engine.Runner(self._graph, _PRECISIONS[self.info.dtype], many=True)
 
@@ -210,14 +206,12 @@ def _rounded(length: int) -> int:
     return -(-length // _STEP) * _STEP
 
 
-def _alike(lengths: dict[int, int], threads: int = 1) -> Iterator[list[int]]:
-    """Rows of similar lengths together, about as many as suit one core at once, in parts of equal size; fewer where
-    other `threads` would have nothing to do.
+def _alike(lengths: dict[int, int]) -> Iterator[list[int]]:
+    """Rows of similar lengths together, about as many as suit one core at once, in parts of equal size.
 
     So many as add little padding: one more input costs the engine as much as `_WASTE` tokens.
     """
     rows = sorted(lengths, key=lambda row: lengths[row])
-    size = min(_TOKENS, max(_WASTE, sum(lengths.values()) / threads))
     while rows:
         tokens = count = 0
         for row in rows:
@@ -226,7 +220,7 @@ def _alike(lengths: dict[int, int], threads: int = 1) -> Iterator[list[int]]:
                 break
             tokens, count = tokens + longest, count + 1
         alike, rows = rows[:count], rows[count:]
-        parts = max(1, round(len(alike) * _rounded(lengths[alike[-1]]) / size))
+        parts = max(1, round(len(alike) * _rounded(lengths[alike[-1]]) / _TOKENS))
         for part in range(parts):
             yield alike[part * len(alike) // parts : (part + 1) * len(alike) // parts]
 
