@@ -335,7 +335,7 @@ def cost(work: Path) -> dict[str, float]:
             for name, own in times.items():
                 # Nothing is asked for concepts where no query means any.
                 none = (
-                    patch.object(ByConcepts, "_concepts", lambda self, rows: {}) if name == "without" else nullcontext()
+                    patch.object(ByConcepts, "_meant", lambda self, row: None) if name == "without" else nullcontext()
                 )
                 with none:
                     for query in asked:

@@ -124,7 +124,7 @@ class Ours:
         with self.opened():
             spent: dict[str, float] = defaultdict(float)
             store, found = type(self._index.store), []
-            places = ((store, "search", "engine"), (store, "retrieve", "engine"), (searcher.Searcher, "_hits", "dress"))
+            places = ((store, "find", "engine"), (store, "retrieve", "engine"), (searcher.Searcher, "_hits", "dress"))
             originals = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
             for owner, name, part in places:
                 setattr(owner, name, timed(getattr(owner, name), spent, part))

@@ -25,9 +25,10 @@ import numpy as np
 import typer
 
 from tsembed_search.index import Index
+from tsembed_search.items import Kind
 from tsembed_search.ranking.reranking import Query
-from tsembed_search.ranking.scores import LOGIT_OF_ALL_WORDS, LOGIT_OF_WORDS, TELLING_WORDS
-from tsembed_search.search.by_words import ByWords
+from tsembed_search.ranking.scores import LOGIT_OF_ALL_WORDS, LOGIT_OF_WORDS, TELLING_WORDS, Calibration
+from tsembed_search.search.finding import Finder
 from tsembed_search.search.index_model import SLOPE
 from tsembed_search.search.results import Clock
 from tsembed_search.store.base import StoreSettings
@@ -74,10 +75,11 @@ def compared(texts: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray, np.n
             places = np.array([int(record.payload["rel"].partition(".")[0]) for record in records])
             vectors = np.stack([record.vector for record in records if record.vector is not None])
             ids = [record.id for record in records]
-            found = ByWords(index.store, queries).shares(range(len(queries)), [ids] * len(queries))
+            texts: dict[str, Kind] = dict.fromkeys(ids, "text")
+            found = Finder(index.store, queries, Calibration()).scored(dict.fromkeys(range(len(queries)), texts))
     cosines = np.stack([query.vector for query in queries]) @ vectors.T
     right = places[None] == np.arange(len(texts))[:, None]
-    return cosines, np.array([[own[id] for id in ids] for own in found]), right, list(queries)
+    return cosines, np.array([[own[id].words for id in ids] for own in found.values()]), right, list(queries)
 
 
 def sections(folder: Path, most: int, shortest: int = 2) -> list[tuple[str, str]]:

@@ -101,11 +101,16 @@ class Shelf:
             found.append([self.record(ids[at], float(scores[at]), fields, with_vectors) for at in best])
         return found
 
-    def search_words(self, queries, limit, where=None, *, offset=0):
-        return [[] for _ in queries]  # it finds by meaning alone
+    def find(self, searches):
+        return [self.found(one) for one in searches]
 
-    def scores(self, ids, queries):
-        return [{} for _ in ids]
+    def found(self, one):
+        if not isinstance(one.query, np.ndarray):
+            return []  # it finds by meaning alone
+        if one.ids is None:
+            return self.search(one.query[None], one.limit, one.where, offset=one.offset, fields=())[0]
+        (hits,) = self.search(one.query[None], len(self.kept["points"]), fields=())
+        return [hit for hit in hits if hit.id in one.ids]
 
     def retrieve(self, ids, *, fields=None, with_vectors=False):
         return [self.record(id, 0.0, fields, with_vectors) for id in ids if id in self.kept["points"]]

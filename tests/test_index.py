@@ -323,14 +323,14 @@ class TestThreads:
 
     def test_closing_waits_for_searches(self, full: Index, place: Indexing, monkeypatch: pytest.MonkeyPatch) -> None:
         inside = threading.Event()
-        plain = type(full.store).search
+        plain = type(full.store).find
 
         def slow(*values: Any, **how: Any) -> Any:
             inside.set()
             time.sleep(0.1)
             return plain(*values, **how)
 
-        monkeypatch.setattr(type(full.store), "search", slow)
+        monkeypatch.setattr(type(full.store), "find", slow)
         with ThreadPoolExecutor() as pool:
             searching = pool.submit(text, full, "red")
             assert inside.wait(10)

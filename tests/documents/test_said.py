@@ -13,6 +13,7 @@ from helpers.tiny_pdf import Page, pdf
 from tsembed_search.documents.pictures import open_pages
 from tsembed_search.documents.said import LONGEST, joined, picture_words
 from tsembed_search.ranking.words import query_terms, query_words
+from tsembed_search.store.base import Search
 from tsembed_search.store.schema import texts_of
 
 PICTURE = Image.new("RGB", (60, 40), (200, 30, 30))
@@ -109,7 +110,7 @@ def test_pages_and_properties_become_titles(indexing: Indexing) -> None:
         assert store is not None
         for word, name in wanted.items():
             terms, _ = query_terms(word)
-            (hit,) = store.search_words([query_words(terms)], 10)[0]
+            (hit,) = store.find([Search(query_words(terms), 10)])[0]
             (record,) = store.retrieve([hit.id])
             assert record.payload["rel"] == name and word in record.payload["title"].lower()
         store.close()

@@ -16,7 +16,7 @@ from tsembed_search.indexer import mending
 from tsembed_search.indexer.report import Interrupted, Meter
 from tsembed_search.items import Item
 from tsembed_search.ranking.words import query_words
-from tsembed_search.store.base import Store
+from tsembed_search.store.base import Search, Store
 from tsembed_search.store.schema import WORDS_LEFT
 
 
@@ -157,7 +157,7 @@ def test_words_are_found_before_there_are_vectors(indexing: Indexing) -> None:
     store = opened(indexing)
     try:
         for term in ("coal", "hill", "red"):  # in a text, and in names of files
-            assert store.search_words([query_words([term])], 10)[0], term
+            assert store.find([Search(query_words([term]), 10)])[0], term
     finally:
         store.close()
 

@@ -14,7 +14,7 @@ from tsembed_search.model.concepts import hierarchy
 from tsembed_search.ranking.concepts import ConceptVector, evidence
 from tsembed_search.search.where import parse_where
 from tsembed_search.store import opening
-from tsembed_search.store.base import Point, Store, StoreSettings
+from tsembed_search.store.base import Point, Search, Store, StoreSettings
 from tsembed_search.store.edge.store import EDGE
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant.connection import MEMORY, Connection
@@ -66,10 +66,11 @@ def place(name: str) -> int:
 def test_pictures_are_found_by_the_evidence_for_a_concept(store: Store, points: list[Point]) -> None:
     dog, hen, car, text = points[:4]
     animal = ConceptVector(np.array([place("animal")], np.uint32), np.array([0.5], np.float32))
-    found = store.search_concepts([animal], 10)[0]
+    found = store.find([Search(animal, 10)])[0]
     assert [hit.id for hit in found[:2]] in ([dog.id, hen.id], [hen.id, dog.id])
     expected = 0.5 * weights(evidence(hierarchy(), DOG))[place("animal")]
-    scores = store.scores([[dog.id, car.id, text.id]], [animal])[0]
+    (given,) = store.find([Search(animal, ids=[dog.id, car.id, text.id])])
+    scores = {one.id: one.score for one in given}
     assert scores[dog.id] == pytest.approx(expected, abs=0.01)
     assert text.id not in scores
     assert store.count() == 4

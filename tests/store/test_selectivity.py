@@ -71,7 +71,7 @@ class TestSieve:
         ask = query._asked
 
         def noted(*given: Any) -> Any:
-            gone.append(given[-1])
+            gone.extend(dict.fromkeys(given[-1]))
             return ask(*given)
 
         monkeypatch.setattr(query, "_asked", noted)

@@ -18,9 +18,10 @@ from helpers.fault_server import Fault, FaultServer
 from helpers.store_points import DIM, make_points, make_queries, nearest
 from tsembed_search.errors import IndexMismatchError, StoreError, UsageError
 from tsembed_search.paths import IndexAddress
+from tsembed_search.ranking.words import query_words
 from tsembed_search.search.where import parse_where
 from tsembed_search.store import opening
-from tsembed_search.store.base import Point, StoreSettings
+from tsembed_search.store.base import Point, Search, StoreSettings
 from tsembed_search.store.filters import matches
 from tsembed_search.store.qdrant import collection
 from tsembed_search.store.qdrant import connection as connection_module
@@ -98,6 +99,23 @@ def test_what_is_chosen_at_creation_reaches_the_server(server: FaultServer) -> N
     (search,) = server.bodies("query/batch")[-1]["searches"]
     assert search["params"]["quantization"]["rescore"] is True
     assert search["params"]["quantization"]["oversampling"] > 1
+
+
+def test_all_that_is_searched_for_is_one_request(server: FaultServer, points: list[Point]) -> None:
+    store = make_store(server)
+    store.upsert(points)
+    (vector,) = make_queries(1)
+    pictures = parse_where("kind=image")
+    asked = [
+        Search(vector, 5),
+        Search(vector, 3, pictures),
+        Search(query_words(["holiday"]), 2),
+        Search(vector, ids=[]),
+    ]
+    found = store.find([*asked, Search(vector, ids=[points[0].id])])
+    assert [len(own) for own in found] == [5, 3, 2, 0, 1]
+    (request,) = server.bodies("query/batch")
+    assert [search["limit"] for search in request["searches"]] == [5, 3, 2, 1]
 
 
 def test_uploads_are_parallel_and_in_batches(server: FaultServer) -> None:

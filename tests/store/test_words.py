@@ -11,7 +11,7 @@ import pytest
 from helpers.store_points import DIM, address_of, make_queries, nearest
 from tsembed_search.ranking.words import Asked, Words, query_terms, query_words
 from tsembed_search.search.where import parse_where
-from tsembed_search.store.base import Point, Record, Store, StoreSettings
+from tsembed_search.store.base import Point, Record, Search, Store, StoreSettings
 from tsembed_search.store.edge.store import EDGE
 from tsembed_search.store.filters import Filter, matches
 from tsembed_search.store.qdrant import collection
@@ -79,25 +79,52 @@ def test_search_by_words(
     queries = [query_words(Asked.of(text).terms) for text in QUERIES_BY_WORDS]
     expected = [by_words(points, words, query, chosen) for query in queries]
     for limit, offset in ((5, 0), (1000, 0), (4, 3)):
-        answers = store.search_words(queries, limit, chosen, offset=offset)
+        answers = store.find([Search(query, limit, chosen, offset) for query in queries])
         for best, found in zip(expected, answers, strict=True):
             check_hits(found, best, limit, offset)
-    assert any(store.search_words(queries, 5, None))
+    assert any(store.find([Search(query, 5) for query in queries]))
 
 
 def test_scores_of_given_points(store: Store, points: list[Point], words: dict[str, dict[int, float]]) -> None:
     queries = [query_words(Asked.of(text).terms) for text in QUERIES_BY_WORDS]
     ids = [[point.id for point in points[at :: 7 + at]] for at in range(len(queries))]
     ids[2] = []
-    for query, own, scores in zip(queries, ids, store.scores(ids, queries), strict=True):
-        assert scores == pytest.approx(
-            {id: n for id, n in by_words(points, words, query, None).items() if id in own}, abs=1e-5
+    asked: list[Search] = [Search(query, ids=own) for query, own in zip(queries, ids, strict=True)]
+    asked += [Search(vector, ids=own) for vector, own in zip(make_queries(3), ids, strict=False)]
+    for search, found in zip(asked, store.find(asked), strict=True):
+        best = (
+            by_words(points, words, search.query, None)
+            if isinstance(search.query, Words)
+            else nearest(points, np.asarray(search.query), None)
         )
-    vectors = make_queries(3)
-    for vector, own, scores in zip(vectors, ids, store.scores(ids[:3], vectors), strict=False):
-        assert scores == pytest.approx(
-            {id: n for id, n in nearest(points, vector, None).items() if id in own}, abs=1e-5
-        )
+        expected = {id: score for id, score in best.items() if id in (search.ids or ())}
+        assert {one.id: one.score for one in found} == pytest.approx(expected, abs=1e-5)
+
+
+def test_searches_together_find_what_each_finds_alone(store: Store, points: list[Point]) -> None:
+    """Vectors and words, filters that an engine knows and one that it does not, and given points."""
+    filters = [None, "kind=image", "path~'*item*.jpg'", "page=99"]
+    wheres = [None if text is None else parse_where(text) for text in filters]
+    holiday, (vector,) = query_words(query_terms("holiday")[0]), make_queries(1)
+    ids = [point.id for point in points[::9]]
+    searches = [
+        Search(query, limit, where, offset)
+        for query in (vector, holiday)
+        for where in wheres
+        for limit, offset in ((3, 0), (0, 0), (4, 2))
+    ]
+    searches[2:2] = [Search(holiday, ids=ids), Search(vector, ids=ids), Search(vector, ids=[])]
+    together = store.find(searches)
+    for one, found in zip(searches, together, strict=True):
+        check_hits(found, {hit.id: hit.score for hit in store.find([one])[0]}, len(ids))
+    assert {hit.id for hit in together[2]} < {hit.id for hit in together[3]} == set(ids)
+    assert together[1] == together[4] == []
+    for one, found in zip(searches, together, strict=True):
+        if one.ids is None and one.query is vector:
+            chosen = list(nearest(points, vector, one.where).values())
+            scores = [hit.score for hit in found]
+            assert scores == pytest.approx(chosen[one.offset : one.offset + one.limit], abs=1e-5)
+    assert store.find([]) == []
 
 
 def test_words_follow_names(empty: Store, points: list[Point]) -> None:
@@ -107,6 +134,6 @@ def test_words_follow_names(empty: Store, points: list[Point]) -> None:
     place = {**point.payload["places"][0], "rel": "new/wombat.txt", "path": "/new/wombat.txt"}
     empty.set_payloads({point.id: {"places": [place]}})
     wombat = query_words(query_terms("wombat")[0])
-    assert [hit.id for hit in empty.search_words([wombat], 5)[0]] == [point.id]
+    assert [hit.id for hit in empty.find([Search(wombat, 5)])[0]] == [point.id]
     empty.set_payloads({point.id: {"places": point.payload["places"]}})
-    assert empty.search_words([wombat], 5) == [[]]
+    assert empty.find([Search(wombat, 5)]) == [[]]

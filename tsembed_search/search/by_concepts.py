@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from tsembed_search.ranking.concepts import Meant, likeliest, meant
+from tsembed_search.items import Kind
+from tsembed_search.ranking.concepts import ConceptVector, Meant, likeliest, meant
 from tsembed_search.ranking.reranking import Query
-from tsembed_search.store.base import Record, Store
-from tsembed_search.store.filters import Filter
+from tsembed_search.store.base import Store
 from tsembed_search.store.schema import stored_classes
 
 
@@ -30,48 +30,37 @@ def sightings(payload: Mapping[str, Any]) -> list[Sighting]:
 
 
 class ByConcepts:
-    """The concepts of some queries, asked of a store. `row` is the number of a query. Only texts mean concepts, only
-    pictures show them. What concepts mean is loaded when it is needed first.
+    """The concepts that some queries mean; a `Way` to find pictures (see `finding.py`). Only texts mean concepts. What
+    concepts mean is loaded when it is needed first.
     """
 
+    name = "concepts"
+    kinds: tuple[Kind, ...] = ("image",)
+
     def __init__(self, store: Store, queries: Sequence[Query]) -> None:
+        self.scores: list[dict[str, float]] = [{} for _ in queries]
         self._store = store
         self._queries = queries
-        self._meant: dict[int, Meant] = {}
-        self._scores: dict[int, dict[str, float]] = {}
+        self._known: dict[int, Meant] = {}
 
-    def find(self, rows: Sequence[int], limit: int, where: Filter | None, offset: int) -> dict[int, list[Record]]:
-        """Find for each of the queries the pictures that show most of what it means, best first."""
-        asked = self._concepts(rows)
-        if not asked:
-            return {}
-        found = self._store.search_concepts([one.shown for one in asked.values()], limit, where, offset=offset)
-        answers = dict(zip(asked, found, strict=True))
-        for row, own in answers.items():
-            self._scores.setdefault(row, {}).update((one.id, one.score) for one in own)
-        return answers
+    def asked(self, row: int) -> ConceptVector | None:
+        """Return the evidence that pictures can give for what a query means; None where it means no concepts."""
+        found = self._meant(row)
+        return None if found is None else found.shown
 
-    def evidence(self, ids: Mapping[int, Sequence[str]]) -> dict[int, dict[str, float]]:
-        """Return the evidence that given pictures show what queries mean; `ids` has pictures for rows of queries."""
-        asked = self._concepts([row for row, own in ids.items() if own])
-        known = {row: self._scores.get(row, {}) for row in asked}
-        missing = [[id for id in ids[row] if id not in known[row]] for row in asked]
-        scores = self._store.scores(missing, [one.shown for one in asked.values()])
-        found: dict[int, dict[str, float]] = {row: {} for row in ids}
-        for (row, one), more in zip(asked.items(), scores, strict=True):
-            own = known[row] | more
-            found[row] = {id: one.usual + own.get(id, 0.0) for id in ids[row]}
-        return found
+    sought = asked
 
-    def _concepts(self, rows: Sequence[int]) -> dict[int, Meant]:
-        """The concepts of those of the queries that mean some."""
-        texts = [row for row in rows if self._queries[row].modality == "text" and len(self._queries[row].vector)]
-        if not texts or not self._store.has_concepts:
-            return {}
-        from tsembed_search.model.concepts import hierarchy, meanings
+    def evidence(self, row: int, id: str) -> float | None:
+        """Return the evidence that a picture shows what a query means; None where it means no concepts."""
+        found = self._meant(row)
+        return None if found is None else found.usual + self.scores[row].get(id, 0.0)
 
-        known = meanings(self._store.dim)
-        for row in texts:
-            if row not in self._meant:
-                self._meant[row] = meant(hierarchy(), known, self._queries[row].vector)
-        return {row: self._meant[row] for row in texts}
+    def _meant(self, row: int) -> Meant | None:
+        if row not in self._known:
+            query = self._queries[row]
+            if query.modality != "text" or not len(query.vector) or not self._store.has_concepts:
+                return None
+            from tsembed_search.model.concepts import hierarchy, meanings
+
+            self._known[row] = meant(hierarchy(), meanings(self._store.dim), query.vector)
+        return self._known[row]

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from tsembed_search.items import KINDS
 from tsembed_search.ranking.reranking import Query
 from tsembed_search.ranking.words import Words, query_words
 from tsembed_search.search.respelling import Respelled, respelled
 from tsembed_search.search.results import WordPart
-from tsembed_search.store.base import Record, Store
-from tsembed_search.store.filters import Filter
+from tsembed_search.store.base import Search, Store
 
 RESPELLED_WEIGHT: Final = 0.8
 """The part of its score that a word counts which stands for a misspelt one: an item that has every word as it is asked
@@ -29,13 +29,17 @@ for comes first.
 
 
 class ByWords:
-    """The words of some queries, asked of a store. `row` is the number of a query.
+    """The words of some queries, asked of a store; a `Way` to find items of all kinds (see `finding.py`).
 
     `respelled` [Q] says of each query which of its words stand for others.
     """
 
+    name = "words"
+    kinds = KINDS
+
     def __init__(self, store: Store, queries: Sequence[Query]) -> None:
         self._store = store
+        self.scores: list[dict[str, float]] = [{} for _ in queries]
         self._asked = [query.asked for query in queries]
         self._tops: dict[str, float] = {}
         self._ask(term for query in queries for term in query.asked.terms)
@@ -50,12 +54,11 @@ class ByWords:
             for query, words in zip(queries, self._all, strict=True)
         ]
         self._best = [self._best_of(query, own) for query, own in zip(queries, self.respelled, strict=True)]
-        self._scores: list[dict[str, float]] = [{} for _ in queries]
 
     def _ask(self, terms: Iterable[str]) -> None:
         """Learn the most that BM25 can give for each of these terms, 0 for one that no item has."""
         new = [term for term in dict.fromkeys(terms) if term not in self._tops]
-        found = self._store.search_words([query_words([term]) for term in new], 1)
+        found = self._store.find([Search(query_words([term]), 1) for term in new])
         self._tops.update((term, own[0].score if own else 0.0) for term, own in zip(new, found, strict=True))
 
     def _respelled(self, queries: Sequence[Query]) -> list[dict[str, Respelled]]:
@@ -83,45 +86,29 @@ class ByWords:
         rarest = max(tops, default=0.0)
         return sum(top or rarest for top in tops[:plain]) + sum(tops[plain:])
 
-    def asks(self, row: int) -> bool:
-        """Tell whether some item has a word of the query."""
-        return self._best[row] > 0
+    def asked(self, row: int) -> Words | None:
+        """Return the words that count, None where no item has one of them."""
+        return self._all[row] if self._best[row] > 0 else None
 
-    def find(self, rows: Sequence[int], limit: int, where: Filter | None, offset: int) -> list[list[Record]]:
-        """Find for each of the queries the items that have most of its words, best first."""
-        asking = [row for row in rows if self.asks(row)]
-        found = self._store.search_words([self._leading[row] for row in asking], limit, where, offset=offset)
-        answers = dict(zip(asking, found, strict=True))
-        for row, own in answers.items():
-            if self._leading[row] is self._all[row]:
-                self._scores[row].update((one.id, one.score) for one in own)
-        return [answers.get(row, []) for row in rows]
+    def sought(self, row: int) -> Words | None:
+        """Return the words that items are found by."""
+        return self._leading[row] if self._best[row] > 0 else None
 
-    def shares(self, rows: Sequence[int], ids: Sequence[Sequence[str]]) -> list[dict[str, float]]:
-        """Return the shares of given items, for each of the queries; 0 for those that have none of its words."""
-        asked: list[Words] = [self._all[row] for row in rows]
-        wanted = [
-            [id for id in own if id not in self._scores[row]] if self.asks(row) else []
-            for row, own in zip(rows, ids, strict=True)
-        ]
-        for row, more in zip(rows, self._store.scores(wanted, asked), strict=True):
-            self._scores[row].update(more)
-        return [
-            {id: min(1.0, self._scores[row].get(id, 0.0) / self._best[row]) if self.asks(row) else 0.0 for id in own}
-            for row, own in zip(rows, ids, strict=True)
-        ]
+    def share(self, row: int, id: str) -> float:
+        """Return the share of a point whose score is known; 0 for one that has none of the words."""
+        score = self.scores[row].get(id)
+        return min(1.0, score / self._best[row]) if score else 0.0
 
     def parts(self, row: int, id: str) -> list[WordPart]:
         """Return what each word of a query adds to the share of an item; codes as a whole only where they add to it."""
-        if not self.asks(row):
+        if self.asked(row) is None:
             return []
         asked, respelled = self._asked[row], self.respelled[row]
         terms = [respelled[term].terms if term in respelled else (term,) for term in asked.terms]
         weights = [RESPELLED_WEIGHT if term in respelled else 1.0 for term in asked.terms]
-        found = self._store.scores([[id]] * len(terms), [query_words(own) for own in terms])
-        shares = [
-            min(1.0, own.get(id, 0.0) * weight / self._best[row]) for own, weight in zip(found, weights, strict=True)
-        ]
+        found = self._store.find([Search(query_words(own), ids=[id]) for own in terms])
+        scores = [sum(one.score for one in own) for own in found]
+        shares = [min(1.0, score * weight / self._best[row]) for score, weight in zip(scores, weights, strict=True)]
         words = [
             WordPart(" / ".join(respelled[term].forms), share, form) if term in respelled else WordPart(form, share)
             for term, form, share in zip(asked.terms, asked.forms, shares, strict=False)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from tsembed_search.ranking.spelling import may_be_misspelt, respellings
 from tsembed_search.ranking.words import folded, parts_of, query_words, stems_of
-from tsembed_search.store.base import Record, Store
+from tsembed_search.store.base import Record, Search, Store
 from tsembed_search.store.schema import WORD_FIELDS, texts_of
 
 MOST_WORDS: Final = 4
@@ -40,7 +40,7 @@ def respelled(store: Store, words: Sequence[str]) -> dict[str, Respelled]:
     asked = [word for word in words if may_be_misspelt(word) and not is_english(word)][:MOST_WORDS]
     groups = [(word, group) for word in asked for group in respellings(word) if group]
     stems = [stems_of(group) for _, group in groups]
-    found = store.search_words(list(map(query_words, stems)), _LOOKED_AT) if groups else []
+    found = store.find([Search(query_words(own), _LOOKED_AT) for own in stems])
     ids = dict.fromkeys(record.id for records in found for record in records)
     texts = {one.id: texts_of(one.payload) for one in store.retrieve(list(ids), fields=WORD_FIELDS)} if ids else {}
     there: dict[str, Respelled] = {}

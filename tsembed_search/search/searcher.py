@@ -9,20 +9,19 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from tsembed_search.errors import UsageError
-from tsembed_search.items import KINDS, Kind
 from tsembed_search.paths import is_offline
 from tsembed_search.ranking.reranking import RERANKERS, Candidate, Given, Query, model_of
 from tsembed_search.ranking.routes import shared_experts
-from tsembed_search.ranking.scores import SHARE_OF_GOOD, Calibration, Scored, merged
+from tsembed_search.ranking.scores import SHARE_OF_GOOD, Calibration, Scored
 from tsembed_search.ranking.similarity import similarity
-from tsembed_search.search.by_concepts import ByConcepts, sightings
-from tsembed_search.search.by_words import ByWords
+from tsembed_search.search.by_concepts import sightings
+from tsembed_search.search.finding import Finder
 from tsembed_search.search.queries import stored_records
 from tsembed_search.search.results import Hit, SearchOptions, Why
 from tsembed_search.search.snippet import Snippet
 from tsembed_search.search.snippet import snippets as best_parts
 from tsembed_search.store.base import Record, Store
-from tsembed_search.store.filters import CHECKED_KEYS, Condition, Filter, all_of, matches
+from tsembed_search.store.filters import CHECKED_KEYS, Filter, matches
 from tsembed_search.store.schema import PACKED_CLASSES, PACKED_ROUTE, WORD_FIELDS, has_route, stored_routes
 
 _SPARE: Final = 20
@@ -73,8 +72,8 @@ class Searcher:
         needed = {*few, *reranker.fields, *([PACKED_ROUTE] if reranker.uses_routes else [])}
         if any(query.asked.strict for query in queries):
             needed |= set(WORD_FIELDS)
-        by_words = ByWords(self.store, queries)
-        best = self._best(queries, by_words, options, tuple(needed))
+        finder = Finder(self.store, queries, self.calibration, options.filter)
+        best = self._best(queries, finder, options, tuple(needed))
         given = Given(options.route_weight or 0.0, model_of(options.rerank, self.device))
         ranked = []
         for query, candidates in zip(queries, best, strict=True):
@@ -85,7 +84,7 @@ class Searcher:
             ids = dict.fromkeys(one.id for own in ranked for one in own)
             whole = {record.id: record.payload for record in self.store.retrieve(list(ids), fields=shown)}
             ranked = [[one._replace(payload=whole[one.id]) for one in own if one.id in whole] for own in ranked]
-        rows = zip(queries, ranked, by_words.respelled, strict=True)
+        rows = zip(queries, ranked, finder.words.respelled, strict=True)
         return [
             Answer(
                 self._hits(query, own, options.filter, snippets, [form for one in said.values() for form in one.forms]),
@@ -111,30 +110,24 @@ class Searcher:
                 f"{hit!r} is neither the id of an item nor an indexed path.",
                 "{files()} lists what is indexed; hits say their ids.",
             )
-        by_words = ByWords(self.store, [query])
-        shares = by_words.shares([0], [[record.id for record in records]])[0]
-        meant = [(record, record.vector) for record in records if record.vector is not None and len(query.vector)]
-        if meant:
-            cosines = similarity(query.vector[None], np.stack([vector for _, vector in meant]))[0]
-            record, cosine = meant[int(cosines.argmax())][0], float(cosines.max())
-        else:
-            record, cosine = max(records, key=lambda one: shares[one.id]), None
-            if query.unread and not shares[record.id]:
+        finder = Finder(self.store, [query], self.calibration)
+        scored = finder.scored({0: {record.id: record.payload["kind"] for record in records}})[0]
+        one = max(scored.values(), key=lambda one: (one.id in finder.meaning.scores[0], one.similarity, one.words))
+        meant, record = one.id in finder.meaning.scores[0], next(record for record in records if record.id == one.id)
+        if not meant and not one.words:
+            if query.unread:
                 raise UsageError(f"The model cannot read anything of {query.words!r}.", "Ask in other words.")
-            if not shares[record.id]:
-                raise UsageError(f"{hit!r} has its words in the index, but no vector yet.", _NO_VECTORS)
-        kind: Kind = record.payload["kind"]
-        shown = ByConcepts(self.store, [query]).evidence({0: [record.id] if kind == "image" else []})[0]
-        channels = ("meaning",) * (cosine is not None) + ("words",) * (shares[record.id] > 0)
-        one = self._scored(query, record.id, kind, cosine, shares[record.id], shown.get(record.id), channels)
-        found = Candidate(one.id, kind, one.score, one.similarity, record.payload, words=one.words, channels=channels)
-        line = self.calibration.lines.get((query.modality, kind))
-        parts = by_words.parts(0, record.id)
-        why = Why(parts, (line.slope, line.offset) if line else None, query.telling_in(kind))
+            raise UsageError(f"{hit!r} has its words in the index, but no vector yet.", _NO_VECTORS)
+        channels = ("meaning",) * meant + ("words",) * (one.words > 0)
+        found = Candidate(*one[:4], record.payload, words=one.words, channels=channels)
+        line = self.calibration.lines.get((query.modality, one.kind))
+        why = Why(
+            finder.words.parts(0, one.id), (line.slope, line.offset) if line else None, query.telling_in(one.kind)
+        )
         return self._hits(query, [found], None, True)[0], record, why
 
     def _best(
-        self, queries: Sequence[Query], by_words: ByWords, options: SearchOptions, fields: Sequence[str]
+        self, queries: Sequence[Query], finder: Finder, options: SearchOptions, fields: Sequence[str]
     ) -> list[list[Candidate]]:
         """The best candidates of each query, one per group, with these fields of their payloads.
 
@@ -145,19 +138,14 @@ class Searcher:
         depth = reading = max(options.k, reranker.depth)
         # Without spare ones for a reranking: its candidates are many more than it shows.
         known, wanted = 0, depth if options.all_chunks or depth > options.k else depth + _SPARE
-        found: list[dict[str, Scored]] = [{} for _ in queries]
-        by_concepts = ByConcepts(self.store, queries)
         best: list[list[Candidate]] = [[] for _ in queries]
-        read: dict[str, Record] = {}
+        read = {} if reranker.needs_vectors else finder.read
         pending = list(range(len(queries)))
         while pending:
             if known < wanted:
-                spare = None if reranker.needs_vectors else read
-                by = (by_words, by_concepts)
-                for row, own in self._found(queries, pending, by, options, known, wanted - known, spare).items():
-                    found[row].update((one.id, _also(one, found[row].get(one.id))) for one in own)
+                finder.find(pending, wanted - known, known)
                 known = wanted
-            top = {row: merged(found[row].values(), wanted) for row in pending}
+            top = {row: finder.best(row, wanted) for row in pending}
             chosen = {row: _first(top[row], reading) for row in pending}
             fresh = dict.fromkeys(one.id for points in chosen.values() for one in points if one.id not in read)
             for record in self.store.retrieve(list(fresh), fields=fields, with_vectors=reranker.needs_vectors):
@@ -170,90 +158,6 @@ class Searcher:
                 wanted *= _MORE
             reading = wanted
         return best
-
-    def _found(
-        self,
-        queries: Sequence[Query],
-        rows: Sequence[int],
-        by: tuple[ByWords, ByConcepts],
-        options: SearchOptions,
-        known: int,
-        more: int,
-        read: dict[str, Record] | None,
-    ) -> dict[int, list[Scored]]:
-        """The next points of each kind by meaning, by words and by what pictures show, after those that are known, with
-        all scores of each. Those that had to be read to be found are put into `read`.
-        """
-        by_words, by_concepts = by
-        # What must occur in an item is looked for by words alone.
-        meant = [row for row in rows if len(queries[row].vector) and not queries[row].asked.required]
-        cosines: dict[int, dict[str, float]] = {row: {} for row in rows}
-        kinds: dict[int, dict[str, Kind]] = {row: {} for row in rows}
-        others: dict[int, list[str]] = {row: [] for row in rows}
-        channels: dict[int, dict[str, tuple[str, ...]]] = {row: {} for row in rows}
-        for kind in KINDS:
-            where = all_of([Condition("kind", "=", kind), options.filter])
-            if meant:
-                vectors = np.stack([queries[row].vector for row in meant])
-                for row, own in zip(
-                    meant, self.store.search(vectors, more, where, offset=known, fields=()), strict=True
-                ):
-                    cosines[row].update((one.id, one.score) for one in own)
-                    kinds[row].update((one.id, kind) for one in own)
-                    channels[row].update((one.id, ("meaning",)) for one in own)
-                    if read is not None:
-                        read.update((one.id, one) for one in own if one.payload)
-            shown: dict[int, list[Record]] = {}
-            if kind == "image":  # what is not found by its vector any more has been found
-                seen = [row for row in meant if any(each == kind for each in kinds[row].values())]
-                shown = by_concepts.find(seen, more, where, known)
-            worded = dict(zip(rows, by_words.find(rows, more, where, known), strict=True))
-            for channel, row, own in (
-                *(("words", *one) for one in worded.items()),
-                *(("concepts", *one) for one in shown.items()),
-            ):
-                others[row] += [one.id for one in own]
-                kinds[row].update((one.id, kind) for one in own)
-                channels[row].update((one.id, (*channels[row].get(one.id, ()), channel)) for one in own)
-        shares = by_words.shares(rows, [list(kinds[row]) for row in rows])
-        embedded = [row for row in rows if len(queries[row].vector)]
-        missing = [list({id for id in others[row] if id not in cosines[row]}) for row in embedded]
-        if any(missing):
-            vectors = np.stack([queries[row].vector for row in embedded])
-            for row, scores in zip(embedded, self.store.scores(missing, vectors), strict=True):
-                cosines[row].update(scores)
-        pictures = {
-            row: [id for id, kind in kinds[row].items() if kind == "image" and id in cosines[row]] for row in rows
-        }
-        evidence = by_concepts.evidence(pictures)
-        return {
-            row: [
-                self._scored(
-                    queries[row], id, kind, cosines[row].get(id), share[id], evidence[row].get(id), channels[row][id]
-                )
-                for id, kind in kinds[row].items()
-            ]
-            for row, share in zip(rows, shares, strict=True)
-        }
-
-    def _scored(
-        self,
-        query: Query,
-        id: str,
-        kind: Kind,
-        cosine: float | None,
-        share: float,
-        shown: float | None,
-        channels: tuple[str, ...],
-    ) -> Scored:
-        """A point with its score; without a vector on either side, its share of the words is all that is known."""
-        if cosine is None:
-            return Scored(id, kind, share, 0.0, share, channels)
-        if id == query.same:
-            return Scored(id, kind, 1.0, 1.0, share, channels)
-        score = self.calibration.score(cosine, query.modality, kind, share, shown, query.telling_in(kind))
-        # What only looks the same stays below the very picture.
-        return Scored(id, kind, min(score, _ALL_BUT_SAME) if query.same else score, cosine, share, channels)
 
     def tells_good(self, query: Query) -> bool:
         """Tell whether good matches are told from others for such a query."""
@@ -322,11 +226,6 @@ class Searcher:
                 )
             )
         return hits
-
-
-def _also(one: Scored, before: Scored | None) -> Scored:
-    """A point that was perhaps found before, by another way."""
-    return one if before is None else one._replace(channels=tuple(dict.fromkeys((*before.channels, *one.channels))))
 
 
 def _first(found: Sequence[Scored], count: int) -> Sequence[Scored]:

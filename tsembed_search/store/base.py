@@ -84,6 +84,22 @@ class Record(NamedTuple):
     vector: NDArray[np.float32] | None = None
 
 
+class Search(NamedTuple):
+    """A search for the `limit` best points of those that pass `where`, from `offset` on; or for all of the points
+    `ids` that are there.
+
+    `query` says what is best: a vector `[D]` (by cosine), words (by BM25, see `ranking/words.py`), or concepts, which
+    the store must have (by their evidence, see `ranking/concepts.py`). A point with none of the words or concepts is
+    left out.
+    """
+
+    query: NDArray[np.float32] | Words | ConceptVector
+    limit: int = 0
+    where: Filter | None = None
+    offset: int = 0
+    ids: Sequence[str] | None = None
+
+
 @dataclass(frozen=True)
 class StoreInfo:
     """Facts for people: engine name and version, points, points under HNSW, segments or shards, bytes on disk."""
@@ -146,28 +162,10 @@ class Store(Protocol):
         `fields`: the payload keys that are wanted, None for all; reading them is most of the time of a long list.
         """
 
-    def search_words(
-        self, queries: Sequence[Words], limit: int, where: Filter | None = None, *, offset: int = 0
-    ) -> list[list[Record]]:
-        """Find the `limit` points that have most of each query's words, best first, by BM25 (see `ranking/words.py`).
+    def find(self, searches: Sequence[Search]) -> list[list[Record]]:
+        """Answer several searches together, in their order: of a server, all of them are asked at once.
 
-        Points without any of them are left out. Records come without payload, unless it had to be read to find them.
-        """
-
-    def search_concepts(
-        self, queries: Sequence[ConceptVector], limit: int, where: Filter | None = None, *, offset: int = 0
-    ) -> list[list[Record]]:
-        """Find the `limit` points whose pictures show most of each query's concepts, best first, as `search_words` does
-        (see `ranking/concepts.py`). The store must have them.
-        """
-
-    def scores(
-        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words] | Sequence[ConceptVector]
-    ) -> list[dict[str, float]]:
-        """Return the scores of given points: `ids` [Q][N] by `queries`, vectors `[Q, D]` (cosine), words (BM25) or
-        concepts (their evidence).
-
-        A point that is gone, or has none of the words or concepts, is left out.
+        Records come without payload, unless it had to be read to find them.
         """
 
     def retrieve(

@@ -9,16 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from tsembed_search.errors import StoreError, UsageError
 from tsembed_search.ranking.concepts import ConceptVector
 from tsembed_search.ranking.words import Words
-from tsembed_search.store.base import Record, StoreSettings, check_queries
+from tsembed_search.store.base import Record, Search, StoreSettings, check_queries
 from tsembed_search.store.conditions import Dialect, Native, translate
 from tsembed_search.store.filters import CHECKED_KEYS, Filter, fields_of, matches
 from tsembed_search.store.schema import (
@@ -37,33 +36,44 @@ MAX_LIMIT: Final = 2**31
 """The most hits or values that the engines can be asked for."""
 
 
-@dataclass(frozen=True)
-class Ask:
-    """A batch of searches, as an engine is asked: `queries` `[Q][D]`, words or concepts, and the `condition` that
-    `where` became.
+class Ask(NamedTuple):
+    """A search as an engine is asked: `query` is a list of numbers, words or concepts, `condition` what `where` became.
 
-    `conditions`, where there are any, hold for one query each, in place of that. `payload` is what is wanted of the
-    payloads: all (True), nothing (False) or these keys. `loose` is that of `Native`.
+    `payload` is what is wanted of the payloads: all (True), nothing (False) or these keys. `loose` is that of `Native`.
+    `exact`: compare all points that pass. `unchecked`: the filter, where the condition lets more points pass.
     """
 
-    queries: list[list[float]] | Sequence[Words] | Sequence[ConceptVector]
+    query: Any
+    limit: int
+    offset: int = 0
     condition: Any = None
     payload: bool | list[str] = False
     with_vectors: bool = False
     exact: bool = False
-    conditions: Sequence[Any] = ()
     loose: Any = None
+    unchecked: Filter | None = None
 
     @property
     def using(self) -> str:
         """The name of the vectors that are searched."""
-        if isinstance(self.queries[0], ConceptVector):
+        if isinstance(self.query, ConceptVector):
             return CONCEPTS_NAME
-        return WORDS_NAME if isinstance(self.queries[0], Words) else VECTOR_NAME
+        return WORDS_NAME if isinstance(self.query, Words) else VECTOR_NAME
 
-    def each(self) -> Iterator[tuple[list[float] | Words | ConceptVector, Any]]:
-        """Give every query with its condition."""
-        return zip(self.queries, self.conditions or [self.condition] * len(self.queries), strict=True)
+    def wider(self, times: int) -> Ask:
+        """Return the search for so many more points that enough of them should match, where they are to be checked."""
+        if self.unchecked is None:
+            return self
+        wanted = self.offset + self.limit
+        return self._replace(limit=min(times * (wanted + wanted // 2 + 5), MAX_LIMIT), offset=0)
+
+    def checked(self, hits: list[Record], asked: int) -> list[Record] | None:
+        """Return those of the hits that match; None when there may be more, of so many that were `asked` for."""
+        if self.unchecked is None:
+            return hits
+        wanted = self.offset + self.limit
+        good = [hit for hit in hits if matches(self.unchecked, hit.payload)]
+        return good[self.offset : wanted] if len(good) >= wanted or len(hits) < asked else None
 
 
 class FilteredStore(ABC):
@@ -107,8 +117,8 @@ class FilteredStore(ABC):
         """See `Store.retrieve`."""
 
     @abstractmethod
-    def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
-        """The hits of each query that pass the condition, best first."""
+    def _nearest(self, asks: Sequence[Ask]) -> list[list[Record]]:
+        """The hits of each search that pass its condition, best first."""
 
     @abstractmethod
     def _pages(self, condition: Any, payload: bool | list[str], with_vectors: bool) -> Iterator[Record]:
@@ -134,62 +144,45 @@ class FilteredStore(ABC):
         exact: bool = False,
     ) -> list[list[Record]]:
         """See `Store.search`. Points whose payload had to be read to find them come with all of it."""
-        queries = check_queries(vectors, self.dim)
+        ask = self._ask(limit, offset, where, fields)._replace(with_vectors=with_vectors, exact=exact)
+        return self._answers([ask._replace(query=query) for query in check_queries(vectors, self.dim).tolist()])
+
+    def find(self, searches: Sequence[Search]) -> list[list[Record]]:
+        """See `Store.find`."""
+        vectors = {id(one.query): one.query for one in searches if not isinstance(one.query, Words | ConceptVector)}
+        checked = check_queries(np.stack([*vectors.values()]), self.dim).tolist() if vectors else []
+        queries: dict[int, Any] = dict(zip(vectors, checked, strict=True))
+        asks = [
+            self._ask(one.limit, one.offset, one.where, ())
+            if one.ids is None
+            else Ask(None, len(one.ids), condition=self._dialect.with_ids(list(one.ids)), exact=True)
+            for one in searches
+        ]
+        rows = zip(asks, searches, strict=True)
+        return self._answers([ask._replace(query=queries.get(id(one.query), one.query)) for ask, one in rows])
+
+    def _ask(self, limit: int, offset: int, where: Filter | None, fields: Sequence[str] | None) -> Ask:
+        """A search without a query yet."""
         native = self._native(where)
-        if limit <= 0 or not len(queries):
-            return [[] for _ in queries]
         payload = wanted_payload(fields if native.exact else None)
-        ask = Ask(queries.tolist(), native.condition, payload, with_vectors, exact, loose=native.loose)
-        return self._found(ask, where, native.exact, limit, offset)
+        unchecked = None if native.exact else where
+        limits = min(limit, MAX_LIMIT), min(offset, MAX_LIMIT)
+        return Ask(None, *limits, native.condition, payload, loose=native.loose, unchecked=unchecked)
 
-    def search_words(
-        self, queries: Sequence[Words], limit: int, where: Filter | None = None, *, offset: int = 0
-    ) -> list[list[Record]]:
-        """See `Store.search_words`."""
-        return self._found_sparse(queries, limit, where, offset)
-
-    def search_concepts(
-        self, queries: Sequence[ConceptVector], limit: int, where: Filter | None = None, *, offset: int = 0
-    ) -> list[list[Record]]:
-        """See `Store.search_concepts`."""
-        return self._found_sparse(queries, limit, where, offset)
-
-    def _found_sparse(
-        self, queries: Sequence[Words] | Sequence[ConceptVector], limit: int, where: Filter | None, offset: int
-    ) -> list[list[Record]]:
-        native = self._native(where)
-        if limit <= 0 or not queries:
-            return [[] for _ in queries]
-        return self._found(Ask(queries, native.condition, not native.exact), where, native.exact, limit, offset)
-
-    def scores(
-        self, ids: Sequence[Sequence[str]], queries: NDArray[np.float32] | Sequence[Words] | Sequence[ConceptVector]
-    ) -> list[dict[str, float]]:
-        """See `Store.scores`."""
-        rows = [row for row, own in enumerate(ids) if own]
-        asked: Any = [queries[row] for row in rows]
-        scored: list[dict[str, float]] = [{} for _ in ids]
-        if rows:
-            sparse = isinstance(asked[0], Words | ConceptVector)
-            given = asked if sparse else check_queries(np.stack(asked), self.dim).tolist()
-            conditions = [self._dialect.with_ids(list(ids[row])) for row in rows]
-            found = self._nearest(Ask(given, exact=True, conditions=conditions), max(map(len, ids)), 0)
-            for row, records in zip(rows, found, strict=True):
-                scored[row] = {record.id: record.score for record in records}
-        return scored
-
-    def _found(self, ask: Ask, where: Filter | None, exact: bool, limit: int, offset: int) -> list[list[Record]]:
-        """The hits of each query from `offset` on; those that an inexact condition lets through are checked."""
-        if exact:
-            return self._nearest(ask, min(limit, MAX_LIMIT), min(offset, MAX_LIMIT))
-        wanted = offset + limit
-        some = wanted + wanted // 2 + 5
-        while True:  # ask for more until enough of them match
-            found = self._nearest(ask, min(some, MAX_LIMIT), 0)
-            kept = [[hit for hit in hits if matches(where, hit.payload)] for hits in found]
-            if all(len(good) >= wanted or len(hits) < some for good, hits in zip(kept, found, strict=True)):
-                return [good[offset:wanted] for good in kept]
-            some *= 4
+    def _answers(self, asks: Sequence[Ask]) -> list[list[Record]]:
+        """The hits of each search; those that an inexact condition lets through are checked."""
+        found: list[list[Record]] = [[] for _ in asks]
+        pending, times = [row for row, ask in enumerate(asks) if ask.limit > 0], 1
+        while pending:  # ask for more until enough of them match
+            asked = [asks[row].wider(times) for row in pending]
+            short = []
+            for row, ask, hits in zip(pending, asked, self._nearest(asked), strict=True):
+                if (kept := asks[row].checked(hits, ask.limit)) is None:
+                    short.append(row)
+                else:
+                    found[row] = kept
+            pending, times = short, 4 * times
+        return found
 
     def _changed_words(self, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, Words]:
         """The words of those points whose texts or names change. Raises `StoreError` for one that is not there."""

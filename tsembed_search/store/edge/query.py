@@ -7,10 +7,10 @@ chooses its way by how many points pass.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -95,25 +95,46 @@ class Counts:
         return known
 
 
-def nearest(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, counts: Counts) -> list[list[Record]]:
-    """Search an open shard for the hits of each query, best first."""
+def nearest(shard: Any, asks: Sequence[Ask], quantize: Quantize, counts: Counts) -> list[list[Record]]:
+    """Search an open shard for the hits of each search, best first."""
+    found: list[list[Record]] = [[] for _ in asks]
+    direct: dict[int, Walk] = {}
+    sieved: dict[int, Ask] = {}
+    for row, ask in enumerate(asks):
+        way = _way(shard, ask, quantize, counts)
+        if isinstance(way, Ask):
+            sieved[row] = way
+        elif way is not None:
+            direct[row] = way
+    for row, hits in zip(
+        direct, _asked(shard, [asks[row] for row in direct], quantize, [*direct.values()]), strict=True
+    ):
+        found[row] = hits
+    if sieved:
+        among = nearest(shard, [*sieved.values()], quantize, counts)
+        for row, hits in zip(sieved, _sieved(shard, [asks[row] for row in sieved], among, quantize), strict=True):
+            found[row] = hits
+    return found
+
+
+def _way(shard: Any, ask: Ask, quantize: Quantize, counts: Counts) -> Walk | Ask | None:
+    """The way that a search goes; the search whose hits are sieved for it; or None where no point passes."""
     if ask.exact:
-        return _asked(shard, ask, quantize, limit, offset, Walk.SCAN)
+        return Walk.SCAN
     if ask.condition is None:
-        return _asked(shard, ask, quantize, limit, offset, Walk.GRAPH)
+        return Walk.GRAPH
     passing = counts.passing(shard, ask.condition)
     if not passing:
-        return [[] for _ in ask.queries]
+        return None
     if ask.using != VECTOR_NAME:
-        return _asked(shard, ask, quantize, limit, offset, Walk.GRAPH)
-    total = counts.passing(shard, None)
-    way = walk(passing, total, quantize)
+        return Walk.GRAPH
+    way = walk(passing, counts.passing(shard, None), quantize)
     through = None if way is Walk.SIEVE else ask.loose
     if way is Walk.SIEVE or through is not None:
-        some = int(1.5 * (limit + offset) * counts.passing(shard, through) / passing) + _SPARE
+        some = int(1.5 * (ask.limit + ask.offset) * counts.passing(shard, through) / passing) + _SPARE
         if some < counts.passing(shard, through):
-            return _sieved(shard, ask, quantize, limit, offset, through, some, counts)
-    return _asked(shard, ask, quantize, limit, offset, Walk.DETOUR if way is Walk.SIEVE else way)
+            return Ask(ask.query, some, condition=through)
+    return Walk.DETOUR if way is Walk.SIEVE else way
 
 
 def _counted(shard: Any, condition: Any, exact: bool = False) -> int:
@@ -125,22 +146,49 @@ def _counted(shard: Any, condition: Any, exact: bool = False) -> int:
 
 
 def _sieved(
-    shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, through: Any, some: int, counts: Counts
+    shard: Any, asks: Sequence[Ask], among: Sequence[Sequence[Record]], quantize: Quantize
 ) -> list[list[Record]]:
-    """The hits among `some` points that pass another condition, or none: so many that enough of them should be hits."""
-    wide = replace(ask, condition=through, payload=False, with_vectors=False, loose=None)
-    among = nearest(shard, wide, quantize, some, 0, counts)
-    within = [dialect().all_of([dialect().with_ids([hit.id for hit in own]), ask.condition]) for own in among]
-    found = _asked(shard, replace(ask, conditions=within, exact=True), quantize, limit, offset, Walk.SCAN)
-    if short := [row for row, own in enumerate(found) if len(own) < limit]:
-        again = replace(ask, queries=[ask.queries[row] for row in short])  # type: ignore[arg-type]
-        for row, own in zip(short, _asked(shard, again, quantize, limit, offset, Walk.DETOUR), strict=True):
-            found[row] = own
+    """The hits of each search among points that were found: so many that enough of them should be hits."""
+    within = [
+        ask._replace(
+            condition=dialect().all_of([dialect().with_ids([hit.id for hit in own]), ask.condition]), exact=True
+        )
+        for ask, own in zip(asks, among, strict=True)
+    ]
+    found = _asked(shard, within, quantize, [Walk.SCAN] * len(asks))
+    short = [row for row, own in enumerate(found) if len(own) < asks[row].limit]
+    again = _asked(shard, [asks[row] for row in short], quantize, [Walk.DETOUR] * len(short))
+    for row, own in zip(short, again, strict=True):
+        found[row] = own
     return found
 
 
-def _asked(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, way: Walk) -> list[list[Record]]:
-    """The hits of each query, found in one way."""
+def _asked(shard: Any, asks: Sequence[Ask], quantize: Quantize, ways: Sequence[Walk]) -> list[list[Record]]:
+    """The hits of each search, found in its way."""
+    import qdrant_edge as engine
+
+    if not asks:
+        return []
+    requests = [
+        engine.QueryRequest(
+            limit=ask.limit,
+            offset=ask.offset,
+            query=engine.Query.Nearest(
+                ask.query if isinstance(ask.query, list) else sparse(ask.query), using=ask.using
+            ),
+            filter=dialect().as_filter(ask.condition),
+            params=_parameters(way, quantize),
+            with_payload=ask.payload,
+            with_vector=wanted_vectors(ask.with_vectors),
+        )
+        for ask, way in zip(asks, ways, strict=True)
+    ]
+    answers = shard.query_batch(engine.QueryBatchRequest(requests))
+    return [records(hits, ask.payload, ask.with_vectors, scored=True) for ask, hits in zip(asks, answers, strict=True)]
+
+
+@cache
+def _parameters(way: Walk, quantize: Quantize) -> Any:
     import qdrant_edge as engine
 
     quantization = None
@@ -148,28 +196,12 @@ def _asked(shard: Any, ask: Ask, quantize: Quantize, limit: int, offset: int, wa
         quantization = engine.QuantizationSearchParams(
             ignore=way is Walk.SCAN, rescore=True, oversampling=OVERSAMPLING[quantize]
         )
-    parameters = engine.SearchParams(
+    return engine.SearchParams(
         hnsw_ef=_DETOUR_EF if way is Walk.DETOUR else HNSW_EF,
         exact=way is Walk.SCAN,
         quantization=quantization,
         acorn=engine.AcornSearchParams(True, 1.0) if way is Walk.DETOUR else None,
     )
-    requests = [
-        engine.QueryRequest(
-            limit=limit,
-            offset=offset,
-            query=engine.Query.Nearest(
-                sparse(query) if isinstance(query, Words | ConceptVector) else query, using=ask.using
-            ),
-            filter=dialect().as_filter(own),
-            params=parameters,
-            with_payload=ask.payload,
-            with_vector=wanted_vectors(ask.with_vectors),
-        )
-        for query, own in ask.each()
-    ]
-    answers = shard.query_batch(engine.QueryBatchRequest(requests))
-    return [records(hits, ask.payload, ask.with_vectors, scored=True) for hits in answers]
 
 
 def sparse(vector: Words | ConceptVector) -> Any:
@@ -186,13 +218,19 @@ def records(
     """Return what the engine gave. Its accessors take their time for what was not asked for, too."""
     return [
         Record(
-            str(raw.id),
+            _spelled(raw.id.int) if scored else str(raw.id),
             (raw.payload or {}) if payload else {},
             raw.score if scored else 0.0,
             _dense(raw) if with_vectors else None,
         )
         for raw in found
     ]
+
+
+@lru_cache(maxsize=4096)
+def _spelled(number: int) -> str:
+    """An id as text: a search meets the same ones several times, and to spell one takes longer than all else of it."""
+    return str(uuid.UUID(int=number))
 
 
 def _dense(raw: Any) -> Any:

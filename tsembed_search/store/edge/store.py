@@ -158,9 +158,9 @@ class EdgeStore(FilteredStore):
             found = {each.id: each for each in query.records(raw, payload, with_vectors)}
         return [found[id] for id in wanted if id in found]
 
-    def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
+    def _nearest(self, asks: Sequence[Ask]) -> list[list[Record]]:
         with self._engine("search") as opened:
-            return query.nearest(opened, ask, self.settings.quantize, limit, offset, self._counts)
+            return query.nearest(opened, asks, self.settings.quantize, self._counts)
 
     def _pages(self, condition: Any, payload: bool | list[str], with_vectors: bool) -> Iterator[Record]:
         import qdrant_edge as engine

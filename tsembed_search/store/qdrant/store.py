@@ -176,23 +176,19 @@ class ServerStore(FilteredStore):
             found.update({str(record.id): record for record in self._read("read items", read)})
         return [_record(found[id]) for id in wanted if id in found]
 
-    def _nearest(self, ask: Ask, limit: int, offset: int) -> list[list[Record]]:
-        as_filter, condition = self._dialect.as_filter, self._dialect.as_filter(ask.condition)
-        parameters = None
-        if ask.using == VECTOR_NAME:
-            parameters = self._parameters(exact=ask.exact, filtered=condition is not None)
+    def _nearest(self, asks: Sequence[Ask]) -> list[list[Record]]:
         requests = [
             models.QueryRequest(
-                query=_sparse(query) if isinstance(query, Words | ConceptVector) else query,
+                query=ask.query if isinstance(ask.query, list) else _sparse(ask.query),
                 using=ask.using,
-                filter=as_filter(own),
-                params=parameters,
-                limit=limit,
-                offset=offset,
+                filter=self._dialect.as_filter(ask.condition),
+                params=self._parameters(ask),
+                limit=ask.limit,
+                offset=ask.offset,
                 with_payload=ask.payload,
                 with_vector=wanted_vectors(ask.with_vectors),
             )
-            for query, own in ask.each()
+            for ask in asks
         ]
         found: list[list[Record]] = []
         for at in range(0, len(requests), _QUERIES):
@@ -200,18 +196,20 @@ class ServerStore(FilteredStore):
             found += [[_record(hit) for hit in answer.points] for answer in self._read("search", search)]
         return found
 
-    def _parameters(self, *, exact: bool, filtered: bool) -> Any:
-        if self._connection.in_memory:  # It is always exact, and warns about anything else.
+    def _parameters(self, ask: Ask) -> Any:
+        # In memory it is always exact, and warns about anything else.
+        if ask.using != VECTOR_NAME or self._connection.in_memory:
             return None
         quantization = None
         if self.settings.quantize != "none":
             quantization = models.QuantizationSearchParams(
-                ignore=exact, rescore=True, oversampling=OVERSAMPLING[self.settings.quantize]
+                ignore=ask.exact, rescore=True, oversampling=OVERSAMPLING[self.settings.quantize]
             )
         # A server counts what passes in each segment by itself, and scans, or makes a detour below this share.
+        filtered = ask.condition is not None
         acorn = models.AcornSearchParams(enable=True, max_selectivity=ENOUGH) if filtered else None
         ef = FILTERED_HNSW_EF if filtered else HNSW_EF
-        return models.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization, acorn=acorn)
+        return models.SearchParams(hnsw_ef=ef, exact=ask.exact, quantization=quantization, acorn=acorn)
 
     def _pages(self, condition: Any, payload: bool | list[str], with_vectors: bool) -> Iterator[Record]:
         read = partial(
