@@ -169,7 +169,8 @@ def asked(store: Any, query: str, rounds: int) -> float:
     wanted, spent = queries_by_words([Item(query)]), []
     for _ in range(rounds):
         started = time.process_time()
-        ByWords(store, wanted)
+        words = ByWords(store, wanted)
+        words.learn(store.find(words.first()))
         spent.append(time.process_time() - started)
     return 1000 * min(spent)
 

@@ -33,10 +33,9 @@ def shared_experts(query: Any, items: Any, experts: int) -> list[list[str]]:
     """
     query, items = np.asarray(query), np.asarray(items)
     both = np.where((query > 0) & (items > 0), query * items, 0.0)
-    order = np.argsort(-both, axis=1, kind="stable")[:, :TOP]
-    used = np.take_along_axis(both, order, axis=1) > 0
-    rows = zip(order.tolist(), used.tolist(), strict=True)
-    return [[_name(place, experts) for place, is_used in zip(*row, strict=True) if is_used] for row in rows]
+    order = np.argsort(-both, axis=1, kind="stable")[:, :TOP].tolist()
+    used = (both > 0).sum(axis=1).tolist()
+    return [[_name(place, experts) for place in row[:count]] for row, count in zip(order, used, strict=True)]
 
 
 def _name(place: int, experts: int) -> str:

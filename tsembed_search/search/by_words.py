@@ -17,10 +17,10 @@ from typing import Final
 
 from tsembed_search.items import KINDS
 from tsembed_search.ranking.reranking import Query
-from tsembed_search.ranking.words import Words, query_words
+from tsembed_search.ranking.words import Asked, Words, query_words
 from tsembed_search.search.respelling import Respelled, respelled
 from tsembed_search.search.results import WordPart
-from tsembed_search.store.base import Search, Store
+from tsembed_search.store.base import Record, Search, Store
 
 RESPELLED_WEIGHT: Final = 0.8
 """The part of its score that a word counts which stands for a misspelt one: an item that has every word as it is asked
@@ -31,7 +31,8 @@ for comes first.
 class ByWords:
     """The words of some queries, asked of a store; a `Way` to find items of all kinds (see `finding.py`).
 
-    `respelled` [Q] says of each query which of its words stand for others.
+    What the store answers to `first` is to be learnt before there are scores. `respelled` [Q] then says of each query
+    which of its words stand for others.
     """
 
     name = "words"
@@ -39,52 +40,60 @@ class ByWords:
 
     def __init__(self, store: Store, queries: Sequence[Query]) -> None:
         self._store = store
-        self.scores: list[dict[str, float]] = [{} for _ in queries]
         self._asked = [query.asked for query in queries]
+        self.scores: list[dict[str, float]] = [{} for _ in queries]
+        self.respelled: list[dict[str, Respelled]] = [{} for _ in queries]
         self._tops: dict[str, float] = {}
-        self._ask(term for query in queries for term in query.asked.terms)
-        self.respelled = self._respelled(queries)
-        self._ask(term for own in self.respelled for one in own.values() for term in one.terms)
-        weighted = [{term: RESPELLED_WEIGHT for one in own.values() for term in one.terms} for own in self.respelled]
-        rows = list(zip(queries, weighted, strict=True))
-        self._all = [query_words(query.asked.terms, more) for query, more in rows]
+        self._unknown = list(dict.fromkeys(term for asked in self._asked for term in asked.terms))
+        self._all = [query_words(asked.terms) for asked in self._asked]
         # What must occur is all that is looked for; the other words still count.
         self._leading = [
-            query_words(query.asked.required) if query.asked.required else words
-            for query, words in zip(queries, self._all, strict=True)
+            query_words(asked.required) if asked.required else words
+            for asked, words in zip(self._asked, self._all, strict=True)
         ]
-        self._best = [self._best_of(query, own) for query, own in zip(queries, self.respelled, strict=True)]
+        self._best = [float(len(asked.terms)) for asked in self._asked]
 
-    def _ask(self, terms: Iterable[str]) -> None:
-        """Learn the most that BM25 can give for each of these terms, 0 for one that no item has."""
-        new = [term for term in dict.fromkeys(terms) if term not in self._tops]
-        found = self._store.find([Search(query_words([term]), 1) for term in new])
-        self._tops.update((term, own[0].score if own else 0.0) for term, own in zip(new, found, strict=True))
+    def first(self) -> list[Search]:
+        """Return what the store is to be asked before: the most that BM25 can give for each term."""
+        return [Search(query_words([term]), 1) for term in self._unknown]
 
-    def _respelled(self, queries: Sequence[Query]) -> list[dict[str, Respelled]]:
-        """For each query the words in place of terms that no item has. What is in quotes must occur as it stands."""
-        missing = [
-            {
-                term: form
-                for term, form in zip(query.asked.terms, query.asked.forms, strict=False)
-                if not self._tops[term] and term not in query.asked.required
-            }
-            for query in queries
-        ]
-        found = [respelled(self._store, list(own.values())) if own else {} for own in missing]
-        return [
-            {term: there[form] for term, form in own.items() if form in there}
-            for own, there in zip(missing, found, strict=True)
-        ]
+    def learn(self, found: Sequence[Sequence[Record]]) -> None:
+        """Take the answers to `first`, and look for what misspelt words were to be."""
+        self._take(found)
+        self.respelled = [self._respelled(asked) for asked in self._asked]
+        terms = dict.fromkeys(term for own in self.respelled for one in own.values() for term in one.terms)
+        self._unknown = [term for term in terms if term not in self._tops]
+        self._take(self._store.find(self.first()))
+        for row, own in enumerate(self.respelled):
+            if own:
+                weights = {term: RESPELLED_WEIGHT for one in own.values() for term in one.terms}
+                self._all[row] = query_words(self._asked[row].terms, weights)
+                if not self._asked[row].required:
+                    self._leading[row] = self._all[row]
+        self._best = [self._best_of(asked, own) for asked, own in zip(self._asked, self.respelled, strict=True)]
 
-    def _best_of(self, query: Query, respelled: dict[str, Respelled]) -> float:
+    def _take(self, found: Sequence[Sequence[Record]]) -> None:
+        self._tops.update((term, own[0].score if own else 0.0) for term, own in zip(self._unknown, found, strict=True))
+        self._unknown = []
+
+    def _respelled(self, asked: Asked) -> dict[str, Respelled]:
+        """The words in place of terms that no item has. What is in quotes must occur as it stands."""
+        missing = {
+            term: form
+            for term, form in zip(asked.terms, asked.forms, strict=False)
+            if not self._tops[term] and term not in asked.required
+        }
+        there = respelled(self._store, list(missing.values())) if missing else {}
+        return {term: there[form] for term, form in missing.items() if form in there}
+
+    def _best_of(self, asked: Asked, respelled: dict[str, Respelled]) -> float:
         """The most that BM25 can give for a query."""
-        terms, plain = query.asked.terms, query.asked.plain
         tops = [
-            max(self._tops[each] for each in (respelled[term].terms if term in respelled else [term])) for term in terms
+            max(self._tops[each] for each in (respelled[term].terms if term in respelled else [term]))
+            for term in asked.terms
         ]
         rarest = max(tops, default=0.0)
-        return sum(top or rarest for top in tops[:plain]) + sum(tops[plain:])
+        return sum(top or rarest for top in tops[: asked.plain]) + sum(tops[asked.plain :])
 
     def asked(self, row: int) -> Words | None:
         """Return the words that count, None where no item has one of them."""
@@ -94,10 +103,10 @@ class ByWords:
         """Return the words that items are found by."""
         return self._leading[row] if self._best[row] > 0 else None
 
-    def share(self, row: int, id: str) -> float:
-        """Return the share of a point whose score is known; 0 for one that has none of the words."""
-        score = self.scores[row].get(id)
-        return min(1.0, score / self._best[row]) if score else 0.0
+    def shares(self, row: int, ids: Iterable[str]) -> list[float]:
+        """Return the shares of points whose scores are known; 0 for one that has none of the words."""
+        scores, best = self.scores[row], self._best[row]
+        return [min(1.0, scores[id] / best) if id in scores else 0.0 for id in ids]
 
     def parts(self, row: int, id: str) -> list[WordPart]:
         """Return what each word of a query adds to the share of an item; codes as a whole only where they add to it."""

@@ -97,6 +97,7 @@ class Finder:
 
     def scored(self, kinds: Mapping[int, Mapping[str, Kind]]) -> dict[int, dict[str, Scored]]:
         """Return given points of each query with their scores. `kinds` says of which kind each is."""
+        self._ask([])
         asked = [
             (way, row, Search(query, ids=ids))
             for way in (self.words, self.meaning, self.concepts)
@@ -104,9 +105,9 @@ class Finder:
             if (ids := [id for id, kind in own.items() if kind in way.kinds and id not in way.scores[row]])
             and (query := way.asked(row)) is not None
         ]
-        for (way, row, _), records in zip(asked, self._store.find([one[-1] for one in asked]), strict=True):
+        for (way, row, _), records in zip(asked, self._ask([one[-1] for one in asked]), strict=True):
             way.scores[row].update((one.id, one.score) for one in records)
-        return {row: {id: self._scored(row, id, kind) for id, kind in own.items()} for row, own in kinds.items()}
+        return {row: self._scored(row, own) for row, own in kinds.items()}
 
     def _search(self, ways: Sequence[Way], more: int, known: int, fresh: Mapping[int, dict[str, Kind]]) -> None:
         """Put the next points of each kind, by some ways, into `fresh`."""
@@ -118,30 +119,53 @@ class Finder:
             for row in fresh
             if (query := way.sought(row)) is not None
         ]
-        for (way, row, kind, search), records in zip(asked, self._store.find([one[-1] for one in asked]), strict=True):
+        before = self.words.respelled
+        answers = self._ask([one[-1] for one in asked])
+        again = (
+            {} if self.words.respelled is before else {row: fresh[row] for row in fresh if self.words.respelled[row]}
+        )
+        for (way, row, kind, search), records in zip(asked, answers, strict=True):
+            if way is self.words and row in again:
+                continue
             if search.query is way.asked(row):
                 way.scores[row].update((one.id, one.score) for one in records)
             fresh[row].update((one.id, kind) for one in records)
             self.read.update((one.id, one) for one in records if one.payload)
             channels = self._channels[row]
             for one in records:
-                if way.name not in (before := channels.get(one.id, ())):
-                    channels[one.id] = (*before, way.name)
+                if way.name not in (ways_before := channels.get(one.id, ())):
+                    channels[one.id] = (*ways_before, way.name)
+        if again:
+            self._search((self.words,), more, known, again)
+
+    def _ask(self, searches: Sequence[Search]) -> list[list[Record]]:
+        """The store's answers; with those to the first searches, the words learn what they are to know before."""
+        first = self.words.first()
+        answers = self._store.find([*first, *searches])
+        if first:
+            self.words.learn(answers[: len(first)])
+        return answers[len(first) :]
 
     def _has_pictures(self, row: int, kinds: Mapping[str, Kind]) -> bool:
         """Tell whether there are pictures among points, found by what a query means."""
         channels = self._channels[row]
         return any(kind == "image" and "meaning" in channels[id] for id, kind in kinds.items())
 
-    def _scored(self, row: int, id: str, kind: Kind) -> Scored:
-        """A point with its score; without a vector on either side, its share of the words is all that is known."""
-        query, share, channels = self._queries[row], self.words.share(row, id), self._channels[row].get(id, ())
-        cosine = self.meaning.scores[row].get(id)
-        if cosine is None:
-            return Scored(id, kind, share, 0.0, share, channels)
-        if id == query.same:
-            return Scored(id, kind, 1.0, 1.0, share, channels)
-        shown = self.concepts.evidence(row, id) if kind == "image" else None
-        score = self._calibration.score(cosine, query.modality, kind, share, shown, query.telling_in(kind))
-        # What only looks the same stays below the very picture.
-        return Scored(id, kind, min(score, _ALL_BUT_SAME) if query.same else score, cosine, share, channels)
+    def _scored(self, row: int, kinds: Mapping[str, Kind]) -> dict[str, Scored]:
+        """Points with their scores; without a vector on either side, its share of the words is all that is known."""
+        query, cosines, channels = self._queries[row], self.meaning.scores[row], self._channels[row]
+        telling = {kind: query.telling_in(kind) for kind in KINDS}
+        found = {}
+        for (id, kind), share in zip(kinds.items(), self.words.shares(row, kinds), strict=True):
+            cosine = cosines.get(id)
+            if cosine is None:
+                score, cosine = share, 0.0
+            elif id == query.same:
+                score = cosine = 1.0
+            else:
+                shown = self.concepts.evidence(row, id) if kind == "image" else None
+                score = self._calibration.score(cosine, query.modality, kind, share, shown, telling[kind])
+                # What only looks the same stays below the very picture.
+                score = min(score, _ALL_BUT_SAME) if query.same else score
+            found[id] = Scored(id, kind, score, cosine, share, channels.get(id, ()))
+        return found

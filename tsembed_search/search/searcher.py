@@ -291,6 +291,8 @@ def _paths(payload: Mapping[str, Any], where: Filter | None, lost: Sequence[str]
     several one that is there.
     """
     places = payload.get("places") or [payload]
+    if len(places) == 1:
+        return [places[0]["path"]], lost is not None and is_offline(places[0], lost)
     asked = places
     if where is not None:
         asked = [one for one in places if matches(where, {**payload, **one, "places": [one]})] or places

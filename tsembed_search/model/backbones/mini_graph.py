@@ -73,14 +73,16 @@ def within(name: str, depth: int) -> bool:
     return block is None or int(block[1]) < depth
 
 
-def encoder(weights: Mapping[str, Array], experts: Experts | None, depth: int = LAYERS) -> Any:
+def encoder(
+    weights: Mapping[str, Array], experts: Experts | None, depth: int = LAYERS, size: tuple[int, int] = (-1, -1)
+) -> Any:
     """Return the graph: from input vectors `words` `[B, T, 384]`, each token's share `real` `[B, T]` of its item, and
     `counted` `[B, T]` of its item's route (0 on padding, rows sum to 1), to unit vectors `[B, 384]`, and with experts
-    to raw routes `[B, L·E]`. It stops after `depth` blocks.
+    to raw routes `[B, L·E]`. It stops after `depth` blocks. `size` is (B, T), by default any.
     """
     if experts is not None:
         experts = replace(experts, tensors=_around_gelu(experts.tensors))
-    return _Graph(_around_gelu(weights), experts).model(depth)
+    return _Graph(_around_gelu(weights), experts, size).model(depth)
 
 
 def _around_gelu(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -88,20 +90,21 @@ def _around_gelu(tensors: Mapping[str, Array]) -> dict[str, Array]:
 
 
 class _Graph:
-    def __init__(self, weights: Mapping[str, Array], experts: Experts | None) -> None:
+    def __init__(self, weights: Mapping[str, Array], experts: Experts | None, size: tuple[int, int]) -> None:
         import openvino.opset13 as operations
 
         self._op = operations
         self._weights = weights
         self._experts = experts
-        self._counted: Any = operations.parameter([-1, -1], np.float32, name="counted")
+        self._size = [*size]
+        self._counted: Any = operations.parameter(self._size, np.float32, name="counted")
         self._scale: Any = None
         self._routes: list[Any] = []
 
     def model(self, depth: int) -> Any:
         op = self._op
-        words = op.parameter([-1, -1, HIDDEN], np.float32, name="words")
-        real = op.parameter([-1, -1], np.float32, name="real")
+        words = op.parameter([*self._size, HIDDEN], np.float32, name="words")
+        real = op.parameter(self._size, np.float32, name="real")
         length = op.gather(op.shape_of(words), _whole(1), op.constant(np.int64(0)))
         places = self._weights["embeddings.position_embeddings.weight"]
         places = places + self._weights["embeddings.token_type_embeddings.weight"][0]

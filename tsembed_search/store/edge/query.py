@@ -7,7 +7,6 @@ chooses its way by how many points pass.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from enum import Enum
 from functools import cache, lru_cache
@@ -218,7 +217,7 @@ def records(
     """Return what the engine gave. Its accessors take their time for what was not asked for, too."""
     return [
         Record(
-            _spelled(raw.id.int) if scored else str(raw.id),
+            _spelled(raw.id.int),
             (raw.payload or {}) if payload else {},
             raw.score if scored else 0.0,
             _dense(raw) if with_vectors else None,
@@ -230,7 +229,8 @@ def records(
 @lru_cache(maxsize=4096)
 def _spelled(number: int) -> str:
     """An id as text: a search meets the same ones several times, and to spell one takes longer than all else of it."""
-    return str(uuid.UUID(int=number))
+    digits = f"{number:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _dense(raw: Any) -> Any:
