@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tsembed_search.paths import IndexAddress
 from tsembed_search.search.where import parse_where
-from tsembed_search.store.base import Point, Store, StoreSettings
+from tsembed_search.store.base import Point, Search, Store, StoreSettings
 from tsembed_search.store.conditions import translate
 from tsembed_search.store.edge import query
 from tsembed_search.store.edge.query import Walk, walk
@@ -123,6 +123,34 @@ class TestSieve:
         assert found() == [id]
         store.delete([id])
         assert found() == []
+
+
+def test_a_kind_that_all_points_have_is_not_checked_until_there_is_another(tmp_path: Path) -> None:
+    store = EDGE.create(IndexAddress("kinds", f"edge:{tmp_path}"), StoreSettings(8))
+    vectors = np.eye(8, dtype=np.float32)
+    ids = [point_id(f"{at:064x}", None, None, "m") for at in range(8)]
+
+    def upsert(at: int, kind: str) -> None:
+        store.upsert([Point(ids[at], vectors[at], {"kind": kind, "sha": f"{at:064x}"})])
+
+    def found(where: str) -> set[str]:
+        own = {hit.id for hit in store.search(vectors[:1], 9, parse_where(where))[0]}
+        assert own == {hit.id for hit in store.find([Search(vectors[0], 9, parse_where(where))])[0]}
+        return own
+
+    for at in range(5):
+        upsert(at, "text")
+    assert found("kind=text") == found("kind in (text, image)") == found("not kind=image") == set(ids[:5])
+    assert found("kind=image") == found("not kind=text") == set()
+    upsert(5, "image")
+    assert (found("kind=text"), found("kind=image")) == (set(ids[:5]), {ids[5]})
+    store.set_payloads({ids[0]: {"kind": "page"}})
+    assert (found("kind=text"), found("kind=page")) == (set(ids[1:5]), {ids[0]})
+    store.delete(ids[:5])
+    assert (found("kind=text"), found("kind=image")) == (set(), {ids[5]})
+    store.optimize()
+    assert (found("kind=text"), found("kind=image")) == (set(), {ids[5]})
+    store.close()
 
 
 class TestTextsOfPaths:

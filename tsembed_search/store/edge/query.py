@@ -79,10 +79,26 @@ class Counts:
 
     def __init__(self) -> None:
         self._known: dict[Any, int] = {}
+        self._kinds: set[str] | None = None
 
     def clear(self) -> None:
         """Forget all counts."""
         self._known.clear()
+        self._kinds = None
+
+    def says_nothing(self, shard: Any, condition: Any) -> bool:
+        """Tell whether a condition is on the only kind that there is. Every point has a kind, so all of them pass; to
+        check that takes half the time of a search by words.
+        """
+        value = getattr(condition.match, "value", None) if getattr(condition, "key", None) == "kind" else None
+        if not isinstance(value, str):
+            return False
+        if self._kinds is None:
+            import qdrant_edge as engine
+
+            # Kinds of points that were removed may be among them.
+            self._kinds = {hit.value for hit in shard.facet(engine.FacetRequest("kind", exact=False)).hits if hit.count}
+        return self._kinds == {value}
 
     def passing(self, shard: Any, condition: Any) -> int:
         """Return about how many points pass, all without a condition; 0 only where none passes."""
@@ -99,6 +115,7 @@ def nearest(shard: Any, asks: Sequence[Ask], quantize: Quantize, counts: Counts)
     found: list[list[Record]] = [[] for _ in asks]
     direct: dict[int, Walk] = {}
     sieved: dict[int, Ask] = {}
+    asks = [ask._replace(condition=None) if counts.says_nothing(shard, ask.condition) else ask for ask in asks]
     for row, ask in enumerate(asks):
         way = _way(shard, ask, quantize, counts)
         if isinstance(way, Ask):
