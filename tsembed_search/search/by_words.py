@@ -54,7 +54,7 @@ class ByWords:
         self._best = [float(len(asked.terms)) for asked in self._asked]
 
     def first(self) -> list[Search]:
-        """Return what the store is to be asked before: the most that BM25 can give for each term."""
+        """Return what is to be known first: for each term, the point that has most of it."""
         return [Search(query_words([term]), 1) for term in self._unknown]
 
     def learn(self, found: Sequence[Sequence[Record]]) -> None:

@@ -87,8 +87,8 @@ class Counts:
         self._kinds = None
 
     def says_nothing(self, shard: Any, condition: Any) -> bool:
-        """Tell whether a condition is on the only kind that there is. Every point has a kind, so all of them pass; to
-        check that takes half the time of a search by words.
+        """Tell whether a condition is on the only kind that there is. Every point has a kind, so all of them pass, and
+        to check each takes time.
         """
         value = getattr(condition.match, "value", None) if getattr(condition, "key", None) == "kind" else None
         if not isinstance(value, str):
