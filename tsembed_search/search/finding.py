@@ -97,7 +97,7 @@ class Finder:
 
     def scored(self, kinds: Mapping[int, Mapping[str, Kind]]) -> dict[int, dict[str, Scored]]:
         """Return given points of each query with their scores. `kinds` says of which kind each is."""
-        self._ask([])
+        self._ask([])  # where nothing was searched for, the words know nothing yet
         asked = [
             (way, row, Search(query, ids=ids))
             for way in (self.words, self.meaning, self.concepts)

@@ -262,7 +262,7 @@ def measured_calibration(store: Store, embedder: Embedder) -> Calibration | None
         """The mean cosine of the hit at `rank` (from 1) among items of one kind. What few of the best hits reach is
         kept: a probe asks for nothing that is known to be there.
         """
-        rows = store.search(queries, rank, Condition("kind", "=", kind))
+        rows = store.search(queries, rank, Condition("kind", "=", kind), fields=())
         best[modality, kind] = float(np.quantile([row[rank - _RANK].score for row in rows], _FEW))
         return sum(row[-1].score for row in rows) / len(rows)
 

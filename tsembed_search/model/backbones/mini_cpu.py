@@ -29,7 +29,7 @@ _TOKENS = 1024
 _MOST_THREADS = 16
 # Lengths are rounded up: each new shape of an input costs the engine a few milliseconds.
 _STEP = 4
-# A query of so few tokens has a graph of this one size, which takes a fifth less time than one for any.
+# A query of so few tokens has a graph of this one size, which takes less time than one for any: shapes are known.
 _SHORT = 12
 _WASTE = 64
 # bfloat16 rounds every token differently, and the mean over an item's tokens evens that out; over few it does not.
